@@ -1,0 +1,5 @@
+"""Let `python -m cluster` be the same as `gigarestore`."""
+
+from cluster.cli import main
+
+main()

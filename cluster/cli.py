@@ -1,0 +1,313 @@
+"""The command `gigarestore`. Importing this module loads neither torch, ray nor zarr; each command loads what it needs.
+
+Exit codes: 0 done, 2 bad input or usage, 1 failed but resumable, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from cluster import options as opt
+from cluster.progress import ProgressView, duration, size
+from orchestrator.errors import PlanError, RunError
+from orchestrator.events import Event, WorkerStarted
+from orchestrator.spec import JobSpec
+
+if TYPE_CHECKING:
+    from orchestrator.plan import Plan
+    from orchestrator.run import Outcome
+    from orchestrator.session import Executor
+
+app = typer.Typer(
+    name="gigarestore",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Restore images of unlimited size with pre-trained diffusion models (DDNM, MSR, HiR) on Ray and Zarr.",
+)
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+# typer brings its own copy of click in some versions and uses the installed one in others.
+ClickException = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+In = Annotated[Path | None, typer.Argument(metavar="IN", help="PNG, JPEG or TIFF.")]
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the result, an OME-Zarr image.")]
+
+
+@app.command()
+def restore(
+    source: In = None,
+    out: Annotated[Path | None, typer.Argument(metavar="OUT", help="Folder for the result, an OME-Zarr image.")] = None,
+    job: opt.Job = None,
+    task: opt.Task = None,
+    scale: opt.Scale = None,
+    sigma: opt.Sigma = None,
+    mask: opt.Mask = None,
+    size: opt.Size = None,
+    denoiser: opt.DenoiserRef = None,
+    intent: opt.Intent = None,
+    form: opt.Form = None,
+    steps: opt.Steps = None,
+    eta: opt.Eta = None,
+    start: opt.Start = None,
+    noise_scale: opt.NoiseScale = None,
+    travel: opt.Travel = None,
+    tile: opt.Tile = None,
+    stride: opt.Stride = None,
+    levels: opt.Levels = None,
+    order: opt.Order = None,
+    seed: opt.Seed = None,
+    executor: opt.ExecutorName = None,
+    workers: opt.Workers = None,
+    batch: opt.Batch = None,
+    address: opt.Address = None,
+    keep_work: opt.KeepWork = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result at OUT.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Restore image IN into the OME-Zarr folder OUT (task generate: `restore OUT --task generate --size HxW`)."""
+    given = {k: v for k, v in locals().items() if k in opt.PLACES}
+    if task == "generate" and out is None:
+        source, out = None, source
+    spec = opt.job_spec(JobSpec.load(job) if job else JobSpec(), {**given, "path": source, "output": out})
+    if spec.input.path is None and spec.task.name != "generate":
+        raise PlanError("no input named; usage: gigarestore restore IN OUT [options]")
+    from orchestrator import run
+
+    _report(_drive(spec, quiet, lambda ex, on: run.start(spec, ex, on, overwrite=overwrite)))
+
+
+@app.command()
+def resume(
+    out: Out,
+    steps: opt.Steps = None,
+    eta: opt.Eta = None,
+    start: opt.Start = None,
+    travel: opt.Travel = None,
+    noise_scale: opt.NoiseScale = None,
+    intent: opt.Intent = None,
+    tile: opt.Tile = None,
+    stride: opt.Stride = None,
+    levels: opt.Levels = None,
+    seed: opt.Seed = None,
+    sigma: opt.Sigma = None,
+    scale: opt.Scale = None,
+    task: opt.Task = None,
+    denoiser: opt.DenoiserRef = None,
+    executor: opt.ExecutorName = None,
+    workers: opt.Workers = None,
+    batch: opt.Batch = None,
+    address: opt.Address = None,
+    keep_work: opt.KeepWork = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Go on with an unfinished run. Where it runs may change; an option that would change pixels is refused."""
+    given = {k: v for k, v in locals().items() if k in opt.PLACES}
+    from orchestrator import run
+    from orchestrator.rundir import RunDir
+
+    spec = opt.job_spec(RunDir.existing(out).load_spec(), given)
+    _report(_drive(spec, quiet, lambda ex, on: run.resume(out, ex, on, changes=spec)))
+
+
+@app.command()
+def plan(
+    source: In = None,
+    job: opt.Job = None,
+    task: opt.Task = None,
+    scale: opt.Scale = None,
+    sigma: opt.Sigma = None,
+    mask: opt.Mask = None,
+    size: opt.Size = None,
+    denoiser: opt.DenoiserRef = None,
+    intent: opt.Intent = None,
+    steps: opt.Steps = None,
+    start: opt.Start = None,
+    travel: opt.Travel = None,
+    tile: opt.Tile = None,
+    stride: opt.Stride = None,
+    levels: opt.Levels = None,
+    order: opt.Order = None,
+    workers: opt.Workers = None,
+    batch: opt.Batch = None,
+    step_seconds: Annotated[
+        float | None, typer.Option(help="Seconds per network evaluation of one tile, for the time estimate.")
+    ] = None,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Say what a restoration would take: tiles, levels, NFE, critical path, useful workers, memory, disk, time."""
+    given = {k: v for k, v in locals().items() if k in opt.PLACES}
+    from orchestrator.estimate import estimate
+    from orchestrator.resolve import plan_job
+
+    planned = plan_job(opt.job_spec(JobSpec.load(job) if job else JobSpec(), {**given, "path": source}))
+    numbers = estimate(planned, workers or 1, step_seconds)
+    if as_json:
+        print(json.dumps({"spec": planned.spec.model_dump(mode="json"), **numbers.as_dict()}))
+        return
+    from cluster.tables import print_plan
+
+    print_plan(planned, numbers)
+
+
+@app.command()
+def status(out: Out, as_json: opt.AsJson = False) -> None:
+    """Say how far the run at OUT is, also while it runs and after it died."""
+    from orchestrator.status import read_status
+
+    found = read_status(out)
+    if as_json:
+        print(json.dumps(found))
+        return
+    done, tiles = found["done"], found["tiles"]
+    print(f"{out}: {found['state']}, {done} of {tiles} tiles ({100 * done / tiles:.1f} %)")
+    for line in found["levels"]:
+        print(f"  level {line['level']}: {line['done']} of {line['tiles']} tiles")
+    if found["failures"]:
+        print(f"  {found['failures']} failed tries; the last: {found['last_failure']}")
+    if found["state"] in ("unfinished", "failed"):
+        print(f"  go on with: gigarestore resume {out}")
+
+
+@app.command()
+def verify(out: Out, as_json: opt.AsJson = False) -> None:
+    """Check the published image: A x = y over the whole image, seams, completeness. Exit 1 when it does not hold."""
+    from orchestrator.verify import verify_run
+
+    found = verify_run(out)
+    if as_json:
+        print(json.dumps(found.as_dict()))
+    else:
+        from cluster.tables import print_verification
+
+        print_verification(found)
+    if not found.passed:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def export(
+    out: Out,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help=".png, .tif or .tiff")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
+) -> None:
+    """Write the published image at OUT to one file."""
+    from orchestrator.rundir import RunDir
+    from storage.export import export as write_file
+
+    if not RunDir(out).published:
+        hint = f"; `gigarestore resume {out}` finishes it" if RunDir(out).job.exists() else ""
+        raise PlanError(f"{out} holds no published image{hint}")
+    write_file(out, file, overwrite=overwrite)
+    print(f"{file}: {size(file.stat().st_size)}")
+
+
+@app.command()
+def doctor(as_json: opt.AsJson = False) -> None:
+    """Check this machine: versions, shadowed packages, GPU, memory, disk, Ray. One line each; exit 1 on a failure."""
+    from cluster.doctor import run_checks
+
+    checks = run_checks()
+    if as_json:
+        print(json.dumps([check.as_dict() for check in checks]))
+    else:
+        for check in checks:
+            print(f"{check.verdict:4}  {check.name}: {check.text}")
+    if any(check.verdict == "fail" for check in checks):
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo writes.")] = Path("demo-out"),
+    workers: Annotated[int, typer.Option(help="Ray workers.")] = 2,
+) -> None:
+    """Restore a real photograph x4 on Ray with the built-in network, verify it, and draw a comparison."""
+    from cluster.demo import run_demo
+
+    raise typer.Exit(run_demo(out, workers))
+
+
+def _drive(spec: JobSpec, quiet: bool, go: Callable[[Executor, list[Callable[[Event], None]]], Outcome]) -> Outcome:
+    """Run with progress; a termination signal ends like Ctrl-C: everything committed stays."""
+    executor = _executor(spec)
+    signal.signal(signal.SIGTERM, _interrupt)
+
+    def rearm(event: Event) -> None:
+        if isinstance(event, WorkerStarted):  # Ray installs its own handler when it starts
+            signal.signal(signal.SIGTERM, _interrupt)
+
+    with ProgressView(quiet) as progress:
+        try:
+            return go(executor, [progress, rearm])
+        except KeyboardInterrupt:
+            where = f"; go on with: gigarestore resume {spec.output}" if spec.output else ""
+            _fail(f"interrupted, everything committed is kept{where}", INTERRUPTED)
+        except RunError as err:
+            _fail(f"{err}; everything else is kept, go on with: gigarestore resume {spec.output}", FAILED)
+
+
+def _executor(spec: JobSpec) -> Executor:
+    if spec.run.executor == "serial":
+        from orchestrator.serial import SerialExecutor
+
+        return SerialExecutor()
+    from orchestrator.ray_executor import RayExecutor
+
+    return RayExecutor(spec.run.workers, spec.run.batch, spec.run.address)
+
+
+def _report(outcome: Outcome) -> None:
+    plan: Plan = outcome.plan
+    megapixels = plan.height * plan.width / 1e6
+    resumed = f" ({outcome.resumed} from before)" if outcome.resumed else ""
+    print(
+        f"{outcome.root}: {plan.height}x{plan.width} px ({megapixels:.1f} Mpx), {outcome.tiles} tiles{resumed}, "
+        f"{duration(outcome.seconds)}"
+    )
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"gigarestore: {' '.join(message.split())}", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit; bad input and usage are one line on stderr and exit code 2."""
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: list[str] | None) -> int:
+    from storage.errors import FormatError
+
+    try:
+        code: Any = app(args=arguments, standalone_mode=False)
+        return int(code or DONE)
+    except typer.Exit as err:
+        return err.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        print("gigarestore: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except (PlanError, FormatError) as err:
+        message = str(err)
+    except ClickException as err:
+        message = err.format_message()  # type: ignore[attr-defined]
+    except OSError as err:
+        message = f"{err.strerror or err}{f': {err.filename}' if err.filename else ''}"
+        print(f"gigarestore: {message}", file=sys.stderr)
+        return FAILED
+    print(f"gigarestore: {' '.join(message.split())}", file=sys.stderr)
+    return BAD_INPUT

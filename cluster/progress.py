@@ -1,0 +1,101 @@
+"""Progress that people trust: a live bar on a terminal, a plain line now and then elsewhere. Listens to events only."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from orchestrator.events import BatchCommitted, BatchFailed, Event, RunStarted, TileGivenUp, WorkerLost, WorkerStarted
+
+# Seconds between plain lines where there is no terminal.
+PLAIN_INTERVAL = 10.0
+
+
+class ProgressView:
+    """Show a run's events on stderr: tiles done, network evaluations per second, time left."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._console = Console(stderr=True, quiet=quiet)
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._began = self._last_line = time.monotonic()
+        self._total = self._done = self._resumed = self._nfe = self._workers = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case RunStarted():
+                self._start(event)
+            case WorkerStarted(worker=worker, device=device):
+                self._workers += 1
+                self._say(f"worker {worker} on {device}")
+            case WorkerLost(worker=worker, cause=cause):
+                self._workers -= 1
+                self._say(f"worker {worker} lost: {cause}")
+            case BatchCommitted():
+                self._commit(event)
+            case BatchFailed(keys=keys, cause=cause):
+                self._say(f"tile {keys[0]} failed, will be tried again: {cause}")
+            case TileGivenUp(key=key, cause=cause):
+                self._say(f"tile {key} given up: {cause}")
+
+    def _start(self, event: RunStarted) -> None:
+        self._total, self._done, self._resumed = event.tiles, event.done, event.done
+        self._began = time.monotonic()
+        if event.done:
+            self._say(f"resuming: {event.done} of {event.tiles} tiles are done")
+        if self._console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            self._bar = Progress(*columns, TextColumn("{task.fields[rate]}"), console=self._console)
+            self._task = self._bar.add_task("tiles", total=event.tiles, completed=event.done, rate="")
+            self._bar.start()
+
+    def _commit(self, event: BatchCommitted) -> None:
+        self._done += len(event.keys)
+        self._nfe += event.nfe
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=self._done, rate=self._rate())
+        elif time.monotonic() - self._last_line > PLAIN_INTERVAL or self._done == self._total:
+            self._last_line = time.monotonic()
+            self._say(f"{self._done}/{self._total} tiles, {self._rate()}")
+
+    def _rate(self) -> str:
+        seconds = max(time.monotonic() - self._began, 1e-6)
+        fresh = self._done - self._resumed
+        left = (self._total - self._done) * seconds / max(fresh, 1)
+        return f"{self._nfe / seconds:.1f} NFE/s, {duration(left)} left, {self._workers} workers"
+
+    def _say(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.console.print(text, highlight=False)
+        elif not self._console.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Return a span of time as people write it."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def size(count: float) -> str:
+    """Return a number of bytes as people write it."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            return f"{count:.0f} {unit}" if unit in ("B", "kB") else f"{count:.1f} {unit}"
+        count /= 1000
+    return ""

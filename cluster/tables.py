@@ -1,0 +1,60 @@
+"""Plans and verifications as tables for people."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from cluster.progress import duration, size
+from orchestrator.estimate import Estimate
+from orchestrator.plan import Plan
+from orchestrator.verify import Verification
+
+
+def print_plan(plan: Plan, numbers: Estimate) -> None:
+    """Print a plan and what it will cost."""
+    console, spec = Console(highlight=False), plan.spec
+    tiling, sampling = spec.tiling, spec.sampling
+    console.print(
+        f"{spec.task.name} x{spec.task.scale} with {plan.denoiser.name}: {plan.height}x{plan.width} px, "
+        f"{plan.out_channels} bands of {plan.dtype}; tile {tiling.tile}, stride {tiling.stride}, order {tiling.order}; "
+        f"form {sampling.form}, eta {sampling.eta}, {sampling.steps} steps, noise x{sampling.noise_scale}"
+    )
+    table = Table("level", "size", "tiles", "scale", "NFE/tile", box=None, pad_edge=False)
+    for level in reversed(numbers.levels):
+        table.add_row(
+            str(level.level),
+            f"{level.height}x{level.width}",
+            f"{level.rows}x{level.cols} = {level.tiles:,}",
+            f"x{level.scale}",
+            str(level.nfe_per_tile),
+        )
+    console.print(table)
+    time = "unknown for this network: give --step-seconds" if numbers.seconds is None else duration(numbers.seconds)
+    for name, value in (
+        ("tiles", f"{numbers.tiles:,}"),
+        ("network evaluations", f"{numbers.nfe:,}"),
+        ("critical path", f"{numbers.critical_path:,} tiles"),
+        ("useful workers", f"about {numbers.useful_workers:,}; more would mostly wait"),
+        ("memory per worker", size(numbers.worker_memory)),
+        ("disk", size(numbers.disk)),
+        (f"time with {numbers.workers} worker{'s' if numbers.workers > 1 else ''}", time),
+    ):
+        console.print(f"{name + ':':22} {value}")
+
+
+def print_verification(found: Verification) -> None:
+    """Print what a verification found, one line each."""
+    print(f"complete: {'yes' if found.complete else 'NO'}")
+    c = found.consistency
+    if c is None:
+        print("consistency: no measurement (generation)")
+    else:
+        verdict = "noisy measurement, residual expected" if found.noisy else "holds" if found.consistent else "VIOLATED"
+        print(
+            f"consistency |A x - y|: max {c.max:.3f}, RMS {c.rms:.3f} grey levels over {c.cells:,} values ({verdict}); "
+            f"{c.clipped:,} more with clipped pixels, max {c.clipped_max:.3f}"
+        )
+    for name, ratio in (("rows", found.seams.rows), ("columns", found.seams.columns), ("overall", found.seams.overall)):
+        error = "" if ratio.lines < 2 else f" +- {ratio.stderr:.3f}"
+        print(f"seam ratio, {name}: {ratio.ratio:.3f}{error} over {ratio.lines} edges")

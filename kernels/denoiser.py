@@ -1,0 +1,54 @@
+"""The one interface between the sampler and any network, and the loading of a denoiser by its reference."""
+
+from __future__ import annotations
+
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+from kernels.catalog import DenoiserInfo, split_ref
+
+
+class Denoiser(Protocol):
+    """Estimate the noise in a noisy picture; samplers know no more of a network than this."""
+
+    info: DenoiserInfo
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Return eps of x_t = a x_0 + s eps, both (B, C, H, W) float32, at the base timesteps t (B,) int64."""
+        ...
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the denoiser on the device."""
+        ...
+
+
+def load_denoiser(ref: str, device: torch.device | str = "cpu") -> Denoiser:
+    """Load the denoiser that `ref` names: `builtin`, `analytic:` or `guided-diffusion:PATH`.
+
+    Raises ValueError for an unknown scheme (naming the known ones) or a file that is not such a checkpoint.
+    """
+    scheme, path = split_ref(ref)
+    if scheme == "builtin":
+        from kernels.builtin import load_builtin
+
+        return load_builtin(device)
+    if scheme == "analytic":
+        from kernels.analytic import StationaryDenoiser
+
+        return StationaryDenoiser(device=device)
+    from kernels.checkpoints import load_guided_diffusion
+
+    return load_guided_diffusion(path, device)
+
+
+def evaluate(denoiser: Denoiser, x: Tensor, timesteps: Tensor) -> Tensor:
+    """Return eps (B, C, H, W), contiguous; on the CPU tile by tile.
+
+    A convolution of the same tile differs in its last bits with the size of the batch, which on the CPU buys nothing.
+    Every tile gets memory of its own, so that not even its alignment depends on its place in the batch.
+    """
+    if x.device.type != "cpu" or len(x) == 1:
+        return denoiser(x, timesteps).contiguous()
+    return torch.cat([denoiser(x[i : i + 1].clone(), timesteps[i : i + 1]).contiguous() for i in range(len(x))])

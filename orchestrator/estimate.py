@@ -1,0 +1,147 @@
+"""What a plan will cost: network evaluations, critical path, disk, memory, time. Numbers only, from integers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from kernels.catalog import DenoiserInfo
+from orchestrator.grid import TileGrid
+from orchestrator.graph import TaskGraph
+from orchestrator.plan import Plan
+from orchestrator.tasks import FACTOR
+from orchestrator.trajectory import trajectory
+
+# Seconds per network evaluation of one 256 x 256 tile, float32, one CPU core: docs/RESULTS.md. Other networks: measure.
+BUILTIN_STEP_SECONDS = 0.125
+# A worker process with torch and Ray before any tile, bytes (docs/RESULTS.md).
+WORKER_BASE_BYTES = 420_000_000
+# float32 values alive per pixel of a tile in the sampler and in the built-in network (measured at batch 1).
+VALUES_PER_PIXEL = 160
+# Above this many tiles the exact critical path is not computed tile by tile.
+EXACT_PATH_TILES = 4_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LevelEstimate:
+    """One level's share."""
+
+    level: int
+    height: int
+    width: int
+    rows: int
+    cols: int
+    tiles: int
+    scale: int
+    nfe_per_tile: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A plan in numbers; sizes in px and bytes, times in s."""
+
+    levels: list[LevelEstimate]
+    tiles: int
+    nfe: int
+    """Network evaluations in all."""
+    critical_path: int
+    """Tiles on the longest chain of dependencies; workers beyond tiles/critical_path mostly wait."""
+    useful_workers: int
+    worker_memory: int
+    disk: int
+    seconds: float | None
+    """Estimate with the planned workers; None when this network has not been timed."""
+    workers: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def estimate(plan: Plan, workers: int, step_seconds: float | None = None) -> Estimate:
+    """Estimate a plan for a number of workers; step_seconds: one network evaluation of one tile on one worker."""
+    levels = []
+    for level in plan.levels:
+        grid = level.grid
+        levels.append(
+            LevelEstimate(
+                level=level.index,
+                height=level.height,
+                width=level.width,
+                rows=grid.rows.count,
+                cols=grid.cols.count,
+                tiles=grid.count,
+                scale=level.posed.scale,
+                nfe_per_tile=trajectory(plan, level).nfe,
+            )
+        )
+    tiles = sum(level.tiles for level in levels)
+    nfe = sum(level.tiles * level.nfe_per_tile for level in levels)
+    path = critical_path([level.grid for level in plan.levels])
+    step = step_seconds or _known_step(plan.denoiser, plan.tile)
+    nfe_path = path * max(level.nfe_per_tile for level in levels)
+    return Estimate(
+        levels=levels,
+        tiles=tiles,
+        nfe=nfe,
+        critical_path=path,
+        useful_workers=max(1, round(tiles / path)),
+        worker_memory=worker_bytes(plan),
+        disk=disk_bytes(plan),
+        seconds=None if step is None else step * max(nfe / workers, nfe_path),
+        workers=workers,
+    )
+
+
+def critical_path(grids: list[TileGrid]) -> int:
+    """Return the number of tiles on the longest dependency chain through all levels.
+
+    Exact up to EXACT_PATH_TILES tiles; above that the sum of the levels' own longest chains, an upper bound.
+    """
+    if sum(grid.count for grid in grids) > EXACT_PATH_TILES:
+        return sum(grid.longest_chain for grid in grids)
+    graph = TaskGraph(grids, FACTOR)
+    coarse: np.ndarray | None = None
+    for grid in reversed(grids):
+        coarse = _chain_lengths(graph, grid, coarse)
+    assert coarse is not None, "a plan has at least one level"
+    return int(coarse.max())
+
+
+def _chain_lengths(graph: TaskGraph, grid: TileGrid, coarse: np.ndarray | None) -> np.ndarray:
+    """Return per tile the tiles on the longest chain that ends with it, row by row outward from the root."""
+    rows, cols = grid.rows, grid.cols
+    before = np.zeros((rows.count, cols.count), dtype=np.int64)
+    if coarse is not None:
+        up_rows, up_cols = graph.coarser_indices(grid.level)
+        first, last = [c[0] for c in up_cols], [c[-1] for c in up_cols]
+        for r in range(rows.count):
+            under = coarse[up_rows[r]].max(axis=0)
+            before[r] = np.maximum(under[first], under[last])
+    length = np.zeros_like(before)
+    step = np.arange(cols.count)
+    for r in [*range(rows.root, rows.count), *range(rows.root - 1, -1, -1)]:
+        parent = rows.parent(r)
+        own = before[r] if parent is None else np.maximum(before[r], length[parent])
+        right = np.maximum.accumulate((own - step)[cols.root :]) + step[cols.root :]
+        left = (np.maximum.accumulate((own + step)[cols.root :: -1]) - step[cols.root :: -1])[::-1]
+        length[r] = np.concatenate((left[:-1], right)) + 1
+    return length
+
+
+def disk_bytes(plan: Plan) -> int:
+    """Return the bytes that a run writes: float32 cells of all levels, and the uncompressed published pyramid."""
+    work = sum(level.grid.rows.length * level.grid.cols.length for level in plan.levels) * plan.out_channels * 4
+    pooled = sum(level.height * level.width for level in plan.levels if level.posed.pool > 1) * 4 * plan.out_channels
+    item = np.dtype(plan.dtype).itemsize
+    return work + pooled + plan.height * plan.width * plan.out_channels * item * 4 // 3
+
+
+def worker_bytes(plan: Plan) -> int:
+    """Return a worker's memory: process, and what the sampler and a small network keep alive for a batch."""
+    return WORKER_BASE_BYTES + (plan.spec.run.batch or 1) * plan.tile**2 * VALUES_PER_PIXEL * 4
+
+
+def _known_step(denoiser: DenoiserInfo, tile: int) -> float | None:
+    return BUILTIN_STEP_SECONDS * (tile / 256) ** 2 if denoiser.name == "builtin" else None

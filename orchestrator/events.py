@@ -1,0 +1,89 @@
+"""What happened in a run: frozen event values, and the JSON-lines log that keeps them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TextIO
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStarted:
+    """A driver began or resumed a run."""
+
+    tiles: int
+    done: int
+    executor: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStarted:
+    """A worker is ready to take tiles."""
+
+    worker: str
+    device: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerLost:
+    """A worker died or was given up; its tiles go back to ready."""
+
+    worker: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchCommitted:
+    """Tiles became durable."""
+
+    worker: str
+    keys: tuple[tuple[int, int, int], ...]
+    seconds: float
+    nfe: int
+    """Network evaluations, summed over the batch's tiles."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchFailed:
+    """A try of some tiles failed."""
+
+    worker: str
+    keys: tuple[tuple[int, int, int], ...]
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TileGivenUp:
+    """A tile failed after its last try; whatever depends on it will not run."""
+
+    key: tuple[int, int, int]
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFinished:
+    """The driver ended: published, failed or interrupted."""
+
+    outcome: str
+    seconds: float
+
+
+Event = RunStarted | WorkerStarted | WorkerLost | BatchCommitted | BatchFailed | TileGivenUp | RunFinished
+Listener = Callable[[Event], None]
+
+
+class EventLog:
+    """Append events to a JSON-lines file: one object a line with its kind and wall-clock time."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: TextIO = path.open("a", encoding="utf-8", buffering=1)
+
+    def __call__(self, event: Event) -> None:
+        record = {"time": round(time.time(), 3), "event": type(event).__name__, **asdict(event)}
+        self._file.write(json.dumps(record) + "\n")
+
+    def close(self) -> None:
+        self._file.close()

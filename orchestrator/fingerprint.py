@@ -1,0 +1,70 @@
+"""What decides a run's pixels: input content, network content, every parameter that matters. Kept in the journal's header.
+
+A run refuses to resume under another fingerprint and says which field differs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import PlanError
+from orchestrator.plan import Plan
+
+# Raise whenever a change of the code changes pixels.
+PIXEL_VERSION = 1
+
+# A gigapixel file is not read twice just to name it: this many evenly spaced blocks stand for its content.
+SAMPLED_BLOCKS = 64
+BLOCK_BYTES = 1 << 20
+
+Fingerprint = dict[str, Any]
+
+
+def fingerprint(plan: Plan) -> Fingerprint:
+    """Return the fields that decide the pixels, as plain JSON values."""
+    spec = plan.spec
+    return {
+        "pixel_version": PIXEL_VERSION,
+        "input": None if spec.input.path is None else content_hash(Path(spec.input.path)),
+        "mask": None if spec.input.mask is None else content_hash(Path(spec.input.mask)),
+        "input_size": list(spec.input.size or ()),
+        "input_bands": spec.input.bands,
+        "input_dtype": spec.input.dtype,
+        "denoiser": plan.denoiser.content,
+        **{f"task.{k}": v for k, v in spec.task.model_dump(mode="json").items()},
+        **{f"sampling.{k}": v for k, v in spec.sampling.model_dump(mode="json").items() if k != "intent"},
+        **{f"tiling.{k}": v for k, v in spec.tiling.model_dump(mode="json").items()},
+    }
+
+
+def check_same(kept: Fingerprint, now: Fingerprint) -> None:
+    """Raise PlanError naming the first field in which a run's kept fingerprint differs from the present one."""
+    for name in sorted(kept.keys() | now.keys()):
+        if kept.get(name) != now.get(name):
+            raise PlanError(
+                f"cannot resume: {name} was {kept.get(name)!r} when the run began and is {now.get(name)!r} now; "
+                "resume without the change, or restore to a new OUT"
+            )
+
+
+def content_hash(path: Path) -> str:
+    """Hash a file's size and evenly spaced blocks (all of a small file), or a folder's files one by one."""
+    digest = hashlib.blake2b(digest_size=16)
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    if not path.exists():
+        raise PlanError(f"input {path} does not exist any more; the run needs it: put it back or restore to a new OUT")
+    for file in files:
+        _hash_file(digest, file)
+    return digest.hexdigest()
+
+
+def _hash_file(digest: hashlib.blake2b, path: Path) -> None:
+    size = path.stat().st_size
+    digest.update(f"{size}\n".encode())
+    last = max(size - BLOCK_BYTES, 0)
+    with path.open("rb") as file:
+        for offset in sorted({last * i // (SAMPLED_BLOCKS - 1) for i in range(SAMPLED_BLOCKS)}):
+            file.seek(offset)
+            digest.update(file.read(BLOCK_BYTES))

@@ -1,0 +1,186 @@
+"""Plan: levels, tiles and alignment of a resolved job. Refuses here whatever cannot work, naming what would.
+
+Size rule: the output is padded on its bottom and right with reflected measurement to a multiple of what the operator
+and the hierarchy need, and to one tile where it is smaller; publishing crops. No image size is refused for its parity.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from kernels.catalog import DenoiserInfo
+from orchestrator.errors import PlanError
+from orchestrator.graph import TaskGraph
+from orchestrator.grid import TileGrid
+from orchestrator.spec import JobSpec
+from orchestrator.tasks import FACTOR, Posed, Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """One restoration level."""
+
+    index: int
+    """0 is full size, k is FACTOR**k times coarser."""
+    height: int
+    """Valid height, px; the rest up to the grid's length is padding that publishing crops."""
+    width: int
+    posed: Posed
+    sigma_y: float
+    """Standard deviation of this level's measurement noise in the [-1, 1] range."""
+    guided: bool
+    """True when a coarser level exists: its result is the low-frequency constraint and the start."""
+    grid: TileGrid
+
+    @property
+    def factor(self) -> int:
+        return int(FACTOR**self.index)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything that the geometry of a job determines; built from integers, no pixels."""
+
+    spec: JobSpec
+    """Resolved: no field that changes pixels is unset."""
+    denoiser: DenoiserInfo
+    task: Task
+    out_channels: int
+    """Bands of the output."""
+    levels: tuple[Level, ...]
+    """Level 0 first."""
+
+    @property
+    def height(self) -> int:
+        return self.levels[0].height
+
+    @property
+    def width(self) -> int:
+        return self.levels[0].width
+
+    @property
+    def dtype(self) -> str:
+        """Stored dtype of the output: the input's."""
+        assert self.spec.input.dtype is not None, "a plan's specification is resolved"
+        return self.spec.input.dtype
+
+    @property
+    def tile(self) -> int:
+        assert self.spec.tiling.tile is not None, "a plan's specification is resolved"
+        return self.spec.tiling.tile
+
+    def graph(self) -> TaskGraph:
+        return TaskGraph([level.grid for level in self.levels], FACTOR)
+
+    @classmethod
+    def build(cls, spec: JobSpec, denoiser: DenoiserInfo) -> Plan:
+        """Plan a resolved job; raises PlanError on one line."""
+        assert spec.input.size and spec.input.bands and spec.input.dtype, "resolve() fills the input's facts"
+        (height, width), channels, dtype = spec.input.size, spec.input.bands, spec.input.dtype
+        task = Task.build(spec.task.name, spec.task.scale, spec.task.sigma)
+        out_channels = _out_channels(task, channels, denoiser)
+        tiling = spec.tiling
+        assert tiling.tile and tiling.stride and tiling.levels and tiling.order, "resolve() fills the tiling"
+        last = tiling.levels - 1
+        _check_levels(task, last)
+        _check_alignment(task, tiling.tile, tiling.stride, last, denoiser)
+        full = (height * task.scale, width * task.scale)
+        sizes = [_padded(side, task, tiling.tile, last) for side in full]
+        sigma_y = spec.task.sigma * (2.0 if spec.task.sigma_unit == "fraction" else 2.0 / dtype_range(dtype))
+        levels = []
+        for k in range(tiling.levels):
+            posed = task.posed(FACTOR**k)
+            assert posed is not None, "checked above"
+            padded = [max(side // FACTOR**k, tiling.tile) for side in sizes]
+            grid = TileGrid.build(k, padded[0], padded[1], tiling.tile, tiling.stride, tiling.order)
+            valid = [-(-side // FACTOR**k) for side in full]
+            levels.append(
+                Level(
+                    index=k,
+                    height=valid[0],
+                    width=valid[1],
+                    posed=posed,
+                    sigma_y=sigma_y / posed.pool,
+                    guided=k < last,
+                    grid=grid,
+                )
+            )
+        return cls(spec=spec, denoiser=denoiser, task=task, out_channels=out_channels, levels=tuple(levels))
+
+
+def dtype_range(dtype: str) -> float:
+    """Return the grey levels between the dtype's smallest and largest value."""
+    ranges = {"uint8": 255.0, "uint16": 65535.0}
+    if dtype not in ranges:
+        raise PlanError(f"images of dtype {dtype} are not supported; convert to one of {', '.join(ranges)}")
+    return ranges[dtype]
+
+
+def alignment(task: Task, level: int, last: int) -> int:
+    """Return what tile starts and sizes must be multiples of at a level: operator scale and hierarchy factor."""
+    posed = task.posed(FACTOR**level)
+    assert posed is not None, "levels are checked before their alignment"
+    return math.lcm(posed.scale, FACTOR if level < last else 1)
+
+
+def fitting_tile(task: Task, wanted: int, levels: int, multiple: int) -> int:
+    """Return the tile size nearest to `wanted` that operator, hierarchy and network accept."""
+    unit = math.lcm(multiple, *(alignment(task, k, levels - 1) for k in range(levels)))
+    return max(unit, round(wanted / unit) * unit)
+
+
+def fitting_stride(task: Task, wanted: int, tile: int, levels: int) -> int:
+    """Return the stride nearest to `wanted`, below the tile, that operator and hierarchy accept.
+
+    A divisor of the tile is preferred where one is near: its cells are as large as the stride.
+    """
+    unit = math.lcm(1, *(alignment(task, k, levels - 1) for k in range(levels)))
+    choices = range(unit, tile, unit)
+    if not choices:
+        raise PlanError(f"tile {tile} has no room for an overlap at scale {task.scale}; choose a tile of {2 * unit} or more")
+    return min(choices, key=lambda s: (abs(s - wanted), tile % s))
+
+
+def _out_channels(task: Task, channels: int, denoiser: DenoiserInfo) -> int:
+    if task.grey:
+        return denoiser.channels
+    if channels not in (1, denoiser.channels):
+        raise PlanError(
+            f"the image has {channels} bands, {denoiser.name} restores {denoiser.channels} (or 1, replicated); "
+            f"give an image of 1 or {denoiser.channels} bands or another --denoiser"
+        )
+    return channels
+
+
+def _check_levels(task: Task, last: int) -> None:
+    for k in range(last + 1):
+        if task.posed(FACTOR**k) is None:
+            most = next(j for j in range(k + 1) if task.posed(FACTOR**j) is None)
+            raise PlanError(
+                f"--levels {last + 1} is more than task {task.name} with scale {task.scale} can have: at level {most} "
+                f"the measurement already determines the image or does not divide; choose --levels {most} or fewer"
+            )
+
+
+def _check_alignment(task: Task, tile: int, stride: int, last: int, denoiser: DenoiserInfo) -> None:
+    unit = math.lcm(1, *(alignment(task, k, last) for k in range(last + 1)))
+    whole = math.lcm(unit, denoiser.multiple)
+    if denoiser.fixed_tile and tile != denoiser.tile:
+        raise PlanError(f"{denoiser.name} works on tiles of {denoiser.tile} px only, found --tile {tile}")
+    if tile % whole:
+        below = tile // whole * whole
+        sizes = f"{below} or {below + whole}" if below else f"{whole}"
+        why = f"scale {task.scale}, {last + 1} levels and {denoiser.name} (sides in multiples of {denoiser.multiple})"
+        raise PlanError(f"tile {tile} does not fit {why}: it must be a multiple of {whole}; choose {sizes}")
+    if stride >= tile:
+        raise PlanError(f"stride {stride} leaves no overlap between tiles of {tile} px; choose a stride below {tile}")
+    if stride % unit:
+        below = stride // unit * unit
+        sizes = f"{below} or {below + unit}" if below else f"{unit}"
+        raise PlanError(f"stride {stride} does not fit scale {task.scale} and {last + 1} levels; choose {sizes}")
+
+
+def _padded(side: int, task: Task, tile: int, last: int) -> int:
+    unit = math.lcm(1, *(alignment(task, k, last) * FACTOR**k for k in range(last + 1)))
+    return max(-(-side // unit) * unit, tile)

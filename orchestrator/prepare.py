@@ -1,0 +1,71 @@
+"""What a run needs before its first tile: staged input, pooled measurements, empty working arrays. Each step restartable."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from orchestrator.errors import PlanError
+from orchestrator.measured import input_measured, level_measured
+from orchestrator.plan import Plan
+from orchestrator.rundir import RunDir
+from orchestrator.tasks import FACTOR
+from orchestrator.windows import Measured
+from storage.box import Box
+from storage.cells import Cells
+from storage.open import inspect
+from storage.pooled import build_pooled
+from storage.stage import stage
+
+# Free space asked for beyond the estimate, as a share of it: file system overhead, journal, logs.
+DISK_SLACK = 0.05
+
+
+def prepare(run: RunDir, plan: Plan) -> None:
+    """Stage the input if it cannot be read by windows, pool the measurement for coarse levels, create the cells."""
+    run.state.mkdir(parents=True, exist_ok=True)
+    for path, staged in ((plan.spec.input.path, run.staged_input), (plan.spec.input.mask, run.staged_mask)):
+        if path is not None and not staged.exists() and not inspect(Path(path)).lazy:
+            stage(Path(path), staged)
+    if plan.task.measured:
+        _pool(run, plan)
+    for level in plan.levels:
+        path = run.work(level.index)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            rows, cols = level.grid.rows.length, level.grid.cols.length
+            Cells.create(path, channels=plan.out_channels, height=rows, width=cols, cell=level.grid.cell)
+
+
+def _pool(run: RunDir, plan: Plan) -> None:
+    finer: Measured | None = None
+    for level in plan.levels:
+        if level.posed.pool == 1:
+            finer = input_measured(run, plan)
+            continue
+        path = run.measured(level.index)
+        if not path.exists():
+            source = finer or input_measured(run, plan)
+            channels = source.read(0, 0, 1, 1).shape[0]
+            height, width = -(-source.height // FACTOR), -(-source.width // FACTOR)
+            build_pooled(source.read, channels, height, width, FACTOR, path)
+        finer = level_measured(run, plan, level)
+
+
+def verify_cells(run: RunDir, plan: Plan, level: int, box: tuple[int, int, int, int]) -> bool:
+    """Return whether every cell of an owned box is there (not whether its content is sound: reading checks that)."""
+    return Cells.open(run.work(level)).exists(Box(*box))
+
+
+def check_disk(run: RunDir, needed: int) -> None:
+    """Raise PlanError when the output's file system has less free space than the run needs."""
+    parent = run.root.absolute()
+    while not parent.exists():
+        parent = parent.parent
+    free = shutil.disk_usage(parent).free
+    wanted = int(needed * (1 + DISK_SLACK))
+    if free < wanted:
+        raise PlanError(
+            f"no disk space: {run.root} needs about {wanted / 1e9:.1f} GB and {parent} has {free / 1e9:.1f} GB free; "
+            "free some or choose another OUT"
+        )

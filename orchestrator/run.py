@@ -1,0 +1,150 @@
+"""run: begin or resume a restoration, drive it with an executor, publish. The order of its steps is the safety argument.
+
+Nothing is created before everything that can be refused has been refused; the job file is written before the journal,
+the journal's header before the first tile; the published metadata last of all.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.errors import PlanError, RunError
+from orchestrator.estimate import disk_bytes
+from orchestrator.events import EventLog, Listener, RunFinished, RunStarted
+from orchestrator.fingerprint import Fingerprint, check_same, fingerprint
+from orchestrator.frontier import Frontier
+from orchestrator.grid import TileKey
+from orchestrator.plan import Plan
+from orchestrator.prepare import check_disk, prepare, verify_cells
+from orchestrator.publish import publish_run
+from orchestrator.resolve import plan_job
+from orchestrator.rundir import RunDir, parse_tile_record
+from orchestrator.session import Executor, Session
+from orchestrator.spec import JobSpec
+from storage.journal import Journal
+from storage.lock import RunLock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a finished run did."""
+
+    root: Path
+    plan: Plan
+    tiles: int
+    resumed: int
+    """Tiles that were committed before this attempt."""
+    seconds: float
+
+
+def start(spec: JobSpec, executor: Executor, listeners: Sequence[Listener] = (), overwrite: bool = False) -> Outcome:
+    """Restore spec.input into spec.output; raises PlanError before anything is written, RunError when resumable."""
+    plan = plan_job(spec)
+    if spec.output is None:
+        raise PlanError("no output named; give OUT, a folder for the OME-Zarr image")
+    run = RunDir(Path(spec.output))
+    _check_output(run, overwrite)
+    check_disk(run, disk_bytes(plan))
+    marks = fingerprint(plan)
+    if overwrite and run.root.exists():
+        shutil.rmtree(run.root)
+    run.state.mkdir(parents=True, exist_ok=True)
+    with RunLock(run.lock):
+        _write_whole(run.job, plan.spec.to_toml())
+        return _drive(run, plan, marks, executor, listeners)
+
+
+def resume(
+    root: Path, executor: Executor, listeners: Sequence[Listener] = (), changes: JobSpec | None = None
+) -> Outcome:
+    """Go on with the run at `root`; `changes` are options given again, refused when they would change pixels."""
+    run = RunDir.existing(root)
+    plan = plan_job(run.load_spec() if changes is None else changes)
+    with RunLock(run.lock):
+        return _drive(run, plan, fingerprint(plan), executor, listeners)
+
+
+def _drive(
+    run: RunDir, plan: Plan, marks: Fingerprint, executor: Executor, listeners: Sequence[Listener]
+) -> Outcome:
+    began = time.perf_counter()
+    journal, done = _open_journal(run, plan, marks)
+    log = EventLog(run.events)
+    finished = Frontier(plan.graph(), done).finished
+    if not (finished and run.published):
+        prepare(run, plan)
+        if not finished:
+            done = [key for key in done if verify_cells(run, plan, key.level, plan.levels[key.level].grid.owned(key))]
+    session = Session(run, plan, Frontier(plan.graph(), done), journal, [log, *listeners])
+    session.emit(RunStarted(tiles=session.frontier.total, done=len(done), executor=executor.name))
+    outcome = "interrupted"
+    try:
+        if not session.frontier.finished:
+            executor.execute(session)
+        session.check_finished()
+        if not run.published:
+            publish_run(run, plan)
+        if not plan.spec.run.keep_work:
+            _reclaim(run)
+        outcome = "published"
+    except RunError:
+        outcome = "failed"
+        raise
+    finally:
+        session.emit(RunFinished(outcome=outcome, seconds=time.perf_counter() - began))
+        log.close()
+        journal.close()
+    return Outcome(
+        root=run.root,
+        plan=plan,
+        tiles=session.frontier.total,
+        resumed=len(done),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _open_journal(run: RunDir, plan: Plan, marks: Fingerprint) -> tuple[Journal, list[TileKey]]:
+    if not run.journal.exists():
+        return Journal.create(run.journal, {"fingerprint": marks}), []
+    journal = Journal.open(run.journal)
+    check_same(journal.header["fingerprint"], marks)
+    keys = dict.fromkeys(parse_tile_record(record) for record in journal.records)
+    for key in keys:
+        if key.level >= len(plan.levels) or key.row >= plan.levels[key.level].grid.rows.count:
+            raise PlanError(f"the journal names {key}, which this job has not; restore to a new OUT")
+    return journal, list(keys)
+
+
+def _check_output(run: RunDir, overwrite: bool) -> None:
+    if run.root.suffix.lower() in {".png", ".jpg", ".jpeg", ".tif", ".tiff"}:
+        zarr_name = run.root.with_suffix(".zarr")
+        raise PlanError(
+            f"{run.root}: OUT is a folder (OME-Zarr); restore to {zarr_name}, then "
+            f"`gigarestore export {zarr_name} {run.root}`"
+        )
+    if not run.root.exists() or (run.root.is_dir() and not any(run.root.iterdir())):
+        return
+    if overwrite and (run.job.exists() or run.published):
+        return
+    if overwrite:
+        raise PlanError(f"{run.root} is not a gigarestore output, so --overwrite leaves it alone; choose another OUT")
+    if run.job.exists() and not run.published:
+        raise PlanError(
+            f"{run.root} holds an unfinished run; `gigarestore resume {run.root}` goes on, --overwrite begins again"
+        )
+    raise PlanError(f"{run.root} exists; choose another OUT, or --overwrite to replace it")
+
+
+def _reclaim(run: RunDir) -> None:
+    for path in (run.state / "work", run.state / "measured"):  # the staged input stays: verify reads it
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,92 @@
+"""The folder of one run: the published image at its root, the run's private state in `.gigarestore/` beside it.
+
+    OUT/zarr.json            OME-Zarr 0.5 metadata, written last: before that nothing looks like an image
+    OUT/0, OUT/1, ...        the published pyramid
+    OUT/.gigarestore/job.toml        the resolved specification
+    OUT/.gigarestore/journal         committed tiles; its header holds the fingerprint
+    OUT/.gigarestore/events.jsonl    what happened
+    OUT/.gigarestore/input.zarr      the staged input, when it cannot be read by windows
+    OUT/.gigarestore/measured/K.zarr the measurement pooled for level K, when a level needs it
+    OUT/.gigarestore/work/K.zarr     level K's cells
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.errors import PlanError
+from orchestrator.grid import TileKey
+from orchestrator.spec import JobSpec
+
+STATE = ".gigarestore"
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """Names of everything in a run's folder."""
+
+    root: Path
+
+    @property
+    def state(self) -> Path:
+        return self.root / STATE
+
+    @property
+    def job(self) -> Path:
+        return self.state / "job.toml"
+
+    @property
+    def journal(self) -> Path:
+        return self.state / "journal"
+
+    @property
+    def events(self) -> Path:
+        return self.state / "events.jsonl"
+
+    @property
+    def lock(self) -> Path:
+        return self.state / "lock"
+
+    @property
+    def staged_input(self) -> Path:
+        return self.state / "input.zarr"
+
+    @property
+    def staged_mask(self) -> Path:
+        return self.state / "mask.zarr"
+
+    def measured(self, level: int) -> Path:
+        return self.state / "measured" / f"{level}.zarr"
+
+    def work(self, level: int) -> Path:
+        return self.state / "work" / f"{level}.zarr"
+
+    @property
+    def published(self) -> bool:
+        return (self.root / "zarr.json").exists()
+
+    @classmethod
+    def existing(cls, path: Path) -> RunDir:
+        """Return the folder of a run that was started; raises PlanError where there is none."""
+        run = cls(path)
+        if not run.job.exists():
+            what = "is not a run's output (it has no .gigarestore/job.toml)" if path.exists() else "does not exist"
+            raise PlanError(f"{path} {what}; give the OUT of an earlier `gigarestore restore`")
+        return run
+
+    def load_spec(self) -> JobSpec:
+        return JobSpec.load(self.job)
+
+
+def tile_record(key: TileKey) -> str:
+    """Return a committed tile's journal record."""
+    return f"T {key.level} {key.row} {key.col}"
+
+
+def parse_tile_record(record: str) -> TileKey:
+    """Return the tile of a journal record; raises PlanError on anything else."""
+    match record.split(" "):
+        case ["T", level, row, col] if level.isdigit() and row.isdigit() and col.isdigit():
+            return TileKey(int(level), int(row), int(col))
+    raise PlanError(f"unknown journal record {record!r}; the run was written by another version: restore to a new OUT")

@@ -1,0 +1,74 @@
+"""How each task is posed at a coarser restoration level (method.md section 6). Pure integers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.errors import PlanError
+
+# Ratio between restoration levels (HiR, Eq. 12).
+FACTOR = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Posed:
+    """A task's measurement as one level sees it."""
+
+    scale: int
+    """Pixels of this level per pixel of `pooled` measurement."""
+    pool: int
+    """The measurement is average-pooled by this before use; 1 = as it was read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What the degradation consists of; any combination of the four parts."""
+
+    name: str
+    scale: int
+    """Average pooling by this factor; 1 = none."""
+    grey: bool
+    """The measurement is the mean of the channels."""
+    masked: bool
+    """Only some measurement pixels are known."""
+    measured: bool
+    """False for generation: there is no measurement."""
+
+    @classmethod
+    def build(cls, name: str, scale: int, sigma: float) -> Task:
+        """Check a task's name against its parameters; raises PlanError naming the value and what to give instead."""
+        parts = set(name.split("+"))
+        if "sr" in parts and scale < 2:
+            raise PlanError(f"task {name} needs --scale of at least 2, found {scale}; give for example --scale 4")
+        if "sr" not in parts and scale != 1:
+            raise PlanError(f"task {name} has no scale, found --scale {scale}; leave it out or use --task sr")
+        if name == "denoise" and sigma <= 0:
+            raise PlanError("task denoise needs --sigma above 0: the noise's standard deviation in grey levels")
+        return cls(
+            name=name,
+            scale=scale,
+            grey="colorize" in parts,
+            masked="inpaint" in parts,
+            measured=name != "generate",
+        )
+
+    def posed(self, level_factor: int) -> Posed | None:
+        """Return the task at a level `level_factor` times coarser than the output; None where it is determined.
+
+        Super-resolution by s keeps y and asks for s/g; at g = s the level is y itself. Everything else pools y.
+        """
+        if level_factor <= self.scale and self.scale % level_factor == 0:
+            scale = self.scale // level_factor
+            return None if scale == 1 and self.name == "sr" else Posed(scale=scale, pool=1)
+        if level_factor > self.scale > 1 and self.name == "sr":
+            return None
+        if level_factor % self.scale == 0:
+            return Posed(scale=1, pool=level_factor // self.scale)
+        return None
+
+    def deepest(self, height: int, width: int, tile: int) -> int:
+        """Return the coarsest level worth having: it fits one tile, or the next one is determined (method.md 6)."""
+        level = 0
+        while max(height, width) > tile * FACTOR**level and self.posed(FACTOR ** (level + 1)) is not None:
+            level += 1
+        return level

@@ -1,0 +1,58 @@
+"""From a resolved sampling specification to the sampler's schedule and visited timesteps. numpy only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kernels.catalog import DenoiserInfo
+from kernels.schedule import Schedule, base_alpha_bar, log_sigma_timesteps, respaced_timesteps, time_travel
+from orchestrator.plan import Level, Plan
+from orchestrator.spec import SamplingSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """What one tile of a level goes through."""
+
+    schedule: Schedule
+    times: tuple[int, ...]
+    """Visited respaced indices, -1 last."""
+    warm: bool
+    """True when it starts from a picture instead of pure noise (a deviation from Algorithm 1, CCDF)."""
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations per tile."""
+        return sum(later < now for now, later in zip(self.times, self.times[1:], strict=False))
+
+
+def trajectory(plan: Plan, level: Level) -> Trajectory:
+    """Return the trajectory of a level's tiles."""
+    return build_trajectory(plan.spec.sampling, plan.denoiser, guided=level.guided, denoising_sigma=_sigma(plan, level))
+
+
+def build_trajectory(
+    sampling: SamplingSpec, denoiser: DenoiserInfo, *, guided: bool, denoising_sigma: float | None
+) -> Trajectory:
+    """Build the visited timesteps; a pure denoising task starts no earlier than where its own noise is the state's."""
+    assert sampling.steps is not None and sampling.travel is not None, "resolve() fills the sampling"
+    alpha_bar = base_alpha_bar(denoiser.alpha_bar, denoiser.n_timesteps)
+    start = sampling.guided_start if guided and sampling.guided_start is not None else sampling.start
+    if denoising_sigma is not None and sampling.init != "none":
+        sigmas = np.sqrt((1 - alpha_bar) / alpha_bar)
+        # The measurement itself is x_t / a_t at the timestep with this noise level.
+        start = int(np.clip(np.searchsorted(sigmas, denoising_sigma), 1, (start or len(alpha_bar)) - 1))
+    warm = start is not None and start < denoiser.n_timesteps - 1 and sampling.init != "none"
+    if sampling.spacing == "log_sigma":
+        first = len(alpha_bar) - 1 if start is None else start
+        timesteps = log_sigma_timesteps(alpha_bar, first, sampling.steps)
+    else:
+        timesteps = respaced_timesteps(len(alpha_bar), sampling.steps, start)
+    schedule = Schedule.from_timesteps(alpha_bar, timesteps)
+    return Trajectory(schedule, tuple(time_travel(len(timesteps), *sampling.travel)), warm)
+
+
+def _sigma(plan: Plan, level: Level) -> float | None:
+    return level.sigma_y if plan.task.name == "denoise" else None

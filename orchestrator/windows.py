@@ -1,0 +1,54 @@
+"""Windows of a measurement: reflected beyond the image's edge, bands matched to the network's channels. numpy only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+ReadWindow = Callable[[int, int, int, int], Array]
+
+
+def reflect(start: int, stop: int, length: int) -> NDArray[np.int64]:
+    """Return the indices [start, stop) folded into [0, length) by half-sample reflection (... 1 0 | 0 1 2 ...)."""
+    folded = np.arange(start, stop) % (2 * length)
+    return np.minimum(folded, 2 * length - 1 - folded)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A level's measurement as an endless image: (C, h, w) float32 in [-1, 1], NaN where unknown."""
+
+    height: int
+    width: int
+    read_inside: ReadWindow
+    """Reads y0, x0, y1, x1 inside the image."""
+
+    def read(self, y0: int, x0: int, y1: int, x1: int) -> Array:
+        """Read a window that may reach beyond the image; memory is bounded by the window."""
+        rows, cols = reflect(y0, y1, self.height), reflect(x0, x1, self.width)
+        top, left = int(rows.min()), int(cols.min())
+        inside = self.read_inside(top, left, int(rows.max()) + 1, int(cols.max()) + 1)
+        if inside.shape[1:] == (y1 - y0, x1 - x0) and rows[0] == top and cols[0] == left:
+            return inside
+        return np.ascontiguousarray(inside[:, rows - top][:, :, cols - left])
+
+
+def to_channels(bands: Array, channels: int) -> Array:
+    """Replicate one band to the network's channels; other counts must match already."""
+    return np.repeat(bands, channels, axis=0) if bands.shape[0] == 1 and channels != 1 else bands
+
+
+def to_bands(channels: Array, bands: int) -> Array:
+    """Return the network's channels as output bands: their mean where the output has one band."""
+    if bands == 1 and channels.shape[0] != 1:
+        return channels.mean(axis=0, keepdims=True, dtype=np.float64).astype(np.float32)
+    return channels
+
+
+def pad_to(array: Array, height: int, width: int) -> Array:
+    """Extend a (C, h, w) array at its bottom and right by edge values."""
+    return np.pad(array, ((0, 0), (0, height - array.shape[1]), (0, width - array.shape[2])), mode="edge")

@@ -1,0 +1,32 @@
+"""The bytes of one zstd chunk: padded to its full size, little endian, with the checksum that zstd frames can carry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numcodecs import zstd  # type: ignore[import-untyped]
+
+from storage.zarr_meta import ZSTD_LEVEL
+
+if TYPE_CHECKING:
+    from storage.image import Pixels
+
+
+def encode(part: Pixels, side: int) -> bytes:
+    """Return the stored bytes of a chunk (..., side, side) from its part inside the image, zeros beyond the edge."""
+    stored = part.dtype.newbyteorder("<")
+    if part.shape[-2:] != (side, side):
+        whole = np.zeros((*part.shape[:-2], side, side), stored)
+        whole[..., : part.shape[-2], : part.shape[-1]] = part
+        part = whole
+    return bytes(zstd.compress(np.ascontiguousarray(part, stored), ZSTD_LEVEL, True))
+
+
+def decode(data: bytes, dtype: str, shape: tuple[int, ...]) -> Pixels:
+    """Return the chunk; raises ValueError when the bytes are not the ones that were written."""
+    try:
+        raw = zstd.decompress(data)
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+    return np.frombuffer(raw, np.dtype(dtype).newbyteorder("<")).reshape(shape)

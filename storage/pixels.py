@@ -1,0 +1,68 @@
+"""Between stored samples and the network's range [-1, 1]: the full range of the dtype, rounded once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from storage.image import Dtype
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike, NDArray
+
+    from storage.image import Pixels
+
+PEAK = {"uint8": 255, "uint16": 65535}
+"""Largest sample of each supported dtype; it maps to +1, and 0 maps to -1."""
+
+
+def to_unit(array: Pixels, dtype: DTypeLike | None = None) -> NDArray[np.float32]:
+    """Map samples of `dtype` (default: the array's own) to float32 in [-1, 1]: 2 v / peak - 1. Any shape.
+
+    Raises ValueError for another dtype than uint8 or uint16.
+    """
+    scale = np.float32(2.0 / peak(array.dtype if dtype is None else dtype))
+    return array.astype(np.float32) * scale - np.float32(1)
+
+
+def from_unit(values: NDArray[np.floating], dtype: DTypeLike) -> Pixels:
+    """Map [-1, 1] to samples: floor((v + 1) / 2 * peak + 1/2), values outside clipped. Any shape.
+
+    This is the one rounding of a run. Raises ValueError for NaN and for another dtype than uint8 or uint16.
+    """
+    top = peak(dtype)
+    samples = values.astype(np.float32) + np.float32(1)
+    samples *= np.float32(top / 2)
+    samples += np.float32(0.5)
+    np.clip(samples, 0, top, out=samples)
+    if np.isnan(samples).any():
+        raise ValueError(f"NaN cannot become {np.dtype(dtype).name}; the result that is being published is not finite")
+    return samples.astype(dtype)  # truncation of values >= 0 is the floor
+
+
+def peak(dtype: DTypeLike) -> int:
+    """Return the largest sample; raises ValueError for a dtype that is not supported."""
+    name = np.dtype(dtype).name
+    if name not in PEAK:
+        raise ValueError(f"dtype {name} is not supported; supported: {', '.join(PEAK)}")
+    return PEAK[name]
+
+
+def halve(pixels: Pixels) -> Pixels:
+    """Return the 2 x 2 means of (C, H, W) samples in their own dtype, halves rounded up: (C, ceil(H/2), ceil(W/2)).
+
+    A last odd row or column is averaged with itself.
+    """
+    _, height, width = pixels.shape
+    if height % 2 or width % 2:
+        pixels = np.pad(pixels, ((0, 0), (0, height % 2), (0, width % 2)), mode="edge")
+    wide = np.uint16 if pixels.dtype == np.uint8 else np.uint32
+    rows = np.add(pixels[:, 0::2], pixels[:, 1::2], dtype=wide)
+    means = np.right_shift(rows[:, :, 0::2] + rows[:, :, 1::2] + 2, 2)
+    return means.astype(pixels.dtype)
+
+
+def dtype_name(dtype: DTypeLike) -> Dtype:
+    """Return 'uint8' or 'uint16'; raises ValueError for another dtype."""
+    return "uint8" if peak(dtype) == PEAK["uint8"] else "uint16"

@@ -1,0 +1,73 @@
+"""A measurement pooled for a coarser level: average of k x k pixels, NaN where any of them is unknown; built by blocks."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from storage.box import Box
+
+Array = NDArray[np.float32]
+
+# Side of the blocks that are pooled at a time and of the stored chunks, px of the pooled image.
+BLOCK = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Pooled:
+    """A pooled measurement, (C, height, width) float32 in [-1, 1], NaN where unknown."""
+
+    array: zarr.Array
+
+    @property
+    def height(self) -> int:
+        return int(self.array.shape[1])
+
+    @property
+    def width(self) -> int:
+        return int(self.array.shape[2])
+
+    def read(self, box: Box) -> Array:
+        """Read a window inside the image as (C, h, w)."""
+        return np.asarray(self.array[:, box.y0 : box.y1, box.x0 : box.x1], dtype=np.float32)
+
+
+def open_pooled(path: Path) -> Pooled:
+    """Open a pooled measurement that `build_pooled` finished."""
+    return Pooled(zarr.open_array(path, mode="r"))
+
+
+def build_pooled(
+    read: Callable[[int, int, int, int], Array], channels: int, height: int, width: int, factor: int, dest: Path
+) -> Pooled:
+    """Pool `read(y0, x0, y1, x1)`, an image that may be read beyond its edge, into a new array at `dest`.
+
+    height, width: size of the pooled image, px. Written under a temporary name and renamed, so it is whole or absent.
+    Memory: one block of (factor * 512)^2 pixels.
+    """
+    partial = dest.with_name(dest.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    array = zarr.create_array(
+        store=partial,
+        shape=(channels, height, width),
+        chunks=(channels, min(BLOCK, height), min(BLOCK, width)),
+        dtype="float32",
+        compressors=None,
+        fill_value=float("nan"),
+        config={"write_empty_chunks": True},
+    )
+    for y in range(0, height, BLOCK):
+        for x in range(0, width, BLOCK):
+            y1, x1 = min(y + BLOCK, height), min(x + BLOCK, width)
+            fine = read(y * factor, x * factor, y1 * factor, x1 * factor)
+            cells = fine.reshape(channels, y1 - y, factor, x1 - x, factor)
+            array[:, y:y1, x:x1] = cells.mean(axis=(2, 4), dtype=np.float64).astype(np.float32)
+    partial.rename(dest)
+    return open_pooled(dest)

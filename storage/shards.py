@@ -1,0 +1,124 @@
+"""One stored object of a published level: many zstd chunks and an index, made whole in memory and written at once.
+
+Source: sharding-indexed codec 1.0. The chunks lie in C order without gaps, so the same pixels give the same bytes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import google_crc32c
+import numpy as np
+
+from storage import chunks, zarr_meta
+from storage.box import Box
+from storage.errors import DamagedError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from storage.image import Pixels
+
+
+# An index entry of 2^64 - 1 says that a chunk is not stored: here, one that lies wholly beyond the image's edge.
+_ABSENT = np.uint64(2**64 - 1)
+_CRC_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """The geometry of one sharded array (C, H, W) with chunks (1, chunk, chunk)."""
+
+    shape: tuple[int, int, int]
+    """(C, H, W), px."""
+    dtype: str
+    """'uint8' or 'uint16'."""
+    chunk: int
+    """Side of a chunk, px."""
+    shard: tuple[int, int]
+    """Height and width of a shard, px: multiples of the chunk, no larger than the image needs."""
+
+    @classmethod
+    def fit(cls, *, shape: tuple[int, int, int], dtype: str, chunk: int, shard: int) -> Level:
+        """Return the level with shards of `shard` px, clamped to the chunks that the image needs."""
+        needed = (-(-side // chunk) * chunk for side in shape[1:])
+        height, width = (min(shard, side) for side in needed)
+        return cls(shape=shape, dtype=dtype, chunk=chunk, shard=(height, width))
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Return the number of shards (down, across)."""
+        return -(-self.shape[1] // self.shard[0]), -(-self.shape[2] // self.shard[1])
+
+    def box(self, row: int, col: int) -> Box:
+        """Return the pixels of a shard, clipped to the image."""
+        height, width = self.shard
+        return Box(row * height, col * width, (row + 1) * height, (col + 1) * width).clip(*self.shape[1:])
+
+    def places(self) -> Iterator[tuple[int, int]]:
+        """Yield (row, column) of every shard."""
+        yield from itertools.product(*map(range, self.grid))
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the zarr metadata of the array."""
+        return zarr_meta.array_metadata(
+            shape=self.shape,
+            dtype=self.dtype,
+            chunk=(self.shape[0], *self.shard),
+            codecs=[zarr_meta.sharding_codec(self.dtype, (1, self.chunk, self.chunk))],
+        )
+
+    def halved(self, shard: int) -> Level:
+        """Return the next level of the pyramid, each side half as long, rounded up."""
+        channels, height, width = self.shape
+        shape = (channels, -(-height // 2), -(-width // 2))
+        return Level.fit(shape=shape, dtype=self.dtype, chunk=self.chunk, shard=shard)
+
+
+def encode(level: Level, pixels: Pixels, pool: Executor) -> list[bytes]:
+    """Return the bytes of a shard, in parts. pixels: (C, h, w), the shard's box clipped to the image."""
+    down, across = (side // level.chunk for side in level.shard)
+    index = np.full((level.shape[0], down, across, 2), _ABSENT, "<u8")
+    present = list(_present(level, pixels))
+    parts = list(pool.map(lambda where: chunks.encode(pixels[_slices(level, *where)], level.chunk), present))
+    offset = 0
+    for where, part in zip(present, parts, strict=True):
+        index[where] = offset, len(part)
+        offset += len(part)
+    table = index.tobytes()
+    return [*parts, table, google_crc32c.value(table).to_bytes(_CRC_BYTES, "little")]
+
+
+def decode(level: Level, data: bytes, box: Box, name: str) -> Pixels:
+    """Return the pixels of a shard, (C, h, w) for its clipped `box`; raises DamagedError naming the object."""
+    down, across = (side // level.chunk for side in level.shard)
+    size = level.shape[0] * down * across * 16
+    table = data[-size - _CRC_BYTES : -_CRC_BYTES]
+    if len(table) != size or google_crc32c.value(table) != int.from_bytes(data[-_CRC_BYTES:], "little"):
+        raise DamagedError(f"{name}: the index of the shard fails its checksum; publish again")
+    index = np.frombuffer(table, "<u8").reshape(level.shape[0], down, across, 2)
+    out = np.empty((level.shape[0], *box.shape), level.dtype)
+    for channel, row, col in _present(level, out):
+        start, length = (int(v) for v in index[channel, row, col])
+        try:
+            chunk = chunks.decode(data[start : start + length], level.dtype, (level.chunk, level.chunk))
+        except ValueError as error:
+            raise DamagedError(f"{name}: chunk {(channel, row, col)} is damaged ({error}); publish again") from error
+        target = out[_slices(level, channel, row, col)]
+        target[...] = chunk[: target.shape[0], : target.shape[1]]
+    return out
+
+
+def _present(level: Level, pixels: Pixels) -> Iterator[tuple[int, int, int]]:
+    """Yield (channel, row, column) of the chunks that hold any pixel of the image."""
+    channels, height, width = pixels.shape
+    return itertools.product(range(channels), range(-(-height // level.chunk)), range(-(-width // level.chunk)))
+
+
+def _slices(level: Level, channel: int, row: int, col: int) -> tuple[int, slice, slice]:
+    """Return the place of a chunk inside its shard; an array's edge clips it."""
+    side = level.chunk
+    return channel, slice(row * side, (row + 1) * side), slice(col * side, (col + 1) * side)

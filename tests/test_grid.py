@@ -1,0 +1,109 @@
+"""Laws of the tile geometry, for every size, stride and order."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.errors import PlanError
+from orchestrator.grid import AxisGrid, TileGrid, TileKey
+
+
+@st.composite
+def grids(draw: st.DrawFn) -> TileGrid:
+    unit = draw(st.integers(1, 4))
+    tile = unit * draw(st.integers(2, 12))
+    stride = unit * draw(st.integers(1, tile // unit - 1))
+    height, width = (tile + unit * draw(st.integers(0, 40)) for _ in range(2))
+    return TileGrid.build(0, height, width, tile, stride, draw(st.sampled_from(["raster", "centre"])))
+
+
+@given(grids())
+def test_owned_boxes_partition_the_image(grid: TileGrid):
+    writers = np.zeros((grid.rows.length, grid.cols.length), dtype=int)
+    for key in grid.keys():
+        y0, x0, y1, x1 = grid.owned(key)
+        assert y1 > y0 and x1 > x0
+        writers[y0:y1, x0:x1] += 1
+    assert (writers == 1).all()
+
+
+@given(grids())
+def test_every_pinned_pixel_is_committed_by_the_chain_of_parents(grid: TileGrid):
+    def chain(key: TileKey, seen: set[TileKey]) -> set[TileKey]:
+        for parent in grid.parents(key):
+            if parent not in seen:
+                chain(parent, seen)
+        seen.add(key)
+        return seen
+
+    for key in [grid.key(i) for i in range(0, grid.count, max(1, grid.count // 12))]:
+        committed = np.zeros((grid.rows.length, grid.cols.length), dtype=bool)
+        for before in chain(key, set()):
+            y0, x0, y1, x1 = grid.owned(before)
+            committed[y0:y1, x0:x1] = True
+        y0, x0, y1, x1 = grid.box(key)
+        assert committed[y0:y1, x0:x1].all()
+
+
+@given(grids())
+def test_the_two_parents_carry_the_whole_halo(grid: TileGrid):
+    for key in [grid.key(i) for i in range(0, grid.count, max(1, grid.count // 12))]:
+        covered = np.zeros((grid.rows.length, grid.cols.length), dtype=bool)
+        for y0, x0, y1, x1 in [grid.owned(key), *(grid.box(parent) for parent in grid.parents(key))]:
+            covered[y0:y1, x0:x1] = True
+        y0, x0, y1, x1 = grid.box(key)
+        assert covered[y0:y1, x0:x1].all()
+
+
+@given(grids())
+def test_cells_never_have_two_owners(grid: TileGrid):
+    for axis in (grid.rows, grid.cols):
+        edges = {axis.owned(i)[0] for i in range(axis.count)} | {axis.length}
+        assert all(edge % grid.cell == 0 or edge == axis.length for edge in edges)
+
+
+@given(grids())
+def test_children_are_those_whose_parent_it_is(grid: TileGrid):
+    for key in grid.keys():
+        assert all(key in grid.parents(child) for child in grid.children(key))
+        assert all(key in grid.children(parent) for parent in grid.parents(key))
+
+
+@given(grids(), st.integers(0, 10_000))
+def test_owner_is_the_inverse_of_owned(grid: TileGrid, position: int):
+    for axis in (grid.rows, grid.cols):
+        lo, hi = axis.owned(axis.owner(position % axis.length))
+        assert lo <= position % axis.length < hi
+
+
+@given(grids(), st.integers(0, 10_000), st.integers(1, 60))
+def test_carriers_reach_every_owner_of_an_interval(grid: TileGrid, start: int, length: int):
+    for axis in (grid.rows, grid.cols):
+        lo = start % axis.length
+        hi = min(lo + length, axis.length)
+        reached = set()
+        for i in axis.carriers(lo, hi):
+            step = i
+            while step is not None:
+                reached.add(step)
+                step = axis.parent(step)
+        assert {axis.owner(p) for p in range(lo, hi)} <= reached
+
+
+def test_centre_order_halves_the_longest_chain():
+    raster = TileGrid.build(0, 4096, 4096, 256, 128, "raster")
+    centre = TileGrid.build(0, 4096, 4096, 256, 128, "centre")
+    assert raster.longest_chain == 2 * 31 - 1
+    assert centre.longest_chain == 31
+
+
+def test_starts_follow_the_paper_with_a_last_tile_at_the_edge():
+    axis = AxisGrid(600, 256, 128, 0)
+    assert [axis.start(i) for i in range(axis.count)] == [0, 128, 256, 344]
+
+
+@pytest.mark.parametrize("stride", [0, 256, 300])
+def test_a_stride_without_overlap_is_refused(stride: int):
+    with pytest.raises(PlanError, match="does not overlap"):
+        TileGrid.build(0, 512, 512, 256, stride, "raster")
