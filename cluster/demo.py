@@ -37,7 +37,7 @@ def run_demo(out: Path, workers: int) -> int:
             "input": {"path": str(out / "input.png")},
             "output": str(out / "restored.zarr"),
             "task": {"name": "sr", "scale": SCALE},
-            "tiling": {"tile": 128, "stride": 64},
+            "tiling": {"tile": 128},
             "run": {"executor": "ray", "workers": workers},
         }
     )

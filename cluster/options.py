@@ -35,10 +35,15 @@ Form = Annotated[str | None, typer.Option(help="posterior (DDPM step) or eps (Eq
 Steps = Annotated[int | None, typer.Option(help="Denoising steps per tile.")]
 Eta = Annotated[str | None, typer.Option(help="Share of fresh noise in form eps: 0 to 1, or ddpm.")]
 Start = Annotated[int | None, typer.Option(help="First timestep of a warm start; leave out for the preset's.")]
+Inverse = Annotated[str | None, typer.Option(help="A+ of average pooling: replicate (the paper's) or smooth.")]
 NoiseScale = Annotated[float | None, typer.Option(help="Factor of all noise, 0 to 1.")]
 Travel = Annotated[str | None, typer.Option(help="Time travel LENGTH,REPEAT, for example 10,3.")]
 Tile = Annotated[int | None, typer.Option(help="Side of a tile in px.", show_default="the network's")]
 Stride = Annotated[int | None, typer.Option(help="Distance between tiles in px.", show_default="half a tile")]
+Margin = Annotated[
+    int | None,
+    typer.Option(help="Outer px that a tile leaves to the next one.", show_default="half the overlap; 0 for paper"),
+]
 Levels = Annotated[int | None, typer.Option(help="Restoration levels (HiR); 1 = none.", show_default="automatic")]
 Order = Annotated[str | None, typer.Option(help="raster or centre.", show_default="raster")]
 Seed = Annotated[int | None, typer.Option(help="Seed of all randomness.", show_default="0")]
@@ -126,10 +131,12 @@ PLACES = {
     "steps": ("sampling", "steps"),
     "start": ("sampling", "start"),
     "noise_scale": ("sampling", "noise_scale"),
+    "inverse": ("sampling", "inverse"),
     "travel": ("sampling", "travel"),
     "seed": ("sampling", "seed"),
     "tile": ("tiling", "tile"),
     "stride": ("tiling", "stride"),
+    "margin": ("tiling", "margin"),
     "levels": ("tiling", "levels"),
     "order": ("tiling", "order"),
     "executor": ("run", "executor"),

@@ -58,3 +58,4 @@ def print_verification(found: Verification) -> None:
     for name, ratio in (("rows", found.seams.rows), ("columns", found.seams.columns), ("overall", found.seams.overall)):
         error = "" if ratio.lines < 2 else f" +- {ratio.stderr:.3f}"
         print(f"seam ratio, {name}: {ratio.ratio:.3f}{error} over {ratio.lines} edges")
+    print(f"seam ratio against lines of every phase of the operator's lattice: {found.seams.unphased.ratio:.3f}")

@@ -169,6 +169,8 @@ class SeamReport:
     rows: SeamRatio
     columns: SeamRatio
     overall: SeamRatio
+    unphased: SeamRatio
+    """Overall, against all parallel lines: edges lie on the operator's cell lattice, so this counts its steps as seams."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -176,6 +178,8 @@ class SeamMeter:
     """Compare the differences across owned-box edges with those across parallel lines 4 to S/4 px away.
 
     An edge e on the row axis lies between rows e-1 and e. Feed the boxes of `windows`, in any order, each once.
+    Owned boxes end on the lattice of the operator's cells (every 4 px for x4 super-resolution), across which even a
+    picture restored in one piece differs more than inside a cell. So lines at the same phase of the lattice are compared.
     """
 
     height: int
@@ -185,6 +189,8 @@ class SeamMeter:
     column_edges: Sequence[int]
     stride: int
     """Tile stride S, px."""
+    period: int = 1
+    """Period of the operator's cell lattice, px."""
     _row_sums: Float64 = field(init=False)
     """Sum of |x[y] - x[y-1]| over columns and channels, for every y."""
     _column_sums: Float64 = field(init=False)
@@ -209,16 +215,21 @@ class SeamMeter:
 
     def result(self) -> SeamReport:
         """Return the ratios of what has been fed; 1 with no lines for an image without internal edges."""
-        rows = _pairs(self._row_sums, self.row_edges, self.stride)
-        columns = _pairs(self._column_sums, self.column_edges, self.stride)
-        return SeamReport(rows=_ratio(rows), columns=_ratio(columns), overall=_ratio(rows + columns))
+        rows = _pairs(self._row_sums, self.row_edges, self.stride, self.period)
+        columns = _pairs(self._column_sums, self.column_edges, self.stride, self.period)
+        unphased = _pairs(self._row_sums, self.row_edges, self.stride, 1)
+        unphased += _pairs(self._column_sums, self.column_edges, self.stride, 1)
+        return SeamReport(
+            rows=_ratio(rows), columns=_ratio(columns), overall=_ratio(rows + columns), unphased=_ratio(unphased)
+        )
 
 
-def _pairs(sums: Float64, edges: Sequence[int], stride: int) -> list[tuple[float, float]]:
+def _pairs(sums: Float64, edges: Sequence[int], stride: int, period: int) -> list[tuple[float, float]]:
     """Return for every edge the sum across it and the mean sum across its parallel lines, none of them near an edge."""
     pairs = []
     for edge in edges:
-        offsets = range(SEAM_CLEARANCE, max(stride // 4, SEAM_CLEARANCE) + 1)
+        first = -(-SEAM_CLEARANCE // period) * period
+        offsets = range(first, max(stride // 4, first) + 1, period)
         lines = [edge + sign * d for sign in (-1, 1) for d in offsets]
         lines = [y for y in lines if 0 < y < len(sums) and all(abs(y - e) >= SEAM_CLEARANCE for e in _near(edges, y))]
         if lines:

@@ -51,14 +51,10 @@ class Preset:
 
 # Close to the posterior mean: best PSNR and SSIM. Without noise and with eta 1 a step is x' = a' x^: the network's
 # estimate, projected, becomes the next input at a lower level. A deviation from Algorithm 1, which starts from noise.
-FAITHFUL = Preset(
-    start=250, steps=20, spacing="log_sigma", form="eps", eta=1.0, noise_scale=0.0, init="bicubic"
-)
+FAITHFUL = Preset(start=250, steps=20, spacing="log_sigma", form="eps", eta=1.0, noise_scale=0.0, init="bicubic")
 
 # A sample of the posterior, nearer to the grain of real images at the price of PSNR; also a warm start.
-DETAIL = Preset(
-    start=400, steps=20, spacing="log_sigma", form="eps", eta=1.0, noise_scale=1.0, init="bicubic"
-)
+DETAIL = Preset(start=400, steps=20, spacing="log_sigma", form="eps", eta=1.0, noise_scale=1.0, init="bicubic")
 
 # What the paper runs with its large checkpoints: Algorithm 1 from pure noise, T = 100, time travel l = 10, r = 3.
 PAPER = Preset(

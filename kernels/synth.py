@@ -280,8 +280,9 @@ def points(rng: Generator, n: int) -> Image:
     for _ in range(3):
         count = int(log_uniform(rng, 20, 1500))
         light = np.zeros_like(image)
-        place = rng.integers(0, n, (2, count))
-        light[*place] = np.exp(rng.normal(size=(count, 1))) * np.clip(palette(rng, count) + 0.3, 0, 1.5)
+        brightness = np.exp(rng.normal(size=(count, 1)))
+        tint = np.clip(palette(rng, count) + 0.3, 0, 1.5)
+        light[rng.integers(0, n, count), rng.integers(0, n, count)] = brightness * tint
         size = rng.uniform(1.5, 7)
         image = image + blur(light, size) * np.float32(2 * np.pi * size**2 * rng.uniform(0.2, 0.8))
     return image

@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
@@ -50,8 +49,6 @@ class TrainingSpec:
     learning_rate: float = 8e-4
     warmup: int = 200
     ema: float = 0.9985
-    degraded: float = 0.25
-    """Share of examples that are pooled and enlarged instead of noisy: what a warm start feeds the network."""
     image_side: int = 320
     shard_images: int = 32
     shards: int = 64
@@ -84,7 +81,7 @@ PRESETS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Hold one step's examples: z = x0 + sigma n, or a degraded x0 labelled sigma."""
+    """Hold one step's examples: z = x0 + sigma n."""
 
     x0: Tensor
     z: Tensor
@@ -101,10 +98,7 @@ def make_batch(spec: TrainingSpec, pool: ImagePool, step: int) -> Batch:
     x0 = torch.from_numpy(np.stack(crops))
     sigma = torch.from_numpy(draw_sigma(rng, count))
     noise = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32))
-    z = x0 + sigma[:, None, None, None] * noise
-    for i in np.flatnonzero(rng.random(count) < spec.degraded):
-        z[i], sigma[i] = degrade(rng, x0[i], noise[i])
-    return Batch(x0=x0, z=z, sigma=sigma)
+    return Batch(x0=x0, z=x0 + sigma[:, None, None, None] * noise, sigma=sigma)
 
 
 def draw_sigma(rng: np.random.Generator, count: int) -> NDArray[np.float32]:
@@ -113,17 +107,6 @@ def draw_sigma(rng: np.random.Generator, count: int) -> NDArray[np.float32]:
     spread = rng.random(count) < 0.2
     log_sigma[spread] = rng.uniform(math.log(0.005), math.log(160), int(spread.sum()))
     return np.exp(log_sigma).clip(0.004, 160).astype(np.float32)
-
-
-def degrade(rng: np.random.Generator, x0: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a pooled and bicubically enlarged x0 and the level that labels it; three in ten get some noise too."""
-    factor = int(rng.choice([2, 4, 4, 8]))
-    small = F.avg_pool2d(x0[None], factor)
-    enlarged = F.interpolate(small, scale_factor=factor, mode="bicubic", align_corners=False)[0]
-    # Lower labels would ask for more change than the preconditioning lets the network make there (c_out = sigma).
-    sigma = float(np.exp(rng.uniform(math.log(0.15), math.log(1.5))))
-    scale = rng.random() if rng.random() < 0.3 else 0.0
-    return enlarged + scale * sigma * noise, torch.tensor(sigma)
 
 
 def augment(rng: np.random.Generator, crop: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -270,7 +253,7 @@ def export(out: Path, path: Path) -> int:
     metadata = {
         "format": FORMAT,
         "config": json.dumps(spec["config"]),
-        "training": json.dumps(spec | {"step": state["step"]}),
+        "training": json.dumps(spec | {"step": state["step"], "init": Path(spec["init"]).name}),
         "trained_on": "images drawn by kernels/synth.py only",
         "license": "Apache-2.0",
     }

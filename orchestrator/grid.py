@@ -1,17 +1,20 @@
 """Tile geometry: where tiles lie, which pixels each one owns, which tile it waits for. Pure integers, O(1) per tile.
 
-One axis of length 640 with tile 256 and stride 128, raster order (root 0):
+One axis of length 640 with tile 256 and stride 128, raster order (root 0), without and with a margin of 64:
 
-    start   0     128    256    384
-    tile 0  [0 . . . . . 256)                      owns [0, 256)
-    tile 1        [128 . . . . . 384)              owns [256, 384)
-    tile 2               [256 . . . . . 512)       owns [384, 512)
-    tile 3                      [384 . . . . 640)  owns [512, 640)
+    tile    window         owns (margin 0)   owns (margin 64)   pinned (margin 64)
+    0       [0, 256)       [0, 256)          [0, 192)           -
+    1       [128, 384)     [256, 384)        [192, 320)         [128, 192)
+    2       [256, 512)     [384, 512)        [320, 448)         [256, 320)
+    3       [384, 640)     [512, 640)        [448, 640)         [384, 448)
 
-In two dimensions everything is a product of two axes: a tile owns (rows its row index owns) x (columns its column index
-owns), is pinned on the rest of its box, and waits for at most two tiles: its neighbour towards the root row and its
-neighbour towards the root column. Those two carry the whole halo, since each strip of the overlap lies inside one
-of their boxes. The raster order has its root in the corner, the centre-out order in the middle (half the depth).
+The margin is the outer part of a window that a tile restores but does not commit, because nothing beyond the window
+told the network what comes there; the next tile restores it again, with context on both sides. Margin 0 is the paper's
+geometry. The pixels of a window that are neither owned nor margin are pinned: earlier tiles have committed them.
+
+In two dimensions everything is a product of two axes. A tile waits for at most two tiles: its neighbour towards the
+root row and its neighbour towards the root column; those two and theirs have committed every pinned pixel. The raster
+order has its root in the corner, the centre-out order in the middle (half the depth).
 """
 
 from __future__ import annotations
@@ -40,6 +43,8 @@ class AxisGrid:
     """Padded length of the axis, px."""
     tile: int
     stride: int
+    margin: int
+    """Outer pixels of a window that a tile does not commit, except at the image's own edge, px."""
     root: int
     """Index of the tile that waits for nobody."""
 
@@ -69,25 +74,39 @@ class AxisGrid:
         return found
 
     def owned(self, i: int) -> tuple[int, int]:
-        """Return the half-open interval that tile i writes.
+        """Return the half-open interval that tile i writes; these intervals partition the axis.
 
-        >>> axis = AxisGrid(640, 256, 128, root=0)
+        >>> axis = AxisGrid(640, 256, 128, margin=64, root=0)
         >>> [axis.owned(i) for i in range(axis.count)]
-        [(0, 256), (256, 384), (384, 512), (512, 640)]
+        [(0, 192), (192, 320), (320, 448), (448, 640)]
         """
-        if i > self.root:
-            return self.end(i - 1), self.end(i)
-        if i < self.root:
-            return self.start(i), self.start(i + 1)
-        return self.start(i), self.end(i)
+        first = self._cut_before(i) if i > self.root else self._cut_after(i - 1)
+        last = self._cut_before(i + 1) if i >= self.root else self._cut_after(i)
+        return first, last
+
+    def _cut_before(self, i: int) -> int:
+        """Return where tile i > root takes over from tile i - 1; past the last tile the axis ends."""
+        return self.length if i == self.count else self.end(i - 1) - self.margin
+
+    def _cut_after(self, i: int) -> int:
+        """Return where tile i < root hands over to tile i + 1; before the first tile the axis begins."""
+        return 0 if i < 0 else self.start(i + 1) + self.margin
+
+    def settled(self, i: int) -> tuple[int, int]:
+        """Return the part of tile i's window that is committed once tile i is: its own and its chain's pixels."""
+        (lo, hi), (root_lo, root_hi) = self.owned(i), self.owned(self.root)
+        if i >= self.root:
+            return max(self.start(i), root_lo), hi
+        return lo, min(self.end(i), root_hi)
 
     def owner(self, position: int) -> int:
         """Return the index of the tile that owns the pixel at `position`."""
-        if position < self.start(self.root):
-            return position // self.stride
-        if position < self.end(self.root):
+        lo, hi = self.owned(self.root)
+        if position < lo:
+            return max((position - self.margin) // self.stride, 0)
+        if position < hi:
             return self.root
-        return min(-(-(position + 1 - self.tile) // self.stride), self.count - 1)
+        return min(-(-(position + 1 + self.margin - self.tile) // self.stride), self.count - 1)
 
     def carriers(self, lo: int, hi: int) -> list[int]:
         """Return the fewest indices whose chains to the root pass through every owner of the pixels [lo, hi)."""
@@ -107,17 +126,27 @@ class TileGrid:
     rows: AxisGrid
     cols: AxisGrid
     cell: int
-    """Side of the working array's cells, px: the greatest length that divides every boundary between owned boxes."""
+    """Side of the working array's cells, px: the greatest that puts every boundary between owned boxes on a lattice."""
 
     @classmethod
-    def build(cls, level: int, height: int, width: int, tile: int, stride: int, order: str) -> TileGrid:
+    def build(
+        cls, level: int, height: int, width: int, tile: int, stride: int, order: str, margin: int = 0
+    ) -> TileGrid:
         """Lay tiles over a padded level of height x width px; raises PlanError when they cannot be laid."""
         if not 0 < stride < tile:
             raise PlanError(f"stride {stride} does not overlap tiles of {tile} px; choose a stride below {tile}")
+        if not 0 <= 2 * margin <= tile - stride:
+            most = (tile - stride) // 2
+            raise PlanError(f"margin {margin} is more than half of the overlap of {tile - stride} px; choose 0 to {most}")
         if height < tile or width < tile:
             raise PlanError(f"level {level} is {height}x{width} px, below one tile of {tile} px; pad it first")
-        rows, cols = (_axis(length, tile, stride, order) for length in (height, width))
-        return cls(level, rows, cols, math.gcd(tile, stride))
+        rows, cols = (_axis(length, tile, stride, margin, order) for length in (height, width))
+        return cls(level, rows, cols, math.gcd(tile - 2 * margin, stride))
+
+    @property
+    def cell_offset(self) -> int:
+        """Pixels by which the cell lattice begins before the image, so that boundaries fall on it."""
+        return -self.rows.margin % self.cell
 
     @property
     def count(self) -> int:
@@ -131,6 +160,11 @@ class TileGrid:
     def owned(self, key: TileKey) -> tuple[int, int, int, int]:
         """Return the box y0, x0, y1, x1 that the tile writes; owned boxes partition the level."""
         (y0, y1), (x0, x1) = self.rows.owned(key.row), self.cols.owned(key.col)
+        return y0, x0, y1, x1
+
+    def settled(self, key: TileKey) -> tuple[int, int, int, int]:
+        """Return the box y0, x0, y1, x1 within the window that is committed once the tile is; outside `owned`: pinned."""
+        (y0, y1), (x0, x1) = self.rows.settled(key.row), self.cols.settled(key.col)
         return y0, x0, y1, x1
 
     def parents(self, key: TileKey) -> list[TileKey]:
@@ -163,9 +197,9 @@ class TileGrid:
         return (self.key(i) for i in range(self.count))
 
 
-def _axis(length: int, tile: int, stride: int, order: str) -> AxisGrid:
-    count = AxisGrid(length, tile, stride, 0).count
+def _axis(length: int, tile: int, stride: int, margin: int, order: str) -> AxisGrid:
+    count = AxisGrid(length, tile, stride, margin, 0).count
     # (count - 1) // 2 is never the last tile of several: only the last one starts off the stride, and a root there
     # would put a boundary of owned boxes off the cell lattice.
     root = {"raster": 0, "centre": (count - 1) // 2}[order]
-    return AxisGrid(length, tile, stride, root)
+    return AxisGrid(length, tile, stride, margin, root)

@@ -82,9 +82,10 @@ class Plan:
         out_channels = _out_channels(task, channels, denoiser)
         tiling = spec.tiling
         assert tiling.tile and tiling.stride and tiling.levels and tiling.order, "resolve() fills the tiling"
+        assert tiling.margin is not None, "resolve() fills the tiling"
         last = tiling.levels - 1
         _check_levels(task, last)
-        _check_alignment(task, tiling.tile, tiling.stride, last, denoiser)
+        _check_alignment(task, tiling.tile, tiling.stride, tiling.margin, last, denoiser)
         full = (height * task.scale, width * task.scale)
         sizes = [_padded(side, task, tiling.tile, last) for side in full]
         sigma_y = spec.task.sigma * (2.0 if spec.task.sigma_unit == "fraction" else 2.0 / dtype_range(dtype))
@@ -93,7 +94,7 @@ class Plan:
             posed = task.posed(FACTOR**k)
             assert posed is not None, "checked above"
             padded = [max(side // FACTOR**k, tiling.tile) for side in sizes]
-            grid = TileGrid.build(k, padded[0], padded[1], tiling.tile, tiling.stride, tiling.order)
+            grid = TileGrid.build(k, *padded, tiling.tile, tiling.stride, tiling.order, tiling.margin)
             valid = [-(-side // FACTOR**k) for side in full]
             levels.append(
                 Level(
@@ -142,6 +143,12 @@ def fitting_stride(task: Task, wanted: int, tile: int, levels: int) -> int:
     return min(choices, key=lambda s: (abs(s - wanted), tile % s))
 
 
+def fitting_margin(task: Task, tile: int, stride: int, levels: int) -> int:
+    """Return half the overlap, rounded down to what operator and hierarchy accept."""
+    unit = math.lcm(1, *(alignment(task, k, levels - 1) for k in range(levels)))
+    return (tile - stride) // 2 // unit * unit
+
+
 def _out_channels(task: Task, channels: int, denoiser: DenoiserInfo) -> int:
     if task.grey:
         return denoiser.channels
@@ -163,7 +170,7 @@ def _check_levels(task: Task, last: int) -> None:
             )
 
 
-def _check_alignment(task: Task, tile: int, stride: int, last: int, denoiser: DenoiserInfo) -> None:
+def _check_alignment(task: Task, tile: int, stride: int, margin: int, last: int, denoiser: DenoiserInfo) -> None:
     unit = math.lcm(1, *(alignment(task, k, last) for k in range(last + 1)))
     whole = math.lcm(unit, denoiser.multiple)
     if denoiser.fixed_tile and tile != denoiser.tile:
@@ -179,6 +186,8 @@ def _check_alignment(task: Task, tile: int, stride: int, last: int, denoiser: De
         below = stride // unit * unit
         sizes = f"{below} or {below + unit}" if below else f"{unit}"
         raise PlanError(f"stride {stride} does not fit scale {task.scale} and {last + 1} levels; choose {sizes}")
+    if margin % unit:
+        raise PlanError(f"margin {margin} is not a multiple of {unit}; choose {margin // unit * unit}")
 
 
 def _padded(side: int, task: Task, tile: int, last: int) -> int:

@@ -6,13 +6,13 @@ import shutil
 from pathlib import Path
 
 from orchestrator.errors import PlanError
+from orchestrator.level_cells import LevelCells
 from orchestrator.measured import input_measured, level_measured
 from orchestrator.plan import Plan
 from orchestrator.rundir import RunDir
 from orchestrator.tasks import FACTOR
 from orchestrator.windows import Measured
 from storage.box import Box
-from storage.cells import Cells
 from storage.open import inspect
 from storage.pooled import build_pooled
 from storage.stage import stage
@@ -30,11 +30,8 @@ def prepare(run: RunDir, plan: Plan) -> None:
     if plan.task.measured:
         _pool(run, plan)
     for level in plan.levels:
-        path = run.work(level.index)
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            rows, cols = level.grid.rows.length, level.grid.cols.length
-            Cells.create(path, channels=plan.out_channels, height=rows, width=cols, cell=level.grid.cell)
+        if not run.work(level.index).exists():
+            LevelCells.create(run, plan, level)
 
 
 def _pool(run: RunDir, plan: Plan) -> None:
@@ -54,7 +51,7 @@ def _pool(run: RunDir, plan: Plan) -> None:
 
 def verify_cells(run: RunDir, plan: Plan, level: int, box: tuple[int, int, int, int]) -> bool:
     """Return whether every cell of an owned box is there (not whether its content is sound: reading checks that)."""
-    return Cells.open(run.work(level)).exists(Box(*box))
+    return LevelCells.open(run, plan.levels[level]).exists(Box(*box))
 
 
 def check_disk(run: RunDir, needed: int) -> None:

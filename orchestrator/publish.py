@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.level_cells import LevelCells
 from orchestrator.plan import Plan
 from orchestrator.rundir import RunDir
 from storage.box import Box
-from storage.cells import Cells
 from storage.pixels import from_unit
 from storage.publish import publish
 
 
 def publish_run(run: RunDir, plan: Plan) -> None:
     """Write the restored image under the run's root; its metadata comes last."""
-    cells = Cells.open(run.work(0))
+    cells = LevelCells.open(run, plan.levels[0])
 
     def source(box: Box) -> NDArray[np.generic]:
         return from_unit(cells.read(box), plan.dtype)

@@ -61,6 +61,8 @@ class SamplingSpec(_Section):
     guided_start: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """The same for levels that have a coarser level to start from."""
     spacing: Literal["uniform", "log_sigma"] | None = None
+    inverse: Literal["replicate", "smooth"] | None = None
+    """A+ of average pooling: replication (Moore-Penrose, the paper's) or a smooth one (kernels.smooth_pool)."""
     init: Literal["bicubic", "none"] | None = None
     noise_scale: Annotated[float, Field(ge=0, le=1)] | None = None
     travel: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
@@ -73,6 +75,8 @@ class TilingSpec(_Section):
 
     tile: Annotated[int, Field(ge=8, le=4096)] | None = None
     stride: Annotated[int, Field(ge=4, le=4096)] | None = None
+    margin: Annotated[int, Field(ge=0, le=2048)] | None = None
+    """Outer pixels of a tile that it does not commit (orchestrator.grid); 0 is the paper's geometry."""
     levels: Annotated[int, Field(ge=1, le=24)] | None = None
     order: Literal["raster", "centre"] | None = None
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from kernels.metrics import Consistency, ConsistencyMeter, SeamMeter, SeamReport, clipped_cells
 from orchestrator.errors import PlanError
 from orchestrator.grid import AxisGrid
-from orchestrator.plan import Plan, dtype_range
+from orchestrator.plan import Plan, alignment, dtype_range
 from orchestrator.resolve import plan_job
 from orchestrator.rundir import RunDir
 from storage.box import Box
@@ -110,6 +110,7 @@ def _seams(plan: Plan, image: Reader) -> SeamReport:
         row_edges=list(_edges(grid.rows, plan.height)),
         column_edges=list(_edges(grid.cols, plan.width)),
         stride=grid.rows.stride,
+        period=alignment(plan.task, 0, len(plan.levels) - 1),
     )
     for y0, x0, y1, x1 in meter.windows(WINDOW):
         meter.update(y0, x0, image.read(Box(y0, x0, y1, x1)))

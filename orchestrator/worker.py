@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernels.constraints import Known, Measurement, Problem, guide
+from kernels.constraints import Known, Measurement, Problem
 from kernels.denoiser import load_denoiser
 from kernels.noise import KeyedNoise
 from kernels.resample import bicubic_upsample, fill_unknown
@@ -19,6 +19,7 @@ from kernels.tasks import measurement_operator
 from orchestrator.errors import TileError
 from orchestrator.graph import guide_window
 from orchestrator.grid import TileKey
+from orchestrator.level_cells import LevelCells
 from orchestrator.measured import level_measured
 from orchestrator.plan import Level, Plan
 from orchestrator.rundir import RunDir
@@ -26,7 +27,6 @@ from orchestrator.tasks import FACTOR
 from orchestrator.trajectory import Trajectory, trajectory
 from orchestrator.windows import Array, pad_to, to_bands, to_channels
 from storage.box import Box
-from storage.cells import Cells
 
 # Measurement pixels read around a tile so that the bicubic start (support 2) has no edge of its own.
 START_MARGIN = 4
@@ -63,7 +63,7 @@ class Worker:
             torch.set_num_threads(1)  # more workers beat more threads (docs/RESULTS.md), and one thread is repeatable
         self.denoiser = load_denoiser(plan.spec.denoiser, device=str(self.device))
         self.noise = KeyedNoise(plan.spec.sampling.seed)
-        self.cells = [Cells.open(self.run_dir.work(level.index)) for level in plan.levels]
+        self.cells = [LevelCells.open(self.run_dir, level) for level in plan.levels]
         self.measured = [level_measured(self.run_dir, plan, level) for level in plan.levels]
         self.trajectories = [trajectory(plan, level) for level in plan.levels]
 
@@ -109,15 +109,12 @@ class Worker:
         return np.where(unknown[:, m:-m, m:-m], filled, picture[:, m:-m, m:-m])
 
     def _read_known(self, level: Level, key: TileKey) -> tuple[Array, Array]:
-        box, owned = Box(*level.grid.box(key)), Box(*level.grid.owned(key))
-        channels, (height, width) = self.plan.denoiser.channels, box.shape
-        mask, known = np.ones((1, height, width), dtype=bool), np.zeros((channels, height, width), np.float32)
-        inner = owned.shift(-box.y0, -box.x0)
-        mask[:, inner.y0 : inner.y1, inner.x0 : inner.x1] = False
-        for strip in _around(box, owned):
-            place = strip.shift(-box.y0, -box.x0)
-            pixels = to_channels(self.cells[level.index].read(strip), channels)
-            known[:, place.y0 : place.y1, place.x0 : place.x1] = pixels
+        box, channels = Box(*level.grid.box(key)), self.plan.denoiser.channels
+        mask, known = np.zeros((1, *box.shape), dtype=bool), np.zeros((channels, *box.shape), np.float32)
+        for strip in _around(Box(*level.grid.settled(key)), Box(*level.grid.owned(key))):
+            rows, cols = strip.shift(-box.y0, -box.x0).slices()
+            mask[:, rows, cols] = True
+            known[:, rows, cols] = to_channels(self.cells[level.index].read(strip), channels)
         return mask, known
 
     def _read_guide(self, level: Level, key: TileKey) -> tuple[Array, Array]:
@@ -138,7 +135,7 @@ class Worker:
     def _sample(self, level: Level, keys: list[TileKey], tiles: list[_TileInput]) -> Tensor:
         route = self.trajectories[level.index]
         problem = Problem(
-            guide=None if tiles[0].guide is None else guide(self._stack([t.guide for t in tiles]), FACTOR),
+            guide=self._guide([t.guide for t in tiles]),
             measurement=self._measurement(level, [t.y for t in tiles]),
             known=Known(self._stack([t.known_mask for t in tiles]), self._stack([t.known for t in tiles])),
         )
@@ -156,6 +153,16 @@ class Worker:
         )
         return result.cpu()
 
+    def _guide(self, windows: list[Array | None]) -> Measurement | None:
+        if windows[0] is None:
+            return None
+        operator = measurement_operator(FACTOR, grey=False, known=None, channels=0, smooth=self._smooth)
+        return Measurement(operator, self._stack(windows))
+
+    @property
+    def _smooth(self) -> bool:
+        return self.plan.spec.sampling.inverse == "smooth"
+
     def _measurement(self, level: Level, windows: list[Array | None]) -> Measurement | None:
         if windows[0] is None:
             return None
@@ -166,6 +173,7 @@ class Worker:
             grey=self.plan.task.grey,
             known=known if self.plan.task.masked else None,
             channels=self.plan.denoiser.channels,
+            smooth=self._smooth,
         )
         return Measurement(operator, torch.nan_to_num(y), level.sigma_y)
 

@@ -11,6 +11,7 @@ import logging
 import shutil
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -28,6 +29,8 @@ _log = logging.getLogger(__name__)
 _CRC_BYTES = 4
 # First pause while waiting for a cell that another machine has just written, s; it doubles up to the maximum.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+# Cells of one tile that are flushed at the same time.
+_FLUSHES = 8
 # How many cell names an error lists.
 _NAMED = 4
 
@@ -35,8 +38,9 @@ _NAMED = 4
 class Cells:
     """Read and write cells; safe to use from several threads and processes at once.
 
-    With `fsync` (the default) a cell is on the disk before its name exists, and its name before `write` returns:
-    about 0.7 ms per cell on an SSD, in exchange for a journal that never names a cell lost in a power cut.
+    With `fsync` (the default) the bytes of a cell are on the disk before its name exists, so that a power cut cannot
+    leave a name with wrong bytes. It costs one flush per tile, 1 to 7 ms on an SSD; a name that is lost all the same
+    is found when resume looks for the cells of journaled tiles.
     """
 
     def __init__(self, path: Path | str, *, shape: tuple[int, int, int], cell: int, fsync: bool = True) -> None:
@@ -86,14 +90,19 @@ class Cells:
         Raises ValueError for a misaligned box, another shape or dtype, or values that are not finite.
         """
         self._check_write(box, array)
-        fresh = True
-        for row, col, place in self._cells(box):
+
+        def write_cell(cell: tuple[int, int, Box]) -> bool:
+            row, col, place = cell
             block = array[(slice(None), *place.shift(-box.y0, -box.x0).slices())]
-            fresh &= self._write_cell(row, col, self._chunk(block))
-        if self._fsync:
-            for row in {row for row, _, _ in self._cells(box)}:
-                files.fsync_folder(self._file(row, 0).parent)
-        return fresh
+            return self._write_cell(row, col, self._chunk(block))
+
+        cells = list(self._cells(box))
+        if len(cells) == 1 or not self._fsync:
+            fresh = [write_cell(cell) for cell in cells]
+        else:  # flushes at the same time share their cost
+            with ThreadPoolExecutor(min(_FLUSHES, len(cells))) as pool:
+                fresh = list(pool.map(write_cell, cells))
+        return all(fresh)
 
     def read(self, box: Box, *, patience: float = 0.0) -> NDArray[np.float32]:
         """Return (C, h, w) float32 of any box, verified.
@@ -179,13 +188,14 @@ class Cells:
 
     def _verified(self, data: bytes, path: Path) -> NDArray[np.float32]:
         """Return (C, cell, cell) from the stored bytes; raises CorruptCell when length or checksum are wrong."""
-        expected = 4 * self.channels * self.cell * self.cell + _CRC_BYTES
-        view = memoryview(data)
-        if len(data) != expected:
-            raise CorruptCell(f"{path}: {len(data)} bytes where a cell has {expected}; remove the file and run resume")
-        if google_crc32c.value(view[:-_CRC_BYTES].tobytes()) != int.from_bytes(view[-_CRC_BYTES:], "little"):
+        count = self.channels * self.cell * self.cell
+        if len(data) != 4 * count + _CRC_BYTES:
+            raise CorruptCell(
+                f"{path}: {len(data)} bytes where a cell has {4 * count + _CRC_BYTES}; remove the file and run resume"
+            )
+        values = np.frombuffer(data, "<f4", count)
+        if google_crc32c.value(values) != int.from_bytes(data[-_CRC_BYTES:], "little"):
             raise CorruptCell(f"{path}: the cell fails its crc32c checksum; remove the file and run resume")
-        values = np.frombuffer(data, "<f4", count=self.channels * self.cell * self.cell)
         return values.reshape(self.channels, self.cell, self.cell)
 
     def _check_write(self, box: Box, array: NDArray[np.float32]) -> None:

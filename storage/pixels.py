@@ -59,8 +59,8 @@ def halve(pixels: Pixels) -> Pixels:
         pixels = np.pad(pixels, ((0, 0), (0, height % 2), (0, width % 2)), mode="edge")
     wide = np.uint16 if pixels.dtype == np.uint8 else np.uint32
     rows = np.add(pixels[:, 0::2], pixels[:, 1::2], dtype=wide)
-    means = np.right_shift(rows[:, :, 0::2] + rows[:, :, 1::2] + 2, 2)
-    return means.astype(pixels.dtype)
+    means: Pixels = np.right_shift(rows[:, :, 0::2] + rows[:, :, 1::2] + 2, 2).astype(pixels.dtype)
+    return means
 
 
 def dtype_name(dtype: DTypeLike) -> Dtype:

@@ -39,6 +39,8 @@ _COMPRESSIONS = {
 _LAZY_TILE = 1024
 _REDUCED, _MASK = 1, 4
 _STAGE_ROWS = 512
+# Coarser resolutions (20 um is 1270 dpi) are print sizes of photographs and say nothing about the object, um.
+_LARGEST_PIXEL = 20.0
 _SUPPORTED = "supported: 8 or 16 bit unsigned grey or RGB"
 
 
@@ -61,6 +63,8 @@ def opened(path: str) -> Iterator[tuple[tifffile.TiffPage, ImageInfo]]:
         raise FormatError(f"{path}: the TIFF structure is damaged: {one_line(error)}; get it again") from error
     with file:
         try:
+            if not len(file.pages):
+                raise FormatError(f"{path}: the TIFF holds no image, or is cut before its first table; get it again")
             info = _describe(path, file)
             page = file.pages.first
         except FormatError:
@@ -116,7 +120,9 @@ def _refuse_other_images(path: str, file: tifffile.TiffFile) -> None:
     """Accept one full image with its reduced copies and masks; a slide file may add label and overview images."""
     if file.is_svs or file.is_ndpi:
         return
-    full = [p for p in file.pages if not int(p.subfiletype or 0) & (_REDUCED | _MASK)]
+    # By index up to the counted length: the count stops at a loop of pages, plain iteration would not.
+    pages = (file.pages[number] for number in range(len(file.pages)))
+    full = [page for page in pages if not int(page.subfiletype or 0) & (_REDUCED | _MASK)]
     if len(full) > 1:
         sizes = ", ".join(f"{p.imagelength}x{p.imagewidth}" for p in full[:3]) + (", ..." if len(full) > 3 else "")
         raise FormatError(
@@ -132,17 +138,17 @@ def _refuse_unsupported(path: str, page: tifffile.TiffPage) -> None:
             f"{path}: the TIFF says {page.imagelength} x {page.imagewidth} px in segments of "
             f"{segment_shape(page)} px (H x W); both need at least 1 x 1; get it again from its source"
         )
-    if page.sampleformat not in (None, 1) or bits not in (8, 16):
-        kind = {2: "signed", 3: "float", 5: "complex", 6: "complex"}.get(int(page.sampleformat or 1), "unsigned")
-        raise FormatError(
-            f"{path}: found {bits} bit {kind} samples; {_SUPPORTED}; convert it: vips cast in o.tif uchar"
-        )
     if int(page.compression) not in _COMPRESSIONS:
-        name = str(page.compression).rpartition(".")[2]
+        name = getattr(page.compression, "name", page.compression)
         raise FormatError(f"{path}: found {name} compression, which is not supported; convert it: tiffcp -c zip in out")
     if photometric in _PHOTOMETRIC or (photometric == _YCBCR and not is_jpeg(page)):
         name = _PHOTOMETRIC.get(photometric, "YCbCr without JPEG")
         raise FormatError(f"{path}: found {name} pixels; {_SUPPORTED}; convert it: magick in.tif -type TrueColor o.tif")
+    if page.sampleformat not in (None, 1) or bits not in (8, 16):
+        kind = {2: "signed", 3: "float", 5: "complex", 6: "complex"}.get(int(page.sampleformat or 1), "unsigned")
+        raise FormatError(
+            f"{path}: found {bits} bit {kind} samples; {_SUPPORTED}; convert it: vips cast in.tif out.tif ushort"
+        )
     if int(page.imagedepth) != 1:
         raise FormatError(f"{path}: found a volume of depth {page.imagedepth}; {_SUPPORTED}; extract one slice")
     if any(int(extra) in (1, 2) for extra in page.extrasamples):
@@ -202,10 +208,7 @@ def _raw_bytes(page: tifffile.TiffPage, segments: int) -> np.ndarray[tuple[int],
 
 
 def _pixel_size(page: tifffile.TiffPage) -> tuple[float, float] | None:
-    """Return (y, x) in micrometres where the resolution is in centimetres, as microscopes write it.
-
-    Resolutions in inches are print sizes of photographs and say nothing about the object.
-    """
+    """Return (y, x) in micrometres where the resolution is in centimetres and as fine as a microscope's."""
     if page.tags.valueof(296) != 3:
         return None
     sizes = []
@@ -214,7 +217,7 @@ def _pixel_size(page: tifffile.TiffPage) -> tuple[float, float] | None:
         if numerator <= 0 or denominator <= 0:
             return None
         sizes.append(1e4 * denominator / numerator)
-    return sizes[0], sizes[1]
+    return (sizes[0], sizes[1]) if max(sizes) <= _LARGEST_PIXEL else None
 
 
 def require_whole_jpeg(path: str, place: str, data: bytes) -> None:

@@ -76,7 +76,9 @@ def load(folder: Path) -> dict[str, Any]:
     try:
         document = json.loads((folder / ZARR_JSON).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
-        raise FormatError(f"{folder}: no {ZARR_JSON} in it; give an image file or a folder in zarr v3 format") from None
+        old = any((folder / name).exists() for name in (".zgroup", ".zarray"))
+        found = "a folder in zarr v2 format" if old else f"a folder without {ZARR_JSON}"
+        raise FormatError(f"{folder}: {found}; give an image file or an image published by this program") from None
     except ValueError as error:
         raise FormatError(f"{folder / ZARR_JSON}: not readable as JSON ({error}); the store is damaged") from error
     if not isinstance(document, dict) or document.get("zarr_format") != 3:

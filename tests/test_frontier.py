@@ -18,7 +18,8 @@ def graphs(draw: st.DrawFn) -> TaskGraph:
     height, width = (64 * draw(st.integers(1, 6)) for _ in range(2))
     levels = draw(st.integers(1, 3))
     sizes = [(max(height >> k, 32), max(width >> k, 32)) for k in range(levels)]
-    return TaskGraph([TileGrid.build(k, h, w, 32, 16, order) for k, (h, w) in enumerate(sizes)], 2)
+    margin = draw(st.sampled_from([0, 4, 8]))
+    return TaskGraph([TileGrid.build(k, h, w, 32, 16, order, margin) for k, (h, w) in enumerate(sizes)], 2)
 
 
 def drain(frontier: Frontier, rng: random.Random) -> list[TileKey]:

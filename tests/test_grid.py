@@ -15,7 +15,8 @@ def grids(draw: st.DrawFn) -> TileGrid:
     tile = unit * draw(st.integers(2, 12))
     stride = unit * draw(st.integers(1, tile // unit - 1))
     height, width = (tile + unit * draw(st.integers(0, 40)) for _ in range(2))
-    return TileGrid.build(0, height, width, tile, stride, draw(st.sampled_from(["raster", "centre"])))
+    margin = draw(st.integers(0, (tile - stride) // unit // 2)) * unit
+    return TileGrid.build(0, height, width, tile, stride, draw(st.sampled_from(["raster", "centre"])), margin)
 
 
 @given(grids())
@@ -42,25 +43,25 @@ def test_every_pinned_pixel_is_committed_by_the_chain_of_parents(grid: TileGrid)
         for before in chain(key, set()):
             y0, x0, y1, x1 = grid.owned(before)
             committed[y0:y1, x0:x1] = True
-        y0, x0, y1, x1 = grid.box(key)
+        y0, x0, y1, x1 = grid.settled(key)
         assert committed[y0:y1, x0:x1].all()
 
 
 @given(grids())
-def test_the_two_parents_carry_the_whole_halo(grid: TileGrid):
-    for key in [grid.key(i) for i in range(0, grid.count, max(1, grid.count // 12))]:
-        covered = np.zeros((grid.rows.length, grid.cols.length), dtype=bool)
-        for y0, x0, y1, x1 in [grid.owned(key), *(grid.box(parent) for parent in grid.parents(key))]:
-            covered[y0:y1, x0:x1] = True
-        y0, x0, y1, x1 = grid.box(key)
-        assert covered[y0:y1, x0:x1].all()
+def test_all_of_a_window_but_the_margin_is_settled(grid: TileGrid):
+    for axis in (grid.rows, grid.cols):
+        for i in range(axis.count):
+            lo, hi = axis.settled(i)
+            assert axis.start(i) <= lo <= axis.owned(i)[0] < axis.owned(i)[1] <= hi <= axis.end(i)
+            assert lo - axis.start(i) <= axis.margin
+            assert axis.end(i) - hi <= axis.margin
 
 
 @given(grids())
 def test_cells_never_have_two_owners(grid: TileGrid):
     for axis in (grid.rows, grid.cols):
         edges = {axis.owned(i)[0] for i in range(axis.count)} | {axis.length}
-        assert all(edge % grid.cell == 0 or edge == axis.length for edge in edges)
+        assert all((edge + grid.cell_offset) % grid.cell == 0 or edge in (0, axis.length) for edge in edges)
 
 
 @given(grids())
@@ -99,8 +100,18 @@ def test_centre_order_halves_the_longest_chain():
 
 
 def test_starts_follow_the_paper_with_a_last_tile_at_the_edge():
-    axis = AxisGrid(600, 256, 128, 0)
+    axis = AxisGrid(600, 256, 128, margin=0, root=0)
     assert [axis.start(i) for i in range(axis.count)] == [0, 128, 256, 344]
+
+
+def test_half_the_overlap_as_margin_makes_cells_as_large_as_the_stride():
+    grid = TileGrid.build(0, 1024, 1024, 256, 192, "centre", margin=32)
+    assert grid.cell == 192
+
+
+def test_a_margin_above_half_the_overlap_is_refused():
+    with pytest.raises(PlanError, match="choose 0 to 64"):
+        TileGrid.build(0, 512, 512, 256, 128, "raster", margin=65)
 
 
 @pytest.mark.parametrize("stride", [0, 256, 300])
