@@ -37,7 +37,7 @@ app = typer.Typer(
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 # typer brings its own copy of click in some versions and uses the installed one in others.
-ClickException = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+ClickException: type[Exception] = next(k for k in typer.BadParameter.__mro__ if k.__name__ == "ClickException")
 
 In = Annotated[Path | None, typer.Argument(metavar="IN", help="PNG, JPEG or TIFF.")]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the result, an OME-Zarr image.")]

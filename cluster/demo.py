@@ -80,7 +80,8 @@ def _photograph() -> Pixels:
 def _reduce(image: Pixels) -> Pixels:
     channels, height, width = image.shape
     cells = image.reshape(channels, height // SCALE, SCALE, width // SCALE, SCALE)
-    return np.floor(cells.mean(axis=(2, 4)) + 0.5).astype(np.uint8)
+    reduced: Pixels = np.floor(cells.mean(axis=(2, 4)) + 0.5).astype(np.uint8)
+    return reduced
 
 
 def _nearest(image: Pixels) -> Pixels:
@@ -90,7 +91,9 @@ def _nearest(image: Pixels) -> Pixels:
 def _bicubic(image: Pixels) -> Pixels:
     from kernels.resample import bicubic_upsample
 
-    return np.clip(np.floor(bicubic_upsample(image.astype(np.float32), SCALE) + 0.5), 0, 255).astype(np.uint8)
+    enlarged = bicubic_upsample(image.astype(np.float32), SCALE)
+    clipped: Pixels = np.clip(np.floor(enlarged + 0.5), 0, 255).astype(np.uint8)
+    return clipped
 
 
 def _named(bicubic: Pixels, restored: Pixels) -> list[tuple[str, Pixels]]:

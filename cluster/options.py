@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -108,7 +109,7 @@ def parse_eta(text: str) -> float | str:
         raise PlanError(f"--eta {text!r} is neither a number from 0 to 1 nor ddpm") from None
 
 
-PARSERS = {
+PARSERS: dict[str, Callable[[Any], Any]] = {
     "size": parse_size,
     "travel": parse_travel,
     "eta": parse_eta,

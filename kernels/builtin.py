@@ -87,12 +87,10 @@ class ResidualBlock(nn.Module):
         self.conv_in = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv_out = nn.Conv2d(channels, channels, 3, padding=1)
         self.modulation = nn.Linear(embedding, 2 * channels)
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
+        _zero(self.modulation)
         # Without normalisation the residual branches must start small, or the sum of them grows with depth.
         with torch.no_grad():
             self.conv_out.weight.mul_(0.3)
-        nn.init.zeros_(self.conv_out.bias)
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
         gain, shift = self.modulation(embedded)[..., None, None].chunk(2, 1)
@@ -118,8 +116,7 @@ class LocalUNet(nn.Module):
         self.ups = nn.ModuleList(nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in pairs)
         self.head = nn.Conv2d(channels[0], folded, 3, padding=1)
         # A zero head makes the untrained network return the preconditioner's own linear estimate.
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        _zero(self.head)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         embedded = self.embedding(level)
@@ -137,6 +134,11 @@ class LocalUNet(nn.Module):
             for block in blocks:
                 h = block(h, embedded)
         return F.pixel_shuffle(self.head(h), self.config.shuffle)
+
+
+def _zero(layer: nn.Module) -> None:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
 
 
 def network_output(net: nn.Module, z: Tensor, sigma: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -243,7 +243,7 @@ def parcels(rng: Generator, n: int) -> Labels:
 
 def colour(rng: Generator, labels: Labels, scene: str) -> Image:
     """Give every label a colour, a linear shading and one of a few textures."""
-    labels = np.unique(labels, return_inverse=True)[1].reshape(labels.shape)
+    labels = np.unique(labels, return_inverse=True)[1].reshape(labels.shape).astype(np.int32)  # numbers without gaps
     n, count = len(labels), int(labels.max()) + 1
     distinct = int(rng.choice([6, 12, 40, count]))
     colours = palette(rng, distinct)[rng.integers(0, distinct, count)]

@@ -29,6 +29,8 @@ from kernels.builtin import FORMAT, LocalUNet, PriorConfig, estimate_x0, network
 from kernels.pool import Collection, ImagePool
 
 CHECKPOINT = "checkpoint.pt"
+# Weights of red, green and blue in a grey version of a crop, about the eye's.
+GREY = np.array([0.3, 0.6, 0.1], np.float32)
 # Noise levels of the validation, in the [-1, 1] range: 0.05, 0.125 and 0.25 of full scale.
 VALIDATION_SIGMAS = (0.1, 0.25, 0.5)
 
@@ -119,7 +121,7 @@ def augment(rng: np.random.Generator, crop: NDArray[np.uint8]) -> NDArray[np.flo
     if rng.random() < 0.15:
         x = -x
     if rng.random() < 0.15:  # grey, as many microscopes and scanners are
-        x = np.repeat(np.tensordot(np.float32([0.3, 0.6, 0.1]), x, 1)[None], 3, 0)
+        x = np.repeat(np.tensordot(GREY, x, 1)[None], 3, 0)
     if rng.random() < 0.3:
         gain = rng.uniform(0.4, 1.0)
         x = x * np.float32(gain) + np.float32(rng.uniform(-1, 1) * (1 - gain))

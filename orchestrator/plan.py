@@ -94,7 +94,7 @@ class Plan:
             posed = task.posed(FACTOR**k)
             assert posed is not None, "checked above"
             padded = [max(side // FACTOR**k, tiling.tile) for side in sizes]
-            grid = TileGrid.build(k, *padded, tiling.tile, tiling.stride, tiling.order, tiling.margin)
+            grid = TileGrid.build(k, padded[0], padded[1], tiling.tile, tiling.stride, tiling.order, tiling.margin)
             valid = [-(-side // FACTOR**k) for side in full]
             levels.append(
                 Level(

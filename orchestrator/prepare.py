@@ -30,7 +30,9 @@ def prepare(run: RunDir, plan: Plan) -> None:
     if plan.task.measured:
         _pool(run, plan)
     for level in plan.levels:
-        if not run.work(level.index).exists():
+        if (run.work(level.index) / "zarr.json").exists():
+            LevelCells.open(run, level).cells.sweep()  # what a killed worker left half-written
+        else:
             LevelCells.create(run, plan, level)
 
 

@@ -17,7 +17,7 @@ def publish_run(run: RunDir, plan: Plan) -> None:
     """Write the restored image under the run's root; its metadata comes last."""
     cells = LevelCells.open(run, plan.levels[0])
 
-    def source(box: Box) -> NDArray[np.generic]:
+    def source(box: Box) -> NDArray[np.unsignedinteger]:
         return from_unit(cells.read(box), plan.dtype)
 
     publish(

@@ -9,6 +9,7 @@ from kernels.catalog import DenoiserInfo, describe
 from kernels.presets import INTENTS, PAPER, Preset
 from orchestrator.errors import PlanError
 from orchestrator.plan import Plan, dtype_range, fitting_margin, fitting_stride, fitting_tile
+from orchestrator.rundir import RunDir
 from orchestrator.spec import InputSpec, JobSpec, SamplingSpec, TaskSpec, TilingSpec
 from orchestrator.tasks import FACTOR, Task
 from orchestrator.trajectory import build_trajectory
@@ -27,6 +28,20 @@ def plan_job(spec: JobSpec) -> Plan:
     except (FormatError, ValueError) as err:
         raise PlanError(str(err)) from None
     return plan
+
+
+def load_plan(run: RunDir) -> Plan:
+    """Return the plan of a run from its resolved job alone: neither its input nor its pixels are looked at."""
+    spec = run.load_spec()
+    optional = {"start", "guided_start"}
+    for name, section in (("sampling", spec.sampling), ("tiling", spec.tiling)):
+        for field, value in section:
+            if value is None and field not in optional:
+                raise PlanError(f"{run.job} does not say {name}.{field}; another version wrote it: restore to a new OUT")
+    try:
+        return Plan.build(spec, describe(spec.denoiser))
+    except ValueError as err:
+        raise PlanError(str(err)) from None
 
 
 def resolve(spec: JobSpec, info: DenoiserInfo) -> JobSpec:

@@ -104,7 +104,7 @@ class JobSpec(_Section):
 
     def to_toml(self) -> str:
         """Return the specification as TOML; unset fields are left out."""
-        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+        return str(tomli_w.dumps(self.model_dump(mode="json", exclude_none=True)))
 
     @classmethod
     def from_toml(cls, text: str, where: str = "the job file") -> JobSpec:

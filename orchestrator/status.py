@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from orchestrator.resolve import plan_job
+from orchestrator.resolve import load_plan
 from orchestrator.rundir import RunDir, parse_tile_record
 from storage.journal import read_records
 
@@ -16,7 +16,7 @@ from storage.journal import read_records
 def read_status(root: Path) -> dict[str, Any]:
     """Return state (running, published, failed or unfinished), tiles done per level, failed tries."""
     run = RunDir.existing(root)
-    plan = plan_job(run.load_spec())
+    plan = load_plan(run)
     records = read_records(run.journal) if run.journal.exists() else []
     done = Counter(parse_tile_record(record).level for record in records)
     levels = [{"level": lv.index, "done": done[lv.index], "tiles": lv.grid.count} for lv in reversed(plan.levels)]

@@ -14,7 +14,7 @@ from kernels.metrics import Consistency, ConsistencyMeter, SeamMeter, SeamReport
 from orchestrator.errors import PlanError
 from orchestrator.grid import AxisGrid
 from orchestrator.plan import Plan, alignment, dtype_range
-from orchestrator.resolve import plan_job
+from orchestrator.resolve import load_plan
 from orchestrator.rundir import RunDir
 from storage.box import Box
 from storage.image import Reader
@@ -58,7 +58,7 @@ def verify_run(root: Path) -> Verification:
     run = RunDir.existing(root)
     if not run.published:
         raise PlanError(f"{root} is not finished; `gigarestore resume {root}` finishes it")
-    plan = plan_job(run.load_spec())
+    plan = load_plan(run)
     image = open_image(run.root)
     complete = image.info.shape == (plan.out_channels, plan.height, plan.width)
     return Verification(

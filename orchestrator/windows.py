@@ -45,7 +45,7 @@ def to_channels(bands: Array, channels: int) -> Array:
 def to_bands(channels: Array, bands: int) -> Array:
     """Return the network's channels as output bands: their mean where the output has one band."""
     if bands == 1 and channels.shape[0] != 1:
-        return channels.mean(axis=0, keepdims=True, dtype=np.float64).astype(np.float32)
+        return np.asarray(channels.mean(axis=0, keepdims=True, dtype=np.float64), dtype=np.float32)
     return channels
 
 

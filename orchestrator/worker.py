@@ -146,7 +146,7 @@ class Worker:
             problem,
             self._config(route),
             self.noise,
-            [tuple(key) for key in keys],
+            [(key.level, key.row, key.col) for key in keys],
             (channels, side, side),
             x_init=start,
             device=self.device,
@@ -186,7 +186,7 @@ class Worker:
 
     def _write(self, level: Level, key: TileKey, result: Tensor) -> None:
         if not bool(torch.isfinite(result).all()):
-            raise TileError(tuple(key), "the network returned NaN or infinite pixels")
+            raise TileError(key, "the network returned NaN or infinite pixels")
         owned = Box(*level.grid.owned(key))
         inner = owned.shift(-level.grid.rows.start(key.row), -level.grid.cols.start(key.col))
         pixels = result[:, inner.y0 : inner.y1, inner.x0 : inner.x1].numpy()

@@ -155,7 +155,7 @@ class _Counter:
 
     def each(self, tiles: Iterator[Pixels]) -> Iterator[Pixels]:
         for tile in tiles:
-            yield tile
             self._done += 1
             if self._progress:
                 self._progress(self._done, self._total)
+            yield tile

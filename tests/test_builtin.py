@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -121,12 +123,12 @@ def test_unsuitable_tiles_are_refused(denoiser: BuiltinDenoiser, shape: tuple[in
         denoiser(torch.zeros(shape), torch.tensor([10]))
 
 
-def save(path: object, config: PriorConfig, form: str = FORMAT) -> None:
+def save(path: Path, config: PriorConfig, form: str = FORMAT) -> None:
     state = {key: value.half().contiguous() for key, value in random_net().state_dict().items()}
     save_file(state, path, metadata={"format": form, "config": config.to_json()})
 
 
-def test_a_prior_survives_the_round_trip_through_a_file(tmp_path) -> None:
+def test_a_prior_survives_the_round_trip_through_a_file(tmp_path: Path) -> None:
     save(tmp_path / "own.safetensors", SMALL)
     loaded, net = load_prior(tmp_path / "own.safetensors"), random_net()
     assert loaded.info.name == "prior:own.safetensors"
@@ -134,7 +136,7 @@ def test_a_prior_survives_the_round_trip_through_a_file(tmp_path) -> None:
         assert torch.equal(loaded.net.state_dict()[key], value.half().float())
 
 
-def test_files_that_are_no_priors_are_refused_in_one_line(tmp_path) -> None:
+def test_files_that_are_no_priors_are_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("hello")
     save(tmp_path / "foreign", SMALL, form="other")
     save(tmp_path / "misfit", PriorConfig(channels=(8, 12, 20), blocks=(1, 1, 1), embedding=16))

@@ -225,14 +225,13 @@ def test_kill_9_leaves_whole_cells_or_none(tmp_path):
 
 RACER = """
 import sys, numpy as np
+from storage.box import Box
 from storage.cells import Cells
 cells, me = Cells.open(sys.argv[1], fsync=False), np.float32(sys.argv[2])
 print(flush=True)
 sys.stdin.readline()
-for box in [cells.box.shift(0, 0)]:
-    from storage.box import Box
-    for x in range(0, 800, 8):
-        print(int(cells.write(Box(0, x, 8, x + 8), np.full((1, 8, 8), me, np.float32))))
+for x in range(0, 800, 8):
+    print(int(cells.write(Box(0, x, 8, x + 8), np.full((1, 8, 8), me, np.float32))))
 """
 
 

@@ -46,7 +46,7 @@ def test_every_line_is_its_payload_and_crc(tmp_path):
     assert path.read_text().splitlines()[1].startswith("tile 7 done ")
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.lists(texts, max_size=3), max_size=4))
 def test_any_records_survive_reopening_between_appends(tmp_path_factory, batches):
     path = tmp_path_factory.mktemp("journal") / "journal"
@@ -57,7 +57,7 @@ def test_any_records_survive_reopening_between_appends(tmp_path_factory, batches
     assert replay(path) == (HEADER, [record for batch in batches for record in batch])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_a_torn_end_is_dropped_and_appending_goes_on(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("journal") / "journal"
@@ -70,15 +70,14 @@ def test_a_torn_end_is_dropped_and_appending_goes_on(tmp_path_factory, data):
     tail = data.draw(st.sampled_from([b"", b"\0" * 5, b"garbage", b"tile 9 00000000\n"]))
     path.write_bytes(whole[:cut] + tail)
     kept = whole[:cut].count(b"\n") - 1
-    if tail.endswith(b"\n") or cut == len(whole) or whole[cut - 1 : cut] == b"\n" or tail:
-        assert list(read_records(path)) == records[:kept]
+    assert list(read_records(path)) == records[:kept]
     with Journal.open(path) as journal:
         assert list(journal.records) == records[:kept]
         journal.append(["after"])
     assert replay(path) == (HEADER, [*records[:kept], "after"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_damage_before_the_last_line_is_refused_with_its_line(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("journal") / "journal"

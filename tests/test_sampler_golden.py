@@ -1,6 +1,7 @@
 """The sampler against the golden runs: two independent programs computed them with the same network and noise."""
 
 import json
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -59,13 +60,20 @@ class RunNoise:
         return (np.clip(np.rint(z * 32), -127, 127) / 32).astype(np.float32)
 
 
-@pytest.fixture(autouse=True)
-def golden_threads():
-    """Compute with two threads, as the goldens were: the order of a convolution's sums depends on it."""
+@contextmanager
+def threads(count):
+    """Compute with a number of threads: the order of a convolution's sums, hence its rounding, depends on it."""
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
+    torch.set_num_threads(count)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Do not spin on the cores of others."""
+    with threads(1):
+        yield
 
 
 @lru_cache(maxsize=1)
@@ -112,7 +120,6 @@ def golden(name):
 
 
 def assert_close(result, expected, tolerance=TOLERANCE):
-    print("DEV", float((result - expected).abs().max()))
     assert float((result - expected).abs().max()) <= tolerance
 
 
@@ -149,11 +156,13 @@ def test_the_eps_form_matches_the_golden_run():
 
 def test_the_deterministic_eps_form_matches_the_golden_run():
     # Without fresh noise nothing damps rounding on the way through this random network: the golden itself is 6e-4 from
-    # the same run in float64, and equals ours to the last bit where convolutions add in the same order. Where they do
-    # not, rounding of that size is all that can be asked for.
+    # the same run in float64, and equals ours to the last bit where convolutions add in the same order, on the golden's
+    # kind of processor with its two threads. Elsewhere rounding of that size is all that can be asked for.
     case, data = golden("oracle/sr4_eta0_raweps")
-    result = restore(*case["hw"], case["seed0"], config(form="eps", eta=0.0), pooled(data["y"], 4))
-    assert_close(result, data["result"], TOLERANCE if convolutions_round_as_for_the_goldens() else 5e-3)
+    with threads(2):
+        same_rounding = convolutions_round_as_for_the_goldens()
+        result = restore(*case["hw"], case["seed0"], config(form="eps", eta=0.0), pooled(data["y"], 4))
+    assert_close(result, data["result"], TOLERANCE if same_rounding else 5e-3)
     assert float((result - data["result"]).square().mean().sqrt()) <= TOLERANCE
 
 

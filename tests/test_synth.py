@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -66,12 +68,12 @@ def test_blur_keeps_a_constant_and_the_mean() -> None:
     assert synth.blur(image, 2.0).std() < 0.4 * image.std()
 
 
-def collection(directory, **changes: int) -> Collection:
+def collection(directory: Path, **changes: int) -> Collection:
     sizes = {"seed": 5, "side": 48, "shard_images": 2, "shards": 3} | changes
     return Collection(directory=directory, **sizes)
 
 
-def test_crops_do_not_depend_on_who_drew_the_images(tmp_path) -> None:
+def test_crops_do_not_depend_on_who_drew_the_images(tmp_path: Path) -> None:
     inline, drawn = collection(tmp_path / "inline"), collection(tmp_path / "drawn")
     with ImagePool(inline) as a, ImagePool(drawn, drawers=1) as b:
         for visible in (1, 2, 3, 9):
@@ -80,7 +82,7 @@ def test_crops_do_not_depend_on_who_drew_the_images(tmp_path) -> None:
             assert np.array_equal(*crops)
 
 
-def test_only_visible_shards_are_drawn_and_no_partial_file_stays(tmp_path) -> None:
+def test_only_visible_shards_are_drawn_and_no_partial_file_stays(tmp_path: Path) -> None:
     images = collection(tmp_path)
     with ImagePool(images) as pool:
         for seed in range(8):
@@ -88,7 +90,7 @@ def test_only_visible_shards_are_drawn_and_no_partial_file_stays(tmp_path) -> No
     assert sorted(path.name for path in tmp_path.iterdir()) == [images.path(0).name, images.path(1).name]
 
 
-def test_held_out_images_are_in_no_shard(tmp_path) -> None:
+def test_held_out_images_are_in_no_shard(tmp_path: Path) -> None:
     images = collection(tmp_path)
     for shard in range(images.shards):
         images.draw(shard)

@@ -31,18 +31,18 @@ TINY = TrainingSpec(
 )
 
 
-def test_the_same_seed_gives_the_same_first_twenty_losses(tmp_path) -> None:
+def test_the_same_seed_gives_the_same_first_twenty_losses(tmp_path: Path) -> None:
     losses = [train(TINY, tmp_path / name) for name in ("a", "b")]
     assert len(losses[0]) == 20
     assert losses[0] == losses[1]
 
 
-def test_another_seed_gives_other_losses(tmp_path) -> None:
+def test_another_seed_gives_other_losses(tmp_path: Path) -> None:
     short = replace(TINY, steps=3)
     assert train(short, tmp_path / "a") != train(replace(short, seed=1), tmp_path / "b")
 
 
-def test_a_stopped_run_continues_with_the_same_losses(tmp_path) -> None:
+def test_a_stopped_run_continues_with_the_same_losses(tmp_path: Path) -> None:
     whole = train(TINY, tmp_path / "whole")
     trainer = Trainer(TINY)
     with ImagePool(TINY.collection(tmp_path / "part" / "images")) as pool:
@@ -51,7 +51,7 @@ def test_a_stopped_run_continues_with_the_same_losses(tmp_path) -> None:
     assert first + train(TINY, tmp_path / "part") == whole
 
 
-def test_training_lowers_the_loss(tmp_path) -> None:
+def test_training_lowers_the_loss(tmp_path: Path) -> None:
     losses = train(replace(TINY, steps=120, batch=8), tmp_path)
     assert np.mean(losses[-30:]) < 0.95 * np.mean(losses[:15])
 
@@ -59,7 +59,7 @@ def test_training_lowers_the_loss(tmp_path) -> None:
 def start(out: Path, steps: int) -> subprocess.Popen[bytes]:
     """Start a run of the tiny preset in a process of its own, with a checkpoint at every step."""
     program = (
-        "import sys; from pathlib import Path; from dataclasses import replace; import torch; torch.set_num_threads(1)\n"
+        "import sys, torch; from pathlib import Path; from dataclasses import replace; torch.set_num_threads(1)\n"
         "from kernels.builtin import PriorConfig; from kernels.train import PRESETS, train\n"
         "config = PriorConfig(channels=(4, 6, 8), blocks=(1, 1, 1), embedding=8)\n"
         "spec = replace(PRESETS['smoke'], config=config, steps=int(sys.argv[2]), batch=2, crop=16, image_side=48,"
@@ -69,7 +69,7 @@ def start(out: Path, steps: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", program, str(out), str(steps)], cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
-def test_a_killed_run_leaves_a_whole_checkpoint_and_continues(tmp_path) -> None:
+def test_a_killed_run_leaves_a_whole_checkpoint_and_continues(tmp_path: Path) -> None:
     process = start(tmp_path, 100_000)
     deadline = time.monotonic() + 60
     while not (tmp_path / CHECKPOINT).exists() and time.monotonic() < deadline:
@@ -83,7 +83,7 @@ def test_a_killed_run_leaves_a_whole_checkpoint_and_continues(tmp_path) -> None:
     assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["step"] == step + 5
 
 
-def test_a_new_end_changes_the_rate_and_another_specification_is_refused(tmp_path) -> None:
+def test_a_new_end_changes_the_rate_and_another_specification_is_refused(tmp_path: Path) -> None:
     train(replace(TINY, steps=4), tmp_path)
     assert len(train(replace(TINY, steps=6), tmp_path)) == 2
     with pytest.raises(ValueError, match=r"another batch, crop"):
@@ -98,7 +98,7 @@ def test_the_rate_warms_up_and_ends_at_zero() -> None:
     assert rates[100] == pytest.approx(0, abs=1e-12)
 
 
-def test_a_batch_is_a_function_of_seed_and_step_and_grows_at_the_end(tmp_path) -> None:
+def test_a_batch_is_a_function_of_seed_and_step_and_grows_at_the_end(tmp_path: Path) -> None:
     with ImagePool(TINY.collection(tmp_path)) as pool:
         early, again, late = (make_batch(TINY, pool, step) for step in (3, 3, 15))
     assert torch.equal(early.z, again.z)
@@ -109,7 +109,7 @@ def test_a_batch_is_a_function_of_seed_and_step_and_grows_at_the_end(tmp_path) -
     assert (early.sigma > 0).all()
 
 
-def test_export_writes_a_prior_that_loads_and_tells_its_origin(tmp_path, capsys) -> None:
+def test_an_exported_prior_loads_and_tells_its_origin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(replace(TINY, steps=2), tmp_path)
     assert main(["export", str(tmp_path), str(tmp_path / "own.safetensors")]) == 0
     assert "step 2" in capsys.readouterr().out
@@ -119,7 +119,7 @@ def test_export_writes_a_prior_that_loads_and_tells_its_origin(tmp_path, capsys)
         assert torch.equal(value, average[key].half().float())
 
 
-def test_training_can_start_from_an_exported_prior_of_the_same_shape_only(tmp_path) -> None:
+def test_training_can_start_from_an_exported_prior_of_the_same_shape_only(tmp_path: Path) -> None:
     train(replace(TINY, steps=2), tmp_path)
     export(tmp_path, tmp_path / "own.safetensors")
     tuned = replace(TINY, init=str(tmp_path / "own.safetensors"))
@@ -129,7 +129,7 @@ def test_training_can_start_from_an_exported_prior_of_the_same_shape_only(tmp_pa
         Trainer(replace(tuned, config=PriorConfig()))
 
 
-def test_the_log_holds_loss_and_validation(tmp_path) -> None:
+def test_the_log_holds_loss_and_validation(tmp_path: Path) -> None:
     train(replace(TINY, steps=3), tmp_path)
     (record,) = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert record["step"] == 3

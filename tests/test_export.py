@@ -1,0 +1,175 @@
+"""Export: the published pixels in one file that other programs open, whole or not at all."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+
+from storage import export as module
+from storage.errors import FormatError
+from storage.export import export
+from storage.open import inspect, open_image
+from storage.pixels import halve
+from storage.publish import publish
+
+ROOT = Path(__file__).resolve().parents[1]
+ICC = b"a colour profile" * 20
+
+
+def image(channels=3, dtype="uint8", height=700, width=1100):
+    y, x = np.mgrid[:height, :width]
+    waves = np.stack([np.sin(x / 40 + c) * np.cos(y / 30) for c in range(channels)]) / 2 + 0.5
+    return (waves * np.iinfo(dtype).max).astype(dtype)
+
+
+def published(dest, pixels, **options):
+    channels, height, width = pixels.shape
+    publish(
+        lambda box: pixels[(slice(None), *box.slices())],
+        dest,
+        height=height,
+        width=width,
+        channels=channels,
+        dtype=pixels.dtype,
+        **options,
+    )
+    return dest
+
+
+def planes(rows):
+    return rows[None] if rows.ndim == 2 else rows.transpose(2, 0, 1)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_png_and_tiff_hold_the_published_pixels(tmp_path, channels, dtype):
+    pixels = image(channels, dtype)
+    source = published(tmp_path / "out", pixels, pixel_size=(0.5, 0.25), icc=ICC)
+    export(source, tmp_path / "image.png")
+    export(source, tmp_path / "image.tif")
+    for name in ("image.png", "image.tif"):
+        reader = open_image(tmp_path / name)
+        assert np.array_equal(reader.read(reader.info.box), pixels)
+        assert (reader.info.dtype, reader.info.icc) == (dtype, ICC)
+        reader.close()
+    assert np.array_equal(planes(imagecodecs.png_decode((tmp_path / "image.png").read_bytes())), pixels)
+    assert inspect(tmp_path / "image.tif").pixel_size == pytest.approx((0.5, 0.25))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["image.png", "image.tif", "out"]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_tiff_carries_the_pyramid_as_reduced_pages(tmp_path, channels):
+    pixels, reports = image(channels), []
+    source = published(tmp_path / "out", pixels)
+    export(source, tmp_path / "image.TIFF", progress=lambda *report: reports.append(report))
+    assert reports == [(n + 1, 9) for n in range(9)]
+    with tifffile.TiffFile(tmp_path / "image.TIFF") as tiff:
+        assert [page.subfiletype for page in tiff.pages] == [0, 1, 1]
+        assert [level.shape[:2] for level in tiff.series[0].levels] == [(700, 1100), (350, 550), (175, 275)]
+        assert not tiff.is_bigtiff
+        for page in tiff.pages:
+            assert page.tile == (512, 512)
+            assert page.compression.name == "ADOBE_DEFLATE"
+            assert np.array_equal(planes(page.asarray()), pixels)
+            pixels = halve(pixels)
+    export(source, tmp_path / "flat.tif", pyramid=False)
+    with tifffile.TiffFile(tmp_path / "flat.tif") as tiff:
+        assert len(tiff.pages) == 1
+
+
+@pytest.mark.parametrize("compression", list(module.COMPRESSIONS))
+def test_every_compression_is_lossless_and_deterministic(tmp_path, compression):
+    pixels = image(3, "uint16", 600, 520)
+    source = published(tmp_path / "out", pixels)
+    for name in ("a.tif", "b.tif"):
+        export(source, tmp_path / name, compression=compression)
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        assert np.array_equal(planes(tiff.pages[0].asarray()), pixels)
+    assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
+
+
+def test_a_tiff_that_may_pass_4_gib_is_a_bigtiff(tmp_path, monkeypatch):
+    source = published(tmp_path / "out", image(1))
+    monkeypatch.setattr(module, "_CLASSIC_LIMIT", 1000)
+    export(source, tmp_path / "image.tif")
+    with tifffile.TiffFile(tmp_path / "image.tif") as tiff:
+        assert tiff.is_bigtiff
+        assert np.array_equal(planes(tiff.pages[0].asarray()), image(1))
+
+
+def test_an_existing_file_is_kept_unless_overwriting_is_asked_for(tmp_path):
+    source = published(tmp_path / "out", image(1))
+    target = tmp_path / "image.png"
+    target.write_text("precious")
+    with pytest.raises(FormatError, match=r"image\.png: exists already"):
+        export(source, target)
+    assert target.read_text() == "precious"
+    export(source, target, overwrite=True)
+    assert inspect(target).format == "PNG"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("image.bmp", r"suffix '\.bmp'; the formats that can be written are \.png, \.tif, \.tiff"),
+        ("image", r"no suffix; the formats that can be written are"),
+        ("image.ome.tif", "OME-TIFF cannot be written"),
+        ("nowhere/image.png", "the folder .*nowhere does not exist"),
+    ],
+)
+def test_names_that_cannot_be_written_are_refused_in_one_line(tmp_path, name, message):
+    source = published(tmp_path / "out", image(1))
+    with pytest.raises(FormatError, match=message) as error:
+        export(source, tmp_path / name)
+    assert "\n" not in str(error.value)
+
+
+def test_a_png_above_the_limit_names_the_limit_and_the_way_out(tmp_path):
+    source = published(tmp_path / "out", image(3))
+    with pytest.raises(FormatError, match=r"2\.2 MiB of pixels, above the limit of 1\.0 MiB .* export to image\.tif instead"):
+        export(source, tmp_path / "image.png", max_png_bytes=1 << 20)
+
+
+def test_an_unknown_compression_is_refused(tmp_path):
+    source = published(tmp_path / "out", image(1))
+    with pytest.raises(FormatError, match="'jpeg' is not known; choose one of none, deflate, zstd, lzw"):
+        export(source, tmp_path / "image.tif", compression="jpeg")
+
+
+def test_what_is_not_published_cannot_be_exported(tmp_path):
+    with pytest.raises(FormatError, match=r"without zarr\.json"):
+        export(tmp_path, tmp_path / "image.tif")
+
+
+def test_a_damaged_image_leaves_no_file(tmp_path):
+    source = published(tmp_path / "out", image(3))
+    (source / "1/c/0/0/0").unlink()
+    with pytest.raises(FormatError, match="missing from the array"):
+        export(source, tmp_path / "image.tif")
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+EXPORTER = """
+import sys
+from storage.export import export
+export(sys.argv[1], sys.argv[2], compression="none", progress=lambda done, total: print(done, flush=True))
+"""
+
+
+def test_kill_9_leaves_no_file_under_the_final_name(tmp_path):
+    source, target = published(tmp_path / "out", image(3, "uint16", 1500, 1500)), tmp_path / "image.tif"
+    for tiles in (1, 10):
+        with subprocess.Popen(
+            [sys.executable, "-c", EXPORTER, str(source), str(target)], cwd=ROOT, stdout=subprocess.PIPE
+        ) as run:
+            for _ in range(tiles):
+                run.stdout.readline()
+            run.send_signal(signal.SIGKILL)
+        assert not target.exists()
+    export(source, target)
+    assert inspect(target).shape == (3, 1500, 1500)
