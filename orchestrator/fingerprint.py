@@ -34,7 +34,7 @@ def fingerprint(plan: Plan) -> Fingerprint:
         "input_dtype": spec.input.dtype,
         "denoiser": plan.denoiser.content,
         **{f"task.{k}": v for k, v in spec.task.model_dump(mode="json").items()},
-        **{f"sampling.{k}": v for k, v in spec.sampling.model_dump(mode="json").items() if k != "intent"},
+        **{f"sampling.{k}": v for k, v in spec.sampling.model_dump(mode="json").items()},
         **{f"tiling.{k}": v for k, v in spec.tiling.model_dump(mode="json").items()},
     }
 
