@@ -192,24 +192,6 @@ def cli(capfd):
 
 
 @pytest.fixture(scope="session")
-def local_ray():
-    """One Ray for the whole session; executors find it and leave it running."""
-    import ray
-
-    ray.init(
-        address="local",
-        num_cpus=4,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        object_store_memory=100_000_000,
-        _system_config={"worker_niceness": 0},
-    )
-    yield ray
-    ray.shutdown()
-
-
-@pytest.fixture(scope="session")
 def small(tmp_path_factory):
     """A PNG of 20x24 px: at scale 4 it takes 4x5 tiles of 32 px, after 2x2 at half the size."""
     return write_picture(tmp_path_factory.mktemp("input") / "small.png", make_picture(20, 24))

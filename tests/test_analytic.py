@@ -1,8 +1,8 @@
 """The sampler against closed forms: with a Gaussian prior every step is linear, so mean and covariance are known.
 
 The closed form below is written from the equations (spectral DDNM+ by a dense singular value decomposition), apart from
-the sampler's code. A picture of N independent blocks gives N samples; an entry of their mean or covariance may be off by
-five of its standard errors, sqrt(C_ii / N) or sqrt((C_ii C_jj + C_ij^2) / N), plus 2e-4 for float32.
+the sampler's code. A picture of N independent blocks gives N samples; an entry of their mean or covariance may be
+off by five of its standard errors, sqrt(C_ii / N) or sqrt((C_ii C_jj + C_ij^2) / N), plus 2e-4 for float32.
 """
 
 import math
@@ -41,6 +41,15 @@ OPERATORS = {
     "identity": lambda m: Identity(),
     "old photo": lambda m: compose(MaskedPool(2, m), Grey()),
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Do not spin on the cores of others: these pictures are too small to share out."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def tiled(values):
@@ -87,7 +96,7 @@ class Linear:
             if tau >= alpha * self.sigma_y / s[i]:
                 fresh[i] = math.sqrt(tau**2 - (alpha * self.sigma_y / s[i]) ** 2)
             else:
-                lam[i] = tau * s[i] * math.sqrt(1 - low_eta**2) / (alpha * self.sigma_y)
+                lam[i] = tau * s[i] * math.sqrt(1 - (self.config.noise_scale * low_eta) ** 2) / (alpha * self.sigma_y)
                 fresh[i] = tau * low_eta
         return vt, lam, fresh, kept
 
@@ -243,9 +252,8 @@ def test_the_dense_denoiser_is_the_textbook_formula():
 def test_the_stationary_denoiser_is_the_dense_one_of_its_covariance(channels):
     h, w = 4, 6
     spectrum = np.fft.irfft2(power_spectrum(h, w), s=(h, w))
-    plane = np.array(
-        [[spectrum[(i - k) % h, (j - m) % w] for k in range(h) for m in range(w)] for i in range(h) for j in range(w)]
-    )
+    pixels = [(i, j) for i in range(h) for j in range(w)]
+    plane = np.array([[spectrum[(i - k) % h, (j - m) % w] for k, m in pixels] for i, j in pixels])
     common = np.full((channels, channels), 1 / channels)
     own = np.eye(channels) - common
     mix = common * 0.9 * channels + (own * 0.1 * channels / (channels - 1) if channels > 1 else 0.1 * common)

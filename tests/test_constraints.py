@@ -98,14 +98,18 @@ def test_negative_noise_is_refused():
         Measurement(AveragePool(2), randn(1, 3, 4, 4), -1)
 
 
+@pytest.mark.parametrize("noise_scale", [1.0, 0.5, 0.0])
 @pytest.mark.parametrize("eta", [0.0, 0.85, 1.0])
 @pytest.mark.parametrize("s", [1.0, 0.25])
-def test_ddnm_plus_spends_exactly_the_noise_budget_in_the_range_space(eta, s):
+def test_ddnm_plus_spends_exactly_the_noise_budget_in_the_range_space(eta, s, noise_scale):
     alpha, tau, eta = torch.tensor(0.7), torch.linspace(0.01, 1.0, 50), torch.tensor(eta)
-    lam, fresh = ddnm_plus(alpha, tau, eta, 0.2, s)
-    injected = alpha * lam * 0.2 / s
-    assert torch.allclose(injected**2 + fresh**2, tau**2, rtol=1e-5)
-    assert ((lam > 0) | (eta == 1)).all()
+    lam, fresh = ddnm_plus(alpha, tau, eta, 0.2, s, noise_scale)
+    spent = (alpha * lam * 0.2 / s) ** 2 + (noise_scale * fresh) ** 2
+    # Where the correction is whole, less fresh noise only leaves part of the budget unspent.
+    expected = torch.where(lam < 1, tau**2, (alpha * 0.2 / s) ** 2 + (noise_scale * fresh) ** 2)
+    assert torch.allclose(spent, expected, rtol=1e-5)
+    assert (spent <= tau**2 * (1 + 1e-5)).all()
+    assert ((lam > 0) | (noise_scale * eta == 1)).all()
     assert (lam <= 1).all()
 
 

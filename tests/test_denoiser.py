@@ -22,9 +22,8 @@ def test_the_analytic_denoiser_loads_by_its_scheme(ref):
 @pytest.mark.parametrize("ref", ["builtin", "builtin:"])
 def test_the_builtin_denoiser_is_what_the_catalog_says(ref):
     info, denoiser = describe(ref), load_denoiser(ref)
+    assert denoiser.info == info
     assert (info.channels, info.tile, info.multiple, info.n_timesteps) == (3, 256, 8, 1000)
-    for part in ("channels", "tile", "multiple", "alpha_bar", "n_timesteps", "fixed_tile"):
-        assert getattr(denoiser.info, part) == getattr(info, part)
     assert len(base_alpha_bar(info.alpha_bar, info.n_timesteps)) == 1000
 
 
@@ -45,8 +44,11 @@ def test_a_reference_with_a_wrong_path_is_refused(ref, message):
 
 
 def test_describing_needs_no_torch():
-    code = "import sys, kernels.catalog as c; c.describe('analytic:'); c.BUILTIN_WEIGHTS.exists() and c.describe('builtin')"
-    code += "; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    code = (
+        "import sys, kernels.catalog as c;"
+        "c.describe('analytic:'); c.BUILTIN_WEIGHTS.exists() and c.describe('builtin');"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[1])
 
 

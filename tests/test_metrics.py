@@ -90,9 +90,10 @@ def test_windows_that_cut_cells_are_refused():
         clipped_cells(np.zeros((3, 6, 8)), 4, (0, 255))
 
 
-def measure(image, row_edges, column_edges, stride, side):
+def measure(image, row_edges, column_edges, stride, side, period=1):
     _, height, width = image.shape
-    meter = SeamMeter(height=height, width=width, row_edges=row_edges, column_edges=column_edges, stride=stride)
+    edges = {"row_edges": row_edges, "column_edges": column_edges}
+    meter = SeamMeter(height=height, width=width, stride=stride, period=period, **edges)
     for y0, x0, y1, x1 in meter.windows(side):
         meter.update(y0, x0, image[:, y0:y1, x0:x1])
     return meter.result()
@@ -147,3 +148,11 @@ def test_a_flat_image_has_no_seam_unless_it_steps_at_one():
     assert measure(flat, [64], [], 32, 64).rows.ratio == 1.0
     flat[:, 64:] = 1
     assert measure(flat, [64], [], 32, 64).rows.ratio == math.inf
+
+
+def test_steps_of_the_operators_cells_are_no_seams():
+    cells = RNG.standard_normal((3, 40, 40)).repeat(4, axis=1).repeat(4, axis=2)
+    image = cells + 0.1 * RNG.standard_normal(cells.shape)
+    report = measure(image, [64, 96, 128], [64, 96, 128], 32, 64, period=4)
+    assert report.unphased.ratio > 2
+    assert abs(report.overall.ratio - 1) < 5 * report.overall.stderr

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels.operators import AveragePool, Compose, Grey, Identity, Mask, MaskedPool, compose, name
+from kernels.smooth_pool import SmoothPool
 
 H, W, BATCH = 24, 36, 2
 EXACT = 1e-12
@@ -150,3 +151,20 @@ def test_composition_multiplies_scales_and_aligns_both_parts():
     op = compose(AveragePool(2), Grey(), AveragePool(3))
     assert (op.scale, op.alignment, name(op)) == (6, 6, "AveragePool(2) after Grey after AveragePool(3)")
     assert close(op.A(picture()), Compose(Grey(), AveragePool(6)).A(picture()))
+
+
+# The smooth inverse of pooling is a generalised inverse, but not the orthogonal one of the list above.
+@pytest.mark.parametrize(
+    "op", [SmoothPool(4), compose(Grey(), SmoothPool(3)), compose(Mask(mask()[..., ::4, ::4]), SmoothPool(4))], ids=name
+)
+def test_smooth_pooling_satisfies_the_measurement_all_the_same(op):
+    x, y = picture(), op.A(picture(1))
+    assert close(op.A(op.pinv(op.A(x))), op.A(x))
+    assert close(op.A(op.project(x, y)), y)
+    assert close(op.range_project(op.range_project(x)), op.range_project(x))
+
+
+def test_smooth_pooling_does_not_depend_on_the_batch():
+    x, y, op = picture().float(), AveragePool(4).A(picture(1).float()), SmoothPool(4)
+    alone = torch.cat([op.project(x[i : i + 1], y[i : i + 1]) for i in range(BATCH)])
+    assert torch.equal(op.project(x, y), alone)

@@ -121,7 +121,9 @@ def test_jobs_that_differ_in_pixels_differ_in_bytes(reference):
     assert len({reference(name)[level] for name in JOBS}) == len(JOBS)
 
 
-def test_the_seed_changes_a_sample_and_not_a_faithful_result(reference, small, job, serially, tmp_path, published_files):
+def test_the_seed_changes_a_sample_and_not_a_faithful_result(
+    reference, small, job, serially, tmp_path, published_files
+):
     for name, same in (("detail", False), ("faithful", True)):
         options = {**JOBS[name], "sampling": {**JOBS[name].get("sampling", {}), "seed": 7}}
         serially(job(small, tmp_path / name, **options))
@@ -129,7 +131,9 @@ def test_the_seed_changes_a_sample_and_not_a_faithful_result(reference, small, j
 
 
 @pytest.mark.parametrize("commits", [1, 5, 20])
-def test_a_run_that_stops_is_resumed_to_the_same_bytes(commits, reference, small, job, serially, tmp_path, published_files):
+def test_a_run_that_stops_is_resumed_to_the_same_bytes(
+    commits, reference, small, job, serially, tmp_path, published_files
+):
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         serially(job(small, out), [StopsAfter(commits)])
@@ -172,7 +176,9 @@ def interrupted(small, job, serially, out, commits=12, **options):
     return RunDir(out)
 
 
-def test_a_journaled_tile_whose_cells_are_gone_is_made_again(reference, small, job, serially, tmp_path, published_files):
+def test_a_journaled_tile_whose_cells_are_gone_is_made_again(
+    reference, small, job, serially, tmp_path, published_files
+):
     run = interrupted(small, job, serially, tmp_path / "out")
     lost = sorted((run.work(0) / "c").rglob("*"))
     lost = [path for path in lost if path.is_file()][:2]
@@ -256,9 +262,7 @@ def test_a_damaged_cell_that_only_publishing_reads_fails_loudly_and_can_be_mende
     assert published_files(run.root) == reference("detail")
 
 
-def test_a_tile_that_keeps_failing_ends_the_run_and_the_rest_is_kept(
-    reference, small, job, tmp_path, published_files
-):
+def test_a_tile_that_keeps_failing_ends_the_run_and_the_rest_is_kept(reference, small, job, tmp_path, published_files):
     """Take the measurement away while the run is under way; put it back; resume."""
     out, hidden, events = tmp_path / "out", tmp_path / "hidden", []
     run = RunDir(out)
@@ -312,7 +316,12 @@ def test_the_event_log_tells_the_whole_story(small, job, serially, tmp_path):
     assert [line["event"] for line in lines] == [type(event).__name__ for event in heard]
     assert lines[0]["event"] == "RunStarted"
     assert isinstance(heard[1], WorkerStarted)
-    assert lines[-1] | {"seconds": 0, "time": 0} == {"event": "RunFinished", "outcome": "published", "seconds": 0, "time": 0}
+    assert lines[-1] | {"seconds": 0, "time": 0} == {
+        "event": "RunFinished",
+        "outcome": "published",
+        "seconds": 0,
+        "time": 0,
+    }
     keys = [tuple(key) for line in lines if line["event"] == "BatchCommitted" for key in line["keys"]]
     assert len(set(keys)) == len(keys) == outcome.tiles
 
@@ -327,7 +336,9 @@ def test_a_finished_run_keeps_its_journal_and_gives_back_its_work(small, job, se
 
 def test_what_a_run_writes_stays_within_the_estimate(make_picture, write_picture, job, serially, tmp_path):
     source = write_picture(tmp_path / "in.png", make_picture(64, 64))
-    spec = job(source, tmp_path / "out", tiling={"tile": 64, "stride": 48}, sampling={"steps": 1}, run={"keep_work": True})
+    spec = job(
+        source, tmp_path / "out", tiling={"tile": 64, "stride": 48}, sampling={"steps": 1}, run={"keep_work": True}
+    )
     outcome = serially(spec)
     chunks = [p for p in (tmp_path / "out").rglob("*") if p.is_file() and p.name.isdecimal()]
     written = sum(path.stat().st_size for path in chunks)
@@ -343,7 +354,9 @@ SIZES = [(1, 1), (1, 40), (33, 2), (7, 5), (37, 29)]
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_every_size_is_restored_and_agrees_with_its_measurement(size, make_picture, write_picture, job, serially, tmp_path):
+def test_every_size_is_restored_and_agrees_with_its_measurement(
+    size, make_picture, write_picture, job, serially, tmp_path
+):
     image = make_picture(*size)
     source = write_picture(tmp_path / "in.png", image)
     serially(job(source, tmp_path / "out", sampling={"intent": "faithful"}, tiling={"levels": None}))

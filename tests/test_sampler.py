@@ -16,6 +16,15 @@ KEYS = tuple((0, i, 7 - i) for i in range(8))
 NOISE = KeyedNoise(11)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Do not spin on the cores of others: these pictures are too small to share out."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 class SmallConv:
     """A random convolutional denoiser: what a network does to bits, at no cost."""
 
@@ -211,7 +220,7 @@ def test_only_the_clean_estimate_is_clamped():
     [{"form": "ode"}, {"eta": 1.5}, {"eta": "ddim"}, {"noise_scale": 2.0}, {"ddnm_plus": "spectral"}],
 )
 def test_unknown_settings_are_refused(options):
-    with pytest.raises(ValueError, match="^[^\n]+$"):
+    with pytest.raises(ValueError, match=r"^[^\n]+$"):
         config(**options)
 
 
