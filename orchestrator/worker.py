@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kernels.constraints import Known, Measurement, Problem
@@ -25,7 +26,7 @@ from orchestrator.plan import Level, Plan
 from orchestrator.rundir import RunDir
 from orchestrator.tasks import FACTOR
 from orchestrator.trajectory import Trajectory, trajectory
-from orchestrator.windows import Array, pad_to, to_bands, to_channels
+from orchestrator.windows import Array, to_bands, to_channels
 from storage.box import Box
 
 # Measurement pixels read around a tile so that the bicubic start (support 2) has no edge of its own.
@@ -135,7 +136,7 @@ class Worker:
     def _sample(self, level: Level, keys: list[TileKey], tiles: list[_TileInput]) -> Tensor:
         route = self.trajectories[level.index]
         problem = Problem(
-            guide=self._guide([t.guide for t in tiles]),
+            guide=self._guide(level, tiles),
             measurement=self._measurement(level, [t.y for t in tiles]),
             known=Known(self._stack([t.known_mask for t in tiles]), self._stack([t.known for t in tiles])),
         )
@@ -153,11 +154,18 @@ class Worker:
         )
         return result.cpu()
 
-    def _guide(self, windows: list[Array | None]) -> Measurement | None:
-        if windows[0] is None:
+    def _guide(self, level: Level, tiles: list[_TileInput]) -> Measurement | None:
+        """Return the coarser result as a constraint, except where this level's own measurement has a pixel.
+
+        There the coarse pixel, which was restored from less, could only disagree with it.
+        """
+        if tiles[0].guide is None:
             return None
-        operator = measurement_operator(FACTOR, grey=False, known=None, channels=0, smooth=self._smooth)
-        return Measurement(operator, self._stack(windows))
+        unknown = None
+        if self.plan.task.masked and level.posed.scale == 1:
+            unknown = self._stack([_unknown_blocks(t.y) for t in tiles if t.y is not None])
+        operator = measurement_operator(FACTOR, grey=False, known=unknown, channels=0, smooth=self._smooth)
+        return Measurement(operator, self._stack([t.guide for t in tiles]))
 
     @property
     def _smooth(self) -> bool:
@@ -166,7 +174,8 @@ class Worker:
     def _measurement(self, level: Level, windows: list[Array | None]) -> Measurement | None:
         if windows[0] is None:
             return None
-        y = self._stack(windows)
+        channels = 1 if self.plan.task.grey else self.plan.denoiser.channels
+        y = self._stack([None if window is None else to_channels(window, channels) for window in windows])
         known = ~torch.isnan(y[:, :1])
         operator = measurement_operator(
             level.posed.scale,
@@ -194,6 +203,13 @@ class Worker:
 
     def _stack(self, arrays: list[Array] | list[Array | None]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(np.stack(arrays))).to(self.device)  # type: ignore[arg-type]
+
+
+def _unknown_blocks(y: Array) -> NDArray[np.bool_]:
+    """Return which blocks of FACTOR x FACTOR pixels of (C, h, w) hold no known one, (1, h / FACTOR, w / FACTOR)."""
+    height, width = (side // FACTOR for side in y.shape[1:])
+    blocks: NDArray[np.bool_] = np.isnan(y[:1]).reshape(1, height, FACTOR, width, FACTOR)
+    return blocks.all(axis=(2, 4))
 
 
 def _around(box: Box, owned: Box) -> list[Box]:
