@@ -13,7 +13,7 @@ from kernels.catalog import DenoiserInfo
 from orchestrator.errors import PlanError
 from orchestrator.graph import TaskGraph
 from orchestrator.grid import TileGrid
-from orchestrator.spec import JobSpec
+from orchestrator.spec import LEAST_STRIDE, JobSpec
 from orchestrator.tasks import FACTOR, Posed, Task
 
 
@@ -178,15 +178,13 @@ def _check_alignment(task: Task, tile: int, stride: int, margin: int, last: int,
     if denoiser.fixed_tile and tile != denoiser.tile:
         raise PlanError(f"{denoiser.name} works on tiles of {denoiser.tile} px only, found --tile {tile}")
     if tile % whole:
-        below = tile // whole * whole
-        sizes = f"{below} or {below + whole}" if below else f"{whole}"
+        sizes = _near(tile, whole, unit + 1, tile + 2 * whole + 1)
         why = f"scale {task.scale}, {last + 1} levels and {denoiser.name} (sides in multiples of {denoiser.multiple})"
         raise PlanError(f"tile {tile} does not fit {why}: it must be a multiple of {whole}; choose {sizes}")
     if stride >= tile:
         raise PlanError(f"stride {stride} leaves no overlap between tiles of {tile} px; choose a stride below {tile}")
     if stride % unit:
-        below = stride // unit * unit
-        sizes = f"{below} or {below + unit}" if below else f"{unit}"
+        sizes = _near(stride, unit, LEAST_STRIDE, tile)
         raise PlanError(f"stride {stride} does not fit scale {task.scale} and {last + 1} levels; choose {sizes}")
     most = (tile - stride) // 2
     if margin > most:
@@ -196,6 +194,12 @@ def _check_alignment(task: Task, tile: int, stride: int, margin: int, last: int,
         )
     if margin % unit:
         raise PlanError(f"margin {margin} is not a multiple of {unit}; choose {margin // unit * unit}")
+
+
+def _near(value: int, unit: int, least: int, limit: int) -> str:
+    """Name at most two multiples of `unit` around a value, from `least` up to below `limit`."""
+    first = value // unit * unit
+    return " or ".join([str(size) for size in range(first, first + 3 * unit, unit) if least <= size < limit][:2])
 
 
 def _padded(side: int, task: Task, tile: int, last: int) -> int:

@@ -18,6 +18,7 @@ from orchestrator.errors import PlanError
 
 TaskName = Literal["sr", "colorize", "inpaint", "denoise", "generate", "sr+colorize", "inpaint+colorize+sr"]
 SigmaUnit = Literal["levels", "fraction"]
+LEAST_STRIDE = 4
 
 
 class _Section(BaseModel):
@@ -76,7 +77,7 @@ class TilingSpec(_Section):
     """Tile geometry (method.md sections 5 and 6)."""
 
     tile: Annotated[int, Field(ge=8, le=4096)] | None = None
-    stride: Annotated[int, Field(ge=4, le=4096)] | None = None
+    stride: Annotated[int, Field(ge=LEAST_STRIDE, le=4096)] | None = None
     margin: Annotated[int, Field(ge=0, le=2048)] | None = None
     """Outer pixels of a tile that it does not commit (orchestrator.grid); 0 is the paper's geometry."""
     levels: Annotated[int, Field(ge=1, le=24)] | None = None

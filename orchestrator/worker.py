@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -201,15 +203,15 @@ class Worker:
         pixels = result[:, inner.y0 : inner.y1, inner.x0 : inner.x1].numpy()
         self.cells[level.index].write(owned, to_bands(pixels, self.plan.out_channels))
 
-    def _stack(self, arrays: list[Array] | list[Array | None]) -> Tensor:
+    def _stack(self, arrays: Sequence[NDArray[Any] | None]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(np.stack(arrays))).to(self.device)  # type: ignore[arg-type]
 
 
 def _unknown_blocks(y: Array) -> NDArray[np.bool_]:
     """Return which blocks of FACTOR x FACTOR pixels of (C, h, w) hold no known one, (1, h / FACTOR, w / FACTOR)."""
     height, width = (side // FACTOR for side in y.shape[1:])
-    blocks: NDArray[np.bool_] = np.isnan(y[:1]).reshape(1, height, FACTOR, width, FACTOR)
-    return blocks.all(axis=(2, 4))
+    unknown = np.isnan(y[:1]).reshape(1, height, FACTOR, width, FACTOR)
+    return np.asarray(unknown.all(axis=(2, 4)))
 
 
 def _around(box: Box, owned: Box) -> list[Box]:

@@ -118,8 +118,10 @@ JOBS = [
 def test_a_resolved_specification_leaves_nothing_to_choose_and_resolves_to_itself(values):
     resolved = plan_job(JobSpec.build({**BASE, **values})).spec
     chosen = {**resolved.sampling.model_dump(), **resolved.tiling.model_dump()}
-    pure_noise = {"start", "guided_start"} if resolved.sampling.init == "none" else set()
-    assert {name for name, value in chosen.items() if value is None} <= pure_noise
+    # None says: from pure noise, or, when denoising, from the measurement's own noise level.
+    from_noise = resolved.sampling.init == "none" or resolved.task.name == "denoise"
+    unset = {"start", "guided_start"} if from_noise else set()
+    assert {name for name, value in chosen.items() if value is None} <= unset
     assert plan_job(resolved).spec == resolved
     assert plan_job(JobSpec.from_toml(resolved.to_toml())).spec == resolved
 
@@ -138,6 +140,7 @@ PIXEL_CHANGES = {
     "sampling.steps": {"sampling": {"steps": 7}},
     "sampling.start": {"sampling": {"start": 99}},
     "sampling.guided_start": {"sampling": {"guided_start": 99}},
+    "sampling.guided_steps": {"sampling": {"guided_steps": 3}},
     "sampling.spacing": {"sampling": {"spacing": "uniform"}},
     "sampling.inverse": {"sampling": {"inverse": "replicate"}},
     "sampling.init": {"sampling": {"init": "none"}},
