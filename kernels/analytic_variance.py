@@ -3,12 +3,10 @@
 For a perfect denoiser the optimal variance of p(x_{t-1} | x_t) depends on the data through this number alone
 (Bao et al. 2022, "Analytic-DPM", Theorem 1, with eps = -s score): 1 where x_t leaves no doubt about x_0, and the less,
 the more of the noise could as well be picture. It is estimated once per denoiser and schedule, from a few pictures of
-the kind to be restored, or from the denoiser's own samples; `SamplerConfig.eps_power` takes it.
+the kind to be restored, or from its own; `SamplerConfig.eps_power` takes it.
 """
 
 from __future__ import annotations
-
-from typing import Self
 
 import numpy as np
 import torch
@@ -19,7 +17,7 @@ from kernels.denoiser import Denoiser, evaluate
 from kernels.noise import NoiseSource
 from kernels.process import SamplerConfig
 from kernels.sampler import sample
-from kernels.schedule import Float64, Schedule, time_travel
+from kernels.schedule import Float64, Schedule, base_alpha_bar, log_sigma_timesteps, time_travel
 
 
 @torch.no_grad()
@@ -40,40 +38,20 @@ def estimate_eps_power(denoiser: Denoiser, schedule: Schedule, images: Tensor, n
     return power
 
 
-def sampled_eps_power(
+def own_pictures(
     denoiser: Denoiser,
-    schedule: Schedule,
     noise: NoiseSource,
     shape: tuple[int, int, int],
     count: int,
+    steps: int = 200,
     device: torch.device | str = "cpu",
-) -> Float64:
-    """Return E||eps||^2 / d, (T,) float64, along the denoiser's own DDPM trajectories: no pictures are needed.
+) -> Tensor:
+    """Return pictures that the denoiser invents, (count, *shape) float32, for `estimate_eps_power` in want of any.
 
-    count: tiles of shape (C, H, W), drawn under the keys (0, i, 0).
+    Drawn by DDPM under the keys (0, i, 1). It takes many steps: with 8, pictures are so smooth that the power comes out
+    at half its value.
     """
-    meter = _Meter(denoiser, schedule)
+    alpha_bar = base_alpha_bar(denoiser.info.alpha_bar, denoiser.info.n_timesteps)
+    schedule = Schedule.from_timesteps(alpha_bar, log_sigma_timesteps(alpha_bar, len(alpha_bar) - 1, steps))
     config = SamplerConfig(schedule=schedule, times=tuple(time_travel(len(schedule))))
-    sample(meter, Problem(), config, noise, [(0, i, 0) for i in range(count)], shape, device=device)
-    return meter.total / count
-
-
-class _Meter:
-    """Pass a denoiser's answers on and add up their mean squares by index of the schedule."""
-
-    def __init__(self, denoiser: Denoiser, schedule: Schedule) -> None:
-        self.denoiser = denoiser
-        self.info = denoiser.info
-        self.total = np.zeros(len(schedule))
-        self._index = {int(timestep): t for t, timestep in enumerate(schedule.timesteps)}
-
-    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
-        eps = self.denoiser(x_t, t)
-        squares = eps.double().square().mean(dim=(1, 2, 3))
-        for timestep, square in zip(t.tolist(), squares.tolist(), strict=True):
-            self.total[self._index[timestep]] += square
-        return eps
-
-    def to(self, device: torch.device | str) -> Self:
-        self.denoiser = self.denoiser.to(device)
-        return self
+    return sample(denoiser, Problem(), config, noise, [(0, i, 1) for i in range(count)], shape, device=device)
