@@ -26,7 +26,12 @@ Mask = Annotated[Path | None, typer.Option(help="Inpainting: image of the input'
 Size = Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of the input where there is no file (generate, plan).")]
 DenoiserRef = Annotated[
     str | None,
-    typer.Option("--denoiser", help="builtin, analytic: or guided-diffusion:PATH.", show_default="builtin"),
+    typer.Option(
+        "--denoiser",
+        help="builtin, guided-diffusion:PATH, diffusers:FOLDER, prior:PATH, module:PACKAGE.MODULE:NAME ((x_t, t) -> eps), "
+        "sigma:PACKAGE.MODULE:NAME (D(z, sigma) -> x0) or analytic:.",
+        show_default="builtin",
+    ),
 ]
 Intent = Annotated[
     str | None,

@@ -89,7 +89,7 @@ def _input(given: InputSpec, task: TaskSpec) -> InputSpec:
 
 
 def _sampling(given: SamplingSpec, info: DenoiserInfo, sigma: float) -> SamplingSpec:
-    intent = given.intent or ("faithful" if info.name == "builtin" else "paper")
+    intent = given.intent or ("faithful" if info.local else "paper")
     defaults = {**_fields({"paper": PAPER, **INTENTS}[intent]), "intent": intent}
     if given.start is not None:
         defaults |= {"init": "bicubic", "guided_start": given.start}
