@@ -54,6 +54,13 @@ def restore(
     mask: opt.Mask = None,
     size: opt.Size = None,
     denoiser: opt.DenoiserRef = None,
+    label: opt.Label = None,
+    classifier: opt.Classifier = None,
+    guidance: opt.Guidance = None,
+    value_range: opt.Range = None,
+    grey_as: opt.GreyAs = None,
+    bands_as: opt.BandsAs = None,
+    skip_flat: opt.SkipFlat = None,
     intent: opt.Intent = None,
     form: opt.Form = None,
     steps: opt.Steps = None,
@@ -133,6 +140,13 @@ def plan(
     mask: opt.Mask = None,
     size: opt.Size = None,
     denoiser: opt.DenoiserRef = None,
+    label: opt.Label = None,
+    classifier: opt.Classifier = None,
+    guidance: opt.Guidance = None,
+    value_range: opt.Range = None,
+    grey_as: opt.GreyAs = None,
+    bands_as: opt.BandsAs = None,
+    skip_flat: opt.SkipFlat = None,
     intent: opt.Intent = None,
     steps: opt.Steps = None,
     start: opt.Start = None,
@@ -275,8 +289,9 @@ def _report(outcome: Outcome) -> None:
     plan: Plan = outcome.plan
     megapixels = plan.height * plan.width / 1e6
     resumed = f" ({outcome.resumed} from before)" if outcome.resumed else ""
+    filled = f", {outcome.filled} of them filled without the network" if outcome.filled else ""
     print(
-        f"{outcome.root}: {plan.height}x{plan.width} px ({megapixels:.1f} Mpx), {outcome.tiles} tiles{resumed}, "
+        f"{outcome.root}: {plan.height}x{plan.width} px ({megapixels:.1f} Mpx), {outcome.tiles} tiles{resumed}{filled}, "
         f"{duration(outcome.seconds)}"
     )
 

@@ -33,6 +33,24 @@ DenoiserRef = Annotated[
         show_default="builtin",
     ),
 ]
+Range = Annotated[
+    str | None,
+    typer.Option("--range", help="Stored values LOW,HIGH of black and white.", show_default="the limits of the dtype"),
+]
+GreyAs = Annotated[
+    str | None,
+    typer.Option(help="One band: replicate (in every channel) or mean (of the channels).", show_default="replicate"),
+]
+BandsAs = Annotated[
+    str | None,
+    typer.Option(help="Other bands than the network's: groups of its channels, or single.", show_default="groups"),
+]
+SkipFlat = Annotated[
+    float | None, typer.Option(help="Fill tiles whose measurement varies by no more grey levels, without the network.")
+]
+Label = Annotated[int | None, typer.Option("--class", help="Class to draw, of a conditional network or --classifier.")]
+Classifier = Annotated[Path | None, typer.Option(help="Guided-diffusion classifier that guides the network.")]
+Guidance = Annotated[float | None, typer.Option(help="Factor of the classifier's gradient.", show_default="1")]
 Intent = Annotated[
     str | None,
     typer.Option(help="faithful: nearest to the truth on average; detail: a sample; paper: the paper's settings."),
@@ -98,6 +116,15 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def parse_range(text: str) -> tuple[float, float]:
+    """Read LOW,HIGH."""
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise PlanError(f"--range {text!r} is no range; give LOW,HIGH of the stored values, for example 0,4095") from None
+    return low, high
+
+
 def parse_travel(text: str) -> tuple[int, int]:
     """Read LENGTH,REPEAT."""
     match = re.fullmatch(r"(\d+),(\d+)", text)
@@ -117,6 +144,8 @@ def parse_eta(text: str) -> float | str:
 PARSERS: dict[str, Callable[[Any], Any]] = {
     "size": parse_size,
     "travel": parse_travel,
+    "value_range": parse_range,
+    "classifier": str,
     "eta": parse_eta,
     "path": str,
     "mask": str,
@@ -126,11 +155,18 @@ PLACES = {
     "path": ("input", "path"),
     "mask": ("input", "mask"),
     "size": ("input", "size"),
+    "value_range": ("input", "values"),
+    "grey_as": ("input", "grey_as"),
+    "bands_as": ("input", "bands_as"),
     "output": ("", "output"),
     "denoiser": ("", "denoiser"),
     "task": ("task", "name"),
     "scale": ("task", "scale"),
     "sigma": ("task", "sigma"),
+    "skip_flat": ("task", "skip_flat"),
+    "label": ("guidance", "label"),
+    "classifier": ("guidance", "classifier"),
+    "guidance": ("guidance", "scale"),
     "intent": ("sampling", "intent"),
     "form": ("sampling", "form"),
     "eta": ("sampling", "eta"),

@@ -20,6 +20,10 @@ def print_plan(plan: Plan, numbers: Estimate) -> None:
         f"{plan.out_channels} bands of {plan.dtype}; tile {tiling.tile}, stride {tiling.stride}, order {tiling.order}; "
         f"form {sampling.form}, eta {sampling.eta}, {sampling.steps} steps, noise x{sampling.noise_scale}"
     )
+    for line in plan.bands.describe():
+        console.print(line)
+    if not plan.values.full:
+        console.print(f"black is {plan.values.low:g}, white is {plan.values.high:g} of {plan.dtype}")
     table = Table("level", "size", "tiles", "scale", "NFE/tile", box=None, pad_edge=False)
     for level in reversed(numbers.levels):
         table.add_row(

@@ -11,7 +11,6 @@ from orchestrator.rundir import RunDir
 from orchestrator.windows import Array, Measured
 from storage.box import Box
 from storage.open import open_image
-from storage.pixels import to_unit
 from storage.pooled import open_pooled
 
 
@@ -24,7 +23,7 @@ def input_measured(run: RunDir, plan: Plan) -> Measured:
 
     def read(y0: int, x0: int, y1: int, x1: int) -> Array:
         box = Box(y0, x0, y1, x1)
-        y = to_unit(image.read(box), plan.dtype)
+        y = plan.values.to_unit(image.read(box))
         if grey and y.shape[0] > 1:
             y = y.mean(axis=0, keepdims=True, dtype=np.float64).astype(np.float32)
         if mask is not None:

@@ -9,7 +9,6 @@ from orchestrator.level_cells import LevelCells
 from orchestrator.plan import Plan
 from orchestrator.rundir import RunDir
 from storage.box import Box
-from storage.pixels import from_unit
 from storage.publish import publish
 
 
@@ -18,7 +17,7 @@ def publish_run(run: RunDir, plan: Plan) -> None:
     cells = LevelCells.open(run, plan.levels[0])
 
     def source(box: Box) -> NDArray[np.unsignedinteger]:
-        return from_unit(cells.read(box), plan.dtype)
+        return plan.values.from_unit(plan.bands.published(cells.read(box)))
 
     publish(
         source,
@@ -40,6 +39,8 @@ def provenance(plan: Plan) -> dict[str, object]:
         "denoiser": {"name": plan.denoiser.name, "content": plan.denoiser.content},
         "sampling": spec.sampling.model_dump(mode="json"),
         "tiling": spec.tiling.model_dump(mode="json"),
+        "guidance": spec.guidance.model_dump(mode="json"),
+        "bands": plan.bands.describe(),
         "source": spec.input.model_dump(mode="json"),
         "generated_content": (
             "Restored by a diffusion model: detail that the measurement does not determine is a plausible "

@@ -47,7 +47,10 @@ def load_plan(run: RunDir) -> Plan:
 def resolve(spec: JobSpec, info: DenoiserInfo) -> JobSpec:
     """Return the job with every field set that changes pixels."""
     task = Task.build(spec.task.name, spec.task.scale, spec.task.sigma)
-    source = _input(spec.input, spec.task)
+    source = _input(spec.input, spec.task, info.channels)
+    source = source.model_copy(
+        update={"grey_as": source.grey_as or "replicate", "bands_as": source.bands_as or "groups"}
+    )
     assert source.size is not None, "_input fills the size"
     height, width = (side * task.scale for side in source.size)
     sampling = _sampling(spec.sampling, info, spec.task.sigma)
@@ -60,7 +63,7 @@ def resolve(spec: JobSpec, info: DenoiserInfo) -> JobSpec:
     )
 
 
-def _input(given: InputSpec, task: TaskSpec) -> InputSpec:
+def _input(given: InputSpec, task: TaskSpec, channels: int) -> InputSpec:
     masked, measured = "inpaint" in task.name, task.name != "generate"
     if not measured and given.path is not None:
         raise PlanError("task generate takes no input image; give --size HEIGHTxWIDTH instead")
@@ -71,7 +74,7 @@ def _input(given: InputSpec, task: TaskSpec) -> InputSpec:
     if given.path is None:
         if given.size is None:
             raise PlanError("no input: give an image file" + ("" if measured else " or --size HEIGHTxWIDTH"))
-        return given.model_copy(update={"bands": given.bands or 3, "dtype": given.dtype or "uint8"})
+        return given.model_copy(update={"bands": given.bands or channels, "dtype": given.dtype or "uint8"})
     path = Path(given.path).absolute()
     info = inspect(path)
     dtype_range(info.dtype)

@@ -38,6 +38,8 @@ class Outcome:
     tiles: int
     resumed: int
     """Tiles that were committed before this attempt."""
+    filled: int
+    """Tiles of this attempt that needed no network."""
     seconds: float
 
 
@@ -103,6 +105,7 @@ def _drive(
         plan=plan,
         tiles=session.frontier.total,
         resumed=len(done),
+        filled=session.filled,
         seconds=time.perf_counter() - began,
     )
 

@@ -86,6 +86,8 @@ def _levels(source: str) -> int:
 
 
 def _png(info: ImageInfo, reader: ZarrReader) -> bytes:
+    if info.channels not in (1, 3):
+        raise FormatError(f"{info.path}: a PNG holds 1 or 3 bands, not {info.channels}; export to .tif")
     pixels = reader.read(info.box)
     rows = pixels[0] if info.channels == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
     encoded = bytes(imagecodecs.png_encode(rows))

@@ -180,7 +180,6 @@ TIFF_KINDS = {
     "cmyk": (np.dstack([PIXELS, GREY]), {"photometric": "separated"}, "found CMYK pixels"),
     "lab": (PIXELS, {"photometric": "cielab"}, "found CIELAB pixels"),
     "alpha": (np.dstack([PIXELS, GREY]), {"extrasamples": ["unassalpha"]}, "found an alpha channel"),
-    "five_bands": (np.dstack([PIXELS] * 2)[:, :, :5], {"photometric": "minisblack", "planarconfig": "contig"}, "found 5 bands"),
     "pages": (np.stack([GREY] * 4), {"photometric": "minisblack"}, "holds 4 images (90x120, 90x120, 90x120, ... H x W)"),
     "volume": (np.stack([GREY] * 4), {"photometric": "minisblack", "volumetric": True, "tile": (4, 16, 16)}, "a volume"),
 }
