@@ -51,6 +51,10 @@ SkipFlat = Annotated[
 Label = Annotated[int | None, typer.Option("--class", help="Class to draw, of a conditional network or --classifier.")]
 Classifier = Annotated[Path | None, typer.Option(help="Guided-diffusion classifier that guides the network.")]
 Guidance = Annotated[float | None, typer.Option(help="Factor of the classifier's gradient.", show_default="1")]
+Region = Annotated[
+    list[str] | None,
+    typer.Option(help="Y0,X0,Y1,X1:DENOISER[:CLASS], output px: restore a region with another network first. Repeatable."),
+]
 Intent = Annotated[
     str | None,
     typer.Option(help="faithful: nearest to the truth on average; detail: a sample; paper: the paper's settings."),
@@ -84,7 +88,7 @@ def job_spec(base: JobSpec, given: dict[str, Any]) -> JobSpec:
     """Return `base` with the options that were given put in their sections; raises PlanError on a bad value."""
     values = base.model_dump()
     for name, value in given.items():
-        if value is None:
+        if value is None or value == []:
             continue
         section, field = PLACES[name]
         target = values[section] if section else values
@@ -125,6 +129,18 @@ def parse_range(text: str) -> tuple[float, float]:
     return low, high
 
 
+def parse_regions(texts: list[str]) -> list[dict[str, Any]]:
+    """Read Y0,X0,Y1,X1:DENOISER[:CLASS], once per region."""
+    found = []
+    for text in texts:
+        match = re.fullmatch(r"(\d+),(\d+),(\d+),(\d+):(.+?)(?::(\d+))?", text)
+        if match is None:
+            raise PlanError(f"--region {text!r} is no region; give Y0,X0,Y1,X1:DENOISER or ...:DENOISER:CLASS")
+        *box, denoiser, label = match.groups()
+        found.append({"box": tuple(map(int, box)), "denoiser": denoiser, "label": None if label is None else int(label)})
+    return found
+
+
 def parse_travel(text: str) -> tuple[int, int]:
     """Read LENGTH,REPEAT."""
     match = re.fullmatch(r"(\d+),(\d+)", text)
@@ -145,6 +161,7 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "size": parse_size,
     "travel": parse_travel,
     "value_range": parse_range,
+    "region": parse_regions,
     "classifier": str,
     "eta": parse_eta,
     "path": str,
@@ -160,6 +177,7 @@ PLACES = {
     "bands_as": ("input", "bands_as"),
     "output": ("", "output"),
     "denoiser": ("", "denoiser"),
+    "region": ("", "regions"),
     "task": ("task", "name"),
     "scale": ("task", "scale"),
     "sigma": ("task", "sigma"),

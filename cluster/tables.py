@@ -22,6 +22,9 @@ def print_plan(plan: Plan, numbers: Estimate) -> None:
     )
     for line in plan.bands.describe():
         console.print(line)
+    for region in plan.regions:
+        tiles = sum(level.grid.count for level in region.plan.levels)
+        console.print(f"region {region.box}: restored first with {region.plan.denoiser.name}, {tiles:,} tiles")
     if not plan.values.full:
         console.print(f"black is {plan.values.low:g}, white is {plan.values.high:g} of {plan.dtype}")
     table = Table("level", "size", "tiles", "scale", "NFE/tile", box=None, pad_edge=False)

@@ -110,6 +110,12 @@ def split_ref(ref: str) -> tuple[str, str]:
     raise ValueError(f"unknown denoiser {ref!r}; known schemes: {', '.join(SCHEMES)}")
 
 
+def absolute_ref(ref: str) -> str:
+    """Return the reference with the path of its file or folder made absolute, so that it holds in every process."""
+    scheme, path = split_ref(ref)
+    return f"{scheme}:{Path(path).absolute()}" if scheme in ("prior", "guided-diffusion", "diffusers") else ref
+
+
 def file_hash(path: Path) -> str:
     """Return the blake2b hash of a file (128 bit, hexadecimal); raise ValueError when it cannot be read."""
     try:

@@ -82,14 +82,54 @@ def load_guided_diffusion(path: str | Path, device: torch.device | str = "cpu", 
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifierInfo:
+    """Describe a classifier: what it accepts and tells apart."""
+
+    name: str
+    channels: int
+    classes: int
+    tile: int
+    """Training size, px."""
+    multiple: int
+    """Both sides of a tile must be divisible by this, px."""
+    fixed_tile: bool
+    """Whether only tiles of exactly `tile` px are accepted."""
+    n_timesteps: int
+    content: str
+    """Hash of the weights."""
+
+
+def describe_classifier(path: str | Path) -> ClassifierInfo:
+    """Check and describe a classifier without reading more than a sample of its bytes; errors as of `load_classifier`."""
+    checkpoint = _open_classifier(path, {})
+    architecture = checkpoint.architecture
+    config = cast(ClassifierConfig, architecture.config)
+    return ClassifierInfo(
+        name=f"classifier {architecture.name}, {checkpoint.path.name}",
+        channels=config.in_channels,
+        classes=config.out_channels,
+        tile=config.image_size,
+        multiple=config.multiple,
+        fixed_tile=config.pool == "attention",
+        n_timesteps=architecture.diffusion_steps,
+        content=sampled_hash(checkpoint.path, settings_text(architecture)),
+    )
+
+
 def load_classifier(path: str | Path, device: torch.device | str = "cpu", **overrides: Any) -> ClassifierModel:
     """Load a classifier for guidance; errors and warnings as for `load_guided_diffusion`."""
-    checkpoint = _open(path, overrides)
-    if is_denoiser(checkpoint.tensors):
-        raise CheckpointError(f"{path} is a denoiser, not a classifier: a classifier has no output_blocks")
+    checkpoint = _open_classifier(path, overrides)
     with torch.device("meta"):
         model = ClassifierModel(cast(ClassifierConfig, checkpoint.architecture.config))
     return _fill(model, checkpoint).to(device)
+
+
+def _open_classifier(path: str | Path, overrides: Mapping[str, Any]) -> Checkpoint:
+    checkpoint = _open(path, overrides)
+    if is_denoiser(checkpoint.tensors):
+        raise CheckpointError(f"{path} is a denoiser, not a classifier: a classifier has no output_blocks")
+    return checkpoint
 
 
 def _open_denoiser(path: str | Path, overrides: Mapping[str, Any]) -> Checkpoint:

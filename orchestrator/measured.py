@@ -22,7 +22,7 @@ def input_measured(run: RunDir, plan: Plan) -> Measured:
     grey = plan.task.grey
 
     def read(y0: int, x0: int, y1: int, x1: int) -> Array:
-        box = Box(y0, x0, y1, x1)
+        box = Box(y0, x0, y1, x1).shift(*(plan.spec.input.crop or (0, 0))[:2])
         y = plan.values.to_unit(image.read(box))
         if grey and y.shape[0] > 1:
             y = y.mean(axis=0, keepdims=True, dtype=np.float64).astype(np.float32)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kernels.catalog import DenoiserInfo
 from orchestrator.bands import Bands
@@ -17,6 +18,9 @@ from orchestrator.grid import TileGrid
 from orchestrator.spec import JobSpec
 from orchestrator.tasks import FACTOR, Posed, Task
 from orchestrator.values import Values
+
+if TYPE_CHECKING:
+    from orchestrator.regions import Region
 
 # Parts of a task that keep flat pixels flat.
 PIXELWISE = {"sr", "colorize", "inpaint", "denoise"}
@@ -57,6 +61,8 @@ class Plan:
     """Which stored values are black and white."""
     levels: tuple[Level, ...]
     """Level 0 first."""
+    regions: tuple[Region, ...] = ()
+    """Parts of the output that are restored first, by models of their own."""
 
     @property
     def height(self) -> int:

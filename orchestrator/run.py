@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.errors import PlanError, RunError
@@ -80,6 +80,7 @@ def _drive(
     if not (finished and run.published):
         prepare(run, plan)
         if not finished:
+            _restore_regions(run, plan, marks, executor)
             done = [key for key in done if verify_cells(run, plan, key.level, plan.levels[key.level].grid.owned(key))]
     session = Session(run, plan, Frontier(plan.graph(), done), journal, [log, *listeners])
     session.emit(RunStarted(tiles=session.frontier.total, done=len(done), executor=executor.name))
@@ -108,6 +109,18 @@ def _drive(
         filled=session.filled,
         seconds=time.perf_counter() - began,
     )
+
+
+def _restore_regions(run: RunDir, plan: Plan, marks: Fingerprint, executor: Executor) -> None:
+    """Finish the runs of all regions; the main run's fingerprint stands for what theirs would say of the input."""
+    for number, region in enumerate(plan.regions):
+        sub, spec = RunDir(run.region(number)), region.plan.spec
+        staged = {"path": run.staged_input, "mask": run.staged_mask}
+        source = spec.input.model_copy(update={k: str(path) for k, path in staged.items() if path.exists()})
+        spec = spec.model_copy(update={"input": source, "output": str(sub.root)})
+        sub.state.mkdir(parents=True, exist_ok=True)
+        _write_whole(sub.job, spec.to_toml())
+        _drive(sub, replace(region.plan, spec=spec), {**marks, "region": number}, executor, [])
 
 
 def _open_journal(run: RunDir, plan: Plan, marks: Fingerprint) -> tuple[Journal, list[TileKey]]:
@@ -143,7 +156,7 @@ def _check_output(run: RunDir, overwrite: bool) -> None:
 
 
 def _reclaim(run: RunDir) -> None:
-    for path in (run.state / "work", run.state / "measured"):  # the staged input stays: verify reads it
+    for path in (run.state / "work", run.state / "measured", run.state / "regions"):  # the staged input stays: verify reads it
         shutil.rmtree(path, ignore_errors=True)
 
 

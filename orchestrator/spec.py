@@ -31,6 +31,8 @@ class InputSpec(_Section):
     mask: str | None = None
     size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = None
     """Height and width in px: read from the file; given by the user where there is no file (generate, plan)."""
+    crop: tuple[int, int, int, int] | None = None
+    """Part of the file that is the measurement, y0, x0, y1, x1 in px; set for regions."""
     bands: Annotated[int, Field(gt=0)] | None = None
     """Number of bands, read from the file."""
     dtype: str | None = None
@@ -99,6 +101,18 @@ class TilingSpec(_Section):
     order: Literal["raster", "centre"] | None = None
 
 
+class RegionSpec(_Section):
+    """A region of the output that another model restores first (orchestrator.regions)."""
+
+    box: tuple[int, int, int, int]
+    """y0, x0, y1, x1 in output px."""
+    denoiser: str
+    label: Annotated[int, Field(ge=0)] | None = None
+    sampling: SamplingSpec | None = None
+    """None: as the rest, with another seed and the denoiser's own preset."""
+    tiling: TilingSpec | None = None
+
+
 class RunSpec(_Section):
     """Where and how it runs. None of this changes a pixel."""
 
@@ -119,6 +133,7 @@ class JobSpec(_Section):
     guidance: GuidanceSpec = GuidanceSpec()
     sampling: SamplingSpec = SamplingSpec()
     tiling: TilingSpec = TilingSpec()
+    regions: tuple[RegionSpec, ...] = ()
     run: RunSpec = RunSpec()
 
     def to_toml(self) -> str:

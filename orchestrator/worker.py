@@ -19,9 +19,11 @@ from kernels.tasks import measurement_operator
 from orchestrator.errors import TileError
 from orchestrator.graph import guide_window
 from orchestrator.grid import TileKey
+from orchestrator.guiding import ClassGuide, network_label
 from orchestrator.level_cells import LevelCells
 from orchestrator.measured import level_measured
 from orchestrator.plan import Level, Plan
+from orchestrator.regions import RegionLayer
 from orchestrator.rundir import RunDir
 from orchestrator.tasks import FACTOR
 from orchestrator.tile_input import TileInput, determined
@@ -52,10 +54,12 @@ class Worker:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if self.device.type == "cpu":
             torch.set_num_threads(1)  # more workers beat more threads (docs/RESULTS.md), and one thread is repeatable
-        self.denoiser = load_denoiser(plan.spec.denoiser, device=str(self.device))
+        self.denoiser = load_denoiser(plan.spec.denoiser, str(self.device), network_label(plan.spec.denoiser, plan.spec.guidance))
+        self.guide = ClassGuide.load(plan.spec.guidance, str(self.device))
         self.noise = KeyedNoise(plan.spec.sampling.seed)
         self.cells = [LevelCells.open(self.run_dir, level) for level in plan.levels]
         self.measured = [level_measured(self.run_dir, plan, level) for level in plan.levels]
+        self.regions = RegionLayer.open(self.run_dir, plan)
         self.trajectories = [trajectory(plan, level) for level in plan.levels]
 
     def run(self, keys: list[TileKey]) -> Report:
@@ -120,6 +124,8 @@ class Worker:
             rows, cols = strip.shift(-box.y0, -box.x0).slices()
             mask[:, rows, cols] = True
             known[:, rows, cols] = self.cells[level.index].read(strip)
+        for region in self.regions:
+            region.pin(level.index, box, mask, known)
         return mask, known
 
     def _read_guide(self, level: Level, key: TileKey) -> tuple[Array, Array]:
@@ -155,6 +161,7 @@ class Worker:
             (channels, side, side),
             x_init=start,
             device=self.device,
+            **({} if self.guide is None else {"guidance": self.guide.batch(len(keys))}),
         )
         return result.cpu()
 

@@ -107,6 +107,8 @@ def _write_tiff(file: Path, source: str, levels: int, compression: str | None, p
         for number, reader in enumerate(readers):
             info = reader.info
             colour: dict[str, Any] = {"photometric": "rgb"} if info.channels == 3 else {"photometric": "minisblack"}
+            if info.channels not in (1, 3):
+                colour["planarconfig"] = "contig"  # or the bands would be taken for pages
             tiff.write(
                 counter.each(_tiles(reader)),
                 shape=(info.height, info.width) if info.channels == 1 else (info.height, info.width, info.channels),

@@ -49,7 +49,7 @@ def image(path: Path, channels: int, dtype: str = "uint8", top: int | None = Non
     peak = top or int(np.iinfo(dtype).max)
     pixels = np.random.default_rng(channels).integers(peak // 4, peak // 2, (channels, 24, 40)).astype(dtype)
 
-    def source(box):  # noqa: ANN001, ANN202
+    def source(box):
         return pixels[(slice(None), *box.slices())]
 
     publish(source, path, height=24, width=40, channels=channels, dtype=dtype, name="in", attributes={})
