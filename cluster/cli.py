@@ -170,16 +170,18 @@ def plan(
     """Say what a restoration would take: tiles, levels, NFE, critical path, useful workers, memory, disk, time."""
     given = {k: v for k, v in locals().items() if k in opt.PLACES}
     from orchestrator.estimate import estimate
+    from orchestrator.filled import count_filled
     from orchestrator.resolve import plan_job
 
     planned = plan_job(opt.job_spec(JobSpec.load(job) if job else JobSpec(), {**given, "path": source}))
     numbers = estimate(planned, workers or 1, step_seconds)
+    filled = count_filled(planned)
     if as_json:
-        print(json.dumps({"spec": planned.spec.model_dump(mode="json"), **numbers.as_dict()}))
+        print(json.dumps({"spec": planned.spec.model_dump(mode="json"), "filled": filled, **numbers.as_dict()}))
         return
     from cluster.tables import print_plan
 
-    print_plan(planned, numbers)
+    print_plan(planned, numbers, filled)
 
 
 @app.command()

@@ -11,8 +11,8 @@ from orchestrator.plan import Plan
 from orchestrator.verify import Verification
 
 
-def print_plan(plan: Plan, numbers: Estimate) -> None:
-    """Print a plan and what it will cost."""
+def print_plan(plan: Plan, numbers: Estimate, filled: int | None) -> None:
+    """Print a plan and what it will cost; filled: tiles that need no network, None where they were not counted."""
     console, spec = Console(highlight=False), plan.spec
     tiling, sampling = spec.tiling, spec.sampling
     console.print(
@@ -40,6 +40,7 @@ def print_plan(plan: Plan, numbers: Estimate) -> None:
     time = "unknown for this network: give --step-seconds" if numbers.seconds is None else duration(numbers.seconds)
     for name, value in (
         ("tiles", f"{numbers.tiles:,}"),
+        *([] if filled == 0 else [("filled without it", "not counted" if filled is None else f"at least {filled:,}")]),
         ("network evaluations", f"{numbers.nfe:,}"),
         ("critical path", f"{numbers.critical_path:,} tiles"),
         ("useful workers", f"about {numbers.useful_workers:,}; more would mostly wait"),

@@ -119,6 +119,12 @@ def region_marks(plan: Plan) -> list[dict[str, Any]] | None:
     return marks or None
 
 
+def covered(box: Box, level: int) -> Box:
+    """Return the pixels of a level that lie wholly under a box of the output."""
+    g = int(FACTOR**level)
+    return Box(-(-box.y0 // g), -(-box.x0 // g), box.y1 // g, box.x1 // g)
+
+
 @dataclass(frozen=True, slots=True)
 class RegionLayer:
     """The restored pixels of a region, as known pixels of the main run."""
@@ -135,8 +141,7 @@ class RegionLayer:
     def pin(self, level: int, tile: Box, mask: NDArray[np.bool_], known: Array) -> None:
         """Mark and fill, in place, the pixels of a tile (1, P, P) and (bands, P, P) that the region covers wholly."""
         g = int(FACTOR**level)
-        inside = Box(-(-self.box.y0 // g), -(-self.box.x0 // g), self.box.y1 // g, self.box.x1 // g)
-        part = inside.intersect(tile)
+        part = covered(self.box, level).intersect(tile)
         if part.empty:
             return
         fine = self.cells.read(part.scale(g).shift(-self.box.y0, -self.box.x0))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from orchestrator import run
 from orchestrator.errors import PlanError
+from orchestrator.filled import count_filled
 from orchestrator.resolve import plan_job
 from orchestrator.run import Outcome
 from orchestrator.serial import SerialExecutor
@@ -68,6 +69,26 @@ def noise(height: int, width: int) -> NDArray[np.uint8]:
 
 def calls() -> int:
     return int(sys.modules["counted_models"].counted.calls)
+
+
+def test_the_plan_counts_the_tiles_that_the_run_then_fills(tmp_path: Path) -> None:
+    pixels, mask = noise(32, 96), np.full((32, 96), 255, np.uint8)
+    mask[8:24, 80:90] = 0
+    done = restore(tmp_path, {"name": "inpaint"}, pixels, mask)
+    assert count_filled(done.plan) == done.filled == 4
+    flat = plan_job(
+        JobSpec.build(
+            {
+                "input": {"path": str(write(tmp_path / "flat.png", np.full((40, 50, 3), 9, np.uint8)))},
+                "denoiser": "analytic:",
+                "task": {"name": "sr", "scale": 4, "skip_flat": 0.0},
+                "tiling": {"tile": 64, "stride": 32, "levels": 2},
+            }
+        )
+    )
+    assert count_filled(flat) == sum(level.grid.count for level in flat.levels)
+    plain = flat.spec.model_copy(update={"task": flat.spec.task.model_copy(update={"skip_flat": None})})
+    assert count_filled(plan_job(plain)) == 0
 
 
 def test_fully_known_tiles_are_copied_and_the_others_restored(tmp_path: Path) -> None:

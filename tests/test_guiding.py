@@ -61,13 +61,13 @@ def classifier(tmp_path: Path) -> Path:
     return write(tmp_path / "cls.pt", ClassifierModel(CLASSIFIER))
 
 
-def job(denoiser: str = "analytic:", tile: int = 32, **guidance: Any) -> JobSpec:
+def job(denoiser: str = "analytic:", tile: int = 32, steps: int = 2, **guidance: Any) -> JobSpec:
     return JobSpec.build(
         {
             "input": {"size": (32, 48)},
             "denoiser": denoiser,
             "task": {"name": "generate"},
-            "sampling": {"intent": "paper", "steps": 2, "travel": (1, 1)},
+            "sampling": {"intent": "paper", "steps": steps, "travel": (1, 1)},
             "tiling": {"tile": tile, "stride": 16, "levels": 1},
             "guidance": guidance,
         }
@@ -136,9 +136,9 @@ def test_a_classifier_is_described_without_reading_it_whole(classifier: Path) ->
 def test_a_guided_run_differs_from_an_unguided_one(tmp_path: Path, classifier: Path) -> None:
     pytest.importorskip("kernels.guidance")
     pictures = []
-    for number, given in enumerate(({}, {"classifier": str(classifier), "label": 1, "scale": 50.0})):
+    for number, given in enumerate(({}, {"classifier": str(classifier), "label": 1, "scale": 1e4})):
         out = tmp_path / f"out{number}.zarr"
-        run.start(job(**given).model_copy(update={"output": str(out)}), SerialExecutor())
+        run.start(job(steps=6, **given).model_copy(update={"output": str(out)}), SerialExecutor())
         pictures.append(open_image(out).read(Box(0, 0, 32, 48)).astype(np.float64))
     assert np.abs(pictures[0] - pictures[1]).mean() > 0.1
     guide = ClassGuide.load(plan_job(job(classifier=str(classifier), label=1)).spec.guidance, "cpu")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cluster.options import parse_regions
 from orchestrator import run
 from orchestrator.errors import PlanError, RunError
+from orchestrator.filled import count_filled
 from orchestrator.fingerprint import fingerprint
 from orchestrator.resolve import load_plan, plan_job
 from orchestrator.rundir import RunDir
@@ -112,7 +113,7 @@ def test_tiles_wholly_inside_a_region_need_no_network(tmp_path: Path) -> None:
     source = write(tmp_path / "in.png", photo())
     spec = job(source, tmp_path / "out.zarr", (0, 0, 96, 128))
     done = run.start(spec, SerialExecutor())
-    assert done.filled == done.tiles
+    assert done.filled == done.tiles == count_filled(done.plan)
     assert sys.modules["region_models"].rest.calls == 0
 
 
