@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from cluster import bench
 from cluster import options as opt
 from cluster.progress import ProgressView, duration, size
 from orchestrator.errors import PlanError, RunError
@@ -33,6 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Restore images of unlimited size with pre-trained diffusion models (DDNM, MSR, HiR) on Ray and Zarr.",
 )
+app.add_typer(bench.app, name="bench")
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -54,6 +56,14 @@ def restore(
     mask: opt.Mask = None,
     size: opt.Size = None,
     denoiser: opt.DenoiserRef = None,
+    region: opt.Region = None,
+    label: opt.Label = None,
+    classifier: opt.Classifier = None,
+    guidance: opt.Guidance = None,
+    value_range: opt.Range = None,
+    grey_as: opt.GreyAs = None,
+    bands_as: opt.BandsAs = None,
+    skip_flat: opt.SkipFlat = None,
     intent: opt.Intent = None,
     form: opt.Form = None,
     steps: opt.Steps = None,
@@ -133,6 +143,14 @@ def plan(
     mask: opt.Mask = None,
     size: opt.Size = None,
     denoiser: opt.DenoiserRef = None,
+    region: opt.Region = None,
+    label: opt.Label = None,
+    classifier: opt.Classifier = None,
+    guidance: opt.Guidance = None,
+    value_range: opt.Range = None,
+    grey_as: opt.GreyAs = None,
+    bands_as: opt.BandsAs = None,
+    skip_flat: opt.SkipFlat = None,
     intent: opt.Intent = None,
     steps: opt.Steps = None,
     start: opt.Start = None,
@@ -152,16 +170,18 @@ def plan(
     """Say what a restoration would take: tiles, levels, NFE, critical path, useful workers, memory, disk, time."""
     given = {k: v for k, v in locals().items() if k in opt.PLACES}
     from orchestrator.estimate import estimate
+    from orchestrator.filled import count_filled
     from orchestrator.resolve import plan_job
 
     planned = plan_job(opt.job_spec(JobSpec.load(job) if job else JobSpec(), {**given, "path": source}))
     numbers = estimate(planned, workers or 1, step_seconds)
+    filled = count_filled(planned)
     if as_json:
-        print(json.dumps({"spec": planned.spec.model_dump(mode="json"), **numbers.as_dict()}))
+        print(json.dumps({"spec": planned.spec.model_dump(mode="json"), "filled": filled, **numbers.as_dict()}))
         return
     from cluster.tables import print_plan
 
-    print_plan(planned, numbers)
+    print_plan(planned, numbers, filled)
 
 
 @app.command()
@@ -275,8 +295,9 @@ def _report(outcome: Outcome) -> None:
     plan: Plan = outcome.plan
     megapixels = plan.height * plan.width / 1e6
     resumed = f" ({outcome.resumed} from before)" if outcome.resumed else ""
+    filled = f", {outcome.filled} of them filled without the network" if outcome.filled else ""
     print(
-        f"{outcome.root}: {plan.height}x{plan.width} px ({megapixels:.1f} Mpx), {outcome.tiles} tiles{resumed}, "
+        f"{outcome.root}: {plan.height}x{plan.width} px ({megapixels:.1f} Mpx), {outcome.tiles} tiles{resumed}{filled}, "
         f"{duration(outcome.seconds)}"
     )
 

@@ -26,7 +26,34 @@ Mask = Annotated[Path | None, typer.Option(help="Inpainting: image of the input'
 Size = Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of the input where there is no file (generate, plan).")]
 DenoiserRef = Annotated[
     str | None,
-    typer.Option("--denoiser", help="builtin, analytic: or guided-diffusion:PATH.", show_default="builtin"),
+    typer.Option(
+        "--denoiser",
+        help="builtin, guided-diffusion:PATH, diffusers:FOLDER, prior:PATH, module:PACKAGE.MODULE:NAME ((x_t, t) -> eps), "
+        "sigma:PACKAGE.MODULE:NAME (D(z, sigma) -> x0) or analytic:.",
+        show_default="builtin",
+    ),
+]
+Range = Annotated[
+    str | None,
+    typer.Option("--range", help="Stored values LOW,HIGH of black and white.", show_default="the limits of the dtype"),
+]
+GreyAs = Annotated[
+    str | None,
+    typer.Option(help="One band: replicate (in every channel) or mean (of the channels).", show_default="replicate"),
+]
+BandsAs = Annotated[
+    str | None,
+    typer.Option(help="Other bands than the network's: groups of its channels, or single.", show_default="groups"),
+]
+SkipFlat = Annotated[
+    float | None, typer.Option(help="Fill tiles whose measurement varies by no more grey levels, without the network.")
+]
+Label = Annotated[int | None, typer.Option("--class", help="Class to draw, of a conditional network or --classifier.")]
+Classifier = Annotated[Path | None, typer.Option(help="Guided-diffusion classifier that guides the network.")]
+Guidance = Annotated[float | None, typer.Option(help="Factor of the classifier's gradient.", show_default="1")]
+Region = Annotated[
+    list[str] | None,
+    typer.Option(help="Y0,X0,Y1,X1:DENOISER[:CLASS], output px: restore a region with another network first. Repeatable."),
 ]
 Intent = Annotated[
     str | None,
@@ -61,7 +88,7 @@ def job_spec(base: JobSpec, given: dict[str, Any]) -> JobSpec:
     """Return `base` with the options that were given put in their sections; raises PlanError on a bad value."""
     values = base.model_dump()
     for name, value in given.items():
-        if value is None:
+        if value is None or value == []:
             continue
         section, field = PLACES[name]
         target = values[section] if section else values
@@ -93,6 +120,27 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def parse_range(text: str) -> tuple[float, float]:
+    """Read LOW,HIGH."""
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise PlanError(f"--range {text!r} is no range; give LOW,HIGH of the stored values, for example 0,4095") from None
+    return low, high
+
+
+def parse_regions(texts: list[str]) -> list[dict[str, Any]]:
+    """Read Y0,X0,Y1,X1:DENOISER[:CLASS], once per region."""
+    found = []
+    for text in texts:
+        match = re.fullmatch(r"(\d+),(\d+),(\d+),(\d+):(.+?)(?::(\d+))?", text)
+        if match is None:
+            raise PlanError(f"--region {text!r} is no region; give Y0,X0,Y1,X1:DENOISER or ...:DENOISER:CLASS")
+        *box, denoiser, label = match.groups()
+        found.append({"box": tuple(map(int, box)), "denoiser": denoiser, "label": None if label is None else int(label)})
+    return found
+
+
 def parse_travel(text: str) -> tuple[int, int]:
     """Read LENGTH,REPEAT."""
     match = re.fullmatch(r"(\d+),(\d+)", text)
@@ -112,6 +160,9 @@ def parse_eta(text: str) -> float | str:
 PARSERS: dict[str, Callable[[Any], Any]] = {
     "size": parse_size,
     "travel": parse_travel,
+    "value_range": parse_range,
+    "region": parse_regions,
+    "classifier": str,
     "eta": parse_eta,
     "path": str,
     "mask": str,
@@ -121,11 +172,19 @@ PLACES = {
     "path": ("input", "path"),
     "mask": ("input", "mask"),
     "size": ("input", "size"),
+    "value_range": ("input", "values"),
+    "grey_as": ("input", "grey_as"),
+    "bands_as": ("input", "bands_as"),
     "output": ("", "output"),
     "denoiser": ("", "denoiser"),
+    "region": ("", "regions"),
     "task": ("task", "name"),
     "scale": ("task", "scale"),
     "sigma": ("task", "sigma"),
+    "skip_flat": ("task", "skip_flat"),
+    "label": ("guidance", "label"),
+    "classifier": ("guidance", "classifier"),
+    "guidance": ("guidance", "scale"),
     "intent": ("sampling", "intent"),
     "form": ("sampling", "form"),
     "eta": ("sampling", "eta"),

@@ -11,7 +11,6 @@ from orchestrator.rundir import RunDir
 from orchestrator.windows import Array, Measured
 from storage.box import Box
 from storage.open import open_image
-from storage.pixels import to_unit
 from storage.pooled import open_pooled
 
 
@@ -23,8 +22,8 @@ def input_measured(run: RunDir, plan: Plan) -> Measured:
     grey = plan.task.grey
 
     def read(y0: int, x0: int, y1: int, x1: int) -> Array:
-        box = Box(y0, x0, y1, x1)
-        y = to_unit(image.read(box), plan.dtype)
+        box = Box(y0, x0, y1, x1).shift(*(plan.spec.input.crop or (0, 0))[:2])
+        y = plan.values.to_unit(image.read(box))
         if grey and y.shape[0] > 1:
             y = y.mean(axis=0, keepdims=True, dtype=np.float64).astype(np.float32)
         if mask is not None:

@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kernels.catalog import DenoiserInfo
+from orchestrator.bands import Bands
 from orchestrator.errors import PlanError
 from orchestrator.graph import TaskGraph
 from orchestrator.grid import TileGrid
 from orchestrator.spec import JobSpec
 from orchestrator.tasks import FACTOR, Posed, Task
+from orchestrator.values import Values
+
+if TYPE_CHECKING:
+    from orchestrator.regions import Region
+
+# Parts of a task that keep flat pixels flat.
+PIXELWISE = {"sr", "colorize", "inpaint", "denoise"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,10 +55,14 @@ class Plan:
     """Resolved: no field that changes pixels is unset."""
     denoiser: DenoiserInfo
     task: Task
-    out_channels: int
-    """Bands of the output."""
+    bands: Bands
+    """How the output's bands meet the network's channels."""
+    values: Values
+    """Which stored values are black and white."""
     levels: tuple[Level, ...]
     """Level 0 first."""
+    regions: tuple[Region, ...] = ()
+    """Parts of the output that are restored first, by models of their own."""
 
     @property
     def height(self) -> int:
@@ -58,6 +71,21 @@ class Plan:
     @property
     def width(self) -> int:
         return self.levels[0].width
+
+    @property
+    def out_channels(self) -> int:
+        """Bands of the output."""
+        return self.bands.count
+
+    @property
+    def grey(self) -> bool:
+        """Whether the measurement is the mean of the network's channels."""
+        return self.task.grey or self.bands.grey
+
+    @property
+    def pixelwise(self) -> bool:
+        """Whether A averages cells, so that a flat measurement is the measurement of flat pixels."""
+        return set(self.task.name.split("+")) <= PIXELWISE
 
     @property
     def dtype(self) -> str:
@@ -79,7 +107,15 @@ class Plan:
         assert spec.input.size and spec.input.bands and spec.input.dtype, "resolve() fills the input's facts"
         (height, width), channels, dtype = spec.input.size, spec.input.bands, spec.input.dtype
         task = Task.build(spec.task.name, spec.task.scale, spec.task.sigma)
-        out_channels = _out_channels(task, channels, denoiser)
+        given, values = spec.input, Values.build(dtype, spec.input.values)
+        bands = Bands.build(
+            denoiser.channels if task.grey else channels,
+            denoiser.channels,
+            grey_as=given.grey_as or "replicate",
+            bands_as=given.bands_as or "groups",
+        )
+        if spec.task.skip_flat is not None and spec.task.sigma > 0:
+            raise PlanError("--skip-flat is for noise-free measurements; leave it or --sigma out")
         tiling = spec.tiling
         assert tiling.tile and tiling.stride and tiling.levels and tiling.order, "resolve() fills the tiling"
         assert tiling.margin is not None, "resolve() fills the tiling"
@@ -88,7 +124,7 @@ class Plan:
         _check_alignment(task, tiling.tile, tiling.stride, tiling.margin, last, denoiser)
         full = (height * task.scale, width * task.scale)
         sizes = [_padded(side, task, tiling.tile, last) for side in full]
-        sigma_y = spec.task.sigma * (2.0 if spec.task.sigma_unit == "fraction" else 2.0 / dtype_range(dtype))
+        sigma_y = spec.task.sigma * (2.0 if spec.task.sigma_unit == "fraction" else 2.0 / values.levels)
         levels = []
         for k in range(tiling.levels):
             posed = task.posed(FACTOR**k)
@@ -107,15 +143,12 @@ class Plan:
                     grid=grid,
                 )
             )
-        return cls(spec=spec, denoiser=denoiser, task=task, out_channels=out_channels, levels=tuple(levels))
+        return cls(spec=spec, denoiser=denoiser, task=task, bands=bands, values=values, levels=tuple(levels))
 
 
 def dtype_range(dtype: str) -> float:
     """Return the grey levels between the dtype's smallest and largest value."""
-    ranges = {"uint8": 255.0, "uint16": 65535.0}
-    if dtype not in ranges:
-        raise PlanError(f"images of dtype {dtype} are not supported; convert to one of {', '.join(ranges)}")
-    return ranges[dtype]
+    return Values.build(dtype).levels
 
 
 def alignment(task: Task, level: int, last: int) -> int:
@@ -149,17 +182,6 @@ def fitting_margin(task: Task, tile: int, stride: int, levels: int) -> int:
     """Return half the overlap, rounded down to what operator and hierarchy accept."""
     unit = math.lcm(1, *(alignment(task, k, levels - 1) for k in range(levels)))
     return (tile - stride) // 2 // unit * unit
-
-
-def _out_channels(task: Task, channels: int, denoiser: DenoiserInfo) -> int:
-    if task.grey:
-        return denoiser.channels
-    if channels not in (1, denoiser.channels):
-        raise PlanError(
-            f"the image has {channels} bands, {denoiser.name} restores {denoiser.channels} (or 1, replicated); "
-            f"give an image of 1 or {denoiser.channels} bands or another --denoiser"
-        )
-    return channels
 
 
 def check_levels(task: Task, levels: int) -> None:

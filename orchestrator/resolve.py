@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kernels.catalog import DenoiserInfo, describe
+from kernels.catalog import DenoiserInfo, absolute_ref
 from kernels.presets import DENOISING, INTENTS, PAPER, Preset
 from orchestrator.errors import PlanError
+from orchestrator.guiding import check_tile, describe_network, resolve_guidance
 from orchestrator.plan import Plan, check_levels, dtype_range, fitting_margin, fitting_stride, fitting_tile
+from orchestrator.regions import Region, check_apart, check_stored, grown, region_job
 from orchestrator.rundir import RunDir
 from orchestrator.spec import InputSpec, JobSpec, SamplingSpec, TaskSpec, TilingSpec
-from orchestrator.tasks import FACTOR, Task
+from orchestrator.tasks import Task
 from orchestrator.trajectory import build_trajectory
+from storage.box import Box
 from storage.errors import FormatError
 from storage.open import inspect
 
@@ -20,9 +24,12 @@ from storage.open import inspect
 def plan_job(spec: JobSpec) -> Plan:
     """Resolve and plan a job; raises PlanError on one line for everything that can be refused beforehand."""
     try:
-        info = describe(spec.denoiser)
+        info = describe_network(spec.denoiser, spec.guidance)
         resolved = resolve(spec, info)
         plan = Plan.build(resolved, info)
+        if spec.regions:
+            plan = _with_regions(spec, plan)
+        check_tile(resolved.guidance, plan.tile)
         for guided in (False, True):
             build_trajectory(resolved.sampling, info, guided=guided, denoising_sigma=None)
     except (FormatError, ValueError) as err:
@@ -41,28 +48,58 @@ def load_plan(run: RunDir) -> Plan:
                     f"{run.job} does not say {name}.{field}; another version wrote it: restore to a new OUT"
                 )
     try:
-        return Plan.build(spec, describe(spec.denoiser))
+        plan = Plan.build(spec, describe_network(spec.denoiser, spec.guidance))
+        jobs = [region_job(spec, i) for i in range(len(spec.regions))]
+        plans = [Plan.build(job, describe_network(job.denoiser, job.guidance)) for job in jobs]
+        found = zip(spec.regions, plans, strict=True)
+        return replace(plan, regions=tuple(Region(box=Box(*region.box), plan=part) for region, part in found))
     except ValueError as err:
         raise PlanError(str(err)) from None
+
+
+def _with_regions(spec: JobSpec, plan: Plan) -> Plan:
+    """Plan every region as a job of its own, and keep what was chosen for it in the main job; spec: as it was given."""
+    grown_regions = tuple(grown(region, plan) for region in spec.regions)
+    check_apart(grown_regions)
+    given = plan.spec.model_copy(update={"regions": grown_regions, "sampling": spec.sampling})
+    plans = [plan_job(region_job(given, i)) for i in range(len(grown_regions))]
+    kept = tuple(
+        region.model_copy(
+            update={
+                "denoiser": part.spec.denoiser,
+                "sampling": part.spec.sampling,
+                "tiling": part.spec.tiling,
+            }
+        )
+        for region, part in zip(grown_regions, plans, strict=True)
+    )
+    regions = tuple(Region(box=Box(*r.box), plan=part) for r, part in zip(kept, plans, strict=True))
+    check_stored(plan, regions)
+    return replace(plan, spec=plan.spec.model_copy(update={"regions": kept}), regions=regions)
 
 
 def resolve(spec: JobSpec, info: DenoiserInfo) -> JobSpec:
     """Return the job with every field set that changes pixels."""
     task = Task.build(spec.task.name, spec.task.scale, spec.task.sigma)
-    source = _input(spec.input, spec.task)
+    source = _input(spec.input, spec.task, info.channels)
+    source = source.model_copy(
+        update={"grey_as": source.grey_as or "replicate", "bands_as": source.bands_as or "groups"}
+    )
     assert source.size is not None, "_input fills the size"
     height, width = (side * task.scale for side in source.size)
     sampling = _sampling(spec.sampling, info, spec.task)
     return spec.model_copy(
         update={
             "input": source,
+            "denoiser": absolute_ref(spec.denoiser),
+            "guidance": resolve_guidance(spec.guidance, info),
             "sampling": sampling,
             "tiling": _tiling(spec.tiling, task, info, height, width, local=sampling.intent != "paper"),
         }
     )
 
 
-def _input(given: InputSpec, task: TaskSpec) -> InputSpec:
+def _input(given: InputSpec, task: TaskSpec, channels: int) -> InputSpec:
     masked, measured = "inpaint" in task.name, task.name != "generate"
     if not measured and given.path is not None:
         raise PlanError("task generate takes no input image; give --size HEIGHTxWIDTH instead")
@@ -73,7 +110,7 @@ def _input(given: InputSpec, task: TaskSpec) -> InputSpec:
     if given.path is None:
         if given.size is None:
             raise PlanError("no input: give an image file" + ("" if measured else " or --size HEIGHTxWIDTH"))
-        return given.model_copy(update={"bands": given.bands or 3, "dtype": given.dtype or "uint8"})
+        return given.model_copy(update={"bands": given.bands or channels, "dtype": given.dtype or "uint8"})
     path = Path(given.path).absolute()
     info = inspect(path)
     dtype_range(info.dtype)
@@ -86,12 +123,15 @@ def _input(given: InputSpec, task: TaskSpec) -> InputSpec:
                 f"mask {mask} is {found.height}x{found.width} px and the input {info.height}x{info.width}; "
                 "give a mask of the input's size"
             )
-    facts = {"size": (info.height, info.width), "bands": info.channels, "dtype": info.dtype}
+    size = (info.height, info.width)
+    if given.crop is not None:
+        size = (given.crop[2] - given.crop[0], given.crop[3] - given.crop[1])
+    facts = {"size": size, "bands": info.channels, "dtype": info.dtype}
     return given.model_copy(update={"path": str(path), "mask": None if mask is None else str(mask), **facts})
 
 
 def _sampling(given: SamplingSpec, info: DenoiserInfo, task: TaskSpec) -> SamplingSpec:
-    intent = given.intent or ("faithful" if info.name == "builtin" else "paper")
+    intent = given.intent or ("faithful" if info.local else "paper")
     presets = {"paper": PAPER, **INTENTS, **(DENOISING if task.name == "denoise" else {})}
     defaults = {**_fields(presets[intent]), "intent": intent}
     if given.start is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.errors import PlanError, RunError
@@ -39,6 +39,8 @@ class Outcome:
     tiles: int
     resumed: int
     """Tiles that were committed before this attempt."""
+    filled: int
+    """Tiles of this attempt that needed no network."""
     seconds: float
 
 
@@ -82,6 +84,8 @@ def _drive(run: RunDir, plan: Plan, marks: Fingerprint, executor: Executor, list
     finished = Frontier(plan.graph(), done).finished
     if not (finished and run.published):
         prepare(run, plan)
+        if not finished:
+            _restore_regions(run, plan, marks, executor)
         done = with_cells(run, plan, done)
     session = Session(run, plan, Frontier(plan.graph(), done), journal, [log, *listeners])
     session.emit(RunStarted(tiles=session.frontier.total, done=len(done), executor=executor.name))
@@ -107,8 +111,21 @@ def _drive(run: RunDir, plan: Plan, marks: Fingerprint, executor: Executor, list
         plan=plan,
         tiles=session.frontier.total,
         resumed=len(done),
+        filled=session.filled,
         seconds=time.perf_counter() - began,
     )
+
+
+def _restore_regions(run: RunDir, plan: Plan, marks: Fingerprint, executor: Executor) -> None:
+    """Finish the runs of all regions; the main run's fingerprint stands for what theirs would say of the input."""
+    for number, region in enumerate(plan.regions):
+        sub, spec = RunDir(run.region(number)), region.plan.spec
+        staged = {"path": run.staged_input, "mask": run.staged_mask}
+        source = spec.input.model_copy(update={k: str(path) for k, path in staged.items() if path.exists()})
+        spec = spec.model_copy(update={"input": source, "output": str(sub.root)})
+        sub.state.mkdir(parents=True, exist_ok=True)
+        _write_whole(sub.job, spec.to_toml())
+        _drive(sub, replace(region.plan, spec=spec), {**marks, "region": number}, executor, [])
 
 
 def _open_journal(run: RunDir, plan: Plan, marks: Fingerprint) -> tuple[Journal, list[TileKey]]:
@@ -174,7 +191,7 @@ def _clear(run: RunDir) -> None:
 
 
 def _reclaim(run: RunDir) -> None:
-    for path in (run.state / "work", run.state / "measured"):  # the staged input stays: verify reads it
+    for path in (run.state / "work", run.state / "measured", run.state / "regions"):  # the staged input stays: verify reads it
         shutil.rmtree(path, ignore_errors=True)
 
 

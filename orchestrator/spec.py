@@ -31,10 +31,18 @@ class InputSpec(_Section):
     mask: str | None = None
     size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = None
     """Height and width in px: read from the file; given by the user where there is no file (generate, plan)."""
+    crop: tuple[int, int, int, int] | None = None
+    """Part of the file that is the measurement, y0, x0, y1, x1 in px; set for regions."""
     bands: Annotated[int, Field(gt=0)] | None = None
     """Number of bands, read from the file."""
     dtype: str | None = None
     """Stored dtype, read from the file."""
+    values: tuple[float, float] | None = None
+    """Stored values of black and white; None: the limits of the dtype."""
+    grey_as: Literal["replicate", "mean"] | None = None
+    """How one band meets a network of several channels (orchestrator.bands)."""
+    bands_as: Literal["groups", "single"] | None = None
+    """How bands of another number than the network's channels meet it."""
 
 
 class TaskSpec(_Section):
@@ -46,7 +54,19 @@ class TaskSpec(_Section):
     sigma: Annotated[float, Field(ge=0)] = 0.0
     """Standard deviation of the measurement's noise, in `sigma_unit`."""
     sigma_unit: SigmaUnit = "levels"
-    """levels: grey levels of the input's dtype; fraction: of the dtype's full range."""
+    """levels: stored grey levels; fraction: of the range from black to white."""
+    skip_flat: Annotated[float, Field(ge=0)] | None = None
+    """A tile whose measurement varies by no more than this is filled without the network, grey levels."""
+
+
+class GuidanceSpec(_Section):
+    """Which class a class-conditional network, or a classifier that guides any network, is to draw."""
+
+    label: Annotated[int, Field(ge=0)] | None = None
+    classifier: str | None = None
+    """File of a guided-diffusion classifier."""
+    scale: Annotated[float, Field(ge=0)] | None = None
+    """Factor of the classifier's gradient."""
 
 
 class SamplingSpec(_Section):
@@ -83,6 +103,18 @@ class TilingSpec(_Section):
     order: Literal["raster", "centre"] | None = None
 
 
+class RegionSpec(_Section):
+    """A region of the output that another model restores first (orchestrator.regions)."""
+
+    box: tuple[int, int, int, int]
+    """y0, x0, y1, x1 in output px."""
+    denoiser: str
+    label: Annotated[int, Field(ge=0)] | None = None
+    sampling: SamplingSpec | None = None
+    """None: as the rest, with another seed and the denoiser's own preset."""
+    tiling: TilingSpec | None = None
+
+
 class RunSpec(_Section):
     """Where and how it runs. None of this changes a pixel."""
 
@@ -100,8 +132,10 @@ class JobSpec(_Section):
     output: str | None = None
     denoiser: str = "builtin"
     task: TaskSpec = TaskSpec()
+    guidance: GuidanceSpec = GuidanceSpec()
     sampling: SamplingSpec = SamplingSpec()
     tiling: TilingSpec = TilingSpec()
+    regions: tuple[RegionSpec, ...] = ()
     run: RunSpec = RunSpec()
 
     def to_toml(self) -> str:

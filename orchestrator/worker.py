@@ -19,13 +19,16 @@ from kernels.tasks import measurement_operator
 from orchestrator.errors import TileError
 from orchestrator.graph import guide_window
 from orchestrator.grid import TileKey
+from orchestrator.guiding import ClassGuide, network_label
 from orchestrator.level_cells import LevelCells
 from orchestrator.measured import level_measured
 from orchestrator.plan import Level, Plan
+from orchestrator.regions import RegionLayer
 from orchestrator.rundir import RunDir
 from orchestrator.tasks import FACTOR
+from orchestrator.tile_input import TileInput, determined
 from orchestrator.trajectory import Trajectory, trajectory
-from orchestrator.windows import Array, pad_to, to_bands, to_channels
+from orchestrator.windows import Array, to_channels
 from storage.box import Box
 
 # Measurement pixels read around a tile so that the bicubic start (support 2) has no edge of its own.
@@ -39,18 +42,8 @@ class Report:
     keys: tuple[TileKey, ...]
     seconds: float
     nfe: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _TileInput:
-    """One tile's arrays, (C, h, w) float32 in [-1, 1]."""
-
-    y: Array | None
-    known_mask: Array
-    """(1, P, P) bool: committed by earlier tiles."""
-    known: Array
-    guide: Array | None
-    start: Array | None
+    filled: int = 0
+    """Tiles that needed no network, because what was known determined them."""
 
 
 class Worker:
@@ -61,24 +54,39 @@ class Worker:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if self.device.type == "cpu":
             torch.set_num_threads(1)  # more workers beat more threads (docs/RESULTS.md), and one thread is repeatable
-        self.denoiser = load_denoiser(plan.spec.denoiser, device=str(self.device))
+        self.denoiser = load_denoiser(plan.spec.denoiser, str(self.device), network_label(plan.spec.denoiser, plan.spec.guidance))
+        self.guide = ClassGuide.load(plan.spec.guidance, str(self.device))
         self.noise = KeyedNoise(plan.spec.sampling.seed)
         self.cells = [LevelCells.open(self.run_dir, level) for level in plan.levels]
         self.measured = [level_measured(self.run_dir, plan, level) for level in plan.levels]
+        self.regions = RegionLayer.open(self.run_dir, plan)
         self.trajectories = [trajectory(plan, level) for level in plan.levels]
 
     def run(self, keys: list[TileKey]) -> Report:
         """Restore tiles of one level and write their owned boxes; raises TileError naming a tile that went wrong."""
         began = time.perf_counter()
         level = self.plan.levels[keys[0].level]
-        tiles = [self._read(level, key) for key in keys]
-        results = self._sample(level, keys, tiles)
-        for key, result in zip(keys, results, strict=True):
-            self._write(level, key, result)
-        nfe = self.trajectories[level.index].nfe * len(keys)
-        return Report(tuple(keys), time.perf_counter() - began, nfe)
+        tiles = {key: self._read(level, key) for key in keys}
+        for key in keys:
+            pixels = determined(self.plan, level, tiles[key], self._inner(level, key))
+            if pixels is not None:
+                self.cells[level.index].write(Box(*level.grid.owned(key)), pixels)
+                del tiles[key]
+        if tiles:
+            self._restore(level, tiles)
+        nfe = self.trajectories[level.index].nfe * len(tiles) * len(self.plan.bands.groups)
+        return Report(tuple(keys), time.perf_counter() - began, nfe, len(keys) - len(tiles))
 
-    def _read(self, level: Level, key: TileKey) -> _TileInput:
+    def _restore(self, level: Level, tiles: dict[TileKey, TileInput]) -> None:
+        """Run the network on tiles, every picture of a tile a row of the batch, and write their owned boxes."""
+        bands = self.plan.bands
+        pictures = [part for tile in tiles.values() for part in tile.split(bands, self.plan.grey)]
+        keys = [key for key in tiles for _ in bands.groups]
+        results = self._sample(level, keys, pictures)
+        for i, key in enumerate(tiles):
+            self._write(level, key, results[i * len(bands.groups) : (i + 1) * len(bands.groups)])
+
+    def _read(self, level: Level, key: TileKey) -> TileInput:
         y0, x0, y1, x1 = level.grid.box(key)
         known_mask, known = self._read_known(level, key)
         y = wide = coarse = smooth = None
@@ -90,7 +98,7 @@ class Worker:
         if level.guided:
             coarse, smooth = self._read_guide(level, key)
         start = self._start(level, wide, smooth) if self.trajectories[level.index].warm else None
-        return _TileInput(y=y, known_mask=known_mask, known=known, guide=coarse, start=start)
+        return TileInput(y=y, known_mask=known_mask, known=known, guide=coarse, start=start)
 
     def _start(self, level: Level, wide: Array | None, smooth: Array | None) -> Array | None:
         """Return the picture that a warm start begins with: the coarser result enlarged, else the measurement enlarged.
@@ -98,10 +106,10 @@ class Worker:
         wide: the measurement with START_MARGIN pixels around; smooth: the coarser level's result at this size.
         Where the level measures every pixel itself, its own (noisy) pixels are the start, and unknown ones are filled.
         """
-        if wide is None or (smooth is not None and (level.posed.scale > 1 or self.plan.task.grey)):
+        if wide is None or (smooth is not None and (level.posed.scale > 1 or self.plan.grey)):
             return smooth
         s, m = level.posed.scale, START_MARGIN
-        picture = to_channels(wide, self.plan.denoiser.channels)
+        picture = to_channels(wide, self.plan.bands.stored)
         if s > 1:
             return bicubic_upsample(fill_unknown(picture), s)[:, m * s : -m * s, m * s : -m * s]
         unknown = np.isnan(picture)
@@ -109,12 +117,15 @@ class Worker:
         return np.where(unknown[:, m:-m, m:-m], filled, picture[:, m:-m, m:-m])
 
     def _read_known(self, level: Level, key: TileKey) -> tuple[Array, Array]:
-        box, channels = Box(*level.grid.box(key)), self.plan.denoiser.channels
-        mask, known = np.zeros((1, *box.shape), dtype=bool), np.zeros((channels, *box.shape), np.float32)
+        box = Box(*level.grid.box(key))
+        mask = np.zeros((1, *box.shape), dtype=bool)
+        known = np.zeros((self.plan.bands.stored, *box.shape), np.float32)
         for strip in _around(Box(*level.grid.settled(key)), Box(*level.grid.owned(key))):
             rows, cols = strip.shift(-box.y0, -box.x0).slices()
             mask[:, rows, cols] = True
-            known[:, rows, cols] = to_channels(self.cells[level.index].read(strip), channels)
+            known[:, rows, cols] = self.cells[level.index].read(strip)
+        for region in self.regions:
+            region.pin(level.index, box, mask, known)
         return mask, known
 
     def _read_guide(self, level: Level, key: TileKey) -> tuple[Array, Array]:
@@ -123,7 +134,7 @@ class Worker:
         y0, x0, y1, x1 = level.grid.box(key)
         top, bottom = guide_window(y0, y1, FACTOR, coarse.rows.length)
         left, right = guide_window(x0, x1, FACTOR, coarse.cols.length)
-        wide = to_channels(self.cells[level.index + 1].read(Box(top, left, bottom, right)), self.plan.denoiser.channels)
+        wide = self.cells[level.index + 1].read(Box(top, left, bottom, right))
         inner = Box(y0 // FACTOR, x0 // FACTOR, y1 // FACTOR, x1 // FACTOR).shift(-top, -left)
         smooth = bicubic_upsample(wide, FACTOR)
         fine = Box(inner.y0 * FACTOR, inner.x0 * FACTOR, inner.y1 * FACTOR, inner.x1 * FACTOR)
@@ -132,7 +143,7 @@ class Worker:
             smooth[:, fine.y0 : fine.y1, fine.x0 : fine.x1],
         )
 
-    def _sample(self, level: Level, keys: list[TileKey], tiles: list[_TileInput]) -> Tensor:
+    def _sample(self, level: Level, keys: list[TileKey], tiles: list[TileInput]) -> Tensor:
         route = self.trajectories[level.index]
         problem = Problem(
             guide=self._guide([t.guide for t in tiles]),
@@ -150,6 +161,7 @@ class Worker:
             (channels, side, side),
             x_init=start,
             device=self.device,
+            **({} if self.guide is None else {"guidance": self.guide.batch(len(keys))}),
         )
         return result.cpu()
 
@@ -170,7 +182,7 @@ class Worker:
         known = ~torch.isnan(y[:, :1])
         operator = measurement_operator(
             level.posed.scale,
-            grey=self.plan.task.grey,
+            grey=self.plan.grey,
             known=known if self.plan.task.masked else None,
             channels=self.plan.denoiser.channels,
             smooth=self._smooth,
@@ -184,13 +196,18 @@ class Worker:
             schedule=route.schedule, times=route.times, form=s.form, eta=s.eta, noise_scale=s.noise_scale
         )
 
-    def _write(self, level: Level, key: TileKey, result: Tensor) -> None:
-        if not bool(torch.isfinite(result).all()):
+    def _inner(self, level: Level, key: TileKey) -> Box:
+        """Return the owned box within the tile."""
+        y0, x0, _, _ = level.grid.box(key)
+        return Box(*level.grid.owned(key)).shift(-y0, -x0)
+
+    def _write(self, level: Level, key: TileKey, results: Tensor) -> None:
+        """Write a tile's owned box; results: (groups, C, P, P)."""
+        if not bool(torch.isfinite(results).all()):
             raise TileError(key, "the network returned NaN or infinite pixels")
-        owned = Box(*level.grid.owned(key))
-        inner = owned.shift(-level.grid.rows.start(key.row), -level.grid.cols.start(key.col))
-        pixels = result[:, inner.y0 : inner.y1, inner.x0 : inner.x1].numpy()
-        self.cells[level.index].write(owned, to_bands(pixels, self.plan.out_channels))
+        rows, cols = self._inner(level, key).slices()
+        pictures = [picture[:, rows, cols] for picture in results.numpy()]
+        self.cells[level.index].write(Box(*level.grid.owned(key)), self.plan.bands.join(pictures))
 
     def _stack(self, arrays: list[Array] | list[Array | None]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(np.stack(arrays))).to(self.device)  # type: ignore[arg-type]
