@@ -187,7 +187,7 @@ def range_space(
     """Return the DDNM+ weights of a step from its coefficients (`ddnm_plus`), each (B, 1, 1, 1); x: the batch."""
     operator: Operator = Identity() if scalar else measurement.operator
     s = operator.singular_values(x)
-    return RangeSpace(operator, *ddnm_plus(alpha, tau, eta, measurement.sigma_y, s, noise_scale))
+    return RangeSpace(operator, *ddnm_plus(alpha, tau, eta, measurement.sigma_y, s, noise_scale=noise_scale))
 
 
 def select(batch: T, rows: Sequence[int]) -> T:
