@@ -53,15 +53,24 @@ Classifier = Annotated[Path | None, typer.Option(help="Guided-diffusion classifi
 Guidance = Annotated[float | None, typer.Option(help="Factor of the classifier's gradient.", show_default="1")]
 Region = Annotated[
     list[str] | None,
-    typer.Option(help="Y0,X0,Y1,X1:DENOISER[:CLASS], output px: restore a region with another network first. Repeatable."),
+    typer.Option(
+        help="Y0,X0,Y1,X1:DENOISER[:CLASS], output px: restore a region with another network first. Repeatable."
+    ),
 ]
 Intent = Annotated[
     str | None,
     typer.Option(help="faithful: nearest to the truth on average; detail: a sample; paper: the paper's settings."),
 ]
+Method = Annotated[str | None, typer.Option(help="ddnm, repaint, ilvr, ddrm, pigdm or dps.", show_default="ddnm")]
+Zeta = Annotated[float | None, typer.Option(help="dps: length of the gradient step.", show_default="1")]
+EtaB = Annotated[float | None, typer.Option(help="ddrm: weight of the measurement, 0 to 1.", show_default="1")]
+IlvrStop = Annotated[int | None, typer.Option(help="ilvr: last conditioned timestep.", show_default="0: all")]
+Quality = Annotated[
+    str | None, typer.Option(help="draft, standard or paper: number of steps, from the measured trade-off.")
+]
 Form = Annotated[str | None, typer.Option(help="posterior (DDPM step) or eps (Eq. 10).")]
 Steps = Annotated[int | None, typer.Option(help="Denoising steps per tile.")]
-Eta = Annotated[str | None, typer.Option(help="Share of fresh noise in form eps: 0 to 1, or ddpm.")]
+Eta = Annotated[str | None, typer.Option(help="Share of fresh noise in form eps: 0 to 1, ddpm, or analytic.")]
 Start = Annotated[int | None, typer.Option(help="First timestep of a warm start; leave out for the preset's.")]
 Inverse = Annotated[str | None, typer.Option(help="A+ of average pooling: replicate (the paper's) or smooth.")]
 NoiseScale = Annotated[float | None, typer.Option(help="Factor of all noise, 0 to 1.")]
@@ -125,7 +134,9 @@ def parse_range(text: str) -> tuple[float, float]:
     try:
         low, high = (float(part) for part in text.split(","))
     except ValueError:
-        raise PlanError(f"--range {text!r} is no range; give LOW,HIGH of the stored values, for example 0,4095") from None
+        raise PlanError(
+            f"--range {text!r} is no range; give LOW,HIGH of the stored values, for example 0,4095"
+        ) from None
     return low, high
 
 
@@ -137,7 +148,9 @@ def parse_regions(texts: list[str]) -> list[dict[str, Any]]:
         if match is None:
             raise PlanError(f"--region {text!r} is no region; give Y0,X0,Y1,X1:DENOISER or ...:DENOISER:CLASS")
         *box, denoiser, label = match.groups()
-        found.append({"box": tuple(map(int, box)), "denoiser": denoiser, "label": None if label is None else int(label)})
+        found.append(
+            {"box": tuple(map(int, box)), "denoiser": denoiser, "label": None if label is None else int(label)}
+        )
     return found
 
 
@@ -152,9 +165,9 @@ def parse_travel(text: str) -> tuple[int, int]:
 def parse_eta(text: str) -> float | str:
     """Read a number or `ddpm`."""
     try:
-        return text if text == "ddpm" else float(text)
+        return text if text in ("ddpm", "analytic") else float(text)
     except ValueError:
-        raise PlanError(f"--eta {text!r} is neither a number from 0 to 1 nor ddpm") from None
+        raise PlanError(f"--eta {text!r} is neither a number from 0 to 1 nor ddpm nor analytic") from None
 
 
 PARSERS: dict[str, Callable[[Any], Any]] = {
@@ -185,6 +198,11 @@ PLACES = {
     "label": ("guidance", "label"),
     "classifier": ("guidance", "classifier"),
     "guidance": ("guidance", "scale"),
+    "method": ("sampling", "method"),
+    "zeta": ("sampling", "zeta"),
+    "eta_b": ("sampling", "eta_b"),
+    "ilvr_stop": ("sampling", "ilvr_stop"),
+    "quality": ("sampling", "quality"),
     "intent": ("sampling", "intent"),
     "form": ("sampling", "form"),
     "eta": ("sampling", "eta"),

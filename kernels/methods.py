@@ -131,7 +131,9 @@ class Ddrm(Method):
             return None
         s = measurement.operator.singular_values(m.x)
         step, sigma_y = m.step, measurement.sigma_y
-        lam, fresh = ddnm_plus(step.mean_x0, step.tau, step.eta, sigma_y, s, eta_b=self.eta_b, noise_scale=self.noise_scale)
+        lam, fresh = ddnm_plus(
+            step.mean_x0, step.tau, step.eta, sigma_y, s, eta_b=self.eta_b, noise_scale=self.noise_scale
+        )
         return RangeSpace(measurement.operator, lam, fresh)
 
     def correct(self, m: Moment, weights: RangeSpace | None) -> Tensor:

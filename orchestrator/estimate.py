@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from kernels.catalog import DenoiserInfo
-from orchestrator.grid import TileGrid
 from orchestrator.graph import TaskGraph
+from orchestrator.grid import TileGrid
 from orchestrator.plan import Plan
 from orchestrator.tasks import FACTOR
 from orchestrator.trajectory import trajectory

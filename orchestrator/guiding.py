@@ -15,9 +15,8 @@ from orchestrator.errors import PlanError
 from orchestrator.spec import GuidanceSpec
 
 if TYPE_CHECKING:
-    from kernels.guidance import Guidance
-
     from kernels.checkpoints import ClassifierInfo
+    from kernels.guidance import Guidance
 
 USUAL_SCALE = 1.0
 

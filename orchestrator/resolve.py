@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from kernels.catalog import DenoiserInfo, absolute_ref
+from kernels.method_catalog import MethodInfo, describe_method
 from kernels.presets import DENOISING, INTENTS, PAPER, Preset
 from orchestrator.errors import PlanError
 from orchestrator.guiding import check_tile, describe_network, resolve_guidance
@@ -40,7 +41,7 @@ def plan_job(spec: JobSpec) -> Plan:
 def load_plan(run: RunDir) -> Plan:
     """Return the plan of a run from its resolved job alone: neither its input nor its pixels are looked at."""
     spec = run.load_spec()
-    optional = {"start", "guided_start"}
+    optional = {"start", "guided_start", "quality", "zeta", "eta_b", "ilvr_stop"}
     for name, section in (("sampling", spec.sampling), ("tiling", spec.tiling)):
         for field, value in section:
             if value is None and field not in optional:
@@ -131,23 +132,46 @@ def _input(given: InputSpec, task: TaskSpec, channels: int) -> InputSpec:
 
 
 def _sampling(given: SamplingSpec, info: DenoiserInfo, task: TaskSpec) -> SamplingSpec:
-    intent = given.intent or ("faithful" if info.local else "paper")
+    intent = given.intent or _usual_intent(given, info)
     presets = {"paper": PAPER, **INTENTS, **(DENOISING if task.name == "denoise" else {})}
     defaults = {**_fields(presets[intent]), "intent": intent}
+    if given.quality == "draft":
+        defaults |= {"steps": max(defaults["steps"] // 4, 1), "guided_steps": max(defaults["guided_steps"] // 2, 1)}
     if given.start is not None:
         defaults |= {"init": "bicubic", "guided_start": given.start}
     if given.steps is not None:
         defaults["guided_steps"] = given.steps
-    # The smooth inverse is no orthogonal projector, which noisy measurements need (method.md section 3).
-    defaults["inverse"] = "replicate" if intent == "paper" or task.sigma > 0 else "smooth"
-    if given.inverse == "smooth" and task.sigma > 0:
-        raise PlanError("the smooth inverse serves noise-free measurements only; leave --sigma or --inverse smooth out")
+    method = describe_method(given.method)
+    if defaults["form"] not in method.forms:
+        defaults["form"] = method.form
+    # The smooth inverse is no orthogonal projector, which noisy measurements and the other methods need.
+    plain = intent == "paper" or task.sigma > 0 or given.method != "ddnm"
+    defaults["inverse"] = "replicate" if plain else "smooth"
+    if given.inverse == "smooth" and (task.sigma > 0 or given.method != "ddnm"):
+        raise PlanError("the smooth inverse serves method ddnm and noise-free measurements only; leave --inverse out")
     sampling = given.model_copy(update={k: v for k, v in defaults.items() if getattr(given, k) is None})
+    _check_method(method, sampling, task)
     for start in (sampling.start, sampling.guided_start):
         if start is not None and start >= info.n_timesteps:
             last = info.n_timesteps - 1
             raise PlanError(f"--start {start} is beyond the last timestep of {info.name}; choose 1 to {last}")
     return sampling
+
+
+def _usual_intent(given: SamplingSpec, info: DenoiserInfo) -> Literal["faithful", "detail", "paper"]:
+    if given.quality == "paper" or not info.local:
+        return "paper"
+    return "faithful" if given.method == "ddnm" else "detail"
+
+
+def _check_method(method: MethodInfo, sampling: SamplingSpec, task: TaskSpec) -> None:
+    """Raise PlanError where a method cannot do a task, or not in the form that was asked for."""
+    if method.takes == "mask" and task.name not in ("inpaint", "outpaint"):
+        raise PlanError(f"method {method.name} restores masked pixels only, not task {task.name}; use --task inpaint")
+    if method.takes == "equal" and task.name == "deblur":
+        raise PlanError(f"method {method.name} needs equal singular values, which a blur has not; use --method ddnm")
+    if sampling.form not in method.forms:
+        raise PlanError(f"method {method.name} has no form {sampling.form}; leave --form out")
 
 
 def _fields(preset: Preset) -> dict[str, Any]:

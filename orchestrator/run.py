@@ -191,7 +191,11 @@ def _clear(run: RunDir) -> None:
 
 
 def _reclaim(run: RunDir) -> None:
-    for path in (run.state / "work", run.state / "measured", run.state / "regions"):  # the staged input stays: verify reads it
+    for path in (
+        run.state / "work",
+        run.state / "measured",
+        run.state / "regions",
+    ):  # the staged input stays: verify reads it
         shutil.rmtree(path, ignore_errors=True)
 
 

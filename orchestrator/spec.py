@@ -73,8 +73,18 @@ class SamplingSpec(_Section):
     """How the reverse diffusion runs (method.md sections 1, 2, 7)."""
 
     intent: Literal["faithful", "detail", "paper"] | None = None
+    quality: Literal["draft", "standard", "paper"] | None = None
+    """Number of steps: a quarter of the preset's, the preset's, or the paper's T = 100, l = 10, r = 3, overlap tile/2."""
+    method: Literal["ddnm", "repaint", "ilvr", "ddrm", "pigdm", "dps"] = "ddnm"
+    """How measurement, guide and known pixels enter a step (kernels.method_catalog)."""
+    zeta: Annotated[float, Field(ge=0)] | None = None
+    """dps: length of the gradient step."""
+    eta_b: Annotated[float, Field(ge=0, le=1)] | None = None
+    """ddrm: weight of the measurement against the estimate."""
+    ilvr_stop: Annotated[int, Field(ge=0)] | None = None
+    """ilvr: base timestep from which the state is no longer conditioned."""
     form: Literal["posterior", "eps"] | None = None
-    eta: Annotated[float, Field(ge=0, le=1)] | Literal["ddpm"] | None = None
+    eta: Annotated[float, Field(ge=0, le=1)] | Literal["ddpm", "analytic"] | None = None
     steps: Annotated[int, Field(ge=1, le=1000)] | None = None
     start: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """First base timestep of a warm start; None or the last one: from pure noise."""

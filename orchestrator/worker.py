@@ -12,10 +12,12 @@ from torch import Tensor
 
 from kernels.constraints import Known, Measurement, Problem
 from kernels.denoiser import load_denoiser
+from kernels.method_catalog import MethodConfig
 from kernels.noise import KeyedNoise
 from kernels.resample import bicubic_upsample, fill_unknown
 from kernels.sampler import SamplerConfig, sample
 from kernels.tasks import measurement_operator
+from orchestrator.eps_power import eps_power, probe_boxes
 from orchestrator.errors import TileError
 from orchestrator.graph import guide_window
 from orchestrator.grid import TileKey
@@ -28,7 +30,7 @@ from orchestrator.rundir import RunDir
 from orchestrator.tasks import FACTOR
 from orchestrator.tile_input import TileInput, determined
 from orchestrator.trajectory import Trajectory, trajectory
-from orchestrator.windows import Array, to_channels
+from orchestrator.windows import Array, Measured, to_channels
 from storage.box import Box
 
 # Measurement pixels read around a tile so that the bicubic start (support 2) has no edge of its own.
@@ -54,13 +56,16 @@ class Worker:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if self.device.type == "cpu":
             torch.set_num_threads(1)  # more workers beat more threads (docs/RESULTS.md), and one thread is repeatable
-        self.denoiser = load_denoiser(plan.spec.denoiser, str(self.device), network_label(plan.spec.denoiser, plan.spec.guidance))
+        self.denoiser = load_denoiser(
+            plan.spec.denoiser, str(self.device), network_label(plan.spec.denoiser, plan.spec.guidance)
+        )
         self.guide = ClassGuide.load(plan.spec.guidance, str(self.device))
         self.noise = KeyedNoise(plan.spec.sampling.seed)
         self.cells = [LevelCells.open(self.run_dir, level) for level in plan.levels]
         self.measured = [level_measured(self.run_dir, plan, level) for level in plan.levels]
         self.regions = RegionLayer.open(self.run_dir, plan)
         self.trajectories = [trajectory(plan, level) for level in plan.levels]
+        self._powers: dict[int, tuple[float, ...]] = {}
 
     def run(self, keys: list[TileKey]) -> Report:
         """Restore tiles of one level and write their owned boxes; raises TileError naming a tile that went wrong."""
@@ -92,13 +97,17 @@ class Worker:
         y = wide = coarse = smooth = None
         measured = self.measured[level.index]
         if measured is not None:
-            s, m = level.posed.scale, START_MARGIN
-            wide = measured.read(y0 // s - m, x0 // s - m, y1 // s + m, x1 // s + m)
-            y = wide[:, m:-m, m:-m]
+            wide = self._wide(measured, level, y0, x0, y1, x1)
+            y = wide[:, START_MARGIN:-START_MARGIN, START_MARGIN:-START_MARGIN]
         if level.guided:
             coarse, smooth = self._read_guide(level, key)
         start = self._start(level, wide, smooth) if self.trajectories[level.index].warm else None
         return TileInput(y=y, known_mask=known_mask, known=known, guide=coarse, start=start)
+
+    def _wide(self, measured: Measured, level: Level, y0: int, x0: int, y1: int, x1: int) -> Array:
+        """Return the measurement under a window of the level, with START_MARGIN of its pixels around."""
+        s, m = level.posed.scale, START_MARGIN
+        return measured.read(y0 // s - m, x0 // s - m, y1 // s + m, x1 // s + m)
 
     def _start(self, level: Level, wide: Array | None, smooth: Array | None) -> Array | None:
         """Return the picture that a warm start begins with: the coarser result enlarged, else the measurement enlarged.
@@ -155,7 +164,7 @@ class Worker:
         result = sample(
             self.denoiser,
             problem,
-            self._config(route),
+            self._config(level, route),
             self.noise,
             [(key.level, key.row, key.col) for key in keys],
             (channels, side, side),
@@ -189,12 +198,32 @@ class Worker:
         )
         return Measurement(operator, torch.nan_to_num(y), level.sigma_y)
 
-    def _config(self, route: Trajectory) -> SamplerConfig:
+    def _config(self, level: Level, route: Trajectory) -> SamplerConfig:
         s = self.plan.spec.sampling
         assert s.form is not None and s.eta is not None and s.noise_scale is not None, "resolve() fills the sampling"
+        chosen = {"zeta": s.zeta, "eta_b": s.eta_b, "ilvr_stop": s.ilvr_stop}
         return SamplerConfig(
-            schedule=route.schedule, times=route.times, form=s.form, eta=s.eta, noise_scale=s.noise_scale
+            schedule=route.schedule,
+            times=route.times,
+            method=s.method,
+            parameters=MethodConfig(**{name: value for name, value in chosen.items() if value is not None}),
+            form=s.form,
+            eta=s.eta,
+            eps_power=self._eps_power(level) if s.eta == "analytic" else None,
+            noise_scale=s.noise_scale,
         )
+
+    def _eps_power(self, level: Level) -> tuple[float, ...]:
+        """Return Analytic-DPM's table of a level, from its enlarged measurement under a few tiles."""
+        if level.index not in self._powers:
+            measured, pictures = self.measured[level.index], []
+            for y0, x0, y1, x1 in [] if measured is None else probe_boxes(level.grid):
+                start = self._start(level, self._wide(measured, level, y0, x0, y1, x1), None)
+                pictures += [] if start is None else self.plan.bands.split(start)
+            schedule = self.trajectories[level.index].schedule
+            power = eps_power(self.denoiser, schedule, pictures, self.plan.tile, self.device)
+            self._powers[level.index] = power
+        return self._powers[level.index]
 
     def _inner(self, level: Level, key: TileKey) -> Box:
         """Return the owned box within the tile."""
