@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -201,7 +202,7 @@ class Worker:
     def _config(self, level: Level, route: Trajectory) -> SamplerConfig:
         s = self.plan.spec.sampling
         assert s.form is not None and s.eta is not None and s.noise_scale is not None, "resolve() fills the sampling"
-        chosen = {"zeta": s.zeta, "eta_b": s.eta_b, "ilvr_stop": s.ilvr_stop}
+        chosen: dict[str, Any] = {"zeta": s.zeta, "eta_b": s.eta_b, "ilvr_stop": s.ilvr_stop}
         return SamplerConfig(
             schedule=route.schedule,
             times=route.times,
@@ -216,10 +217,10 @@ class Worker:
     def _eps_power(self, level: Level) -> tuple[float, ...]:
         """Return Analytic-DPM's table of a level, from its enlarged measurement under a few tiles."""
         if level.index not in self._powers:
-            measured, pictures = self.measured[level.index], []
-            for y0, x0, y1, x1 in [] if measured is None else probe_boxes(level.grid):
-                start = self._start(level, self._wide(measured, level, y0, x0, y1, x1), None)
-                pictures += [] if start is None else self.plan.bands.split(start)
+            pictures: list[Array] = []
+            if (measured := self.measured[level.index]) is not None:
+                starts = [self._start(level, self._wide(measured, level, *box), None) for box in probe_boxes(level.grid)]
+                pictures = [part for start in starts if start is not None for part in self.plan.bands.split(start)]
             schedule = self.trajectories[level.index].schedule
             power = eps_power(self.denoiser, schedule, pictures, self.plan.tile, self.device)
             self._powers[level.index] = power
