@@ -188,7 +188,7 @@ def select(batch: T, rows: Sequence[int]) -> T:
         return cast(T, batch[list(rows)])
     if isinstance(batch, tuple):
         return cast(T, tuple(batch[i] for i in rows))
-    if is_dataclass(batch):
+    if _per_tile(batch):
         return cast(T, _rebuild(batch, lambda name: select(getattr(batch, name), rows)))
     return batch
 
@@ -203,7 +203,7 @@ def cat(batches: Sequence[T]) -> T:
         return cast(T, torch.cat(cast(list[Tensor], list(batches))))
     if isinstance(first, tuple):
         return cast(T, sum(cast(Sequence[tuple[Any, ...]], batches), ()))
-    if is_dataclass(first):
+    if _per_tile(first):
         return cast(T, _rebuild(first, lambda name: cat([getattr(b, name) for b in batches])))
     if any(b != first for b in batches):
         raise ValueError(f"tiles with {first} and another value cannot share a batch; group them by level")
@@ -214,7 +214,7 @@ def to(batch: T, device: torch.device | str) -> T:
     """Move every tensor of a batch to the device, contiguous, so that no result depends on how it was sliced."""
     if isinstance(batch, Tensor):
         return cast(T, batch.to(device).contiguous())
-    if is_dataclass(batch):
+    if _per_tile(batch):
         return cast(T, _rebuild(batch, lambda name: to(getattr(batch, name), device)))
     return batch
 
@@ -222,9 +222,14 @@ def to(batch: T, device: torch.device | str) -> T:
 def _tensors(batch: Any) -> Iterator[Tensor]:
     if isinstance(batch, Tensor):
         yield batch
-    elif is_dataclass(batch):
+    elif _per_tile(batch):
         for f in fields(batch):
             yield from _tensors(getattr(batch, f.name))
+
+
+def _per_tile(batch: Any) -> bool:
+    """Tell whether to look into a value for the tiles' own data: not where it says that a whole batch shares it."""
+    return is_dataclass(batch) and not getattr(batch, "shared", False)
 
 
 def _rebuild(batch: Any, value: Callable[[str], Any]) -> Any:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kernels.hadamard_size import kept_count
 from kernels.operators import Operator
 
 
@@ -28,9 +30,11 @@ class BlockHadamard(Operator):
     """Indices of the kept coefficients, row by row of the block."""
     signs: tuple[int, ...] = ()
     """+1 or -1 per pixel of the block, row by row; empty for none."""
+    shared: ClassVar[bool] = True
+    """All tiles of a batch have the same."""
 
     def __post_init__(self) -> None:
-        check_block(self.block)
+        kept_count(self.block, 1.0)
         if not self.kept or min(self.kept) < 0 or max(self.kept) >= self.block**2:
             raise ValueError(f"kept coefficients must lie in 0 to {self.block**2 - 1}, and there must be one at least")
 
@@ -83,28 +87,11 @@ def drawn(block: int, ratio: float, seed: int) -> BlockHadamard:
 
     Raises ValueError for a ratio outside (0, 1], one that keeps nothing, or a block that is no power of two.
     """
-    check_block(block)
     kept = kept_count(block, ratio)
     rng = np.random.Generator(np.random.Philox(seed))
     signs = 1 - 2 * rng.integers(0, 2, block * block)
     chosen = np.sort(rng.permutation(block * block)[:kept])
     return BlockHadamard(block, tuple(chosen.tolist()), tuple(signs.tolist()))
-
-
-def kept_count(block: int, ratio: float) -> int:
-    """Return how many coefficients of a block a ratio keeps; errors as for `drawn`."""
-    if not 0 < ratio <= 1:
-        raise ValueError(f"ratio {ratio:g} is outside (0, 1]; give the kept share of the coefficients, for example 0.25")
-    kept = round(ratio * block * block)
-    if kept < 1:
-        raise ValueError(f"ratio {ratio:g} keeps no coefficient of {block * block}; choose at least {1 / block**2:.2g}")
-    return kept
-
-
-def check_block(block: int) -> None:
-    """Raise ValueError unless the block's side is a power of two."""
-    if block < 2 or block & (block - 1):
-        raise ValueError(f"block of {block} px is no power of two; choose 8, 16, 32 or 64")
 
 
 @lru_cache(maxsize=8)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,8 @@ class Stencil:
     cols: tuple[float, ...]
     scale: int = 1
     full: tuple[tuple[float, ...], ...] = ()
+    shared: ClassVar[bool] = True
+    """All tiles of a batch have the same."""
 
     @property
     def separable(self) -> bool:
