@@ -25,7 +25,7 @@ def prepare(run: RunDir, plan: Plan) -> None:
     """Stage the input if it cannot be read by windows, pool the measurement for coarse levels, create the cells."""
     run.state.mkdir(parents=True, exist_ok=True)
     for path, staged in ((plan.spec.input.path, run.staged_input), (plan.spec.input.mask, run.staged_mask)):
-        if path is not None and not staged.exists() and not inspect(Path(path)).lazy:
+        if path is not None and plan.task.name != "cs" and not staged.exists() and not inspect(Path(path)).lazy:
             stage(Path(path), staged)
     if plan.task.measured:
         _pool(run, plan)

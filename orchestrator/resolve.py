@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from kernels.catalog import DenoiserInfo, describe
 from kernels.presets import INTENTS, PAPER, Preset
 from orchestrator.errors import PlanError
-from orchestrator.plan import Plan, dtype_range, fitting_margin, fitting_stride, fitting_tile
+from orchestrator.inputs import resolve_input, resolve_task
+from orchestrator.plan import Plan, fitting_margin, fitting_stride, fitting_tile, output_size
 from orchestrator.rundir import RunDir
-from orchestrator.spec import InputSpec, JobSpec, SamplingSpec, TaskSpec, TilingSpec
+from orchestrator.spec import JobSpec, SamplingSpec, TilingSpec
 from orchestrator.tasks import FACTOR, Task
 from orchestrator.trajectory import build_trajectory
 from storage.errors import FormatError
-from storage.open import inspect
+
+# Sampling from pure noise: compressed sensing.
+COLD = {"start": None, "guided_start": None, "init": "none", "steps": 50}
 
 
 def plan_job(spec: JobSpec) -> Plan:
@@ -46,51 +48,19 @@ def load_plan(run: RunDir) -> Plan:
 
 def resolve(spec: JobSpec, info: DenoiserInfo) -> JobSpec:
     """Return the job with every field set that changes pixels."""
-    task = Task.build(spec.task.name, spec.task.scale, spec.task.sigma)
-    source = _input(spec.input, spec.task)
-    assert source.size is not None, "_input fills the size"
-    height, width = (side * task.scale for side in source.size)
-    sampling = _sampling(spec.sampling, info, spec.task.sigma)
-    return spec.model_copy(
-        update={
-            "input": source,
-            "sampling": sampling,
-            "tiling": _tiling(spec.tiling, task, info, height, width, local=sampling.intent != "paper"),
-        }
-    )
+    spec = spec.model_copy(update={"task": resolve_task(spec, info)})
+    spec = spec.model_copy(update={"input": resolve_input(spec.input, spec.task)})
+    task = Task.of(spec)
+    sampling = _sampling(spec.sampling, info, task, spec.task.sigma)
+    tiling = _tiling(spec.tiling, task, info, *output_size(spec), local=sampling.intent != "paper")
+    return spec.model_copy(update={"sampling": sampling, "tiling": tiling})
 
 
-def _input(given: InputSpec, task: TaskSpec) -> InputSpec:
-    masked, measured = "inpaint" in task.name, task.name != "generate"
-    if not measured and given.path is not None:
-        raise PlanError("task generate takes no input image; give --size HEIGHTxWIDTH instead")
-    if masked and given.mask is None and given.path is not None:
-        raise PlanError(f"task {task.name} needs --mask FILE: an image of the input's size, non-zero where it is known")
-    if not masked and given.mask is not None:
-        raise PlanError(f"task {task.name} takes no --mask; use --task inpaint")
-    if given.path is None:
-        if given.size is None:
-            raise PlanError("no input: give an image file" + ("" if measured else " or --size HEIGHTxWIDTH"))
-        return given.model_copy(update={"bands": given.bands or 3, "dtype": given.dtype or "uint8"})
-    path = Path(given.path).absolute()
-    info = inspect(path)
-    dtype_range(info.dtype)
-    mask = None
-    if given.mask is not None:
-        mask = Path(given.mask).absolute()
-        found = inspect(mask)
-        if (found.height, found.width) != (info.height, info.width):
-            raise PlanError(
-                f"mask {mask} is {found.height}x{found.width} px and the input {info.height}x{info.width}; "
-                "give a mask of the input's size"
-            )
-    facts = {"size": (info.height, info.width), "bands": info.channels, "dtype": info.dtype}
-    return given.model_copy(update={"path": str(path), "mask": None if mask is None else str(mask), **facts})
-
-
-def _sampling(given: SamplingSpec, info: DenoiserInfo, sigma: float) -> SamplingSpec:
+def _sampling(given: SamplingSpec, info: DenoiserInfo, task: Task, sigma: float) -> SamplingSpec:
     intent = given.intent or ("faithful" if info.name == "builtin" else "paper")
     defaults = {**_fields({"paper": PAPER, **INTENTS}[intent]), "intent": intent}
+    if task.name == "cs":  # coefficients are no picture to start from
+        defaults |= COLD
     if given.start is not None:
         defaults |= {"init": "bicubic", "guided_start": given.start}
     # The smooth inverse is no orthogonal projector, which noisy measurements need (method.md section 3).
@@ -130,7 +100,9 @@ def _tiling(
     stride = given.stride or fitting_stride(task, tile * 3 // 4 if local else tile // 2, tile, levels)
     margin = given.margin
     if margin is None:
-        margin = fitting_margin(task, tile, stride, levels) if local else 0
+        # A blur must be continued from the next tile: the paper's geometry without a margin cannot (plan.check_reach).
+        blurred = task.stencil is not None and task.scale == 1
+        margin = fitting_margin(task, tile, stride, levels) if local or blurred else 0
     order = given.order or "raster"
     return given.model_copy(
         update={"tile": tile, "stride": stride, "margin": margin, "levels": levels, "order": order}

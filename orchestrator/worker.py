@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernels.constraints import Known, Measurement, Problem
+from kernels.constraints import Known, Measurement, Problem, to
 from kernels.denoiser import load_denoiser
 from kernels.noise import KeyedNoise
 from kernels.resample import bicubic_upsample, fill_unknown
@@ -18,12 +18,13 @@ from kernels.sampler import SamplerConfig, sample
 from kernels.tasks import measurement_operator
 from orchestrator.errors import TileError
 from orchestrator.graph import guide_window
-from orchestrator.grid import TileKey
+from orchestrator.grid import AxisGrid, TileKey
 from orchestrator.level_cells import LevelCells
-from orchestrator.measured import level_measured
+from orchestrator.measured import fine_known, level_measured
 from orchestrator.plan import Level, Plan
 from orchestrator.rundir import RunDir
 from orchestrator.tasks import FACTOR
+from orchestrator.tile_operator import tile_measurement
 from orchestrator.trajectory import Trajectory, trajectory
 from orchestrator.windows import Array, pad_to, to_bands, to_channels
 from storage.box import Box
@@ -51,6 +52,8 @@ class _TileInput:
     known: Array
     guide: Array | None
     start: Array | None
+    fine: Array | None
+    """(1, P, P): known pixels of a mask at output resolution."""
 
 
 class Worker:
@@ -65,6 +68,7 @@ class Worker:
         self.noise = KeyedNoise(plan.spec.sampling.seed)
         self.cells = [LevelCells.open(self.run_dir, level) for level in plan.levels]
         self.measured = [level_measured(self.run_dir, plan, level) for level in plan.levels]
+        self.fine_known = fine_known(self.run_dir, plan)
         self.trajectories = [trajectory(plan, level) for level in plan.levels]
 
     def run(self, keys: list[TileKey]) -> Report:
@@ -81,7 +85,7 @@ class Worker:
     def _read(self, level: Level, key: TileKey) -> _TileInput:
         y0, x0, y1, x1 = level.grid.box(key)
         known_mask, known = self._read_known(level, key)
-        y = wide = coarse = smooth = None
+        y = wide = coarse = smooth = fine = None
         measured = self.measured[level.index]
         if measured is not None:
             s, m = level.posed.scale, START_MARGIN
@@ -89,8 +93,10 @@ class Worker:
             y = wide[:, m:-m, m:-m]
         if level.guided:
             coarse, smooth = self._read_guide(level, key)
+        if self.fine_known is not None and level.index == 0:
+            fine = self.fine_known.read(y0, x0, y1, x1)
         start = self._start(level, wide, smooth) if self.trajectories[level.index].warm else None
-        return _TileInput(y=y, known_mask=known_mask, known=known, guide=coarse, start=start)
+        return _TileInput(y=y, known_mask=known_mask, known=known, guide=coarse, start=start, fine=fine)
 
     def _start(self, level: Level, wide: Array | None, smooth: Array | None) -> Array | None:
         """Return the picture that a warm start begins with: the coarser result enlarged, else the measurement enlarged.
@@ -98,7 +104,7 @@ class Worker:
         wide: the measurement with START_MARGIN pixels around; smooth: the coarser level's result at this size.
         Where the level measures every pixel itself, its own (noisy) pixels are the start, and unknown ones are filled.
         """
-        if wide is None or (smooth is not None and (level.posed.scale > 1 or self.plan.task.grey)):
+        if wide is None or self.plan.task.name == "operator" or (smooth is not None and (level.posed.scale > 1 or self.plan.task.grey)):
             return smooth
         s, m = level.posed.scale, START_MARGIN
         picture = to_channels(wide, self.plan.denoiser.channels)
@@ -136,10 +142,12 @@ class Worker:
         route = self.trajectories[level.index]
         problem = Problem(
             guide=self._guide([t.guide for t in tiles]),
-            measurement=self._measurement(level, [t.y for t in tiles]),
+            measurement=self._measurement(level, keys, tiles),
             known=Known(self._stack([t.known_mask for t in tiles]), self._stack([t.known for t in tiles])),
         )
         start = self._stack([t.start for t in tiles]) if route.warm and tiles[0].start is not None else None
+        if route.warm and start is None and problem.measurement is not None:  # an operator of the user's own
+            start = problem.measurement.operator.pinv(problem.measurement.y)
         channels, side = self.plan.denoiser.channels, self.plan.tile
         result = sample(
             self.denoiser,
@@ -151,7 +159,15 @@ class Worker:
             x_init=start,
             device=self.device,
         )
-        return result.cpu()
+        return self._finished(problem, level, keys, result).cpu()
+
+    def _finished(self, problem: Problem, level: Level, keys: list[TileKey], result: Tensor) -> Tensor:
+        """Restore A x = y beside the pinned pixels, where measurements overlap."""
+        if level.index > 0 or self.plan.task.stencil is None:
+            return result
+        free = [[_free(axis, i) for i in places] for axis, places in _axes(level, keys)]
+        rows, cols = (torch.tensor(axis, device=result.device) for axis in free)
+        return problem.to(result.device).finish(result, rows, cols)
 
     def _guide(self, windows: list[Array | None]) -> Measurement | None:
         if windows[0] is None:
@@ -163,19 +179,12 @@ class Worker:
     def _smooth(self) -> bool:
         return self.plan.spec.sampling.inverse == "smooth"
 
-    def _measurement(self, level: Level, windows: list[Array | None]) -> Measurement | None:
-        if windows[0] is None:
+    def _measurement(self, level: Level, keys: list[TileKey], tiles: list[_TileInput]) -> Measurement | None:
+        if tiles[0].y is None:
             return None
-        y = self._stack(windows)
-        known = ~torch.isnan(y[:, :1])
-        operator = measurement_operator(
-            level.posed.scale,
-            grey=self.plan.task.grey,
-            known=known if self.plan.task.masked else None,
-            channels=self.plan.denoiser.channels,
-            smooth=self._smooth,
-        )
-        return Measurement(operator, torch.nan_to_num(y), level.sigma_y)
+        fine = None if tiles[0].fine is None else self._stack([t.fine for t in tiles]) > 0
+        boxes = [level.grid.box(key) for key in keys]
+        return to(tile_measurement(self.plan, level, self._stack([t.y for t in tiles]), boxes, fine), self.device)
 
     def _config(self, route: Trajectory) -> SamplerConfig:
         s = self.plan.spec.sampling
@@ -194,6 +203,16 @@ class Worker:
 
     def _stack(self, arrays: list[Array] | list[Array | None]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(np.stack(arrays))).to(self.device)  # type: ignore[arg-type]
+
+
+def _axes(level: Level, keys: list[TileKey]) -> list[tuple[AxisGrid, list[int]]]:
+    return [(level.grid.rows, [key.row for key in keys]), (level.grid.cols, [key.col for key in keys])]
+
+
+def _free(axis: AxisGrid, i: int) -> list[bool]:
+    """Return which pixels of tile i's window are not pinned along an axis: not settled but by the tile itself."""
+    (lo, hi), (own_lo, own_hi), start = axis.settled(i), axis.owned(i), axis.start(i)
+    return [not lo <= p < hi or own_lo <= p < own_hi for p in range(start, start + axis.tile)]
 
 
 def _around(box: Box, owned: Box) -> list[Box]:
