@@ -54,6 +54,13 @@ def restore(
     scale: opt.Scale = None,
     sigma: opt.Sigma = None,
     mask: opt.Mask = None,
+    nodata: opt.Nodata = None,
+    pad: opt.Pad = None,
+    kernel: opt.Kernel = None,
+    blur: opt.Blur = None,
+    ratio: opt.Ratio = None,
+    operator: opt.Operator = None,
+    operator_args: opt.OperatorArg = None,
     size: opt.Size = None,
     denoiser: opt.DenoiserRef = None,
     region: opt.Region = None,
@@ -151,6 +158,13 @@ def plan(
     scale: opt.Scale = None,
     sigma: opt.Sigma = None,
     mask: opt.Mask = None,
+    nodata: opt.Nodata = None,
+    pad: opt.Pad = None,
+    kernel: opt.Kernel = None,
+    blur: opt.Blur = None,
+    ratio: opt.Ratio = None,
+    operator: opt.Operator = None,
+    operator_args: opt.OperatorArg = None,
     size: opt.Size = None,
     denoiser: opt.DenoiserRef = None,
     region: opt.Region = None,
@@ -197,6 +211,43 @@ def plan(
     from cluster.tables import print_plan
 
     print_plan(planned, numbers, filled)
+
+
+@app.command()
+def degrade(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Clean image: PNG, JPEG or TIFF.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help=".png, .tif or .tiff; for cs a folder, .zarr.")],
+    task: opt.Task = None,
+    scale: opt.Scale = None,
+    sigma: opt.Sigma = None,
+    mask: opt.Mask = None,
+    nodata: opt.Nodata = None,
+    pad: opt.Pad = None,
+    kernel: opt.Kernel = None,
+    blur: opt.Blur = None,
+    ratio: opt.Ratio = None,
+    block: Annotated[int | None, typer.Option(help="cs: side of a block, px.", show_default="32")] = None,
+    operator: opt.Operator = None,
+    operator_args: opt.OperatorArg = None,
+    seed: Annotated[int, typer.Option(help="Seed of the noise, and of what cs keeps.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
+) -> None:
+    """Make a measurement of the clean image IN, with exactly the operators that `restore` inverts."""
+    given = {k: v for k, v in locals().items() if k in opt.PLACES and k != "seed"}
+    from kernels.catalog import describe
+    from orchestrator.degrade import degrade as measure
+    from orchestrator.inputs import resolve_task
+    from orchestrator.tasks import Task
+
+    spec = opt.job_spec(JobSpec(), {**given, "path": source})
+    try:
+        if spec.task.name != "cs":
+            spec = spec.model_copy(update={"task": resolve_task(spec, describe(spec.denoiser))})
+            Task.of(spec)
+        shape = measure(spec, out, seed, overwrite)
+    except ValueError as err:
+        raise PlanError(str(err)) from None
+    print(f"{out}: {' x '.join(map(str, shape))} values")
 
 
 @app.command()

@@ -15,7 +15,9 @@ from orchestrator.spec import JobSpec
 Task = Annotated[
     str | None,
     typer.Option(
-        help="sr, colorize, inpaint, denoise, generate, sr+colorize or inpaint+colorize+sr.", show_default="sr"
+        help="sr, colorize, inpaint, denoise, deblur, cs, outpaint, generate, operator, sr+colorize or "
+        "inpaint+colorize+sr.",
+        show_default="sr",
     ),
 ]
 Scale = Annotated[int | None, typer.Option(help="Output pixels per input pixel (sr).", show_default="4 for sr")]
@@ -23,6 +25,20 @@ Sigma = Annotated[
     str | None, typer.Option(help="Noise of the input: grey levels of its dtype (25), or percent of its range (10%).")
 ]
 Mask = Annotated[Path | None, typer.Option(help="Inpainting: image of the input's size, non-zero where it is known.")]
+Nodata = Annotated[int | None, typer.Option(help="Inpainting: pixels of this value in every band are unknown.")]
+Pad = Annotated[str | None, typer.Option(help="Outpainting: px to invent, TOP,RIGHT,BOTTOM,LEFT.")]
+Kernel = Annotated[str | None, typer.Option(help="How sr was reduced: average or bicubic.", show_default="average")]
+Blur = Annotated[
+    str | None,
+    typer.Option(
+        help="deblur: uniform:TAPS, gaussian:SIGMA[:TAPS], anisotropic:SIGMA_Y,SIGMA_X[:TAPS] or a kernel file."
+    ),
+]
+Ratio = Annotated[float | None, typer.Option(help="cs: kept share of the coefficients; restore reads it from IN.")]
+Operator = Annotated[str | None, typer.Option("--operator", help="Your own operator, package.module:Class.")]
+OperatorArg = Annotated[
+    list[str] | None, typer.Option("--operator-arg", help="KEY=VALUE for its constructor; may be repeated.")
+]
 Size = Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of the input where there is no file (generate, plan).")]
 DenoiserRef = Annotated[
     str | None,
@@ -106,6 +122,8 @@ def job_spec(base: JobSpec, given: dict[str, Any]) -> JobSpec:
         else:
             target[field] = PARSERS[name](value) if name in PARSERS else value
     task = values["task"]
+    if given.get("operator") is not None and given.get("task") is None:
+        task["name"] = "operator"
     if task["name"] == "sr" and task["scale"] == 1 and given.get("scale") is None:
         task["scale"] = 4
     return JobSpec.build(values)
@@ -162,6 +180,21 @@ def parse_travel(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def parse_pad(text: str) -> tuple[int, ...]:
+    """Read TOP,RIGHT,BOTTOM,LEFT."""
+    if re.fullmatch(r"\d+,\d+,\d+,\d+", text) is None:
+        raise PlanError(f"--pad {text!r} is no padding; give TOP,RIGHT,BOTTOM,LEFT in px, for example 0,64,0,64")
+    return tuple(int(side) for side in text.split(","))
+
+
+def parse_arguments(texts: list[str]) -> dict[str, str]:
+    """Read KEY=VALUE, several times."""
+    for text in texts:
+        if "=" not in text:
+            raise PlanError(f"--operator-arg {text!r} has no value; write KEY=VALUE")
+    return {key: value for key, _, value in (text.partition("=") for text in texts)}
+
+
 def parse_eta(text: str) -> float | str:
     """Read a number or `ddpm`."""
     try:
@@ -177,6 +210,8 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "region": parse_regions,
     "classifier": str,
     "eta": parse_eta,
+    "pad": parse_pad,
+    "operator_args": parse_arguments,
     "path": str,
     "mask": str,
     "output": str,
@@ -188,6 +223,14 @@ PLACES = {
     "value_range": ("input", "values"),
     "grey_as": ("input", "grey_as"),
     "bands_as": ("input", "bands_as"),
+    "nodata": ("input", "nodata"),
+    "pad": ("input", "pad"),
+    "kernel": ("task", "kernel"),
+    "blur": ("task", "blur"),
+    "ratio": ("task", "ratio"),
+    "block": ("task", "block"),
+    "operator": ("task", "operator"),
+    "operator_args": ("task", "operator_args"),
     "output": ("", "output"),
     "denoiser": ("", "denoiser"),
     "region": ("", "regions"),

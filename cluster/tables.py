@@ -60,7 +60,8 @@ def print_verification(found: Verification) -> None:
     else:
         verdict = "noisy measurement, residual expected" if found.noisy else "holds" if found.consistent else "VIOLATED"
         print(
-            f"consistency |A x - y|: max {c.max:.3f}, RMS {c.rms:.3f} grey levels over {c.cells:,} values ({verdict}); "
+            f"consistency |A x - y|: max {c.max:.3f}, RMS {c.rms:.3f} grey levels over {c.cells:,} values (limit "
+            f"{found.limit:.2f}: {verdict}); "
             f"{c.clipped:,} more with clipped pixels, max {c.clipped_max:.3f}"
         )
     for name, ratio in (("rows", found.seams.rows), ("columns", found.seams.columns), ("overall", found.seams.overall)):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import torch
 from torch import Tensor
 
-from kernels.operators import AveragePool, Identity, Operator
+from kernels.operators import AveragePool, Identity, Operator, Weight
 
 T = TypeVar("T")
 
@@ -29,12 +29,14 @@ class Measurement:
     """(B, C', H/scale, W/scale) float32 in [-1, 1], the tile's aligned window of the measurement."""
     sigma_y: float = 0.0
     """Standard deviation of the noise in y, in the unit of the [-1, 1] range; 0: exact."""
+    tolerance: float = 0.0
+    """How far A x may stay from y at the end, same unit, for operators that pins can cut; y itself is rounded."""
 
     def __post_init__(self) -> None:
         if not self.sigma_y >= 0:
             raise ValueError(f"sigma_y {self.sigma_y} is no standard deviation; give 0 or more")
 
-    def project(self, x0: Tensor, lam: Tensor | None = None) -> Tensor:
+    def project(self, x0: Tensor, lam: Weight | None = None) -> Tensor:
         """Return x0 + lam A+(y - A x0) (paper Eq. 9; DDNM+ Eq. 17 with lam); lam None is 1 and exact.
 
         x0: (B, C, H, W). lam: broadcasts to x0.
@@ -84,11 +86,13 @@ class Problem:
         """Return the number of pixels that the sides of a tile must be multiples of."""
         return math.lcm(*(m.operator.alignment for m in (self.guide, self.measurement) if m is not None))
 
-    def project(self, x0: Tensor, lam: Tensor | None = None) -> Tensor:
+    def project(self, x0: Tensor, lam: Weight | None = None) -> Tensor:
         """Project x0 (B, C, H, W) on every constraint in turn; lam weighs the measurement only."""
         if self.guide is not None:
             x0 = self.guide.project(x0)
         if self.measurement is not None:
+            if self.measurement.tolerance > 0 and self.known is not None:
+                x0 = self.known.project(x0)  # measurements across the pinned border see what will be there
             x0 = self.measurement.project(x0, lam)
         return x0 if self.known is None else self.known.project(x0)
 
@@ -96,6 +100,16 @@ class Problem:
         """Project x0 (B, C, H, W) on everything that is exact: all but a noisy measurement."""
         noisy = self.measurement is not None and self.measurement.sigma_y > 0
         return (replace(self, measurement=None) if noisy else self).project(x0)
+
+    def finish(self, x: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
+        """Return the result x with its measurement holding on the free pixels beside the pinned ones (method 8.7b).
+
+        rows (B, H), cols (B, W): bool; pixels in a free row and a free column may change, no pinned one is among them.
+        """
+        m = self.measurement
+        if m is None or m.sigma_y > 0 or m.tolerance == 0:
+            return x
+        return m.operator.finish(x, m.y.to(x.device), rows, cols, m.tolerance)
 
     def check(self, shape: Sequence[int]) -> None:
         """Raise ValueError unless every constraint fits a batch of tiles of shape (B, C, H, W)."""
@@ -169,9 +183,9 @@ class RangeSpace(NamedTuple):
 
     operator: Operator
     """The measurement's own, or the identity in the scalar form, which takes every direction for a measured one."""
-    lam: Tensor
+    lam: Weight
     """Share of the correction to apply."""
-    fresh: Tensor
+    fresh: Weight
     """Standard deviation of the fresh noise in the range space; the network's own eps is not kept there."""
 
 
@@ -186,8 +200,10 @@ def range_space(
 ) -> RangeSpace:
     """Return the DDNM+ weights of a step from its coefficients (`ddnm_plus`), each (B, 1, 1, 1); x: the batch."""
     operator: Operator = Identity() if scalar else measurement.operator
-    s = operator.singular_values(x)
-    return RangeSpace(operator, *ddnm_plus(alpha, tau, eta, measurement.sigma_y, s, noise_scale=noise_scale))
+    lam, fresh = operator.weights(
+        x, lambda s: ddnm_plus(alpha, tau, eta, measurement.sigma_y, s, noise_scale=noise_scale)
+    )
+    return RangeSpace(operator, lam, fresh)
 
 
 def select(batch: T, rows: Sequence[int]) -> T:
@@ -196,7 +212,7 @@ def select(batch: T, rows: Sequence[int]) -> T:
         return cast(T, batch[list(rows)])
     if isinstance(batch, tuple):
         return cast(T, tuple(batch[i] for i in rows))
-    if is_dataclass(batch):
+    if _per_tile(batch):
         return cast(T, _rebuild(batch, lambda name: select(getattr(batch, name), rows)))
     return batch
 
@@ -211,7 +227,7 @@ def cat(batches: Sequence[T]) -> T:
         return cast(T, torch.cat(cast(list[Tensor], list(batches))))
     if isinstance(first, tuple):
         return cast(T, sum(cast(Sequence[tuple[Any, ...]], batches), ()))
-    if is_dataclass(first):
+    if _per_tile(first):
         return cast(T, _rebuild(first, lambda name: cat([getattr(b, name) for b in batches])))
     if any(b != first for b in batches):
         raise ValueError(f"tiles with {first} and another value cannot share a batch; group them by level")
@@ -222,7 +238,7 @@ def to(batch: T, device: torch.device | str) -> T:
     """Move every tensor of a batch to the device, contiguous, so that no result depends on how it was sliced."""
     if isinstance(batch, Tensor):
         return cast(T, batch.to(device).contiguous())
-    if is_dataclass(batch):
+    if _per_tile(batch):
         return cast(T, _rebuild(batch, lambda name: to(getattr(batch, name), device)))
     return batch
 
@@ -230,9 +246,14 @@ def to(batch: T, device: torch.device | str) -> T:
 def _tensors(batch: Any) -> Iterator[Tensor]:
     if isinstance(batch, Tensor):
         yield batch
-    elif is_dataclass(batch):
+    elif _per_tile(batch):
         for f in fields(batch):
             yield from _tensors(getattr(batch, f.name))
+
+
+def _per_tile(batch: Any) -> bool:
+    """Tell whether to look into a value for the tiles' own data: not where it says that a whole batch shares it."""
+    return is_dataclass(batch) and not getattr(batch, "shared", False)
 
 
 def _rebuild(batch: Any, value: Callable[[str], Any]) -> Any:

@@ -16,7 +16,7 @@ from torch import Tensor
 from kernels.constraints import Problem, RangeSpace, select
 from kernels.denoiser import Denoiser
 from kernels.method_catalog import describe_method
-from kernels.methods import Method, Moment, Shape, check_equal_singular_values
+from kernels.methods import Method, Moment, Shape, check_singular_values
 from kernels.process import SamplerConfig, Step
 
 Pull = Callable[[Tensor], Tensor]
@@ -55,16 +55,16 @@ class Pigdm(GradientMethod):
         self.clip = config.clip
 
     def check(self, problem: Problem, shape: Shape) -> None:
-        """Refuse a noisy measurement whose singular values differ or are not known."""
+        """Refuse a noisy measurement whose singular values are not known."""
         if problem.measurement is not None and problem.measurement.sigma_y > 0:
-            check_equal_singular_values(problem.measurement, shape, "pigdm (with sigma_y > 0)")
+            check_singular_values(problem.measurement, shape, "pigdm (with sigma_y > 0)")
 
     def push(self, x0: Tensor, pull: Pull, problem: Problem, step: Step) -> Tensor:
         """Return g."""
         lam, measurement = None, problem.measurement
         if measurement is not None and measurement.sigma_y > 0:
-            square = measurement.operator.singular_values(x0) ** 2
-            lam = square / (square + measurement.sigma_y**2 / self._doubt(step))
+            noise = measurement.sigma_y**2 / self._doubt(step)
+            (lam,) = measurement.operator.weights(x0, lambda v: (v * v / (v * v + noise),))
         return pull(problem.project(x0, lam) - x0)
 
     def correct(self, m: Moment, weights: RangeSpace | None) -> Tensor:

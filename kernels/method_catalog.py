@@ -28,9 +28,9 @@ class MethodInfo:
     since all activations of a tile are kept until then, 2 to 4 times the memory. On the CPU one tile at a time."""
     draws: int = 1
     """Draws of noise per reverse step."""
-    takes: Literal["any", "mask", "equal"] = "any"
-    """Which operators it can restore: any, a mask of pixels, or those whose nonzero singular values are known and equal
-    wherever they meet (`kernels.methods.check_equal_singular_values`)."""
+    takes: Literal["any", "mask", "spectral"] = "any"
+    """Which operators it can restore: any, a mask of pixels, or those whose singular values are known
+    (`kernels.methods.check_singular_values`)."""
 
 
 METHODS = {
@@ -39,7 +39,7 @@ METHODS = {
         MethodInfo(name="ddnm", source="Wang et al. 2023, DDNM", form="posterior"),
         MethodInfo(name="repaint", source="Lugmayr et al. 2022, RePaint", form="posterior", draws=2, takes="mask"),
         MethodInfo(name="ilvr", source="Choi et al. 2021, ILVR", form="posterior", draws=2),
-        MethodInfo(name="ddrm", source="Kawar et al. 2022, DDRM", form="eps", forms=("eps",), takes="equal"),
+        MethodInfo(name="ddrm", source="Kawar et al. 2022, DDRM", form="eps", forms=("eps",), takes="spectral"),
         MethodInfo(name="pigdm", source="Song et al. 2023, PiGDM", form="eps", needs_gradient=True),
         MethodInfo(name="dps", source="Chung et al. 2023, DPS", form="posterior", needs_gradient=True),
     )

@@ -102,8 +102,8 @@ class Ddnm(Method):
 class Ddrm(Method):
     """Mix estimate, measurement and noise so that every measured direction has the step's variance (Kawar et al.).
 
-    Form eps with a' and s' in place of a step's coefficients. Since the nonzero singular values that meet are equal, no
-    basis is needed: lam and fresh noise of `ddnm_plus` in the range, the network's eps in the null space only.
+    Form eps with a' and s' in place of a step's coefficients: lam and fresh noise of `ddnm_plus` for every singular
+    value of the range, the network's eps in the null space only.
     """
 
     info = describe_method("ddrm")
@@ -112,27 +112,29 @@ class Ddrm(Method):
         self.eta_b, self.noise_scale = eta_b, noise_scale
 
     def check(self, problem: Problem, shape: Shape) -> None:
-        """Refuse operators whose singular values differ or are not known."""
+        """Refuse operators whose singular values are not known."""
         if problem.measurement is not None:
-            check_equal_singular_values(problem.measurement, shape, "ddrm")
+            check_singular_values(problem.measurement, shape, "ddrm")
 
     def begin(self, problem: Problem, picture: Tensor, x: Tensor, a: float, s: float, z: Tensor | None) -> Tensor:
         """Start the measured directions at the measurement, as noisy as the others."""
         if (measurement := problem.measurement) is None:
             return x
         operator, (alpha, tau, all_fresh) = measurement.operator, x.new_tensor((a, s, 1.0))
-        lam, fresh = ddnm_plus(alpha, tau, all_fresh, measurement.sigma_y, operator.singular_values(x))
-        x = x + a * lam * operator.pinv(measurement.y - operator.A(picture))
-        return x if z is None else x + (fresh - s) * operator.range_project(z)
+        lam, fresh = operator.weights(x, lambda v: ddnm_plus(alpha, tau, all_fresh, measurement.sigma_y, v))
+        x = x + a * (lam * operator.pinv(measurement.y - operator.A(picture)))
+        return x if z is None else x + (fresh - tau) * operator.range_project(z)
 
     def weights(self, m: Moment) -> RangeSpace | None:
         """Weigh by range and null space, noisy or not."""
         if (measurement := m.problem.measurement) is None:
             return None
-        s = measurement.operator.singular_values(m.x)
-        step, sigma_y = m.step, measurement.sigma_y
-        lam, fresh = ddnm_plus(
-            step.mean_x0, step.tau, step.eta, sigma_y, s, eta_b=self.eta_b, noise_scale=self.noise_scale
+        alpha, tau, eta = m.step.mean_x0, m.step.tau, m.step.eta
+        lam, fresh = measurement.operator.weights(
+            m.x,
+            lambda v: ddnm_plus(
+                alpha, tau, eta, measurement.sigma_y, v, eta_b=self.eta_b, noise_scale=self.noise_scale
+            ),
         )
         return RangeSpace(measurement.operator, lam, fresh)
 
@@ -173,15 +175,24 @@ class Replacement(Method):
 
 
 def _replaced(measurement: Measurement, step: Step, x: Tensor, z: Tensor | None, on: Tensor) -> Tensor:
-    """Return x + A+(a' y + A(spread z - x)) where `on`: A x is then the noised measurement."""
-    operator, spread = measurement.operator, step.s_next
-    if measurement.sigma_y > 0:
-        s = operator.singular_values(x)
-        injected = step.a_next * measurement.sigma_y / (torch.where(s > 0, s, 1.0) if isinstance(s, Tensor) else s)
-        on = on & (spread >= injected)
-        spread = torch.sqrt((spread * spread - injected * injected).clamp(min=0.0))
-    noise_only = -x if z is None else spread * z - x
-    return torch.where(on, x + operator.pinv(step.a_next * measurement.y + operator.A(noise_only)), x)
+    """Return x + A+(a' y + A(s' z - x)) where `on`: A x is then the noised measurement (noisy: see `_taking_part`)."""
+    operator, target = measurement.operator, step.a_next * measurement.y
+    if measurement.sigma_y == 0:
+        moved = x + operator.pinv(target + operator.A(-x if z is None else step.s_next * z - x))
+    else:
+        part, fresh = operator.weights(x, lambda v: _taking_part(step, measurement.sigma_y, v))
+        moved = x + part * operator.pinv(target - operator.A(x))
+        moved = moved if z is None else moved + fresh * operator.range_project(z)
+    return torch.where(on, moved, x)
+
+
+def _taking_part(step: Step, sigma_y: float, s: float | Tensor) -> tuple[Tensor, Tensor]:
+    """Return 1 where the noise s' covers the measurement's, else 0, and the fresh noise that is then missing.
+
+    s: singular values, as for `ddnm_plus`, whose rule this is with eta = 1: correct fully or not at all.
+    """
+    lam, fresh = ddnm_plus(step.a_next, step.s_next, torch.ones_like(step.a), sigma_y, s)
+    return lam, torch.where(lam > 0, fresh, 0.0)
 
 
 def noised_known(known: Known | None, step: Step, x: Tensor, z: Tensor | None) -> Tensor:
@@ -192,18 +203,19 @@ def noised_known(known: Known | None, step: Step, x: Tensor, z: Tensor | None) -
     return torch.where(known.mask, level if z is None else level + step.s_next * z, x)
 
 
-def check_equal_singular_values(measurement: Measurement, shape: Shape, method: str) -> None:
-    """Raise ValueError unless A+A is an orthogonal projector and A^T A = s^2 A+A, with s the operator's own.
+def check_singular_values(measurement: Measurement, shape: Shape, method: str) -> None:
+    """Raise ValueError unless A+A is an orthogonal projector and the operator's singular values those of A.
 
     Tried on the host, with the first tile's operator and a random picture u: |A+A u|^2 = u . A+A u holds for orthogonal
-    projectors alone, and then |A u|^2 = s^2 u . A+A u.
+    projectors alone, and with p = A+A u then |A p|^2 = p . S^2 p.
     """
     operator: Operator = to(select(measurement, [0]), "cpu").operator
     u = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
-    s, part, measured = operator.singular_values(u), operator.range_project(u), operator.A(u)
-    lengths = [(part * part).sum(), (u * part).sum()], [(measured * measured).sum(), (s * s * u * part).sum()]
-    if any(abs(float(p - q)) > LAW_TOLERANCE * float(p) for p, q in lengths):
+    part = operator.range_project(u)
+    (square,) = operator.weights(u, lambda v: (torch.as_tensor(v) ** 2,))
+    pairs = [((part * part).sum(), (u * part).sum()), (operator.A(part).square().sum(), (part * (square * part)).sum())]
+    if any(abs(float(p - q)) > LAW_TOLERANCE * abs(float(p)) for p, q in pairs):
         raise ValueError(
-            f"method {method} needs equal, known singular values and an orthogonal A+A, which {name(operator)} lacks; "
+            f"method {method} needs known singular values and an orthogonal A+A, which {name(operator)} lacks; "
             "use ddnm, or dps"
         )

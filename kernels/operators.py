@@ -16,6 +16,7 @@ range space (Wang et al. 2023, DDNM, section 3), and all nonzero singular values
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Protocol
@@ -23,6 +24,14 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+class Weight(Protocol):
+    """Multiply pictures: a number per pixel, or a function of an operator's singular values."""
+
+    def __mul__(self, other: Tensor, /) -> Tensor: ...
+
+    def __sub__(self, other: Tensor, /) -> Weight: ...
 
 
 class Operator(Protocol):
@@ -62,6 +71,17 @@ class Operator(Protocol):
     def project(self, x: Tensor, y: Tensor) -> Tensor:
         """Return x + A+(y - A x), the nearest picture that measures y (paper Eq. 9)."""
         return x + self.pinv(y - self.A(x))
+
+    def weights(self, x: Tensor, f: Callable[[float | Tensor], tuple[Tensor, ...]]) -> tuple[Weight, ...]:
+        """Return functions of the singular values, computed together by f, as weights that multiply pictures."""
+        return f(self.singular_values(x))
+
+    def finish(self, x: Tensor, y: Tensor, rows: Tensor, cols: Tensor, tolerance: float) -> Tensor:
+        """Return the result x with |A x - y| <= tolerance again after pinning; cells that no pin cuts need nothing.
+
+        rows (B, H), cols (B, W): bool, the free rows and columns; pixels in both may change.
+        """
+        return x
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,6 +83,11 @@ class Plan:
         return self.task.grey or self.bands.grey
 
     @property
+    def joint(self) -> bool:
+        """Whether the measurement belongs to all channels of a picture together, not band by band."""
+        return self.grey or self.task.name in ("cs", "operator")
+
+    @property
     def pixelwise(self) -> bool:
         """Whether A averages cells, so that a flat measurement is the measurement of flat pixels."""
         return set(self.task.name.split("+")) <= PIXELWISE
@@ -105,11 +110,11 @@ class Plan:
     def build(cls, spec: JobSpec, denoiser: DenoiserInfo) -> Plan:
         """Plan a resolved job; raises PlanError on one line."""
         assert spec.input.size and spec.input.bands and spec.input.dtype, "resolve() fills the input's facts"
-        (height, width), channels, dtype = spec.input.size, spec.input.bands, spec.input.dtype
-        task = Task.build(spec.task.name, spec.task.scale, spec.task.sigma)
+        channels, dtype = spec.input.bands, spec.input.dtype
+        task = Task.of(spec)
         given, values = spec.input, Values.build(dtype, spec.input.values)
         bands = Bands.build(
-            denoiser.channels if task.grey else channels,
+            denoiser.channels if task.grey or task.name == "operator" else channels,
             denoiser.channels,
             grey_as=given.grey_as or "replicate",
             bands_as=given.bands_as or "groups",
@@ -122,7 +127,8 @@ class Plan:
         last = tiling.levels - 1
         check_levels(task, tiling.levels)
         _check_alignment(task, tiling.tile, tiling.stride, tiling.margin, last, denoiser)
-        full = (height * task.scale, width * task.scale)
+        check_reach(task, tiling.tile, tiling.stride, tiling.margin)
+        full = output_size(spec)
         sizes = [_padded(side, task, tiling.tile, last) for side in full]
         sigma_y = spec.task.sigma * (2.0 if spec.task.sigma_unit == "fraction" else 2.0 / values.levels)
         levels = []
@@ -155,7 +161,18 @@ def alignment(task: Task, level: int, last: int) -> int:
     """Return what tile starts and sizes must be multiples of at a level: operator scale and hierarchy factor."""
     posed = task.posed(FACTOR**level)
     assert posed is not None, "levels are checked before their alignment"
-    return math.lcm(posed.scale, FACTOR if level < last else 1)
+    own = task.alignment if level == 0 else 1
+    return math.lcm(posed.scale, own, FACTOR if level < last else 1)
+
+
+def output_size(spec: JobSpec) -> tuple[int, int]:
+    """Return the output's height and width, px: the input's times the scale, or padded, or what its file says."""
+    assert spec.input.size is not None, "resolve() fills the input's facts"
+    if spec.input.extent is not None:
+        return spec.input.extent
+    top, right, bottom, left = spec.input.pad or (0, 0, 0, 0)
+    height, width = (side * spec.task.scale for side in spec.input.size)
+    return height + top + bottom, width + left + right
 
 
 def fitting_tile(task: Task, wanted: int, levels: int, multiple: int) -> int:
@@ -170,6 +187,7 @@ def fitting_stride(task: Task, wanted: int, tile: int, levels: int) -> int:
     A divisor of the tile is preferred where one is near: its cells are as large as the stride.
     """
     unit = math.lcm(1, *(alignment(task, k, levels - 1) for k in range(levels)))
+    wanted = min(wanted, max(tile - 2 * task.reach, unit))
     choices = range(unit, tile, unit)
     if not choices:
         raise PlanError(
@@ -218,6 +236,27 @@ def _check_alignment(task: Task, tile: int, stride: int, margin: int, last: int,
         )
     if margin % unit:
         raise PlanError(f"margin {margin} is not a multiple of {unit}; choose {margin // unit * unit}")
+
+
+def check_reach(task: Task, tile: int, stride: int, margin: int) -> None:
+    """Raise PlanError where measurements that overlap (blur, bicubic) are too wide for tile, overlap or margin.
+
+    Every measurement across a border between two tiles must lie wholly inside the later one, and a blur also in the
+    earlier one: what a tile commits must be something that the next one can continue.
+    """
+    if task.stencil is None:
+        return
+    widest, reach = max(task.stencil.taps), task.reach
+    least = widest + (2 if task.scale == 1 else 1) * reach
+    if least > tile:
+        raise PlanError(f"kernel of {widest} px is too large for tiles of {tile} px; choose --tile {least} or more")
+    if task.scale == 1 and margin < reach:
+        raise PlanError(f"margin {margin} is less than a kernel of {widest} px needs; choose --margin {reach} or more")
+    if tile - stride - margin < reach:
+        most = tile - margin - reach
+        raise PlanError(
+            f"stride {stride} leaves too little overlap for a kernel of {widest} px; choose --stride {most} or less"
+        )
 
 
 def _padded(side: int, task: Task, tile: int, last: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 from kernels.catalog import DenoiserInfo, absolute_ref
@@ -11,15 +10,18 @@ from kernels.method_catalog import MethodInfo, describe_method
 from kernels.presets import DENOISING, INTENTS, PAPER, Preset
 from orchestrator.errors import PlanError
 from orchestrator.guiding import check_tile, describe_network, resolve_guidance
-from orchestrator.plan import Plan, check_levels, dtype_range, fitting_margin, fitting_stride, fitting_tile
+from orchestrator.inputs import resolve_input, resolve_task
+from orchestrator.plan import Plan, check_levels, fitting_margin, fitting_stride, fitting_tile, output_size
 from orchestrator.regions import Region, check_apart, check_stored, grown, region_job
 from orchestrator.rundir import RunDir
-from orchestrator.spec import InputSpec, JobSpec, SamplingSpec, TaskSpec, TilingSpec
+from orchestrator.spec import JobSpec, SamplingSpec, TilingSpec
 from orchestrator.tasks import Task
 from orchestrator.trajectory import build_trajectory
 from storage.box import Box
 from storage.errors import FormatError
-from storage.open import inspect
+
+# Sampling from pure noise: compressed sensing.
+COLD = {"start": None, "guided_start": None, "init": "none", "steps": 50}
 
 
 def plan_job(spec: JobSpec) -> Plan:
@@ -81,60 +83,31 @@ def _with_regions(spec: JobSpec, plan: Plan) -> Plan:
 
 def resolve(spec: JobSpec, info: DenoiserInfo) -> JobSpec:
     """Return the job with every field set that changes pixels."""
-    task = Task.build(spec.task.name, spec.task.scale, spec.task.sigma)
-    source = _input(spec.input, spec.task, info.channels)
+    spec = spec.model_copy(update={"task": resolve_task(spec, info)})
+    source = resolve_input(spec.input, spec.task, info.channels)
     source = source.model_copy(
         update={"grey_as": source.grey_as or "replicate", "bands_as": source.bands_as or "groups"}
     )
-    assert source.size is not None, "_input fills the size"
-    height, width = (side * task.scale for side in source.size)
-    sampling = _sampling(spec.sampling, info, spec.task)
+    spec = spec.model_copy(update={"input": source})
+    task = Task.of(spec)
+    sampling = _sampling(spec.sampling, info, task, spec.task.sigma)
+    tiling = _tiling(spec.tiling, task, info, *output_size(spec), local=sampling.intent != "paper")
     return spec.model_copy(
         update={
-            "input": source,
             "denoiser": absolute_ref(spec.denoiser),
             "guidance": resolve_guidance(spec.guidance, info),
             "sampling": sampling,
-            "tiling": _tiling(spec.tiling, task, info, height, width, local=sampling.intent != "paper"),
+            "tiling": tiling,
         }
     )
 
 
-def _input(given: InputSpec, task: TaskSpec, channels: int) -> InputSpec:
-    masked, measured = "inpaint" in task.name, task.name != "generate"
-    if not measured and given.path is not None:
-        raise PlanError("task generate takes no input image; give --size HEIGHTxWIDTH instead")
-    if masked and given.mask is None and given.path is not None:
-        raise PlanError(f"task {task.name} needs --mask FILE: an image of the input's size, non-zero where it is known")
-    if not masked and given.mask is not None:
-        raise PlanError(f"task {task.name} takes no --mask; use --task inpaint")
-    if given.path is None:
-        if given.size is None:
-            raise PlanError("no input: give an image file" + ("" if measured else " or --size HEIGHTxWIDTH"))
-        return given.model_copy(update={"bands": given.bands or channels, "dtype": given.dtype or "uint8"})
-    path = Path(given.path).absolute()
-    info = inspect(path)
-    dtype_range(info.dtype)
-    mask = None
-    if given.mask is not None:
-        mask = Path(given.mask).absolute()
-        found = inspect(mask)
-        if (found.height, found.width) != (info.height, info.width):
-            raise PlanError(
-                f"mask {mask} is {found.height}x{found.width} px and the input {info.height}x{info.width}; "
-                "give a mask of the input's size"
-            )
-    size = (info.height, info.width)
-    if given.crop is not None:
-        size = (given.crop[2] - given.crop[0], given.crop[3] - given.crop[1])
-    facts = {"size": size, "bands": info.channels, "dtype": info.dtype}
-    return given.model_copy(update={"path": str(path), "mask": None if mask is None else str(mask), **facts})
-
-
-def _sampling(given: SamplingSpec, info: DenoiserInfo, task: TaskSpec) -> SamplingSpec:
+def _sampling(given: SamplingSpec, info: DenoiserInfo, task: Task, sigma: float) -> SamplingSpec:
     intent = given.intent or _usual_intent(given, info)
     presets = {"paper": PAPER, **INTENTS, **(DENOISING if task.name == "denoise" else {})}
     defaults = {**_fields(presets[intent]), "intent": intent}
+    if task.name == "cs":  # coefficients are no picture to start from
+        defaults |= COLD
     if given.quality == "draft":
         defaults |= {"steps": max(defaults["steps"] // 4, 1), "guided_steps": max(defaults["guided_steps"] // 2, 1)}
     if given.start is not None:
@@ -145,9 +118,9 @@ def _sampling(given: SamplingSpec, info: DenoiserInfo, task: TaskSpec) -> Sampli
     if defaults["form"] not in method.forms:
         defaults["form"] = method.form
     # The smooth inverse is no orthogonal projector, which noisy measurements and the other methods need.
-    plain = intent == "paper" or task.sigma > 0 or given.method != "ddnm"
+    plain = intent == "paper" or sigma > 0 or given.method != "ddnm"
     defaults["inverse"] = "replicate" if plain else "smooth"
-    if given.inverse == "smooth" and (task.sigma > 0 or given.method != "ddnm"):
+    if given.inverse == "smooth" and (sigma > 0 or given.method != "ddnm"):
         raise PlanError("the smooth inverse serves method ddnm and noise-free measurements only; leave --inverse out")
     sampling = given.model_copy(update={k: v for k, v in defaults.items() if getattr(given, k) is None})
     _check_method(method, sampling, task)
@@ -164,12 +137,12 @@ def _usual_intent(given: SamplingSpec, info: DenoiserInfo) -> Literal["faithful"
     return "faithful" if given.method == "ddnm" else "detail"
 
 
-def _check_method(method: MethodInfo, sampling: SamplingSpec, task: TaskSpec) -> None:
+def _check_method(method: MethodInfo, sampling: SamplingSpec, task: Task) -> None:
     """Raise PlanError where a method cannot do a task, or not in the form that was asked for."""
     if method.takes == "mask" and task.name not in ("inpaint", "outpaint"):
         raise PlanError(f"method {method.name} restores masked pixels only, not task {task.name}; use --task inpaint")
-    if method.takes == "equal" and task.name == "deblur":
-        raise PlanError(f"method {method.name} needs equal singular values, which a blur has not; use --method ddnm")
+    if method.takes == "spectral" and task.stencil is not None and not task.stencil.separable:
+        raise PlanError(f"method {method.name} needs singular values, which this kernel hides; use --method ddnm")
     if sampling.form not in method.forms:
         raise PlanError(f"method {method.name} has no form {sampling.form}; leave --form out")
 
@@ -199,6 +172,8 @@ def _tiling(given: TilingSpec, task: Task, info: DenoiserInfo, height: int, widt
     stride = given.stride or fitting_stride(task, tile * 3 // 4 if local else tile // 2, tile, levels)
     margin = given.margin
     if margin is None:
-        margin = fitting_margin(task, tile, stride, levels) if local else 0
+        # A blur must be continued from the next tile: the paper's geometry without a margin cannot (plan.check_reach).
+        blurred = task.stencil is not None and task.scale == 1
+        margin = fitting_margin(task, tile, stride, levels) if local or blurred else 0
     order = given.order or "raster"
     return given.model_copy(update={"tile": tile, "stride": stride, "margin": margin, "levels": levels, "order": order})

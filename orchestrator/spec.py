@@ -16,7 +16,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator.errors import PlanError
 
-TaskName = Literal["sr", "colorize", "inpaint", "denoise", "generate", "sr+colorize", "inpaint+colorize+sr"]
+TaskName = Literal[
+    "sr",
+    "colorize",
+    "inpaint",
+    "denoise",
+    "generate",
+    "sr+colorize",
+    "inpaint+colorize+sr",
+    "deblur",
+    "cs",
+    "outpaint",
+    "operator",
+]
+Side = Annotated[int, Field(ge=0, le=1_000_000)]
 SigmaUnit = Literal["levels", "fraction"]
 
 
@@ -25,7 +38,7 @@ class _Section(BaseModel):
 
 
 class InputSpec(_Section):
-    """The measurement: an image file, and for inpainting a mask file of the same size (non-zero = known)."""
+    """The measurement: an image file, and for inpainting a mask file (non-zero = known) or a value that means unknown."""
 
     path: str | None = None
     mask: str | None = None
@@ -43,6 +56,14 @@ class InputSpec(_Section):
     """How one band meets a network of several channels (orchestrator.bands)."""
     bands_as: Literal["groups", "single"] | None = None
     """How bands of another number than the network's channels meet it."""
+    nodata: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """Pixels with this value in every band are unknown (inpaint)."""
+    pad: tuple[Side, Side, Side, Side] | None = None
+    """Pixels to invent above, right of, below and left of the input (outpaint)."""
+    fine_mask: bool = False
+    """The mask has the output's size, not the input's: resolved from the files."""
+    extent: tuple[int, int] | None = None
+    """Height and width of the output where they are not the input's times the scale: read from a `cs` measurement."""
 
 
 class TaskSpec(_Section):
@@ -57,6 +78,24 @@ class TaskSpec(_Section):
     """levels: stored grey levels; fraction: of the range from black to white."""
     skip_flat: Annotated[float, Field(ge=0)] | None = None
     """A tile whose measurement varies by no more than this is filled without the network, grey levels."""
+    kernel: Literal["average", "bicubic"] = "average"
+    """How `sr` was reduced: averages of cells, or antialiased bicubic decimation."""
+    blur: str | None = None
+    """uniform:TAPS, gaussian:SIGMA[:TAPS], anisotropic:SIGMA_Y,SIGMA_X[:TAPS] or a kernel's file."""
+    weights: tuple[tuple[float, ...], ...] | None = None
+    """The blur's kernel, resolved, so that a run no longer needs the file."""
+    ratio: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the coefficients that compressed sensing kept; read from the measurement."""
+    block: Annotated[int, Field(ge=2, le=256)] = 32
+    """Side of a compressed-sensing block, px."""
+    cs_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of the kept coefficients and signs; read from the measurement."""
+    operator: str | None = None
+    """Your own operator, package.module:Class."""
+    operator_args: dict[str, str] = {}
+    """Keyword arguments of its constructor."""
+    alignment: Annotated[int, Field(ge=1)] | None = None
+    """Pixels that its windows must be multiples of; asked of it."""
 
 
 class GuidanceSpec(_Section):

@@ -22,11 +22,13 @@ class TileInput:
     known: Array
     guide: Array | None
     start: Array | None
+    fine: Array | None = None
+    """(1, P, P): known pixels of a mask at output resolution."""
 
-    def split(self, bands: Bands, grey: bool) -> list[TileInput]:
-        """Return the tile as the network's pictures; grey: the measurement is one band for all channels together."""
+    def split(self, bands: Bands, joint: bool) -> list[TileInput]:
+        """Return the tile as the network's pictures; joint: the measurement belongs to all channels together."""
         parts = [self] * len(bands.groups)
-        for name in ("known", "guide", "start") if grey else ("known", "guide", "start", "y"):
+        for name in ("known", "guide", "start") if joint else ("known", "guide", "start", "y"):
             if (array := getattr(self, name)) is not None:
                 parts = [replace(p, **{name: a}) for p, a in zip(parts, bands.split(array), strict=True)]
         return parts

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernels.constraints import Known, Measurement, Problem
+from kernels.constraints import Known, Measurement, Problem, to
 from kernels.denoiser import load_denoiser
 from kernels.method_catalog import MethodConfig
 from kernels.noise import KeyedNoise
@@ -21,15 +21,16 @@ from kernels.tasks import measurement_operator
 from orchestrator.eps_power import eps_power, probe_boxes
 from orchestrator.errors import TileError
 from orchestrator.graph import guide_window
-from orchestrator.grid import TileKey
+from orchestrator.grid import AxisGrid, TileKey
 from orchestrator.guiding import ClassGuide, network_label
 from orchestrator.level_cells import LevelCells
-from orchestrator.measured import level_measured
+from orchestrator.measured import fine_known, level_measured
 from orchestrator.plan import Level, Plan
 from orchestrator.regions import RegionLayer
 from orchestrator.rundir import RunDir
 from orchestrator.tasks import FACTOR
 from orchestrator.tile_input import TileInput, determined
+from orchestrator.tile_operator import tile_measurement
 from orchestrator.trajectory import Trajectory, trajectory
 from orchestrator.windows import Array, Measured, to_channels
 from storage.box import Box
@@ -65,6 +66,7 @@ class Worker:
         self.cells = [LevelCells.open(self.run_dir, level) for level in plan.levels]
         self.measured = [level_measured(self.run_dir, plan, level) for level in plan.levels]
         self.regions = RegionLayer.open(self.run_dir, plan)
+        self.fine_known = fine_known(self.run_dir, plan)
         self.trajectories = [trajectory(plan, level) for level in plan.levels]
         self._powers: dict[int, tuple[float, ...]] = {}
 
@@ -86,7 +88,7 @@ class Worker:
     def _restore(self, level: Level, tiles: dict[TileKey, TileInput]) -> None:
         """Run the network on tiles, every picture of a tile a row of the batch, and write their owned boxes."""
         bands = self.plan.bands
-        pictures = [part for tile in tiles.values() for part in tile.split(bands, self.plan.grey)]
+        pictures = [part for tile in tiles.values() for part in tile.split(bands, self.plan.joint)]
         keys = [key for key in tiles for _ in bands.groups]
         results = self._sample(level, keys, pictures)
         for i, key in enumerate(tiles):
@@ -95,15 +97,17 @@ class Worker:
     def _read(self, level: Level, key: TileKey) -> TileInput:
         y0, x0, y1, x1 = level.grid.box(key)
         known_mask, known = self._read_known(level, key)
-        y = wide = coarse = smooth = None
+        y = wide = coarse = smooth = fine = None
         measured = self.measured[level.index]
         if measured is not None:
             wide = self._wide(measured, level, y0, x0, y1, x1)
             y = wide[:, START_MARGIN:-START_MARGIN, START_MARGIN:-START_MARGIN]
         if level.guided:
             coarse, smooth = self._read_guide(level, key)
+        if self.fine_known is not None and level.index == 0:
+            fine = self.fine_known.read(y0, x0, y1, x1)
         start = self._start(level, wide, smooth) if self.trajectories[level.index].warm else None
-        return TileInput(y=y, known_mask=known_mask, known=known, guide=coarse, start=start)
+        return TileInput(y=y, known_mask=known_mask, known=known, guide=coarse, start=start, fine=fine)
 
     def _wide(self, measured: Measured, level: Level, y0: int, x0: int, y1: int, x1: int) -> Array:
         """Return the measurement under a window of the level, with START_MARGIN of its pixels around."""
@@ -116,7 +120,8 @@ class Worker:
         wide: the measurement with START_MARGIN pixels around; smooth: the coarser level's result at this size.
         Where the level measures every pixel itself, its own (noisy) pixels are the start, and unknown ones are filled.
         """
-        if wide is None or (smooth is not None and (level.posed.scale > 1 or self.plan.grey)):
+        own = self.plan.task.name == "operator"
+        if wide is None or own or (smooth is not None and (level.posed.scale > 1 or self.plan.grey)):
             return smooth
         s, m = level.posed.scale, START_MARGIN
         picture = to_channels(wide, self.plan.bands.stored)
@@ -157,10 +162,12 @@ class Worker:
         route = self.trajectories[level.index]
         problem = Problem(
             guide=self._guide([t.guide for t in tiles]),
-            measurement=self._measurement(level, [t.y for t in tiles]),
+            measurement=self._measurement(level, keys, tiles),
             known=Known(self._stack([t.known_mask for t in tiles]), self._stack([t.known for t in tiles])),
         )
         start = self._stack([t.start for t in tiles]) if route.warm and tiles[0].start is not None else None
+        if route.warm and start is None and problem.measurement is not None:  # an operator of the user's own
+            start = problem.measurement.operator.pinv(problem.measurement.y)
         channels, side = self.plan.denoiser.channels, self.plan.tile
         result = sample(
             self.denoiser,
@@ -173,7 +180,15 @@ class Worker:
             device=self.device,
             **({} if self.guide is None else {"guidance": self.guide.batch(len(keys))}),
         )
-        return result.cpu()
+        return self._finished(problem, level, keys, result).cpu()
+
+    def _finished(self, problem: Problem, level: Level, keys: list[TileKey], result: Tensor) -> Tensor:
+        """Restore A x = y beside the pinned pixels, where measurements overlap."""
+        if level.index > 0 or self.plan.task.stencil is None:
+            return result
+        free = [[_free(axis, i) for i in places] for axis, places in _axes(level, keys)]
+        rows, cols = (torch.tensor(axis, device=result.device) for axis in free)
+        return problem.to(result.device).finish(result, rows, cols)
 
     def _guide(self, windows: list[Array | None]) -> Measurement | None:
         if windows[0] is None:
@@ -185,19 +200,12 @@ class Worker:
     def _smooth(self) -> bool:
         return self.plan.spec.sampling.inverse == "smooth"
 
-    def _measurement(self, level: Level, windows: list[Array | None]) -> Measurement | None:
-        if windows[0] is None:
+    def _measurement(self, level: Level, keys: list[TileKey], tiles: list[TileInput]) -> Measurement | None:
+        if tiles[0].y is None:
             return None
-        y = self._stack(windows)
-        known = ~torch.isnan(y[:, :1])
-        operator = measurement_operator(
-            level.posed.scale,
-            grey=self.plan.grey,
-            known=known if self.plan.task.masked else None,
-            channels=self.plan.denoiser.channels,
-            smooth=self._smooth,
-        )
-        return Measurement(operator, torch.nan_to_num(y), level.sigma_y)
+        fine = None if tiles[0].fine is None else self._stack([t.fine for t in tiles]) > 0
+        boxes = [level.grid.box(key) for key in keys]
+        return to(tile_measurement(self.plan, level, self._stack([t.y for t in tiles]), boxes, fine), self.device)
 
     def _config(self, level: Level, route: Trajectory) -> SamplerConfig:
         s = self.plan.spec.sampling
@@ -219,7 +227,9 @@ class Worker:
         if level.index not in self._powers:
             pictures: list[Array] = []
             if (measured := self.measured[level.index]) is not None:
-                starts = [self._start(level, self._wide(measured, level, *box), None) for box in probe_boxes(level.grid)]
+                starts = [
+                    self._start(level, self._wide(measured, level, *box), None) for box in probe_boxes(level.grid)
+                ]
                 pictures = [part for start in starts if start is not None for part in self.plan.bands.split(start)]
             schedule = self.trajectories[level.index].schedule
             power = eps_power(self.denoiser, schedule, pictures, self.plan.tile, self.device)
@@ -241,6 +251,16 @@ class Worker:
 
     def _stack(self, arrays: list[Array] | list[Array | None]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(np.stack(arrays))).to(self.device)  # type: ignore[arg-type]
+
+
+def _axes(level: Level, keys: list[TileKey]) -> list[tuple[AxisGrid, list[int]]]:
+    return [(level.grid.rows, [key.row for key in keys]), (level.grid.cols, [key.col for key in keys])]
+
+
+def _free(axis: AxisGrid, i: int) -> list[bool]:
+    """Return which pixels of tile i's window are not pinned along an axis: not settled but by the tile itself."""
+    (lo, hi), (own_lo, own_hi), start = axis.settled(i), axis.owned(i), axis.start(i)
+    return [not lo <= p < hi or own_lo <= p < own_hi for p in range(start, start + axis.tile)]
 
 
 def _around(box: Box, owned: Box) -> list[Box]:

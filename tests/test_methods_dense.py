@@ -17,6 +17,8 @@ from kernels.noise import KeyedNoise
 from kernels.operators import AveragePool, Grey, Identity, Mask, MaskedPool, compose
 from kernels.sampler import SamplerConfig, sample
 from kernels.schedule import Schedule, linear_alpha_bar, respaced_timesteps, time_travel
+from kernels.separable import Separable
+from kernels.stencil import gaussian
 
 SHAPE, N = (3, 4, 4), 48
 KEY, NOISE = (0, 3, 5), KeyedNoise(2)
@@ -43,6 +45,7 @@ OPERATORS = {
     "pool grey": compose(AveragePool(2), Grey()),
     "mask": Mask(MASK),
     "masked pool": compose(MaskedPool(2, MASK), Grey()),
+    "blur": Separable.build(gaussian(0.7, 3), 4, [(0, 0, 4, 4)], 1e-6),
 }
 
 
