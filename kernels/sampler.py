@@ -136,10 +136,8 @@ def start(
         x = x + (config.noise_scale * s) * z
         z = config.noise_scale * z
     x = method.begin(problem, picture, x, a, s, z)
-    ones = (1,) * len(keys)
-    return State(
-        x=x, estimate=x, problem=problem, keys=tuple(keys), position=(0,) * len(keys), draws=ones, guidance=guidance
-    )
+    zeros, ones = (0,) * len(keys), (1,) * len(keys)
+    return State(x=x, estimate=x, problem=problem, keys=tuple(keys), position=zeros, draws=ones, guidance=guidance)
 
 
 @torch.no_grad()
