@@ -104,12 +104,16 @@ class Problem:
     def finish(self, x: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
         """Return the result x with its measurement holding on the free pixels beside the pinned ones (method 8.7b).
 
-        rows (B, H), cols (B, W): bool; pixels in a free row and a free column may change, no pinned one is among them.
+        rows (B, H), cols (B, W): as for `Operator.finish`.
         """
         m = self.measurement
         if m is None or m.sigma_y > 0 or m.tolerance == 0:
             return x
-        return m.operator.finish(x, m.y.to(x.device), rows, cols, m.tolerance)
+        done = []
+        for i in range(len(x)):  # one by one: how many steps a tile takes must not depend on its batch
+            one, row = select(m, [i]), slice(i, i + 1)
+            done.append(one.operator.finish(x[row], one.y.to(x.device), rows[row], cols[row], m.tolerance))
+        return torch.cat(done)
 
     def check(self, shape: Sequence[int]) -> None:
         """Raise ValueError unless every constraint fits a batch of tiles of shape (B, C, H, W)."""

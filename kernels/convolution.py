@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.operators import Operator
+from kernels.operators import Operator, free_pixels
 from kernels.stencil import Stencil
 from kernels.within import Effort, least_change, ridge_by_gradients
 
@@ -66,14 +66,15 @@ class Convolution(Operator):
 
     def finish(self, x: Tensor, y: Tensor, rows: Tensor, cols: Tensor, tolerance: float) -> Tensor:
         """Return x changed least on the free pixels so that |A x - y| <= tolerance; see `kernels.within`."""
-        free = (rows[:, None, :, None] & cols[:, None, None, :]).double()
+        free = free_pixels(rows, cols)[:, None].double()
         left = torch.where(self.valid, y.double() - self.A(x.double()), 0.0)
         effort = Effort(rho=0.3 / self.threshold**2, iterations=100)
         seen = (self.A(free) > 0).double()  # measurements of pinned pixels alone cannot be changed
         ridge = ridge_by_gradients(
             lambda z: seen * self.A(free * z), lambda w: free * self.adjoint(seen * w), effort.rho
         )
-        return x + least_change(ridge, left * seen, tolerance, effort).to(x.dtype)
+        allowed = torch.full_like(left, tolerance)
+        return x + least_change(ridge, left * seen, allowed, effort).to(x.dtype)
 
     def _kernel(self, x: Tensor) -> Tensor:
         return torch.as_tensor(self.stencil.weights, dtype=x.dtype, device=x.device)[None, None]

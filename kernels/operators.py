@@ -25,6 +25,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# Rows and columns of a tile's window: committed by earlier tiles; to be committed by this one; left to later ones.
+PINNED, OWNED, OUTER = 0, 1, 2
+
 
 class Weight(Protocol):
     """Multiply pictures: a number per pixel, or a function of an operator's singular values."""
@@ -79,7 +82,7 @@ class Operator(Protocol):
     def finish(self, x: Tensor, y: Tensor, rows: Tensor, cols: Tensor, tolerance: float) -> Tensor:
         """Return the result x with |A x - y| <= tolerance again after pinning; cells that no pin cuts need nothing.
 
-        rows (B, H), cols (B, W): bool, the free rows and columns; pixels in both may change.
+        rows (B, H), cols (B, W): uint8, what the tile's rows and columns are: PINNED, OWNED or OUTER (`free_pixels`).
         """
         return x
 
@@ -282,6 +285,12 @@ def replicate(y: Tensor, scale: int) -> Tensor:
     """Repeat every pixel scale x scale times: (B, C, h, w) -> (B, C, h*scale, w*scale)."""
     b, c, h, w = y.shape
     return y[:, :, :, None, :, None].expand(b, c, h, scale, w, scale).reshape(b, c, h * scale, w * scale)
+
+
+def free_pixels(rows: Tensor, cols: Tensor) -> Tensor:
+    """Return (B, H, W) bool, the pixels that no earlier tile has committed, from what rows (B, H) and cols (B, W) are."""
+    r, c = rows[:, :, None], cols[:, None, :]
+    return ~(((r == PINNED) & (c != OUTER)) | ((c == PINNED) & (r != OUTER)))
 
 
 def _cell_sums(x: Tensor, scale: int) -> Tensor:

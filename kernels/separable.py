@@ -11,6 +11,7 @@ A A+ A = A up to the threshold. `finish` restores |A x - y| <= tolerance at the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -18,9 +19,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from kernels.operators import Operator
+from kernels.operators import OUTER, PINNED, Operator, free_pixels
 from kernels.stencil import Stencil
-from kernels.within import Effort, Ridge, least_change
+from kernels.within import Effort, Ridge, least_change, least_squares
 
 # Products of singular values below this count as 0 in any case: float64 cannot tell them from it.
 NOTHING = 1e-12
@@ -38,10 +39,12 @@ class Axis:
     """(B, k)."""
     vt: Tensor
     """(B, k, n)."""
+    exact: Tensor
+    """(B, m) bool: rows that are measurements of the picture, not hints beside its edge (`Stencil.matrix`)."""
 
     @classmethod
-    def of(cls, matrices: Sequence[Tensor]) -> Axis:
-        parts = [(m, *_svd(m)) for m in matrices]
+    def of(cls, matrices: Sequence[tuple[Tensor, Tensor]]) -> Axis:
+        parts = [(m, *_svd(m), exact) for m, exact in matrices]
         return cls(*(torch.stack(column) for column in zip(*parts, strict=True)))
 
 
@@ -108,20 +111,35 @@ class Separable(Operator):
         return tuple(SpectralWeight(self, values) for values in f(self.spectrum.to(x.dtype)))
 
     def finish(self, x: Tensor, y: Tensor, rows: Tensor, cols: Tensor, tolerance: float) -> Tensor:
-        """Return x changed least so that |A x - y| <= tolerance, only where rows (B, H) and cols (B, W) are free.
+        """Return x changed least so that |A x - y| <= tolerance; rows (B, H) and cols (B, W) as for `Operator.finish`.
 
         Where pinned pixels leave no such picture, as near as the effort allows. Computed in float64, tile by tile.
         """
+        if self.scale > 1:  # well conditioned but where a border cuts: exact, and no noise to be kept out
+            return self._solved(x, y, free_pixels(rows, cols)[:, None], tolerance)
         left = y.double() - self.A(x.double())
         done = x.clone()
         for b in range(len(x)):
-            free_r, free_c = rows[b].nonzero()[:, 0], cols[b].nonzero()[:, 0]
-            r, seen_r = _restricted(self.rows.matrix[b], free_r)
-            c, seen_c = _restricted(self.cols.matrix[b], free_c)
-            ridge = _spectral_ridge(r, c, self.effort.rho)
-            z = least_change(ridge, left[b][:, seen_r][:, :, seen_c], tolerance, self.effort)
+            free_r, free_c = (rows[b] != PINNED).nonzero()[:, 0], (cols[b] != PINNED).nonzero()[:, 0]
+            seen_r = _seen(self.rows.matrix[b], self.rows.exact[b], free_r)
+            seen_c = _seen(self.cols.matrix[b], self.cols.exact[b], free_c)
+            r, c = self.rows.matrix[b][seen_r], self.cols.matrix[b][seen_c]
+            ridge = _spectral_ridge(r[:, free_r], c[:, free_c], self.effort.rho)
+            allowed = torch.where(_settled(r, rows[b], c, cols[b]), tolerance, math.inf)
+            z = least_change(ridge, left[b][:, seen_r][:, :, seen_c], allowed, self.effort)
             done[b][:, free_r[:, None], free_c] += z.to(x.dtype)
         return done
+
+    def _solved(self, x: Tensor, y: Tensor, free: Tensor, tolerance: float) -> Tensor:
+        exact = self.rows.exact[:, None, :, None] & self.cols.exact[:, None, None, :]
+        left = torch.where(exact, y.double() - self.A(x.double()), 0.0)
+        z = least_squares(
+            lambda z: torch.where(exact, self.A(torch.where(free, z, 0.0)), 0.0),
+            lambda w: torch.where(free, self.adjoint(torch.where(exact, w, 0.0)), 0.0),
+            left,
+            tolerance,
+        )
+        return x + z.to(x.dtype)
 
     @property
     def effort(self) -> Effort:
@@ -145,9 +163,10 @@ class SpectralWeight:
 
 
 @lru_cache(maxsize=64)
-def axis_matrix(stencil: Stencil, axis: int, side: int, low: int, high: int) -> Tensor:
-    """Return `Stencil.matrix` as a tensor; a run's tiles share a handful of them."""
-    return torch.from_numpy(stencil.matrix(axis, side, low, high))
+def axis_matrix(stencil: Stencil, axis: int, side: int, low: int, high: int) -> tuple[Tensor, Tensor]:
+    """Return `Stencil.matrix` as tensors; a run's tiles share a handful of them."""
+    matrix, exact = stencil.matrix(axis, side, low, high)
+    return torch.from_numpy(matrix), torch.from_numpy(exact)
 
 
 _DECOMPOSED: dict[int, tuple[Tensor, tuple[Tensor, Tensor, Tensor]]] = {}
@@ -169,14 +188,25 @@ def _sandwich(left: Tensor, x: Tensor, right: Tensor) -> Tensor:
     left, right = left.to(x.dtype)[:, None], right.to(x.dtype)[:, None]
     if x.device.type != "cpu":
         return left @ x @ right
-    return torch.cat([before @ t @ after for before, t, after in zip(left[:, None], x[:, None], right[:, None], strict=True)])
+    return torch.cat(
+        [before @ t @ after for before, t, after in zip(left[:, None], x[:, None], right[:, None], strict=True)]
+    )
 
 
-def _restricted(matrix: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the matrix on the free pixels, and which measurements see any of them."""
-    part = matrix[:, free]
-    seen = (part != 0).any(dim=1).nonzero()[:, 0]
-    return part[seen], seen
+def _seen(matrix: Tensor, exact: Tensor, free: Tensor) -> Tensor:
+    """Return the exact measurements that see any of the free pixels."""
+    return ((matrix[:, free] != 0).any(dim=1) & exact).nonzero()[:, 0]
+
+
+def _settled(r: Tensor, rows: Tensor, c: Tensor, cols: Tensor) -> Tensor:
+    """Return which measurements (m, n) see only pixels that are pinned or free, none that another tile will make.
+
+    A pixel in a pinned row and an outer column (or the reverse) is neither: it lies in the window's corner, which
+    neither this tile nor an earlier one commits.
+    """
+    pinned_r, outer_r = ((r[:, rows == kind] != 0).any(dim=1)[:, None] for kind in (PINNED, OUTER))
+    pinned_c, outer_c = ((c[:, cols == kind] != 0).any(dim=1)[None, :] for kind in (PINNED, OUTER))
+    return ~((pinned_r & outer_c) | (outer_r & pinned_c))
 
 
 def _spectral_ridge(rows: Tensor, cols: Tensor, rho: float) -> Ridge:

@@ -62,18 +62,28 @@ class Stencil:
         start = -(-(low - first) // self.scale)
         return start, max((high - first - taps) // self.scale + 1, start)
 
-    def matrix(self, axis: int, side: int, low: int, high: int) -> Float64:
-        """Return the operator of one axis on a window of `side` px, (side/scale, side).
+    def matrix(self, axis: int, side: int, low: int, high: int) -> tuple[Float64, NDArray[np.bool_]]:
+        """Return the operator of one axis on a window of `side` px whose pixels [low, high) are picture.
 
-        Rows of measurements whose support is not inside [low, high) are 0.
+        (side/scale, side), and which of its rows are exact: those whose support lies in window and picture. Decimation
+        has rows beside the picture's edge too, as if the picture went on by reflection: a hint that keeps its last
+        pixels from drifting while sampling, never a measurement. All other rows are 0.
         """
         weights = (self.rows, self.cols)[axis]
         found = np.zeros((side // self.scale, side))
         start, stop = self.inside(axis, max(low, 0), min(high, side))
-        for i in range(max(start, 0), min(stop, len(found))):
-            first = i * self.scale + self.before(axis)
-            found[i, first : first + len(weights)] = weights
-        return found
+        exact = np.zeros(len(found), dtype=bool)
+        exact[max(start, 0) : max(stop, 0)] = True
+        for i in range(len(found)):
+            places = i * self.scale + self.before(axis) + np.arange(len(weights))
+            if not exact[i]:
+                if self.scale == 1 or not low <= i * self.scale < high:
+                    continue
+                places = np.where(places < low, 2 * low - 1 - places, places)
+                places = np.where(places >= high, 2 * high - 1 - places, places)
+            if places.min() >= max(low, 0) and places.max() < min(high, side):
+                np.add.at(found[i], places, weights)
+        return found, exact
 
     def measure(self, x: Float64) -> Float64:
         """Return the measurements of x (C, h, w) whose support lies inside it, beginning with `inside(axis, 0, ...)`."""

@@ -37,8 +37,8 @@ class Effort:
     """Stop when the residual exceeds the tolerance by this share of it at most."""
 
 
-def least_change(ridge: Ridge, residual: Tensor, tolerance: float, effort: Effort) -> Tensor:
-    """Return z for the residual r; where the tolerance cannot be reached in time, the best found so far."""
+def least_change(ridge: Ridge, residual: Tensor, tolerance: Tensor, effort: Effort) -> Tensor:
+    """Return z for the residual r and its tolerance, which broadcasts to it and may be infinite; where the tolerance cannot be reached in time, the best found so far."""
     if not residual.numel() or _excess(residual, tolerance)[0] <= 0:
         return torch.zeros_like(ridge(residual)[0])
     low, high = residual - tolerance, residual + tolerance
@@ -51,7 +51,7 @@ def least_change(ridge: Ridge, residual: Tensor, tolerance: float, effort: Effor
             worst, size = _excess(residual - bz, tolerance)
             if size < least:
                 best, least = z, size
-            if worst <= effort.slack * tolerance:
+            if worst <= effort.slack * float(tolerance.min()):
                 return z
         mixed = RELAXATION * bz + (1 - RELAXATION) * v
         v = (mixed + u).clamp(low, high)
@@ -60,7 +60,7 @@ def least_change(ridge: Ridge, residual: Tensor, tolerance: float, effort: Effor
     return best
 
 
-def _excess(left: Tensor, tolerance: float) -> tuple[float, float]:
+def _excess(left: Tensor, tolerance: Tensor) -> tuple[float, float]:
     """Return by how much the residual exceeds the tolerance at most, and the sum of squares of the excess."""
     beyond = (left.abs() - tolerance).clamp(min=0.0)
     return float(beyond.max()), float(beyond.square().sum())
@@ -87,3 +87,32 @@ def ridge_by_gradients(
         return z, A(z)
 
     return solve
+
+
+def least_squares(
+    A: Callable[[Tensor], Tensor],
+    adjoint: Callable[[Tensor], Tensor],
+    residual: Tensor,
+    tolerance: float,
+    iterations: int = 400,
+) -> Tensor:
+    """Return the least z with |r - A z| <= tolerance by conjugate gradients (CGLS), each tile by its own steps.
+
+    For operators whose measurements can all hold exactly: no noise is amplified on the way.
+    """
+    r, s = residual, adjoint(residual)
+    z, p, size = torch.zeros_like(s), s, _squared(s)
+    for i in range(iterations):
+        if i % CHECK_EVERY == 0 and float(r.abs().max()) <= tolerance:
+            break
+        q = A(p)
+        step = size / _squared(q).clamp(min=1e-300)
+        z, r = z + step * p, r - step * q
+        s = adjoint(r)
+        after = _squared(s)
+        p, size = s + after / size.clamp(min=1e-300) * p, after
+    return z
+
+
+def _squared(x: Tensor) -> Tensor:
+    return x.square().sum(dim=(1, 2, 3), keepdim=True)

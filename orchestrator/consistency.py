@@ -40,7 +40,7 @@ def consistency(run: RunDir, plan: Plan, image: Reader) -> tuple[Consistency, fl
 def _averaged(run: RunDir, plan: Plan, image: Reader) -> Iterator[Comparison]:
     """Compare cells of pixels with their averages: sr, colorize, inpaint, outpaint, denoise and what combines them."""
     spec, task, source = plan.spec.input, plan.task, open_input(run, plan)
-    known = input_known(run, plan, whole=False)
+    known = input_known(run, plan)
     mask = open_mask(run, plan) if spec.fine_mask else None
     top, _, _, left = spec.pad or (0, 0, 0, 0)
     for box in windows(*(spec.size or (0, 0)), side=max(WINDOW // task.scale, 1)):

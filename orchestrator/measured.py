@@ -20,17 +20,18 @@ Pixels = NDArray[np.unsignedinteger]
 Known = Callable[[Box, Pixels], NDArray[np.bool_]]
 
 
-def input_measured(run: RunDir, plan: Plan, *, whole: bool = True) -> Measured:
+def input_measured(run: RunDir, plan: Plan) -> Measured:
     """Return the measurement as it was read (pool 1): grey where the task measures grey, NaN where unknown.
 
-    whole: with a mask of the output's pixels a cell counts as known when all of its pixels are; else when any is.
+    With a mask of the output's pixels a cell counts as known when any of its pixels is: its value is their average, at
+    coarser levels too, where it stands for the whole cell (the strict rule leaves scattered scratches nothing to go by).
     """
     spec = plan.spec.input
     assert spec.path is not None and spec.size is not None, "a measured task has an input"
     if plan.task.name == "cs":
         coefficients = open_pooled(Path(spec.path))
         return Measured(coefficients.height, coefficients.width, lambda *box: coefficients.read(Box(*box)))
-    image, known, grey = open_input(run, plan), input_known(run, plan, whole=whole), plan.task.grey
+    image, known, grey = open_input(run, plan), input_known(run, plan), plan.task.grey
 
     def read(y0: int, x0: int, y1: int, x1: int) -> Array:
         box = Box(y0, x0, y1, x1).shift(*(spec.crop or (0, 0))[:2])
@@ -58,7 +59,7 @@ def input_measured(run: RunDir, plan: Plan, *, whole: bool = True) -> Measured:
     return Measured(height + top + bottom, width + left + right, read_padded)
 
 
-def input_known(run: RunDir, plan: Plan, *, whole: bool = True) -> Known | None:
+def input_known(run: RunDir, plan: Plan) -> Known | None:
     """Return what tells the known pixels of a window of the input, (1, h, w); None where all are."""
     spec, mask = plan.spec.input, open_mask(run, plan)
     if mask is None and spec.nodata is None:
@@ -70,7 +71,7 @@ def input_known(run: RunDir, plan: Plan, *, whole: bool = True) -> Known | None:
         if mask is not None:
             fine = mask.read(box.scale(scale))[:1] != 0
             cells = fine.reshape(1, box.height, scale, box.width, scale)
-            found = cells.all(axis=(2, 4)) if whole else cells.any(axis=(2, 4))
+            found = cells.any(axis=(2, 4))
         if spec.nodata is not None:
             found &= (pixels != spec.nodata).any(axis=0, keepdims=True)
         return found
@@ -85,7 +86,8 @@ def fine_known(run: RunDir, plan: Plan) -> Measured | None:
         return None
 
     def read(y0: int, x0: int, y1: int, x1: int) -> Array:
-        return (mask.read(Box(y0, x0, y1, x1))[:1] != 0).astype(np.float32)
+        known: Array = (mask.read(Box(y0, x0, y1, x1))[:1] != 0).astype(np.float32)
+        return known
 
     return Measured(mask.info.height, mask.info.width, read)
 
@@ -95,7 +97,7 @@ def level_measured(run: RunDir, plan: Plan, level: Level) -> Measured | None:
     if not plan.task.measured:
         return None
     if level.posed.pool == 1:
-        return input_measured(run, plan, whole=level.index > 0)
+        return input_measured(run, plan)
     pooled = open_pooled(run.measured(level.index))
 
     def read(y0: int, x0: int, y1: int, x1: int) -> Array:

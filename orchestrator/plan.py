@@ -187,7 +187,7 @@ def fitting_stride(task: Task, wanted: int, tile: int, levels: int) -> int:
     A divisor of the tile is preferred where one is near: its cells are as large as the stride.
     """
     unit = math.lcm(1, *(alignment(task, k, levels - 1) for k in range(levels)))
-    wanted = min(wanted, max(tile - 2 * task.reach, unit))
+    wanted = min(wanted, max(tile - 2 * task.least_margin, unit))
     choices = range(unit, tile, unit)
     if not choices:
         raise PlanError(
@@ -241,17 +241,18 @@ def _check_alignment(task: Task, tile: int, stride: int, margin: int, last: int,
 def check_reach(task: Task, tile: int, stride: int, margin: int) -> None:
     """Raise PlanError where measurements that overlap (blur, bicubic) are too wide for tile, overlap or margin.
 
-    Every measurement across a border between two tiles must lie wholly inside the later one, and a blur also in the
-    earlier one: what a tile commits must be something that the next one can continue.
+    Every measurement across a border between two tiles must lie wholly inside both: what a tile commits must be
+    something that the next one can continue.
     """
     if task.stencil is None:
         return
-    widest, reach = max(task.stencil.taps), task.reach
-    least = widest + (2 if task.scale == 1 else 1) * reach
-    if least > tile:
-        raise PlanError(f"kernel of {widest} px is too large for tiles of {tile} px; choose --tile {least} or more")
-    if task.scale == 1 and margin < reach:
-        raise PlanError(f"margin {margin} is less than a kernel of {widest} px needs; choose --margin {reach} or more")
+    widest, reach, least = max(task.stencil.taps), task.reach, task.least_margin
+    if 2 * least + task.scale > tile:
+        raise PlanError(
+            f"kernel of {widest} px is too large for tiles of {tile} px; choose --tile {2 * least + task.scale} or more"
+        )
+    if margin < least:
+        raise PlanError(f"margin {margin} is less than a kernel of {widest} px needs; choose --margin {least} or more")
     if tile - stride - margin < reach:
         most = tile - margin - reach
         raise PlanError(

@@ -82,6 +82,16 @@ class Task:
         """Return how far measurements of level 0 couple pixels of neighbouring cells, px."""
         return 0 if self.stencil is None else self.stencil.reach
 
+    @property
+    def least_margin(self) -> int:
+        """Return the outer pixels of a window that it must leave to the next one, so that both see what overlaps, px.
+
+        A decimation's border depends on a few cells more, each ten times less.
+        """
+        if self.stencil is None:
+            return 0
+        return self.reach if self.scale == 1 else -(-max(self.stencil.taps) // self.scale) * self.scale
+
     def posed(self, level_factor: int) -> Posed | None:
         """Return the task at a level `level_factor` times coarser than the output; None where it is determined.
 

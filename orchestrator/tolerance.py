@@ -13,7 +13,7 @@ DEVIATIONS = 6.0
 # Singular values of a blur up to this are left to the network: rounding of 8 bit (16 bit) divided by it stays small.
 TRUNCATED = {"uint8": 0.03, "uint16": 0.001}
 # A decimation by Keys' kernel has none that small.
-DECIMATION = 1e-3
+DECIMATION = 1e-5
 # Least tolerance that a blur is held to before storing, levels: demanding less costs more noise than it is worth.
 LEAST = 0.15
 # 8-bit blurs with more than a third of their singular values below this cannot be held to the tight tolerance at all.

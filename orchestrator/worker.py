@@ -15,6 +15,7 @@ from kernels.constraints import Known, Measurement, Problem, to
 from kernels.denoiser import load_denoiser
 from kernels.method_catalog import MethodConfig
 from kernels.noise import KeyedNoise
+from kernels.operators import OUTER, OWNED, PINNED
 from kernels.resample import bicubic_upsample, fill_unknown
 from kernels.sampler import SamplerConfig, sample
 from kernels.tasks import measurement_operator
@@ -120,8 +121,8 @@ class Worker:
         wide: the measurement with START_MARGIN pixels around; smooth: the coarser level's result at this size.
         Where the level measures every pixel itself, its own (noisy) pixels are the start, and unknown ones are filled.
         """
-        own = self.plan.task.name == "operator"
-        if wide is None or own or (smooth is not None and (level.posed.scale > 1 or self.plan.grey)):
+        unlike = self.plan.task.name in ("cs", "operator")
+        if wide is None or unlike or (smooth is not None and (level.posed.scale > 1 or self.plan.grey)):
             return smooth
         s, m = level.posed.scale, START_MARGIN
         picture = to_channels(wide, self.plan.bands.stored)
@@ -166,7 +167,7 @@ class Worker:
             known=Known(self._stack([t.known_mask for t in tiles]), self._stack([t.known for t in tiles])),
         )
         start = self._stack([t.start for t in tiles]) if route.warm and tiles[0].start is not None else None
-        if route.warm and start is None and problem.measurement is not None:  # an operator of the user's own
+        if route.warm and start is None and problem.measurement is not None:  # no picture itself
             start = problem.measurement.operator.pinv(problem.measurement.y)
         channels, side = self.plan.denoiser.channels, self.plan.tile
         result = sample(
@@ -186,8 +187,8 @@ class Worker:
         """Restore A x = y beside the pinned pixels, where measurements overlap."""
         if level.index > 0 or self.plan.task.stencil is None:
             return result
-        free = [[_free(axis, i) for i in places] for axis, places in _axes(level, keys)]
-        rows, cols = (torch.tensor(axis, device=result.device) for axis in free)
+        kinds = [[_kinds(axis, i) for i in places] for axis, places in _axes(level, keys)]
+        rows, cols = (torch.tensor(axis, dtype=torch.uint8, device=result.device) for axis in kinds)
         return problem.to(result.device).finish(result, rows, cols)
 
     def _guide(self, windows: list[Array | None]) -> Measurement | None:
@@ -257,10 +258,11 @@ def _axes(level: Level, keys: list[TileKey]) -> list[tuple[AxisGrid, list[int]]]
     return [(level.grid.rows, [key.row for key in keys]), (level.grid.cols, [key.col for key in keys])]
 
 
-def _free(axis: AxisGrid, i: int) -> list[bool]:
-    """Return which pixels of tile i's window are not pinned along an axis: not settled but by the tile itself."""
+def _kinds(axis: AxisGrid, i: int) -> list[int]:
+    """Return what each row (column) of tile i's window is: PINNED, OWNED or OUTER."""
     (lo, hi), (own_lo, own_hi), start = axis.settled(i), axis.owned(i), axis.start(i)
-    return [not lo <= p < hi or own_lo <= p < own_hi for p in range(start, start + axis.tile)]
+    places = range(start, start + axis.tile)
+    return [OWNED if own_lo <= p < own_hi else PINNED if lo <= p < hi else OUTER for p in places]
 
 
 def _around(box: Box, owned: Box) -> list[Box]:
