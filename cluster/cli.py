@@ -297,7 +297,8 @@ def _report(outcome: Outcome) -> None:
     resumed = f" ({outcome.resumed} from before)" if outcome.resumed else ""
     filled = f", {outcome.filled} of them filled without the network" if outcome.filled else ""
     print(
-        f"{outcome.root}: {plan.height}x{plan.width} px ({megapixels:.1f} Mpx), {outcome.tiles} tiles{resumed}{filled}, "
+        f"{outcome.root}: {plan.height}x{plan.width} px ({megapixels:.1f} Mpx), "
+        f"{outcome.tiles} tiles{resumed}{filled}, "
         f"{duration(outcome.seconds)}"
     )
 
@@ -317,7 +318,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _run(arguments: list[str] | None) -> int:
-    from storage.errors import FormatError
+    from storage.errors import DamagedError, FormatError
 
     try:
         code: Any = app(args=arguments, standalone_mode=False)
@@ -327,6 +328,9 @@ def _run(arguments: list[str] | None) -> int:
     except (typer.Abort, KeyboardInterrupt):
         print("gigarestore: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except DamagedError as err:  # found while reading pixels: nothing the user asked for was wrong
+        print(f"gigarestore: {err}", file=sys.stderr)
+        return FAILED
     except (PlanError, FormatError) as err:
         message = str(err)
     except ClickException as err:

@@ -28,8 +28,8 @@ DenoiserRef = Annotated[
     str | None,
     typer.Option(
         "--denoiser",
-        help="builtin, guided-diffusion:PATH, diffusers:FOLDER, prior:PATH, module:PACKAGE.MODULE:NAME ((x_t, t) -> eps), "
-        "sigma:PACKAGE.MODULE:NAME (D(z, sigma) -> x0) or analytic:.",
+        help="builtin, guided-diffusion:PATH, diffusers:FOLDER, prior:PATH, "
+        "module:PACKAGE.MODULE:NAME ((x_t, t) -> eps), sigma:PACKAGE.MODULE:NAME (D(z, sigma) -> x0) or analytic:.",
         show_default="builtin",
     ),
 ]
@@ -53,7 +53,9 @@ Classifier = Annotated[Path | None, typer.Option(help="Guided-diffusion classifi
 Guidance = Annotated[float | None, typer.Option(help="Factor of the classifier's gradient.", show_default="1")]
 Region = Annotated[
     list[str] | None,
-    typer.Option(help="Y0,X0,Y1,X1:DENOISER[:CLASS], output px: restore a region with another network first. Repeatable."),
+    typer.Option(
+        help="Y0,X0,Y1,X1:DENOISER[:CLASS], output px: restore a region with another network first. May repeat."
+    ),
 ]
 Intent = Annotated[
     str | None,
@@ -125,7 +127,7 @@ def parse_range(text: str) -> tuple[float, float]:
     try:
         low, high = (float(part) for part in text.split(","))
     except ValueError:
-        raise PlanError(f"--range {text!r} is no range; give LOW,HIGH of the stored values, for example 0,4095") from None
+        raise PlanError(f"--range {text!r} is no range; give LOW,HIGH of stored values, for example 0,4095") from None
     return low, high
 
 
@@ -137,7 +139,8 @@ def parse_regions(texts: list[str]) -> list[dict[str, Any]]:
         if match is None:
             raise PlanError(f"--region {text!r} is no region; give Y0,X0,Y1,X1:DENOISER or ...:DENOISER:CLASS")
         *box, denoiser, label = match.groups()
-        found.append({"box": tuple(map(int, box)), "denoiser": denoiser, "label": None if label is None else int(label)})
+        number = None if label is None else int(label)
+        found.append({"box": tuple(map(int, box)), "denoiser": denoiser, "label": number})
     return found
 
 

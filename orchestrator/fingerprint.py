@@ -41,7 +41,7 @@ def fingerprint(plan: Plan) -> Fingerprint:
         "input_grey_as": spec.input.grey_as,
         "input_bands_as": spec.input.bands_as,
         **{f"task.{k}": v for k, v in spec.task.model_dump(mode="json").items()},
-        **{f"sampling.{k}": v for k, v in spec.sampling.model_dump(mode="json").items() if k != "intent"},
+        **{f"sampling.{k}": v for k, v in spec.sampling.model_dump(mode="json").items()},
         **{f"tiling.{k}": v for k, v in spec.tiling.model_dump(mode="json").items()},
     }
 

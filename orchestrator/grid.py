@@ -149,6 +149,12 @@ class TileGrid:
         return -self.rows.margin % self.cell
 
     @property
+    def stored_area(self) -> int:
+        """Pixels of the working array: whole cells."""
+        rows, cols = (-(-(axis.length + self.cell_offset) // self.cell) for axis in (self.rows, self.cols))
+        return rows * cols * self.cell**2
+
+    @property
     def count(self) -> int:
         return self.rows.count * self.cols.count
 

@@ -120,7 +120,7 @@ class Plan:
         assert tiling.tile and tiling.stride and tiling.levels and tiling.order, "resolve() fills the tiling"
         assert tiling.margin is not None, "resolve() fills the tiling"
         last = tiling.levels - 1
-        _check_levels(task, last)
+        check_levels(task, tiling.levels)
         _check_alignment(task, tiling.tile, tiling.stride, tiling.margin, last, denoiser)
         full = (height * task.scale, width * task.scale)
         sizes = [_padded(side, task, tiling.tile, last) for side in full]
@@ -182,12 +182,12 @@ def fitting_margin(task: Task, tile: int, stride: int, levels: int) -> int:
     return (tile - stride) // 2 // unit * unit
 
 
-def _check_levels(task: Task, last: int) -> None:
-    for k in range(last + 1):
-        if task.posed(FACTOR**k) is None:
-            most = next(j for j in range(k + 1) if task.posed(FACTOR**j) is None)
+def check_levels(task: Task, levels: int) -> None:
+    """Raise PlanError naming the most levels that a task can have when it is asked for more."""
+    for most in range(levels):
+        if task.posed(FACTOR**most) is None:
             raise PlanError(
-                f"--levels {last + 1} is more than task {task.name} with scale {task.scale} can have: at level {most} "
+                f"--levels {levels} is more than task {task.name} with scale {task.scale} can have: at level {most} "
                 f"the measurement already determines the image or does not divide; choose --levels {most} or fewer"
             )
 
@@ -208,6 +208,12 @@ def _check_alignment(task: Task, tile: int, stride: int, margin: int, last: int,
         below = stride // unit * unit
         sizes = f"{below} or {below + unit}" if below else f"{unit}"
         raise PlanError(f"stride {stride} does not fit scale {task.scale} and {last + 1} levels; choose {sizes}")
+    most = (tile - stride) // 2
+    if margin > most:
+        raise PlanError(
+            f"margin {margin} is more than half of the overlap of {tile - stride} px; "
+            f"choose {most // unit * unit} or less"
+        )
     if margin % unit:
         raise PlanError(f"margin {margin} is not a multiple of {unit}; choose {margin // unit * unit}")
 

@@ -10,7 +10,7 @@ from kernels.catalog import DenoiserInfo, absolute_ref
 from kernels.presets import INTENTS, PAPER, Preset
 from orchestrator.errors import PlanError
 from orchestrator.guiding import check_tile, describe_network, resolve_guidance
-from orchestrator.plan import Plan, dtype_range, fitting_margin, fitting_stride, fitting_tile
+from orchestrator.plan import Plan, check_levels, dtype_range, fitting_margin, fitting_stride, fitting_tile
 from orchestrator.regions import Region, check_apart, check_stored, grown, region_job
 from orchestrator.rundir import RunDir
 from orchestrator.spec import InputSpec, JobSpec, SamplingSpec, TaskSpec, TilingSpec
@@ -165,6 +165,7 @@ def _tiling(
     """local: the sampling does not invent, so that what lies beyond a window decides how good its outer pixels are."""
     wanted = given.tile or info.tile
     levels = given.levels or task.deepest(height, width, wanted) + 1
+    check_levels(task, levels)
     tile = given.tile or (info.tile if info.fixed_tile else fitting_tile(task, wanted, levels, info.multiple))
     # Where the margin gives context, a quarter of overlap loses nothing and saves half of the work (docs/RESULTS.md).
     stride = given.stride or fitting_stride(task, tile * 3 // 4 if local else tile // 2, tile, levels)

@@ -21,7 +21,7 @@ SigmaUnit = Literal["levels", "fraction"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class InputSpec(_Section):
@@ -152,9 +152,12 @@ class JobSpec(_Section):
     def load(cls, path: Path) -> JobSpec:
         """Read a specification from a TOML file; raises PlanError on one line."""
         try:
-            return cls.from_toml(path.read_text(encoding="utf-8"), str(path))
+            text = path.read_text(encoding="utf-8")
         except OSError as err:
             raise PlanError(f"cannot read {path}: {err.strerror}") from None
+        except UnicodeDecodeError:
+            raise PlanError(f"{path} is not valid TOML: it is not UTF-8 text") from None
+        return cls.from_toml(text, str(path))
 
     @classmethod
     def build(cls, values: dict[str, Any], where: str = "the options") -> JobSpec:

@@ -44,12 +44,16 @@ def build_trajectory(
         sigmas = np.sqrt((1 - alpha_bar) / alpha_bar)
         # The measurement itself is x_t / a_t at the timestep with this noise level.
         start = int(np.clip(np.searchsorted(sigmas, denoising_sigma), 1, (start or len(alpha_bar)) - 1))
+    steps = sampling.steps
+    if denoising_sigma is not None and sampling.init != "none" and sampling.noise_scale == 0:
+        # The network's estimate from the measurement is the posterior mean already; more steps sharpen and lose PSNR.
+        steps = 1
     warm = start is not None and start < denoiser.n_timesteps - 1 and sampling.init != "none"
     if sampling.spacing == "log_sigma":
         first = len(alpha_bar) - 1 if start is None else start
-        timesteps = log_sigma_timesteps(alpha_bar, first, sampling.steps)
+        timesteps = log_sigma_timesteps(alpha_bar, first, steps)
     else:
-        timesteps = respaced_timesteps(len(alpha_bar), sampling.steps, start)
+        timesteps = respaced_timesteps(len(alpha_bar), steps, start)
     schedule = Schedule.from_timesteps(alpha_bar, timesteps)
     return Trajectory(schedule, tuple(time_travel(len(timesteps), *sampling.travel)), warm)
 
