@@ -26,6 +26,8 @@ class Preset:
     """Factor of every draw: 1 samples the posterior, 0 heads for its average."""
     init: Init
     """Picture of the warm start: the measurement enlarged bicubically, its pseudo-inverse, or none."""
+    guided_steps: int | None = None
+    """`steps` at levels whose low frequencies a coarser level has settled; None: the same."""
     travel_length: int = 1
     """Steps of one jump back of time travel; without effect when `travel_repeat` is 1."""
     travel_repeat: int = 1
@@ -34,7 +36,17 @@ class Preset:
 # Close to the posterior mean: best PSNR and SSIM. Without noise and with eta 1 a step is x' = a' x^: the network's
 # estimate, projected, becomes the next input at a lower level. A deviation from Algorithm 1, which starts from noise.
 # Start 100 (noise level 0.34) is as good as 250 for exact measurements, and better for noisy ones and for holes.
-FAITHFUL = Preset(start=100, steps=20, spacing="log_sigma", form="eps", eta=1.0, noise_scale=0.0, init="bicubic")
+# Under the guide of a coarser level 5 steps give the same PSNR as 20, to 0.01 dB.
+FAITHFUL = Preset(
+    start=100,
+    steps=20,
+    guided_steps=5,
+    spacing="log_sigma",
+    form="eps",
+    eta=1.0,
+    noise_scale=0.0,
+    init="bicubic",
+)
 
 # A sample of the posterior, nearer to the grain of real images at the price of PSNR; also a warm start.
 DETAIL = Preset(start=400, steps=20, spacing="log_sigma", form="eps", eta=1.0, noise_scale=1.0, init="bicubic")
@@ -55,9 +67,9 @@ PAPER = Preset(
 INTENTS = {"faithful": FAITHFUL, "detail": DETAIL}
 
 # A noisy measurement of every pixel is x_t / a itself, at the timestep whose noise level is sigma_y: start there, and
-# draw nothing, since the noise is in it already. Each further step at eta 1 denoises what is clean: two are best.
+# draw nothing, since the noise is in it already. Each further step at eta 1 denoises what is clean already.
 # With eta 0 the measurement's own noise is carried along the trajectory, so that more grain is left.
 DENOISING = {
-    "faithful": Preset(start=None, steps=2, spacing="log_sigma", form="eps", eta=1.0, noise_scale=0.0, init="pinv"),
+    "faithful": Preset(start=None, steps=1, spacing="log_sigma", form="eps", eta=1.0, noise_scale=0.0, init="pinv"),
     "detail": Preset(start=None, steps=5, spacing="log_sigma", form="eps", eta=0.0, noise_scale=0.0, init="pinv"),
 }

@@ -172,7 +172,9 @@ def fitting_stride(task: Task, wanted: int, tile: int, levels: int) -> int:
     unit = math.lcm(1, *(alignment(task, k, levels - 1) for k in range(levels)))
     choices = range(unit, tile, unit)
     if not choices:
-        raise PlanError(f"tile {tile} has no room for an overlap at scale {task.scale}; choose a tile of {2 * unit} or more")
+        raise PlanError(
+            f"tile {tile} has no room for an overlap at scale {task.scale}; choose a tile of {2 * unit} or more"
+        )
     return min(choices, key=lambda s: (abs(s - wanted), tile % s))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kernels.catalog import DenoiserInfo, absolute_ref
-from kernels.presets import INTENTS, PAPER, Preset
+from kernels.presets import DENOISING, INTENTS, PAPER, Preset
 from orchestrator.errors import PlanError
 from orchestrator.guiding import check_tile, describe_network, resolve_guidance
 from orchestrator.plan import Plan, check_levels, dtype_range, fitting_margin, fitting_stride, fitting_tile
@@ -44,7 +44,9 @@ def load_plan(run: RunDir) -> Plan:
     for name, section in (("sampling", spec.sampling), ("tiling", spec.tiling)):
         for field, value in section:
             if value is None and field not in optional:
-                raise PlanError(f"{run.job} does not say {name}.{field}; another version wrote it: restore to a new OUT")
+                raise PlanError(
+                    f"{run.job} does not say {name}.{field}; another version wrote it: restore to a new OUT"
+                )
     try:
         plan = Plan.build(spec, describe_network(spec.denoiser, spec.guidance))
         jobs = [region_job(spec, i) for i in range(len(spec.regions))]
@@ -85,7 +87,7 @@ def resolve(spec: JobSpec, info: DenoiserInfo) -> JobSpec:
     )
     assert source.size is not None, "_input fills the size"
     height, width = (side * task.scale for side in source.size)
-    sampling = _sampling(spec.sampling, info, spec.task.sigma)
+    sampling = _sampling(spec.sampling, info, spec.task)
     return spec.model_copy(
         update={
             "input": source,
@@ -128,14 +130,17 @@ def _input(given: InputSpec, task: TaskSpec, channels: int) -> InputSpec:
     return given.model_copy(update={"path": str(path), "mask": None if mask is None else str(mask), **facts})
 
 
-def _sampling(given: SamplingSpec, info: DenoiserInfo, sigma: float) -> SamplingSpec:
+def _sampling(given: SamplingSpec, info: DenoiserInfo, task: TaskSpec) -> SamplingSpec:
     intent = given.intent or ("faithful" if info.local else "paper")
-    defaults = {**_fields({"paper": PAPER, **INTENTS}[intent]), "intent": intent}
+    presets = {"paper": PAPER, **INTENTS, **(DENOISING if task.name == "denoise" else {})}
+    defaults = {**_fields(presets[intent]), "intent": intent}
     if given.start is not None:
         defaults |= {"init": "bicubic", "guided_start": given.start}
+    if given.steps is not None:
+        defaults["guided_steps"] = given.steps
     # The smooth inverse is no orthogonal projector, which noisy measurements need (method.md section 3).
-    defaults["inverse"] = "replicate" if intent == "paper" or sigma > 0 else "smooth"
-    if given.inverse == "smooth" and sigma > 0:
+    defaults["inverse"] = "replicate" if intent == "paper" or task.sigma > 0 else "smooth"
+    if given.inverse == "smooth" and task.sigma > 0:
         raise PlanError("the smooth inverse serves noise-free measurements only; leave --sigma or --inverse smooth out")
     sampling = given.model_copy(update={k: v for k, v in defaults.items() if getattr(given, k) is None})
     for start in (sampling.start, sampling.guided_start):
@@ -152,16 +157,15 @@ def _fields(preset: Preset) -> dict[str, Any]:
         "steps": preset.steps,
         "start": preset.start,
         "guided_start": preset.start,
+        "guided_steps": preset.guided_steps or preset.steps,
         "spacing": preset.spacing,
-        "init": preset.init,
+        "init": "none" if preset.init == "none" else "bicubic",  # bicubic at scale 1 is the measurement itself
         "noise_scale": preset.noise_scale,
         "travel": (preset.travel_length, preset.travel_repeat),
     }
 
 
-def _tiling(
-    given: TilingSpec, task: Task, info: DenoiserInfo, height: int, width: int, *, local: bool
-) -> TilingSpec:
+def _tiling(given: TilingSpec, task: Task, info: DenoiserInfo, height: int, width: int, *, local: bool) -> TilingSpec:
     """local: the sampling does not invent, so that what lies beyond a window decides how good its outer pixels are."""
     wanted = given.tile or info.tile
     levels = given.levels or task.deepest(height, width, wanted) + 1
@@ -173,6 +177,4 @@ def _tiling(
     if margin is None:
         margin = fitting_margin(task, tile, stride, levels) if local else 0
     order = given.order or "raster"
-    return given.model_copy(
-        update={"tile": tile, "stride": stride, "margin": margin, "levels": levels, "order": order}
-    )
+    return given.model_copy(update={"tile": tile, "stride": stride, "margin": margin, "levels": levels, "order": order})

@@ -60,10 +60,10 @@ def start(spec: JobSpec, executor: Executor, listeners: Sequence[Listener] = (),
         _write_whole(run.job, plan.spec.to_toml())
         try:
             prepare(run, plan)
-        except FormatError:  # damaged pixels show only when they are decoded: leave nothing of a run that cannot be
+        except FormatError as err:  # damaged pixels show only when they are decoded: leave nothing of such a run
             _clear(run)
             shutil.rmtree(run.root)
-            raise
+            raise PlanError(str(err)) from err
         return _drive(run, plan, marks, executor, listeners)
 
 
@@ -77,9 +77,7 @@ def resume(
         return _drive(run, plan, fingerprint(plan), executor, listeners)
 
 
-def _drive(
-    run: RunDir, plan: Plan, marks: Fingerprint, executor: Executor, listeners: Sequence[Listener]
-) -> Outcome:
+def _drive(run: RunDir, plan: Plan, marks: Fingerprint, executor: Executor, listeners: Sequence[Listener]) -> Outcome:
     began = time.perf_counter()
     journal, done = _open_journal(run, plan, marks)
     log = EventLog(run.events)

@@ -80,6 +80,8 @@ class SamplingSpec(_Section):
     """First base timestep of a warm start; None or the last one: from pure noise."""
     guided_start: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """The same for levels that have a coarser level to start from."""
+    guided_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Steps of levels that have a coarser level: the guide leaves less to decide."""
     spacing: Literal["uniform", "log_sigma"] | None = None
     inverse: Literal["replicate", "smooth"] | None = None
     """A+ of average pooling: replication (Moore-Penrose, the paper's) or a smooth one (kernels.smooth_pool)."""
