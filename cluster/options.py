@@ -44,8 +44,8 @@ DenoiserRef = Annotated[
     str | None,
     typer.Option(
         "--denoiser",
-        help="builtin, guided-diffusion:PATH, diffusers:FOLDER, prior:PATH, module:PACKAGE.MODULE:NAME ((x_t, t) -> eps), "
-        "sigma:PACKAGE.MODULE:NAME (D(z, sigma) -> x0) or analytic:.",
+        help="builtin, guided-diffusion:PATH, diffusers:FOLDER, prior:PATH, "
+        "module:PACKAGE.MODULE:NAME ((x_t, t) -> eps), sigma:PACKAGE.MODULE:NAME (D(z, sigma) -> x0) or analytic:.",
         show_default="builtin",
     ),
 ]
@@ -70,7 +70,7 @@ Guidance = Annotated[float | None, typer.Option(help="Factor of the classifier's
 Region = Annotated[
     list[str] | None,
     typer.Option(
-        help="Y0,X0,Y1,X1:DENOISER[:CLASS], output px: restore a region with another network first. Repeatable."
+        help="Y0,X0,Y1,X1:DENOISER[:CLASS], output px: restore a region with another network first. May repeat."
     ),
 ]
 Intent = Annotated[
@@ -152,9 +152,7 @@ def parse_range(text: str) -> tuple[float, float]:
     try:
         low, high = (float(part) for part in text.split(","))
     except ValueError:
-        raise PlanError(
-            f"--range {text!r} is no range; give LOW,HIGH of the stored values, for example 0,4095"
-        ) from None
+        raise PlanError(f"--range {text!r} is no range; give LOW,HIGH of stored values, for example 0,4095") from None
     return low, high
 
 
@@ -166,9 +164,8 @@ def parse_regions(texts: list[str]) -> list[dict[str, Any]]:
         if match is None:
             raise PlanError(f"--region {text!r} is no region; give Y0,X0,Y1,X1:DENOISER or ...:DENOISER:CLASS")
         *box, denoiser, label = match.groups()
-        found.append(
-            {"box": tuple(map(int, box)), "denoiser": denoiser, "label": None if label is None else int(label)}
-        )
+        number = None if label is None else int(label)
+        found.append({"box": tuple(map(int, box)), "denoiser": denoiser, "label": number})
     return found
 
 

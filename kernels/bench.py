@@ -2,9 +2,9 @@
 
     python -m kernels.bench --json
 
-needs torch, numpy and safetensors only. A row is one network, one variant of running it, and one batch size; its ratio is the
-sampler's tile-steps per second over the bare network's. Repeats of both are interleaved, because a machine's speed
-drifts by more than the loop costs; the ratio is the median over the repeats, and its range is given.
+needs torch, numpy and safetensors only. A row is one network, one variant of running it, and one batch size; its
+ratio is the sampler's tile-steps per second over the bare network's. Repeats of both are interleaved, because a
+machine's speed drifts by more than the loop costs; the ratio is the median over the repeats, and its range is given.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from kernels.noise import KeyedNoise
 from kernels.operators import AveragePool
 from kernels.presets import FAITHFUL, PAPER, Preset
 from kernels.sampler import SamplerConfig, sample
-from kernels.schedule import base_alpha_bar, network_calls
+from kernels.schedule import Schedule, base_alpha_bar, network_calls, respaced_timesteps, time_travel
 from kernels.synth import draw
 
 SCALE = 4
@@ -83,11 +83,12 @@ class Case:
         mask = torch.zeros_like(truth[:, :1], dtype=torch.bool)
         mask[:, :, : tile // PINNED] = True
         problem = Problem(guide(AveragePool(2).A(truth), 2), Measurement(AveragePool(SCALE), y), Known(mask, truth))
-        short = replace(preset, steps=steps, travel_repeat=1)
-        schedule = short.schedule(base_alpha_bar(denoiser.info.alpha_bar, denoiser.info.n_timesteps))
+        alpha_bar = base_alpha_bar(denoiser.info.alpha_bar, denoiser.info.n_timesteps)
+        start = len(alpha_bar) - 1 if preset.start is None else preset.start
+        schedule = Schedule.from_timesteps(alpha_bar, respaced_timesteps(len(alpha_bar), steps, start))
         config = SamplerConfig(
             schedule=schedule,
-            times=short.times(schedule),
+            times=tuple(time_travel(len(schedule))),
             form=preset.form,
             eta=preset.eta,
             noise_scale=preset.noise_scale,

@@ -101,7 +101,7 @@ class ClassifierInfo:
 
 
 def describe_classifier(path: str | Path) -> ClassifierInfo:
-    """Check and describe a classifier without reading more than a sample of its bytes; errors as of `load_classifier`."""
+    """Check and describe a classifier, reading no more than a sample of its bytes; errors as of `load_classifier`."""
     checkpoint = _open_classifier(path, {})
     architecture = checkpoint.architecture
     config = cast(ClassifierConfig, architecture.config)

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from orchestrator.grid import TileKey
-from orchestrator.measured import input_measured
 from orchestrator.plan import Level, Plan
 from orchestrator.regions import covered
 from orchestrator.rundir import RunDir
@@ -32,6 +31,8 @@ def count_filled(plan: Plan) -> int | None:
     height, width = plan.spec.input.size or (0, 0)
     if height * width > MOST_PIXELS:
         return None
+    from orchestrator.measured import input_measured  # a plan that need not count is made without zarr
+
     # Nothing is staged yet: a run's folder that cannot exist leads to the input itself.
     measured = input_measured(RunDir(Path(os.devnull)), plan) if plan.task.measured and plan.spec.input.path else None
     levels = [level for level in plan.levels if level.posed.pool == 1]

@@ -27,7 +27,7 @@ def describe_network(ref: str, guidance: GuidanceSpec) -> DenoiserInfo:
 
 
 def network_label(ref: str, guidance: GuidanceSpec) -> int | None:
-    """Return the class to load a denoiser with: None where it knows no classes and the class is the classifier's only."""
+    """Return the class to load a denoiser with: None where only the classifier knows classes."""
     if guidance.classifier is not None:
         try:
             describe(ref, guidance.label)
@@ -99,7 +99,8 @@ class ClassGuide:
             return None
         from kernels.checkpoints import load_classifier
 
-        assert given.label is not None and given.scale is not None, "resolve_guidance() fills the guidance"
+        assert given.label is not None, "resolve_guidance() checks the label"
+        assert given.scale is not None, "resolve_guidance() fills the scale"
         return cls(
             load_classifier(given.classifier, device),
             given.label,

@@ -10,19 +10,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import PlanError
-from orchestrator.level_cells import LevelCells
 from orchestrator.plan import Plan, alignment
 from orchestrator.rundir import RunDir
 from orchestrator.spec import GuidanceSpec, JobSpec, RegionSpec, TilingSpec
 from orchestrator.tasks import FACTOR
 from orchestrator.windows import Array
 from storage.box import Box
+
+if TYPE_CHECKING:
+    from orchestrator.level_cells import LevelCells
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +137,8 @@ class RegionLayer:
     @classmethod
     def open(cls, run: RunDir, plan: Plan) -> list[RegionLayer]:
         """Open all regions of a run, which are finished by then."""
+        from orchestrator.level_cells import LevelCells  # a plan is made without zarr
+
         found = enumerate(plan.regions)
         return [cls(r.box, LevelCells.open(RunDir(run.region(i)), r.plan.levels[0])) for i, r in found]
 

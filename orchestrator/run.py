@@ -84,9 +84,9 @@ def _drive(run: RunDir, plan: Plan, marks: Fingerprint, executor: Executor, list
     finished = Frontier(plan.graph(), done).finished
     if not (finished and run.published):
         prepare(run, plan)
-        if not finished:
-            _restore_regions(run, plan, marks, executor)
         done = with_cells(run, plan, done)
+        if not Frontier(plan.graph(), done).finished:
+            _restore_regions(run, plan, marks, executor)
     session = Session(run, plan, Frontier(plan.graph(), done), journal, [log, *listeners])
     session.emit(RunStarted(tiles=session.frontier.total, done=len(done), executor=executor.name))
     outcome = "interrupted"
@@ -191,11 +191,8 @@ def _clear(run: RunDir) -> None:
 
 
 def _reclaim(run: RunDir) -> None:
-    for path in (
-        run.state / "work",
-        run.state / "measured",
-        run.state / "regions",
-    ):  # the staged input stays: verify reads it
+    # The staged input stays: verify reads it.
+    for path in (run.state / "work", run.state / "measured", run.state / "regions"):
         shutil.rmtree(path, ignore_errors=True)
 
 

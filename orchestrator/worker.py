@@ -59,9 +59,8 @@ class Worker:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if self.device.type == "cpu":
             torch.set_num_threads(1)  # more workers beat more threads (docs/RESULTS.md), and one thread is repeatable
-        self.denoiser = load_denoiser(
-            plan.spec.denoiser, str(self.device), network_label(plan.spec.denoiser, plan.spec.guidance)
-        )
+        label = network_label(plan.spec.denoiser, plan.spec.guidance)
+        self.denoiser = load_denoiser(plan.spec.denoiser, str(self.device), label)
         self.guide = ClassGuide.load(plan.spec.guidance, str(self.device))
         self.noise = KeyedNoise(plan.spec.sampling.seed)
         self.cells = [LevelCells.open(self.run_dir, level) for level in plan.levels]

@@ -129,6 +129,11 @@ PIXEL_CHANGES = {
     "input_bands": {"input": {"bands": 1}},
     "input_dtype": {"input": {"dtype": "uint16"}},
     "input_size": {"input": {"size": (24, 32)}},
+    "input_values": {"input": {"values": (0, 100)}},
+    "input_grey_as": {"input": {"grey_as": "mean"}},
+    "input_bands_as": {"input": {"bands_as": "single"}},
+    "regions": {"regions": [{"box": (0, 0, 32, 32), "denoiser": "analytic:"}]},
+    "task.skip_flat": {"task": {"skip_flat": 1}},
     "task.scale": {"task": {"scale": 2}},
     "task.sigma": {"task": {"sigma": 1}},
     "task.sigma_unit": {"task": {"sigma": 1, "sigma_unit": "fraction"}},
@@ -172,7 +177,8 @@ def test_every_change_of_pixels_changes_the_fingerprint_and_is_named(name):
 
 def test_every_field_that_changes_pixels_is_in_this_test():
     fields = set(fingerprint(plan_job(JobSpec.build(BASE))))
-    untested = {"pixel_version", "input", "mask", "task.name"}
+    guided = {"guidance.label", "guidance.classifier", "guidance.scale"}  # need a checkpoint: tests/test_guiding.py
+    untested = {"pixel_version", "input", "mask", "task.name", *guided}
     assert fields == set(PIXEL_CHANGES) | untested
 
 
