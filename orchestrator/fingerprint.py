@@ -21,6 +21,9 @@ PIXEL_VERSION = 1
 SAMPLED_BLOCKS = 64
 BLOCK_BYTES = 1 << 20
 
+# What of the input specification decides pixels besides the files' content and facts.
+INPUT_FIELDS = {"crop", "extent", "fine_mask", "nodata", "pad"}
+
 Fingerprint = dict[str, Any]
 
 
@@ -40,6 +43,7 @@ def fingerprint(plan: Plan) -> Fingerprint:
         "input_values": None if spec.input.values is None else list(spec.input.values),
         "input_grey_as": spec.input.grey_as,
         "input_bands_as": spec.input.bands_as,
+        **{f"input.{k}": v for k, v in spec.input.model_dump(mode="json").items() if k in INPUT_FIELDS},
         **{f"task.{k}": v for k, v in spec.task.model_dump(mode="json").items()},
         **{f"sampling.{k}": v for k, v in spec.sampling.model_dump(mode="json").items()},
         **{f"tiling.{k}": v for k, v in spec.tiling.model_dump(mode="json").items()},

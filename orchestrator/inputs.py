@@ -9,7 +9,6 @@ from kernels.hadamard_size import kept_count
 from orchestrator.blur import kernel_of, read_blur
 from orchestrator.errors import PlanError
 from orchestrator.spec import InputSpec, JobSpec, TaskSpec
-from storage.coefficients import inspect_coefficients
 from storage.open import inspect
 
 DTYPE_TOP = {"uint8": 255, "uint16": 65535}
@@ -62,6 +61,8 @@ def resolve_input(given: InputSpec, task: TaskSpec, channels: int) -> InputSpec:
         return given.model_copy(update={"bands": given.bands or channels, "dtype": given.dtype or "uint8"})
     path = Path(given.path).absolute()
     if task.name == "cs":
+        from storage.coefficients import inspect_coefficients  # imports zarr
+
         cs = inspect_coefficients(path)
         facts = {"size": cs.blocks, "bands": cs.bands, "dtype": cs.dtype, "extent": (cs.height, cs.width)}
         return given.model_copy(update={"path": str(path), **facts})
@@ -100,6 +101,8 @@ def _coefficients(spec: JobSpec) -> TaskSpec:
             raise PlanError("task cs needs a measurement, or --ratio and --size in blocks to plan without one")
         kept_count(task.block, task.ratio)
         return task.model_copy(update={"scale": task.block})
+    from storage.coefficients import inspect_coefficients  # imports zarr
+
     info = inspect_coefficients(Path(spec.input.path))
     if task.ratio is not None and task.ratio != info.ratio:
         raise PlanError(f"--ratio {task.ratio:g} is not that of the measurement, {info.ratio:g}; leave it out")

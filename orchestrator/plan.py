@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from orchestrator.regions import Region
 
 # Parts of a task that keep flat pixels flat.
-PIXELWISE = {"sr", "colorize", "inpaint", "denoise"}
+PIXELWISE = {"sr", "colorize", "inpaint", "outpaint", "denoise"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +90,7 @@ class Plan:
     @property
     def pixelwise(self) -> bool:
         """Whether A averages cells, so that a flat measurement is the measurement of flat pixels."""
-        return set(self.task.name.split("+")) <= PIXELWISE
+        return set(self.task.name.split("+")) <= PIXELWISE and self.task.stencil is None
 
     @property
     def dtype(self) -> str:
@@ -218,8 +218,9 @@ def _check_alignment(task: Task, tile: int, stride: int, margin: int, last: int,
     if denoiser.fixed_tile and tile != denoiser.tile:
         raise PlanError(f"{denoiser.name} works on tiles of {denoiser.tile} px only, found --tile {tile}")
     if tile % whole:
-        below = tile // whole * whole
-        sizes = f"{below} or {below + whole}" if below else f"{whole}"
+        least = -(-2 * unit // whole) * whole  # below that no stride is left
+        below, above = tile // whole * whole, max(tile // whole * whole + whole, least)
+        sizes = f"{below} or {above}" if below >= least else f"{above}"
         why = f"scale {task.scale}, {last + 1} levels and {denoiser.name} (sides in multiples of {denoiser.multiple})"
         raise PlanError(f"tile {tile} does not fit {why}: it must be a multiple of {whole}; choose {sizes}")
     if stride >= tile:

@@ -71,6 +71,10 @@ def region_job(spec: JobSpec, number: int) -> JobSpec:
     Its working arrays are kept, because the main run reads them.
     """
     region, scale = spec.regions[number], spec.task.scale
+    if spec.task.name in ("cs", "outpaint", "operator") or spec.input.fine_mask:
+        raise PlanError(
+            f"task {spec.task.name} takes no --region here: its input does not lie under its output pixel by pixel"
+        )
     y0, x0, y1, x1 = region.box
     crop = (y0 // scale, x0 // scale, y1 // scale, x1 // scale)
     under: dict[str, Any] = {"size": (crop[2] - crop[0], crop[3] - crop[1])}
