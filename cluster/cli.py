@@ -19,7 +19,7 @@ from cluster import bench
 from cluster import options as opt
 from cluster.progress import ProgressView, duration, size
 from orchestrator.errors import PlanError, RunError
-from orchestrator.events import Event, WorkerStarted
+from orchestrator.events import Event
 from orchestrator.spec import JobSpec
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def resume(
     from orchestrator import run
     from orchestrator.rundir import RunDir
 
-    spec = opt.job_spec(RunDir.existing(out).load_spec(), given)
+    spec = opt.job_spec(RunDir.existing(out).load_spec(), {**given, "output": out})
     _report(_drive(spec, quiet, lambda ex, on: run.resume(out, ex, on, changes=spec)))
 
 
@@ -332,14 +332,9 @@ def _drive(spec: JobSpec, quiet: bool, go: Callable[[Executor, list[Callable[[Ev
     """Run with progress; a termination signal ends like Ctrl-C: everything committed stays."""
     executor = _executor(spec)
     signal.signal(signal.SIGTERM, _interrupt)
-
-    def rearm(event: Event) -> None:
-        if isinstance(event, WorkerStarted):  # Ray installs its own handler when it starts
-            signal.signal(signal.SIGTERM, _interrupt)
-
     with ProgressView(quiet) as progress:
         try:
-            return go(executor, [progress, rearm])
+            return go(executor, [progress])
         except KeyboardInterrupt:
             where = f"; go on with: gigarestore resume {spec.output}" if spec.output else ""
             _fail(f"interrupted, everything committed is kept{where}", INTERRUPTED)

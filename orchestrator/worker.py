@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kernels.constraints import Known, Measurement, Problem, to
@@ -161,7 +163,7 @@ class Worker:
     def _sample(self, level: Level, keys: list[TileKey], tiles: list[TileInput]) -> Tensor:
         route = self.trajectories[level.index]
         problem = Problem(
-            guide=self._guide([t.guide for t in tiles]),
+            guide=self._guide(level, tiles),
             measurement=self._measurement(level, keys, tiles),
             known=Known(self._stack([t.known_mask for t in tiles]), self._stack([t.known for t in tiles])),
         )
@@ -190,11 +192,18 @@ class Worker:
         rows, cols = (torch.tensor(axis, dtype=torch.uint8, device=result.device) for axis in kinds)
         return problem.to(result.device).finish(result, rows, cols)
 
-    def _guide(self, windows: list[Array | None]) -> Measurement | None:
-        if windows[0] is None:
+    def _guide(self, level: Level, tiles: list[TileInput]) -> Measurement | None:
+        """Return the coarser result as a constraint, except where this level's own measurement has a pixel.
+
+        There the coarse pixel, which was restored from less, could only disagree with it.
+        """
+        if tiles[0].guide is None:
             return None
-        operator = measurement_operator(FACTOR, grey=False, known=None, channels=0, smooth=self._smooth)
-        return Measurement(operator, self._stack(windows))
+        unknown = None
+        if self.plan.task.masked and level.posed.scale == 1:
+            unknown = self._stack([_unknown_blocks(t.y) for t in tiles if t.y is not None])
+        operator = measurement_operator(FACTOR, grey=False, known=unknown, channels=0, smooth=self._smooth)
+        return Measurement(operator, self._stack([t.guide for t in tiles]))
 
     @property
     def _smooth(self) -> bool:
@@ -249,7 +258,7 @@ class Worker:
         pictures = [picture[:, rows, cols] for picture in results.numpy()]
         self.cells[level.index].write(Box(*level.grid.owned(key)), self.plan.bands.join(pictures))
 
-    def _stack(self, arrays: list[Array] | list[Array | None]) -> Tensor:
+    def _stack(self, arrays: Sequence[Array | NDArray[np.bool_] | None]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(np.stack(arrays))).to(self.device)  # type: ignore[arg-type]
 
 
@@ -262,6 +271,13 @@ def _kinds(axis: AxisGrid, i: int) -> list[int]:
     (lo, hi), (own_lo, own_hi), start = axis.settled(i), axis.owned(i), axis.start(i)
     places = range(start, start + axis.tile)
     return [OWNED if own_lo <= p < own_hi else PINNED if lo <= p < hi else OUTER for p in places]
+
+
+def _unknown_blocks(y: Array) -> NDArray[np.bool_]:
+    """Return which blocks of FACTOR x FACTOR pixels of (C, h, w) hold no known one, (1, h / FACTOR, w / FACTOR)."""
+    height, width = (side // FACTOR for side in y.shape[1:])
+    blocks: NDArray[np.bool_] = np.isnan(y[:1]).reshape(1, height, FACTOR, width, FACTOR)
+    return np.asarray(blocks.all(axis=(2, 4)))
 
 
 def _around(box: Box, owned: Box) -> list[Box]:

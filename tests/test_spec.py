@@ -169,8 +169,8 @@ PIXEL_CHANGES = {
 
 def with_changes(changes):
     values = JobSpec.build(BASE).model_dump()
-    for section, given in changes.items():
-        values[section] = {**values[section], **given} if isinstance(given, dict) else given
+    for section, change in changes.items():
+        values[section] = {**values[section], **change} if isinstance(change, dict) else change
     return JobSpec.build(values)
 
 
