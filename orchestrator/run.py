@@ -72,9 +72,18 @@ def resume(
 ) -> Outcome:
     """Go on with the run at `root`; `changes` are options given again, refused when they would change pixels."""
     run = RunDir.existing(root)
+    if changes is not None:
+        check_same(_marks(run.load_spec()), _marks(changes))
     plan = plan_job(run.load_spec() if changes is None else changes)
     with RunLock(run.lock):
         return _drive(run, plan, fingerprint(plan), executor, listeners)
+
+
+def _marks(spec: JobSpec) -> Fingerprint:
+    """Return what of a specification decides pixels, by name: a changed option is found before it meets another."""
+    sections = {name: getattr(spec, name).model_dump(mode="json") for name in ("task", "sampling", "tiling")}
+    marks = {f"{name}.{field}": value for name, values in sections.items() for field, value in values.items()}
+    return {"denoiser": spec.denoiser, **marks}
 
 
 def _drive(run: RunDir, plan: Plan, marks: Fingerprint, executor: Executor, listeners: Sequence[Listener]) -> Outcome:
