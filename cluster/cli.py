@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from cluster import bench
 from cluster import options as opt
 from cluster.progress import ProgressView, duration, size
 from orchestrator.errors import PlanError, RunError
@@ -33,6 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Restore images of unlimited size with pre-trained diffusion models (DDNM, MSR, HiR) on Ray and Zarr.",
 )
+app.add_typer(bench.app, name="bench")
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -52,9 +54,29 @@ def restore(
     scale: opt.Scale = None,
     sigma: opt.Sigma = None,
     mask: opt.Mask = None,
+    nodata: opt.Nodata = None,
+    pad: opt.Pad = None,
+    kernel: opt.Kernel = None,
+    blur: opt.Blur = None,
+    ratio: opt.Ratio = None,
+    operator: opt.Operator = None,
+    operator_args: opt.OperatorArg = None,
     size: opt.Size = None,
     denoiser: opt.DenoiserRef = None,
+    region: opt.Region = None,
+    label: opt.Label = None,
+    classifier: opt.Classifier = None,
+    guidance: opt.Guidance = None,
+    value_range: opt.Range = None,
+    grey_as: opt.GreyAs = None,
+    bands_as: opt.BandsAs = None,
+    skip_flat: opt.SkipFlat = None,
     intent: opt.Intent = None,
+    quality: opt.Quality = None,
+    method: opt.Method = None,
+    zeta: opt.Zeta = None,
+    eta_b: opt.EtaB = None,
+    ilvr_stop: opt.IlvrStop = None,
     form: opt.Form = None,
     steps: opt.Steps = None,
     eta: opt.Eta = None,
@@ -98,6 +120,11 @@ def resume(
     noise_scale: opt.NoiseScale = None,
     inverse: opt.Inverse = None,
     intent: opt.Intent = None,
+    quality: opt.Quality = None,
+    method: opt.Method = None,
+    zeta: opt.Zeta = None,
+    eta_b: opt.EtaB = None,
+    ilvr_stop: opt.IlvrStop = None,
     tile: opt.Tile = None,
     stride: opt.Stride = None,
     margin: opt.Margin = None,
@@ -131,9 +158,29 @@ def plan(
     scale: opt.Scale = None,
     sigma: opt.Sigma = None,
     mask: opt.Mask = None,
+    nodata: opt.Nodata = None,
+    pad: opt.Pad = None,
+    kernel: opt.Kernel = None,
+    blur: opt.Blur = None,
+    ratio: opt.Ratio = None,
+    operator: opt.Operator = None,
+    operator_args: opt.OperatorArg = None,
     size: opt.Size = None,
     denoiser: opt.DenoiserRef = None,
+    region: opt.Region = None,
+    label: opt.Label = None,
+    classifier: opt.Classifier = None,
+    guidance: opt.Guidance = None,
+    value_range: opt.Range = None,
+    grey_as: opt.GreyAs = None,
+    bands_as: opt.BandsAs = None,
+    skip_flat: opt.SkipFlat = None,
     intent: opt.Intent = None,
+    quality: opt.Quality = None,
+    method: opt.Method = None,
+    zeta: opt.Zeta = None,
+    eta_b: opt.EtaB = None,
+    ilvr_stop: opt.IlvrStop = None,
     steps: opt.Steps = None,
     start: opt.Start = None,
     travel: opt.Travel = None,
@@ -152,16 +199,55 @@ def plan(
     """Say what a restoration would take: tiles, levels, NFE, critical path, useful workers, memory, disk, time."""
     given = {k: v for k, v in locals().items() if k in opt.PLACES}
     from orchestrator.estimate import estimate
+    from orchestrator.filled import count_filled
     from orchestrator.resolve import plan_job
 
     planned = plan_job(opt.job_spec(JobSpec.load(job) if job else JobSpec(), {**given, "path": source}))
     numbers = estimate(planned, workers or 1, step_seconds)
+    filled = count_filled(planned)
     if as_json:
-        print(json.dumps({"spec": planned.spec.model_dump(mode="json"), **numbers.as_dict()}))
+        print(json.dumps({"spec": planned.spec.model_dump(mode="json"), "filled": filled, **numbers.as_dict()}))
         return
     from cluster.tables import print_plan
 
-    print_plan(planned, numbers)
+    print_plan(planned, numbers, filled)
+
+
+@app.command()
+def degrade(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Clean image: PNG, JPEG or TIFF.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help=".png, .tif or .tiff; for cs a folder, .zarr.")],
+    task: opt.Task = None,
+    scale: opt.Scale = None,
+    sigma: opt.Sigma = None,
+    mask: opt.Mask = None,
+    nodata: opt.Nodata = None,
+    pad: opt.Pad = None,
+    kernel: opt.Kernel = None,
+    blur: opt.Blur = None,
+    ratio: opt.Ratio = None,
+    block: Annotated[int | None, typer.Option(help="cs: side of a block, px.", show_default="32")] = None,
+    operator: opt.Operator = None,
+    operator_args: opt.OperatorArg = None,
+    seed: Annotated[int, typer.Option(help="Seed of the noise, and of what cs keeps.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
+) -> None:
+    """Make a measurement of the clean image IN, with exactly the operators that `restore` inverts."""
+    given = {k: v for k, v in locals().items() if k in opt.PLACES and k != "seed"}
+    from kernels.catalog import describe
+    from orchestrator.degrade import degrade as measure
+    from orchestrator.inputs import resolve_task
+    from orchestrator.tasks import Task
+
+    spec = opt.job_spec(JobSpec(), {**given, "path": source})
+    try:
+        if spec.task.name != "cs":
+            spec = spec.model_copy(update={"task": resolve_task(spec, describe(spec.denoiser))})
+            Task.of(spec)
+        shape = measure(spec, out, seed, overwrite)
+    except ValueError as err:
+        raise PlanError(str(err)) from None
+    print(f"{out}: {' x '.join(map(str, shape))} values")
 
 
 @app.command()
@@ -270,8 +356,10 @@ def _report(outcome: Outcome) -> None:
     plan: Plan = outcome.plan
     megapixels = plan.height * plan.width / 1e6
     resumed = f" ({outcome.resumed} from before)" if outcome.resumed else ""
+    filled = f", {outcome.filled} of them filled without the network" if outcome.filled else ""
     print(
-        f"{outcome.root}: {plan.height}x{plan.width} px ({megapixels:.1f} Mpx), {outcome.tiles} tiles{resumed}, "
+        f"{outcome.root}: {plan.height}x{plan.width} px ({megapixels:.1f} Mpx), "
+        f"{outcome.tiles} tiles{resumed}{filled}, "
         f"{duration(outcome.seconds)}"
     )
 

@@ -23,4 +23,4 @@ class SerialExecutor:
             except (ArithmeticError, MemoryError, RuntimeError, ValueError, OSError) as err:
                 session.failed("serial", keys, f"{type(err).__name__}: {err}")
             else:
-                session.committed("serial", report.keys, report.seconds, report.nfe)
+                session.committed("serial", report.keys, report.seconds, report.nfe, report.filled)
