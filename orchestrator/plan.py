@@ -15,7 +15,7 @@ from orchestrator.bands import Bands
 from orchestrator.errors import PlanError
 from orchestrator.graph import TaskGraph
 from orchestrator.grid import TileGrid
-from orchestrator.spec import LEAST_STRIDE, JobSpec
+from orchestrator.spec import JobSpec
 from orchestrator.tasks import FACTOR, Posed, Task
 from orchestrator.values import Values
 
@@ -226,7 +226,8 @@ def _check_alignment(task: Task, tile: int, stride: int, margin: int, last: int,
     if stride >= tile:
         raise PlanError(f"stride {stride} leaves no overlap between tiles of {tile} px; choose a stride below {tile}")
     if stride % unit:
-        sizes = _near(stride, unit, LEAST_STRIDE, tile)
+        below = stride // unit * unit
+        sizes = " or ".join(str(size) for size in (below, below + unit) if 0 < size < tile)
         raise PlanError(f"stride {stride} does not fit scale {task.scale} and {last + 1} levels; choose {sizes}")
     most = (tile - stride) // 2
     if margin > most:

@@ -31,7 +31,6 @@ TaskName = Literal[
 ]
 Side = Annotated[int, Field(ge=0, le=1_000_000)]
 SigmaUnit = Literal["levels", "fraction"]
-LEAST_STRIDE = 4
 
 
 class _Section(BaseModel):
