@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from kernels.catalog import DenoiserInfo
+from kernels.method_catalog import describe_method
 from orchestrator.graph import TaskGraph
 from orchestrator.grid import TileGrid
 from orchestrator.plan import Plan
@@ -20,6 +21,8 @@ BUILTIN_STEP_SECONDS = 0.125
 WORKER_BASE_BYTES = 420_000_000
 # float32 values alive per pixel of a tile in the sampler and in the built-in network (measured at batch 1).
 VALUES_PER_PIXEL = 160
+# A vector-Jacobian product keeps all activations of a tile (kernels.method_catalog): at most this many times more.
+GRADIENT_FACTOR = 4
 # Above this many tiles the exact critical path is not computed tile by tile.
 EXACT_PATH_TILES = 4_000_000
 
@@ -140,7 +143,8 @@ def disk_bytes(plan: Plan) -> int:
 
 def worker_bytes(plan: Plan) -> int:
     """Return a worker's memory: process, and what the sampler and a small network keep alive for a batch."""
-    return WORKER_BASE_BYTES + (plan.spec.run.batch or 1) * plan.tile**2 * VALUES_PER_PIXEL * 4
+    values = VALUES_PER_PIXEL * (GRADIENT_FACTOR if describe_method(plan.spec.sampling.method).needs_gradient else 1)
+    return WORKER_BASE_BYTES + (plan.spec.run.batch or 1) * plan.tile**2 * values * 4
 
 
 def _known_step(denoiser: DenoiserInfo, tile: int) -> float | None:

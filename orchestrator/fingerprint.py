@@ -43,11 +43,21 @@ def fingerprint(plan: Plan) -> Fingerprint:
         "input_values": None if spec.input.values is None else list(spec.input.values),
         "input_grey_as": spec.input.grey_as,
         "input_bands_as": spec.input.bands_as,
+        "operator_content": operator_content(spec.task.operator),
         **{f"input.{k}": v for k, v in spec.input.model_dump(mode="json").items() if k in INPUT_FIELDS},
         **{f"task.{k}": v for k, v in spec.task.model_dump(mode="json").items()},
         **{f"sampling.{k}": v for k, v in spec.sampling.model_dump(mode="json").items()},
         **{f"tiling.{k}": v for k, v in spec.tiling.model_dump(mode="json").items()},
     }
+
+
+def operator_content(name: str | None) -> str | None:
+    """Return the hash of the file that defines an operator of the user's own: its code decides pixels."""
+    if name is None:
+        return None
+    from kernels.user_code import load_object, source_hash
+
+    return source_hash(load_object(name, "--operator"))
 
 
 def check_same(kept: Fingerprint, now: Fingerprint) -> None:

@@ -76,7 +76,7 @@ def resolve_input(given: InputSpec, task: TaskSpec, channels: int) -> InputSpec:
     if given.crop is not None:
         size = (given.crop[2] - given.crop[0], given.crop[3] - given.crop[1])
     known = {"size": size, "bands": info.channels, "dtype": info.dtype, "path": str(path)}
-    return given.model_copy(update={**known, **_mask(given.mask, size, task)})
+    return given.model_copy(update={**known, **_mask(given.mask, (info.height, info.width), task)})
 
 
 def _mask(mask: str | None, size: tuple[int, int], task: TaskSpec) -> dict[str, object]:

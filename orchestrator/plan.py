@@ -119,6 +119,11 @@ class Plan:
             grey_as=given.grey_as or "replicate",
             bands_as=given.bands_as or "groups",
         )
+        if task.name == "cs" and channels not in (1, denoiser.channels):
+            raise PlanError(
+                f"the measurement has {channels} bands, {denoiser.name} restores {denoiser.channels}, or 1 replicated; "
+                "measure groups of that many bands"
+            )
         if spec.task.skip_flat is not None and spec.task.sigma > 0:
             raise PlanError("--skip-flat is for noise-free measurements; leave it or --sigma out")
         tiling = spec.tiling

@@ -64,6 +64,8 @@ def with_cells(run: RunDir, plan: Plan, keys: Iterable[TileKey]) -> list[TileKey
 
 def staging_bytes(plan: Plan) -> int:
     """Return what copies of the inputs that cannot be read by windows take at most, bytes."""
+    if plan.task.name == "cs":  # coefficients are read where they are
+        return 0
     paths = [path for path in (plan.spec.input.path, plan.spec.input.mask) if path is not None]
     return sum(info.nbytes for info in map(inspect, paths) if not info.lazy)
 

@@ -39,7 +39,7 @@ def publish_run(run: RunDir, plan: Plan) -> None:
 
 def _original(run: RunDir, plan: Plan) -> ImageInfo | None:
     """Return what is known of the input: its pixel size and colour profile go along."""
-    if plan.spec.input.path is None:
+    if plan.spec.input.path is None or plan.task.name == "cs":
         return None
     return inspect(run.staged_input if run.staged_input.exists() else plan.spec.input.path)
 

@@ -106,6 +106,7 @@ class RayExecutor:
         self._idle: list[_Actor] = []
         self._tokens = _Tokens()
         self._deaths = 0
+        self._proven = False  # a worker has started: later deaths are bad luck rather than a setting that cannot work
 
     def execute(self, session: Session) -> None:
         """Drive the session's frontier to its end; raises RunError when workers keep dying."""
@@ -196,6 +197,7 @@ class RayExecutor:
         except RayError as err:
             self._lost(session, actor, f"did not start: {_first_line(err)}")
             return
+        self._proven = True
         session.emit(WorkerStarted(worker=actor.name, device=device))
         self._idle.append(actor)
 
@@ -218,7 +220,7 @@ class RayExecutor:
     def _lost(self, session: Session, actor: _Actor, cause: str) -> None:
         session.emit(WorkerLost(worker=actor.name, cause=cause))
         self._deaths += 1
-        if self._deaths > self._live + SPARE_DEATHS:
+        if self._deaths > self._live + (SPARE_DEATHS if self._proven else 0):
             raise RunError(f"workers died {self._deaths} times without finishing a tile; the last: {cause}")
         self._spawn(session)
 

@@ -71,7 +71,8 @@ def region_job(spec: JobSpec, number: int) -> JobSpec:
     Its working arrays are kept, because the main run reads them.
     """
     region, scale = spec.regions[number], spec.task.scale
-    if spec.task.name in ("cs", "outpaint", "operator") or spec.input.fine_mask:
+    overlapping = spec.task.name == "deblur" or spec.task.kernel == "bicubic"
+    if spec.task.name in ("cs", "outpaint", "operator") or overlapping or spec.input.fine_mask:
         raise PlanError(
             f"task {spec.task.name} takes no --region here: its input does not lie under its output pixel by pixel"
         )

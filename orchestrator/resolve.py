@@ -123,7 +123,7 @@ def _sampling(given: SamplingSpec, info: DenoiserInfo, task: Task, sigma: float)
     if given.inverse == "smooth" and (sigma > 0 or given.method != "ddnm"):
         raise PlanError("the smooth inverse serves method ddnm and noise-free measurements only; leave --inverse out")
     sampling = given.model_copy(update={k: v for k, v in defaults.items() if getattr(given, k) is None})
-    _check_method(method, sampling, task)
+    _check_method(method, sampling, task, sigma)
     for start in (sampling.start, sampling.guided_start):
         if start is not None and start >= info.n_timesteps:
             last = info.n_timesteps - 1
@@ -137,12 +137,16 @@ def _usual_intent(given: SamplingSpec, info: DenoiserInfo) -> Literal["faithful"
     return "faithful" if given.method == "ddnm" else "detail"
 
 
-def _check_method(method: MethodInfo, sampling: SamplingSpec, task: Task) -> None:
+def _check_method(method: MethodInfo, sampling: SamplingSpec, task: Task, sigma: float) -> None:
     """Raise PlanError where a method cannot do a task, or not in the form that was asked for."""
     if method.takes == "mask" and task.name not in ("inpaint", "outpaint"):
         raise PlanError(f"method {method.name} restores masked pixels only, not task {task.name}; use --task inpaint")
     if method.takes == "spectral" and task.stencil is not None and not task.stencil.separable:
         raise PlanError(f"method {method.name} needs singular values, which this kernel hides; use --method ddnm")
+    if method.name == "pigdm" and sigma > 0 and task.stencil is not None and not task.stencil.separable:
+        raise PlanError(
+            "method pigdm needs singular values for a noisy measurement; use --method ddnm with this kernel"
+        )
     if sampling.form not in method.forms:
         raise PlanError(f"method {method.name} has no form {sampling.form}; leave --form out")
 

@@ -82,8 +82,7 @@ def resume(
 def _marks(spec: JobSpec) -> Fingerprint:
     """Return what of a specification decides pixels, by name: a changed option is found before it meets another."""
     sections = {name: getattr(spec, name).model_dump(mode="json") for name in ("task", "sampling", "tiling")}
-    marks = {f"{name}.{field}": value for name, values in sections.items() for field, value in values.items()}
-    return {"denoiser": spec.denoiser, **marks}
+    return {f"{name}.{field}": value for name, values in sections.items() for field, value in values.items()}
 
 
 def _drive(run: RunDir, plan: Plan, marks: Fingerprint, executor: Executor, listeners: Sequence[Listener]) -> Outcome:

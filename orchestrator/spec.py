@@ -1,6 +1,6 @@
 """JobSpec: everything a user can say about one restoration, as a frozen, validated value; TOML in and out.
 
-A field left at None means "choose for me"; `orchestrator.plan.resolve` fills every one of them before anything runs,
+A field left at None means "choose for me"; `orchestrator.resolve` fills every one of them before anything runs,
 and the resolved specification is what a run folder keeps, so that a later version's defaults cannot change a resumed run.
 """
 

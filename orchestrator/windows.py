@@ -40,8 +40,3 @@ class Measured:
 def to_channels(bands: Array, channels: int) -> Array:
     """Replicate one band to `channels`; other counts must match already."""
     return np.repeat(bands, channels, axis=0) if bands.shape[0] == 1 and channels != 1 else bands
-
-
-def pad_to(array: Array, height: int, width: int) -> Array:
-    """Extend a (C, h, w) array at its bottom and right by edge values."""
-    return np.pad(array, ((0, 0), (0, height - array.shape[1]), (0, width - array.shape[2])), mode="edge")

@@ -200,7 +200,7 @@ class Worker:
         if tiles[0].guide is None:
             return None
         unknown = None
-        if self.plan.task.masked and level.posed.scale == 1:
+        if self.plan.task.masked and level.posed.scale == 1 and not self.plan.grey:
             unknown = self._stack([_unknown_blocks(t.y) for t in tiles if t.y is not None])
         operator = measurement_operator(FACTOR, grey=False, known=unknown, channels=0, smooth=self._smooth)
         return Measurement(operator, self._stack([t.guide for t in tiles]))

@@ -19,7 +19,6 @@ from storage import files
 from storage.errors import FormatError
 
 _FORMAT, _VERSION = "gigarestore-journal", 1
-_CRC_DIGITS = 8
 
 
 class Journal:

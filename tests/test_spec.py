@@ -150,7 +150,6 @@ PIXEL_CHANGES = {
     "sampling.form": {"sampling": {"form": "posterior"}},
     "sampling.eta": {"sampling": {"eta": 0.5}},
     "sampling.steps": {"sampling": {"steps": 7}},
-    "sampling.guided_steps": {"sampling": {"guided_steps": 3}},
     "sampling.start": {"sampling": {"start": 99}},
     "sampling.guided_start": {"sampling": {"guided_start": 99}},
     "sampling.guided_steps": {"sampling": {"guided_steps": 3}},
@@ -192,7 +191,7 @@ def test_every_field_that_changes_pixels_is_in_this_test():
     # Belong to other tasks (tests/test_operator_runs.py and others restore with them).
     others = {"alignment", "block", "blur", "cs_seed", "operator", "operator_args", "ratio", "weights"}
     inputs = {f"input.{name}" for name in ("crop", "extent", "fine_mask", "nodata", "pad")}
-    untested = {"pixel_version", "input", "mask", "task.name", *guided, *inputs, *(f"task.{name}" for name in others)}
+    untested = {"operator_content", "pixel_version", "input", "mask", "task.name", *guided, *inputs, *(f"task.{name}" for name in others)}
     assert fields == set(PIXEL_CHANGES) | untested
 
 
