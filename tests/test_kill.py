@@ -192,11 +192,12 @@ def test_ctrl_c_reaches_all_of_a_ray_run_and_ends_it_as_an_interruption(
 
 
 def test_termination_while_ray_starts_is_an_interruption_too(drive, marked_processes, working, eventually):
-    driver = drive(*OPTIONS, "--workers", 2)
+    driver = drive(*OPTIONS, "--steps", 1000, "--workers", 2)
     assert eventually(lambda: len(marked_processes(driver.mark)) > 2, seconds=60), "Ray's processes never came"
+    time.sleep(0.5)
     while driver.process.poll() is None:  # a signal that meets Python in the middle of a fork is lost
         driver.process.terminate()
-        eventually(lambda: driver.process.poll() is not None, seconds=5)
+        eventually(lambda: driver.process.poll() is not None, seconds=30)
     code, _, err = driver.end()
     assert code == 130, err
     assert err.splitlines()[-1].startswith("gigarestore: interrupted")
