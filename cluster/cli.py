@@ -347,7 +347,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _run(arguments: list[str] | None) -> int:
-    from storage.errors import FormatError
+    from storage.errors import DamagedError, FormatError
 
     try:
         code: Any = app(args=arguments, standalone_mode=False)
@@ -357,6 +357,9 @@ def _run(arguments: list[str] | None) -> int:
     except (typer.Abort, KeyboardInterrupt):
         print("gigarestore: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except DamagedError as err:  # found while reading pixels: nothing the user asked for was wrong
+        print(f"gigarestore: {err}", file=sys.stderr)
+        return FAILED
     except (PlanError, FormatError) as err:
         message = str(err)
     except ClickException as err:

@@ -30,7 +30,9 @@ Pad = Annotated[str | None, typer.Option(help="Outpainting: px to invent, TOP,RI
 Kernel = Annotated[str | None, typer.Option(help="How sr was reduced: average or bicubic.", show_default="average")]
 Blur = Annotated[
     str | None,
-    typer.Option(help="deblur: uniform:TAPS, gaussian:SIGMA[:TAPS], anisotropic:SIGMA_Y,SIGMA_X[:TAPS] or a kernel file."),
+    typer.Option(
+        help="deblur: uniform:TAPS, gaussian:SIGMA[:TAPS], anisotropic:SIGMA_Y,SIGMA_X[:TAPS] or a kernel file."
+    ),
 ]
 Ratio = Annotated[float | None, typer.Option(help="cs: kept share of the coefficients; restore reads it from IN.")]
 Operator = Annotated[str | None, typer.Option("--operator", help="Your own operator, package.module:Class.")]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich.console import Console
 from rich.table import Table
 
 from cluster.progress import duration, size
 from orchestrator.estimate import Estimate
 from orchestrator.plan import Plan
-from orchestrator.verify import Verification
+
+if TYPE_CHECKING:
+    from orchestrator.verify import Verification
 
 
 def print_plan(plan: Plan, numbers: Estimate) -> None:

@@ -148,20 +148,23 @@ class Problem:
         return to(self, device)
 
 
-def ddnm_plus(alpha: Tensor, tau: Tensor, eta: Tensor, sigma_y: float, s: float | Tensor) -> tuple[Tensor, Tensor]:
+def ddnm_plus(
+    alpha: Tensor, tau: Tensor, eta: Tensor, sigma_y: float, s: float | Tensor, noise_scale: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """Return how much of the correction to apply, and how much fresh noise to add beside it, in the range space.
 
     The correction injects noise of standard deviation alpha sigma_y / s into the next state, which may hold tau. If tau
     allows it, correct fully and add the missing noise; else correct by less, so that injected and fresh noise together
     are tau. alpha: weight of x^ in the step. eta: the part of tau that must stay fresh (0 in form `posterior`).
-    s: singular value of the operator or a map of it, whose zeros do not matter. Source: DDNM, section 3.3, per singular
+    s: singular value of the operator or a map of it, whose zeros do not matter. noise_scale: factor of every draw;
+    what it takes from the fresh noise is room for the measurement's own. Source: DDNM, section 3.3, per singular
     value; method: lambda = 1 if tau >= alpha sigma_y / s, else tau sqrt(1 - eta^2) s / (alpha sigma_y).
     """
     if isinstance(s, Tensor):
         s = torch.where(s > 0, s, 1.0)
     injected = alpha * sigma_y / s
     room = tau >= injected
-    lam = torch.where(room, 1.0, tau * torch.sqrt(1.0 - eta * eta) / injected)
+    lam = torch.where(room, 1.0, tau * torch.sqrt(1.0 - (noise_scale * eta) ** 2) / injected)
     fresh = torch.where(room, torch.sqrt((tau * tau - injected * injected).clamp(min=0.0)), tau * eta)
     return lam, fresh
 
@@ -178,11 +181,17 @@ class RangeSpace(NamedTuple):
 
 
 def range_space(
-    measurement: Measurement, scalar: bool, alpha: Tensor, tau: Tensor, eta: Tensor, x: Tensor
+    measurement: Measurement,
+    scalar: bool,
+    alpha: Tensor,
+    tau: Tensor,
+    eta: Tensor,
+    x: Tensor,
+    noise_scale: float = 1.0,
 ) -> RangeSpace:
     """Return the DDNM+ weights of a step from its coefficients (`ddnm_plus`), each (B, 1, 1, 1); x: the batch."""
     operator: Operator = Identity() if scalar else measurement.operator
-    lam, fresh = operator.weights(x, lambda s: ddnm_plus(alpha, tau, eta, measurement.sigma_y, s))
+    lam, fresh = operator.weights(x, lambda s: ddnm_plus(alpha, tau, eta, measurement.sigma_y, s, noise_scale))
     return RangeSpace(operator, lam, fresh)
 
 

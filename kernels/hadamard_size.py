@@ -9,7 +9,9 @@ def kept_count(block: int, ratio: float) -> int:
     if block < 2 or block & (block - 1):
         raise ValueError(f"block of {block} px is no power of two; choose 8, 16, 32 or 64")
     if not 0 < ratio <= 1:
-        raise ValueError(f"ratio {ratio:g} is outside (0, 1]; give the kept share of the coefficients, for example 0.25")
+        raise ValueError(
+            f"ratio {ratio:g} is outside (0, 1]; give the kept share of the coefficients, for example 0.25"
+        )
     kept = round(ratio * block * block)
     if kept < 1:
         raise ValueError(f"ratio {ratio:g} keeps no coefficient of {block * block}; choose at least {1 / block**2:.2g}")

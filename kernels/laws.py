@@ -24,10 +24,14 @@ def check_laws(operator: Operator, name: str, channels: int, *, noisy: bool = Fa
 
     def hold(law: str, found: Tensor, wanted: Tensor) -> None:
         if found.shape != wanted.shape:
-            raise ValueError(f"operator {name} breaks {law}: shape {tuple(found.shape)} instead of {tuple(wanted.shape)}")
+            raise ValueError(
+                f"operator {name} breaks {law}: shape {tuple(found.shape)} instead of {tuple(wanted.shape)}"
+            )
         error = float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-30))
         if not error <= ROUNDING:
-            raise ValueError(f"operator {name} breaks {law}: relative error {error:.2g}, limit {ROUNDING:g}; correct it")
+            raise ValueError(
+                f"operator {name} breaks {law}: relative error {error:.2g}, limit {ROUNDING:g}; correct it"
+            )
 
     y = operator.A(x)
     if y.ndim != 4 or y.shape[2:] != (x.shape[2] // s, x.shape[3] // s):

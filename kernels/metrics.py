@@ -170,7 +170,7 @@ class SeamReport:
     columns: SeamRatio
     overall: SeamRatio
     unphased: SeamRatio
-    """Overall, against all parallel lines: edges lie on the operator's cell lattice, so this counts its steps as seams."""
+    """Overall, against all parallel lines; since edges lie on the operator's cells, their steps count as seams here."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -179,7 +179,8 @@ class SeamMeter:
 
     An edge e on the row axis lies between rows e-1 and e. Feed the boxes of `windows`, in any order, each once.
     Owned boxes end on the lattice of the operator's cells (every 4 px for x4 super-resolution), across which even a
-    picture restored in one piece differs more than inside a cell. So lines at the same phase of the lattice are compared.
+    picture restored in one piece differs more than inside a cell; so lines at the same phase of the lattice are
+    compared.
     """
 
     height: int

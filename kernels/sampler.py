@@ -203,7 +203,7 @@ def _descend(denoiser: Denoiser, state: State, config: SamplerConfig, noise: Noi
     plus = None
     if problem.measurement is not None and problem.measurement.sigma_y > 0:
         scalar = config.ddnm_plus == "scalar"
-        plus = range_space(problem.measurement, scalar, step.mean_x0, step.tau, step.eta, x)
+        plus = range_space(problem.measurement, scalar, step.mean_x0, step.tau, step.eta, x, config.noise_scale)
     x_hat = problem.project(x0, None if plus is None else plus.lam)
 
     x_next = x_hat

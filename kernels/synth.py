@@ -61,6 +61,11 @@ def spectrum(rng: Generator, n: int, exponent: float, stretch: float = 1.0, angl
     return ((z - z.mean()) / (z.std() + 1e-9)).astype(np.float32)
 
 
+def share(count: int, n: int) -> int:
+    """Return how many of `count` things, meant for 640 x 640 px, belong on n x n px; at least one."""
+    return max(1, round(count * (n / 640) ** 2))
+
+
 def rotated(rng: Generator, n: int, angle: float | None = None) -> tuple[Plane, Plane]:
     """Return the two coordinates of every pixel, px, in a frame turned by `angle` (random by default)."""
     angle = rng.random() * np.pi if angle is None else angle
@@ -198,6 +203,7 @@ def shapes(rng: Generator, n: int, scene: str) -> Labels:
         largest, count = smallest * rng.uniform(1.5, 4), int(rng.integers(60, 800))
     elif value:
         count //= 6
+    count = share(count, n)
     # Sizes follow radius^-exponent; exponent 3 is scale invariant, as natural images about are.
     power = 1 - rng.uniform(2.2, 3.2)
     radii = (smallest**power + rng.random(count) * (largest**power - smallest**power)) ** (1 / power)
@@ -216,16 +222,16 @@ def shapes(rng: Generator, n: int, scene: str) -> Labels:
         elif scene == "built" and kind == 2 and rng.random() < 0.4:  # the other side of a roof, or a door
             value += 1
             fill(labels, outline(rng, 2, centre + rng.normal(size=2) * radius * 0.3, radius * 0.5, angle), value)
-    for heading, width in strokes(rng, main):
+    for heading, width in strokes(rng, n, main):
         value += 1
         straight = scene in ("built", "fields") and rng.random() < 0.5
         fill(labels, stroke(rng, n, log_uniform(rng, 30, n), width, heading, straight), value)
     return labels
 
 
-def strokes(rng: Generator, main: float) -> list[tuple[float, float]]:
+def strokes(rng: Generator, n: int, main: float) -> list[tuple[float, float]]:
     """Draw headings, rad, and widths, px, of the lines of a picture: none in two of five; parallel in one of three."""
-    count = 0 if rng.random() < 0.4 else int(log_uniform(rng, 1, 300))
+    count = 0 if rng.random() < 0.4 else share(int(log_uniform(rng, 1, 300)), n)
     spread = 0.15 if rng.random() < 0.35 else np.pi
     headings = main + rng.normal(size=count) * spread
     return list(zip(headings, np.clip(np.exp(rng.normal(size=count) * 0.7 + 1), 1.2, 24), strict=True))
@@ -278,7 +284,7 @@ def points(rng: Generator, n: int) -> Image:
     glow = (spectrum(rng, n, 1.6) * rng.uniform(0, 0.06))[..., None] * rng.uniform(0.3, 1, 3)
     image = (palette(rng, 1) * rng.uniform(0.02, 0.3) + glow).astype(np.float32)
     for _ in range(3):
-        count = int(log_uniform(rng, 20, 1500))
+        count = share(int(log_uniform(rng, 20, 1500)), n)
         light = np.zeros_like(image)
         brightness = np.exp(rng.normal(size=(count, 1)))
         tint = np.clip(palette(rng, count) + 0.3, 0, 1.5)

@@ -132,7 +132,7 @@ def _chain_lengths(graph: TaskGraph, grid: TileGrid, coarse: np.ndarray | None) 
 
 def disk_bytes(plan: Plan) -> int:
     """Return the bytes that a run writes: float32 cells of all levels, and the uncompressed published pyramid."""
-    work = sum(level.grid.rows.length * level.grid.cols.length for level in plan.levels) * plan.out_channels * 4
+    work = sum(level.grid.stored_area for level in plan.levels) * plan.out_channels * 4
     pooled = sum(level.height * level.width for level in plan.levels if level.posed.pool > 1) * 4 * plan.out_channels
     item = np.dtype(plan.dtype).itemsize
     return work + pooled + plan.height * plan.width * plan.out_channels * item * 4 // 3

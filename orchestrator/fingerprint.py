@@ -32,9 +32,11 @@ def fingerprint(plan: Plan) -> Fingerprint:
         "input_size": list(spec.input.size or ()),
         "input_bands": spec.input.bands,
         "input_dtype": spec.input.dtype,
+        "nodata": spec.input.nodata,
+        "pad": spec.input.pad and list(spec.input.pad),
         "denoiser": plan.denoiser.content,
         **{f"task.{k}": v for k, v in spec.task.model_dump(mode="json").items()},
-        **{f"sampling.{k}": v for k, v in spec.sampling.model_dump(mode="json").items() if k != "intent"},
+        **{f"sampling.{k}": v for k, v in spec.sampling.model_dump(mode="json").items()},
         **{f"tiling.{k}": v for k, v in spec.tiling.model_dump(mode="json").items()},
     }
 

@@ -132,4 +132,6 @@ class Frontier:
 
     def _expect_running(self, key: TileKey) -> None:
         if self._state(key) != RUNNING:
-            raise ValueError(f"{key} is not running (state {self._state(key)}): an event was reported twice or too early")
+            raise ValueError(
+                f"{key} is not running (state {self._state(key)}): an event was reported twice or too early"
+            )

@@ -137,7 +137,9 @@ class TileGrid:
             raise PlanError(f"stride {stride} does not overlap tiles of {tile} px; choose a stride below {tile}")
         if not 0 <= 2 * margin <= tile - stride:
             most = (tile - stride) // 2
-            raise PlanError(f"margin {margin} is more than half of the overlap of {tile - stride} px; choose 0 to {most}")
+            raise PlanError(
+                f"margin {margin} is more than half of the overlap of {tile - stride} px; choose 0 to {most}"
+            )
         if height < tile or width < tile:
             raise PlanError(f"level {level} is {height}x{width} px, below one tile of {tile} px; pad it first")
         rows, cols = (_axis(length, tile, stride, margin, order) for length in (height, width))
@@ -147,6 +149,12 @@ class TileGrid:
     def cell_offset(self) -> int:
         """Pixels by which the cell lattice begins before the image, so that boundaries fall on it."""
         return -self.rows.margin % self.cell
+
+    @property
+    def stored_area(self) -> int:
+        """Pixels of the working array: whole cells."""
+        rows, cols = (-(-(axis.length + self.cell_offset) // self.cell) for axis in (self.rows, self.cols))
+        return rows * cols * self.cell**2
 
     @property
     def count(self) -> int:

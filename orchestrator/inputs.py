@@ -101,9 +101,7 @@ def _coefficients(spec: JobSpec) -> TaskSpec:
     info = inspect_coefficients(Path(spec.input.path))
     if task.ratio is not None and task.ratio != info.ratio:
         raise PlanError(f"--ratio {task.ratio:g} is not that of the measurement, {info.ratio:g}; leave it out")
-    return task.model_copy(
-        update={"scale": info.block, "block": info.block, "ratio": info.ratio, "cs_seed": info.seed}
-    )
+    return task.model_copy(update={"scale": info.block, "block": info.block, "ratio": info.ratio, "cs_seed": info.seed})
 
 
 def _own(task: TaskSpec, info: DenoiserInfo) -> TaskSpec:

@@ -1,4 +1,4 @@
-"""The measurement of every level as windows in [-1, 1], NaN where unknown: from the input, its mask, or a pooled copy."""
+"""The measurement of every level as windows in [-1, 1], NaN where unknown: from input, mask, or a pooled copy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def input_measured(run: RunDir, plan: Plan) -> Measured:
     """Return the measurement as it was read (pool 1): grey where the task measures grey, NaN where unknown.
 
     With a mask of the output's pixels a cell counts as known when any of its pixels is: its value is their average, at
-    coarser levels too, where it stands for the whole cell (the strict rule leaves scattered scratches nothing to go by).
+    coarser levels too, where it stands for the whole cell (the strict rule leaves scattered scratches nothing known).
     """
     spec = plan.spec.input
     assert spec.path is not None and spec.size is not None, "a measured task has an input"
@@ -87,7 +87,8 @@ def fine_known(run: RunDir, plan: Plan) -> Measured | None:
         return None
 
     def read(y0: int, x0: int, y1: int, x1: int) -> Array:
-        return (mask.read(Box(y0, x0, y1, x1))[:1] != 0).astype(np.float32)
+        known: Array = (mask.read(Box(y0, x0, y1, x1))[:1] != 0).astype(np.float32)
+        return known
 
     return Measured(mask.info.height, mask.info.width, read)
 

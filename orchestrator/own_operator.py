@@ -93,4 +93,4 @@ def _each(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         return f(x)
     import torch
 
-    return torch.cat([f(tile) for tile in x.split(1)])
+    return torch.cat([f(tile) for tile in torch.split(x, 1)])

@@ -77,14 +77,14 @@ class Plan:
     def build(cls, spec: JobSpec, denoiser: DenoiserInfo) -> Plan:
         """Plan a resolved job; raises PlanError on one line."""
         assert spec.input.size and spec.input.bands and spec.input.dtype, "resolve() fills the input's facts"
-        (height, width), channels, dtype = spec.input.size, spec.input.bands, spec.input.dtype
+        channels, dtype = spec.input.bands, spec.input.dtype
         task = Task.of(spec)
         out_channels = _out_channels(task, channels, denoiser)
         tiling = spec.tiling
         assert tiling.tile and tiling.stride and tiling.levels and tiling.order, "resolve() fills the tiling"
         assert tiling.margin is not None, "resolve() fills the tiling"
         last = tiling.levels - 1
-        _check_levels(task, last)
+        check_levels(task, tiling.levels)
         _check_alignment(task, tiling.tile, tiling.stride, tiling.margin, last, denoiser)
         check_reach(task, tiling.tile, tiling.stride, tiling.margin)
         full = output_size(spec)
@@ -152,7 +152,9 @@ def fitting_stride(task: Task, wanted: int, tile: int, levels: int) -> int:
     wanted = min(wanted, max(tile - 2 * task.least_margin, unit))
     choices = range(unit, tile, unit)
     if not choices:
-        raise PlanError(f"tile {tile} has no room for an overlap at scale {task.scale}; choose a tile of {2 * unit} or more")
+        raise PlanError(
+            f"tile {tile} has no room for an overlap at scale {task.scale}; choose a tile of {2 * unit} or more"
+        )
     return min(choices, key=lambda s: (abs(s - wanted), tile % s))
 
 
@@ -173,12 +175,12 @@ def _out_channels(task: Task, channels: int, denoiser: DenoiserInfo) -> int:
     return channels
 
 
-def _check_levels(task: Task, last: int) -> None:
-    for k in range(last + 1):
-        if task.posed(FACTOR**k) is None:
-            most = next(j for j in range(k + 1) if task.posed(FACTOR**j) is None)
+def check_levels(task: Task, levels: int) -> None:
+    """Raise PlanError naming the most levels that a task can have when it is asked for more."""
+    for most in range(levels):
+        if task.posed(FACTOR**most) is None:
             raise PlanError(
-                f"--levels {last + 1} is more than task {task.name} with scale {task.scale} can have: at level {most} "
+                f"--levels {levels} is more than task {task.name} with scale {task.scale} can have: at level {most} "
                 f"the measurement already determines the image or does not divide; choose --levels {most} or fewer"
             )
 
@@ -199,6 +201,12 @@ def _check_alignment(task: Task, tile: int, stride: int, margin: int, last: int,
         below = stride // unit * unit
         sizes = f"{below} or {below + unit}" if below else f"{unit}"
         raise PlanError(f"stride {stride} does not fit scale {task.scale} and {last + 1} levels; choose {sizes}")
+    most = (tile - stride) // 2
+    if margin > most:
+        raise PlanError(
+            f"margin {margin} is more than half of the overlap of {tile - stride} px; "
+            f"choose {most // unit * unit} or less"
+        )
     if margin % unit:
         raise PlanError(f"margin {margin} is not a multiple of {unit}; choose {margin // unit * unit}")
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from orchestrator.errors import PlanError
+from orchestrator.grid import TileKey
 from orchestrator.level_cells import LevelCells
 from orchestrator.measured import input_measured, level_measured
 from orchestrator.plan import Plan
@@ -13,6 +15,7 @@ from orchestrator.rundir import RunDir
 from orchestrator.tasks import FACTOR
 from orchestrator.windows import Measured
 from storage.box import Box
+from storage.files import sweep
 from storage.open import inspect
 from storage.pooled import build_pooled
 from storage.stage import stage
@@ -24,6 +27,8 @@ DISK_SLACK = 0.05
 def prepare(run: RunDir, plan: Plan) -> None:
     """Stage the input if it cannot be read by windows, pool the measurement for coarse levels, create the cells."""
     run.state.mkdir(parents=True, exist_ok=True)
+    for folder in (run.state, run.state / "measured"):
+        sweep(folder)
     for path, staged in ((plan.spec.input.path, run.staged_input), (plan.spec.input.mask, run.staged_mask)):
         if path is not None and plan.task.name != "cs" and not staged.exists() and not inspect(Path(path)).lazy:
             stage(Path(path), staged)
@@ -51,9 +56,18 @@ def _pool(run: RunDir, plan: Plan) -> None:
         finer = level_measured(run, plan, level)
 
 
-def verify_cells(run: RunDir, plan: Plan, level: int, box: tuple[int, int, int, int]) -> bool:
-    """Return whether every cell of an owned box is there (not whether its content is sound: reading checks that)."""
-    return LevelCells.open(run, plan.levels[level]).exists(Box(*box))
+def with_cells(run: RunDir, plan: Plan, keys: Iterable[TileKey]) -> list[TileKey]:
+    """Return the tiles whose cells are all there (not whether their content is sound: reading checks that)."""
+    cells = [LevelCells.open(run, level) for level in plan.levels]
+    return [key for key in keys if cells[key.level].exists(Box(*plan.levels[key.level].grid.owned(key)))]
+
+
+def staging_bytes(plan: Plan) -> int:
+    """Return what copies of the inputs that cannot be read by windows take at most, bytes."""
+    paths = [path for path in (plan.spec.input.path, plan.spec.input.mask) if path is not None]
+    if plan.task.name == "cs":
+        return 0
+    return sum(info.nbytes for info in map(inspect, paths) if not info.lazy)
 
 
 def check_disk(run: RunDir, needed: int) -> None:

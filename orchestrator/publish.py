@@ -9,6 +9,8 @@ from orchestrator.level_cells import LevelCells
 from orchestrator.plan import Plan
 from orchestrator.rundir import RunDir
 from storage.box import Box
+from storage.image import ImageInfo
+from storage.open import inspect
 from storage.pixels import from_unit
 from storage.publish import publish
 
@@ -20,6 +22,8 @@ def publish_run(run: RunDir, plan: Plan) -> None:
     def source(box: Box) -> NDArray[np.unsignedinteger]:
         return from_unit(cells.read(box), plan.dtype)
 
+    original = _original(run, plan)
+    size, icc = (original.pixel_size, original.icc) if original else (None, None)
     publish(
         source,
         run.root,
@@ -27,9 +31,18 @@ def publish_run(run: RunDir, plan: Plan) -> None:
         width=plan.width,
         channels=plan.out_channels,
         dtype=plan.dtype,
+        pixel_size=None if size is None else (size[0] / plan.task.scale, size[1] / plan.task.scale),
+        icc=icc if plan.out_channels == plan.spec.input.bands else None,
         name=run.root.stem,
         attributes={"gigarestore": provenance(plan)},
     )
+
+
+def _original(run: RunDir, plan: Plan) -> ImageInfo | None:
+    """Return what is known of the input: its pixel size and colour profile go along."""
+    if plan.spec.input.path is None or plan.task.name == "cs":
+        return None
+    return inspect(run.staged_input if run.staged_input.exists() else plan.spec.input.path)
 
 
 def provenance(plan: Plan) -> dict[str, object]:

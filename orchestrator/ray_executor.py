@@ -10,7 +10,9 @@ from __future__ import annotations
 import logging
 import math
 import os
+import signal
 import socket
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,8 @@ GPU_BATCH = 8
 SPARE_DEATHS = 5
 # Nothing but keys and reports is stored, bytes.
 OBJECT_STORE_BYTES = 100_000_000
+# How long a cluster's head may take to accept a connection, seconds.
+KNOCK_SECONDS = 10.0
 
 log = logging.getLogger(__name__)
 
@@ -85,11 +89,17 @@ class _Tokens:
 
 
 class RayExecutor:
-    """Run tiles on Ray actors: one per GPU where there are GPUs, CPU actors otherwise."""
+    """Run tiles on Ray actors: one per GPU where there are GPUs, CPU actors otherwise.
+
+    address: of a running cluster, HOST:PORT or auto; None starts Ray on this machine. Raises PlanError when nobody
+    answers there.
+    """
 
     name = "ray"
 
     def __init__(self, workers: int | None = None, batch: int | None = None, address: str | None = None) -> None:
+        if address is not None:
+            _knock(address)
         self.workers, self.batch, self.address = workers, batch, address
         self._inflight: dict[Any, tuple[_Actor, list[TileKey]]] = {}
         self._joining: dict[Any, _Actor] = {}
@@ -111,11 +121,13 @@ class RayExecutor:
     def _connect(self) -> bool:
         if ray.is_initialized():
             return False
+        before = signal.getsignal(signal.SIGTERM)
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
             if self.address is None:
                 cpus = max(self.workers or 1, os.cpu_count() or 1)
                 ray.init(
+                    address="local",  # whatever RAY_ADDRESS says: a cluster is used when --address names it
                     num_cpus=cpus,
                     include_dashboard=False,
                     object_store_memory=OBJECT_STORE_BYTES,
@@ -126,7 +138,12 @@ class RayExecutor:
                 ray.init(address=self.address, **quiet)
         except (ConnectionError, RuntimeError, ValueError, RayError) as err:
             where = self.address or "this machine"
-            raise PlanError(f"cannot start or reach Ray on {where}: {_first_line(err)}; check --address") from None
+            raise RunError(f"cannot start or reach Ray on {where}: {_first_line(err)}; check --address") from None
+        except SystemExit:  # Ray's own answer to a SIGTERM while it starts
+            raise KeyboardInterrupt from None
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, before)  # Ray's handler would end the driver before the log is closed
         return True
 
     def _spawn_all(self, session: Session) -> None:
@@ -210,6 +227,17 @@ class RayExecutor:
             ray.kill(actor.handle)
         if mine:
             ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise PlanError when nothing listens at HOST:PORT; Ray itself would try for five minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdigit()):
+        return  # "auto", or something that Ray itself refuses at once
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
+    except (OSError, OverflowError) as err:
+        raise PlanError(f"no Ray cluster answers at {address} ({err}); check --address, or leave it out") from None
 
 
 def _first_line(err: BaseException) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from kernels.catalog import DenoiserInfo, describe
-from kernels.presets import INTENTS, PAPER, Preset
+from kernels.presets import DENOISING, INTENTS, PAPER, Preset
 from orchestrator.errors import PlanError
 from orchestrator.inputs import resolve_input, resolve_task
-from orchestrator.plan import Plan, fitting_margin, fitting_stride, fitting_tile, output_size
+from orchestrator.plan import Plan, check_levels, fitting_margin, fitting_stride, fitting_tile, output_size
 from orchestrator.rundir import RunDir
-from orchestrator.spec import JobSpec, SamplingSpec, TilingSpec
-from orchestrator.tasks import FACTOR, Task
+from orchestrator.spec import JobSpec, SamplingSpec, TaskSpec, TilingSpec
+from orchestrator.tasks import Task
 from orchestrator.trajectory import build_trajectory
 from storage.errors import FormatError
 
@@ -39,7 +39,9 @@ def load_plan(run: RunDir) -> Plan:
     for name, section in (("sampling", spec.sampling), ("tiling", spec.tiling)):
         for field, value in section:
             if value is None and field not in optional:
-                raise PlanError(f"{run.job} does not say {name}.{field}; another version wrote it: restore to a new OUT")
+                raise PlanError(
+                    f"{run.job} does not say {name}.{field}; another version wrote it: restore to a new OUT"
+                )
     try:
         return Plan.build(spec, describe(spec.denoiser))
     except ValueError as err:
@@ -51,21 +53,24 @@ def resolve(spec: JobSpec, info: DenoiserInfo) -> JobSpec:
     spec = spec.model_copy(update={"task": resolve_task(spec, info)})
     spec = spec.model_copy(update={"input": resolve_input(spec.input, spec.task)})
     task = Task.of(spec)
-    sampling = _sampling(spec.sampling, info, task, spec.task.sigma)
+    sampling = _sampling(spec.sampling, info, spec.task)
     tiling = _tiling(spec.tiling, task, info, *output_size(spec), local=sampling.intent != "paper")
     return spec.model_copy(update={"sampling": sampling, "tiling": tiling})
 
 
-def _sampling(given: SamplingSpec, info: DenoiserInfo, task: Task, sigma: float) -> SamplingSpec:
+def _sampling(given: SamplingSpec, info: DenoiserInfo, task: TaskSpec) -> SamplingSpec:
     intent = given.intent or ("faithful" if info.name == "builtin" else "paper")
-    defaults = {**_fields({"paper": PAPER, **INTENTS}[intent]), "intent": intent}
+    presets = {"paper": PAPER, **INTENTS, **(DENOISING if task.name == "denoise" else {})}
+    defaults = {**_fields(presets[intent]), "intent": intent}
     if task.name == "cs" and intent != "paper":
         defaults |= COEFFICIENTS
     if given.start is not None:
         defaults |= {"init": "bicubic", "guided_start": given.start}
+    if given.steps is not None:
+        defaults["guided_steps"] = given.steps
     # The smooth inverse is no orthogonal projector, which noisy measurements need (method.md section 3).
-    defaults["inverse"] = "replicate" if intent == "paper" or sigma > 0 else "smooth"
-    if given.inverse == "smooth" and sigma > 0:
+    defaults["inverse"] = "replicate" if intent == "paper" or task.sigma > 0 else "smooth"
+    if given.inverse == "smooth" and task.sigma > 0:
         raise PlanError("the smooth inverse serves noise-free measurements only; leave --sigma or --inverse smooth out")
     sampling = given.model_copy(update={k: v for k, v in defaults.items() if getattr(given, k) is None})
     for start in (sampling.start, sampling.guided_start):
@@ -82,19 +87,19 @@ def _fields(preset: Preset) -> dict[str, Any]:
         "steps": preset.steps,
         "start": preset.start,
         "guided_start": preset.start,
+        "guided_steps": preset.guided_steps or preset.steps,
         "spacing": preset.spacing,
-        "init": preset.init,
+        "init": "none" if preset.init == "none" else "bicubic",  # bicubic at scale 1 is the measurement itself
         "noise_scale": preset.noise_scale,
         "travel": (preset.travel_length, preset.travel_repeat),
     }
 
 
-def _tiling(
-    given: TilingSpec, task: Task, info: DenoiserInfo, height: int, width: int, *, local: bool
-) -> TilingSpec:
+def _tiling(given: TilingSpec, task: Task, info: DenoiserInfo, height: int, width: int, *, local: bool) -> TilingSpec:
     """local: the sampling does not invent, so that what lies beyond a window decides how good its outer pixels are."""
     wanted = given.tile or info.tile
     levels = given.levels or task.deepest(height, width, wanted) + 1
+    check_levels(task, levels)
     tile = given.tile or (info.tile if info.fixed_tile else fitting_tile(task, wanted, levels, info.multiple))
     # Where the margin gives context, a quarter of overlap loses nothing and saves half of the work (docs/RESULTS.md).
     stride = given.stride or fitting_stride(task, tile * 3 // 4 if local else tile // 2, tile, levels)
@@ -103,6 +108,4 @@ def _tiling(
         # Measurements that overlap must be seen by both tiles at a border: the paper's geometry cannot (check_reach).
         margin = fitting_margin(task, tile, stride, levels) if local or task.stencil is not None else 0
     order = given.order or "raster"
-    return given.model_copy(
-        update={"tile": tile, "stride": stride, "margin": margin, "levels": levels, "order": order}
-    )
+    return given.model_copy(update={"tile": tile, "stride": stride, "margin": margin, "levels": levels, "order": order})

@@ -19,12 +19,13 @@ from orchestrator.fingerprint import Fingerprint, check_same, fingerprint
 from orchestrator.frontier import Frontier
 from orchestrator.grid import TileKey
 from orchestrator.plan import Plan
-from orchestrator.prepare import check_disk, prepare, verify_cells
+from orchestrator.prepare import check_disk, prepare, staging_bytes, with_cells
 from orchestrator.publish import publish_run
 from orchestrator.resolve import plan_job
-from orchestrator.rundir import RunDir, parse_tile_record
+from orchestrator.rundir import STATE, RunDir, parse_tile_record
 from orchestrator.session import Executor, Session
 from orchestrator.spec import JobSpec
+from storage.errors import DamagedError, FormatError, MissingCells
 from storage.journal import Journal
 from storage.lock import RunLock
 
@@ -48,13 +49,19 @@ def start(spec: JobSpec, executor: Executor, listeners: Sequence[Listener] = (),
         raise PlanError("no output named; give OUT, a folder for the OME-Zarr image")
     run = RunDir(Path(spec.output))
     _check_output(run, overwrite)
-    check_disk(run, disk_bytes(plan))
+    check_disk(run, disk_bytes(plan) + staging_bytes(plan))
     marks = fingerprint(plan)
-    if overwrite and run.root.exists():
-        shutil.rmtree(run.root)
     run.state.mkdir(parents=True, exist_ok=True)
     with RunLock(run.lock):
+        if overwrite:
+            _clear(run)
         _write_whole(run.job, plan.spec.to_toml())
+        try:
+            prepare(run, plan)
+        except FormatError as err:  # damaged pixels show only when they are decoded: leave nothing of such a run
+            _clear(run)
+            shutil.rmtree(run.root)
+            raise PlanError(str(err)) from err
         return _drive(run, plan, marks, executor, listeners)
 
 
@@ -68,17 +75,14 @@ def resume(
         return _drive(run, plan, fingerprint(plan), executor, listeners)
 
 
-def _drive(
-    run: RunDir, plan: Plan, marks: Fingerprint, executor: Executor, listeners: Sequence[Listener]
-) -> Outcome:
+def _drive(run: RunDir, plan: Plan, marks: Fingerprint, executor: Executor, listeners: Sequence[Listener]) -> Outcome:
     began = time.perf_counter()
     journal, done = _open_journal(run, plan, marks)
     log = EventLog(run.events)
     finished = Frontier(plan.graph(), done).finished
     if not (finished and run.published):
         prepare(run, plan)
-        if not finished:
-            done = [key for key in done if verify_cells(run, plan, key.level, plan.levels[key.level].grid.owned(key))]
+        done = with_cells(run, plan, done)
     session = Session(run, plan, Frontier(plan.graph(), done), journal, [log, *listeners])
     session.emit(RunStarted(tiles=session.frontier.total, done=len(done), executor=executor.name))
     outcome = "interrupted"
@@ -87,7 +91,7 @@ def _drive(
             executor.execute(session)
         session.check_finished()
         if not run.published:
-            publish_run(run, plan)
+            _publish(run, plan)
         if not plan.spec.run.keep_work:
             _reclaim(run)
         outcome = "published"
@@ -114,9 +118,23 @@ def _open_journal(run: RunDir, plan: Plan, marks: Fingerprint) -> tuple[Journal,
     check_same(journal.header["fingerprint"], marks)
     keys = dict.fromkeys(parse_tile_record(record) for record in journal.records)
     for key in keys:
-        if key.level >= len(plan.levels) or key.row >= plan.levels[key.level].grid.rows.count:
+        if not _exists(plan, key):
             raise PlanError(f"the journal names {key}, which this job has not; restore to a new OUT")
     return journal, list(keys)
+
+
+def _exists(plan: Plan, key: TileKey) -> bool:
+    if key.level >= len(plan.levels):
+        return False
+    grid = plan.levels[key.level].grid
+    return key.row < grid.rows.count and key.col < grid.cols.count
+
+
+def _publish(run: RunDir, plan: Plan) -> None:
+    try:
+        publish_run(run, plan)
+    except (DamagedError, MissingCells) as err:  # of the cells, not of the user's input
+        raise RunError(str(err)) from err
 
 
 def _check_output(run: RunDir, overwrite: bool) -> None:
@@ -126,7 +144,7 @@ def _check_output(run: RunDir, overwrite: bool) -> None:
             f"{run.root}: OUT is a folder (OME-Zarr); restore to {zarr_name}, then "
             f"`gigarestore export {zarr_name} {run.root}`"
         )
-    if not run.root.exists() or (run.root.is_dir() and not any(run.root.iterdir())):
+    if not run.root.exists() or (run.root.is_dir() and _untouched(run)):
         return
     if overwrite and (run.job.exists() or run.published):
         return
@@ -137,6 +155,22 @@ def _check_output(run: RunDir, overwrite: bool) -> None:
             f"{run.root} holds an unfinished run; `gigarestore resume {run.root}` goes on, --overwrite begins again"
         )
     raise PlanError(f"{run.root} exists; choose another OUT, or --overwrite to replace it")
+
+
+def _untouched(run: RunDir) -> bool:
+    """Tell whether a folder is empty, but for what a start leaves that was killed before it wrote its job."""
+    return {path.name for path in run.root.iterdir()} <= {STATE} and not run.job.exists()
+
+
+def _clear(run: RunDir) -> None:
+    """Empty a run's folder except for the lock. What makes it an image goes first, what makes it a run's last."""
+    (run.root / "zarr.json").unlink(missing_ok=True)
+    for path in run.root.iterdir():
+        if path != run.state:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for path in sorted(run.state.iterdir(), key=lambda path: path == run.job):
+        if path != run.lock:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _reclaim(run: RunDir) -> None:

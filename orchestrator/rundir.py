@@ -1,13 +1,13 @@
 """The folder of one run: the published image at its root, the run's private state in `.gigarestore/` beside it.
 
-    OUT/zarr.json            OME-Zarr 0.5 metadata, written last: before that nothing looks like an image
-    OUT/0, OUT/1, ...        the published pyramid
-    OUT/.gigarestore/job.toml        the resolved specification
-    OUT/.gigarestore/journal         committed tiles; its header holds the fingerprint
-    OUT/.gigarestore/events.jsonl    what happened
-    OUT/.gigarestore/input.zarr      the staged input, when it cannot be read by windows
-    OUT/.gigarestore/measured/K.zarr the measurement pooled for level K, when a level needs it
-    OUT/.gigarestore/work/K.zarr     level K's cells
+OUT/zarr.json            OME-Zarr 0.5 metadata, written last: before that nothing looks like an image
+OUT/0, OUT/1, ...        the published pyramid
+OUT/.gigarestore/job.toml        the resolved specification
+OUT/.gigarestore/journal         committed tiles; its header holds the fingerprint
+OUT/.gigarestore/events.jsonl    what happened
+OUT/.gigarestore/input.zarr      the staged input, when it cannot be read by windows
+OUT/.gigarestore/measured/K.zarr the measurement pooled for level K, when a level needs it
+OUT/.gigarestore/work/K.zarr     level K's cells
 """
 
 from __future__ import annotations

@@ -34,11 +34,11 @@ SigmaUnit = Literal["levels", "fraction"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class InputSpec(_Section):
-    """The measurement: an image file, and for inpainting a mask file (non-zero = known) or a value that means unknown."""
+    """The measurement: an image file, and for inpainting a mask file (non-zero = known) or a value for unknown."""
 
     path: str | None = None
     mask: str | None = None
@@ -99,6 +99,8 @@ class SamplingSpec(_Section):
     """First base timestep of a warm start; None or the last one: from pure noise."""
     guided_start: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """The same for levels that have a coarser level to start from."""
+    guided_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Steps of levels that have a coarser level: the guide leaves less to decide."""
     spacing: Literal["uniform", "log_sigma"] | None = None
     inverse: Literal["replicate", "smooth"] | None = None
     """A+ of average pooling: replication (Moore-Penrose, the paper's) or a smooth one (kernels.smooth_pool)."""
@@ -157,9 +159,12 @@ class JobSpec(_Section):
     def load(cls, path: Path) -> JobSpec:
         """Read a specification from a TOML file; raises PlanError on one line."""
         try:
-            return cls.from_toml(path.read_text(encoding="utf-8"), str(path))
+            text = path.read_text(encoding="utf-8")
         except OSError as err:
             raise PlanError(f"cannot read {path}: {err.strerror}") from None
+        except UnicodeDecodeError:
+            raise PlanError(f"{path} is not valid TOML: it is not UTF-8 text") from None
+        return cls.from_toml(text, str(path))
 
     @classmethod
     def build(cls, values: dict[str, Any], where: str = "the options") -> JobSpec:

@@ -36,20 +36,21 @@ def trajectory(plan: Plan, level: Level) -> Trajectory:
 def build_trajectory(
     sampling: SamplingSpec, denoiser: DenoiserInfo, *, guided: bool, denoising_sigma: float | None
 ) -> Trajectory:
-    """Build the visited timesteps; a pure denoising task starts no earlier than where its own noise is the state's."""
+    """Build the visited timesteps; a pure denoising task starts where its own noise is the state's."""
     assert sampling.steps is not None and sampling.travel is not None, "resolve() fills the sampling"
     alpha_bar = base_alpha_bar(denoiser.alpha_bar, denoiser.n_timesteps)
     start = sampling.guided_start if guided and sampling.guided_start is not None else sampling.start
     if denoising_sigma is not None and sampling.init != "none":
         sigmas = np.sqrt((1 - alpha_bar) / alpha_bar)
         # The measurement itself is x_t / a_t at the timestep with this noise level.
-        start = int(np.clip(np.searchsorted(sigmas, denoising_sigma), 1, (start or len(alpha_bar)) - 1))
+        start = int(np.clip(np.searchsorted(sigmas, denoising_sigma), 1, len(alpha_bar) - 1))
+    steps = sampling.guided_steps if guided and sampling.guided_steps is not None else sampling.steps
     warm = start is not None and start < denoiser.n_timesteps - 1 and sampling.init != "none"
     if sampling.spacing == "log_sigma":
         first = len(alpha_bar) - 1 if start is None else start
-        timesteps = log_sigma_timesteps(alpha_bar, first, sampling.steps)
+        timesteps = log_sigma_timesteps(alpha_bar, first, steps)
     else:
-        timesteps = respaced_timesteps(len(alpha_bar), sampling.steps, start)
+        timesteps = respaced_timesteps(len(alpha_bar), steps, start)
     schedule = Schedule.from_timesteps(alpha_bar, timesteps)
     return Trajectory(schedule, tuple(time_travel(len(timesteps), *sampling.travel)), warm)
 

@@ -105,7 +105,11 @@ class Worker:
         wide: the measurement with START_MARGIN pixels around; smooth: the coarser level's result at this size.
         Where the level measures every pixel itself, its own (noisy) pixels are the start, and unknown ones are filled.
         """
-        if wide is None or self.plan.task.name in ("cs", "operator") or (smooth is not None and (level.posed.scale > 1 or self.plan.task.grey)):
+        if (
+            wide is None
+            or self.plan.task.name in ("cs", "operator")
+            or (smooth is not None and (level.posed.scale > 1 or self.plan.task.grey))
+        ):
             return smooth
         s, m = level.posed.scale, START_MARGIN
         picture = to_channels(wide, self.plan.denoiser.channels)

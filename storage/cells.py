@@ -59,11 +59,11 @@ class Cells:
         cells = cls(path, shape=(channels, height, width), cell=cell, fsync=fsync)
         cells.path.mkdir(parents=True, exist_ok=True)
         cells._scratch.mkdir(exist_ok=True)
-        document = zarr_meta.dump(_metadata(cells))
-        if not files.write_once(cells.path / zarr_meta.ZARR_JSON, [document], fsync=fsync, scratch=cells._scratch):
-            raise FormatError(f"{path}: exists already; open it to resume, or remove the run's folder")
         for row in range(-(-height // cell)):
             cells._file(row, 0).parent.mkdir(parents=True, exist_ok=True)
+        document = zarr_meta.dump(_metadata(cells))  # last: a killed creation leaves no array
+        if not files.write_once(cells.path / zarr_meta.ZARR_JSON, [document], fsync=fsync, scratch=cells._scratch):
+            raise FormatError(f"{path}: exists already; open it to resume, or remove the run's folder")
         if fsync:
             for folder in (cells.path / "c" / "0", cells.path / "c", cells.path, cells.path.parent):
                 files.fsync_folder(folder)

@@ -24,8 +24,13 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 MAX_PNG_BYTES = 1 << 30
 """Default limit on the pixels of a PNG, bytes: it is made whole in memory, and few programs open a larger one."""
-COMPRESSIONS = {"none": None, "deflate": "adobe_deflate", "zstd": "zstd", "lzw": "lzw"}
-"""TIFF compressions, all lossless: deflate opens everywhere, zstd is several times faster."""
+COMPRESSIONS: dict[str, dict[str, Any]] = {
+    "none": {"compression": None},
+    "deflate": {"compression": "adobe_deflate", "compressionargs": {"level": 1}, "predictor": True},
+    "zstd": {"compression": "zstd", "compressionargs": {"level": 1}, "predictor": True},
+    "lzw": {"compression": "lzw", "predictor": True},
+}
+"""TIFF compressions, all lossless: deflate opens everywhere, zstd is twice as fast; higher levels gain little."""
 _SUFFIXES = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF"}
 _TILE = 512
 # Classic TIFF counts bytes in 32 bits; the reserve is for tables and for data that compression makes larger.
@@ -97,7 +102,7 @@ def _png(info: ImageInfo, reader: ZarrReader) -> bytes:
     return encoded[:end_of_header] + profile + encoded[end_of_header:]
 
 
-def _write_tiff(file: Path, source: str, levels: int, compression: str | None, progress: Progress | None) -> None:
+def _write_tiff(file: Path, source: str, levels: int, compression: dict[str, Any], progress: Progress | None) -> None:
     readers = [ZarrReader(source, level) for level in range(levels)]
     size = sum(reader.info.nbytes for reader in readers)
     counter = _Counter(sum(_tile_count(reader.info) for reader in readers), progress)
@@ -110,12 +115,11 @@ def _write_tiff(file: Path, source: str, levels: int, compression: str | None, p
                 shape=(info.height, info.width) if info.channels == 1 else (info.height, info.width, info.channels),
                 dtype=info.dtype,
                 tile=(_TILE, _TILE),
-                compression=compression,
-                predictor=compression is not None,
                 subfiletype=1 if number else 0,
                 iccprofile=None if number else info.icc,
                 metadata=None,
                 maxworkers=2,
+                **compression,
                 **colour,
                 **_resolution(info),
             )

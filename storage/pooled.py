@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.codecs import Crc32cCodec
 
 from storage.box import Box
+from storage.errors import DamagedError
 
 Array = NDArray[np.float32]
 
@@ -34,8 +36,13 @@ class Pooled:
         return int(self.array.shape[2])
 
     def read(self, box: Box) -> Array:
-        """Read a window inside the image as (C, h, w)."""
-        return np.asarray(self.array[:, box.y0 : box.y1, box.x0 : box.x1], dtype=np.float32)
+        """Read a window inside the image as (C, h, w); raises DamagedError when a stored block is lost."""
+        window = np.asarray(self.array[:, box.y0 : box.y1, box.x0 : box.x1], dtype=np.float32)
+        if np.isinf(window).any():
+            raise DamagedError(
+                f"{self.array.store_path}: the pooled measurement at {box} is lost; remove it and resume"
+            )
+        return window
 
 
 def open_pooled(path: Path) -> Pooled:
@@ -44,7 +51,12 @@ def open_pooled(path: Path) -> Pooled:
 
 
 def build_pooled(
-    read: Callable[[int, int, int, int], Array], channels: int, height: int, width: int, factor: int, dest: Path
+    read: Callable[[int, int, int, int], Array],
+    channels: int,
+    height: int,
+    width: int,
+    factor: int,
+    dest: Path,
 ) -> Pooled:
     """Pool `read(y0, x0, y1, x1)`, an image that may be read beyond its edge, into a new array at `dest`.
 
@@ -59,8 +71,8 @@ def build_pooled(
         shape=(channels, height, width),
         chunks=(channels, min(BLOCK, height), min(BLOCK, width)),
         dtype="float32",
-        compressors=None,
-        fill_value=float("nan"),
+        compressors=[Crc32cCodec()],
+        fill_value=float("inf"),  # never a value: a lost chunk shows
         config={"write_empty_chunks": True},
     )
     for y in range(0, height, BLOCK):

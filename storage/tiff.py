@@ -91,6 +91,7 @@ def _describe(path: str, file: tifffile.TiffFile) -> ImageInfo:
     _refuse_other_images(path, file)
     _refuse_unsupported(path, page)
     _check_tables(path, page, os.path.getsize(path))
+    page.init_decode()  # builds the decoder from the tags: what does not fit together shows here
     height, width = int(page.imagelength), int(page.imagewidth)
     tall, wide = segment_shape(page)
     itemsize = int(page.bitspersample) // 8
@@ -124,7 +125,8 @@ def _refuse_other_images(path: str, file: tifffile.TiffFile) -> None:
     pages = (file.pages[number] for number in range(len(file.pages)))
     full = [page for page in pages if not int(page.subfiletype or 0) & (_REDUCED | _MASK)]
     if len(full) > 1:
-        sizes = ", ".join(f"{p.imagelength}x{p.imagewidth}" for p in full[:3]) + (", ..." if len(full) > 3 else "")
+        sizes = ", ".join(f"{int(p.imagelength)}x{int(p.imagewidth)}" for p in full[:3])
+        sizes += ", ..." if len(full) > 3 else ""
         raise FormatError(
             f"{path}: holds {len(full)} images ({sizes} H x W) and it is not said which one; supported: one image with "
             "its pyramid; split it: tiffsplit, or magick 'in.tif[0]' out.tif"
@@ -148,6 +150,10 @@ def _refuse_unsupported(path: str, page: tifffile.TiffPage) -> None:
         kind = {2: "signed", 3: "float", 5: "complex", 6: "complex"}.get(int(page.sampleformat or 1), "unsigned")
         raise FormatError(
             f"{path}: found {bits} bit {kind} samples; {_SUPPORTED}; convert it: vips cast in.tif out.tif ushort"
+        )
+    if int(page.planarconfig) not in (1, 2):
+        raise FormatError(
+            f"{path}: planar configuration {page.planarconfig} is unknown; the TIFF is damaged, get it again"
         )
     if int(page.imagedepth) != 1:
         raise FormatError(f"{path}: found a volume of depth {page.imagedepth}; {_SUPPORTED}; extract one slice")

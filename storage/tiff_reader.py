@@ -31,7 +31,6 @@ class TiffReader:
         self._path = path
         self._open = contextlib.ExitStack()
         self._page, self.info = self._open.enter_context(tiff.opened(path))
-        self._page.init_decode()
         self._fd: int = self._page.parent.filehandle.fileno()
         self._planar = int(self._page.planarconfig) == 2 and self.info.channels > 1
         self._tall, self._wide = tiff.segment_shape(self._page)

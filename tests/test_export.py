@@ -131,7 +131,9 @@ def test_names_that_cannot_be_written_are_refused_in_one_line(tmp_path, name, me
 
 def test_a_png_above_the_limit_names_the_limit_and_the_way_out(tmp_path):
     source = published(tmp_path / "out", image(3))
-    with pytest.raises(FormatError, match=r"2\.2 MiB of pixels, above the limit of 1\.0 MiB .* export to image\.tif instead"):
+    with pytest.raises(
+        FormatError, match=r"2\.2 MiB of pixels, above the limit of 1\.0 MiB .* export to image\.tif instead"
+    ):
         export(source, tmp_path / "image.png", max_png_bytes=1 << 20)
 
 

@@ -1,4 +1,4 @@
-"""Blur, decimation, compressed sensing: the laws of their operators, and that measurements hold beside pinned pixels."""
+"""Blur, decimation, compressed sensing: laws of the operators, and measurements that hold beside pinned pixels."""
 
 from pathlib import Path
 
@@ -97,7 +97,9 @@ def test_stencils_measure_the_valid_convolution(seed, tall, wide):
 def test_only_measurements_wholly_inside_constrain_and_they_agree_with_the_whole_picture(name):
     op = OPERATORS[name]()
     stencil = op.stencil if isinstance(op, Convolution) else None
-    stencil = stencil or {"uniform 3": blur.uniform(3), "bicubic 2": blur.bicubic(2), "bicubic 4": blur.bicubic(4)}[name]
+    stencil = (
+        stencil or {"uniform 3": blur.uniform(3), "bicubic 2": blur.bicubic(2), "bicubic 4": blur.bicubic(4)}[name]
+    )
     x = picture(batch=1)
     found = select(op, [0]).A(x)[0].numpy()
     whole = stencil.measure(x[0].numpy())

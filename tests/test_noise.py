@@ -23,11 +23,9 @@ def test_philox_gives_the_known_answers_of_random123():
 
 def test_a_few_deviates_are_pinned():
     z = KeyedNoise(7).draw([(1, 2, 3)], [4], (1, 1, 5), CPU).flatten()
-    expected = torch.tensor(PINNED)
+    # Computed apart, in integers and float64 of plain Python.
+    expected = torch.tensor([0.44599965, -0.28827894, -0.43189812, -1.02839625, -0.84088749])
     assert torch.allclose(z, expected, rtol=0, atol=1e-6)
-
-
-PINNED = [0.0, 0.0, 0.0, 0.0, 0.0]
 
 
 @settings(max_examples=20, deadline=None)

@@ -270,8 +270,9 @@ def test_a_cut_jpeg_tile_is_an_error_and_not_grey_pixels(tmp_path):
 def test_inspecting_a_png_or_jpeg_loads_neither_tifffile_nor_zarr(tmp_path):
     png, jpeg = write_png(tmp_path / "a.png", picture()), write_jpeg(tmp_path / "a.jpg", picture())
     code = (
-        "import sys; from storage.open import inspect; "
-        f"inspect({str(png)!r}); inspect({str(jpeg)!r}); print({{'tifffile', 'zarr', 'torch', 'ray'}} & set(sys.modules))"
+        "import sys; from storage.open import inspect; inspect(sys.argv[1]); inspect(sys.argv[2]); "
+        "print({'tifffile', 'zarr', 'torch', 'ray'} & set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code, str(png), str(jpeg)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -154,6 +154,7 @@ def test_the_eps_form_matches_the_golden_run():
     assert_close(restore(*case["hw"], case["seed0"], settings, pooled(data["y"], 4)), data["result"])
 
 
+@pytest.mark.slow
 def test_the_deterministic_eps_form_matches_the_golden_run():
     # Without fresh noise nothing damps rounding on the way through this random network: the golden itself is 6e-4 from
     # the same run in float64, and equals ours to the last bit where convolutions add in the same order, on the golden's
@@ -189,6 +190,7 @@ def test_generation_with_mask_shift_matches_the_golden_run():
     assert_close(restore(64, 96, case["seed0"], config(), lambda i, j: {}), data["result"])
 
 
+@pytest.mark.slow
 def test_hierarchical_restoration_matches_the_golden_run():
     case, data = golden("oracle/hir_sr8_128x160")
     coarse = restore(64, 80, case["seed0_phase1"], config(), pooled(data["y"], 4))

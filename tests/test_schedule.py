@@ -108,5 +108,5 @@ def test_strided_timesteps_start_at_zero_with_equal_gaps():
     ],
 )
 def test_impossible_requests_are_refused_on_one_line(call):
-    with pytest.raises(ValueError, match="^[^\n]+$"):
+    with pytest.raises(ValueError, match=r"^[^\n]+$"):
         call()

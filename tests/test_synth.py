@@ -77,9 +77,9 @@ def test_crops_do_not_depend_on_who_drew_the_images(tmp_path: Path) -> None:
     inline, drawn = collection(tmp_path / "inline"), collection(tmp_path / "drawn")
     with ImagePool(inline) as a, ImagePool(drawn, drawers=1) as b:
         for visible in (1, 2, 3, 9):
-            crops = [pool.crop(np.random.default_rng(visible), visible, 16) for pool in (a, b)]
-            assert crops[0].shape == (3, 16, 16)
-            assert np.array_equal(*crops)
+            one, other = (pool.crop(np.random.default_rng(visible), visible, 16) for pool in (a, b))
+            assert one.shape == (3, 16, 16)
+            assert np.array_equal(one, other)
 
 
 def test_only_visible_shards_are_drawn_and_no_partial_file_stays(tmp_path: Path) -> None:

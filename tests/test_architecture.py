@@ -1,0 +1,91 @@
+"""The import directions of architecture.md, read from the source and measured in fresh interpreters."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("kernels", "storage", "orchestrator", "cluster")
+HEAVY = ("torch", "ray", "zarr", "tifffile")
+
+MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+# Pure: what plans a run must load on a login node in well under a second.
+PURE = ("spec", "grid", "graph", "plan", "frontier", "events", "tasks", "estimate", "resolve", "trajectory", "rundir")
+FORBIDDEN = {
+    "kernels": {"storage", "orchestrator", "cluster", "ray", "zarr", "tifffile", "imagecodecs", "pydantic", "typer"},
+    "storage": {"kernels", "orchestrator", "cluster", "ray", "torch", "pydantic", "typer"},
+    "orchestrator": {"cluster", "typer", "rich"},
+    "cluster": set(),
+}
+
+
+def imported(path):
+    """Return the top-level names that a module imports anywhere in it, with their lines."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [(alias.name.partition(".")[0], node.lineno) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno} imports relatively"
+            found.append((node.module.partition(".")[0], node.lineno))
+    return found
+
+
+def loaded_by(*modules, then="pass"):
+    """Return which of the heavy packages a fresh interpreter holds after importing `modules`."""
+    lines = [f"import {', '.join(modules)}", then, f"print(*(m for m in {HEAVY} if m in sys.modules))"]
+    code = "import sys; sys.path.insert(0, '.')\n" + "\n".join(lines)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: f"{path.parent.name}.{path.stem}")
+def test_imports_go_one_way(path):
+    package = path.relative_to(ROOT).parts[0]
+    wrong = [f"{path.name}:{line} imports {name}" for name, line in imported(path) if name in FORBIDDEN[package]]
+    assert not wrong
+
+
+def test_only_the_ray_executor_imports_ray():
+    importers = {str(path.relative_to(ROOT)) for path in MODULES if any(name == "ray" for name, _ in imported(path))}
+    assert importers == {"orchestrator/ray_executor.py"}
+
+
+def test_only_the_worker_puts_storage_and_the_network_together():
+    both = {
+        path.stem
+        for path in MODULES
+        if {"torch", "storage"} <= {name for name, _ in imported(path)} and path.parent.name == "orchestrator"
+    }
+    assert both == {"worker"}
+
+
+@pytest.mark.parametrize("package", [*PACKAGES, "cluster.cli"])
+def test_a_package_and_the_command_line_load_nothing_heavy(package):
+    assert loaded_by(package) == set()
+
+
+def test_what_plans_a_run_loads_nothing_heavy():
+    assert loaded_by(*(f"orchestrator.{name}" for name in PURE)) == set()
+
+
+def test_planning_a_run_loads_nothing_heavy():
+    command = "from cluster.cli import _run; _run(['plan', '--size', '500x700', '--scale', '4'])"
+    assert loaded_by("cluster.cli", then=command) == set()
+
+
+def test_kernels_need_neither_storage_nor_ray():
+    assert loaded_by("kernels.sampler", "kernels.denoiser", "kernels.builtin") == {"torch"}
+
+
+def test_storage_needs_no_network():
+    assert "torch" not in loaded_by("storage.publish", "storage.export", "storage.cells", "storage.open")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: f"{path.parent.name}.{path.stem}")
+def test_every_module_says_what_it_is(path):
+    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))

@@ -1,0 +1,158 @@
+"""Ray actors give the bytes of the serial executor: any number of workers, any batch, also when workers are killed."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import ray
+
+from orchestrator.errors import PlanError, RunError, TileError
+from orchestrator.events import BatchCommitted, BatchFailed, WorkerLost, WorkerStarted
+from orchestrator.ray_executor import RayExecutor
+from orchestrator.run import resume, start
+from orchestrator.rundir import RunDir
+
+pytestmark = pytest.mark.ray
+
+JOBS = {"detail": {}, "centre": {"sampling": {"intent": "faithful"}, "tiling": {"order": "centre", "margin": 0}}}
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory, small, job, serially, published_files):
+    """Return the published files of each job's serial run."""
+    found = {}
+    for name, options in JOBS.items():
+        out = tmp_path_factory.mktemp("reference") / "out"
+        serially(job(small, out, **options))
+        found[name] = published_files(out)
+    return found
+
+
+class Heard:
+    """A listener that keeps the events, and may act on the n-th commit."""
+
+    def __init__(self, act=None, at=()):
+        self.events, self.act, self.at = [], act, set(at)
+        self.commits = 0
+
+    def __call__(self, event):
+        self.events.append(event)
+        if isinstance(event, BatchCommitted):
+            self.commits += 1
+            if self.commits in self.at:
+                self.act(self)
+
+    def of(self, kind):
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def living(self):
+        """Return the workers that joined and were not lost."""
+        lost = {event.worker for event in self.of(WorkerLost)}
+        return [event.worker for event in self.of(WorkerStarted) if event.worker not in lost]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://localhost:1", "no.such.host.invalid:6379", "[::1]:99999"])
+def test_a_cluster_that_is_not_there_is_refused_at_once(address):
+    with pytest.raises(PlanError, match="no Ray cluster answers at") as refused:
+        RayExecutor(1, address=address)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.fixture(scope="module")
+def local_ray():
+    """One Ray for all tests below; executors find it and leave it running."""
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=100_000_000,
+        _system_config={"worker_niceness": 0},
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize(
+    ("name", "workers", "batch"),
+    [("detail", 1, 8), ("detail", 2, 1), ("detail", 4, 8), ("centre", 4, 1), ("centre", 2, 8)],
+)
+def test_workers_and_batches_do_not_change_a_byte(
+    name, workers, batch, reference, small, job, tmp_path, published_files, eventually
+):
+    heard = Heard()
+    start(job(small, tmp_path / "out", **JOBS[name]), RayExecutor(workers, batch), [heard])
+    assert published_files(tmp_path / "out") == reference[name]
+    at_work = {event.worker for event in heard.of(BatchCommitted)}
+    assert len(at_work) == 1 if workers == 1 else len(at_work) > 1
+    largest = max(len(event.keys) for event in heard.of(BatchCommitted))
+    assert largest == 1 if batch == 1 else largest > 1 or workers > 1
+    pids = [int(event.worker.rpartition(":")[2]) for event in heard.of(WorkerStarted)]
+    assert eventually(lambda: not any(map(is_actor, pids)), seconds=20), "a worker outlived its run"
+
+
+def is_actor(pid):
+    try:
+        return b"RayWorker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def kill_one(heard):
+    """SIGKILL the worker that joined last, whatever it does at this moment."""
+    os.kill(int(heard.living()[-1].rpartition(":")[2]), signal.SIGKILL)
+
+
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize("moment", [1, 10, 21], ids=["early", "middle", "late"])
+def test_a_killed_worker_is_replaced_and_the_bytes_are_the_same(
+    moment, reference, small, job, tmp_path, published_files, unfinished_files
+):
+    heard = Heard(kill_one, at=[moment])
+    start(job(small, tmp_path / "out"), RayExecutor(2), [heard])
+    assert published_files(tmp_path / "out") == reference["detail"]
+    assert not unfinished_files(tmp_path / "out")
+    assert len(heard.of(WorkerLost)) == 1
+    killed = heard.of(WorkerLost)[0].worker
+    assert killed not in heard.living()
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_tile_that_keeps_failing_is_named_and_the_run_is_resumable(reference, small, job, tmp_path, published_files):
+    """Take the measurement away under the workers; put it back; resume on another executor's leftovers."""
+    out, hidden = tmp_path / "out", tmp_path / "hidden"
+    chunks = RunDir(out).staged_input / "c"
+    heard = Heard(lambda _: chunks.rename(hidden), at=[7])
+    with pytest.raises(TileError, match=r"tile level 0 row \d+ column \d+ failed: .*missing from the array") as failed:
+        start(job(small, out), RayExecutor(2), [heard])
+    assert "\n" not in str(failed.value)
+    assert heard.of(BatchFailed)
+    assert not heard.of(WorkerLost), "an exception must not cost a worker"
+    hidden.rename(chunks)
+    outcome = resume(out, RayExecutor(2))
+    assert outcome.resumed >= 7
+    assert published_files(out) == reference["detail"]
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_workers_that_cannot_start_end_the_run_with_the_reason(small, job, tmp_path):
+    """Damage what every worker opens first: the run gives up in bounded time and says why."""
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        start(job(small, out), RayExecutor(1), [Heard(interrupt, at=[1])])
+    metadata = RunDir(out).work(0) / "zarr.json"
+
+    def damage(event):
+        if type(event).__name__ == "RunStarted":
+            metadata.write_text("{}")
+
+    with pytest.raises(RunError, match="workers died") as failed:
+        resume(out, RayExecutor(1), [damage])
+    assert "zarr" in str(failed.value)
+
+
+def interrupt(_):
+    raise KeyboardInterrupt
