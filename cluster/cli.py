@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from cluster import bench
 from cluster import options as opt
 from cluster.progress import ProgressView, duration, size
 from orchestrator.errors import PlanError, RunError
-from orchestrator.events import Event, WorkerStarted
+from orchestrator.events import Event
 from orchestrator.spec import JobSpec
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Restore images of unlimited size with pre-trained diffusion models (DDNM, MSR, HiR) on Ray and Zarr.",
 )
+app.add_typer(bench.app, name="bench")
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -61,7 +63,20 @@ def restore(
     operator_args: opt.OperatorArg = None,
     size: opt.Size = None,
     denoiser: opt.DenoiserRef = None,
+    region: opt.Region = None,
+    label: opt.Label = None,
+    classifier: opt.Classifier = None,
+    guidance: opt.Guidance = None,
+    value_range: opt.Range = None,
+    grey_as: opt.GreyAs = None,
+    bands_as: opt.BandsAs = None,
+    skip_flat: opt.SkipFlat = None,
     intent: opt.Intent = None,
+    quality: opt.Quality = None,
+    method: opt.Method = None,
+    zeta: opt.Zeta = None,
+    eta_b: opt.EtaB = None,
+    ilvr_stop: opt.IlvrStop = None,
     form: opt.Form = None,
     steps: opt.Steps = None,
     eta: opt.Eta = None,
@@ -105,6 +120,11 @@ def resume(
     noise_scale: opt.NoiseScale = None,
     inverse: opt.Inverse = None,
     intent: opt.Intent = None,
+    quality: opt.Quality = None,
+    method: opt.Method = None,
+    zeta: opt.Zeta = None,
+    eta_b: opt.EtaB = None,
+    ilvr_stop: opt.IlvrStop = None,
     tile: opt.Tile = None,
     stride: opt.Stride = None,
     margin: opt.Margin = None,
@@ -126,7 +146,7 @@ def resume(
     from orchestrator import run
     from orchestrator.rundir import RunDir
 
-    spec = opt.job_spec(RunDir.existing(out).load_spec(), given)
+    spec = opt.job_spec(RunDir.existing(out).load_spec(), {**given, "output": out})
     _report(_drive(spec, quiet, lambda ex, on: run.resume(out, ex, on, changes=spec)))
 
 
@@ -147,7 +167,20 @@ def plan(
     operator_args: opt.OperatorArg = None,
     size: opt.Size = None,
     denoiser: opt.DenoiserRef = None,
+    region: opt.Region = None,
+    label: opt.Label = None,
+    classifier: opt.Classifier = None,
+    guidance: opt.Guidance = None,
+    value_range: opt.Range = None,
+    grey_as: opt.GreyAs = None,
+    bands_as: opt.BandsAs = None,
+    skip_flat: opt.SkipFlat = None,
     intent: opt.Intent = None,
+    quality: opt.Quality = None,
+    method: opt.Method = None,
+    zeta: opt.Zeta = None,
+    eta_b: opt.EtaB = None,
+    ilvr_stop: opt.IlvrStop = None,
     steps: opt.Steps = None,
     start: opt.Start = None,
     travel: opt.Travel = None,
@@ -166,16 +199,18 @@ def plan(
     """Say what a restoration would take: tiles, levels, NFE, critical path, useful workers, memory, disk, time."""
     given = {k: v for k, v in locals().items() if k in opt.PLACES}
     from orchestrator.estimate import estimate
+    from orchestrator.filled import count_filled
     from orchestrator.resolve import plan_job
 
     planned = plan_job(opt.job_spec(JobSpec.load(job) if job else JobSpec(), {**given, "path": source}))
     numbers = estimate(planned, workers or 1, step_seconds)
+    filled = count_filled(planned)
     if as_json:
-        print(json.dumps({"spec": planned.spec.model_dump(mode="json"), **numbers.as_dict()}))
+        print(json.dumps({"spec": planned.spec.model_dump(mode="json"), "filled": filled, **numbers.as_dict()}))
         return
     from cluster.tables import print_plan
 
-    print_plan(planned, numbers)
+    print_plan(planned, numbers, filled)
 
 
 @app.command()
@@ -297,14 +332,9 @@ def _drive(spec: JobSpec, quiet: bool, go: Callable[[Executor, list[Callable[[Ev
     """Run with progress; a termination signal ends like Ctrl-C: everything committed stays."""
     executor = _executor(spec)
     signal.signal(signal.SIGTERM, _interrupt)
-
-    def rearm(event: Event) -> None:
-        if isinstance(event, WorkerStarted):  # Ray installs its own handler when it starts
-            signal.signal(signal.SIGTERM, _interrupt)
-
     with ProgressView(quiet) as progress:
         try:
-            return go(executor, [progress, rearm])
+            return go(executor, [progress])
         except KeyboardInterrupt:
             where = f"; go on with: gigarestore resume {spec.output}" if spec.output else ""
             _fail(f"interrupted, everything committed is kept{where}", INTERRUPTED)
@@ -326,8 +356,10 @@ def _report(outcome: Outcome) -> None:
     plan: Plan = outcome.plan
     megapixels = plan.height * plan.width / 1e6
     resumed = f" ({outcome.resumed} from before)" if outcome.resumed else ""
+    filled = f", {outcome.filled} of them filled without the network" if outcome.filled else ""
     print(
-        f"{outcome.root}: {plan.height}x{plan.width} px ({megapixels:.1f} Mpx), {outcome.tiles} tiles{resumed}, "
+        f"{outcome.root}: {plan.height}x{plan.width} px ({megapixels:.1f} Mpx), "
+        f"{outcome.tiles} tiles{resumed}{filled}, "
         f"{duration(outcome.seconds)}"
     )
 

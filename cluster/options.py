@@ -42,15 +42,51 @@ OperatorArg = Annotated[
 Size = Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of the input where there is no file (generate, plan).")]
 DenoiserRef = Annotated[
     str | None,
-    typer.Option("--denoiser", help="builtin, analytic: or guided-diffusion:PATH.", show_default="builtin"),
+    typer.Option(
+        "--denoiser",
+        help="builtin, guided-diffusion:PATH, diffusers:FOLDER, prior:PATH, "
+        "module:PACKAGE.MODULE:NAME ((x_t, t) -> eps), sigma:PACKAGE.MODULE:NAME (D(z, sigma) -> x0) or analytic:.",
+        show_default="builtin",
+    ),
+]
+Range = Annotated[
+    str | None,
+    typer.Option("--range", help="Stored values LOW,HIGH of black and white.", show_default="the limits of the dtype"),
+]
+GreyAs = Annotated[
+    str | None,
+    typer.Option(help="One band: replicate (in every channel) or mean (of the channels).", show_default="replicate"),
+]
+BandsAs = Annotated[
+    str | None,
+    typer.Option(help="Other bands than the network's: groups of its channels, or single.", show_default="groups"),
+]
+SkipFlat = Annotated[
+    float | None, typer.Option(help="Fill tiles whose measurement varies by no more grey levels, without the network.")
+]
+Label = Annotated[int | None, typer.Option("--class", help="Class to draw, of a conditional network or --classifier.")]
+Classifier = Annotated[Path | None, typer.Option(help="Guided-diffusion classifier that guides the network.")]
+Guidance = Annotated[float | None, typer.Option(help="Factor of the classifier's gradient.", show_default="1")]
+Region = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Y0,X0,Y1,X1:DENOISER[:CLASS], output px: restore a region with another network first. May repeat."
+    ),
 ]
 Intent = Annotated[
     str | None,
     typer.Option(help="faithful: nearest to the truth on average; detail: a sample; paper: the paper's settings."),
 ]
+Method = Annotated[str | None, typer.Option(help="ddnm, repaint, ilvr, ddrm, pigdm or dps.", show_default="ddnm")]
+Zeta = Annotated[float | None, typer.Option(help="dps: length of the gradient step.", show_default="1")]
+EtaB = Annotated[float | None, typer.Option(help="ddrm: weight of the measurement, 0 to 1.", show_default="1")]
+IlvrStop = Annotated[int | None, typer.Option(help="ilvr: last conditioned timestep.", show_default="0: all")]
+Quality = Annotated[
+    str | None, typer.Option(help="draft, standard or paper: number of steps, from the measured trade-off.")
+]
 Form = Annotated[str | None, typer.Option(help="posterior (DDPM step) or eps (Eq. 10).")]
 Steps = Annotated[int | None, typer.Option(help="Denoising steps per tile.")]
-Eta = Annotated[str | None, typer.Option(help="Share of fresh noise in form eps: 0 to 1, or ddpm.")]
+Eta = Annotated[str | None, typer.Option(help="Share of fresh noise in form eps: 0 to 1, ddpm, or analytic.")]
 Start = Annotated[int | None, typer.Option(help="First timestep of a warm start; leave out for the preset's.")]
 Inverse = Annotated[str | None, typer.Option(help="A+ of average pooling: replicate (the paper's) or smooth.")]
 NoiseScale = Annotated[float | None, typer.Option(help="Factor of all noise, 0 to 1.")]
@@ -111,6 +147,28 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def parse_range(text: str) -> tuple[float, float]:
+    """Read LOW,HIGH."""
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise PlanError(f"--range {text!r} is no range; give LOW,HIGH of stored values, for example 0,4095") from None
+    return low, high
+
+
+def parse_regions(texts: list[str]) -> list[dict[str, Any]]:
+    """Read Y0,X0,Y1,X1:DENOISER[:CLASS], once per region."""
+    found = []
+    for text in texts:
+        match = re.fullmatch(r"(\d+),(\d+),(\d+),(\d+):(.+?)(?::(\d+))?", text)
+        if match is None:
+            raise PlanError(f"--region {text!r} is no region; give Y0,X0,Y1,X1:DENOISER or ...:DENOISER:CLASS")
+        *box, denoiser, label = match.groups()
+        number = None if label is None else int(label)
+        found.append({"box": tuple(map(int, box)), "denoiser": denoiser, "label": number})
+    return found
+
+
 def parse_travel(text: str) -> tuple[int, int]:
     """Read LENGTH,REPEAT."""
     match = re.fullmatch(r"(\d+),(\d+)", text)
@@ -137,14 +195,17 @@ def parse_arguments(texts: list[str]) -> dict[str, str]:
 def parse_eta(text: str) -> float | str:
     """Read a number or `ddpm`."""
     try:
-        return text if text == "ddpm" else float(text)
+        return text if text in ("ddpm", "analytic") else float(text)
     except ValueError:
-        raise PlanError(f"--eta {text!r} is neither a number from 0 to 1 nor ddpm") from None
+        raise PlanError(f"--eta {text!r} is neither a number from 0 to 1 nor ddpm nor analytic") from None
 
 
 PARSERS: dict[str, Callable[[Any], Any]] = {
     "size": parse_size,
     "travel": parse_travel,
+    "value_range": parse_range,
+    "region": parse_regions,
+    "classifier": str,
     "eta": parse_eta,
     "pad": parse_pad,
     "operator_args": parse_arguments,
@@ -156,6 +217,9 @@ PLACES = {
     "path": ("input", "path"),
     "mask": ("input", "mask"),
     "size": ("input", "size"),
+    "value_range": ("input", "values"),
+    "grey_as": ("input", "grey_as"),
+    "bands_as": ("input", "bands_as"),
     "nodata": ("input", "nodata"),
     "pad": ("input", "pad"),
     "kernel": ("task", "kernel"),
@@ -166,9 +230,19 @@ PLACES = {
     "operator_args": ("task", "operator_args"),
     "output": ("", "output"),
     "denoiser": ("", "denoiser"),
+    "region": ("", "regions"),
     "task": ("task", "name"),
     "scale": ("task", "scale"),
     "sigma": ("task", "sigma"),
+    "skip_flat": ("task", "skip_flat"),
+    "label": ("guidance", "label"),
+    "classifier": ("guidance", "classifier"),
+    "guidance": ("guidance", "scale"),
+    "method": ("sampling", "method"),
+    "zeta": ("sampling", "zeta"),
+    "eta_b": ("sampling", "eta_b"),
+    "ilvr_stop": ("sampling", "ilvr_stop"),
+    "quality": ("sampling", "quality"),
     "intent": ("sampling", "intent"),
     "form": ("sampling", "form"),
     "eta": ("sampling", "eta"),

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from orchestrator.verify import Verification
 
 
-def print_plan(plan: Plan, numbers: Estimate) -> None:
-    """Print a plan and what it will cost."""
+def print_plan(plan: Plan, numbers: Estimate, filled: int | None) -> None:
+    """Print a plan and what it will cost; filled: tiles that need no network, None where they were not counted."""
     console, spec = Console(highlight=False), plan.spec
     tiling, sampling = spec.tiling, spec.sampling
     console.print(
@@ -24,6 +24,13 @@ def print_plan(plan: Plan, numbers: Estimate) -> None:
         f"{plan.out_channels} bands of {plan.dtype}; tile {tiling.tile}, stride {tiling.stride}, order {tiling.order}; "
         f"form {sampling.form}, eta {sampling.eta}, {sampling.steps} steps, noise x{sampling.noise_scale}"
     )
+    for line in plan.bands.describe():
+        console.print(line)
+    for region in plan.regions:
+        tiles = sum(level.grid.count for level in region.plan.levels)
+        console.print(f"region {region.box}: restored first with {region.plan.denoiser.name}, {tiles:,} tiles")
+    if not plan.values.full:
+        console.print(f"black is {plan.values.low:g}, white is {plan.values.high:g} of {plan.dtype}")
     table = Table("level", "size", "tiles", "scale", "NFE/tile", box=None, pad_edge=False)
     for level in reversed(numbers.levels):
         table.add_row(
@@ -37,6 +44,7 @@ def print_plan(plan: Plan, numbers: Estimate) -> None:
     time = "unknown for this network: give --step-seconds" if numbers.seconds is None else duration(numbers.seconds)
     for name, value in (
         ("tiles", f"{numbers.tiles:,}"),
+        *([] if filled == 0 else [("filled without it", "not counted" if filled is None else f"at least {filled:,}")]),
         ("network evaluations", f"{numbers.nfe:,}"),
         ("critical path", f"{numbers.critical_path:,} tiles"),
         ("useful workers", f"about {numbers.useful_workers:,}; more would mostly wait"),

@@ -96,6 +96,11 @@ class Problem:
             x0 = self.measurement.project(x0, lam)
         return x0 if self.known is None else self.known.project(x0)
 
+    def close(self, x0: Tensor) -> Tensor:
+        """Project x0 (B, C, H, W) on everything that is exact: all but a noisy measurement."""
+        noisy = self.measurement is not None and self.measurement.sigma_y > 0
+        return (replace(self, measurement=None) if noisy else self).project(x0)
+
     def finish(self, x: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
         """Return the result x with its measurement holding on the free pixels beside the pinned ones (method 8.7b).
 
@@ -149,7 +154,13 @@ class Problem:
 
 
 def ddnm_plus(
-    alpha: Tensor, tau: Tensor, eta: Tensor, sigma_y: float, s: float | Tensor, noise_scale: float = 1.0
+    alpha: Tensor,
+    tau: Tensor,
+    eta: Tensor,
+    sigma_y: float,
+    s: float | Tensor,
+    eta_b: float = 1.0,
+    noise_scale: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Return how much of the correction to apply, and how much fresh noise to add beside it, in the range space.
 
@@ -158,14 +169,16 @@ def ddnm_plus(
     are tau. alpha: weight of x^ in the step. eta: the part of tau that must stay fresh (0 in form `posterior`).
     s: singular value of the operator or a map of it, whose zeros do not matter. noise_scale: factor of every draw;
     what it takes from the fresh noise is room for the measurement's own. Source: DDNM, section 3.3, per singular
-    value; method: lambda = 1 if tau >= alpha sigma_y / s, else tau sqrt(1 - eta^2) s / (alpha sigma_y).
+    value; method: lambda = 1 if tau >= alpha sigma_y / s, else tau sqrt(1 - eta^2) s / (alpha sigma_y). DDRM's three
+    cases (Kawar et al. 2022, Eq. 7 and 8) are the same two, with lambda = eta_b in place of 1.
     """
     if isinstance(s, Tensor):
         s = torch.where(s > 0, s, 1.0)
     injected = alpha * sigma_y / s
     room = tau >= injected
-    lam = torch.where(room, 1.0, tau * torch.sqrt(1.0 - (noise_scale * eta) ** 2) / injected)
-    fresh = torch.where(room, torch.sqrt((tau * tau - injected * injected).clamp(min=0.0)), tau * eta)
+    lam = torch.where(room, eta_b, tau * torch.sqrt(1.0 - (noise_scale * eta) ** 2) / injected)
+    spent = eta_b * injected
+    fresh = torch.where(room, torch.sqrt((tau * tau - spent * spent).clamp(min=0.0)), tau * eta)
     return lam, fresh
 
 
@@ -191,7 +204,9 @@ def range_space(
 ) -> RangeSpace:
     """Return the DDNM+ weights of a step from its coefficients (`ddnm_plus`), each (B, 1, 1, 1); x: the batch."""
     operator: Operator = Identity() if scalar else measurement.operator
-    lam, fresh = operator.weights(x, lambda s: ddnm_plus(alpha, tau, eta, measurement.sigma_y, s, noise_scale))
+    lam, fresh = operator.weights(
+        x, lambda s: ddnm_plus(alpha, tau, eta, measurement.sigma_y, s, noise_scale=noise_scale)
+    )
     return RangeSpace(operator, lam, fresh)
 
 

@@ -25,7 +25,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
 # Rows and columns of a tile's window: committed by earlier tiles; to be committed by this one; left to later ones.
 PINNED, OWNED, OUTER = 0, 1, 2
 

@@ -201,7 +201,9 @@ def _sandwich(left: Tensor, x: Tensor, right: Tensor) -> Tensor:
     left, right = left.to(x.dtype)[:, None], right.to(x.dtype)[:, None]
     if x.device.type != "cpu":
         return left @ x @ right
-    return torch.cat([l @ t @ r for l, t, r in zip(left[:, None], x[:, None], right[:, None], strict=True)])
+    return torch.cat(
+        [before @ t @ after for before, t, after in zip(left[:, None], x[:, None], right[:, None], strict=True)]
+    )
 
 
 def _seen(matrix: Tensor, exact: Tensor, free: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from kernels.hadamard_size import kept_count
 from orchestrator.blur import kernel_of, read_blur
 from orchestrator.errors import PlanError
 from orchestrator.spec import InputSpec, JobSpec, TaskSpec
-from storage.coefficients import inspect_coefficients
 from storage.open import inspect
 
 DTYPE_TOP = {"uint8": 255, "uint16": 65535}
@@ -39,7 +38,7 @@ def resolve_task(spec: JobSpec, info: DenoiserInfo) -> TaskSpec:
     return task
 
 
-def resolve_input(given: InputSpec, task: TaskSpec) -> InputSpec:
+def resolve_input(given: InputSpec, task: TaskSpec, channels: int) -> InputSpec:
     """Return the input with its files' facts; raises PlanError on one line."""
     masked, measured = "inpaint" in task.name, task.name != "generate"
     if not measured and given.path is not None:
@@ -59,9 +58,11 @@ def resolve_input(given: InputSpec, task: TaskSpec) -> InputSpec:
     if given.path is None:
         if given.size is None:
             raise PlanError("no input: give an image file" + ("" if measured else " or --size HEIGHTxWIDTH"))
-        return given.model_copy(update={"bands": given.bands or 3, "dtype": given.dtype or "uint8"})
+        return given.model_copy(update={"bands": given.bands or channels, "dtype": given.dtype or "uint8"})
     path = Path(given.path).absolute()
     if task.name == "cs":
+        from storage.coefficients import inspect_coefficients  # imports zarr
+
         cs = inspect_coefficients(path)
         facts = {"size": cs.blocks, "bands": cs.bands, "dtype": cs.dtype, "extent": (cs.height, cs.width)}
         return given.model_copy(update={"path": str(path), **facts})
@@ -72,6 +73,8 @@ def resolve_input(given: InputSpec, task: TaskSpec) -> InputSpec:
         top = DTYPE_TOP[info.dtype]
         raise PlanError(f"--nodata {given.nodata} cannot occur in an image of {info.dtype}; choose 0 to {top}")
     size = (info.height, info.width)
+    if given.crop is not None:
+        size = (given.crop[2] - given.crop[0], given.crop[3] - given.crop[1])
     known = {"size": size, "bands": info.channels, "dtype": info.dtype, "path": str(path)}
     return given.model_copy(update={**known, **_mask(given.mask, size, task)})
 
@@ -98,6 +101,8 @@ def _coefficients(spec: JobSpec) -> TaskSpec:
             raise PlanError("task cs needs a measurement, or --ratio and --size in blocks to plan without one")
         kept_count(task.block, task.ratio)
         return task.model_copy(update={"scale": task.block})
+    from storage.coefficients import inspect_coefficients  # imports zarr
+
     info = inspect_coefficients(Path(spec.input.path))
     if task.ratio is not None and task.ratio != info.ratio:
         raise PlanError(f"--ratio {task.ratio:g} is not that of the measurement, {info.ratio:g}; leave it out")

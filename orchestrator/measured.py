@@ -14,7 +14,6 @@ from orchestrator.windows import Array, Measured
 from storage.box import Box
 from storage.image import Reader
 from storage.open import open_image
-from storage.pixels import to_unit
 from storage.pooled import open_pooled
 
 Pixels = NDArray[np.unsignedinteger]
@@ -35,9 +34,9 @@ def input_measured(run: RunDir, plan: Plan) -> Measured:
     image, known, grey = open_input(run, plan), input_known(run, plan), plan.task.grey
 
     def read(y0: int, x0: int, y1: int, x1: int) -> Array:
-        box = Box(y0, x0, y1, x1)
+        box = Box(y0, x0, y1, x1).shift(*(spec.crop or (0, 0))[:2])
         pixels = image.read(box)
-        y = to_unit(pixels, plan.dtype)
+        y = plan.values.to_unit(pixels)
         if grey and y.shape[0] > 1:
             y = y.mean(axis=0, keepdims=True, dtype=np.float64).astype(np.float32)
         return y if known is None else np.where(known(box, pixels), y, np.float32(np.nan))

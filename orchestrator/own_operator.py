@@ -93,4 +93,4 @@ def _each(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         return f(x)
     import torch
 
-    return torch.cat([f(tile) for tile in torch.split(x, 1)])
+    return torch.cat([f(x[i : i + 1]) for i in range(len(x))])

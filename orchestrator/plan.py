@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kernels.catalog import DenoiserInfo
+from orchestrator.bands import Bands
 from orchestrator.errors import PlanError
 from orchestrator.graph import TaskGraph
 from orchestrator.grid import TileGrid
 from orchestrator.spec import JobSpec
 from orchestrator.tasks import FACTOR, Posed, Task
+from orchestrator.values import Values
+
+if TYPE_CHECKING:
+    from orchestrator.regions import Region
+
+# Parts of a task that keep flat pixels flat.
+PIXELWISE = {"sr", "colorize", "inpaint", "outpaint", "denoise"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,10 +55,14 @@ class Plan:
     """Resolved: no field that changes pixels is unset."""
     denoiser: DenoiserInfo
     task: Task
-    out_channels: int
-    """Bands of the output."""
+    bands: Bands
+    """How the output's bands meet the network's channels."""
+    values: Values
+    """Which stored values are black and white."""
     levels: tuple[Level, ...]
     """Level 0 first."""
+    regions: tuple[Region, ...] = ()
+    """Parts of the output that are restored first, by models of their own."""
 
     @property
     def height(self) -> int:
@@ -58,6 +71,26 @@ class Plan:
     @property
     def width(self) -> int:
         return self.levels[0].width
+
+    @property
+    def out_channels(self) -> int:
+        """Bands of the output."""
+        return self.bands.count
+
+    @property
+    def grey(self) -> bool:
+        """Whether the measurement is the mean of the network's channels."""
+        return self.task.grey or self.bands.grey
+
+    @property
+    def joint(self) -> bool:
+        """Whether the measurement belongs to all channels of a picture together, not band by band."""
+        return self.grey or self.task.name in ("cs", "operator")
+
+    @property
+    def pixelwise(self) -> bool:
+        """Whether A averages cells, so that a flat measurement is the measurement of flat pixels."""
+        return set(self.task.name.split("+")) <= PIXELWISE and self.task.stencil is None
 
     @property
     def dtype(self) -> str:
@@ -79,7 +112,15 @@ class Plan:
         assert spec.input.size and spec.input.bands and spec.input.dtype, "resolve() fills the input's facts"
         channels, dtype = spec.input.bands, spec.input.dtype
         task = Task.of(spec)
-        out_channels = _out_channels(task, channels, denoiser)
+        given, values = spec.input, Values.build(dtype, spec.input.values)
+        bands = Bands.build(
+            denoiser.channels if task.grey or task.name == "operator" else channels,
+            denoiser.channels,
+            grey_as=given.grey_as or "replicate",
+            bands_as=given.bands_as or "groups",
+        )
+        if spec.task.skip_flat is not None and spec.task.sigma > 0:
+            raise PlanError("--skip-flat is for noise-free measurements; leave it or --sigma out")
         tiling = spec.tiling
         assert tiling.tile and tiling.stride and tiling.levels and tiling.order, "resolve() fills the tiling"
         assert tiling.margin is not None, "resolve() fills the tiling"
@@ -89,7 +130,7 @@ class Plan:
         check_reach(task, tiling.tile, tiling.stride, tiling.margin)
         full = output_size(spec)
         sizes = [_padded(side, task, tiling.tile, last) for side in full]
-        sigma_y = spec.task.sigma * (2.0 if spec.task.sigma_unit == "fraction" else 2.0 / dtype_range(dtype))
+        sigma_y = spec.task.sigma * (2.0 if spec.task.sigma_unit == "fraction" else 2.0 / values.levels)
         levels = []
         for k in range(tiling.levels):
             posed = task.posed(FACTOR**k)
@@ -108,15 +149,12 @@ class Plan:
                     grid=grid,
                 )
             )
-        return cls(spec=spec, denoiser=denoiser, task=task, out_channels=out_channels, levels=tuple(levels))
+        return cls(spec=spec, denoiser=denoiser, task=task, bands=bands, values=values, levels=tuple(levels))
 
 
 def dtype_range(dtype: str) -> float:
     """Return the grey levels between the dtype's smallest and largest value."""
-    ranges = {"uint8": 255.0, "uint16": 65535.0}
-    if dtype not in ranges:
-        raise PlanError(f"images of dtype {dtype} are not supported; convert to one of {', '.join(ranges)}")
-    return ranges[dtype]
+    return Values.build(dtype).levels
 
 
 def alignment(task: Task, level: int, last: int) -> int:
@@ -164,17 +202,6 @@ def fitting_margin(task: Task, tile: int, stride: int, levels: int) -> int:
     return (tile - stride) // 2 // unit * unit
 
 
-def _out_channels(task: Task, channels: int, denoiser: DenoiserInfo) -> int:
-    if task.grey or task.name == "operator":
-        return denoiser.channels
-    if channels not in (1, denoiser.channels):
-        raise PlanError(
-            f"the image has {channels} bands, {denoiser.name} restores {denoiser.channels} (or 1, replicated); "
-            f"give an image of 1 or {denoiser.channels} bands or another --denoiser"
-        )
-    return channels
-
-
 def check_levels(task: Task, levels: int) -> None:
     """Raise PlanError naming the most levels that a task can have when it is asked for more."""
     for most in range(levels):
@@ -191,15 +218,16 @@ def _check_alignment(task: Task, tile: int, stride: int, margin: int, last: int,
     if denoiser.fixed_tile and tile != denoiser.tile:
         raise PlanError(f"{denoiser.name} works on tiles of {denoiser.tile} px only, found --tile {tile}")
     if tile % whole:
-        below = tile // whole * whole
-        sizes = f"{below} or {below + whole}" if below else f"{whole}"
+        least = -(-2 * unit // whole) * whole  # below that no stride is left
+        below, above = tile // whole * whole, max(tile // whole * whole + whole, least)
+        sizes = f"{below} or {above}" if below >= least else f"{above}"
         why = f"scale {task.scale}, {last + 1} levels and {denoiser.name} (sides in multiples of {denoiser.multiple})"
         raise PlanError(f"tile {tile} does not fit {why}: it must be a multiple of {whole}; choose {sizes}")
     if stride >= tile:
         raise PlanError(f"stride {stride} leaves no overlap between tiles of {tile} px; choose a stride below {tile}")
     if stride % unit:
         below = stride // unit * unit
-        sizes = f"{below} or {below + unit}" if below else f"{unit}"
+        sizes = " or ".join(str(size) for size in (below, below + unit) if 0 < size < tile)
         raise PlanError(f"stride {stride} does not fit scale {task.scale} and {last + 1} levels; choose {sizes}")
     most = (tile - stride) // 2
     if margin > most:

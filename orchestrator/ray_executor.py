@@ -211,7 +211,7 @@ class RayExecutor:
             self._lost(session, actor, _first_line(err))
         else:
             self._deaths = 0
-            session.committed(actor.name, report.keys, report.seconds, report.nfe)
+            session.committed(actor.name, report.keys, report.seconds, report.nfe, report.filled)
             self._tokens.keep(session, report.keys, ref)
             self._idle.append(actor)
 
@@ -225,6 +225,7 @@ class RayExecutor:
     def _close(self, mine: bool) -> None:
         for actor in [*self._idle, *self._joining.values(), *(a for a, _ in self._inflight.values())]:
             ray.kill(actor.handle)
+        self._idle, self._joining, self._inflight, self._tokens = [], {}, {}, _Tokens()
         if mine:
             ray.shutdown()
 

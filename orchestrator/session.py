@@ -24,16 +24,19 @@ class Session:
     frontier: Frontier
     journal: Journal
     listeners: list[Listener] = field(default_factory=list)
+    filled: int = 0
+    """Tiles of this attempt that needed no network."""
 
     def emit(self, event: Event) -> None:
         for listener in self.listeners:
             listener(event)
 
-    def committed(self, worker: str, keys: Sequence[TileKey], seconds: float, nfe: int) -> None:
+    def committed(self, worker: str, keys: Sequence[TileKey], seconds: float, nfe: int, filled: int = 0) -> None:
         """Make tiles' completion durable, then release their successors: in this order, always."""
         self.journal.append([tile_record(key) for key in keys])
         self.frontier.committed(keys)
-        self.emit(BatchCommitted(worker=worker, keys=tuple(keys), seconds=seconds, nfe=nfe))
+        self.emit(BatchCommitted(worker=worker, keys=tuple(keys), seconds=seconds, nfe=nfe, filled=filled))
+        self.filled += filled
 
     def failed(self, worker: str, keys: Sequence[TileKey], cause: str) -> None:
         """Record a failed try; the frontier decides who tries again and who is given up."""

@@ -44,10 +44,18 @@ class InputSpec(_Section):
     mask: str | None = None
     size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = None
     """Height and width in px: read from the file; given by the user where there is no file (generate, plan)."""
+    crop: tuple[int, int, int, int] | None = None
+    """Part of the file that is the measurement, y0, x0, y1, x1 in px; set for regions."""
     bands: Annotated[int, Field(gt=0)] | None = None
     """Number of bands, read from the file."""
     dtype: str | None = None
     """Stored dtype, read from the file."""
+    values: tuple[float, float] | None = None
+    """Stored values of black and white; None: the limits of the dtype."""
+    grey_as: Literal["replicate", "mean"] | None = None
+    """How one band meets a network of several channels (orchestrator.bands)."""
+    bands_as: Literal["groups", "single"] | None = None
+    """How bands of another number than the network's channels meet it."""
     nodata: Annotated[int, Field(ge=0, le=65535)] | None = None
     """Pixels with this value in every band are unknown (inpaint)."""
     pad: tuple[Side, Side, Side, Side] | None = None
@@ -67,7 +75,9 @@ class TaskSpec(_Section):
     sigma: Annotated[float, Field(ge=0)] = 0.0
     """Standard deviation of the measurement's noise, in `sigma_unit`."""
     sigma_unit: SigmaUnit = "levels"
-    """levels: grey levels of the input's dtype; fraction: of the dtype's full range."""
+    """levels: stored grey levels; fraction: of the range from black to white."""
+    skip_flat: Annotated[float, Field(ge=0)] | None = None
+    """A tile whose measurement varies by no more than this is filled without the network, grey levels."""
     kernel: Literal["average", "bicubic"] = "average"
     """How `sr` was reduced: averages of cells, or antialiased bicubic decimation."""
     blur: str | None = None
@@ -88,12 +98,32 @@ class TaskSpec(_Section):
     """Pixels that its windows must be multiples of; asked of it."""
 
 
+class GuidanceSpec(_Section):
+    """Which class a class-conditional network, or a classifier that guides any network, is to draw."""
+
+    label: Annotated[int, Field(ge=0)] | None = None
+    classifier: str | None = None
+    """File of a guided-diffusion classifier."""
+    scale: Annotated[float, Field(ge=0)] | None = None
+    """Factor of the classifier's gradient."""
+
+
 class SamplingSpec(_Section):
     """How the reverse diffusion runs (method.md sections 1, 2, 7)."""
 
     intent: Literal["faithful", "detail", "paper"] | None = None
+    quality: Literal["draft", "standard", "paper"] | None = None
+    """Number of steps: a quarter of the preset's, the preset's, or the paper's T = 100, l = 10, r = 3, overlap tile/2."""
+    method: Literal["ddnm", "repaint", "ilvr", "ddrm", "pigdm", "dps"] = "ddnm"
+    """How measurement, guide and known pixels enter a step (kernels.method_catalog)."""
+    zeta: Annotated[float, Field(ge=0)] | None = None
+    """dps: length of the gradient step."""
+    eta_b: Annotated[float, Field(ge=0, le=1)] | None = None
+    """ddrm: weight of the measurement against the estimate."""
+    ilvr_stop: Annotated[int, Field(ge=0)] | None = None
+    """ilvr: base timestep from which the state is no longer conditioned."""
     form: Literal["posterior", "eps"] | None = None
-    eta: Annotated[float, Field(ge=0, le=1)] | Literal["ddpm"] | None = None
+    eta: Annotated[float, Field(ge=0, le=1)] | Literal["ddpm", "analytic"] | None = None
     steps: Annotated[int, Field(ge=1, le=1000)] | None = None
     start: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """First base timestep of a warm start; None or the last one: from pure noise."""
@@ -115,11 +145,23 @@ class TilingSpec(_Section):
     """Tile geometry (method.md sections 5 and 6)."""
 
     tile: Annotated[int, Field(ge=8, le=4096)] | None = None
-    stride: Annotated[int, Field(ge=4, le=4096)] | None = None
+    stride: Annotated[int, Field(ge=1, le=4096)] | None = None
     margin: Annotated[int, Field(ge=0, le=2048)] | None = None
     """Outer pixels of a tile that it does not commit (orchestrator.grid); 0 is the paper's geometry."""
     levels: Annotated[int, Field(ge=1, le=24)] | None = None
     order: Literal["raster", "centre"] | None = None
+
+
+class RegionSpec(_Section):
+    """A region of the output that another model restores first (orchestrator.regions)."""
+
+    box: tuple[int, int, int, int]
+    """y0, x0, y1, x1 in output px."""
+    denoiser: str
+    label: Annotated[int, Field(ge=0)] | None = None
+    sampling: SamplingSpec | None = None
+    """None: as the rest, with another seed and the denoiser's own preset."""
+    tiling: TilingSpec | None = None
 
 
 class RunSpec(_Section):
@@ -139,8 +181,10 @@ class JobSpec(_Section):
     output: str | None = None
     denoiser: str = "builtin"
     task: TaskSpec = TaskSpec()
+    guidance: GuidanceSpec = GuidanceSpec()
     sampling: SamplingSpec = SamplingSpec()
     tiling: TilingSpec = TilingSpec()
+    regions: tuple[RegionSpec, ...] = ()
     run: RunSpec = RunSpec()
 
     def to_toml(self) -> str:

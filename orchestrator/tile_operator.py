@@ -16,7 +16,7 @@ from kernels.operators import Grey, MaskedPool, Operator, compose
 from kernels.separable import Separable
 from kernels.stencil import Stencil
 from kernels.tasks import measurement_operator
-from orchestrator.plan import Level, Plan, dtype_range
+from orchestrator.plan import Level, Plan
 from orchestrator.spec import TaskSpec
 from orchestrator.tolerance import threshold, tolerance
 
@@ -34,7 +34,7 @@ def tile_measurement(plan: Plan, level: Level, y: Tensor, boxes: Sequence[Corner
     channels = plan.denoiser.channels
     if task.stencil is not None and level.index == 0:
         operator = _stencilled(task.stencil, plan, level, boxes)
-        level_unit = 2.0 / dtype_range(plan.dtype)
+        level_unit = 2.0 / plan.values.levels
         return Measurement(
             operator, _replicated(y, channels), level.sigma_y, tolerance(task.stencil, plan.dtype) * level_unit
         )
@@ -44,15 +44,15 @@ def tile_measurement(plan: Plan, level: Level, y: Tensor, boxes: Sequence[Corner
         return Measurement(own, _replicated(y, wanted), level.sigma_y)
     if fine is not None and level.index == 0:
         pooled: Operator = MaskedPool(task.scale, fine)
-        return Measurement(compose(pooled, Grey(channels)) if task.grey else pooled, y, level.sigma_y)
+        return Measurement(compose(pooled, Grey(channels)) if plan.grey else pooled, y, level.sigma_y)
     operator = measurement_operator(
         level.posed.scale,
-        grey=task.grey,
+        grey=plan.grey,
         known=known if task.masked else None,
         channels=channels,
         smooth=plan.spec.sampling.inverse == "smooth",
     )
-    return Measurement(operator, y if task.grey else _replicated(y, channels), level.sigma_y)
+    return Measurement(operator, y if plan.grey else _replicated(y, channels), level.sigma_y)
 
 
 def measure(operator: Operator, x: NDArray[np.float64]) -> NDArray[np.float64]:

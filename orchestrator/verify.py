@@ -15,8 +15,12 @@ from orchestrator.plan import Plan, alignment
 from orchestrator.resolve import load_plan
 from orchestrator.rundir import RunDir
 from storage.box import Box
+from storage.errors import DamagedError
 from storage.image import Reader
 from storage.open import open_image
+from storage.publish import plan_levels
+from storage.shards import Level as StoredLevel
+from storage.zarr_meta import ZARR_JSON, object_key
 
 # float64 averages of integers are exact to far below this.
 EXACT = 1e-9
@@ -50,22 +54,35 @@ class Verification:
 
 
 def verify_run(root: Path) -> Verification:
-    """Verify the published image of the run at `root`; raises PlanError where there is none."""
+    """Verify the published image of the run at `root`.
+
+    Raises PlanError where there is none, DamagedError where pixels are lost or are not those of an image of this job.
+    """
     run = RunDir.existing(root)
     if not run.published:
         raise PlanError(f"{root} is not finished; `gigarestore resume {root}` finishes it")
     plan = load_plan(run)
     image = open_image(run.root)
-    complete = image.info.shape == (plan.out_channels, plan.height, plan.width)
+    shape = (plan.out_channels, plan.height, plan.width)
+    if image.info.shape != shape or image.info.dtype != plan.dtype:
+        there = f"{image.info.shape} {image.info.dtype}"
+        raise DamagedError(f"{root}: the image is {there}, its job makes {shape} {plan.dtype}; restore it again")
     found, limit = consistency(run, plan, image) if plan.task.measured else (None, 0.0)
     return Verification(
         path=str(root),
-        complete=complete,
+        complete=_complete(run, plan_levels(shape, plan.dtype)),
         consistency=found,
         limit=limit,
         noisy=plan.spec.task.sigma > 0,
         seams=_seams(plan, image),
     )
+
+
+def _complete(run: RunDir, levels: list[StoredLevel]) -> bool:
+    """Tell whether every object of every level of the pyramid is there; what is in them is read at level 0 only."""
+    folders = [run.root / str(number) for number in range(len(levels))]
+    objects = (f / object_key(*p) for f, level in zip(folders, levels, strict=True) for p in level.places())
+    return all((folder / ZARR_JSON).is_file() for folder in folders) and all(path.is_file() for path in objects)
 
 
 def _seams(plan: Plan, image: Reader) -> SeamReport:

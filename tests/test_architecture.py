@@ -55,7 +55,7 @@ def test_only_the_ray_executor_imports_ray():
     assert importers == {"orchestrator/ray_executor.py"}
 
 
-def test_only_the_worker_puts_storage_and_the_network_together():
+def test_only_the_worker_puts_storage_and_torch_together():
     both = {
         path.stem
         for path in MODULES
