@@ -7,6 +7,7 @@ those well below are left to the network. A A+ A = A up to delta and what the st
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -81,7 +82,7 @@ class Convolution(Operator):
 
 
 def valid_mask(stencil: Stencil, side: int, inside: tuple[int, int, int, int]) -> Tensor:
-    """Return (1, side, side) bool, true for measurements whose support lies in the tile and in the box y0, x0, y1, x1."""
+    """Return (1, side, side) bool, true for measurements whose support lies in tile and box (y0, x0, y1, x1)."""
     found = torch.zeros((1, side, side), dtype=torch.bool)
     y0, x0, y1, x1 = inside
     top, bottom = stencil.inside(0, max(y0, 0), min(y1, side))
@@ -90,11 +91,11 @@ def valid_mask(stencil: Stencil, side: int, inside: tuple[int, int, int, int]) -
     return found
 
 
-def _each(convolve: object, x: Tensor, kernel: Tensor, taps: tuple[int, int]) -> Tensor:
+def _each(convolve: Callable[..., Tensor], x: Tensor, kernel: Tensor, taps: tuple[int, int]) -> Tensor:
     """Convolve every channel by itself, tile by tile on a CPU so that no tile depends on its batch."""
     padding = (taps[0] // 2, taps[1] // 2)
     tiles = x.split(1) if x.device.type == "cpu" else [x]
-    done = [convolve(t.flatten(0, 1)[:, None], kernel, padding=padding)[:, 0].view_as(t) for t in tiles]  # type: ignore[operator]
+    done = [convolve(t.flatten(0, 1)[:, None], kernel, padding=padding)[:, 0].view_as(t) for t in tiles]
     return torch.cat(done)
 
 

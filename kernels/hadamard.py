@@ -1,6 +1,6 @@
 """Block Walsh-Hadamard compressed sensing: a few of each block's coefficients, after random sign changes.
 
-A block of b x b px is multiplied by random signs, transformed by the orthonormal Walsh-Hadamard matrix of its b^2 pixels
+A block of b x b px is multiplied by random signs, transformed by the orthonormal Walsh-Hadamard matrix of its pixels
 in Sylvester's order (= the one of b, along both axes), and some coefficients are kept. The rows of A are orthonormal:
 A+ = A^T and every nonzero singular value is 1. The same signs and selection serve every block and channel.
 """

@@ -288,7 +288,7 @@ def replicate(y: Tensor, scale: int) -> Tensor:
 
 
 def free_pixels(rows: Tensor, cols: Tensor) -> Tensor:
-    """Return (B, H, W) bool, the pixels that no earlier tile has committed, from what rows (B, H) and cols (B, W) are."""
+    """Return (B, H, W) bool, the pixels that no earlier tile has committed, from rows (B, H) and cols (B, W)."""
     r, c = rows[:, :, None], cols[:, None, :]
     return ~(((r == PINNED) & (c != OUTER)) | ((c == PINNED) & (r != OUTER)))
 

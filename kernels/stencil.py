@@ -86,10 +86,11 @@ class Stencil:
         return found, exact
 
     def measure(self, x: Float64) -> Float64:
-        """Return the measurements of x (C, h, w) whose support lies inside it, beginning with `inside(axis, 0, ...)`."""
+        """Return the measurements of x (C, h, w) whose support lies inside it, from `inside(axis, 0, ...)` on."""
         (y0, y1), (x0, x1) = (self.inside(axis, 0, x.shape[1 + axis]) for axis in (0, 1))
         if self.full:
-            return sum(self._row(x, a, y0, y1, x0, x1, row) for a, row in enumerate(self.full))  # type: ignore[return-value]
+            rows = (self._row(x, a, y0, y1, x0, x1, row) for a, row in enumerate(self.full))
+            return np.sum(list(rows), axis=0)  # type: ignore[no-any-return]
         inner = _strided(x, 2, self.cols, self.before(1), self.scale, x0, x1)
         return _strided(inner, 1, self.rows, self.before(0), self.scale, y0, y1)
 

@@ -38,7 +38,10 @@ class Effort:
 
 
 def least_change(ridge: Ridge, residual: Tensor, tolerance: Tensor, effort: Effort) -> Tensor:
-    """Return z for the residual r and its tolerance, which broadcasts to it and may be infinite; where the tolerance cannot be reached in time, the best found so far."""
+    """Return z for the residual r and its tolerance, which broadcasts to it and may be infinite.
+
+    Where the tolerance cannot be reached in time, z is the best found so far.
+    """
     if not residual.numel() or _excess(residual, tolerance)[0] <= 0:
         return torch.zeros_like(ridge(residual)[0])
     low, high = residual - tolerance, residual + tolerance
@@ -94,7 +97,7 @@ def least_squares(
     adjoint: Callable[[Tensor], Tensor],
     residual: Tensor,
     tolerance: float,
-    iterations: int = 400,
+    iterations: int,
 ) -> Tensor:
     """Return the least z with |r - A z| <= tolerance by conjugate gradients (CGLS), each tile by its own steps.
 

@@ -98,21 +98,17 @@ def _touches(stencil: Stencil, pixels: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def _by_operator(run: RunDir, plan: Plan, image: Reader, meter: ConsistencyMeter) -> tuple[Consistency, float]:
     """Compare by the operator that restored: compressed sensing, or a class of the user's own."""
-    import torch
+    from orchestrator.tile_operator import measure, own_operator, rounding_gain  # imports torch
 
-    from orchestrator.tile_operator import own_operator
-
-    operator, spec, levels = own_operator(plan), plan.spec.input, plan.values.levels / 2
+    operator, spec, levels = own_operator(plan.spec.task), plan.spec.input, plan.values.levels / 2
     measured = input_measured(run, plan)
     unit, scale = operator.alignment, operator.scale
     gain = 0.0
     for box in windows(plan.height // unit, plan.width // unit, side=max(WINDOW // unit, 1)):
         place = box.scale(unit)
         pixels = image.read(place)
-        x = torch.from_numpy((pixels.astype(np.float64) - plan.values.low) / levels - 1)[None]
-        found = operator.A(x)[0].numpy()
-        noise = torch.rand(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(0)) - 0.5
-        gain = max(gain, float(operator.A(noise).std()))
+        found = measure(operator, (pixels.astype(np.float64) - plan.values.low) / levels - 1)
+        gain = max(gain, rounding_gain(operator, pixels.shape))
         cells = Box(place.y0 // scale, place.x0 // scale, place.y1 // scale, place.x1 // scale)
         y = measured.read(cells.y0, cells.x0, cells.y1, cells.x1).astype(np.float64)
         clipped = clipped_cells(pixels, scale, (0.0, dtype_range(plan.dtype)))

@@ -115,18 +115,17 @@ def _shape(spec: JobSpec, clean: Measured, bands: int, top: int) -> _Shape:
 
 
 def _own_shape(spec: JobSpec, clean: Measured, top: int) -> _Shape:
-    import torch
+    from orchestrator.tile_operator import measure as apply  # imports torch
+    from orchestrator.tile_operator import own_operator
 
-    from orchestrator.own_operator import load_operator
-
-    operator = load_operator(spec.task)
+    operator = own_operator(spec.task)
     unit, scale = operator.alignment, operator.scale
     height, width = (side // unit * unit // scale for side in (clean.height, clean.width))
 
     def measure(box: Box) -> Float64:
         place = box.scale(scale)
         x = clean.read(place.y0, place.x0, place.y1, place.x1).astype(np.float64) * (2 / top) - 1
-        found: Float64 = (operator.A(torch.from_numpy(x)[None])[0].numpy() + 1) * (top / 2)
+        found: Float64 = (apply(operator, x) + 1) * (top / 2)
         return found
 
     cells = unit // scale
@@ -166,25 +165,23 @@ def _unknown(spec: JobSpec) -> int:
 def _write_coefficients(
     spec: JobSpec, clean: Measured, bands: int, dtype: str, sigma: float, seed: int, out: Path
 ) -> tuple[int, ...]:
-    import torch
+    from orchestrator.tile_operator import measure, own_operator  # imports torch
 
-    from kernels.hadamard import drawn
-
-    task = spec.task
+    task = spec.task.model_copy(update={"cs_seed": seed})
     if task.ratio is None:
         raise PlanError("task cs needs --ratio, the kept share of the coefficients, for example 0.25")
     info = CsInfo(
         block=task.block, ratio=task.ratio, seed=seed,
         height=clean.height, width=clean.width, bands=bands, dtype=dtype,
     )  # fmt: skip
-    operator, unit = drawn(task.block, task.ratio, seed), 2.0 / peak(dtype)
+    operator, unit = own_operator(task), 2.0 / peak(dtype)
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     array = create_coefficients(partial, info, kept_count(task.block, task.ratio))
     for i, box in enumerate(windows(*info.blocks, side=max(WINDOW // task.block // 8 * 8, 8))):
         place = box.scale(task.block)
         x = clean.read(place.y0, place.x0, place.y1, place.x1).astype(np.float64) * unit - 1
-        y = operator.A(torch.from_numpy(x)[None])[0].numpy()
+        y = measure(operator, x)
         noise = np.random.Generator(np.random.Philox([seed, i])).standard_normal(y.shape) if sigma > 0 else 0.0
         array[(slice(None), *box.slices())] = (y + sigma * unit * noise).astype(np.float32)
     replace_folder(partial, out)

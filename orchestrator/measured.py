@@ -1,4 +1,4 @@
-"""The measurement of every level as windows in [-1, 1], NaN where unknown: from the input, its mask, or a pooled copy."""
+"""The measurement of every level as windows in [-1, 1], NaN where unknown: from input, mask, or a pooled copy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def input_measured(run: RunDir, plan: Plan) -> Measured:
     """Return the measurement as it was read (pool 1): grey where the task measures grey, NaN where unknown.
 
     With a mask of the output's pixels a cell counts as known when any of its pixels is: its value is their average, at
-    coarser levels too, where it stands for the whole cell (the strict rule leaves scattered scratches nothing to go by).
+    coarser levels too, where it stands for the whole cell (the strict rule leaves scattered scratches nothing known).
     """
     spec = plan.spec.input
     assert spec.path is not None and spec.size is not None, "a measured task has an input"

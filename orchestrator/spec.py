@@ -38,7 +38,7 @@ class _Section(BaseModel):
 
 
 class InputSpec(_Section):
-    """The measurement: an image file, and for inpainting a mask file (non-zero = known) or a value that means unknown."""
+    """The measurement: an image file, and for inpainting a mask file (non-zero = known) or a value for unknown."""
 
     path: str | None = None
     mask: str | None = None

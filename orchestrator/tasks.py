@@ -86,11 +86,11 @@ class Task:
     def least_margin(self) -> int:
         """Return the outer pixels of a window that it must leave to the next one, so that both see what overlaps, px.
 
-        A decimation's border depends on a few cells more, each ten times less.
+        What a decimation commits must suit a few cells more beyond the border, each ten times less.
         """
         if self.stencil is None:
             return 0
-        return self.reach if self.scale == 1 else -(-max(self.stencil.taps) // self.scale) * self.scale
+        return self.reach if self.scale == 1 else 8 * self.scale
 
     def posed(self, level_factor: int) -> Posed | None:
         """Return the task at a level `level_factor` times coarser than the output; None where it is determined.

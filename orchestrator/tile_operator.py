@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kernels.constraints import Measurement
@@ -15,6 +17,7 @@ from kernels.separable import Separable
 from kernels.stencil import Stencil
 from kernels.tasks import measurement_operator
 from orchestrator.plan import Level, Plan
+from orchestrator.spec import TaskSpec
 from orchestrator.tolerance import threshold, tolerance
 
 Corners = tuple[int, int, int, int]
@@ -36,7 +39,7 @@ def tile_measurement(plan: Plan, level: Level, y: Tensor, boxes: Sequence[Corner
             operator, _replicated(y, channels), level.sigma_y, tolerance(task.stencil, plan.dtype) * level_unit
         )
     if task.name in ("cs", "operator"):
-        own = own_operator(plan)
+        own = own_operator(plan.spec.task)
         wanted = y.shape[1] * channels // (plan.spec.input.bands or channels) if task.name == "cs" else y.shape[1]
         return Measurement(own, _replicated(y, wanted), level.sigma_y)
     if fine is not None and level.index == 0:
@@ -52,9 +55,20 @@ def tile_measurement(plan: Plan, level: Level, y: Tensor, boxes: Sequence[Corner
     return Measurement(operator, y if plan.grey else _replicated(y, channels), level.sigma_y)
 
 
-def own_operator(plan: Plan) -> Operator:
+def measure(operator: Operator, x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return A x of a picture (C, H, W) in [-1, 1]."""
+    found: NDArray[np.float64] = operator.A(torch.from_numpy(x)[None])[0].numpy()
+    return found
+
+
+def rounding_gain(operator: Operator, shape: tuple[int, int, int]) -> float:
+    """Return the standard deviation of A e for rounding errors e of a picture, each uniform within half a level."""
+    errors = torch.rand((1, *shape), dtype=torch.float64, generator=torch.Generator().manual_seed(0)) - 0.5
+    return float(operator.A(errors).std())
+
+
+def own_operator(task: TaskSpec) -> Operator:
     """Return the operator of `cs` or of a class of the user's own."""
-    task = plan.spec.task
     if task.name == "cs":
         assert task.ratio is not None, "resolve() fills the task"
         return drawn(task.block, task.ratio, task.cs_seed)

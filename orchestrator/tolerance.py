@@ -36,7 +36,7 @@ def tolerance(stencil: Stencil, dtype: str) -> float:
 
 
 def limit(stencil: Stencil | None, dtype: str) -> float:
-    """Return how far A x of the stored picture may be from y: half a level, or tolerance plus the storing's rounding."""
+    """Return how far A x of the stored picture may be from y: half a level, or tolerance plus rounding."""
     if stencil is None:
         return HALF
     return max(HALF, tolerance(stencil, dtype) + DEVIATIONS * rounding_gain(stencil))

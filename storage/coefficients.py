@@ -1,6 +1,6 @@
 """Compressed-sensing measurements on disk: a zarr array (kept coefficients of all bands, blocks down, blocks across).
 
-float32, in the unit of samples mapped to [-1, 1]; the coefficients of band 0 come first. The array's attributes say what
+float32, in the unit of samples mapped to [-1, 1]; the coefficients of band 0 come first. Its attributes say what
 was measured, so that the file needs no companion: see `CsInfo`.
 """
 
@@ -10,11 +10,12 @@ import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import zarr
+from typing import TYPE_CHECKING, Any
 
 from storage.errors import FormatError
+
+if TYPE_CHECKING:  # loaded by whoever writes one
+    import zarr
 
 KEY = "gigarestore_cs"
 # Blocks along a side of one stored chunk.
@@ -58,6 +59,8 @@ def inspect_coefficients(path: Path) -> CsInfo:
 
 def create_coefficients(path: Path, info: CsInfo, kept: int) -> zarr.Array:
     """Create a measurement to be written by blocks; its folder must not exist."""
+    import zarr
+
     depth, (rows, cols) = kept * info.bands, info.blocks
     return zarr.create_array(
         store=path,

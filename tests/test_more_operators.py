@@ -1,4 +1,4 @@
-"""Blur, decimation, compressed sensing: the laws of their operators, and that measurements hold beside pinned pixels."""
+"""Blur, decimation, compressed sensing: laws of the operators, and measurements that hold beside pinned pixels."""
 
 from pathlib import Path
 
@@ -113,7 +113,8 @@ def test_only_measurements_wholly_inside_constrain_and_they_agree_with_the_whole
 def test_rank_one_kernels_are_recognised_and_others_are_not():
     bell = np.outer([1, 2, 1], [1, 4, 6, 4, 1]) / 64
     found = blur.from_weights(bell, normalise=False)
-    assert found.separable and np.allclose(found.weights, bell)
+    assert found.separable
+    assert np.allclose(found.weights, bell)
     assert not blur.from_weights(ODD, normalise=False).separable
 
 
@@ -169,7 +170,8 @@ def pinned_case(stencil, threshold, tolerance, top):
 def test_measurements_hold_beside_pinned_pixels_which_stay_bit_for_bit(stencil, threshold, top):
     pinned, kept, before, after = pinned_case(stencil, threshold, 0.5, top)
     assert torch.equal(pinned, kept)
-    assert before > 1 and after <= 0.53
+    assert before > 1
+    assert after <= 0.53
 
 
 def test_projecting_pins_before_and_after_a_measurement_that_overlaps_them():
