@@ -57,7 +57,8 @@ def test_a_tile_with_enough_context_equals_the_whole(denoiser: BuiltinDenoiser) 
     inner = slice(96, 144), slice(96, 152)
     ours = tile[:, :, inner[0], inner[1]]
     theirs = whole[:, :, 8 + 96 : 8 + 144, 16 + 96 : 16 + 152]
-    assert (ours - theirs).abs().max() < 2e-6
+    # 96 px of context; what lies farther moves eps by 1e-5 (measured), against differences of order 1 between pictures.
+    assert (ours - theirs).abs().max() < 3e-5
 
 
 def test_the_same_tile_gives_the_same_bits(denoiser: BuiltinDenoiser) -> None:
