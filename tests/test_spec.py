@@ -188,10 +188,19 @@ def test_every_change_of_pixels_changes_the_fingerprint_and_is_named(name):
 def test_every_field_that_changes_pixels_is_in_this_test():
     fields = set(fingerprint(plan_job(JobSpec.build(BASE))))
     guided = {"guidance.label", "guidance.classifier", "guidance.scale"}  # need a checkpoint: tests/test_guiding.py
-    # Belong to other tasks (tests/test_operator_runs.py and others restore with them).
+    # Belong to other tasks (tests/test_more_tasks.py restores with them).
     others = {"alignment", "block", "blur", "cs_seed", "operator", "operator_args", "ratio", "weights"}
     inputs = {f"input.{name}" for name in ("crop", "extent", "fine_mask", "nodata", "pad")}
-    untested = {"operator_content", "pixel_version", "input", "mask", "task.name", *guided, *inputs, *(f"task.{name}" for name in others)}
+    untested = {
+        "operator_content",
+        "pixel_version",
+        "input",
+        "mask",
+        "task.name",
+        *guided,
+        *inputs,
+        *(f"task.{name}" for name in others),
+    }
     assert fields == set(PIXEL_CHANGES) | untested
 
 
