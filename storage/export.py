@@ -94,7 +94,9 @@ def _png(info: ImageInfo, reader: ZarrReader) -> bytes:
     if info.channels not in (1, 3):
         raise FormatError(f"{info.path}: a PNG holds 1 or 3 bands, not {info.channels}; export to .tif")
     pixels = reader.read(info.box)
-    rows = pixels[0] if info.channels == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
+    rows = (
+        pixels[0] if info.channels == 1 else pixels.transpose(1, 2, 0).copy()
+    )  # C order with plain strides, also at 1x1
     encoded = bytes(imagecodecs.png_encode(rows))
     if info.icc is None:
         return encoded

@@ -1,4 +1,4 @@
-"""A measurement pooled for a coarser level: average of k x k pixels, NaN where any of them is unknown; built by blocks."""
+"""A measurement pooled for a coarser level: average of the known ones of k x k pixels, NaN where none is; by blocks."""
 
 from __future__ import annotations
 
@@ -80,6 +80,14 @@ def build_pooled(
             y1, x1 = min(y + BLOCK, height), min(x + BLOCK, width)
             fine = read(y * factor, x * factor, y1 * factor, x1 * factor)
             cells = fine.reshape(channels, y1 - y, factor, x1 - x, factor)
-            array[:, y:y1, x:x1] = cells.mean(axis=(2, 4), dtype=np.float64).astype(np.float32)
+            array[:, y:y1, x:x1] = _mean_of_known(cells)
     partial.rename(dest)
     return open_pooled(dest)
+
+
+def _mean_of_known(cells: Array) -> Array:
+    """Return the mean over the known pixels of (C, h, k, w, k) cells, NaN where none is known."""
+    known = ~np.isnan(cells)
+    count = known.sum(axis=(2, 4))
+    total = np.where(known, cells, 0).sum(axis=(2, 4), dtype=np.float64)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)

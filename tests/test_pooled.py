@@ -24,12 +24,14 @@ def test_blocks_of_any_size_give_the_same_averages(tmp_path: Path, monkeypatch: 
     np.testing.assert_allclose(found, image.reshape(3, 30, 2, 42, 2).mean(axis=(2, 4)), atol=1e-6)
 
 
-def test_a_coarse_pixel_is_known_only_if_all_it_covers_is(tmp_path: Path):
-    image = np.zeros((1, 8, 8), np.float32)
-    image[0, 3, 5] = np.nan
-    unknown = np.isnan(build(tmp_path, image).read(Box(0, 0, 4, 4)))
-    assert unknown.sum() == 1
-    assert unknown[0, 1, 2]
+def test_a_coarse_pixel_is_the_mean_of_its_known_pixels_and_unknown_without_any(tmp_path: Path):
+    image = np.ones((1, 8, 8), np.float32)
+    image[0, 3, 5], image[0, 2, 5] = np.nan, 0.25
+    image[0, 6:, 6:] = np.nan
+    found = build(tmp_path, image).read(Box(0, 0, 4, 4))
+    assert np.isnan(found).sum() == 1
+    assert np.isnan(found[0, 3, 3])
+    assert found[0, 1, 2] == 0.75
 
 
 def test_a_lost_block_is_an_error_and_not_an_unknown_pixel(tmp_path: Path):
