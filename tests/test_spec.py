@@ -153,7 +153,6 @@ PIXEL_CHANGES = {
     "sampling.guided_steps": {"sampling": {"guided_steps": 3}},
     "sampling.start": {"sampling": {"start": 99}},
     "sampling.guided_start": {"sampling": {"guided_start": 99}},
-    "sampling.guided_steps": {"sampling": {"guided_steps": 3}},
     "sampling.spacing": {"sampling": {"spacing": "uniform"}},
     "sampling.inverse": {"sampling": {"inverse": "replicate"}},
     "sampling.init": {"sampling": {"init": "none"}},
