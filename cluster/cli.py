@@ -67,6 +67,7 @@ def restore(
     margin: opt.Margin = None,
     levels: opt.Levels = None,
     order: opt.Order = None,
+    block: opt.Block = None,
     seed: opt.Seed = None,
     executor: opt.ExecutorName = None,
     workers: opt.Workers = None,
@@ -142,6 +143,7 @@ def plan(
     margin: opt.Margin = None,
     levels: opt.Levels = None,
     order: opt.Order = None,
+    block: opt.Block = None,
     workers: opt.Workers = None,
     batch: opt.Batch = None,
     step_seconds: Annotated[

@@ -46,7 +46,8 @@ Margin = Annotated[
     typer.Option(help="Outer px that a tile leaves to the next one.", show_default="half the overlap; 0 for paper"),
 ]
 Levels = Annotated[int | None, typer.Option(help="Restoration levels (HiR); 1 = none.", show_default="automatic")]
-Order = Annotated[str | None, typer.Option(help="raster or centre.", show_default="raster")]
+Order = Annotated[str | None, typer.Option(help="raster, centre, bridge or colour.", show_default="raster")]
+Block = Annotated[int | None, typer.Option(help="Tiles along a block's side, for the order bridge.", show_default="16")]
 Seed = Annotated[int | None, typer.Option(help="Seed of all randomness.", show_default="0")]
 ExecutorName = Annotated[str | None, typer.Option("--executor", help="ray or serial.", show_default="ray")]
 Workers = Annotated[int | None, typer.Option(help="Workers.", show_default="one per GPU, else per core")]
@@ -140,6 +141,7 @@ PLACES = {
     "margin": ("tiling", "margin"),
     "levels": ("tiling", "levels"),
     "order": ("tiling", "order"),
+    "block": ("tiling", "block"),
     "executor": ("run", "executor"),
     "workers": ("run", "workers"),
     "batch": ("run", "batch"),

@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 
 from kernels.catalog import DenoiserInfo
-from orchestrator.grid import TileGrid
-from orchestrator.graph import TaskGraph
 from orchestrator.plan import Plan
-from orchestrator.tasks import FACTOR
 from orchestrator.trajectory import trajectory
+from orchestrator.waves import critical_path
 
 # Seconds per network evaluation of one 256 x 256 tile, float32, one CPU core: docs/RESULTS.md. Other networks: measure.
 BUILTIN_STEP_SECONDS = 0.125
@@ -20,8 +18,6 @@ BUILTIN_STEP_SECONDS = 0.125
 WORKER_BASE_BYTES = 420_000_000
 # float32 values alive per pixel of a tile in the sampler and in the built-in network (measured at batch 1).
 VALUES_PER_PIXEL = 160
-# Above this many tiles the exact critical path is not computed tile by tile.
-EXACT_PATH_TILES = 4_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,42 +88,6 @@ def estimate(plan: Plan, workers: int, step_seconds: float | None = None) -> Est
         seconds=None if step is None else step * max(nfe / workers, nfe_path),
         workers=workers,
     )
-
-
-def critical_path(grids: list[TileGrid]) -> int:
-    """Return the number of tiles on the longest dependency chain through all levels.
-
-    Exact up to EXACT_PATH_TILES tiles; above that the sum of the levels' own longest chains, an upper bound.
-    """
-    if sum(grid.count for grid in grids) > EXACT_PATH_TILES:
-        return sum(grid.longest_chain for grid in grids)
-    graph = TaskGraph(grids, FACTOR)
-    coarse: np.ndarray | None = None
-    for grid in reversed(grids):
-        coarse = _chain_lengths(graph, grid, coarse)
-    assert coarse is not None, "a plan has at least one level"
-    return int(coarse.max())
-
-
-def _chain_lengths(graph: TaskGraph, grid: TileGrid, coarse: np.ndarray | None) -> np.ndarray:
-    """Return per tile the tiles on the longest chain that ends with it, row by row outward from the root."""
-    rows, cols = grid.rows, grid.cols
-    before = np.zeros((rows.count, cols.count), dtype=np.int64)
-    if coarse is not None:
-        up_rows, up_cols = graph.coarser_indices(grid.level)
-        first, last = [c[0] for c in up_cols], [c[-1] for c in up_cols]
-        for r in range(rows.count):
-            under = coarse[up_rows[r]].max(axis=0)
-            before[r] = np.maximum(under[first], under[last])
-    length = np.zeros_like(before)
-    step = np.arange(cols.count)
-    for r in [*range(rows.root, rows.count), *range(rows.root - 1, -1, -1)]:
-        parent = rows.parent(r)
-        own = before[r] if parent is None else np.maximum(before[r], length[parent])
-        right = np.maximum.accumulate((own - step)[cols.root :]) + step[cols.root :]
-        left = (np.maximum.accumulate((own + step)[cols.root :: -1]) - step[cols.root :: -1])[::-1]
-        length[r] = np.concatenate((left[:-1], right)) + 1
-    return length
 
 
 def disk_bytes(plan: Plan) -> int:

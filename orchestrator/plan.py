@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 from kernels.catalog import DenoiserInfo
+from orchestrator.axis import BLOCK
 from orchestrator.errors import PlanError
 from orchestrator.graph import TaskGraph
 from orchestrator.grid import TileGrid
@@ -94,7 +95,8 @@ class Plan:
             posed = task.posed(FACTOR**k)
             assert posed is not None, "checked above"
             padded = [max(side // FACTOR**k, tiling.tile) for side in sizes]
-            grid = TileGrid.build(k, padded[0], padded[1], tiling.tile, tiling.stride, tiling.order, tiling.margin)
+            geometry = (tiling.tile, tiling.stride, tiling.order, tiling.margin, tiling.block or BLOCK)
+            grid = TileGrid.build(k, padded[0], padded[1], *geometry)
             valid = [-(-side // FACTOR**k) for side in full]
             levels.append(
                 Level(
@@ -179,7 +181,8 @@ def _check_alignment(task: Task, tile: int, stride: int, margin: int, last: int,
         raise PlanError(f"{denoiser.name} works on tiles of {denoiser.tile} px only, found --tile {tile}")
     if tile % whole:
         below = tile // whole * whole
-        sizes = f"{below} or {below + whole}" if below else f"{whole}"
+        fitting = [size for size in (below, below + whole) if size > unit] or [2 * whole]  # with room for an overlap
+        sizes = " or ".join(map(str, fitting))
         why = f"scale {task.scale}, {last + 1} levels and {denoiser.name} (sides in multiples of {denoiser.multiple})"
         raise PlanError(f"tile {tile} does not fit {why}: it must be a multiple of {whole}; choose {sizes}")
     if stride >= tile:

@@ -76,11 +76,13 @@ class TilingSpec(_Section):
     """Tile geometry (method.md sections 5 and 6)."""
 
     tile: Annotated[int, Field(ge=8, le=4096)] | None = None
-    stride: Annotated[int, Field(ge=4, le=4096)] | None = None
+    stride: Annotated[int, Field(ge=1, le=4096)] | None = None
     margin: Annotated[int, Field(ge=0, le=2048)] | None = None
     """Outer pixels of a tile that it does not commit (orchestrator.grid); 0 is the paper's geometry."""
     levels: Annotated[int, Field(ge=1, le=24)] | None = None
-    order: Literal["raster", "centre"] | None = None
+    order: Literal["raster", "centre", "bridge", "colour"] | None = None
+    block: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Order bridge: tiles along the side of a block."""
 
 
 class RunSpec(_Section):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from kernels.metrics import Consistency, ConsistencyMeter, SeamMeter, SeamReport, clipped_cells
 from orchestrator.errors import PlanError
-from orchestrator.grid import AxisGrid
+from orchestrator.axis import AxisGrid
 from orchestrator.plan import Plan, alignment, dtype_range
 from orchestrator.resolve import load_plan
 from orchestrator.rundir import RunDir

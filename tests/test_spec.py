@@ -111,6 +111,7 @@ JOBS = [
     {"task": {"name": "sr", "scale": 4, "sigma": 5}, "sampling": {"intent": "paper"}},
     {"sampling": {"intent": "detail"}, "tiling": {"order": "centre"}},
     {"denoiser": "analytic:"},
+    {"tiling": {"order": "bridge"}},
 ]
 
 
@@ -119,7 +120,8 @@ def test_a_resolved_specification_leaves_nothing_to_choose_and_resolves_to_itsel
     resolved = plan_job(JobSpec.build({**BASE, **values})).spec
     chosen = {**resolved.sampling.model_dump(), **resolved.tiling.model_dump()}
     pure_noise = {"start", "guided_start"} if resolved.sampling.init == "none" else set()
-    assert {name for name, value in chosen.items() if value is None} <= pure_noise
+    no_blocks = {"block"} if resolved.tiling.order != "bridge" else set()
+    assert {name for name, value in chosen.items() if value is None} <= pure_noise | no_blocks
     assert plan_job(resolved).spec == resolved
     assert plan_job(JobSpec.from_toml(resolved.to_toml())).spec == resolved
 
@@ -138,6 +140,7 @@ PIXEL_CHANGES = {
     "sampling.steps": {"sampling": {"steps": 7}},
     "sampling.start": {"sampling": {"start": 99}},
     "sampling.guided_start": {"sampling": {"guided_start": 99}},
+    "sampling.guided_steps": {"sampling": {"guided_steps": 7}},
     "sampling.spacing": {"sampling": {"spacing": "uniform"}},
     "sampling.inverse": {"sampling": {"inverse": "replicate"}},
     "sampling.init": {"sampling": {"init": "none"}},
@@ -149,6 +152,7 @@ PIXEL_CHANGES = {
     "tiling.margin": {"tiling": {"margin": 0}},
     "tiling.levels": {"tiling": {"levels": 2}},
     "tiling.order": {"tiling": {"order": "centre"}},
+    "tiling.block": {"tiling": {"order": "bridge", "block": 3}},
 }
 
 
