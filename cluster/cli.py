@@ -149,21 +149,40 @@ def plan(
     step_seconds: Annotated[
         float | None, typer.Option(help="Seconds per network evaluation of one tile, for the time estimate.")
     ] = None,
+    call_seconds: Annotated[
+        float, typer.Option(help="Seconds per network evaluation whatever the batch, on top of --step-seconds a tile.")
+    ] = 0.0,
+    measure: Annotated[bool, typer.Option("--measure", help="Time the denoiser on this machine.")] = False,
+    simulate: Annotated[
+        bool | None,
+        typer.Option("--simulate/--no-simulate", help="Simulate 1 to 1024 workers.", show_default="up to 20,000 tiles"),
+    ] = None,
     as_json: opt.AsJson = False,
 ) -> None:
     """Say what a restoration would take: tiles, levels, NFE, critical path, useful workers, memory, disk, time."""
     given = {k: v for k, v in locals().items() if k in opt.PLACES}
     from orchestrator.estimate import estimate
+    from orchestrator.forecast import CHEAP_TILES, forecast, known_device
     from orchestrator.resolve import plan_job
 
     planned = plan_job(opt.job_spec(JobSpec.load(job) if job else JobSpec(), {**given, "path": source}))
-    numbers = estimate(planned, workers or 1, step_seconds)
+    device = known_device(planned, call_seconds, step_seconds)
+    if measure:
+        from orchestrator.measure import measure_device
+
+        device = measure_device(planned)
+    tiles = planned.spec.run.batch or 1
+    numbers = estimate(planned, workers or 1, None if device is None else device.seconds(tiles) / tiles)
+    worth = numbers.tiles <= CHEAP_TILES if simulate is None else simulate
+    outlook = forecast(planned, device, tiles, run=worth)
     if as_json:
-        print(json.dumps({"spec": planned.spec.model_dump(mode="json"), **numbers.as_dict()}))
+        spec = planned.spec.model_dump(mode="json")
+        print(json.dumps({"spec": spec, **numbers.as_dict(), "forecast": outlook.as_dict()}))
         return
-    from cluster.tables import print_plan
+    from cluster.tables import print_forecast, print_plan
 
     print_plan(planned, numbers)
+    print_forecast(planned, outlook)
 
 
 @app.command()

@@ -75,7 +75,7 @@ def estimate(plan: Plan, workers: int, step_seconds: float | None = None) -> Est
     tiles = sum(level.tiles for level in levels)
     nfe = sum(level.tiles * level.nfe_per_tile for level in levels)
     path = critical_path([level.grid for level in plan.levels])
-    step = step_seconds or _known_step(plan.denoiser, plan.tile)
+    step = step_seconds or known_step(plan.denoiser, plan.tile)
     nfe_path = path * max(level.nfe_per_tile for level in levels)
     return Estimate(
         levels=levels,
@@ -103,5 +103,6 @@ def worker_bytes(plan: Plan) -> int:
     return WORKER_BASE_BYTES + (plan.spec.run.batch or 1) * plan.tile**2 * VALUES_PER_PIXEL * 4
 
 
-def _known_step(denoiser: DenoiserInfo, tile: int) -> float | None:
+def known_step(denoiser: DenoiserInfo, tile: int) -> float | None:
+    """Return the seconds of one network evaluation of one tile on a CPU core; None when it has not been timed."""
     return BUILTIN_STEP_SECONDS * (tile / 256) ** 2 if denoiser.name == "builtin" else None

@@ -22,6 +22,7 @@ from orchestrator.grid import TileKey
 from orchestrator.level_cells import LevelCells
 from orchestrator.measured import level_measured
 from orchestrator.plan import Level, Plan
+from orchestrator.report import Report
 from orchestrator.rundir import RunDir
 from orchestrator.tasks import FACTOR
 from orchestrator.trajectory import Trajectory, trajectory
@@ -30,15 +31,6 @@ from storage.box import Box
 
 # Measurement pixels read around a tile so that the bicubic start (support 2) has no edge of its own.
 START_MARGIN = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What a worker says of a finished batch: small, it travels through Ray."""
-
-    keys: tuple[TileKey, ...]
-    seconds: float
-    nfe: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
