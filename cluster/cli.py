@@ -34,6 +34,9 @@ app = typer.Typer(
     help="Restore images of unlimited size with pre-trained diffusion models (DDNM, MSR, HiR) on Ray and Zarr.",
 )
 
+bench = typer.Typer(no_args_is_help=True, help="Measure this program on this machine; one JSON line last.")
+app.add_typer(bench, name="bench")
+
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 # typer brings its own copy of click in some versions and uses the installed one in others.
@@ -261,6 +264,26 @@ def demo(
     from cluster.demo import run_demo
 
     raise typer.Exit(run_demo(out, workers))
+
+
+@bench.command("scheduler")
+def bench_scheduler(
+    tiles: Annotated[str, typer.Option(help="Tiles, ROWSxCOLUMNS.")] = "64x128",
+    workers: Annotated[str, typer.Option(help="Numbers of workers, with commas.")] = "1,8,16,32,64",
+    batch: Annotated[int, typer.Option(help="Tiles per worker call.")] = 4,
+    order: Annotated[str, typer.Option(help="raster, centre, bridge or colour.")] = "centre",
+    call_seconds: Annotated[float, typer.Option(help="Time of a batch, whatever its size.")] = 0.04,
+    tile_seconds: Annotated[float, typer.Option(help="Time of a batch for each tile in it.")] = 0.01,
+    jitter: Annotated[float, typer.Option(help="Greatest relative deviation of a batch's time.")] = 0.05,
+    seed: Annotated[int, typer.Option(help="Seed of the jitter.")] = 0,
+) -> None:
+    """Run the scheduler on Ray with workers that only let time pass, beside what the simulator says it should take."""
+    from cluster.bench_scheduler import run_bench
+    from orchestrator.simulate import Device
+
+    rows, cols = opt.parse_size(tiles, "--tiles", "64x128")
+    device = Device(per_call=call_seconds, per_tile=tile_seconds, jitter=jitter, seed=seed)
+    run_bench(rows, cols, order, batch, device, opt.parse_counts(workers))
 
 
 def _drive(spec: JobSpec, quiet: bool, go: Callable[[Executor, list[Callable[[Event], None]]], Outcome]) -> Outcome:

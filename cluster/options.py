@@ -86,12 +86,19 @@ def parse_sigma(text: str) -> tuple[float, str]:
     return (value / 100 if unit == "fraction" else value), unit
 
 
-def parse_size(text: str) -> tuple[int, int]:
+def parse_size(text: str, option: str = "--size", example: str = "512x768") -> tuple[int, int]:
     """Read HEIGHTxWIDTH."""
     match = re.fullmatch(r"(\d+)x(\d+)", text)
     if match is None:
-        raise PlanError(f"--size {text!r} is no size; give HEIGHTxWIDTH, for example 512x768")
+        raise PlanError(f"{option} {text!r} is no size; give HEIGHTxWIDTH, for example {example}")
     return int(match[1]), int(match[2])
+
+
+def parse_counts(text: str) -> list[int]:
+    """Read whole numbers above 0 with commas between them."""
+    if re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text) is None:
+        raise PlanError(f"--workers {text!r} are no numbers of workers; give for example 1,8,16")
+    return [int(count) for count in text.split(",")]
 
 
 def parse_travel(text: str) -> tuple[int, int]:

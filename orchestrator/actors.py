@@ -27,9 +27,9 @@ class RayWorker:
         """Return (host:pid, device)."""
         return f"{socket.gethostname()}:{os.getpid()}", str(self._worker.device)
 
-    def run(self, keys: list[TileKey], *after: Report) -> Report:
+    def run(self, keys: list[list[int]], *after: Report) -> Report:
         """Restore a batch; `after` are the reports of the tiles that it depends on."""
-        return self._worker.run(keys)
+        return self._worker.run([TileKey(*key) for key in keys])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -131,6 +131,14 @@ class TaskGraph:
             ]
         return found
 
+    def fan_out(self, number: int) -> int:
+        """Return how many tiles wait for a tile."""
+        level = self._levels[bisect_right(self.bases, number) - 1]
+        row, col = divmod(number - level.base, level.columns)
+        rows, cols = level.rows, level.cols
+        below = len(rows.below[row]) * len(cols.below[col]) if rows.below else 0
+        return len(rows.within[row]) + len(cols.within[col]) + below
+
     def awaited(self, number: int) -> list[int]:
         """Return the tiles that must be committed before a tile may run."""
         k = self.level(number)

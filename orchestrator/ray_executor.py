@@ -67,6 +67,7 @@ class RayExecutor:
         self.workers, self.batch, self.address = workers, batch, address
         self._kind = kind or WorkerKind()
         self._spare: list[Any] = []
+        self._gathering = self._kind.gather
         self._inflight: dict[Any, tuple[_Actor, list[TileKey]]] = {}
         self._joining: dict[Any, _Actor] = {}
         self._idle: list[_Actor] = []
@@ -78,8 +79,6 @@ class RayExecutor:
         mine = self._connect()
         try:
             self._spawn_all(session)
-            while self._joining and self._kind.gather:
-                self._collect(session)
             while session.frontier.ready or self._inflight:
                 self._dispatch(session)
                 self._collect(session)
@@ -140,19 +139,24 @@ class RayExecutor:
     def _dispatch(self, session: Session) -> None:
         """Give idle workers fair batches; wait for one rather than send crumbs while others still run."""
         frontier = session.frontier
+        if self._gathering and self._joining:
+            return
+        self._gathering = False
         while self._idle and (size := fair_batch(frontier.ready, frontier.running, self._live, self._most)):
             keys = frontier.take(size)
             actor = self._idle.pop(0)
             after = self._tokens.spend(frontier.graph, keys)
-            self._inflight[actor.handle.run.remote(keys, *after)] = (actor, keys)
+            plain = [list(key) for key in keys]  # what Ray sends without pickling
+            self._inflight[actor.handle.run.remote(plain, *after)] = (actor, keys)
 
     def _collect(self, session: Session) -> None:
         """Wait for the next report or joining worker, and act on it and on all that have come by then."""
         refs = [*self._inflight, *self._joining]
         if not refs:
             return
-        ray.wait(refs, num_returns=1, fetch_local=False)
         done, _ = ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)
+        if not done:
+            done, _ = ray.wait(refs, num_returns=1, fetch_local=False)
         reports: list[tuple[str, Report]] = []
         try:
             for ref in done:
@@ -160,6 +164,7 @@ class RayExecutor:
                     self._joined(session, ref)
                 elif report := self._reported(session, ref):
                     reports.append(report)
+            self._dispatch(session)  # what is ready already: no worker waits for the disk
         finally:  # also when a death among them ends the run
             if reports:
                 session.committed_all(reports)

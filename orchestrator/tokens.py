@@ -18,7 +18,7 @@ class Tokens:
 
     def keep(self, graph: TaskGraph, keys: tuple[TileKey, ...], ref: Any) -> None:
         for number in map(graph.number, keys):
-            if successors := len(graph.waiting(number)):
+            if successors := graph.fan_out(number):
                 self.refs[number], self.waiting[number] = ref, successors
 
     def spend(self, graph: TaskGraph, keys: list[TileKey]) -> list[Any]:

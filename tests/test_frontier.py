@@ -70,6 +70,8 @@ def test_successors_are_the_inverse_of_predecessors(graph: TaskGraph):
         for key in grid.keys():
             assert all(key in graph.predecessors(after) for after in graph.successors(key))
             assert all(key in graph.successors(before) for before in graph.predecessors(key))
+            assert graph.fan_out(graph.number(key)) == len(graph.successors(key))
+            assert graph.key(graph.number(key)) == key
 
 
 @given(graphs(), st.integers(0, 99))

@@ -160,3 +160,24 @@ def test_a_plan_can_measure_the_denoiser_here(cli):
     )
     device = json.loads(ended.out)["forecast"]["device"]
     assert device["per_tile"] + device["per_call"] > 0
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_the_scheduler_bench_runs_the_product_and_reports_against_the_simulator(cli):
+    ended = cli("bench", "scheduler", "--tiles", "6x9", "--workers", "2,5", "--call-seconds", "0.05", "--batch", "2")
+    assert ended.code == 0, ended.err
+    found = json.loads(ended.out.splitlines()[-1])
+    assert [run["workers"] for run in found["runs"]] == [2, 5]
+    for run in found["runs"]:
+        assert run["tiles"] == 54
+        assert 0.2 < run["ideal_over_makespan"] < 1.02, "nothing is faster than the ideal"
+        assert run["bound"] <= run["ideal"] * 1.06
+        assert run["driver_cpu"] > 0
+
+
+@pytest.mark.parametrize("arguments", [["--workers", "0"], ["--workers", "a"], ["--tiles", "0x3"], ["--tiles", "9"]])
+def test_a_bench_of_nothing_is_refused_on_one_line(cli, arguments):
+    ended = cli("bench", "scheduler", *arguments)
+    assert ended.code == 2
+    assert arguments[0] in ended.complaint
