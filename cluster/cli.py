@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from cluster import bench
 from cluster import options as opt
 from cluster.progress import ProgressView, duration, size
 from orchestrator.errors import PlanError, RunError
-from orchestrator.events import Event, WorkerStarted
+from orchestrator.events import Event
 from orchestrator.spec import JobSpec
 
 if TYPE_CHECKING:
@@ -33,9 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Restore images of unlimited size with pre-trained diffusion models (DDNM, MSR, HiR) on Ray and Zarr.",
 )
-
-bench = typer.Typer(no_args_is_help=True, help="Measure this program on this machine; one JSON line last.")
-app.add_typer(bench, name="bench")
+app.add_typer(bench.app, name="bench")
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -55,9 +54,29 @@ def restore(
     scale: opt.Scale = None,
     sigma: opt.Sigma = None,
     mask: opt.Mask = None,
+    nodata: opt.Nodata = None,
+    pad: opt.Pad = None,
+    kernel: opt.Kernel = None,
+    blur: opt.Blur = None,
+    ratio: opt.Ratio = None,
+    operator: opt.Operator = None,
+    operator_args: opt.OperatorArg = None,
     size: opt.Size = None,
     denoiser: opt.DenoiserRef = None,
+    region: opt.Region = None,
+    label: opt.Label = None,
+    classifier: opt.Classifier = None,
+    guidance: opt.Guidance = None,
+    value_range: opt.Range = None,
+    grey_as: opt.GreyAs = None,
+    bands_as: opt.BandsAs = None,
+    skip_flat: opt.SkipFlat = None,
     intent: opt.Intent = None,
+    quality: opt.Quality = None,
+    method: opt.Method = None,
+    zeta: opt.Zeta = None,
+    eta_b: opt.EtaB = None,
+    ilvr_stop: opt.IlvrStop = None,
     form: opt.Form = None,
     steps: opt.Steps = None,
     eta: opt.Eta = None,
@@ -70,7 +89,7 @@ def restore(
     margin: opt.Margin = None,
     levels: opt.Levels = None,
     order: opt.Order = None,
-    block: opt.Block = None,
+    order_block: opt.OrderBlock = None,
     seed: opt.Seed = None,
     executor: opt.ExecutorName = None,
     workers: opt.Workers = None,
@@ -102,6 +121,11 @@ def resume(
     noise_scale: opt.NoiseScale = None,
     inverse: opt.Inverse = None,
     intent: opt.Intent = None,
+    quality: opt.Quality = None,
+    method: opt.Method = None,
+    zeta: opt.Zeta = None,
+    eta_b: opt.EtaB = None,
+    ilvr_stop: opt.IlvrStop = None,
     tile: opt.Tile = None,
     stride: opt.Stride = None,
     margin: opt.Margin = None,
@@ -123,7 +147,7 @@ def resume(
     from orchestrator import run
     from orchestrator.rundir import RunDir
 
-    spec = opt.job_spec(RunDir.existing(out).load_spec(), given)
+    spec = opt.job_spec(RunDir.existing(out).load_spec(), {**given, "output": out})
     _report(_drive(spec, quiet, lambda ex, on: run.resume(out, ex, on, changes=spec)))
 
 
@@ -135,9 +159,29 @@ def plan(
     scale: opt.Scale = None,
     sigma: opt.Sigma = None,
     mask: opt.Mask = None,
+    nodata: opt.Nodata = None,
+    pad: opt.Pad = None,
+    kernel: opt.Kernel = None,
+    blur: opt.Blur = None,
+    ratio: opt.Ratio = None,
+    operator: opt.Operator = None,
+    operator_args: opt.OperatorArg = None,
     size: opt.Size = None,
     denoiser: opt.DenoiserRef = None,
+    region: opt.Region = None,
+    label: opt.Label = None,
+    classifier: opt.Classifier = None,
+    guidance: opt.Guidance = None,
+    value_range: opt.Range = None,
+    grey_as: opt.GreyAs = None,
+    bands_as: opt.BandsAs = None,
+    skip_flat: opt.SkipFlat = None,
     intent: opt.Intent = None,
+    quality: opt.Quality = None,
+    method: opt.Method = None,
+    zeta: opt.Zeta = None,
+    eta_b: opt.EtaB = None,
+    ilvr_stop: opt.IlvrStop = None,
     steps: opt.Steps = None,
     start: opt.Start = None,
     travel: opt.Travel = None,
@@ -146,7 +190,7 @@ def plan(
     margin: opt.Margin = None,
     levels: opt.Levels = None,
     order: opt.Order = None,
-    block: opt.Block = None,
+    order_block: opt.OrderBlock = None,
     workers: opt.Workers = None,
     batch: opt.Batch = None,
     step_seconds: Annotated[
@@ -165,6 +209,7 @@ def plan(
     """Say what a restoration would take: tiles, levels, NFE, critical path, useful workers, memory, disk, time."""
     given = {k: v for k, v in locals().items() if k in opt.PLACES}
     from orchestrator.estimate import estimate
+    from orchestrator.filled import count_filled
     from orchestrator.forecast import CHEAP_TILES, forecast, known_device
     from orchestrator.resolve import plan_job
 
@@ -176,16 +221,54 @@ def plan(
         device = measure_device(planned)
     tiles = planned.spec.run.batch or 1
     numbers = estimate(planned, workers or 1, None if device is None else device.seconds(tiles) / tiles)
+    filled = count_filled(planned)
     worth = numbers.tiles <= CHEAP_TILES if simulate is None else simulate
     outlook = forecast(planned, device, tiles, run=worth)
     if as_json:
         spec = planned.spec.model_dump(mode="json")
-        print(json.dumps({"spec": spec, **numbers.as_dict(), "forecast": outlook.as_dict()}))
+        print(json.dumps({"spec": spec, "filled": filled, **numbers.as_dict(), "forecast": outlook.as_dict()}))
         return
     from cluster.tables import print_forecast, print_plan
 
-    print_plan(planned, numbers)
+    print_plan(planned, numbers, filled)
     print_forecast(planned, outlook)
+
+
+@app.command()
+def degrade(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Clean image: PNG, JPEG or TIFF.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help=".png, .tif or .tiff; for cs a folder, .zarr.")],
+    task: opt.Task = None,
+    scale: opt.Scale = None,
+    sigma: opt.Sigma = None,
+    mask: opt.Mask = None,
+    nodata: opt.Nodata = None,
+    pad: opt.Pad = None,
+    kernel: opt.Kernel = None,
+    blur: opt.Blur = None,
+    ratio: opt.Ratio = None,
+    block: Annotated[int | None, typer.Option(help="cs: side of a block, px.", show_default="32")] = None,
+    operator: opt.Operator = None,
+    operator_args: opt.OperatorArg = None,
+    seed: Annotated[int, typer.Option(help="Seed of the noise, and of what cs keeps.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
+) -> None:
+    """Make a measurement of the clean image IN, with exactly the operators that `restore` inverts."""
+    given = {k: v for k, v in locals().items() if k in opt.PLACES and k != "seed"}
+    from kernels.catalog import describe
+    from orchestrator.degrade import degrade as measure
+    from orchestrator.inputs import resolve_task
+    from orchestrator.tasks import Task
+
+    spec = opt.job_spec(JobSpec(), {**given, "path": source})
+    try:
+        if spec.task.name != "cs":
+            spec = spec.model_copy(update={"task": resolve_task(spec, describe(spec.denoiser))})
+            Task.of(spec)
+        shape = measure(spec, out, seed, overwrite)
+    except ValueError as err:
+        raise PlanError(str(err)) from None
+    print(f"{out}: {' x '.join(map(str, shape))} values")
 
 
 @app.command()
@@ -266,38 +349,13 @@ def demo(
     raise typer.Exit(run_demo(out, workers))
 
 
-@bench.command("scheduler")
-def bench_scheduler(
-    tiles: Annotated[str, typer.Option(help="Tiles, ROWSxCOLUMNS.")] = "64x128",
-    workers: Annotated[str, typer.Option(help="Numbers of workers, with commas.")] = "1,8,16,32,64",
-    batch: Annotated[int, typer.Option(help="Tiles per worker call.")] = 4,
-    order: Annotated[str, typer.Option(help="raster, centre, bridge or colour.")] = "centre",
-    call_seconds: Annotated[float, typer.Option(help="Time of a batch, whatever its size.")] = 0.04,
-    tile_seconds: Annotated[float, typer.Option(help="Time of a batch for each tile in it.")] = 0.01,
-    jitter: Annotated[float, typer.Option(help="Greatest relative deviation of a batch's time.")] = 0.05,
-    seed: Annotated[int, typer.Option(help="Seed of the jitter.")] = 0,
-) -> None:
-    """Run the scheduler on Ray with workers that only let time pass, beside what the simulator says it should take."""
-    from cluster.bench_scheduler import run_bench
-    from orchestrator.simulate import Device
-
-    rows, cols = opt.parse_size(tiles, "--tiles", "64x128")
-    device = Device(per_call=call_seconds, per_tile=tile_seconds, jitter=jitter, seed=seed)
-    run_bench(rows, cols, order, batch, device, opt.parse_counts(workers))
-
-
 def _drive(spec: JobSpec, quiet: bool, go: Callable[[Executor, list[Callable[[Event], None]]], Outcome]) -> Outcome:
     """Run with progress; a termination signal ends like Ctrl-C: everything committed stays."""
     executor = _executor(spec)
     signal.signal(signal.SIGTERM, _interrupt)
-
-    def rearm(event: Event) -> None:
-        if isinstance(event, WorkerStarted):  # Ray installs its own handler when it starts
-            signal.signal(signal.SIGTERM, _interrupt)
-
     with ProgressView(quiet) as progress:
         try:
-            return go(executor, [progress, rearm])
+            return go(executor, [progress])
         except KeyboardInterrupt:
             where = f"; go on with: gigarestore resume {spec.output}" if spec.output else ""
             _fail(f"interrupted, everything committed is kept{where}", INTERRUPTED)
@@ -319,8 +377,10 @@ def _report(outcome: Outcome) -> None:
     plan: Plan = outcome.plan
     megapixels = plan.height * plan.width / 1e6
     resumed = f" ({outcome.resumed} from before)" if outcome.resumed else ""
+    filled = f", {outcome.filled} of them filled without the network" if outcome.filled else ""
     print(
-        f"{outcome.root}: {plan.height}x{plan.width} px ({megapixels:.1f} Mpx), {outcome.tiles} tiles{resumed}, "
+        f"{outcome.root}: {plan.height}x{plan.width} px ({megapixels:.1f} Mpx), "
+        f"{outcome.tiles} tiles{resumed}{filled}, "
         f"{duration(outcome.seconds)}"
     )
 

@@ -51,7 +51,9 @@ def run_demo(out: Path, workers: int) -> int:
     found = verify_run(outcome.root)
 
     scores = {name: (psnr(x, original, 255), ssim(x, original, 255)) for name, x in _named(bicubic, restored)}
-    levels = ", ".join(f"level {lv.index}: {lv.grid.rows.count}x{lv.grid.cols.count}" for lv in outcome.plan.levels[::-1])
+    levels = ", ".join(
+        f"level {lv.index}: {lv.grid.rows.count}x{lv.grid.cols.count}" for lv in outcome.plan.levels[::-1]
+    )
     print(f"photograph {original.shape[1]}x{original.shape[2]} px, reduced x{SCALE} and restored; tiles {levels}")
     for name, (decibel, similarity) in scores.items():
         print(f"{name:9} PSNR {decibel:.2f} dB, SSIM {similarity:.4f}")
@@ -59,7 +61,9 @@ def run_demo(out: Path, workers: int) -> int:
     clipped = f" ({found.consistency.clipped} cells at black or white apart)" if found.consistency.clipped else ""
     print(f"consistency: |A x - y| at most {found.consistency.max:.3f} grey levels{clipped}")
     print(f"seam ratio: {found.seams.overall.ratio:.3f} (1 = no seam)")
-    print(f"time: {duration(outcome.seconds)} for {outcome.tiles} tiles, {duration(time.perf_counter() - began)} in all")
+    print(
+        f"time: {duration(outcome.seconds)} for {outcome.tiles} tiles, {duration(time.perf_counter() - began)} in all"
+    )
     print(f"files: {picture} (input | bicubic | restored | original), {outcome.root} (OME-Zarr)")
 
     better = all(r > b for r, b in zip(scores["restored"], scores["bicubic"], strict=True))

@@ -66,7 +66,9 @@ def _shadowed() -> list[Check]:
         where = Path(spec.origin).resolve().parent if spec and spec.origin else None
         if where is None or where.parent != home:
             checks.append(
-                Check("fail", "import names", f"{name!r} is taken by {where}; install gigarestore in its own environment")
+                Check(
+                    "fail", "import names", f"{name!r} is taken by {where}; install gigarestore in its own environment"
+                )
             )
     for name in PACKAGES:
         owners = set(importlib.metadata.packages_distributions().get(name, [])) - {"gigarestore"}

@@ -15,7 +15,9 @@ from orchestrator.spec import JobSpec
 Task = Annotated[
     str | None,
     typer.Option(
-        help="sr, colorize, inpaint, denoise, generate, sr+colorize or inpaint+colorize+sr.", show_default="sr"
+        help="sr, colorize, inpaint, denoise, deblur, cs, outpaint, generate, operator, sr+colorize or "
+        "inpaint+colorize+sr.",
+        show_default="sr",
     ),
 ]
 Scale = Annotated[int | None, typer.Option(help="Output pixels per input pixel (sr).", show_default="4 for sr")]
@@ -23,18 +25,68 @@ Sigma = Annotated[
     str | None, typer.Option(help="Noise of the input: grey levels of its dtype (25), or percent of its range (10%).")
 ]
 Mask = Annotated[Path | None, typer.Option(help="Inpainting: image of the input's size, non-zero where it is known.")]
+Nodata = Annotated[int | None, typer.Option(help="Inpainting: pixels of this value in every band are unknown.")]
+Pad = Annotated[str | None, typer.Option(help="Outpainting: px to invent, TOP,RIGHT,BOTTOM,LEFT.")]
+Kernel = Annotated[str | None, typer.Option(help="How sr was reduced: average or bicubic.", show_default="average")]
+Blur = Annotated[
+    str | None,
+    typer.Option(
+        help="deblur: uniform:TAPS, gaussian:SIGMA[:TAPS], anisotropic:SIGMA_Y,SIGMA_X[:TAPS] or a kernel file."
+    ),
+]
+Ratio = Annotated[float | None, typer.Option(help="cs: kept share of the coefficients; restore reads it from IN.")]
+Operator = Annotated[str | None, typer.Option("--operator", help="Your own operator, package.module:Class.")]
+OperatorArg = Annotated[
+    list[str] | None, typer.Option("--operator-arg", help="KEY=VALUE for its constructor; may be repeated.")
+]
 Size = Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of the input where there is no file (generate, plan).")]
 DenoiserRef = Annotated[
     str | None,
-    typer.Option("--denoiser", help="builtin, analytic: or guided-diffusion:PATH.", show_default="builtin"),
+    typer.Option(
+        "--denoiser",
+        help="builtin, guided-diffusion:PATH, diffusers:FOLDER, prior:PATH, "
+        "module:PACKAGE.MODULE:NAME ((x_t, t) -> eps), sigma:PACKAGE.MODULE:NAME (D(z, sigma) -> x0) or analytic:.",
+        show_default="builtin",
+    ),
+]
+Range = Annotated[
+    str | None,
+    typer.Option("--range", help="Stored values LOW,HIGH of black and white.", show_default="the limits of the dtype"),
+]
+GreyAs = Annotated[
+    str | None,
+    typer.Option(help="One band: replicate (in every channel) or mean (of the channels).", show_default="replicate"),
+]
+BandsAs = Annotated[
+    str | None,
+    typer.Option(help="Other bands than the network's: groups of its channels, or single.", show_default="groups"),
+]
+SkipFlat = Annotated[
+    float | None, typer.Option(help="Fill tiles whose measurement varies by no more grey levels, without the network.")
+]
+Label = Annotated[int | None, typer.Option("--class", help="Class to draw, of a conditional network or --classifier.")]
+Classifier = Annotated[Path | None, typer.Option(help="Guided-diffusion classifier that guides the network.")]
+Guidance = Annotated[float | None, typer.Option(help="Factor of the classifier's gradient.", show_default="1")]
+Region = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Y0,X0,Y1,X1:DENOISER[:CLASS], output px: restore a region with another network first. May repeat."
+    ),
 ]
 Intent = Annotated[
     str | None,
     typer.Option(help="faithful: nearest to the truth on average; detail: a sample; paper: the paper's settings."),
 ]
+Method = Annotated[str | None, typer.Option(help="ddnm, repaint, ilvr, ddrm, pigdm or dps.", show_default="ddnm")]
+Zeta = Annotated[float | None, typer.Option(help="dps: length of the gradient step.", show_default="1")]
+EtaB = Annotated[float | None, typer.Option(help="ddrm: weight of the measurement, 0 to 1.", show_default="1")]
+IlvrStop = Annotated[int | None, typer.Option(help="ilvr: last conditioned timestep.", show_default="0: all")]
+Quality = Annotated[
+    str | None, typer.Option(help="draft, standard or paper: number of steps, from the measured trade-off.")
+]
 Form = Annotated[str | None, typer.Option(help="posterior (DDPM step) or eps (Eq. 10).")]
 Steps = Annotated[int | None, typer.Option(help="Denoising steps per tile.")]
-Eta = Annotated[str | None, typer.Option(help="Share of fresh noise in form eps: 0 to 1, or ddpm.")]
+Eta = Annotated[str | None, typer.Option(help="Share of fresh noise in form eps: 0 to 1, ddpm, or analytic.")]
 Start = Annotated[int | None, typer.Option(help="First timestep of a warm start; leave out for the preset's.")]
 Inverse = Annotated[str | None, typer.Option(help="A+ of average pooling: replicate (the paper's) or smooth.")]
 NoiseScale = Annotated[float | None, typer.Option(help="Factor of all noise, 0 to 1.")]
@@ -47,7 +99,9 @@ Margin = Annotated[
 ]
 Levels = Annotated[int | None, typer.Option(help="Restoration levels (HiR); 1 = none.", show_default="automatic")]
 Order = Annotated[str | None, typer.Option(help="raster, centre, bridge or colour.", show_default="raster")]
-Block = Annotated[int | None, typer.Option(help="Tiles along a block's side, for the order bridge.", show_default="16")]
+OrderBlock = Annotated[
+    int | None, typer.Option(help="Tiles along a block's side, for the order bridge.", show_default="16")
+]
 Seed = Annotated[int | None, typer.Option(help="Seed of all randomness.", show_default="0")]
 ExecutorName = Annotated[str | None, typer.Option("--executor", help="ray or serial.", show_default="ray")]
 Workers = Annotated[int | None, typer.Option(help="Workers.", show_default="one per GPU, else per core")]
@@ -62,7 +116,7 @@ def job_spec(base: JobSpec, given: dict[str, Any]) -> JobSpec:
     """Return `base` with the options that were given put in their sections; raises PlanError on a bad value."""
     values = base.model_dump()
     for name, value in given.items():
-        if value is None:
+        if value is None or value == []:
             continue
         section, field = PLACES[name]
         target = values[section] if section else values
@@ -71,6 +125,8 @@ def job_spec(base: JobSpec, given: dict[str, Any]) -> JobSpec:
         else:
             target[field] = PARSERS[name](value) if name in PARSERS else value
     task = values["task"]
+    if given.get("operator") is not None and given.get("task") is None:
+        task["name"] = "operator"
     if task["name"] == "sr" and task["scale"] == 1 and given.get("scale") is None:
         task["scale"] = 4
     return JobSpec.build(values)
@@ -101,6 +157,28 @@ def parse_counts(text: str) -> list[int]:
     return [int(count) for count in text.split(",")]
 
 
+def parse_range(text: str) -> tuple[float, float]:
+    """Read LOW,HIGH."""
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise PlanError(f"--range {text!r} is no range; give LOW,HIGH of stored values, for example 0,4095") from None
+    return low, high
+
+
+def parse_regions(texts: list[str]) -> list[dict[str, Any]]:
+    """Read Y0,X0,Y1,X1:DENOISER[:CLASS], once per region."""
+    found = []
+    for text in texts:
+        match = re.fullmatch(r"(\d+),(\d+),(\d+),(\d+):(.+?)(?::(\d+))?", text)
+        if match is None:
+            raise PlanError(f"--region {text!r} is no region; give Y0,X0,Y1,X1:DENOISER or ...:DENOISER:CLASS")
+        *box, denoiser, label = match.groups()
+        number = None if label is None else int(label)
+        found.append({"box": tuple(map(int, box)), "denoiser": denoiser, "label": number})
+    return found
+
+
 def parse_travel(text: str) -> tuple[int, int]:
     """Read LENGTH,REPEAT."""
     match = re.fullmatch(r"(\d+),(\d+)", text)
@@ -109,18 +187,38 @@ def parse_travel(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def parse_pad(text: str) -> tuple[int, ...]:
+    """Read TOP,RIGHT,BOTTOM,LEFT."""
+    if re.fullmatch(r"\d+,\d+,\d+,\d+", text) is None:
+        raise PlanError(f"--pad {text!r} is no padding; give TOP,RIGHT,BOTTOM,LEFT in px, for example 0,64,0,64")
+    return tuple(int(side) for side in text.split(","))
+
+
+def parse_arguments(texts: list[str]) -> dict[str, str]:
+    """Read KEY=VALUE, several times."""
+    for text in texts:
+        if "=" not in text:
+            raise PlanError(f"--operator-arg {text!r} has no value; write KEY=VALUE")
+    return {key: value for key, _, value in (text.partition("=") for text in texts)}
+
+
 def parse_eta(text: str) -> float | str:
     """Read a number or `ddpm`."""
     try:
-        return text if text == "ddpm" else float(text)
+        return text if text in ("ddpm", "analytic") else float(text)
     except ValueError:
-        raise PlanError(f"--eta {text!r} is neither a number from 0 to 1 nor ddpm") from None
+        raise PlanError(f"--eta {text!r} is neither a number from 0 to 1 nor ddpm nor analytic") from None
 
 
 PARSERS: dict[str, Callable[[Any], Any]] = {
     "size": parse_size,
     "travel": parse_travel,
+    "value_range": parse_range,
+    "region": parse_regions,
+    "classifier": str,
     "eta": parse_eta,
+    "pad": parse_pad,
+    "operator_args": parse_arguments,
     "path": str,
     "mask": str,
     "output": str,
@@ -129,11 +227,32 @@ PLACES = {
     "path": ("input", "path"),
     "mask": ("input", "mask"),
     "size": ("input", "size"),
+    "value_range": ("input", "values"),
+    "grey_as": ("input", "grey_as"),
+    "bands_as": ("input", "bands_as"),
+    "nodata": ("input", "nodata"),
+    "pad": ("input", "pad"),
+    "kernel": ("task", "kernel"),
+    "blur": ("task", "blur"),
+    "ratio": ("task", "ratio"),
+    "block": ("task", "block"),
+    "operator": ("task", "operator"),
+    "operator_args": ("task", "operator_args"),
     "output": ("", "output"),
     "denoiser": ("", "denoiser"),
+    "region": ("", "regions"),
     "task": ("task", "name"),
     "scale": ("task", "scale"),
     "sigma": ("task", "sigma"),
+    "skip_flat": ("task", "skip_flat"),
+    "label": ("guidance", "label"),
+    "classifier": ("guidance", "classifier"),
+    "guidance": ("guidance", "scale"),
+    "method": ("sampling", "method"),
+    "zeta": ("sampling", "zeta"),
+    "eta_b": ("sampling", "eta_b"),
+    "ilvr_stop": ("sampling", "ilvr_stop"),
+    "quality": ("sampling", "quality"),
     "intent": ("sampling", "intent"),
     "form": ("sampling", "form"),
     "eta": ("sampling", "eta"),
@@ -148,7 +267,7 @@ PLACES = {
     "margin": ("tiling", "margin"),
     "levels": ("tiling", "levels"),
     "order": ("tiling", "order"),
-    "block": ("tiling", "block"),
+    "order_block": ("tiling", "block"),
     "executor": ("run", "executor"),
     "workers": ("run", "workers"),
     "batch": ("run", "batch"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich.console import Console
 from rich.table import Table
 
@@ -9,11 +11,13 @@ from cluster.progress import duration, size
 from orchestrator.estimate import Estimate
 from orchestrator.forecast import Forecast
 from orchestrator.plan import Plan
-from orchestrator.verify import Verification
+
+if TYPE_CHECKING:
+    from orchestrator.verify import Verification
 
 
-def print_plan(plan: Plan, numbers: Estimate) -> None:
-    """Print a plan and what it will cost."""
+def print_plan(plan: Plan, numbers: Estimate, filled: int | None) -> None:
+    """Print a plan and what it will cost; filled: tiles that need no network, None where they were not counted."""
     console, spec = Console(highlight=False), plan.spec
     tiling, sampling = spec.tiling, spec.sampling
     console.print(
@@ -21,6 +25,13 @@ def print_plan(plan: Plan, numbers: Estimate) -> None:
         f"{plan.out_channels} bands of {plan.dtype}; tile {tiling.tile}, stride {tiling.stride}, order {tiling.order}; "
         f"form {sampling.form}, eta {sampling.eta}, {sampling.steps} steps, noise x{sampling.noise_scale}"
     )
+    for line in plan.bands.describe():
+        console.print(line)
+    for region in plan.regions:
+        tiles = sum(level.grid.count for level in region.plan.levels)
+        console.print(f"region {region.box}: restored first with {region.plan.denoiser.name}, {tiles:,} tiles")
+    if not plan.values.full:
+        console.print(f"black is {plan.values.low:g}, white is {plan.values.high:g} of {plan.dtype}")
     table = Table("level", "size", "tiles", "scale", "NFE/tile", box=None, pad_edge=False)
     for level in reversed(numbers.levels):
         table.add_row(
@@ -34,6 +45,7 @@ def print_plan(plan: Plan, numbers: Estimate) -> None:
     time = "unknown for this network: give --step-seconds" if numbers.seconds is None else duration(numbers.seconds)
     for name, value in (
         ("tiles", f"{numbers.tiles:,}"),
+        *([] if filled == 0 else [("filled without it", "not counted" if filled is None else f"at least {filled:,}")]),
         ("network evaluations", f"{numbers.nfe:,}"),
         ("critical path", f"{numbers.critical_path:,} tiles"),
         ("useful workers", f"about {numbers.useful_workers:,}; more would mostly wait"),
@@ -76,7 +88,8 @@ def print_verification(found: Verification) -> None:
     else:
         verdict = "noisy measurement, residual expected" if found.noisy else "holds" if found.consistent else "VIOLATED"
         print(
-            f"consistency |A x - y|: max {c.max:.3f}, RMS {c.rms:.3f} grey levels over {c.cells:,} values ({verdict}); "
+            f"consistency |A x - y|: max {c.max:.3f}, RMS {c.rms:.3f} grey levels over {c.cells:,} values (limit "
+            f"{found.limit:.2f}: {verdict}); "
             f"{c.clipped:,} more with clipped pixels, max {c.clipped_max:.3f}"
         )
     for name, ratio in (("rows", found.seams.rows), ("columns", found.seams.columns), ("overall", found.seams.overall)):

@@ -242,17 +242,26 @@ def load_prior(
     net = LocalUNet(config)
     _check_state(path, net.state_dict(), state)
     net.load_state_dict({key: value.float() for key, value in state.items()})
-    info = DenoiserInfo(
+    return BuiltinDenoiser(net, _info(path, config, name), device, dtype)
+
+
+def describe_prior(path: Path | str) -> DenoiserInfo:
+    """Describe a prior of this family; errors as for `load_prior`."""
+    path = Path(path)
+    config, state = read_prior(path)
+    with torch.device("meta"):
+        _check_state(path, LocalUNet(config).state_dict(), state)
+    return _info(path, config, "")
+
+
+def _info(path: Path, config: PriorConfig, name: str) -> DenoiserInfo:
+    return DenoiserInfo(
         name=name or f"prior:{path.name}",
         channels=config.image_channels,
-        tile=256,
         multiple=config.multiple,
-        fixed_tile=False,
-        alpha_bar="linear",
-        n_timesteps=1000,
         content=file_hash(path),
+        local=True,
     )
-    return BuiltinDenoiser(net, info, device, dtype)
 
 
 def read_prior(path: Path) -> tuple[PriorConfig, dict[str, Tensor]]:

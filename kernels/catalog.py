@@ -1,6 +1,14 @@
 """What is known of a denoiser before it is loaded: enough to plan a run, on a machine that need not have torch.
 
-A reference names its scheme: `builtin`, `analytic:`, `guided-diffusion:PATH`.
+A reference names its scheme:
+
+    builtin                          the prior that ships with the software
+    prior:PATH                       another prior of the same family (kernels/builtin.py)
+    analytic:                        an exact Gaussian prior
+    guided-diffusion:PATH            .pt or .safetensors of Dhariwal and Nichol's networks
+    diffusers:FOLDER                 a UNet2DModel with its scheduler
+    module:package.module:name       one's own (x_t, t) -> eps
+    sigma:package.module:name        one's own D(z; sigma) -> x0, the form of EDM
 """
 
 from __future__ import annotations
@@ -9,13 +17,28 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-SCHEMES = ("builtin:", "analytic:", "guided-diffusion:PATH")
+SCHEMES = (
+    "builtin:",
+    "prior:PATH",
+    "analytic:",
+    "guided-diffusion:PATH",
+    "diffusers:FOLDER",
+    "module:package.module:name",
+    "sigma:package.module:name",
+)
+
+# Those that may have classes.
+CONDITIONAL = ("guided-diffusion", "diffusers")
 
 # The weights in the repository (kernels/builtin.py loads them).
 BUILTIN_WEIGHTS = Path(__file__).parent / "weights" / "builtin.safetensors"
 
 # Names the constants of kernels/analytic.py; change it whenever one of them changes, since the pixels then do.
 ANALYTIC_CONTENT = "stationary-inverse-square-1"
+
+# A file of gigabytes is not read twice just to name it: this many evenly spaced blocks stand for its content.
+HASHED_BLOCKS = 64
+HASHED_BLOCK_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,28 +54,45 @@ class DenoiserInfo:
     """Both sides of a tile must be divisible by this, px."""
     fixed_tile: bool = False
     """Whether only tiles of exactly `tile` px are accepted."""
-    alpha_bar: str = "linear"
-    """Name of the base schedule, a key of `kernels.schedule.BASE_SCHEDULES`."""
+    alpha_bar: str | tuple[float, ...] = "linear"
+    """Name of the base schedule, a key of `kernels.schedule.BASE_SCHEDULES`, or its table (n_timesteps,)."""
     n_timesteps: int = 1000
     """Number of base timesteps."""
     content: str = ""
     """Hash of the weights (blake2b, hexadecimal); two denoisers with the same content make the same pixels."""
+    local: bool = False
+    """Whether it knows textures only and no objects, so that sampling heads for the average by default."""
 
 
-def describe(ref: str) -> DenoiserInfo:
+def describe(ref: str, label: int | None = None) -> DenoiserInfo:
     """Return the description of the denoiser that `ref` names, reading no more than its file's head or hash.
 
-    torch is imported only for a checkpoint. Raises ValueError for an unknown scheme or a file that is not a checkpoint.
+    label: the class of a class-conditional network. torch is imported only for a checkpoint. Raises ValueError for an
+    unknown scheme, a file that is not a checkpoint, and a label that the network does not take or lacks.
     """
     scheme, path = split_ref(ref)
+    if scheme not in CONDITIONAL and label is not None:
+        raise ValueError(f"denoiser {ref!r} knows no classes, found class {label}; leave --class out")
     if scheme == "builtin":
         content = file_hash(BUILTIN_WEIGHTS)
-        return DenoiserInfo(name="builtin", tile=256, multiple=8, alpha_bar="linear", content=content)
+        return DenoiserInfo(name="builtin", tile=256, multiple=8, alpha_bar="linear", content=content, local=True)
     if scheme == "analytic":
         return DenoiserInfo(name="analytic", tile=256, multiple=1, alpha_bar="linear", content=ANALYTIC_CONTENT)
-    from kernels.checkpoints import describe_guided_diffusion  # imports torch
+    if scheme == "prior":
+        from kernels.builtin import describe_prior  # imports torch, as do the following
 
-    return describe_guided_diffusion(path)
+        return describe_prior(path)
+    if scheme == "diffusers":
+        from kernels.diffusers_folder import describe_diffusers
+
+        return describe_diffusers(path, label)
+    if scheme in ("module", "sigma"):
+        from kernels.user_denoiser import describe_user_denoiser
+
+        return describe_user_denoiser(ref)
+    from kernels.checkpoints import describe_guided_diffusion
+
+    return describe_guided_diffusion(path, **({} if label is None else {"label": label}))
 
 
 def split_ref(ref: str) -> tuple[str, str]:
@@ -62,11 +102,18 @@ def split_ref(ref: str) -> tuple[str, str]:
         if path:
             raise ValueError(f"denoiser {ref!r}: {scheme} takes no path; write {scheme}:")
         return scheme, ""
-    if scheme == "guided-diffusion":
+    usage = next((known for known in SCHEMES if known.startswith(f"{scheme}:")), None)
+    if usage is not None:
         if not path:
-            raise ValueError(f"denoiser {ref!r} names no file; write guided-diffusion:PATH")
+            raise ValueError(f"denoiser {ref!r} names nothing; write {usage}")
         return scheme, path
     raise ValueError(f"unknown denoiser {ref!r}; known schemes: {', '.join(SCHEMES)}")
+
+
+def absolute_ref(ref: str) -> str:
+    """Return the reference with the path of its file or folder made absolute, so that it holds in every process."""
+    scheme, path = split_ref(ref)
+    return f"{scheme}:{Path(path).absolute()}" if scheme in ("prior", "guided-diffusion", "diffusers") else ref
 
 
 def file_hash(path: Path) -> str:
@@ -78,4 +125,16 @@ def file_hash(path: Path) -> str:
                 digest.update(block)
     except OSError as error:
         raise ValueError(f"weights {path} cannot be read ({error.strerror}); check the path") from error
+    return digest.hexdigest()
+
+
+def sampled_hash(path: Path, settings: str) -> str:
+    """Hash the size of a file, evenly spaced blocks of it, and a text with whatever else decides the answers."""
+    digest, size = hashlib.blake2b(digest_size=16), path.stat().st_size
+    digest.update(f"{size} {settings}".encode())
+    last = max(size - HASHED_BLOCK_BYTES, 0)
+    with path.open("rb") as file:
+        for offset in sorted({last * i // (HASHED_BLOCKS - 1) for i in range(HASHED_BLOCKS)}):
+            file.seek(offset)
+            digest.update(file.read(HASHED_BLOCK_BYTES))
     return digest.hexdigest()

@@ -14,7 +14,6 @@ import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
@@ -22,13 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from kernels.architecture import Architecture, infer, is_denoiser, settings_text
-from kernels.catalog import DenoiserInfo
+from kernels.catalog import DenoiserInfo, sampled_hash
 from kernels.classifier import ClassifierConfig, ClassifierModel
 from kernels.unet import UNetModel
 from kernels.weights_file import CheckpointError, read_tensors
-
-HASHED_BLOCKS = 64
-HASHED_BLOCK_BYTES = 2**20
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -86,14 +82,54 @@ def load_guided_diffusion(path: str | Path, device: torch.device | str = "cpu", 
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifierInfo:
+    """Describe a classifier: what it accepts and tells apart."""
+
+    name: str
+    channels: int
+    classes: int
+    tile: int
+    """Training size, px."""
+    multiple: int
+    """Both sides of a tile must be divisible by this, px."""
+    fixed_tile: bool
+    """Whether only tiles of exactly `tile` px are accepted."""
+    n_timesteps: int
+    content: str
+    """Hash of the weights."""
+
+
+def describe_classifier(path: str | Path) -> ClassifierInfo:
+    """Check and describe a classifier, reading no more than a sample of its bytes; errors as of `load_classifier`."""
+    checkpoint = _open_classifier(path, {})
+    architecture = checkpoint.architecture
+    config = cast(ClassifierConfig, architecture.config)
+    return ClassifierInfo(
+        name=f"classifier {architecture.name}, {checkpoint.path.name}",
+        channels=config.in_channels,
+        classes=config.out_channels,
+        tile=config.image_size,
+        multiple=config.multiple,
+        fixed_tile=config.pool == "attention",
+        n_timesteps=architecture.diffusion_steps,
+        content=sampled_hash(checkpoint.path, settings_text(architecture)),
+    )
+
+
 def load_classifier(path: str | Path, device: torch.device | str = "cpu", **overrides: Any) -> ClassifierModel:
     """Load a classifier for guidance; errors and warnings as for `load_guided_diffusion`."""
-    checkpoint = _open(path, overrides)
-    if is_denoiser(checkpoint.tensors):
-        raise CheckpointError(f"{path} is a denoiser, not a classifier: a classifier has no output_blocks")
+    checkpoint = _open_classifier(path, overrides)
     with torch.device("meta"):
         model = ClassifierModel(cast(ClassifierConfig, checkpoint.architecture.config))
     return _fill(model, checkpoint).to(device)
+
+
+def _open_classifier(path: str | Path, overrides: Mapping[str, Any]) -> Checkpoint:
+    checkpoint = _open(path, overrides)
+    if is_denoiser(checkpoint.tensors):
+        raise CheckpointError(f"{path} is a denoiser, not a classifier: a classifier has no output_blocks")
+    return checkpoint
 
 
 def _open_denoiser(path: str | Path, overrides: Mapping[str, Any]) -> Checkpoint:
@@ -109,12 +145,12 @@ def _open_denoiser(path: str | Path, overrides: Mapping[str, Any]) -> Checkpoint
             f"conditional network, not a denoiser, which gives as many, or twice as many with a learned variance"
         )
     if config.num_classes is None and label is not None:
-        raise CheckpointError(f"{path} knows no classes, and label {label} was given: leave it out")
+        raise CheckpointError(f"{path} knows no classes, and class {label} was given: leave it out")
     if config.num_classes is not None and (label is None or not 0 <= label < config.num_classes):
         given = "none was given" if label is None else f"{label} was given"
         raise CheckpointError(
             f"{path} is class-conditional and needs a label 0..{config.num_classes - 1}; {given}: "
-            f'write {{"label": N}} to {_sidecar(path).name} beside it'
+            f'give --class N, or write {{"label": N}} to {_sidecar(path).name} beside it'
         )
     return checkpoint
 
@@ -201,17 +237,5 @@ def _info(checkpoint: Checkpoint) -> DenoiserInfo:
         fixed_tile=False,
         alpha_bar=architecture.noise_schedule,
         n_timesteps=architecture.diffusion_steps,
-        content=_content(checkpoint),
+        content=sampled_hash(checkpoint.path, f"{settings_text(architecture)} label={checkpoint.label}"),
     )
-
-
-def _content(checkpoint: Checkpoint) -> str:
-    """Hash the size of the file, evenly spaced blocks of it, and the settings that change the network's answers."""
-    digest, size = blake2b(digest_size=16), checkpoint.path.stat().st_size
-    digest.update(f"{size} {settings_text(checkpoint.architecture)} label={checkpoint.label}".encode())
-    last = max(size - HASHED_BLOCK_BYTES, 0)
-    with checkpoint.path.open("rb") as file:
-        for offset in sorted({last * i // (HASHED_BLOCKS - 1) for i in range(HASHED_BLOCKS)}):
-            file.seek(offset)
-            digest.update(file.read(HASHED_BLOCK_BYTES))
-    return digest.hexdigest()

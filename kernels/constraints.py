@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import torch
 from torch import Tensor
 
-from kernels.operators import AveragePool, Identity, Operator
+from kernels.operators import AveragePool, Identity, Operator, Weight
 
 T = TypeVar("T")
 
@@ -29,12 +29,14 @@ class Measurement:
     """(B, C', H/scale, W/scale) float32 in [-1, 1], the tile's aligned window of the measurement."""
     sigma_y: float = 0.0
     """Standard deviation of the noise in y, in the unit of the [-1, 1] range; 0: exact."""
+    tolerance: float = 0.0
+    """How far A x may stay from y at the end, same unit, for operators that pins can cut; y itself is rounded."""
 
     def __post_init__(self) -> None:
         if not self.sigma_y >= 0:
             raise ValueError(f"sigma_y {self.sigma_y} is no standard deviation; give 0 or more")
 
-    def project(self, x0: Tensor, lam: Tensor | None = None) -> Tensor:
+    def project(self, x0: Tensor, lam: Weight | None = None) -> Tensor:
         """Return x0 + lam A+(y - A x0) (paper Eq. 9; DDNM+ Eq. 17 with lam); lam None is 1 and exact.
 
         x0: (B, C, H, W). lam: broadcasts to x0.
@@ -84,13 +86,34 @@ class Problem:
         """Return the number of pixels that the sides of a tile must be multiples of."""
         return math.lcm(*(m.operator.alignment for m in (self.guide, self.measurement) if m is not None))
 
-    def project(self, x0: Tensor, lam: Tensor | None = None) -> Tensor:
+    def project(self, x0: Tensor, lam: Weight | None = None) -> Tensor:
         """Project x0 (B, C, H, W) on every constraint in turn; lam weighs the measurement only."""
         if self.guide is not None:
             x0 = self.guide.project(x0)
         if self.measurement is not None:
+            if self.measurement.tolerance > 0 and self.known is not None:
+                x0 = self.known.project(x0)  # measurements across the pinned border see what will be there
             x0 = self.measurement.project(x0, lam)
         return x0 if self.known is None else self.known.project(x0)
+
+    def close(self, x0: Tensor) -> Tensor:
+        """Project x0 (B, C, H, W) on everything that is exact: all but a noisy measurement."""
+        noisy = self.measurement is not None and self.measurement.sigma_y > 0
+        return (replace(self, measurement=None) if noisy else self).project(x0)
+
+    def finish(self, x: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
+        """Return the result x with its measurement holding on the free pixels beside the pinned ones (method 8.7b).
+
+        rows (B, H), cols (B, W): as for `Operator.finish`.
+        """
+        m = self.measurement
+        if m is None or m.sigma_y > 0 or m.tolerance == 0:
+            return x
+        done = []
+        for i in range(len(x)):  # one by one: how many steps a tile takes must not depend on its batch
+            one, row = select(m, [i]), slice(i, i + 1)
+            done.append(one.operator.finish(x[row], one.y.to(x.device), rows[row], cols[row], m.tolerance))
+        return torch.cat(done)
 
     def check(self, shape: Sequence[int]) -> None:
         """Raise ValueError unless every constraint fits a batch of tiles of shape (B, C, H, W)."""
@@ -131,7 +154,13 @@ class Problem:
 
 
 def ddnm_plus(
-    alpha: Tensor, tau: Tensor, eta: Tensor, sigma_y: float, s: float | Tensor, noise_scale: float = 1.0
+    alpha: Tensor,
+    tau: Tensor,
+    eta: Tensor,
+    sigma_y: float,
+    s: float | Tensor,
+    eta_b: float = 1.0,
+    noise_scale: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Return how much of the correction to apply, and how much fresh noise to add beside it, in the range space.
 
@@ -140,14 +169,16 @@ def ddnm_plus(
     are tau. alpha: weight of x^ in the step. eta: the part of tau that must stay fresh (0 in form `posterior`).
     s: singular value of the operator or a map of it, whose zeros do not matter. noise_scale: factor of every draw;
     what it takes from the fresh noise is room for the measurement's own. Source: DDNM, section 3.3, per singular
-    value; method: lambda = 1 if tau >= alpha sigma_y / s, else tau sqrt(1 - eta^2) s / (alpha sigma_y).
+    value; method: lambda = 1 if tau >= alpha sigma_y / s, else tau sqrt(1 - eta^2) s / (alpha sigma_y). DDRM's three
+    cases (Kawar et al. 2022, Eq. 7 and 8) are the same two, with lambda = eta_b in place of 1.
     """
     if isinstance(s, Tensor):
         s = torch.where(s > 0, s, 1.0)
     injected = alpha * sigma_y / s
     room = tau >= injected
-    lam = torch.where(room, 1.0, tau * torch.sqrt(1.0 - (noise_scale * eta) ** 2) / injected)
-    fresh = torch.where(room, torch.sqrt((tau * tau - injected * injected).clamp(min=0.0)), tau * eta)
+    lam = torch.where(room, eta_b, tau * torch.sqrt(1.0 - (noise_scale * eta) ** 2) / injected)
+    spent = eta_b * injected
+    fresh = torch.where(room, torch.sqrt((tau * tau - spent * spent).clamp(min=0.0)), tau * eta)
     return lam, fresh
 
 
@@ -156,9 +187,9 @@ class RangeSpace(NamedTuple):
 
     operator: Operator
     """The measurement's own, or the identity in the scalar form, which takes every direction for a measured one."""
-    lam: Tensor
+    lam: Weight
     """Share of the correction to apply."""
-    fresh: Tensor
+    fresh: Weight
     """Standard deviation of the fresh noise in the range space; the network's own eps is not kept there."""
 
 
@@ -173,8 +204,10 @@ def range_space(
 ) -> RangeSpace:
     """Return the DDNM+ weights of a step from its coefficients (`ddnm_plus`), each (B, 1, 1, 1); x: the batch."""
     operator: Operator = Identity() if scalar else measurement.operator
-    s = operator.singular_values(x)
-    return RangeSpace(operator, *ddnm_plus(alpha, tau, eta, measurement.sigma_y, s, noise_scale))
+    lam, fresh = operator.weights(
+        x, lambda s: ddnm_plus(alpha, tau, eta, measurement.sigma_y, s, noise_scale=noise_scale)
+    )
+    return RangeSpace(operator, lam, fresh)
 
 
 def select(batch: T, rows: Sequence[int]) -> T:
@@ -183,7 +216,7 @@ def select(batch: T, rows: Sequence[int]) -> T:
         return cast(T, batch[list(rows)])
     if isinstance(batch, tuple):
         return cast(T, tuple(batch[i] for i in rows))
-    if is_dataclass(batch):
+    if _per_tile(batch):
         return cast(T, _rebuild(batch, lambda name: select(getattr(batch, name), rows)))
     return batch
 
@@ -198,7 +231,7 @@ def cat(batches: Sequence[T]) -> T:
         return cast(T, torch.cat(cast(list[Tensor], list(batches))))
     if isinstance(first, tuple):
         return cast(T, sum(cast(Sequence[tuple[Any, ...]], batches), ()))
-    if is_dataclass(first):
+    if _per_tile(first):
         return cast(T, _rebuild(first, lambda name: cat([getattr(b, name) for b in batches])))
     if any(b != first for b in batches):
         raise ValueError(f"tiles with {first} and another value cannot share a batch; group them by level")
@@ -209,7 +242,7 @@ def to(batch: T, device: torch.device | str) -> T:
     """Move every tensor of a batch to the device, contiguous, so that no result depends on how it was sliced."""
     if isinstance(batch, Tensor):
         return cast(T, batch.to(device).contiguous())
-    if is_dataclass(batch):
+    if _per_tile(batch):
         return cast(T, _rebuild(batch, lambda name: to(getattr(batch, name), device)))
     return batch
 
@@ -217,9 +250,14 @@ def to(batch: T, device: torch.device | str) -> T:
 def _tensors(batch: Any) -> Iterator[Tensor]:
     if isinstance(batch, Tensor):
         yield batch
-    elif is_dataclass(batch):
+    elif _per_tile(batch):
         for f in fields(batch):
             yield from _tensors(getattr(batch, f.name))
+
+
+def _per_tile(batch: Any) -> bool:
+    """Tell whether to look into a value for the tiles' own data: not where it says that a whole batch shares it."""
+    return is_dataclass(batch) and not getattr(batch, "shared", False)
 
 
 def _rebuild(batch: Any, value: Callable[[str], Any]) -> Any:

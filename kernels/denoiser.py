@@ -24,8 +24,8 @@ class Denoiser(Protocol):
         ...
 
 
-def load_denoiser(ref: str, device: torch.device | str = "cpu") -> Denoiser:
-    """Load the denoiser that `ref` names: `builtin`, `analytic:` or `guided-diffusion:PATH`.
+def load_denoiser(ref: str, device: torch.device | str = "cpu", label: int | None = None) -> Denoiser:
+    """Load the denoiser that `ref` names (`kernels.catalog`); label: the class of a class-conditional one.
 
     Raises ValueError for an unknown scheme (naming the known ones) or a file that is not such a checkpoint.
     """
@@ -38,9 +38,21 @@ def load_denoiser(ref: str, device: torch.device | str = "cpu") -> Denoiser:
         from kernels.analytic import StationaryDenoiser
 
         return StationaryDenoiser(device=device)
+    if scheme == "prior":
+        from kernels.builtin import load_prior
+
+        return load_prior(path, device)
+    if scheme == "diffusers":
+        from kernels.diffusers_folder import load_diffusers
+
+        return load_diffusers(path, device, label)
+    if scheme in ("module", "sigma"):
+        from kernels.user_denoiser import load_user_denoiser
+
+        return load_user_denoiser(ref, device)
     from kernels.checkpoints import load_guided_diffusion
 
-    return load_guided_diffusion(path, device)
+    return load_guided_diffusion(path, device, **({} if label is None else {"label": label}))
 
 
 def evaluate(denoiser: Denoiser, x: Tensor, timesteps: Tensor) -> Tensor:

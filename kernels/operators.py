@@ -16,6 +16,7 @@ range space (Wang et al. 2023, DDNM, section 3), and all nonzero singular values
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Protocol
@@ -23,6 +24,17 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+# Rows and columns of a tile's window: committed by earlier tiles; to be committed by this one; left to later ones.
+PINNED, OWNED, OUTER = 0, 1, 2
+
+
+class Weight(Protocol):
+    """Multiply pictures: a number per pixel, or a function of an operator's singular values."""
+
+    def __mul__(self, other: Tensor, /) -> Tensor: ...
+
+    def __sub__(self, other: Tensor, /) -> Weight: ...
 
 
 class Operator(Protocol):
@@ -62,6 +74,17 @@ class Operator(Protocol):
     def project(self, x: Tensor, y: Tensor) -> Tensor:
         """Return x + A+(y - A x), the nearest picture that measures y (paper Eq. 9)."""
         return x + self.pinv(y - self.A(x))
+
+    def weights(self, x: Tensor, f: Callable[[float | Tensor], tuple[Tensor, ...]]) -> tuple[Weight, ...]:
+        """Return functions of the singular values, computed together by f, as weights that multiply pictures."""
+        return f(self.singular_values(x))
+
+    def finish(self, x: Tensor, y: Tensor, rows: Tensor, cols: Tensor, tolerance: float) -> Tensor:
+        """Return the result x with |A x - y| <= tolerance again after pinning; cells that no pin cuts need nothing.
+
+        rows (B, H), cols (B, W): uint8, what the tile's rows and columns are: PINNED, OWNED or OUTER (`free_pixels`).
+        """
+        return x
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +285,12 @@ def replicate(y: Tensor, scale: int) -> Tensor:
     """Repeat every pixel scale x scale times: (B, C, h, w) -> (B, C, h*scale, w*scale)."""
     b, c, h, w = y.shape
     return y[:, :, :, None, :, None].expand(b, c, h, scale, w, scale).reshape(b, c, h * scale, w * scale)
+
+
+def free_pixels(rows: Tensor, cols: Tensor) -> Tensor:
+    """Return (B, H, W) bool, the pixels that no earlier tile has committed, from what rows (B, H) and cols (B, W) are."""
+    r, c = rows[:, :, None], cols[:, None, :]
+    return ~(((r == PINNED) & (c != OUTER)) | ((c == PINNED) & (r != OUTER)))
 
 
 def _cell_sums(x: Tensor, scale: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The loop of the paper's Algorithms 1 to 3 over a batch of tiles: unconditional, DDNM, DDNM+, with pins and guide.
+"""The loop of the paper's Algorithms 1 to 3 over a batch of tiles, for every method, with pins and guide.
 
 A `State` is a batch in mid-flight. Every coefficient of a step is gathered on the host from each tile's own position in
 the time sequence, so that tiles of one batch may be at different steps, and nothing in a step waits for the device.
@@ -14,70 +14,39 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from kernels.constraints import Problem, cat, range_space, select
+from kernels.constraints import Problem, RangeSpace, cat, select, to
 from kernels.denoiser import Denoiser, evaluate
+from kernels.gradient_methods import Dps, GradientMethod, Pigdm, evaluate_with_gradient
+from kernels.guidance import Guidance
+from kernels.method_catalog import describe_method
+from kernels.methods import Ddnm, Ddrm, Method, Moment, Replacement
 from kernels.noise import NoiseKey, NoiseSource
-from kernels.schedule import Schedule
+from kernels.process import SamplerConfig, Step, gather
+
+__all__ = ["SamplerConfig", "State", "advance", "sample", "start", "strategy"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class SamplerConfig:
-    """Say which process is run; the tiles of a batch share it."""
-
-    schedule: Schedule
-    times: tuple[int, ...]
-    """Visited indices, neighbours one apart, ending at -1 (`kernels.schedule.time_travel`)."""
-    form: Literal["posterior", "eps"] = "posterior"
-    """`posterior`: mean c1 x^ + c2 x_t (Ho et al., Eq. 7). `eps`: the paper's Eq. 10 with the network's own eps."""
-    eta: float | Literal["ddpm"] = 0.85
-    """Share of fresh noise in form `eps`, in [0, 1]; `ddpm`: sqrt(posterior variance) / s_{t-1}. Else unused."""
-    noise_scale: float = 1.0
-    """Factor of every draw, the initial one included; at 0 nothing is drawn."""
-    ddnm_plus: Literal["projector", "scalar"] = "projector"
-    """With a noisy measurement: weigh noise by range and null space, or by one number as the paper does."""
-    clip: bool = True
-    """Whether the clean estimate is clamped to [-1, 1] before it is projected; nothing else ever is."""
-
-    def __post_init__(self) -> None:
-        moves = pairwise(self.times)
-        inside = len(self.times) > 1 and min(self.times[:-1]) >= 0 and max(self.times) < len(self.schedule)
-        if not inside or self.times[-1] != -1 or any(abs(after - before) != 1 for before, after in moves):
-            raise ValueError(
-                f"times must walk by single steps below {len(self.schedule)} to a final -1; use time_travel"
-            )
-        if self.form not in ("posterior", "eps") or self.ddnm_plus not in ("projector", "scalar"):
-            raise ValueError(f"unknown form {self.form!r} or ddnm_plus {self.ddnm_plus!r}; see SamplerConfig")
-        if self.eta != "ddpm" and not (isinstance(self.eta, float | int) and 0 <= self.eta <= 1):
-            raise ValueError(f"eta {self.eta!r} is outside [0, 1]; choose a share of fresh noise, or 'ddpm'")
-        if not 0 <= self.noise_scale <= 1:
-            raise ValueError(f"noise scale {self.noise_scale} is outside [0, 1]")
-
-
-class Step(NamedTuple):
-    """Hold the coefficients of one reverse step, one number per tile.
-
-    x0 = x0_x x - x0_eps eps and x' = mean_x0 x^ + mean_x x + kept eps + fresh z, z ~ N(0, I). Each is (B, 1, 1, 1)
-    float32 on the device.
-    """
-
-    x0_x: Tensor
-    x0_eps: Tensor
-    mean_x0: Tensor
-    mean_x: Tensor
-    kept: Tensor
-    fresh: Tensor
-    tau: Tensor
-    """Standard deviation of all noise that the step may leave beside the mean: DDNM+'s budget."""
-    eta: Tensor
-    """Share of tau that stays fresh noise where the measurement's own noise takes the rest."""
+@lru_cache(maxsize=8)
+def strategy(config: SamplerConfig) -> Method:
+    """Return the method that a process names."""
+    options = config.parameters
+    match config.method:
+        case "repaint":
+            return Replacement(describe_method("repaint"))
+        case "ilvr":
+            return Replacement(describe_method("ilvr"), options.ilvr_stop)
+        case "ddrm":
+            return Ddrm(options.eta_b, config.noise_scale)
+        case "pigdm":
+            return Pigdm(config)
+        case "dps":
+            return Dps(options.zeta)
+    return Ddnm(config.ddnm_plus == "scalar", config.noise_scale)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -94,6 +63,7 @@ class State:
     """Index into `SamplerConfig.times` of every tile."""
     draws: tuple[int, ...]
     """Number of noise draws every tile has consumed."""
+    guidance: Guidance | None = None
 
     def finished(self, config: SamplerConfig) -> tuple[bool, ...]:
         """Tell which tiles have arrived at -1; they must be retired before the others advance."""
@@ -120,14 +90,16 @@ def sample(
     shape: tuple[int, int, int],
     x_init: Tensor | None = None,
     device: torch.device | str | None = None,
+    guidance: Guidance | None = None,
 ) -> Tensor:
     """Restore a batch of tiles and return x^ of the last step, (B, C, H, W) float32, unclipped.
 
     keys: one noise key per tile. shape: (C, H, W) px. x_init: (B, C, H, W) in [-1, 1], the picture of a warm start at
     times[0] (Chung et al. 2022, CCDF); without it x_T is noise, drawn afresh for every tile. device: default that of
-    x_init, or the CPU. Raises ValueError when the problem does not fit the tiles.
+    x_init, or the CPU. guidance: with one label per tile, its classifier on the device already. Raises ValueError when
+    the problem does not fit the tiles or the method cannot do it.
     """
-    state = start(problem, config, noise, keys, shape, x_init, device)
+    state = start(problem, config, noise, keys, shape, x_init, device, guidance)
     while not all(state.finished(config)):
         state = advance(denoiser, state, config, noise)
     return state.estimate
@@ -142,23 +114,30 @@ def start(
     shape: tuple[int, int, int],
     x_init: Tensor | None = None,
     device: torch.device | str | None = None,
+    guidance: Guidance | None = None,
 ) -> State:
     """Return the batch at times[0], draw 0 consumed; arguments and errors as for `sample`."""
     if device is None:
         device = "cpu" if x_init is None else x_init.device
     problem.check((len(keys), *shape))
+    method = strategy(config)
+    method.check(problem, shape)
     if x_init is not None and x_init.shape != (len(keys), *shape):
         raise ValueError(f"x_init has shape {tuple(x_init.shape)}; give {(len(keys), *shape)}")
-    x = torch.zeros((len(keys), *shape), device=device)
+    if guidance is not None and guidance.labels is not None and len(guidance.labels) != len(keys):
+        raise ValueError(f"{len(guidance.labels)} labels guide {len(keys)} tiles; give one for each")
+    problem, guidance = problem.to(device), to(guidance, device)
+    picture = torch.zeros((len(keys), *shape), device=device) if x_init is None else x_init.to(device).float()
     alpha_bar = config.schedule.alpha_bar[config.times[0]]
-    spread = 1.0 if x_init is None else math.sqrt(1.0 - alpha_bar)
-    if x_init is not None:
-        x = math.sqrt(alpha_bar) * x_init.to(x)
+    a, s = math.sqrt(alpha_bar), 1.0 if x_init is None else math.sqrt(1.0 - alpha_bar)
+    x, z = a * picture, None
     if config.noise_scale > 0:
         z = noise.draw(tuple(keys), (0,) * len(keys), shape, x.device)
-        x = x + (config.noise_scale * spread) * z
-    ones = (1,) * len(keys)
-    return State(x=x, estimate=x, problem=problem.to(x.device), keys=tuple(keys), position=(0,) * len(keys), draws=ones)
+        x = x + (config.noise_scale * s) * z
+        z = config.noise_scale * z
+    x = method.begin(problem, picture, x, a, s, z)
+    zeros, ones = (0,) * len(keys), (1,) * len(keys)
+    return State(x=x, estimate=x, problem=problem, keys=tuple(keys), position=zeros, draws=ones, guidance=guidance)
 
 
 @torch.no_grad()
@@ -189,42 +168,75 @@ def _climb(state: State, config: SamplerConfig, noise: NoiseSource) -> State:
 
 
 def _descend(denoiser: Denoiser, state: State, config: SamplerConfig, noise: NoiseSource) -> State:
-    """Take one reverse step: estimate, project, step."""
-    x, problem = state.x, state.problem
-    indices = [config.times[p] for p in state.position]
-    step = _gather(config, indices, x.device)
-    timesteps = torch.from_numpy(config.schedule.timesteps[indices]).to(x.device, non_blocking=True)
+    """Take one reverse step: estimate, correct, step, post."""
+    method, indices = strategy(config), [config.times[p] for p in state.position]
+    step = gather(config, indices, state.x.device)
+    timesteps = torch.from_numpy(config.schedule.timesteps[indices]).to(state.x.device, non_blocking=True)
+    pull = None if state.guidance is None else state.guidance(state.x, timesteps)
 
-    eps = evaluate(denoiser, x, timesteps)
-    x0 = step.x0_x * x - step.x0_eps * eps
-    if config.clip:
-        x0 = x0.clamp_(-1.0, 1.0)
-
-    plus = None
-    if problem.measurement is not None and problem.measurement.sigma_y > 0:
-        scalar = config.ddnm_plus == "scalar"
-        plus = range_space(problem.measurement, scalar, step.mean_x0, step.tau, step.eta, x, config.noise_scale)
-    x_hat = problem.project(x0, None if plus is None else plus.lam)
+    m = _estimate(denoiser, state, config, method, step, timesteps, pull)
+    weights = method.weights(m)
+    x_hat = method.correct(m, weights)
+    if 0 in indices:
+        x_hat = torch.where(step.s_next == 0, method.finish(m, x_hat), x_hat)
 
     x_next = x_hat
     if any(indices):  # at t = 0 everything but x^ has weight 0
         z = _draw(state, state.draws, range(len(indices)), config, noise)
-        x_next = step.mean_x0 * x_hat
-        if config.form == "posterior":
-            x_next = x_next + step.mean_x * x
-        else:
-            x_next = x_next + step.kept * (eps if plus is None else eps - plus.operator.range_project(eps))
-        if z is not None:
-            x_next = x_next + step.fresh * z
-            if plus is not None:
-                x_next = x_next + (plus.fresh - step.fresh) * plus.operator.range_project(z)
+        extra = None
+        if method.info.draws > 1:
+            extra = _draw(state, [d + 1 for d in state.draws], range(len(indices)), config, noise)
+        x_next = _step(config, m, x_hat, weights, z)
+        if pull is not None and config.step_form == "posterior":
+            x_next = x_next + step.fresh * step.fresh * pull
+        x_next = method.post(m, x_next, z, extra)
     return replace(
         state,
         x=x_next,
         estimate=x_hat,
         position=tuple(p + 1 for p in state.position),
-        draws=tuple(d + 1 for d in state.draws),
+        draws=tuple(d + method.info.draws for d in state.draws),
     )
+
+
+def _estimate(
+    denoiser: Denoiser,
+    state: State,
+    config: SamplerConfig,
+    method: Method,
+    step: Step,
+    timesteps: Tensor,
+    pull: Tensor | None,
+) -> Moment:
+    """Call the network and form the clean estimate; pull: scaled classifier gradient, which form eps takes here."""
+    x, problem = state.x, state.problem
+    shift = -step.s * pull if pull is not None and config.step_form == "eps" else None
+    if method.info.needs_gradient and problem.constraints:
+        differentiated = cast(GradientMethod, method)
+        found = evaluate_with_gradient(denoiser, differentiated, problem, step, x, timesteps, shift, config.clip)
+        return Moment(step, problem, x, *found)
+    eps = evaluate(denoiser, x, timesteps)
+    if shift is not None:
+        eps = eps + shift
+    x0 = step.x0_x * x - step.x0_eps * eps
+    if config.clip:
+        x0 = x0.clamp_(-1.0, 1.0)
+    return Moment(step, problem, x, eps, x0, None)
+
+
+def _step(config: SamplerConfig, m: Moment, x_hat: Tensor, weights: RangeSpace | None, z: Tensor | None) -> Tensor:
+    """Go from x_t to x_{t-1} around x^ in the form of the process."""
+    step = m.step
+    x_next = step.mean_x0 * x_hat
+    if config.step_form == "posterior":
+        x_next = x_next + step.mean_x * m.x
+    else:
+        x_next = x_next + step.kept * (m.eps if weights is None else m.eps - weights.operator.range_project(m.eps))
+    if z is not None:
+        x_next = x_next + step.fresh * z
+        if weights is not None:
+            x_next = x_next + (weights.fresh - step.fresh) * weights.operator.range_project(z)
+    return x_next
 
 
 def _draw(
@@ -235,26 +247,3 @@ def _draw(
     _, c, h, w = state.x.shape
     z = noise.draw([state.keys[i] for i in rows], [draws[i] for i in rows], (c, h, w), state.x.device)
     return z if config.noise_scale == 1 else config.noise_scale * z
-
-
-def _gather(config: SamplerConfig, indices: Sequence[int], device: torch.device) -> Step:
-    rows = torch.from_numpy(_step_table(config)[list(indices)])
-    return Step(*rows.to(device, non_blocking=True)[..., None, None, None].unbind(1))
-
-
-@lru_cache(maxsize=8)
-def _step_table(config: SamplerConfig) -> NDArray[np.float32]:
-    """Tabulate `Step` for every index, (T, 8); computed in float64."""
-    schedule = config.schedule
-    previous = np.concatenate(([1.0], schedule.alpha_bar[:-1]))
-    x0_x = 1.0 / np.sqrt(schedule.alpha_bar)
-    x0_eps = np.sqrt(1.0 / schedule.alpha_bar - 1.0)
-    none = np.zeros(len(schedule))
-    if config.form == "posterior":
-        tau = np.sqrt(schedule.posterior_variance)
-        columns = [x0_x, x0_eps, schedule.c1, schedule.c2, none, tau, tau, none]
-    else:
-        tau = np.sqrt(1.0 - previous)
-        eta = np.sqrt(schedule.beta / (1.0 - schedule.alpha_bar)) if config.eta == "ddpm" else none + config.eta
-        columns = [x0_x, x0_eps, np.sqrt(previous), none, tau * np.sqrt(1.0 - eta**2), tau * eta, tau, eta]
-    return np.stack(columns, axis=1).astype(np.float32)

@@ -97,11 +97,26 @@ def _cumulative(beta: Float64) -> Float64:
 BASE_SCHEDULES = {"linear": linear_alpha_bar, "cosine": cosine_alpha_bar, "scaled-linear": scaled_linear_alpha_bar}
 
 
-def base_alpha_bar(name: str, n: int = 1000) -> Float64:
-    """Return the base table (n,) of a schedule by its name; raise ValueError for a name that is not known."""
+def base_alpha_bar(name: str | Sequence[float], n: int = 1000) -> Float64:
+    """Return the base table (n,) of a schedule by its name, or a table given itself.
+
+    Raises ValueError for a name that is not known, and a table that does not have n entries falling within (0, 1).
+    """
+    if not isinstance(name, str):
+        return checked_alpha_bar(name, n)
     if name not in BASE_SCHEDULES:
         raise ValueError(f"unknown noise schedule {name!r}; known: {', '.join(BASE_SCHEDULES)}")
     return BASE_SCHEDULES[name](n)
+
+
+def checked_alpha_bar(table: Sequence[float] | Float64, n: int) -> Float64:
+    """Return a table as float64 (n,); raise ValueError unless its n entries fall strictly within (0, 1)."""
+    values = np.asarray(table, dtype=np.float64)
+    if values.shape != (n,) or not np.all((values > 0) & (values < 1)) or np.any(np.diff(values) >= 0):
+        raise ValueError(
+            f"alpha_bar of shape {values.shape} is no schedule of {n} timesteps: give falling values in (0, 1)"
+        )
+    return values
 
 
 def respaced_timesteps(n: int, steps: int, start: int | None = None) -> Int64:

@@ -39,7 +39,7 @@ MAGIC = (
 
 FOREIGN = (
     ("model.diffusion_model.", "a latent diffusion model; only pixel-space models can restore"),
-    ("down_blocks.", "a diffusers U-Net"),
+    ("down_blocks.", "a diffusers U-Net, give its folder as diffusers:FOLDER"),
     ("down.0.", "a DDPM U-Net (Ho et al.)"),
     ("enc.", "an EDM or score-SDE network"),
     ("model.enc.", "an EDM network"),
@@ -49,10 +49,26 @@ FOREIGN = (
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a `.pt` or `.safetensors` file, told apart by content; memory-mapped where the format allows.
+    """Read the tensors of a guided-diffusion `.pt` or `.safetensors` file.
 
-    Raises CheckpointError in one line where the file is missing, truncated, not of weights, would need pickled code to
-    be run, or is of another family of networks.
+    Raises CheckpointError in one line as `read_file` does, and where the file is of another family of networks.
+    """
+    return _state_dict(path, read_file(path))
+
+
+def read_named_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a file that holds one mapping of names to tensors, of whatever network; errors as of `read_file`."""
+    holds = read_file(path)
+    if not isinstance(holds, Mapping) or not all(isinstance(value, Tensor) for value in holds.values()):
+        raise CheckpointError(f"{path} holds a {type(holds).__name__}, not named tensors: save a state dict")
+    return {str(key): value for key, value in holds.items()}
+
+
+def read_file(path: Path) -> Any:
+    """Read what a `.pt` or `.safetensors` file holds, told apart by content; memory-mapped where the format allows.
+
+    Raises CheckpointError in one line where the file is missing, truncated, not of weights, or would need pickled code
+    to be run.
     """
     try:
         with path.open("rb") as file:
@@ -62,14 +78,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     if head[:4] == b"PK\x03\x04":
-        holds = _read_zip(path)
-    elif head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32:
-        holds = _read_safetensors(path)
-    elif head[:1] == b"\x80":
-        holds = _torch_load(path, mmap=False)
-    else:
-        raise CheckpointError(f"{path} is not a checkpoint: it is {_name_content(head)}")
-    return _state_dict(path, holds)
+        return _read_zip(path)
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32:
+        return _read_safetensors(path)
+    if head[:1] == b"\x80":
+        return _torch_load(path, mmap=False)
+    raise CheckpointError(f"{path} is not a checkpoint: it is {_name_content(head)}")
 
 
 def _name_content(head: bytes) -> str:

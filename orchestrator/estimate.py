@@ -69,7 +69,7 @@ def estimate(plan: Plan, workers: int, step_seconds: float | None = None) -> Est
                 cols=grid.cols.count,
                 tiles=grid.count,
                 scale=level.posed.scale,
-                nfe_per_tile=trajectory(plan, level).nfe,
+                nfe_per_tile=trajectory(plan, level).nfe * len(plan.bands.groups),
             )
         )
     tiles = sum(level.tiles for level in levels)
@@ -92,7 +92,7 @@ def estimate(plan: Plan, workers: int, step_seconds: float | None = None) -> Est
 
 def disk_bytes(plan: Plan) -> int:
     """Return the bytes that a run writes: float32 cells of all levels, and the uncompressed published pyramid."""
-    work = sum(level.grid.stored_area for level in plan.levels) * plan.out_channels * 4
+    work = sum(level.grid.stored_area for level in plan.levels) * plan.bands.stored * 4
     pooled = sum(level.height * level.width for level in plan.levels if level.posed.pool > 1) * 4 * plan.out_channels
     item = np.dtype(plan.dtype).itemsize
     return work + pooled + plan.height * plan.width * plan.out_channels * item * 4 // 3

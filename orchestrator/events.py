@@ -44,6 +44,8 @@ class BatchCommitted:
     seconds: float
     nfe: int
     """Network evaluations, summed over the batch's tiles."""
+    filled: int = 0
+    """Tiles of the batch that needed none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import PlanError
+from orchestrator.guiding import guidance_marks
 from orchestrator.plan import Plan
+from orchestrator.regions import region_marks
 
 # Raise whenever a change of the code changes pixels.
 PIXEL_VERSION = 1
@@ -18,6 +20,9 @@ PIXEL_VERSION = 1
 # A gigapixel file is not read twice just to name it: this many evenly spaced blocks stand for its content.
 SAMPLED_BLOCKS = 64
 BLOCK_BYTES = 1 << 20
+
+# What of the input specification decides pixels besides the files' content and facts.
+INPUT_FIELDS = {"crop", "extent", "fine_mask", "nodata", "pad"}
 
 Fingerprint = dict[str, Any]
 
@@ -33,6 +38,12 @@ def fingerprint(plan: Plan) -> Fingerprint:
         "input_bands": spec.input.bands,
         "input_dtype": spec.input.dtype,
         "denoiser": plan.denoiser.content,
+        "regions": region_marks(plan),
+        **guidance_marks(spec.guidance),
+        "input_values": None if spec.input.values is None else list(spec.input.values),
+        "input_grey_as": spec.input.grey_as,
+        "input_bands_as": spec.input.bands_as,
+        **{f"input.{k}": v for k, v in spec.input.model_dump(mode="json").items() if k in INPUT_FIELDS},
         **{f"task.{k}": v for k, v in spec.task.model_dump(mode="json").items()},
         **{f"sampling.{k}": v for k, v in spec.sampling.model_dump(mode="json").items()},
         **{f"tiling.{k}": v for k, v in spec.tiling.model_dump(mode="json").items()},

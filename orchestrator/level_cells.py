@@ -26,7 +26,7 @@ class LevelCells:
         path, grid = run.work(level.index), level.grid
         path.parent.mkdir(parents=True, exist_ok=True)
         height, width = grid.rows.length + grid.cell_offset, grid.cols.length + grid.cell_offset
-        Cells.create(path, channels=plan.out_channels, height=height, width=width, cell=grid.cell)
+        Cells.create(path, channels=plan.bands.stored, height=height, width=width, cell=grid.cell)
 
     @classmethod
     def open(cls, run: RunDir, level: Level) -> LevelCells:

@@ -2,36 +2,94 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from orchestrator.plan import Level, Plan
 from orchestrator.rundir import RunDir
 from orchestrator.windows import Array, Measured
 from storage.box import Box
+from storage.image import Reader
 from storage.open import open_image
-from storage.pixels import to_unit
 from storage.pooled import open_pooled
+
+Pixels = NDArray[np.unsignedinteger]
+Known = Callable[[Box, Pixels], NDArray[np.bool_]]
 
 
 def input_measured(run: RunDir, plan: Plan) -> Measured:
-    """Return the measurement as it was read (pool 1): grey where the task measures grey, NaN where the mask is 0."""
-    assert plan.spec.input.path is not None and plan.spec.input.size is not None, "a measured task has an input"
-    image = open_image(_staged_or(run.staged_input, plan.spec.input.path))
-    mask = open_image(_staged_or(run.staged_mask, plan.spec.input.mask)) if plan.spec.input.mask else None
-    grey = plan.task.grey
+    """Return the measurement as it was read (pool 1): grey where the task measures grey, NaN where unknown.
+
+    With a mask of the output's pixels a cell counts as known when any of its pixels is: its value is their average, at
+    coarser levels too, where it stands for the whole cell (the strict rule leaves scattered scratches nothing to go by).
+    """
+    spec = plan.spec.input
+    assert spec.path is not None and spec.size is not None, "a measured task has an input"
+    if plan.task.name == "cs":
+        coefficients = open_pooled(Path(spec.path))
+        return Measured(coefficients.height, coefficients.width, lambda *box: coefficients.read(Box(*box)))
+    image, known, grey = open_input(run, plan), input_known(run, plan), plan.task.grey
 
     def read(y0: int, x0: int, y1: int, x1: int) -> Array:
-        box = Box(y0, x0, y1, x1)
-        y = to_unit(image.read(box), plan.dtype)
+        box = Box(y0, x0, y1, x1).shift(*(spec.crop or (0, 0))[:2])
+        pixels = image.read(box)
+        y = plan.values.to_unit(pixels)
         if grey and y.shape[0] > 1:
             y = y.mean(axis=0, keepdims=True, dtype=np.float64).astype(np.float32)
-        if mask is not None:
-            y = np.where(mask.read(box)[:1] != 0, y, np.float32(np.nan))
-        return y
+        return y if known is None else np.where(known(box, pixels), y, np.float32(np.nan))
 
-    return Measured(*plan.spec.input.size, read)
+    height, width = spec.size
+    if spec.pad is None:
+        return Measured(height, width, read)
+    top, right, bottom, left = spec.pad
+
+    def read_padded(y0: int, x0: int, y1: int, x1: int) -> Array:
+        assert spec.bands is not None, "resolve() fills the input's facts"
+        window, inner = Box(y0, x0, y1, x1), Box(top, left, top + height, left + width)
+        found = np.full((spec.bands, *window.shape), np.nan, dtype=np.float32)
+        y, x = max(y0, inner.y0), max(x0, inner.x0)
+        y_end, x_end = min(y1, inner.y1), min(x1, inner.x1)
+        if y < y_end and x < x_end:
+            found[:, y - y0 : y_end - y0, x - x0 : x_end - x0] = read(y - top, x - left, y_end - top, x_end - left)
+        return found
+
+    return Measured(height + top + bottom, width + left + right, read_padded)
+
+
+def input_known(run: RunDir, plan: Plan) -> Known | None:
+    """Return what tells the known pixels of a window of the input, (1, h, w); None where all are."""
+    spec, mask = plan.spec.input, open_mask(run, plan)
+    if mask is None and spec.nodata is None:
+        return None
+    scale = plan.task.scale if spec.fine_mask else 1
+
+    def known(box: Box, pixels: Pixels) -> NDArray[np.bool_]:
+        found = np.ones((1, *box.shape), dtype=bool)
+        if mask is not None:
+            fine = mask.read(box.scale(scale))[:1] != 0
+            cells = fine.reshape(1, box.height, scale, box.width, scale)
+            found = cells.any(axis=(2, 4))
+        if spec.nodata is not None:
+            found &= (pixels != spec.nodata).any(axis=0, keepdims=True)
+        return found
+
+    return known
+
+
+def fine_known(run: RunDir, plan: Plan) -> Measured | None:
+    """Return a mask of the output's pixels as an endless image, 1 where known; None where there is none."""
+    mask = open_mask(run, plan)
+    if mask is None or not plan.spec.input.fine_mask:
+        return None
+
+    def read(y0: int, x0: int, y1: int, x1: int) -> Array:
+        known: Array = (mask.read(Box(y0, x0, y1, x1))[:1] != 0).astype(np.float32)
+        return known
+
+    return Measured(mask.info.height, mask.info.width, read)
 
 
 def level_measured(run: RunDir, plan: Plan, level: Level) -> Measured | None:
@@ -48,5 +106,13 @@ def level_measured(run: RunDir, plan: Plan, level: Level) -> Measured | None:
     return Measured(pooled.height, pooled.width, read)
 
 
-def _staged_or(staged: Path, original: str) -> Path:
-    return staged if staged.exists() else Path(original)
+def open_input(run: RunDir, plan: Plan) -> Reader:
+    """Open the input image, its staged copy where there is one."""
+    return open_image(run.staged_input if run.staged_input.exists() else Path(plan.spec.input.path or ""))
+
+
+def open_mask(run: RunDir, plan: Plan) -> Reader | None:
+    """Open the mask likewise."""
+    if plan.spec.input.mask is None:
+        return None
+    return open_image(run.staged_mask if run.staged_mask.exists() else Path(plan.spec.input.mask))

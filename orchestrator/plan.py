@@ -8,14 +8,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kernels.catalog import DenoiserInfo
 from orchestrator.axis import BLOCK
+from orchestrator.bands import Bands
 from orchestrator.errors import PlanError
 from orchestrator.graph import TaskGraph
 from orchestrator.grid import TileGrid
 from orchestrator.spec import JobSpec
 from orchestrator.tasks import FACTOR, Posed, Task
+from orchestrator.values import Values
+
+if TYPE_CHECKING:
+    from orchestrator.regions import Region
+
+# Parts of a task that keep flat pixels flat.
+PIXELWISE = {"sr", "colorize", "inpaint", "outpaint", "denoise"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +56,14 @@ class Plan:
     """Resolved: no field that changes pixels is unset."""
     denoiser: DenoiserInfo
     task: Task
-    out_channels: int
-    """Bands of the output."""
+    bands: Bands
+    """How the output's bands meet the network's channels."""
+    values: Values
+    """Which stored values are black and white."""
     levels: tuple[Level, ...]
     """Level 0 first."""
+    regions: tuple[Region, ...] = ()
+    """Parts of the output that are restored first, by models of their own."""
 
     @property
     def height(self) -> int:
@@ -59,6 +72,26 @@ class Plan:
     @property
     def width(self) -> int:
         return self.levels[0].width
+
+    @property
+    def out_channels(self) -> int:
+        """Bands of the output."""
+        return self.bands.count
+
+    @property
+    def grey(self) -> bool:
+        """Whether the measurement is the mean of the network's channels."""
+        return self.task.grey or self.bands.grey
+
+    @property
+    def joint(self) -> bool:
+        """Whether the measurement belongs to all channels of a picture together, not band by band."""
+        return self.grey or self.task.name in ("cs", "operator")
+
+    @property
+    def pixelwise(self) -> bool:
+        """Whether A averages cells, so that a flat measurement is the measurement of flat pixels."""
+        return set(self.task.name.split("+")) <= PIXELWISE and self.task.stencil is None
 
     @property
     def dtype(self) -> str:
@@ -78,18 +111,28 @@ class Plan:
     def build(cls, spec: JobSpec, denoiser: DenoiserInfo) -> Plan:
         """Plan a resolved job; raises PlanError on one line."""
         assert spec.input.size and spec.input.bands and spec.input.dtype, "resolve() fills the input's facts"
-        (height, width), channels, dtype = spec.input.size, spec.input.bands, spec.input.dtype
-        task = Task.build(spec.task.name, spec.task.scale, spec.task.sigma)
-        out_channels = _out_channels(task, channels, denoiser)
+        channels, dtype = spec.input.bands, spec.input.dtype
+        task = Task.of(spec)
+        given, values = spec.input, Values.build(dtype, spec.input.values)
+        bands = Bands.build(
+            denoiser.channels if task.grey or task.name == "operator" else channels,
+            denoiser.channels,
+            grey_as=given.grey_as or "replicate",
+            bands_as=given.bands_as or "groups",
+        )
+        if spec.task.skip_flat is not None and spec.task.sigma > 0:
+            raise PlanError("--skip-flat is for noise-free measurements; leave it or --sigma out")
         tiling = spec.tiling
         assert tiling.tile and tiling.stride and tiling.levels and tiling.order, "resolve() fills the tiling"
         assert tiling.margin is not None, "resolve() fills the tiling"
         last = tiling.levels - 1
         check_levels(task, tiling.levels)
         _check_alignment(task, tiling.tile, tiling.stride, tiling.margin, last, denoiser)
-        full = (height * task.scale, width * task.scale)
+        check_reach(task, tiling.tile, tiling.stride, tiling.margin)
+        _check_bridges(task, tiling.order, tiling.tile, tiling.stride, tiling.margin)
+        full = output_size(spec)
         sizes = [_padded(side, task, tiling.tile, last) for side in full]
-        sigma_y = spec.task.sigma * (2.0 if spec.task.sigma_unit == "fraction" else 2.0 / dtype_range(dtype))
+        sigma_y = spec.task.sigma * (2.0 if spec.task.sigma_unit == "fraction" else 2.0 / values.levels)
         levels = []
         for k in range(tiling.levels):
             posed = task.posed(FACTOR**k)
@@ -109,22 +152,30 @@ class Plan:
                     grid=grid,
                 )
             )
-        return cls(spec=spec, denoiser=denoiser, task=task, out_channels=out_channels, levels=tuple(levels))
+        return cls(spec=spec, denoiser=denoiser, task=task, bands=bands, values=values, levels=tuple(levels))
 
 
 def dtype_range(dtype: str) -> float:
     """Return the grey levels between the dtype's smallest and largest value."""
-    ranges = {"uint8": 255.0, "uint16": 65535.0}
-    if dtype not in ranges:
-        raise PlanError(f"images of dtype {dtype} are not supported; convert to one of {', '.join(ranges)}")
-    return ranges[dtype]
+    return Values.build(dtype).levels
 
 
 def alignment(task: Task, level: int, last: int) -> int:
     """Return what tile starts and sizes must be multiples of at a level: operator scale and hierarchy factor."""
     posed = task.posed(FACTOR**level)
     assert posed is not None, "levels are checked before their alignment"
-    return math.lcm(posed.scale, FACTOR if level < last else 1)
+    own = task.alignment if level == 0 else 1
+    return math.lcm(posed.scale, own, FACTOR if level < last else 1)
+
+
+def output_size(spec: JobSpec) -> tuple[int, int]:
+    """Return the output's height and width, px: the input's times the scale, or padded, or what its file says."""
+    assert spec.input.size is not None, "resolve() fills the input's facts"
+    if spec.input.extent is not None:
+        return spec.input.extent
+    top, right, bottom, left = spec.input.pad or (0, 0, 0, 0)
+    height, width = (side * spec.task.scale for side in spec.input.size)
+    return height + top + bottom, width + left + right
 
 
 def fitting_tile(task: Task, wanted: int, levels: int, multiple: int) -> int:
@@ -139,6 +190,7 @@ def fitting_stride(task: Task, wanted: int, tile: int, levels: int) -> int:
     A divisor of the tile is preferred where one is near: its cells are as large as the stride.
     """
     unit = math.lcm(1, *(alignment(task, k, levels - 1) for k in range(levels)))
+    wanted = min(wanted, max(tile - 2 * task.least_margin, unit))
     choices = range(unit, tile, unit)
     if not choices:
         raise PlanError(
@@ -151,17 +203,6 @@ def fitting_margin(task: Task, tile: int, stride: int, levels: int) -> int:
     """Return half the overlap, rounded down to what operator and hierarchy accept."""
     unit = math.lcm(1, *(alignment(task, k, levels - 1) for k in range(levels)))
     return (tile - stride) // 2 // unit * unit
-
-
-def _out_channels(task: Task, channels: int, denoiser: DenoiserInfo) -> int:
-    if task.grey:
-        return denoiser.channels
-    if channels not in (1, denoiser.channels):
-        raise PlanError(
-            f"the image has {channels} bands, {denoiser.name} restores {denoiser.channels} (or 1, replicated); "
-            f"give an image of 1 or {denoiser.channels} bands or another --denoiser"
-        )
-    return channels
 
 
 def check_levels(task: Task, levels: int) -> None:
@@ -180,16 +221,16 @@ def _check_alignment(task: Task, tile: int, stride: int, margin: int, last: int,
     if denoiser.fixed_tile and tile != denoiser.tile:
         raise PlanError(f"{denoiser.name} works on tiles of {denoiser.tile} px only, found --tile {tile}")
     if tile % whole:
-        below = tile // whole * whole
-        fitting = [size for size in (below, below + whole) if size > unit] or [2 * whole]  # with room for an overlap
-        sizes = " or ".join(map(str, fitting))
+        least = -(-2 * unit // whole) * whole  # below that no stride is left
+        below, above = tile // whole * whole, max(tile // whole * whole + whole, least)
+        sizes = f"{below} or {above}" if below >= least else f"{above}"
         why = f"scale {task.scale}, {last + 1} levels and {denoiser.name} (sides in multiples of {denoiser.multiple})"
         raise PlanError(f"tile {tile} does not fit {why}: it must be a multiple of {whole}; choose {sizes}")
     if stride >= tile:
         raise PlanError(f"stride {stride} leaves no overlap between tiles of {tile} px; choose a stride below {tile}")
     if stride % unit:
         below = stride // unit * unit
-        sizes = f"{below} or {below + unit}" if below else f"{unit}"
+        sizes = " or ".join(str(size) for size in (below, below + unit) if 0 < size < tile)
         raise PlanError(f"stride {stride} does not fit scale {task.scale} and {last + 1} levels; choose {sizes}")
     most = (tile - stride) // 2
     if margin > most:
@@ -199,6 +240,38 @@ def _check_alignment(task: Task, tile: int, stride: int, margin: int, last: int,
         )
     if margin % unit:
         raise PlanError(f"margin {margin} is not a multiple of {unit}; choose {margin // unit * unit}")
+
+
+def check_reach(task: Task, tile: int, stride: int, margin: int) -> None:
+    """Raise PlanError where measurements that overlap (blur, bicubic) are too wide for tile, overlap or margin.
+
+    Every measurement across a border between two tiles must lie wholly inside both: what a tile commits must be
+    something that the next one can continue.
+    """
+    if task.stencil is None:
+        return
+    widest, reach, least = max(task.stencil.taps), task.reach, task.least_margin
+    if 2 * least + task.scale > tile:
+        raise PlanError(
+            f"kernel of {widest} px is too large for tiles of {tile} px; choose --tile {2 * least + task.scale} or more"
+        )
+    if margin < least:
+        raise PlanError(f"margin {margin} is less than a kernel of {widest} px needs; choose --margin {least} or more")
+    if tile - stride - margin < reach:
+        most = tile - margin - reach
+        raise PlanError(
+            f"stride {stride} leaves too little overlap for a kernel of {widest} px; choose --stride {most} or less"
+        )
+
+
+def _check_bridges(task: Task, order: str, tile: int, stride: int, margin: int) -> None:
+    """Raise PlanError where a measurement could reach over a bridge, from committed pixels to committed pixels."""
+    joint = 2 * (stride + margin) - tile
+    if order in ("bridge", "colour") and task.stencil is not None and joint < task.reach:
+        raise PlanError(
+            f"order {order} leaves {joint} px between committed tiles, a kernel of {max(task.stencil.taps)} px needs "
+            f"{task.reach}; choose a larger --stride or --margin, or --order centre"
+        )
 
 
 def _padded(side: int, task: Task, tile: int, last: int) -> int:

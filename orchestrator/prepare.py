@@ -30,7 +30,7 @@ def prepare(run: RunDir, plan: Plan) -> None:
     for folder in (run.state, run.state / "measured"):
         sweep(folder)
     for path, staged in ((plan.spec.input.path, run.staged_input), (plan.spec.input.mask, run.staged_mask)):
-        if path is not None and not staged.exists() and not inspect(Path(path)).lazy:
+        if path is not None and plan.task.name != "cs" and not staged.exists() and not inspect(Path(path)).lazy:
             stage(Path(path), staged)
     if plan.task.measured:
         _pool(run, plan)

@@ -11,7 +11,6 @@ from orchestrator.rundir import RunDir
 from storage.box import Box
 from storage.image import ImageInfo
 from storage.open import inspect
-from storage.pixels import from_unit
 from storage.publish import publish
 
 
@@ -20,7 +19,7 @@ def publish_run(run: RunDir, plan: Plan) -> None:
     cells = LevelCells.open(run, plan.levels[0])
 
     def source(box: Box) -> NDArray[np.unsignedinteger]:
-        return from_unit(cells.read(box), plan.dtype)
+        return plan.values.from_unit(plan.bands.published(cells.read(box)))
 
     original = _original(run, plan)
     size, icc = (original.pixel_size, original.icc) if original else (None, None)
@@ -53,6 +52,8 @@ def provenance(plan: Plan) -> dict[str, object]:
         "denoiser": {"name": plan.denoiser.name, "content": plan.denoiser.content},
         "sampling": spec.sampling.model_dump(mode="json"),
         "tiling": spec.tiling.model_dump(mode="json"),
+        "guidance": spec.guidance.model_dump(mode="json"),
+        "bands": plan.bands.describe(),
         "source": spec.input.model_dump(mode="json"),
         "generated_content": (
             "Restored by a diffusion model: detail that the measurement does not determine is a plausible "

@@ -209,6 +209,7 @@ class RayExecutor:
         actors = [*self._idle, *self._joining.values(), *(actor for actor, _ in self._inflight.values())]
         for handle in {id(actor.handle): actor.handle for actor in actors}.values():
             ray.kill(handle)
+        self._idle, self._joining, self._inflight, self._tokens = [], {}, {}, Tokens()
         if mine:
             ray.shutdown()
 

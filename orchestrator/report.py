@@ -14,3 +14,5 @@ class Report:
     keys: tuple[TileKey, ...]
     seconds: float
     nfe: int
+    filled: int = 0
+    """Tiles that needed no network, because what was known determined them."""

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
-from kernels.catalog import DenoiserInfo, describe
+from kernels.catalog import DenoiserInfo, absolute_ref
+from kernels.method_catalog import MethodInfo, describe_method
 from kernels.presets import DENOISING, INTENTS, PAPER, Preset
 from orchestrator.axis import BLOCK
 from orchestrator.errors import PlanError
-from orchestrator.plan import Plan, check_levels, dtype_range, fitting_margin, fitting_stride, fitting_tile
+from orchestrator.guiding import check_tile, describe_network, resolve_guidance
+from orchestrator.inputs import resolve_input, resolve_task
+from orchestrator.plan import Plan, check_levels, fitting_margin, fitting_stride, fitting_tile, output_size
+from orchestrator.regions import Region, check_apart, check_stored, grown, region_job
 from orchestrator.rundir import RunDir
-from orchestrator.spec import InputSpec, JobSpec, SamplingSpec, TaskSpec, TilingSpec
-from orchestrator.tasks import FACTOR, Task
+from orchestrator.spec import JobSpec, SamplingSpec, TilingSpec
+from orchestrator.tasks import Task
 from orchestrator.trajectory import build_trajectory
+from storage.box import Box
 from storage.errors import FormatError
-from storage.open import inspect
+
+# Compressed sensing keeps drawing noise: without it nothing wipes out the artefacts of A+ y (17 dB instead of 30).
+COEFFICIENTS = {"start": 300, "guided_start": 300, "steps": 30, "noise_scale": 1.0}
 
 
 def plan_job(spec: JobSpec) -> Plan:
     """Resolve and plan a job; raises PlanError on one line for everything that can be refused beforehand."""
     try:
-        info = describe(spec.denoiser)
+        info = describe_network(spec.denoiser, spec.guidance)
         resolved = resolve(spec, info)
         plan = Plan.build(resolved, info)
+        if spec.regions:
+            plan = _with_regions(spec, plan)
+        check_tile(resolved.guidance, plan.tile)
         for guided in (False, True):
             build_trajectory(resolved.sampling, info, guided=guided, denoising_sigma=None)
     except (FormatError, ValueError) as err:
@@ -34,7 +44,7 @@ def plan_job(spec: JobSpec) -> Plan:
 def load_plan(run: RunDir) -> Plan:
     """Return the plan of a run from its resolved job alone: neither its input nor its pixels are looked at."""
     spec = run.load_spec()
-    optional = {"start", "guided_start", "block"}
+    optional = {"start", "guided_start", "quality", "zeta", "eta_b", "ilvr_stop", "block"}
     for name, section in (("sampling", spec.sampling), ("tiling", spec.tiling)):
         for field, value in section:
             if value is None and field not in optional:
@@ -42,73 +52,100 @@ def load_plan(run: RunDir) -> Plan:
                     f"{run.job} does not say {name}.{field}; another version wrote it: restore to a new OUT"
                 )
     try:
-        return Plan.build(spec, describe(spec.denoiser))
+        plan = Plan.build(spec, describe_network(spec.denoiser, spec.guidance))
+        jobs = [region_job(spec, i) for i in range(len(spec.regions))]
+        plans = [Plan.build(job, describe_network(job.denoiser, job.guidance)) for job in jobs]
+        found = zip(spec.regions, plans, strict=True)
+        return replace(plan, regions=tuple(Region(box=Box(*region.box), plan=part) for region, part in found))
     except ValueError as err:
         raise PlanError(str(err)) from None
 
 
+def _with_regions(spec: JobSpec, plan: Plan) -> Plan:
+    """Plan every region as a job of its own, and keep what was chosen for it in the main job; spec: as it was given."""
+    grown_regions = tuple(grown(region, plan) for region in spec.regions)
+    check_apart(grown_regions)
+    given = plan.spec.model_copy(update={"regions": grown_regions, "sampling": spec.sampling})
+    plans = [plan_job(region_job(given, i)) for i in range(len(grown_regions))]
+    kept = tuple(
+        region.model_copy(
+            update={
+                "denoiser": part.spec.denoiser,
+                "sampling": part.spec.sampling,
+                "tiling": part.spec.tiling,
+            }
+        )
+        for region, part in zip(grown_regions, plans, strict=True)
+    )
+    regions = tuple(Region(box=Box(*r.box), plan=part) for r, part in zip(kept, plans, strict=True))
+    check_stored(plan, regions)
+    return replace(plan, spec=plan.spec.model_copy(update={"regions": kept}), regions=regions)
+
+
 def resolve(spec: JobSpec, info: DenoiserInfo) -> JobSpec:
     """Return the job with every field set that changes pixels."""
-    task = Task.build(spec.task.name, spec.task.scale, spec.task.sigma)
-    source = _input(spec.input, spec.task)
-    assert source.size is not None, "_input fills the size"
-    height, width = (side * task.scale for side in source.size)
-    sampling = _sampling(spec.sampling, info, spec.task)
+    spec = spec.model_copy(update={"task": resolve_task(spec, info)})
+    source = resolve_input(spec.input, spec.task, info.channels)
+    source = source.model_copy(
+        update={"grey_as": source.grey_as or "replicate", "bands_as": source.bands_as or "groups"}
+    )
+    spec = spec.model_copy(update={"input": source})
+    task = Task.of(spec)
+    sampling = _sampling(spec.sampling, info, task, spec.task.sigma)
+    tiling = _tiling(spec.tiling, task, info, *output_size(spec), local=sampling.intent != "paper")
     return spec.model_copy(
         update={
-            "input": source,
+            "denoiser": absolute_ref(spec.denoiser),
+            "guidance": resolve_guidance(spec.guidance, info),
             "sampling": sampling,
-            "tiling": _tiling(spec.tiling, task, info, height, width, local=sampling.intent != "paper"),
+            "tiling": tiling,
         }
     )
 
 
-def _input(given: InputSpec, task: TaskSpec) -> InputSpec:
-    masked, measured = "inpaint" in task.name, task.name != "generate"
-    if not measured and given.path is not None:
-        raise PlanError("task generate takes no input image; give --size HEIGHTxWIDTH instead")
-    if masked and given.mask is None and given.path is not None:
-        raise PlanError(f"task {task.name} needs --mask FILE: an image of the input's size, non-zero where it is known")
-    if not masked and given.mask is not None:
-        raise PlanError(f"task {task.name} takes no --mask; use --task inpaint")
-    if given.path is None:
-        if given.size is None:
-            raise PlanError("no input: give an image file" + ("" if measured else " or --size HEIGHTxWIDTH"))
-        return given.model_copy(update={"bands": given.bands or 3, "dtype": given.dtype or "uint8"})
-    path = Path(given.path).absolute()
-    info = inspect(path)
-    dtype_range(info.dtype)
-    mask = None
-    if given.mask is not None:
-        mask = Path(given.mask).absolute()
-        found = inspect(mask)
-        if (found.height, found.width) != (info.height, info.width):
-            raise PlanError(
-                f"mask {mask} is {found.height}x{found.width} px and the input {info.height}x{info.width}; "
-                "give a mask of the input's size"
-            )
-    facts = {"size": (info.height, info.width), "bands": info.channels, "dtype": info.dtype}
-    return given.model_copy(update={"path": str(path), "mask": None if mask is None else str(mask), **facts})
-
-
-def _sampling(given: SamplingSpec, info: DenoiserInfo, task: TaskSpec) -> SamplingSpec:
-    intent = given.intent or ("faithful" if info.name == "builtin" else "paper")
+def _sampling(given: SamplingSpec, info: DenoiserInfo, task: Task, sigma: float) -> SamplingSpec:
+    intent = given.intent or _usual_intent(given, info)
     presets = {"paper": PAPER, **INTENTS, **(DENOISING if task.name == "denoise" else {})}
     defaults = {**_fields(presets[intent]), "intent": intent}
+    if task.name == "cs" and intent != "paper":
+        defaults |= COEFFICIENTS
+    if given.quality == "draft":
+        defaults |= {"steps": max(defaults["steps"] // 4, 1), "guided_steps": max(defaults["guided_steps"] // 2, 1)}
     if given.start is not None:
         defaults |= {"init": "bicubic", "guided_start": given.start}
     if given.steps is not None:
         defaults["guided_steps"] = given.steps
-    # The smooth inverse is no orthogonal projector, which noisy measurements need (method.md section 3).
-    defaults["inverse"] = "replicate" if intent == "paper" or task.sigma > 0 else "smooth"
-    if given.inverse == "smooth" and task.sigma > 0:
-        raise PlanError("the smooth inverse serves noise-free measurements only; leave --sigma or --inverse smooth out")
+    method = describe_method(given.method)
+    if defaults["form"] not in method.forms:
+        defaults["form"] = method.form
+    # The smooth inverse is no orthogonal projector, which noisy measurements and the other methods need.
+    plain = intent == "paper" or sigma > 0 or given.method != "ddnm"
+    defaults["inverse"] = "replicate" if plain else "smooth"
+    if given.inverse == "smooth" and (sigma > 0 or given.method != "ddnm"):
+        raise PlanError("the smooth inverse serves method ddnm and noise-free measurements only; leave --inverse out")
     sampling = given.model_copy(update={k: v for k, v in defaults.items() if getattr(given, k) is None})
+    _check_method(method, sampling, task)
     for start in (sampling.start, sampling.guided_start):
         if start is not None and start >= info.n_timesteps:
             last = info.n_timesteps - 1
             raise PlanError(f"--start {start} is beyond the last timestep of {info.name}; choose 1 to {last}")
     return sampling
+
+
+def _usual_intent(given: SamplingSpec, info: DenoiserInfo) -> Literal["faithful", "detail", "paper"]:
+    if given.quality == "paper" or not info.local:
+        return "paper"
+    return "faithful" if given.method == "ddnm" else "detail"
+
+
+def _check_method(method: MethodInfo, sampling: SamplingSpec, task: Task) -> None:
+    """Raise PlanError where a method cannot do a task, or not in the form that was asked for."""
+    if method.takes == "mask" and task.name not in ("inpaint", "outpaint"):
+        raise PlanError(f"method {method.name} restores masked pixels only, not task {task.name}; use --task inpaint")
+    if method.takes == "spectral" and task.stencil is not None and not task.stencil.separable:
+        raise PlanError(f"method {method.name} needs singular values, which this kernel hides; use --method ddnm")
+    if sampling.form not in method.forms:
+        raise PlanError(f"method {method.name} has no form {sampling.form}; leave --form out")
 
 
 def _fields(preset: Preset) -> dict[str, Any]:
@@ -137,9 +174,10 @@ def _tiling(given: TilingSpec, task: Task, info: DenoiserInfo, height: int, widt
     order, margin, block = given.order or "raster", given.margin, given.block
     joined = order in ("bridge", "colour")  # by tiles that restore what the margins on both sides of them leave
     if margin is None:
-        margin = fitting_margin(task, tile, stride, levels) if local or joined else 0
+        # Measurements that overlap must be seen by both tiles at a border: the paper's geometry cannot (check_reach).
+        margin = fitting_margin(task, tile, stride, levels) if local or joined or task.stencil is not None else 0
     if block is not None and order != "bridge":
-        raise PlanError(f"--block is for the order bridge; leave it out with --order {order}")
+        raise PlanError(f"--order-block is for the order bridge; leave it out with --order {order}")
     if order == "bridge":
         block = block or BLOCK
     filled = {"tile": tile, "stride": stride, "margin": margin, "levels": levels, "order": order, "block": block}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.errors import PlanError, RunError
@@ -39,6 +39,8 @@ class Outcome:
     tiles: int
     resumed: int
     """Tiles that were committed before this attempt."""
+    filled: int
+    """Tiles of this attempt that needed no network."""
     seconds: float
 
 
@@ -70,9 +72,18 @@ def resume(
 ) -> Outcome:
     """Go on with the run at `root`; `changes` are options given again, refused when they would change pixels."""
     run = RunDir.existing(root)
+    if changes is not None:
+        check_same(_marks(run.load_spec()), _marks(changes))
     plan = plan_job(run.load_spec() if changes is None else changes)
     with RunLock(run.lock):
         return _drive(run, plan, fingerprint(plan), executor, listeners)
+
+
+def _marks(spec: JobSpec) -> Fingerprint:
+    """Return what of a specification decides pixels, by name: a changed option is found before it meets another."""
+    sections = {name: getattr(spec, name).model_dump(mode="json") for name in ("task", "sampling", "tiling")}
+    marks = {f"{name}.{field}": value for name, values in sections.items() for field, value in values.items()}
+    return {"denoiser": spec.denoiser, **marks}
 
 
 def _drive(run: RunDir, plan: Plan, marks: Fingerprint, executor: Executor, listeners: Sequence[Listener]) -> Outcome:
@@ -83,6 +94,8 @@ def _drive(run: RunDir, plan: Plan, marks: Fingerprint, executor: Executor, list
     if not (finished and run.published):
         prepare(run, plan)
         done = with_cells(run, plan, done)
+        if not Frontier(plan.graph(), done).finished:
+            _restore_regions(run, plan, marks, executor)
     session = Session(run, plan, Frontier(plan.graph(), done), journal, [log, *listeners])
     session.emit(RunStarted(tiles=session.frontier.total, done=len(done), executor=executor.name))
     outcome = "interrupted"
@@ -107,8 +120,21 @@ def _drive(run: RunDir, plan: Plan, marks: Fingerprint, executor: Executor, list
         plan=plan,
         tiles=session.frontier.total,
         resumed=len(done),
+        filled=session.filled,
         seconds=time.perf_counter() - began,
     )
+
+
+def _restore_regions(run: RunDir, plan: Plan, marks: Fingerprint, executor: Executor) -> None:
+    """Finish the runs of all regions; the main run's fingerprint stands for what theirs would say of the input."""
+    for number, region in enumerate(plan.regions):
+        sub, spec = RunDir(run.region(number)), region.plan.spec
+        staged = {"path": run.staged_input, "mask": run.staged_mask}
+        source = spec.input.model_copy(update={k: str(path) for k, path in staged.items() if path.exists()})
+        spec = spec.model_copy(update={"input": source, "output": str(sub.root)})
+        sub.state.mkdir(parents=True, exist_ok=True)
+        _write_whole(sub.job, spec.to_toml())
+        _drive(sub, replace(region.plan, spec=spec), {**marks, "region": number}, executor, [])
 
 
 def _open_journal(run: RunDir, plan: Plan, marks: Fingerprint) -> tuple[Journal, list[TileKey]]:
@@ -174,7 +200,8 @@ def _clear(run: RunDir) -> None:
 
 
 def _reclaim(run: RunDir) -> None:
-    for path in (run.state / "work", run.state / "measured"):  # the staged input stays: verify reads it
+    # The staged input stays: verify reads it.
+    for path in (run.state / "work", run.state / "measured", run.state / "regions"):
         shutil.rmtree(path, ignore_errors=True)
 
 

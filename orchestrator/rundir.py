@@ -8,6 +8,7 @@ OUT/.gigarestore/events.jsonl    what happened
 OUT/.gigarestore/input.zarr      the staged input, when it cannot be read by windows
 OUT/.gigarestore/measured/K.zarr the measurement pooled for level K, when a level needs it
 OUT/.gigarestore/work/K.zarr     level K's cells
+OUT/.gigarestore/regions/N       the run of region N
 """
 
 from __future__ import annotations
@@ -58,6 +59,9 @@ class RunDir:
 
     def measured(self, level: int) -> Path:
         return self.state / "measured" / f"{level}.zarr"
+
+    def region(self, number: int) -> Path:
+        return self.state / "regions" / str(number)
 
     def work(self, level: int) -> Path:
         return self.state / "work" / f"{level}.zarr"

@@ -20,7 +20,7 @@ class SerialExecutor:
         while keys := session.frontier.take(session.plan.spec.run.batch or 1):
             try:
                 report = worker.run(keys)
-            except (ArithmeticError, RuntimeError, ValueError, OSError) as err:
+            except (ArithmeticError, MemoryError, RuntimeError, ValueError, OSError) as err:
                 session.failed("serial", keys, f"{type(err).__name__}: {err}")
             else:
-                session.committed("serial", report.keys, report.seconds, report.nfe)
+                session.committed("serial", report.keys, report.seconds, report.nfe, report.filled)

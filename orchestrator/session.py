@@ -25,21 +25,28 @@ class Session:
     frontier: Frontier
     journal: Journal
     listeners: list[Listener] = field(default_factory=list)
+    filled: int = 0
+    """Tiles of this attempt that needed no network."""
 
     def emit(self, event: Event) -> None:
         for listener in self.listeners:
             listener(event)
 
-    def committed(self, worker: str, keys: Sequence[TileKey], seconds: float, nfe: int) -> None:
+    def committed(self, worker: str, keys: Sequence[TileKey], seconds: float, nfe: int, filled: int = 0) -> None:
         """Make tiles' completion durable, then release their successors: in this order, always."""
-        self.committed_all([(worker, Report(tuple(keys), seconds, nfe))])
+        self.committed_all([(worker, Report(tuple(keys), seconds, nfe, filled))])
 
     def committed_all(self, reports: Sequence[tuple[str, Report]]) -> None:
         """Do the same for the batches of several workers with one write to the disk."""
         self.journal.append([tile_record(key) for _, report in reports for key in report.keys])
         for worker, report in reports:
             self.frontier.committed(report.keys)
-            self.emit(BatchCommitted(worker=worker, keys=report.keys, seconds=report.seconds, nfe=report.nfe))
+            self.filled += report.filled
+            self.emit(
+                BatchCommitted(
+                    worker=worker, keys=report.keys, seconds=report.seconds, nfe=report.nfe, filled=report.filled
+                )
+            )
 
     def failed(self, worker: str, keys: Sequence[TileKey], cause: str) -> None:
         """Record a failed try; the frontier decides who tries again and who is given up."""

@@ -16,7 +16,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator.errors import PlanError
 
-TaskName = Literal["sr", "colorize", "inpaint", "denoise", "generate", "sr+colorize", "inpaint+colorize+sr"]
+TaskName = Literal[
+    "sr",
+    "colorize",
+    "inpaint",
+    "denoise",
+    "generate",
+    "sr+colorize",
+    "inpaint+colorize+sr",
+    "deblur",
+    "cs",
+    "outpaint",
+    "operator",
+]
+Side = Annotated[int, Field(ge=0, le=1_000_000)]
 SigmaUnit = Literal["levels", "fraction"]
 
 
@@ -25,16 +38,32 @@ class _Section(BaseModel):
 
 
 class InputSpec(_Section):
-    """The measurement: an image file, and for inpainting a mask file of the same size (non-zero = known)."""
+    """The measurement: an image file, and for inpainting a mask file (non-zero = known) or a value that means unknown."""
 
     path: str | None = None
     mask: str | None = None
     size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = None
     """Height and width in px: read from the file; given by the user where there is no file (generate, plan)."""
+    crop: tuple[int, int, int, int] | None = None
+    """Part of the file that is the measurement, y0, x0, y1, x1 in px; set for regions."""
     bands: Annotated[int, Field(gt=0)] | None = None
     """Number of bands, read from the file."""
     dtype: str | None = None
     """Stored dtype, read from the file."""
+    values: tuple[float, float] | None = None
+    """Stored values of black and white; None: the limits of the dtype."""
+    grey_as: Literal["replicate", "mean"] | None = None
+    """How one band meets a network of several channels (orchestrator.bands)."""
+    bands_as: Literal["groups", "single"] | None = None
+    """How bands of another number than the network's channels meet it."""
+    nodata: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """Pixels with this value in every band are unknown (inpaint)."""
+    pad: tuple[Side, Side, Side, Side] | None = None
+    """Pixels to invent above, right of, below and left of the input (outpaint)."""
+    fine_mask: bool = False
+    """The mask has the output's size, not the input's: resolved from the files."""
+    extent: tuple[int, int] | None = None
+    """Height and width of the output where they are not the input's times the scale: read from a `cs` measurement."""
 
 
 class TaskSpec(_Section):
@@ -46,15 +75,55 @@ class TaskSpec(_Section):
     sigma: Annotated[float, Field(ge=0)] = 0.0
     """Standard deviation of the measurement's noise, in `sigma_unit`."""
     sigma_unit: SigmaUnit = "levels"
-    """levels: grey levels of the input's dtype; fraction: of the dtype's full range."""
+    """levels: stored grey levels; fraction: of the range from black to white."""
+    skip_flat: Annotated[float, Field(ge=0)] | None = None
+    """A tile whose measurement varies by no more than this is filled without the network, grey levels."""
+    kernel: Literal["average", "bicubic"] = "average"
+    """How `sr` was reduced: averages of cells, or antialiased bicubic decimation."""
+    blur: str | None = None
+    """uniform:TAPS, gaussian:SIGMA[:TAPS], anisotropic:SIGMA_Y,SIGMA_X[:TAPS] or a kernel's file."""
+    weights: tuple[tuple[float, ...], ...] | None = None
+    """The blur's kernel, resolved, so that a run no longer needs the file."""
+    ratio: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the coefficients that compressed sensing kept; read from the measurement."""
+    block: Annotated[int, Field(ge=2, le=256)] = 32
+    """Side of a compressed-sensing block, px."""
+    cs_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of the kept coefficients and signs; read from the measurement."""
+    operator: str | None = None
+    """Your own operator, package.module:Class."""
+    operator_args: dict[str, str] = {}
+    """Keyword arguments of its constructor."""
+    alignment: Annotated[int, Field(ge=1)] | None = None
+    """Pixels that its windows must be multiples of; asked of it."""
+
+
+class GuidanceSpec(_Section):
+    """Which class a class-conditional network, or a classifier that guides any network, is to draw."""
+
+    label: Annotated[int, Field(ge=0)] | None = None
+    classifier: str | None = None
+    """File of a guided-diffusion classifier."""
+    scale: Annotated[float, Field(ge=0)] | None = None
+    """Factor of the classifier's gradient."""
 
 
 class SamplingSpec(_Section):
     """How the reverse diffusion runs (method.md sections 1, 2, 7)."""
 
     intent: Literal["faithful", "detail", "paper"] | None = None
+    quality: Literal["draft", "standard", "paper"] | None = None
+    """Number of steps: a quarter of the preset's, the preset's, or the paper's T = 100, l = 10, r = 3, overlap tile/2."""
+    method: Literal["ddnm", "repaint", "ilvr", "ddrm", "pigdm", "dps"] = "ddnm"
+    """How measurement, guide and known pixels enter a step (kernels.method_catalog)."""
+    zeta: Annotated[float, Field(ge=0)] | None = None
+    """dps: length of the gradient step."""
+    eta_b: Annotated[float, Field(ge=0, le=1)] | None = None
+    """ddrm: weight of the measurement against the estimate."""
+    ilvr_stop: Annotated[int, Field(ge=0)] | None = None
+    """ilvr: base timestep from which the state is no longer conditioned."""
     form: Literal["posterior", "eps"] | None = None
-    eta: Annotated[float, Field(ge=0, le=1)] | Literal["ddpm"] | None = None
+    eta: Annotated[float, Field(ge=0, le=1)] | Literal["ddpm", "analytic"] | None = None
     steps: Annotated[int, Field(ge=1, le=1000)] | None = None
     start: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """First base timestep of a warm start; None or the last one: from pure noise."""
@@ -85,6 +154,18 @@ class TilingSpec(_Section):
     """Order bridge: tiles along the side of a block."""
 
 
+class RegionSpec(_Section):
+    """A region of the output that another model restores first (orchestrator.regions)."""
+
+    box: tuple[int, int, int, int]
+    """y0, x0, y1, x1 in output px."""
+    denoiser: str
+    label: Annotated[int, Field(ge=0)] | None = None
+    sampling: SamplingSpec | None = None
+    """None: as the rest, with another seed and the denoiser's own preset."""
+    tiling: TilingSpec | None = None
+
+
 class RunSpec(_Section):
     """Where and how it runs. None of this changes a pixel."""
 
@@ -102,8 +183,10 @@ class JobSpec(_Section):
     output: str | None = None
     denoiser: str = "builtin"
     task: TaskSpec = TaskSpec()
+    guidance: GuidanceSpec = GuidanceSpec()
     sampling: SamplingSpec = SamplingSpec()
     tiling: TilingSpec = TilingSpec()
+    regions: tuple[RegionSpec, ...] = ()
     run: RunSpec = RunSpec()
 
     def to_toml(self) -> str:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from kernels.hadamard_size import kept_count
+from kernels.stencil import Stencil
+from orchestrator.blur import stencil_of
 from orchestrator.errors import PlanError
+from orchestrator.spec import JobSpec
 
 # Ratio between restoration levels (HiR, Eq. 12).
 FACTOR = 2
+# Tasks whose pooled picture has no measurement that follows from theirs: they are restored at full size only.
+FLAT = ("deblur", "cs", "operator")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,17 +28,23 @@ class Posed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What the degradation consists of; any combination of the four parts."""
+    """What the degradation consists of; any combination of pooling, grey and mask, or one operator of its own."""
 
     name: str
     scale: int
-    """Average pooling by this factor; 1 = none."""
+    """Output pixels per measurement pixel; 1 = none. For `cs` the block."""
     grey: bool
     """The measurement is the mean of the channels."""
     masked: bool
     """Only some measurement pixels are known."""
     measured: bool
     """False for generation: there is no measurement."""
+    stencil: Stencil | None = None
+    """Overlapping measurements of level 0 (deblur, bicubic sr); None where they are cells of their own."""
+    fine_mask: bool = False
+    """The mask has the output's pixels: level 0 averages over the known pixels of each cell."""
+    alignment: int = 1
+    """Pixels that windows of level 0 must be multiples of besides the scale (operator)."""
 
     @classmethod
     def build(cls, name: str, scale: int, sigma: float) -> Task:
@@ -40,7 +52,7 @@ class Task:
         parts = set(name.split("+"))
         if "sr" in parts and scale < 2:
             raise PlanError(f"task {name} needs --scale of at least 2, found {scale}; give for example --scale 4")
-        if "sr" not in parts and scale != 1:
+        if "sr" not in parts and name not in ("cs", "operator") and scale != 1:
             raise PlanError(f"task {name} has no scale, found --scale {scale}; leave it out or use --task sr")
         if name == "denoise" and sigma <= 0:
             raise PlanError("task denoise needs --sigma above 0: the noise's standard deviation in grey levels")
@@ -48,15 +60,46 @@ class Task:
             name=name,
             scale=scale,
             grey="colorize" in parts,
-            masked="inpaint" in parts,
+            masked="inpaint" in parts or name == "outpaint",
             measured=name != "generate",
         )
+
+    @classmethod
+    def of(cls, spec: JobSpec) -> Task:
+        """Return the task of a resolved job; raises PlanError as `build` does."""
+        task = cls.build(spec.task.name, spec.task.scale, spec.task.sigma)
+        if spec.task.name == "cs":
+            kept_count(spec.task.block, spec.task.ratio or 0.0)
+        return replace(
+            task,
+            stencil=stencil_of(spec.task),
+            fine_mask=spec.input.fine_mask,
+            alignment=spec.task.alignment or 1,
+        )
+
+    @property
+    def reach(self) -> int:
+        """Return how far measurements of level 0 couple pixels of neighbouring cells, px."""
+        return 0 if self.stencil is None else self.stencil.reach
+
+    @property
+    def least_margin(self) -> int:
+        """Return the outer pixels of a window that it must leave to the next one, so that both see what overlaps, px.
+
+        A decimation's border depends on a few cells more, each ten times less.
+        """
+        if self.stencil is None:
+            return 0
+        return self.reach if self.scale == 1 else -(-max(self.stencil.taps) // self.scale) * self.scale
 
     def posed(self, level_factor: int) -> Posed | None:
         """Return the task at a level `level_factor` times coarser than the output; None where it is determined.
 
-        Super-resolution by s keeps y and asks for s/g; at g = s the level is y itself. Everything else pools y.
+        Super-resolution by s keeps y and asks for s/g; at g = s the level is y itself. Everything else pools y. A blur
+        of the pooled picture is not the pooled blur, and coefficients say nothing of it: those have level 0 only.
         """
+        if self.name in FLAT:
+            return Posed(scale=self.scale, pool=1) if level_factor == 1 else None
         if level_factor <= self.scale and self.scale % level_factor == 0:
             scale = self.scale // level_factor
             return None if scale == 1 and self.name == "sr" else Posed(scale=scale, pool=1)

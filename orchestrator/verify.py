@@ -7,25 +7,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from kernels.metrics import Consistency, ConsistencyMeter, SeamMeter, SeamReport, clipped_cells
-from orchestrator.errors import PlanError
+from kernels.metrics import Consistency, SeamMeter, SeamReport
 from orchestrator.axis import AxisGrid
-from orchestrator.plan import Plan, alignment, dtype_range
+from orchestrator.consistency import WINDOW, consistency
+from orchestrator.errors import PlanError
+from orchestrator.plan import Plan, alignment
 from orchestrator.resolve import load_plan
 from orchestrator.rundir import RunDir
 from storage.box import Box
+from storage.errors import DamagedError
 from storage.image import Reader
 from storage.open import open_image
+from storage.publish import plan_levels
+from storage.shards import Level as StoredLevel
+from storage.zarr_meta import ZARR_JSON, object_key
 
-# A stored pixel is rounded to the nearest grey level, so an average of them is at most this far from the measurement.
-ROUNDING = 0.5
 # float64 averages of integers are exact to far below this.
 EXACT = 1e-9
-# Output pixels along a side of the windows that are read at a time.
-WINDOW = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +34,8 @@ class Verification:
     complete: bool
     consistency: Consistency | None
     """None for generation: there is no measurement."""
+    limit: float
+    """Largest |A x - y| that the rounding of both images explains, grey levels (orchestrator.tolerance)."""
     noisy: bool
     """True when the measurement has noise: the residual is then expected, not an error."""
     seams: SeamReport
@@ -43,7 +43,7 @@ class Verification:
     @property
     def consistent(self) -> bool:
         """Whether A x = y holds to the rounding of the stored dtype (cells with a clipped pixel apart)."""
-        return self.consistency is None or self.noisy or self.consistency.max <= ROUNDING + EXACT
+        return self.consistency is None or self.noisy or self.consistency.max <= self.limit + EXACT
 
     @property
     def passed(self) -> bool:
@@ -54,52 +54,35 @@ class Verification:
 
 
 def verify_run(root: Path) -> Verification:
-    """Verify the published image of the run at `root`; raises PlanError where there is none."""
+    """Verify the published image of the run at `root`.
+
+    Raises PlanError where there is none, DamagedError where pixels are lost or are not those of an image of this job.
+    """
     run = RunDir.existing(root)
     if not run.published:
         raise PlanError(f"{root} is not finished; `gigarestore resume {root}` finishes it")
     plan = load_plan(run)
     image = open_image(run.root)
-    complete = image.info.shape == (plan.out_channels, plan.height, plan.width)
+    shape = (plan.out_channels, plan.height, plan.width)
+    if image.info.shape != shape or image.info.dtype != plan.dtype:
+        there = f"{image.info.shape} {image.info.dtype}"
+        raise DamagedError(f"{root}: the image is {there}, its job makes {shape} {plan.dtype}; restore it again")
+    found, limit = consistency(run, plan, image) if plan.task.measured else (None, 0.0)
     return Verification(
         path=str(root),
-        complete=complete,
-        consistency=_consistency(run, plan, image) if plan.task.measured else None,
+        complete=_complete(run, plan_levels(shape, plan.dtype)),
+        consistency=found,
+        limit=limit,
         noisy=plan.spec.task.sigma > 0,
         seams=_seams(plan, image),
     )
 
 
-def _consistency(run: RunDir, plan: Plan, image: Reader) -> Consistency:
-    spec, task = plan.spec.input, plan.task
-    source = open_image(run.staged_input if run.staged_input.exists() else Path(spec.path or ""))
-    mask = None
-    if spec.mask is not None:
-        mask = open_image(run.staged_mask if run.staged_mask.exists() else Path(spec.mask))
-    meter, limits = ConsistencyMeter(), (0.0, dtype_range(plan.dtype))
-    for box in _windows(*(spec.size or (0, 0)), side=max(WINDOW // task.scale, 1)):
-        pixels = image.read(box.scale(task.scale))
-        y = source.read(box).astype(np.float64)
-        if task.grey:
-            y = y.mean(axis=0, keepdims=True)
-        known = None if mask is None else mask.read(box)[:1] != 0
-        clipped = clipped_cells(pixels, task.scale, limits, across_channels=task.grey)
-        meter.update(_measure(pixels, task.scale, task.grey), y, clipped, known)
-    return meter.result()
-
-
-def _windows(height: int, width: int, side: int) -> Iterator[Box]:
-    for y in range(0, height, side):
-        for x in range(0, width, side):
-            yield Box(y, x, min(y + side, height), min(x + side, width))
-
-
-def _measure(pixels: NDArray[Any], scale: int, grey: bool) -> NDArray[np.float64]:
-    """Return A x of stored pixels, in grey levels."""
-    channels, height, width = pixels.shape
-    cells = pixels.astype(np.float64).reshape(channels, height // scale, scale, width // scale, scale)
-    pooled: NDArray[np.float64] = cells.mean(axis=(2, 4))
-    return pooled.mean(axis=0, keepdims=True) if grey else pooled
+def _complete(run: RunDir, levels: list[StoredLevel]) -> bool:
+    """Tell whether every object of every level of the pyramid is there; what is in them is read at level 0 only."""
+    folders = [run.root / str(number) for number in range(len(levels))]
+    objects = (f / object_key(*p) for f, level in zip(folders, levels, strict=True) for p in level.places())
+    return all((folder / ZARR_JSON).is_file() for folder in folders) and all(path.is_file() for path in objects)
 
 
 def _seams(plan: Plan, image: Reader) -> SeamReport:

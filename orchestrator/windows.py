@@ -38,15 +38,8 @@ class Measured:
 
 
 def to_channels(bands: Array, channels: int) -> Array:
-    """Replicate one band to the network's channels; other counts must match already."""
+    """Replicate one band to `channels`; other counts must match already."""
     return np.repeat(bands, channels, axis=0) if bands.shape[0] == 1 and channels != 1 else bands
-
-
-def to_bands(channels: Array, bands: int) -> Array:
-    """Return the network's channels as output bands: their mean where the output has one band."""
-    if bands == 1 and channels.shape[0] != 1:
-        return np.asarray(channels.mean(axis=0, keepdims=True, dtype=np.float64), dtype=np.float32)
-    return channels
 
 
 def pad_to(array: Array, height: int, width: int) -> Array:

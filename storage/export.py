@@ -91,6 +91,8 @@ def _levels(source: str) -> int:
 
 
 def _png(info: ImageInfo, reader: ZarrReader) -> bytes:
+    if info.channels not in (1, 3):
+        raise FormatError(f"{info.path}: a PNG holds 1 or 3 bands, not {info.channels}; export to .tif")
     pixels = reader.read(info.box)
     rows = pixels[0] if info.channels == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
     encoded = bytes(imagecodecs.png_encode(rows))
@@ -110,6 +112,8 @@ def _write_tiff(file: Path, source: str, levels: int, compression: dict[str, Any
         for number, reader in enumerate(readers):
             info = reader.info
             colour: dict[str, Any] = {"photometric": "rgb"} if info.channels == 3 else {"photometric": "minisblack"}
+            if info.channels not in (1, 3):
+                colour["planarconfig"] = "contig"  # or the bands would be taken for pages
             tiff.write(
                 counter.each(_tiles(reader)),
                 shape=(info.height, info.width) if info.channels == 1 else (info.height, info.width, info.channels),

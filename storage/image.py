@@ -29,7 +29,7 @@ class ImageInfo:
     width: int
     """Columns, px."""
     channels: int
-    """1 (grey) or 3 (red, green, blue)."""
+    """1 (grey), 3 (red, green, blue) or another number of plain bands (TIFF, OME-Zarr)."""
     dtype: Dtype
     """Stored sample type; its full range is black to white."""
     bits: int

@@ -39,7 +39,9 @@ class Pooled:
         """Read a window inside the image as (C, h, w); raises DamagedError when a stored block is lost."""
         window = np.asarray(self.array[:, box.y0 : box.y1, box.x0 : box.x1], dtype=np.float32)
         if np.isinf(window).any():
-            raise DamagedError(f"{self.array.store_path}: the pooled measurement at {box} is lost; remove it and resume")
+            raise DamagedError(
+                f"{self.array.store_path}: the pooled measurement at {box} is lost; remove it and resume"
+            )
         return window
 
 

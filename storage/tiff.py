@@ -41,7 +41,7 @@ _REDUCED, _MASK = 1, 4
 _STAGE_ROWS = 512
 # Coarser resolutions (20 um is 1270 dpi) are print sizes of photographs and say nothing about the object, um.
 _LARGEST_PIXEL = 20.0
-_SUPPORTED = "supported: 8 or 16 bit unsigned grey or RGB"
+_SUPPORTED = "supported: 8 or 16 bit unsigned grey, RGB or plain bands"
 
 
 def inspect_tiff(path: str) -> ImageInfo:
@@ -159,7 +159,8 @@ def _refuse_unsupported(path: str, page: tifffile.TiffPage) -> None:
         raise FormatError(f"{path}: found a volume of depth {page.imagedepth}; {_SUPPORTED}; extract one slice")
     if any(int(extra) in (1, 2) for extra in page.extrasamples):
         raise FormatError(f"{path}: found an alpha channel; {_SUPPORTED}; remove it: magick in.tif -alpha off out.tif")
-    if (samples, photometric) not in {(1, _GREY), (3, _RGB), (3, _YCBCR)}:
+    bands = samples >= {_GREY: 2, _RGB: 3}.get(photometric, samples + 1) and not is_jpeg(page)
+    if not bands and (samples, photometric) not in {(1, _GREY), (3, _RGB), (3, _YCBCR)}:
         colour = {_GREY: "grey", _RGB: "RGB", _YCBCR: "YCbCr"}.get(photometric, f"photometric {photometric}")
         raise FormatError(
             f"{path}: found {samples} bands marked as {colour}; {_SUPPORTED}; choose the bands and mark them: "

@@ -83,9 +83,11 @@ class ZarrReader:
         check_inside(self.info, box)
         self._require_objects(box)
         try:
-            return np.asarray(self._array[(slice(None), *box.slices())])
+            pixels = np.asarray(self._array[(slice(None), *box.slices())])
         except Exception as error:  # codecs raise their own types, which all mean that the data is damaged
             raise DamagedError(f"{self._folder}: {box} cannot be decoded: {one_line(error)}; write it again") from error
+        self._require_objects(box)  # again: one that went away in between was read as zeros
+        return pixels
 
     def close(self) -> None:
         """Do nothing: no file stays open."""

@@ -90,7 +90,7 @@ class Linear:
         if self.config.ddnm_plus == "scalar":
             s = np.ones(N_VALUES)
         lam, fresh, kept = np.ones(N_VALUES), np.full(N_VALUES, eta * tau), self.kept(tau, eta)
-        low_eta = 0.0 if self.config.form == "posterior" else eta
+        low_eta = 0.0 if self.config.step_form == "posterior" else eta
         for i in np.flatnonzero(s):
             kept[i] = 0
             if tau >= alpha * self.sigma_y / s[i]:
@@ -101,7 +101,7 @@ class Linear:
         return vt, lam, fresh, kept
 
     def kept(self, tau, eta):
-        return np.full(N_VALUES, 0.0 if self.config.form == "posterior" else tau * math.sqrt(1 - eta**2))
+        return np.full(N_VALUES, 0.0 if self.config.step_form == "posterior" else tau * math.sqrt(1 - eta**2))
 
     def step(self, t, m, cov):
         """Return mean and covariance of x^ and of x_{t-1}."""
@@ -109,7 +109,7 @@ class Linear:
         ab, ab1 = sched.alpha_bar[t], sched.alpha_bar[t - 1] if t else 1.0
         a, s = math.sqrt(ab), math.sqrt(1 - ab)
         beta_tilde = (1 - ab1) / (1 - ab) * (1 - ab / ab1)
-        if self.config.form == "posterior":
+        if self.config.step_form == "posterior":
             alpha, q = math.sqrt(ab1) * (1 - ab / ab1) / (1 - ab), math.sqrt(ab / ab1) * (1 - ab1) / (1 - ab)
             tau, eta = math.sqrt(beta_tilde), 1.0
         else:

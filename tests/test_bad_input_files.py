@@ -191,11 +191,6 @@ TIFF_KINDS = {
     "cmyk": (np.dstack([PIXELS, GREY]), {"photometric": "separated"}, "found CMYK pixels"),
     "lab": (PIXELS, {"photometric": "cielab"}, "found CIELAB pixels"),
     "alpha": (np.dstack([PIXELS, GREY]), {"extrasamples": ["unassalpha"]}, "found an alpha channel"),
-    "five_bands": (
-        np.dstack([PIXELS] * 2)[:, :, :5],
-        {"photometric": "minisblack", "planarconfig": "contig"},
-        "found 5 bands",
-    ),
     "pages": (
         np.stack([GREY] * 4),
         {"photometric": "minisblack"},

@@ -103,7 +103,7 @@ def test_negative_noise_is_refused():
 @pytest.mark.parametrize("s", [1.0, 0.25])
 def test_ddnm_plus_spends_exactly_the_noise_budget_in_the_range_space(eta, s, noise_scale):
     alpha, tau, eta = torch.tensor(0.7), torch.linspace(0.01, 1.0, 50), torch.tensor(eta)
-    lam, fresh = ddnm_plus(alpha, tau, eta, 0.2, s, noise_scale)
+    lam, fresh = ddnm_plus(alpha, tau, eta, 0.2, s, noise_scale=noise_scale)
     spent = (alpha * lam * 0.2 / s) ** 2 + (noise_scale * fresh) ** 2
     # Where the correction is whole, less fresh noise only leaves part of the budget unspent.
     expected = torch.where(lam < 1, tau**2, (alpha * 0.2 / s) ** 2 + (noise_scale * fresh) ** 2)

@@ -30,13 +30,15 @@ def test_the_builtin_denoiser_is_what_the_catalog_says(ref):
 @pytest.mark.parametrize("ref", ["nonsense", "guided:x.pt", "", "/a/model.pt", "http://host/model"])
 def test_an_unknown_scheme_is_refused_naming_the_known_ones(ref):
     for function in (load_denoiser, describe):
-        with pytest.raises(ValueError, match=r"known schemes: builtin:, analytic:, guided-diffusion:PATH$"):
+        with pytest.raises(
+            ValueError, match=r"known schemes: builtin:, prior:PATH, analytic:, .*, sigma:package.module:name$"
+        ):
             function(ref)
 
 
 @pytest.mark.parametrize(
     ("ref", "message"),
-    [("builtin:big", "takes no path"), ("analytic:x", "takes no path"), ("guided-diffusion:", "no file")],
+    [("builtin:big", "takes no path"), ("analytic:x", "takes no path"), ("guided-diffusion:", "names nothing")],
 )
 def test_a_reference_with_a_wrong_path_is_refused(ref, message):
     with pytest.raises(ValueError, match=message):

@@ -186,10 +186,12 @@ def test_a_job_that_cannot_work_is_refused_on_one_line(task, other, said):
 
 
 @pytest.mark.parametrize("bands", [2, 4, 7])
-def test_bands_that_the_network_does_not_restore_are_refused(bands):
+def test_bands_that_the_network_does_not_have_are_restored_in_groups(bands):
     size = {"size": (24, 28), "bands": bands, "dtype": "uint8"}
-    with pytest.raises(PlanError, match=f"the image has {bands} bands, builtin restores 3"):
-        plan_job(JobSpec.build({"input": size, "task": TASKS[2]}))
+    plan = plan_job(JobSpec.build({"input": size, "task": TASKS[2]}))
+    assert plan.out_channels == bands
+    assert len(plan.bands.groups) == -(-bands // 3)
+    assert estimate(plan, 1).nfe == -(-bands // 3) * estimate(plan_of(24, 28, TASKS[2]), 1).nfe
 
 
 def test_an_estimate_adds_up():

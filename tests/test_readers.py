@@ -276,3 +276,26 @@ def test_inspecting_a_png_or_jpeg_loads_neither_tifffile_nor_zarr(tmp_path):
     command = [sys.executable, "-c", code, str(png), str(jpeg)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("bands", [2, 4, 7])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize("layout", [{"tile": (16, 32)}, {"rowsperstrip": 5}, {}])
+def test_tiff_of_plain_bands_is_read_by_windows(
+    tmp_path: Path, bands: int, planar: str, layout: dict[str, object]
+) -> None:
+    pixels = np.random.default_rng(bands).integers(0, 65536, (bands, 50, 70)).astype(np.uint16)
+    path = tmp_path / "bands.tif"
+    stored = pixels if planar == "separate" else pixels.transpose(1, 2, 0)
+    compression = "zlib" if layout else None
+    tifffile.imwrite(path, stored, photometric="minisblack", planarconfig=planar, compression=compression, **layout)
+    reader = open_image(path)
+    assert reader.info.shape == pixels.shape
+    np.testing.assert_array_equal(reader.read(Box(3, 11, 44, 70)), pixels[:, 3:44, 11:70])
+
+
+def test_rgb_with_a_further_plain_band_is_read_whole(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 4)).astype(np.uint8)
+    path = tmp_path / "rgbn.tif"
+    tifffile.imwrite(path, pixels, photometric="rgb", extrasamples=["unspecified"])
+    np.testing.assert_array_equal(open_image(path).read(Box(0, 0, 30, 40)), pixels.transpose(2, 0, 1))

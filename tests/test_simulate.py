@@ -163,7 +163,6 @@ def test_a_plan_can_measure_the_denoiser_here(cli):
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("local_ray")
 def test_the_scheduler_bench_runs_the_product_and_reports_against_the_simulator(cli):
     ended = cli("bench", "scheduler", "--tiles", "6x9", "--workers", "2,5", "--call-seconds", "0.05", "--batch", "2")
     assert ended.code == 0, ended.err

@@ -1,0 +1,75 @@
+"""The commands `gigarestore bench ...`: what the loop around the network costs, on this machine."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Measure this machine.")
+
+
+@app.callback()
+def bench() -> None:
+    """Measure this machine."""
+
+
+@app.command()
+def kernels(
+    networks: Annotated[str, typer.Option(help="builtin, guided-diffusion, or both with a comma.")] = "",
+    batches: Annotated[
+        str, typer.Option(help="Batch sizes, with commas.", show_default="1,2,4; 1 to 64 on a GPU")
+    ] = "",
+    variants: Annotated[str, typer.Option(help="Variants by name, with commas.", show_default="all")] = "",
+    device: Annotated[str, typer.Option(help="cpu or cuda.", show_default="the GPU where there is one")] = "",
+    steps: Annotated[int, typer.Option(help="Steps per measurement.", min=2)] = 5,
+    repeats: Annotated[int, typer.Option(help="Interleaved repeats.", min=1)] = 7,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Compare tile-steps per second of the whole sampler with those of the bare network, per batch size."""
+    import torch
+
+    from kernels import bench as measurements
+    from kernels.bench_variants import networks as known
+
+    gpu = torch.cuda.is_available()
+    chosen = device or ("cuda" if gpu else "cpu")
+    if chosen == "cpu":
+        torch.set_num_threads(1)
+    usual = measurements.GPU_BATCHES if chosen != "cpu" else measurements.CPU_BATCHES
+    sizes = [_natural(text) for text in batches.split(",")] if batches else list(usual)
+    names = networks.split(",") if networks else list(known())
+    try:
+        for row in measurements.measure(chosen, names, sizes, steps, repeats, [v for v in variants.split(",") if v]):
+            print(json.dumps(asdict(row)) if as_json else measurements.text(row), flush=True)
+    except ValueError as err:
+        raise typer.BadParameter(str(err)) from None
+
+
+@app.command()
+def scheduler(
+    tiles: Annotated[str, typer.Option(help="Tiles, ROWSxCOLUMNS.")] = "64x128",
+    workers: Annotated[str, typer.Option(help="Numbers of workers, with commas.")] = "1,8,16,32,64",
+    batch: Annotated[int, typer.Option(help="Tiles per worker call.")] = 4,
+    order: Annotated[str, typer.Option(help="raster, centre, bridge or colour.")] = "centre",
+    call_seconds: Annotated[float, typer.Option(help="Time of a batch, whatever its size.")] = 0.04,
+    tile_seconds: Annotated[float, typer.Option(help="Time of a batch for each tile in it.")] = 0.01,
+    jitter: Annotated[float, typer.Option(help="Greatest relative deviation of a batch's time.")] = 0.05,
+    seed: Annotated[int, typer.Option(help="Seed of the jitter.")] = 0,
+) -> None:
+    """Run the scheduler on Ray with workers that only let time pass, beside what the simulator says it should take."""
+    from cluster import options as opt
+    from cluster.bench_scheduler import run_bench
+    from orchestrator.simulate import Device
+
+    rows, cols = opt.parse_size(tiles, "--tiles", "64x128")
+    device = Device(per_call=call_seconds, per_tile=tile_seconds, jitter=jitter, seed=seed)
+    run_bench(rows, cols, order, batch, device, opt.parse_counts(workers))
+
+
+def _natural(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise typer.BadParameter(f"--batches: {text!r} is no batch size; give whole numbers with commas, 1,4,16")
+    return int(text)

@@ -1,0 +1,48 @@
+"""How exactly an operator's measurements can hold on pixels stored as whole grey levels, and how far A+ goes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kernels.stencil import Stencil, rounding_gain
+
+# A stored value is within half a grey level of what was measured or restored.
+HALF = 0.5
+# Standard deviations of rounding carried through A that a whole gigapixel stays within.
+DEVIATIONS = 6.0
+# Singular values of a blur up to this are left to the network: rounding of 8 bit (16 bit) divided by it stays small.
+TRUNCATED = {"uint8": 0.03, "uint16": 0.001}
+# A decimation by Keys' kernel has none that small.
+DECIMATION = 1e-5
+# Least tolerance that a blur is held to before storing, levels: demanding less costs more noise than it is worth.
+LEAST = 0.15
+# 8-bit blurs with more than a third of their singular values below this cannot be held to the tight tolerance at all.
+HOPELESS = (1e-3, 1 / 3)
+LOOSE = 0.45
+
+
+def threshold(stencil: Stencil, dtype: str) -> float:
+    """Return the singular value below which A+ truncates."""
+    return TRUNCATED[dtype] if stencil.scale == 1 else DECIMATION
+
+
+def tolerance(stencil: Stencil, dtype: str) -> float:
+    """Return how far A x may stay from y before the result is stored, grey levels (docs: orchestrator/DESIGN.md)."""
+    if stencil.scale > 1:
+        return LEAST / 3
+    if dtype == "uint8" and _lost_share(stencil) > HOPELESS[1]:
+        return LOOSE
+    return max(HALF - DEVIATIONS * rounding_gain(stencil), LEAST)
+
+
+def limit(stencil: Stencil | None, dtype: str) -> float:
+    """Return how far A x of the stored picture may be from y: half a level, or tolerance plus the storing's rounding."""
+    if stencil is None:
+        return HALF
+    return max(HALF, tolerance(stencil, dtype) + DEVIATIONS * rounding_gain(stencil))
+
+
+def _lost_share(stencil: Stencil) -> float:
+    """Return the share of frequencies at which the kernel passes less than `HOPELESS[0]`."""
+    response = np.abs(np.fft.rfft2(stencil.weights, s=(256, 256)))
+    return float((response < HOPELESS[0]).mean())
