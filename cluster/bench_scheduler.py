@@ -195,7 +195,7 @@ def _continuous(graph: TaskGraph, device: Device, workers: int, batch: int) -> S
 
 def run_bench(rows: int, cols: int, order: str, batch: int, device: Device, workers: Sequence[int]) -> list[Measured]:
     """Measure for each number of workers, print a line each as it is known, and one JSON line last."""
-    plan, console = grid_plan(rows, cols, order), Console(highlight=False, soft_wrap=True)
+    plan, console = grid_plan(rows, cols, order), Console(highlight=False, soft_wrap=True, width=120)
     console.print(
         f"{rows}x{cols} = {rows * cols:,} tiles, order {order}, batches of {batch}, "
         f"{device.per_call:g} s + {device.per_tile:g} s a tile, jitter {device.jitter:.0%}"
