@@ -181,3 +181,22 @@ def test_a_changed_input_is_found(make_picture, write_picture, job, serially, tm
     serially(job(source, tmp_path / "out", sampling={"intent": "faithful", "steps": 1}))
     write_picture(source, make_picture(20, 24, seed=4))
     assert cli("verify", tmp_path / "out").code == 1
+
+
+def test_an_image_of_black_and_white_alone_holds_only_where_it_is_right(write_picture, job, serially, tmp_path, cli):
+    black = write_picture(tmp_path / "black.tif", np.zeros((3, 8, 8), np.uint8))
+    out = tmp_path / "out"
+    serially(job(black, out, sampling={"intent": "faithful", "steps": 1}))
+    change(out, np.s_[:, :, :], -255)  # to 1 at least: `change` keeps off the limits
+    assert not verify_run(out).consistent
+    zarr.open_array(str(out / "0"), mode="r+")[:] = 0
+    found = verify_run(out)
+    assert found.consistency.cells == 0
+    assert found.passed
+    zarr.open_array(str(out / "0"), mode="r+")[:] = 255
+    found = verify_run(out)
+    assert found.consistency.cells == 0
+    assert not found.passed
+    ended = cli("verify", out)
+    assert ended.code == 1
+    assert "NOT SHOWN" in ended.out
