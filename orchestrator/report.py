@@ -16,3 +16,5 @@ class Report:
     nfe: int
     filled: int = 0
     """Tiles that needed no network, because what was known determined them."""
+    limit: int | None = None
+    """Tiles that fit into the worker's memory at a time, once it has run out of it."""
