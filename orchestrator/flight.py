@@ -42,8 +42,9 @@ class Ended:
 class Flight:
     """Tiles under way on one device; true while there are any."""
 
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
+    def __init__(self, worker: Worker, room: int | None = None) -> None:
+        """room: tiles that may have begun at a time, if not all."""
+        self._worker, self._room = worker, room
         self._groups = len(worker.plan.bands.groups)
         self._running: dict[int, State] = {}
         self._waiting: dict[TileKey, TileInput] = {}
@@ -56,11 +57,6 @@ class Flight:
         """Tiles that fit at a time; None while everything has."""
         rows = self._worker.limit
         return None if rows is None else max(rows // self._groups, 1)
-
-    @property
-    def tiles(self) -> int:
-        """Number of tiles that have begun or are to begin."""
-        return len(self._waiting) + self._rows // self._groups
 
     @property
     def _rows(self) -> int:
@@ -115,9 +111,10 @@ class Flight:
             return []
         first = next(iter(self._waiting)).level
         keys = [key for key in self._waiting if key.level == first]
-        if self.limit is None:
+        limits = [limit for limit in (self.limit, self._room) if limit is not None]
+        if not limits:
             return keys
-        room = self.limit - self._rows // self._groups
+        room = min(limits) - self._rows // self._groups
         return keys[: max(room, 0 if self._running else 1)]
 
     def _shrink(self, tiles: int) -> None:

@@ -32,9 +32,10 @@ class _Batch:
 class Pipeline:
     """Run batches on a worker, several under way at a time."""
 
-    def __init__(self, worker: Worker, *, continuous: bool = False) -> None:
-        self._worker, self._continuous = worker, continuous
-        self._flight = Flight(worker)
+    def __init__(self, worker: Worker, continuous: int | None = None) -> None:
+        """continuous: tiles that may be under way at a time; None for batches one after another."""
+        self._worker, self._continuous = worker, continuous is not None
+        self._flight = Flight(worker, continuous)
         self._owner: dict[TileKey, _Batch] = {}
         self._loaded: SimpleQueue[_Batch | None] = SimpleQueue()
         self._reader = ThreadPoolExecutor(1, "reader")
