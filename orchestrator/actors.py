@@ -12,7 +12,6 @@ from typing import Any
 
 from orchestrator.grid import TileKey
 from orchestrator.plan import Plan
-from orchestrator.report import Report
 from orchestrator.session import Session
 
 
@@ -30,9 +29,10 @@ class RayWorker:
         """Return (host:pid, device)."""
         return f"{socket.gethostname()}:{os.getpid()}", str(self._worker.device)
 
-    async def run(self, slot: int, keys: list[list[int]], *after: Report) -> Report:
-        """Restore a batch; `after` are the reports of the tiles that it depends on."""
-        return await asyncio.wrap_future(self._pipeline.submit([TileKey(*key) for key in keys]))
+    async def run(self, slot: int, keys: list[list[int]], *after: list[Any]) -> list[Any]:
+        """Restore a batch and report it; `after` are the reports of the tiles that it depends on."""
+        report = await asyncio.wrap_future(self._pipeline.submit([TileKey(*key) for key in keys]))
+        return report.plain()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

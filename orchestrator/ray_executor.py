@@ -202,7 +202,7 @@ class RayExecutor:
         actor, keys = self._inflight.pop(letter.ref)
         self._crew.back(actor, len(keys))
         try:
-            report: Report = letter.answer.result()
+            report = Report.of(keys, letter.answer.result())
         except RayTaskError as err:
             session.failed(actor.name, keys, _first_line(err.cause or err))
         except RayError as err:
