@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from cluster import bench, observe
+from cluster import bench, observe, submit, submitted
 from cluster import options as opt
+from cluster.handles import Handle
 from cluster.progress import ProgressView, duration, size
 from orchestrator.errors import PlanError, RunError
 from orchestrator.events import Event
@@ -37,6 +38,12 @@ app = typer.Typer(
 app.add_typer(bench.app, name="bench")
 app.command()(observe.status)
 app.command()(observe.report)
+app.command(context_settings=submit.CONTEXT)(submit.submit)
+app.command()(submitted.logs)
+app.command()(submitted.cancel)
+app.command()(submitted.wait)
+app.command("list")(submitted.list_runs)
+app.add_typer(submitted.config, name="config")
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -45,6 +52,7 @@ ClickException: type[Exception] = next(k for k in typer.BadParameter.__mro__ if 
 
 In = Annotated[Path | None, typer.Argument(metavar="IN", help="PNG, JPEG or TIFF.")]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the result, an OME-Zarr image.")]
+RunOrOut = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the result, or a submitted run's handle.")]
 
 
 @app.command()
@@ -116,7 +124,7 @@ def restore(
 
 @app.command()
 def resume(
-    out: Out,
+    out: RunOrOut,
     steps: opt.Steps = None,
     eta: opt.Eta = None,
     start: opt.Start = None,
@@ -148,6 +156,8 @@ def resume(
 ) -> None:
     """Go on with an unfinished run. Where it runs may change; an option that would change pixels is refused."""
     given = {k: v for k, v in locals().items() if k in opt.PLACES}
+    if handle := Handle.parse(str(out)):
+        raise typer.Exit(submitted.resubmit(handle))
     from orchestrator import run
     from orchestrator.rundir import RunDir
 

@@ -9,15 +9,27 @@ from typing import Annotated, Any
 import typer
 
 from cluster import options as opt
+from cluster.handles import Handle
 from cluster.progress import duration
 from orchestrator.errors import PlanError
 
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the result, an OME-Zarr image.")]
 
 
-def status(out: Out, as_json: opt.AsJson = False) -> None:
+def status(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the result, or a submitted run's handle.")],
+    as_json: opt.AsJson = False,
+) -> None:
     """Say how far the run at OUT is, also while it runs and after it died."""
     from orchestrator.status import read_status
+
+    if handle := Handle.parse(str(out)):
+        from cluster.submitted import print_status
+
+        output = print_status(handle, as_json)
+        if output is None:
+            return
+        out = output
 
     found = read_status(out)
     if as_json:

@@ -203,7 +203,7 @@ def _clear(run: RunDir) -> None:
         if path != run.state:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     for path in sorted(run.state.iterdir(), key=lambda path: path == run.job):
-        if path not in (run.lock, run.incoming):
+        if path not in (run.lock, run.incoming, run.submissions):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 

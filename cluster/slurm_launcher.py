@@ -1,0 +1,298 @@
+"""One process per node of a SLURM job: rank 0 starts Ray's head and the driver, the others join and rejoin.
+
+    srun --ntasks-per-node=1 python -m cluster.slurm_launcher --folder ATTEMPT -- DRIVER
+
+Standard library only. The ranks meet in ATTEMPT, a folder that all nodes see: rank 0 leaves `rendezvous.json` (address and
+token, mode 0600) there, beats in `head`, and writes the driver's exit code to `exit`. Everything that a rank starts carries
+its mark in the environment, and only what carries it is ended. Exit codes: the driver's; 70 when Ray did not start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib.util
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+NO_RAY, STOPPED = 70, 75
+MARK = "GIGARESTORE_RANK_MARK"
+PAUSE = 0.2
+HEAD_PATIENCE = 180.0
+RENDEZVOUS_PATIENCE = 300.0
+# A head that has not beaten for so long is dead; a worker then leaves its node to SLURM.
+HEAD_SILENCE = 120.0
+BEAT = 2.0
+REJOIN_PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
+GRACE = 3.0
+# Nothing but names and reports is stored.
+OBJECT_STORE = "100000000"
+# (period + timeout) * threshold: a node whose cable was cut counts as dead after half a minute, not after 64 s.
+HEALTH = {"period_ms": "2000", "timeout_ms": "5000", "failure_threshold": "4", "initial_delay_ms": "5000"}
+PREFIX = "gigarestore-"
+
+
+@dataclass(slots=True)
+class Launcher:
+    """What a rank has started and where."""
+
+    folder: Path
+    driver: list[str]
+    rank: int
+    nodes: int
+    mark: str = field(default_factory=lambda: secrets.token_hex(8))
+    stopped: bool = False
+    began: float = field(default_factory=time.monotonic)
+    temporary: Path = field(init=False)
+    _lock: IO[bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        os.environ[MARK] = self.mark
+        sweep()
+        # Short: the path of a socket below it must fit into 107 bytes.
+        fresh = Path(tempfile.mkdtemp(prefix=".gr-", dir=short_temporary()))
+        self._lock = (fresh / "lock").open("wb")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        # Under the name that `sweep` looks for only once it is locked.
+        self.temporary = fresh.rename(fresh.with_name(f"{PREFIX}{os.getuid()}{fresh.name.removeprefix('.gr')}"))
+
+    def run(self) -> int:
+        """Do this rank's part; leave neither process nor file behind."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._told)
+        try:
+            return self._head() if self.rank == 0 else self._worker()
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN)
+            end_marked(self.mark)
+            shutil.rmtree(self.temporary, ignore_errors=True)
+            self._say("left")
+
+    def _head(self) -> int:
+        address, port = own_address(), free_port()
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+        for name, value in HEALTH.items():
+            os.environ.setdefault(f"RAY_health_check_{name}", value)
+        ray = self._ray("--head", "--port", str(port), "--include-dashboard", "false", address=address)
+        if not self._until(lambda: ray.poll() is not None or listens(address, port), HEAD_PATIENCE) or ray.poll() is not None:
+            if self.stopped:
+                return STOPPED
+            self._say(f"Ray's head did not start; the end of its log:\n{self._tail()}")
+            return NO_RAY
+        meeting = {"address": f"{address}:{port}", "token": os.environ["RAY_AUTH_TOKEN"]}
+        write_private(self.folder / "rendezvous.json", json.dumps(meeting))
+        self._say(f"head at {meeting['address']} after {time.monotonic() - self.began:.1f} s")
+        stop = self.folder / "stop"
+        command = [*self.driver[: self.driver.index("--")], "--stop", str(stop), *self.driver[self.driver.index("--") :]]
+        driver = subprocess.Popen(command, env={**os.environ, "RAY_ADDRESS": meeting["address"]}, start_new_session=True)
+        code = self._drive(driver, ray)
+        write_private(self.folder / "exit", str(code))
+        self._say(f"driver ended with {code}")
+        return code
+
+    def _drive(self, driver: subprocess.Popen[bytes], ray: subprocess.Popen[bytes]) -> int:
+        told, beats, last = False, 0, -BEAT
+        while driver.poll() is None:
+            if time.monotonic() - last >= BEAT:
+                last, beats = time.monotonic(), beats + 1
+                write_private(self.folder / "head", str(beats))
+            if ray.poll() is not None:
+                self._say(f"Ray's head ended with {ray.returncode} under the driver; the end of its log:\n{self._tail()}")
+                driver.kill()
+                driver.wait()
+                return STOPPED
+            if self.stopped and not told:
+                told = True
+                driver.send_signal(signal.SIGTERM)
+            time.sleep(PAUSE)
+        # A driver that a signal has killed left a resumable run.
+        return driver.returncode if driver.returncode >= 0 else STOPPED
+
+    def _worker(self) -> int:
+        meeting = self.folder / "rendezvous.json"
+        if not self._until(lambda: visible(meeting) or self._over(), RENDEZVOUS_PATIENCE):
+            if not self.stopped:
+                self._say(f"the head has left no address in {meeting} for {RENDEZVOUS_PATIENCE:.0f} s")
+            return 0 if self.stopped else NO_RAY
+        if self._over():
+            return 0
+        found = json.loads(meeting.read_text(encoding="utf-8"))
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=found["token"])
+        host, _, port = found["address"].rpartition(":")
+        pulse, tries = Pulse(self.folder / "head"), 0
+        while not self._over():
+            self._until(lambda: listens(host, int(port)) or self._over() or pulse.silent, RENDEZVOUS_PATIENCE)
+            if pulse.silent:
+                self._say(f"the head has not beaten for {HEAD_SILENCE:.0f} s")
+                return 0
+            began = time.monotonic()
+            ray = self._ray("--address", found["address"], address=own_address(host))
+            self._say(f"joins {found['address']}")
+            self._until(lambda: ray.poll() is not None or self._over() or pulse.silent, float("inf"))
+            if ray.poll() is None:
+                break
+            tries = tries + 1 if time.monotonic() - began < 60 else 0
+            self._say(f"Ray ended with {ray.returncode} on this node; joining again; the end of its log:\n{self._tail()}")
+            end_marked(self.mark)
+            self._until(self._over, REJOIN_PAUSES[min(tries, len(REJOIN_PAUSES) - 1)])
+        return 0
+
+    def _over(self) -> bool:
+        return self.stopped or visible(self.folder / "exit")
+
+    def _ray(self, *options: str, address: str) -> subprocess.Popen[bytes]:
+        """Start `ray start --block` with what SLURM gave to this node; Ray itself would take the whole machine."""
+        cpus = os.environ.get("SLURM_CPUS_PER_TASK", "1")
+        gpus = os.environ.get("SLURM_GPUS_ON_NODE", "0")
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", *options, "--node-ip-address", address]
+        command += ["--num-cpus", cpus, "--num-gpus", gpus, "--object-store-memory", OBJECT_STORE]
+        command += ["--min-worker-port", "0", "--max-worker-port", "0", "--temp-dir", str(self.temporary / "r")]
+        command += ["--dashboard-agent-listen-port", str(free_port()), "--disable-usage-stats", "--block"]
+        if "--head" in options and importlib.util.find_spec("grpc") is not None:
+            command += ["--ray-client-server-port", str(free_port())]
+        with self._log().open("ab") as log:
+            return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+
+    def _log(self) -> Path:
+        return self.folder / f"ray-{self.rank}.log"
+
+    def _tail(self) -> str:
+        return self._log().read_bytes()[-2000:].decode(errors="replace")
+
+    def _until(self, condition: Callable[[], bool], patience: float) -> bool:
+        """Wait for a condition; return False when time is up or the job is stopped."""
+        deadline = time.monotonic() + patience
+        while not condition():
+            if self.stopped or time.monotonic() > deadline:
+                return False
+            time.sleep(PAUSE)
+        return True
+
+    def _told(self, _signal: int, _frame: FrameType | None) -> None:
+        self.stopped = True
+
+    def _say(self, text: str) -> None:
+        name = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+        print(f"gigarestore: node {self.rank} ({name}): {text}", file=sys.stderr, flush=True)
+
+
+class Pulse:
+    """Tell whether a file that is rewritten again and again has not been for long; clocks of nodes may differ."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._text, self._changed = path, "", time.monotonic()
+
+    @property
+    def silent(self) -> bool:
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except OSError:
+            text = self._text
+        if text != self._text:
+            self._text, self._changed = text, time.monotonic()
+        return time.monotonic() - self._changed > HEAD_SILENCE
+
+
+def own_address(peer: str | None = None) -> str:
+    """Return this node's address on the way to `peer`, or to the node that the job's script runs on; nothing is sent."""
+    peer = peer or os.environ.get("SLURM_LAUNCH_NODE_IPADDR") or socket.gethostname()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((peer, 9))
+        return str(probe.getsockname()[0])
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on, below the range that outgoing connections use."""
+    for _ in range(100):
+        port = 20000 + secrets.randbelow(10000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            return port
+    raise OSError("no free port between 20000 and 30000")
+
+
+def listens(host: str, port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=2.0):
+        return True
+    return False
+
+
+def visible(path: Path) -> bool:
+    """Tell whether a file is there; listing its folder makes NFS look again."""
+    return path.name in os.listdir(path.parent)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner reads; it appears whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with contextlib.suppress(FileNotFoundError):
+        partial.unlink()
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+    partial.replace(path)
+
+
+def short_temporary() -> str:
+    """Return the folder for temporary files, /tmp where its name is too long for sockets."""
+    wanted = tempfile.gettempdir()
+    return wanted if len(wanted) <= 24 else "/tmp"
+
+
+def sweep() -> None:
+    """Remove what launchers of this user left that were killed with their node's power; a living one holds its lock."""
+    for path in Path(short_temporary()).glob(f"{PREFIX}{os.getuid()}-*"):
+        with contextlib.suppress(OSError), (path / "lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def end_marked(mark: str) -> None:
+    """End every process that carries the mark, but this one: first asked, then forced."""
+    for number, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, GRACE)):
+        deadline, told = time.monotonic() + patience, set[int]()
+        while found := marked(mark):
+            for pid in set(found) - told:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, number)
+            told.update(found)
+            time.sleep(PAUSE)
+            if time.monotonic() > deadline:
+                break
+
+
+def marked(mark: str) -> list[int]:
+    """Return the living processes that carry the mark in their environment, but this one."""
+    wanted, found = f"{MARK}={mark}".encode(), []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            ours = wanted in (folder / "environ").read_bytes().split(b"\0")
+            if ours and int(folder.name) != os.getpid():
+                found.append(int(folder.name))
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    """Run this node's part of the job."""
+    folder, separator, *driver = arguments[1:]
+    if arguments[0] != "--folder" or separator != "--":
+        raise SystemExit("usage: python -m cluster.slurm_launcher --folder ATTEMPT -- DRIVER")
+    rank, nodes = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NTASKS"])
+    return Launcher(Path(folder), driver, rank, nodes).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
