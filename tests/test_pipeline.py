@@ -39,7 +39,7 @@ class Piped:
         running = {}
         try:
             while session.frontier.ready or running:
-                while session.frontier.ready and self.rng.random() < 0.8:
+                while session.frontier.ready and self.rng.random() < 0.9:
                     keys = session.frontier.take(self.rng.randint(1, self.most))
                     self.rng.shuffle(keys)
                     running[self.rng.choice(pipelines).submit(keys)] = keys
@@ -93,7 +93,7 @@ def test_pipelines_give_the_serial_bytes_however_tiles_meet(
     under_way = []
     for seed, continuous in enumerate((None, 1, 4)):
         out = tmp_path / f"piped-{continuous}"
-        executor = Piped(seed, workers=1 + seed % 2, continuous=continuous)
+        executor = Piped(seed, workers=1 + seed % 2, most=1 + seed % 2, continuous=continuous)
         start(job(source, out, **options), executor)
         assert published_files(out) == expected, f"continuous {continuous}"
         under_way.append(executor.under_way)
