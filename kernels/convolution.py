@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.operators import Operator, free_pixels
+from kernels.operators import Free, Operator
 from kernels.stencil import Stencil
 from kernels.within import Effort, least_change, ridge_by_gradients
 
@@ -65,14 +65,14 @@ class Convolution(Operator):
         """Return 1, the greatest of a blur; there is no cheaper bound for each direction."""
         return 1.0
 
-    def finish(self, x: Tensor, y: Tensor, rows: Tensor, cols: Tensor, tolerance: float) -> Tensor:
+    def finish(self, x: Tensor, y: Tensor, free: Free, tolerance: float) -> Tensor:
         """Return x changed least on the free pixels so that |A x - y| <= tolerance; see `kernels.within`."""
-        free = free_pixels(rows, cols)[:, None].double()
+        may = free.pixels.double()
         left = torch.where(self.valid, y.double() - self.A(x.double()), 0.0)
         effort = Effort(rho=0.3 / self.threshold**2, iterations=100)
-        seen = (self.A(free) > 0).double()  # measurements of pinned pixels alone cannot be changed
+        seen = (self.A(may) > 0).double()  # measurements of pinned pixels alone cannot be changed
         ridge = ridge_by_gradients(
-            lambda z: seen * self.A(free * z), lambda w: free * self.adjoint(seen * w), effort.rho
+            lambda z: seen * self.A(may * z), lambda w: may * self.adjoint(seen * w), effort.rho
         )
         allowed = torch.full_like(left, tolerance)
         return x + least_change(ridge, left * seen, allowed, effort).to(x.dtype)

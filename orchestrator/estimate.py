@@ -124,9 +124,12 @@ def _chain_lengths(graph: TaskGraph, grid: TileGrid, coarse: np.ndarray | None) 
             before[r] = np.maximum(under[first], under[last])
     length = np.zeros_like(before)
     step = np.arange(cols.count)
+    one, other = ([grid.latest(col)[end] for col in range(cols.count)] for end in (0, -1))
     for r in [*range(rows.root, rows.count), *range(rows.root - 1, -1, -1)]:
         parent = rows.parent(r)
-        own = before[r] if parent is None else np.maximum(before[r], length[parent])
+        own = before[r]
+        if parent is not None:
+            own = np.maximum(own, np.maximum(length[parent, one], length[parent, other]))
         right = np.maximum.accumulate((own - step)[cols.root :]) + step[cols.root :]
         left = (np.maximum.accumulate((own + step)[cols.root :: -1]) - step[cols.root :: -1])[::-1]
         length[r] = np.concatenate((left[:-1], right)) + 1

@@ -15,6 +15,10 @@ geometry. The pixels of a window that are neither owned nor margin are pinned: e
 In two dimensions everything is a product of two axes. A tile waits for at most two tiles: its neighbour towards the
 root row and its neighbour towards the root column; those two and theirs have committed every pinned pixel. The raster
 order has its root in the corner, the centre-out order in the middle (half the depth).
+
+Where measurements overlap (`corners`), no two tiles that share one may be restored unaware of each other: a tile then
+waits for the tiles diagonally behind it too, away from the root column, and what they committed is pinned as well. It
+still waits for two at most, since those have waited for its neighbour towards the root row; the depth in rows doubles.
 """
 
 from __future__ import annotations
@@ -127,10 +131,21 @@ class TileGrid:
     cols: AxisGrid
     cell: int
     """Side of the working array's cells, px: the greatest that puts every boundary between owned boxes on a lattice."""
+    corners: bool = False
+    """Whether a tile sees everything that was committed under its window, the corners of the window included."""
 
     @classmethod
     def build(
-        cls, level: int, height: int, width: int, tile: int, stride: int, order: str, margin: int = 0
+        cls,
+        level: int,
+        height: int,
+        width: int,
+        tile: int,
+        stride: int,
+        order: str,
+        margin: int = 0,
+        *,
+        corners: bool = False,
     ) -> TileGrid:
         """Lay tiles over a padded level of height x width px; raises PlanError when they cannot be laid."""
         if not 0 < stride < tile:
@@ -143,7 +158,7 @@ class TileGrid:
         if height < tile or width < tile:
             raise PlanError(f"level {level} is {height}x{width} px, below one tile of {tile} px; pad it first")
         rows, cols = (_axis(length, tile, stride, margin, order) for length in (height, width))
-        return cls(level, rows, cols, math.gcd(tile - 2 * margin, stride))
+        return cls(level, rows, cols, math.gcd(tile - 2 * margin, stride), corners)
 
     @property
     def cell_offset(self) -> int:
@@ -175,25 +190,56 @@ class TileGrid:
         (y0, y1), (x0, x1) = self.rows.settled(key.row), self.cols.settled(key.col)
         return y0, x0, y1, x1
 
+    def pinned(self, key: TileKey) -> list[tuple[int, int, int, int]]:
+        """Return disjoint boxes y0, x0, y1, x1: the pixels of the window that are committed before the tile."""
+        (y0, y1), (x0, x1) = self.rows.settled(key.row), self.cols.settled(key.col)
+        (own_y0, own_y1), (own_x0, own_x1) = self.rows.owned(key.row), self.cols.owned(key.col)
+        left, right = x0, x1
+        for col in self.cols.children(key.col) if self.corners else ():
+            lo, hi = self.cols.owned(col)
+            left = min(left, max(lo, self.cols.start(key.col)))
+            right = max(right, min(hi, self.cols.end(key.col)))
+        found = [
+            (y0, left, own_y0, right),
+            (own_y1, left, y1, right),
+            (own_y0, x0, own_y1, own_x0),
+            (own_y0, own_x1, own_y1, x1),
+        ]
+        return [box for box in found if box[0] < box[2] and box[1] < box[3]]
+
     def parents(self, key: TileKey) -> list[TileKey]:
         """Return the tiles of this level that must be committed first (at most two)."""
         up, left = self.rows.parent(key.row), self.cols.parent(key.col)
-        found = [] if up is None else [TileKey(self.level, up, key.col)]
+        found = [] if up is None else [TileKey(self.level, up, col) for col in self.latest(key.col)]
         return found if left is None else [*found, TileKey(self.level, key.row, left)]
+
+    def latest(self, col: int) -> list[int]:
+        """Return the columns of the parent row that a tile waits for: those that have waited for all others."""
+        return (self.cols.children(col) if self.corners else []) or [col]
 
     def children(self, key: TileKey) -> list[TileKey]:
         """Return the tiles of this level that wait for this one."""
-        down = [TileKey(self.level, row, key.col) for row in self.rows.children(key.row)]
+        nearer = self.cols.parent(key.col) if self.corners else None
+        cols = [] if nearer is None else [nearer]
+        if self.latest(key.col) == [key.col]:
+            cols.append(key.col)
+        down = [TileKey(self.level, row, col) for row in self.rows.children(key.row) for col in cols]
         return down + [TileKey(self.level, key.row, col) for col in self.cols.children(key.col)]
 
     def depth(self, key: TileKey) -> int:
         """Return the number of tiles of this level on the longest chain before this one."""
-        return abs(key.row - self.rows.root) + abs(key.col - self.cols.root)
+        return self._rise * abs(key.row - self.rows.root) + abs(key.col - self.cols.root)
+
+    @property
+    def _rise(self) -> int:
+        """Tiles on the longest chain from a tile's neighbour towards the root row to the tile."""
+        return 2 if self.corners and self.cols.count > 1 else 1
 
     @property
     def longest_chain(self) -> int:
         """Number of tiles on the level's critical path."""
-        return 1 + sum(max(axis.root, axis.count - 1 - axis.root) for axis in (self.rows, self.cols))
+        rows, cols = (max(axis.root, axis.count - 1 - axis.root) for axis in (self.rows, self.cols))
+        return 1 + self._rise * rows + cols
 
     def index(self, key: TileKey) -> int:
         return key.row * self.cols.count + key.col

@@ -141,7 +141,8 @@ class Plan:
             posed = task.posed(FACTOR**k)
             assert posed is not None, "checked above"
             padded = [max(side // FACTOR**k, tiling.tile) for side in sizes]
-            grid = TileGrid.build(k, padded[0], padded[1], tiling.tile, tiling.stride, tiling.order, tiling.margin)
+            shape = (*padded, tiling.tile, tiling.stride, tiling.order, tiling.margin)
+            grid = TileGrid.build(k, *shape, corners=k == 0 and task.stencil is not None)
             valid = [-(-side // FACTOR**k) for side in full]
             levels.append(
                 Level(

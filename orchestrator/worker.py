@@ -17,7 +17,6 @@ from kernels.constraints import Known, Measurement, Problem, to
 from kernels.denoiser import load_denoiser
 from kernels.method_catalog import MethodConfig
 from kernels.noise import KeyedNoise
-from kernels.operators import OUTER, OWNED, PINNED
 from kernels.resample import bicubic_upsample, fill_unknown
 from kernels.sampler import SamplerConfig, sample
 from kernels.tasks import measurement_operator
@@ -137,7 +136,7 @@ class Worker:
         box = Box(*level.grid.box(key))
         mask = np.zeros((1, *box.shape), dtype=bool)
         known = np.zeros((self.plan.bands.stored, *box.shape), np.float32)
-        for strip in _around(Box(*level.grid.settled(key)), Box(*level.grid.owned(key))):
+        for strip in (Box(*pinned) for pinned in level.grid.pinned(key)):
             rows, cols = strip.shift(-box.y0, -box.x0).slices()
             mask[:, rows, cols] = True
             known[:, rows, cols] = self.cells[level.index].read(strip)
@@ -188,8 +187,8 @@ class Worker:
         """Restore A x = y beside the pinned pixels, where measurements overlap."""
         if level.index > 0 or self.plan.task.stencil is None:
             return result
-        kinds = [[_kinds(axis, i) for i in places] for axis, places in _axes(level, keys)]
-        rows, cols = (torch.tensor(axis, dtype=torch.uint8, device=result.device) for axis in kinds)
+        reached = [[_unreached(axis, i) for i in places] for axis, places in _axes(level, keys)]
+        rows, cols = (torch.tensor(axis, device=result.device) for axis in reached)
         return problem.to(result.device).finish(result, rows, cols)
 
     def _guide(self, level: Level, tiles: list[TileInput]) -> Measurement | None:
@@ -266,11 +265,10 @@ def _axes(level: Level, keys: list[TileKey]) -> list[tuple[AxisGrid, list[int]]]
     return [(level.grid.rows, [key.row for key in keys]), (level.grid.cols, [key.col for key in keys])]
 
 
-def _kinds(axis: AxisGrid, i: int) -> list[int]:
-    """Return what each row (column) of tile i's window is: PINNED, OWNED or OUTER."""
+def _unreached(axis: AxisGrid, i: int) -> list[bool]:
+    """Return which rows (columns) of tile i's window no earlier tile has committed pixels in."""
     (lo, hi), (own_lo, own_hi), start = axis.settled(i), axis.owned(i), axis.start(i)
-    places = range(start, start + axis.tile)
-    return [OWNED if own_lo <= p < own_hi else PINNED if lo <= p < hi else OUTER for p in places]
+    return [own_lo <= p < own_hi or not lo <= p < hi for p in range(start, start + axis.tile)]
 
 
 def _unknown_blocks(y: Array) -> NDArray[np.bool_]:
@@ -278,14 +276,3 @@ def _unknown_blocks(y: Array) -> NDArray[np.bool_]:
     height, width = (side // FACTOR for side in y.shape[1:])
     blocks: NDArray[np.bool_] = np.isnan(y[:1]).reshape(1, height, FACTOR, width, FACTOR)
     return np.asarray(blocks.all(axis=(2, 4)))
-
-
-def _around(box: Box, owned: Box) -> list[Box]:
-    """Return the strips of `box` outside `owned`: above, below, left, right (empty ones left out)."""
-    strips = [
-        Box(box.y0, box.x0, owned.y0, box.x1),
-        Box(owned.y1, box.x0, box.y1, box.x1),
-        Box(owned.y0, box.x0, owned.y1, owned.x0),
-        Box(owned.y0, owned.x1, owned.y1, box.x1),
-    ]
-    return [s for s in strips if s.height > 0 and s.width > 0]
