@@ -125,7 +125,7 @@ class Separable(Operator):
         """
         if self.scale > 1:  # well conditioned but where a border cuts: exact, and no noise to be kept out
             return self._solved(x, y, free.pixels, tolerance)
-        done = x.double()
+        done = x.double().clone()
         for b in range(len(x)):
             rows, cols = free.rows[b].nonzero()[:, 0], free.cols[b].nonzero()[:, 0]
             inner = self._part(b, rows, cols)

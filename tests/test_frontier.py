@@ -19,7 +19,11 @@ def graphs(draw: st.DrawFn) -> TaskGraph:
     levels = draw(st.integers(1, 3))
     sizes = [(max(height >> k, 32), max(width >> k, 32)) for k in range(levels)]
     margin = draw(st.sampled_from([0, 4, 8]))
-    return TaskGraph([TileGrid.build(k, h, w, 32, 16, order, margin) for k, (h, w) in enumerate(sizes)], 2)
+    corners = draw(st.booleans())  # of the finest level, where measurements may overlap
+    grids = [
+        TileGrid.build(k, h, w, 32, 16, order, margin, corners=corners and k == 0) for k, (h, w) in enumerate(sizes)
+    ]
+    return TaskGraph(grids, 2)
 
 
 def drain(frontier: Frontier, rng: random.Random) -> list[TileKey]:
