@@ -18,7 +18,9 @@ def kernel_image(tmp_path_factory, write_picture):
     """Return a kernel of 5 x 5 px that is no product of two axes, as an image."""
     y, x = np.mgrid[-2:3, -2:3]
     weights = np.exp(-((y - x) ** 2) / 2.0 - (y + x) ** 2 / 6.0)
-    return write_picture(tmp_path_factory.mktemp("kernel") / "kernel.png", np.rint(weights[None] * 255).astype(np.uint8))
+    return write_picture(
+        tmp_path_factory.mktemp("kernel") / "kernel.png", np.rint(weights[None] * 255).astype(np.uint8)
+    )
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
