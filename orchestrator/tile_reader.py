@@ -90,7 +90,7 @@ class TileReader:
         box = Box(*level.grid.box(key))
         mask = np.zeros((1, *box.shape), dtype=bool)
         known = np.zeros((self.plan.bands.stored, *box.shape), np.float32)
-        for strip in _around(Box(*level.grid.settled(key)), Box(*level.grid.owned(key))):
+        for strip in (Box(*pinned) for pinned in level.grid.pinned(key)):
             rows, cols = strip.shift(-box.y0, -box.x0).slices()
             mask[:, rows, cols] = True
             known[:, rows, cols] = self.cells[level.index].read(strip)
@@ -112,14 +112,3 @@ class TileReader:
             wide[:, inner.y0 : inner.y1, inner.x0 : inner.x1],
             smooth[:, fine.y0 : fine.y1, fine.x0 : fine.x1],
         )
-
-
-def _around(box: Box, owned: Box) -> list[Box]:
-    """Return the strips of `box` outside `owned`: above, below, left, right (empty ones left out)."""
-    strips = [
-        Box(box.y0, box.x0, owned.y0, box.x1),
-        Box(owned.y1, box.x0, box.y1, box.x1),
-        Box(owned.y0, box.x0, owned.y1, owned.x0),
-        Box(owned.y0, owned.x1, owned.y1, box.x1),
-    ]
-    return [s for s in strips if s.height > 0 and s.width > 0]

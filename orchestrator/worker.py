@@ -18,7 +18,6 @@ from kernels.continuous import advance_within
 from kernels.denoiser import load_denoiser
 from kernels.method_catalog import MethodConfig
 from kernels.noise import KeyedNoise
-from kernels.operators import OUTER, OWNED, PINNED
 from kernels.sampler import SamplerConfig, State
 from kernels.sampler import start as start_tiles
 from kernels.tasks import measurement_operator
@@ -156,8 +155,8 @@ class Worker:
         """Restore A x = y beside the pinned pixels, where measurements overlap."""
         if level.index > 0 or self.plan.task.stencil is None:
             return result
-        kinds = [[_kinds(axis, i) for i in places] for axis, places in _axes(level, keys)]
-        rows, cols = (torch.tensor(axis, dtype=torch.uint8, device=result.device) for axis in kinds)
+        reached = [[_unreached(axis, i) for i in places] for axis, places in _axes(level, keys)]
+        rows, cols = (torch.tensor(axis, device=result.device) for axis in reached)
         return problem.to(result.device).finish(result, rows, cols)
 
     def _guide(self, level: Level, tiles: list[TileInput]) -> Measurement | None:
@@ -225,11 +224,10 @@ def _axes(level: Level, keys: list[TileKey]) -> list[tuple[AxisGrid, list[int]]]
     return [(level.grid.rows, [key.row for key in keys]), (level.grid.cols, [key.col for key in keys])]
 
 
-def _kinds(axis: AxisGrid, i: int) -> list[int]:
-    """Return what each row (column) of tile i's window is: PINNED, OWNED or OUTER."""
+def _unreached(axis: AxisGrid, i: int) -> list[bool]:
+    """Return which rows (columns) of tile i's window no earlier tile has committed pixels in."""
     (lo, hi), (own_lo, own_hi), start = axis.settled(i), axis.owned(i), axis.start(i)
-    places = range(start, start + axis.tile)
-    return [OWNED if own_lo <= p < own_hi else PINNED if lo <= p < hi else OUTER for p in places]
+    return [own_lo <= p < own_hi or not lo <= p < hi for p in range(start, start + axis.tile)]
 
 
 def _unknown_blocks(y: Array) -> NDArray[np.bool_]:
