@@ -18,3 +18,7 @@ class Report:
     """Tiles that needed no network, because what was known determined them."""
     limit: int | None = None
     """Tiles that fit into the worker's memory at a time, once it has run out of it."""
+    substituted: bool = False
+    """The tiles could not be restored, and hold what stands in for them."""
+    trouble: str = ""
+    """How the store failed before it worked again; empty when it did not."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.resolve import load_plan
-from orchestrator.rundir import RunDir, parse_tile_record
+from orchestrator.rundir import RunDir, parse_tile_record, substituted_keys
 from storage.journal import read_records
 
 
@@ -32,6 +32,7 @@ def read_status(root: Path) -> dict[str, Any]:
         "levels": levels,
         "failures": failures,
         "last_failure": last_failure,
+        "substituted": [key._asdict() for key in substituted_keys(run)],
     }
 
 
@@ -42,7 +43,10 @@ def _events(path: Path) -> tuple[int, str, str]:
             for line in lines:
                 if not line.endswith("\n"):
                     break  # the line that a dying driver was writing
-                event = json.loads(line)
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    continue  # the disk was full while it was written
                 if event["event"] in ("BatchFailed", "TileGivenUp"):
                     failures, last = failures + 1, event["cause"]
                 elif event["event"] == "RunFinished":
