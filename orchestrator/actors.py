@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 from orchestrator.errors import RunError, WorkerBroken, WorkerError
 from orchestrator.grid import TileKey
 from orchestrator.plan import Plan
-from orchestrator.report import Report
 from orchestrator.session import Session
 
 
@@ -47,20 +46,22 @@ class RayWorker:
         """Return who this is."""
         return introduce(str(self._worker.device), self._worker.threads)
 
-    async def run(self, slot: int, keys: list[list[int]], *after: Report) -> Report:
-        """Restore a batch; `after` are the reports of the tiles that it depends on."""
+    async def run(self, slot: int, keys: list[list[int]], *after: list[Any]) -> list[Any]:
+        """Restore a batch and report it; `after` are the reports of the tiles that it depends on."""
         try:
-            return await asyncio.wrap_future(self._pipeline.submit([TileKey(*key) for key in keys]))
+            report = await asyncio.wrap_future(self._pipeline.submit([TileKey(*key) for key in keys]))
         except Exception as err:
             raise plain(err) from None
+        return report.plain()
 
-    async def fill(self, slot: int, keys: list[list[int]]) -> Report:
+    async def fill(self, slot: int, keys: list[list[int]]) -> list[Any]:
         """Write what stands in for tiles that cannot be restored (orchestrator.substitute)."""
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(None, self._worker.substitute, [TileKey(*key) for key in keys])
+            report = await loop.run_in_executor(None, self._worker.substitute, [TileKey(*key) for key in keys])
         except Exception as err:
             raise plain(err) from None
+        return report.plain()
 
 
 def plain(error: Exception) -> Exception:

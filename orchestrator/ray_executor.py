@@ -171,7 +171,7 @@ class RayExecutor:
         worker = call.worker
         self._crew.back(worker, len(call.keys))
         try:
-            report: Report = letter.answer.result()
+            report = Report.of(call.keys, letter.answer.result())
         except RayTaskError as err:
             self._failed(session, call, err.cause or err)
         except RayError as err:

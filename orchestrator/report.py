@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from orchestrator.grid import TileKey
 
@@ -22,3 +24,12 @@ class Report:
     """The tiles could not be restored, and hold what stands in for them."""
     trouble: str = ""
     """How the store failed before it worked again; empty when it did not."""
+
+    def plain(self) -> list[Any]:
+        """Return it without the keys, which the driver knows, as Ray sends it without pickling."""
+        return [self.seconds, self.nfe, self.filled, self.limit, self.substituted, self.trouble]
+
+    @classmethod
+    def of(cls, keys: Sequence[TileKey], plain: list[Any]) -> Report:
+        """Return the report of a batch from its plain form."""
+        return cls(tuple(keys), *plain)

@@ -337,7 +337,7 @@ def test_a_finished_run_keeps_its_journal_and_gives_back_its_work(small, job, se
     out = tmp_path / "out"
     serially(job(small, out, **JOBS["faithful"]))
     kept = {path.name for path in RunDir(out).state.iterdir()}
-    assert kept == {"job.toml", "journal", "events.jsonl", "lock", "input.zarr"}
+    assert kept == {"job.toml", "journal", "events.jsonl", "lock", "attempts", "input.zarr"}
     assert not unfinished_files(out)
 
 
