@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -23,7 +24,8 @@ def print_plan(plan: Plan, numbers: Estimate, filled: int | None) -> None:
     console.print(
         f"{spec.task.name} x{spec.task.scale} with {plan.denoiser.name}: {plan.height}x{plan.width} px, "
         f"{plan.out_channels} bands of {plan.dtype}; tile {tiling.tile}, stride {tiling.stride}, order {tiling.order}; "
-        f"form {sampling.form}, eta {sampling.eta}, {sampling.steps} steps, noise x{sampling.noise_scale}"
+        f"method {sampling.method}, form {sampling.form}, eta {sampling.eta}, {sampling.steps} steps, "
+        f"noise x{sampling.noise_scale}"
     )
     for line in plan.bands.describe():
         console.print(line)
@@ -82,11 +84,15 @@ def print_forecast(plan: Plan, found: Forecast) -> None:
 def print_verification(found: Verification) -> None:
     """Print what a verification found, one line each."""
     print(f"complete: {'yes' if found.complete else 'NO'}")
+    for tile in found.substituted:
+        print(f"NOT RESTORED: {tile_name(tile)}: what was measured stands in for it")
     c = found.consistency
     if c is None:
         print("consistency: no measurement (generation)")
     else:
         verdict = "noisy measurement, residual expected" if found.noisy else "holds" if found.consistent else "VIOLATED"
+        if found.all_clipped and not found.noisy and not found.consistent:
+            verdict = "NOT SHOWN: every value has a pixel at black or white, where rounding is not all that errs"
         print(
             f"consistency |A x - y|: max {c.max:.3f}, RMS {c.rms:.3f} grey levels over {c.cells:,} values (limit "
             f"{found.limit:.2f}: {verdict}); "
@@ -96,3 +102,9 @@ def print_verification(found: Verification) -> None:
         error = "" if ratio.lines < 2 else f" +- {ratio.stderr:.3f}"
         print(f"seam ratio, {name}: {ratio.ratio:.3f}{error} over {ratio.lines} edges")
     print(f"seam ratio against lines of every phase of the operator's lattice: {found.seams.unphased.ratio:.3f}")
+
+
+def tile_name(tile: Mapping[str, Any]) -> str:
+    """Name a tile that could not be restored, and where it lies."""
+    y0, x0, y1, x1 = tile["box"]
+    return f"tile level {tile['level']} row {tile['row']} column {tile['col']}, rows {y0}-{y1}, columns {x0}-{x1} px"

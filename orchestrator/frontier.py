@@ -16,6 +16,8 @@ from orchestrator.grid import TileKey
 # Two failures in company: then alone, so that one poison tile cannot drag a batch along; five in all: given up.
 SOLO_AFTER = 2
 QUARANTINE_AFTER = 5
+# How often filling a tile instead may fail.
+FILL_TRIES = 2
 
 # A tile's byte; above COUNTING it is waiting too, and the excess is the number of predecessors that are missing.
 WAITING, READY, RUNNING, DONE, GIVEN_UP, COUNTING = range(6)
@@ -29,8 +31,11 @@ class Frontier:
     The methods that end in _numbers take and give the graph's numbers, the others keys.
     """
 
-    def __init__(self, graph: TaskGraph, done: Iterable[TileKey] = ()) -> None:
+    def __init__(self, graph: TaskGraph, done: Iterable[TileKey] = (), *, fill: bool = False) -> None:
+        """fill: a tile that failed too often is handed out once more, to be filled rather than restored."""
         self.graph = graph
+        self._fill = fill
+        self._to_fill: set[int] = set()
         self.total = graph.count
         self.done = 0
         self.running = 0
@@ -77,6 +82,10 @@ class Frontier:
         self._states[number] = READY
         heapq.heappush(self._heaps[self.graph.level(number)], self.graph.depth(number) * self.total + number)
 
+    def finished_keys(self) -> Iterator[TileKey]:
+        """Yield the tiles that are done."""
+        return map(self.graph.key, self._find(DONE))
+
     @property
     def ready(self) -> int:
         """Number of tiles that may run now."""
@@ -113,6 +122,10 @@ class Frontier:
         self.running += len(taken)
         return taken
 
+    def to_fill(self, key: TileKey) -> bool:
+        """Tell whether a tile that was taken is to be filled: restoring it has failed too often."""
+        return self.graph.number(key) in self._to_fill
+
     def committed(self, keys: Iterable[TileKey]) -> None:
         """Record tiles as durable and release the tiles that waited for them."""
         self.committed_numbers([self.graph.number(key) for key in keys])
@@ -125,6 +138,7 @@ class Frontier:
             self.done += 1
             if self._failures:
                 self._failures.pop(number, None)
+                self._to_fill.discard(number)
             self._release_after(number)
 
     def returned(self, keys: Iterable[TileKey]) -> None:
@@ -140,7 +154,9 @@ class Frontier:
             number = self.graph.number(key)
             self._stop_running(number)
             tries = self._failures[number] = self._failures.get(number, 0) + 1
-            if tries >= QUARANTINE_AFTER:
+            if tries == QUARANTINE_AFTER and self._fill:
+                self._to_fill.add(number)
+            if tries >= QUARANTINE_AFTER + (FILL_TRIES if self._fill else 0):
                 self._states[number] = GIVEN_UP
                 self.given_up[key] = cause
                 given_up.append(key)

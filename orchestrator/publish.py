@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.level_cells import LevelCells
 from orchestrator.plan import Plan
-from orchestrator.rundir import RunDir
+from orchestrator.rundir import RunDir, substituted_keys
+from orchestrator.tasks import FACTOR
 from storage.box import Box
 from storage.image import ImageInfo
 from storage.open import inspect
 from storage.publish import publish
 
 
-def publish_run(run: RunDir, plan: Plan) -> None:
-    """Write the restored image under the run's root; its metadata comes last."""
+def publish_run(run: RunDir, plan: Plan, check: Callable[[], None] = lambda: None) -> None:
+    """Write the restored image under the run's root; its metadata comes last.
+
+    check: called before every shard; raises when this attempt must not write any more.
+    """
     cells = LevelCells.open(run, plan.levels[0])
 
     def source(box: Box) -> NDArray[np.unsignedinteger]:
@@ -33,8 +40,24 @@ def publish_run(run: RunDir, plan: Plan) -> None:
         pixel_size=None if size is None else (size[0] / plan.task.scale, size[1] / plan.task.scale),
         icc=icc if plan.out_channels == plan.spec.input.bands else None,
         name=run.root.stem,
-        attributes={"gigarestore": provenance(plan)},
+        attributes={"gigarestore": provenance(plan) | {"substituted": substituted_tiles(run, plan)}},
+        progress=lambda *_: check(),
     )
+
+
+def substituted_tiles(run: RunDir, plan: Plan) -> list[dict[str, Any]]:
+    """Return the tiles that could not be restored: level, row, column and box y0, x0, y1, x1 in px of the output."""
+    found = []
+    for key in substituted_keys(run):
+        owned = Box(*plan.levels[key.level].grid.owned(key))
+        box = owned.scale(FACTOR**key.level).clip(plan.height, plan.width)
+        if not box.empty:  # else it lies in the padding
+            found.append({**key._asdict(), "box": [box.y0, box.x0, box.y1, box.x1]})
+    for number, region in enumerate(plan.regions):
+        for tile in substituted_tiles(RunDir(run.region(number)), region.plan):
+            moved = Box(*tile["box"]).shift(region.box.y0, region.box.x0)
+            found.append({**tile, "region": number, "box": [moved.y0, moved.x0, moved.y1, moved.x1]})
+    return found
 
 
 def _original(run: RunDir, plan: Plan) -> ImageInfo | None:

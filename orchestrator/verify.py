@@ -12,6 +12,7 @@ from orchestrator.axis import AxisGrid
 from orchestrator.consistency import WINDOW, consistency
 from orchestrator.errors import PlanError
 from orchestrator.plan import Plan, alignment
+from orchestrator.publish import substituted_tiles
 from orchestrator.resolve import load_plan
 from orchestrator.rundir import RunDir
 from storage.box import Box
@@ -39,11 +40,24 @@ class Verification:
     noisy: bool
     """True when the measurement has noise: the residual is then expected, not an error."""
     seams: SeamReport
+    substituted: list[dict[str, Any]]
+    """Tiles that could not be restored, as the image's metadata says: level, row, col and box in px."""
 
     @property
     def consistent(self) -> bool:
-        """Whether A x = y holds to the rounding of the stored dtype (cells with a clipped pixel apart)."""
-        return self.consistency is None or self.noisy or self.consistency.max <= self.limit + EXACT
+        """Whether A x = y holds to the rounding of the stored dtype.
+
+        Values with a clipped pixel are counted apart, unless all are such: they must hold then, or nothing is shown.
+        """
+        if self.consistency is None or self.noisy:
+            return True
+        most = self.consistency.clipped_max if self.all_clipped else self.consistency.max
+        return most <= self.limit + EXACT
+
+    @property
+    def all_clipped(self) -> bool:
+        """Whether every measurement value has a pixel at a limit of the dtype under it."""
+        return self.consistency is not None and self.consistency.cells == 0 and self.consistency.clipped > 0
 
     @property
     def passed(self) -> bool:
@@ -75,6 +89,7 @@ def verify_run(root: Path) -> Verification:
         limit=limit,
         noisy=plan.spec.task.sigma > 0,
         seams=_seams(plan, image),
+        substituted=substituted_tiles(run, plan),
     )
 
 

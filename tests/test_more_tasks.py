@@ -269,7 +269,8 @@ def test_coarser_levels_of_a_bicubic_measurement_are_posed_as_averages():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "kernel", "wanted"), [("uint8", blur.gaussian(3), 0.45), ("uint16", blur.gaussian(3), 0.3)]
+    ("dtype", "kernel", "wanted"),
+    [("uint8", blur.gaussian(3), 0.45), ("uint16", blur.gaussian(3), 0.45), ("uint16", blur.uniform(9), 0.3)],
 )
 def test_the_tolerance_of_a_blur_leaves_room_for_storing(dtype, kernel, wanted):
     assert tolerance(kernel, dtype) == pytest.approx(wanted, abs=0.12)
@@ -296,3 +297,25 @@ def test_a_resolved_job_resolves_to_itself(task):
     resolved = plan_of(task).spec
     assert plan_job(resolved).spec == resolved
     assert plan_job(JobSpec.from_toml(resolved.to_toml())).spec == resolved
+
+
+def plan_error(capsys, *arguments):
+    assert _run(["plan", *map(str, arguments)]) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    return line
+
+
+def test_a_method_that_cannot_restore_a_measurement_is_refused_before_the_run(clean, tmp_path, monkeypatch, capsys):
+    (tmp_path / "particular_operators.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    _, path = clean(height=54, width=48)
+    _, grey = clean(height=54, width=48, channels=1)
+    own = ["--operator", "particular_operators:Thirds"]
+    assert "singular values" in plan_error(capsys, path, *own, "--method", "ddrm")
+    assert "measures 3 of the 3 channels" in plan_error(capsys, grey, *own)
+    mask = ["--task", "inpaint", "--mask", grey, "--grey-as", "mean"]
+    assert "restores masked pixels only" in plan_error(capsys, grey, *mask, "--method", "repaint")
+    assert _run(["plan", str(grey), *map(str, mask[:-2]), "--method", "repaint"]) == 0
+    assert _run(["plan", str(path), *own, "--method", "dps"]) == 0
