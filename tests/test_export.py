@@ -13,9 +13,10 @@ import tifffile
 from storage import export as module
 from storage.errors import FormatError
 from storage.export import export
+from storage.meaning import Meaning
 from storage.open import inspect, open_image
-from storage.pixels import halve
 from storage.publish import publish
+from storage.pyramid import halve
 
 ROOT = Path(__file__).resolve().parents[1]
 ICC = b"a colour profile" * 20
@@ -49,7 +50,7 @@ def planes(rows):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_png_and_tiff_hold_the_published_pixels(tmp_path, channels, dtype):
     pixels = image(channels, dtype)
-    source = published(tmp_path / "out", pixels, pixel_size=(0.5, 0.25), icc=ICC)
+    source = published(tmp_path / "out", pixels, meaning=Meaning(pixel_size=(0.5, 0.25), icc=ICC))
     export(source, tmp_path / "image.png")
     export(source, tmp_path / "image.tif")
     for name in ("image.png", "image.tif"):
