@@ -17,7 +17,8 @@ import typer
 
 from cluster import bench
 from cluster import options as opt
-from cluster.progress import ProgressView, duration, size
+from cluster.export import export
+from cluster.progress import ProgressView, duration
 from orchestrator.errors import PlanError, RunError
 from orchestrator.events import Event
 from orchestrator.spec import JobSpec
@@ -311,21 +312,7 @@ def verify(out: Out, as_json: opt.AsJson = False) -> None:
         raise typer.Exit(FAILED)
 
 
-@app.command()
-def export(
-    out: Out,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help=".png, .tif or .tiff")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
-) -> None:
-    """Write the published image at OUT to one file."""
-    from orchestrator.rundir import RunDir
-    from storage.export import export as write_file
-
-    if not RunDir(out).published:
-        hint = f"; `gigarestore resume {out}` finishes it" if RunDir(out).job.exists() else ""
-        raise PlanError(f"{out} holds no published image{hint}")
-    write_file(out, file, overwrite=overwrite)
-    print(f"{file}: {size(file.stat().st_size)}")
+app.command()(export)
 
 
 @app.command()

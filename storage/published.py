@@ -52,11 +52,14 @@ class PublishedImage:
         """Return the size of the decoded pixels of the first `levels` levels (default: all), bytes."""
         return sum(int(np.prod(level.shape)) for level in self.levels[:levels]) * np.dtype(self.dtype).itemsize
 
-    def read(self, number: int, box: Box) -> NDArray[Any]:
-        """Return (C, h, w) of a window of a level; raises DamagedError for lost or damaged shards."""
+    def read(self, number: int, box: Box, channel: int | None = None) -> NDArray[Any]:
+        """Return (C, h, w) of a window of a level, with `channel` only that band.
+
+        Raises DamagedError for lost or damaged shards.
+        """
         level = self.levels[number]
         height, width = level.shard
-        out = np.empty((level.shape[0], *box.shape), level.dtype)
+        out = np.empty((level.shape[0] if channel is None else 1, *box.shape), level.dtype)
         for row in range(box.y0 // height, -(-box.y1 // height)):
             for col in range(box.x0 // width, -(-box.x1 // width)):
                 part = level.box(row, col).intersect(box)
@@ -66,7 +69,7 @@ class PublishedImage:
                 except (FileNotFoundError, ValueError):  # an empty file cannot be mapped
                     raise DamagedError(f"{path}: missing from the array; restore the image again") from None
                 with data, memoryview(data) as view:
-                    pixels = shards.decode(level, view, part, str(path))
+                    pixels = shards.decode(level, view, part, str(path), channel)
                 if part == box:
                     return pixels
                 out[(slice(None), *part.shift(-box.y0, -box.x0).slices())] = pixels

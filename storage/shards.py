@@ -97,27 +97,27 @@ def encode(level: Level, pixels: NDArray[Any], pool: Executor) -> list[bytes]:
     return [*parts, table, google_crc32c.value(table).to_bytes(_CRC_BYTES, "little")]
 
 
-def decode(level: Level, data: Data, window: Box, name: str) -> NDArray[Any]:
+def decode(level: Level, data: Data, window: Box, name: str, channel: int | None = None) -> NDArray[Any]:
     """Return (C, h, w) of a window of the image that lies in one shard, decoding only the chunks under it.
 
-    data: all bytes of the shard, a memory map for example. Raises DamagedError naming the object.
+    data: all bytes of the shard, a memory map for example. channel: only this one, (1, h, w). Raises DamagedError
+    naming the object.
     """
     corner = _corner(level, window)
     part = window.shift(-corner[0], -corner[1])
     index = _index(level, data, name)
-    out = np.empty((level.shape[0], *window.shape), level.dtype)
+    channels = range(level.shape[0]) if channel is None else range(channel, channel + 1)
+    out = np.empty((len(channels), *window.shape), level.dtype)
     side = level.chunk
     tiles = part.cover(side)
-    for channel, row, col in itertools.product(
-        range(level.shape[0]), range(tiles.y0, tiles.y1), range(tiles.x0, tiles.x1)
-    ):
-        start, length = (int(v) for v in index[channel, row, col])
+    for band, row, col in itertools.product(channels, range(tiles.y0, tiles.y1), range(tiles.x0, tiles.x1)):
+        start, length = (int(v) for v in index[band, row, col])
         try:
             chunk = chunks.decode(data[start : start + length], level.dtype, (side, side))
         except ValueError as error:
-            raise DamagedError(f"{name}: chunk {(channel, row, col)} is damaged ({error}); publish again") from error
+            raise DamagedError(f"{name}: chunk {(band, row, col)} is damaged ({error}); publish again") from error
         inside = Box(row, col, row + 1, col + 1).scale(side).intersect(part)
-        target = out[(channel, *inside.shift(-part.y0, -part.x0).slices())]
+        target = out[(band - channels.start, *inside.shift(-part.y0, -part.x0).slices())]
         target[...] = chunk[inside.shift(-row * side, -col * side).slices()]
     return out
 
