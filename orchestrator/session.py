@@ -16,6 +16,14 @@ from orchestrator.rundir import RunDir, tile_record
 from storage.journal import Journal
 
 
+class Outlet(Protocol):
+    """Takes what is committed on its way out."""
+
+    def committed(self, keys: Sequence[TileKey]) -> None:
+        """Act on tiles that the journal and the frontier know as committed; raises RunError when it cannot."""
+        ...
+
+
 @dataclass(slots=True)
 class Session:
     """The state that an executor works on; its methods are the only way tiles change state."""
@@ -25,6 +33,8 @@ class Session:
     frontier: Frontier
     journal: Journal
     listeners: list[Listener] = field(default_factory=list)
+    outlet: Outlet | None = None
+    """Publishes what is complete while the run goes on."""
     filled: int = 0
     """Tiles of this attempt that needed no network."""
 
@@ -47,6 +57,8 @@ class Session:
                     worker=worker, keys=report.keys, seconds=report.seconds, nfe=report.nfe, filled=report.filled
                 )
             )
+        if self.outlet is not None:
+            self.outlet.committed([key for _, report in reports for key in report.keys])
 
     def failed(self, worker: str, keys: Sequence[TileKey], cause: str) -> None:
         """Record a failed try; the frontier decides who tries again and who is given up."""
