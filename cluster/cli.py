@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from cluster import bench
+from cluster import bench, observe
 from cluster import options as opt
 from cluster.export import export
 from cluster.progress import ProgressView, duration
@@ -36,6 +36,8 @@ app = typer.Typer(
     help="Restore images of unlimited size with pre-trained diffusion models (DDNM, MSR, HiR) on Ray and Zarr.",
 )
 app.add_typer(bench.app, name="bench")
+app.command()(observe.status)
+app.command()(observe.report)
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -95,6 +97,7 @@ def restore(
     executor: opt.ExecutorName = None,
     workers: opt.Workers = None,
     batch: opt.Batch = None,
+    batching: opt.Batching = None,
     address: opt.Address = None,
     keep_work: opt.KeepWork = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result at OUT.")] = False,
@@ -139,6 +142,7 @@ def resume(
     executor: opt.ExecutorName = None,
     workers: opt.Workers = None,
     batch: opt.Batch = None,
+    batching: opt.Batching = None,
     address: opt.Address = None,
     keep_work: opt.KeepWork = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
@@ -278,25 +282,6 @@ def degrade(
 
 
 @app.command()
-def status(out: Out, as_json: opt.AsJson = False) -> None:
-    """Say how far the run at OUT is, also while it runs and after it died."""
-    from orchestrator.status import read_status
-
-    found = read_status(out)
-    if as_json:
-        print(json.dumps(found))
-        return
-    done, tiles = found["done"], found["tiles"]
-    print(f"{out}: {found['state']}, {done} of {tiles} tiles ({100 * done / tiles:.1f} %)")
-    for line in found["levels"]:
-        print(f"  level {line['level']}: {line['done']} of {line['tiles']} tiles")
-    if found["failures"]:
-        print(f"  {found['failures']} failed tries; the last: {found['last_failure']}")
-    if found["state"] in ("unfinished", "failed"):
-        print(f"  go on with: gigarestore resume {out}")
-
-
-@app.command()
 def verify(out: Out, as_json: opt.AsJson = False) -> None:
     """Check the published image: A x = y over the whole image, seams, completeness. Exit 1 when it does not hold."""
     from orchestrator.verify import verify_run
@@ -362,7 +347,7 @@ def _executor(spec: JobSpec) -> Executor:
         return SerialExecutor()
     from orchestrator.ray_executor import RayExecutor
 
-    return RayExecutor(spec.run.workers, spec.run.batch, spec.run.address)
+    return RayExecutor(spec.run.workers, spec.run.batch, spec.run.address, batching=spec.run.batching)
 
 
 def _report(outcome: Outcome) -> None:

@@ -23,7 +23,8 @@ def print_plan(plan: Plan, numbers: Estimate, filled: int | None) -> None:
     console.print(
         f"{spec.task.name} x{spec.task.scale} with {plan.denoiser.name}: {plan.height}x{plan.width} px, "
         f"{plan.out_channels} bands of {plan.dtype}; tile {tiling.tile}, stride {tiling.stride}, order {tiling.order}; "
-        f"method {sampling.method}, form {sampling.form}, eta {sampling.eta}, {sampling.steps} steps, noise x{sampling.noise_scale}"
+        f"method {sampling.method}, form {sampling.form}, eta {sampling.eta}, {sampling.steps} steps, "
+        f"noise x{sampling.noise_scale}"
     )
     for line in plan.bands.describe():
         console.print(line)

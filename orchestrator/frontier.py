@@ -82,10 +82,19 @@ class Frontier:
         self._states[number] = READY
         heapq.heappush(self._heaps[self.graph.level(number)], self.graph.depth(number) * self.total + number)
 
+    def finished_keys(self) -> Iterator[TileKey]:
+        """Yield the tiles that are done."""
+        return map(self.graph.key, self._find(DONE))
+
     @property
     def ready(self) -> int:
         """Number of tiles that may run now."""
         return len(self._solo) + sum(map(len, self._heaps))
+
+    @property
+    def suspects(self) -> int:
+        """Number of ready tiles that must run alone; `take` returns the first of them before any other."""
+        return len(self._solo)
 
     @property
     def finished(self) -> bool:

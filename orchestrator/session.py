@@ -11,6 +11,7 @@ from orchestrator.events import BatchCommitted, BatchFailed, Event, Listener, Ti
 from orchestrator.frontier import Frontier
 from orchestrator.grid import TileKey
 from orchestrator.plan import Plan
+from orchestrator.remaining import RemainingPath
 from orchestrator.report import Report
 from orchestrator.rundir import RunDir, tile_record
 from storage.journal import Journal
@@ -37,6 +38,10 @@ class Session:
     """Publishes what is complete while the run goes on."""
     filled: int = 0
     """Tiles of this attempt that needed no network."""
+    path: RemainingPath = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.path = RemainingPath(self.frontier.graph, self.frontier.finished_keys())
 
     def emit(self, event: Event) -> None:
         for listener in self.listeners:
@@ -48,13 +53,27 @@ class Session:
 
     def committed_all(self, reports: Sequence[tuple[str, Report]]) -> None:
         """Do the same for the batches of several workers with one write to the disk."""
+        self.record(reports)
+        self.release(reports)
+
+    def record(self, reports: Sequence[tuple[str, Report]]) -> None:
+        """Make the completion of batches durable; any thread may, one at a time."""
         self.journal.append([tile_record(key) for _, report in reports for key in report.keys])
+
+    def release(self, reports: Sequence[tuple[str, Report]]) -> None:
+        """Release what waited for batches whose completion is durable."""
         for worker, report in reports:
             self.frontier.committed(report.keys)
+            self.path.committed(report.keys)
             self.filled += report.filled
             self.emit(
                 BatchCommitted(
-                    worker=worker, keys=report.keys, seconds=report.seconds, nfe=report.nfe, filled=report.filled
+                    worker=worker,
+                    keys=report.keys,
+                    seconds=report.seconds,
+                    nfe=report.nfe,
+                    filled=report.filled,
+                    path=self.path.length,
                 )
             )
         if self.outlet is not None:
