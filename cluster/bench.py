@@ -48,6 +48,27 @@ def kernels(
         raise typer.BadParameter(str(err)) from None
 
 
+@app.command()
+def scheduler(
+    tiles: Annotated[str, typer.Option(help="Tiles, ROWSxCOLUMNS.")] = "64x128",
+    workers: Annotated[str, typer.Option(help="Numbers of workers, with commas.")] = "1,8,16,32,64",
+    batch: Annotated[int, typer.Option(help="Tiles per worker call.")] = 4,
+    order: Annotated[str, typer.Option(help="raster, centre, bridge or colour.")] = "centre",
+    call_seconds: Annotated[float, typer.Option(help="Time of a batch, whatever its size.")] = 0.04,
+    tile_seconds: Annotated[float, typer.Option(help="Time of a batch for each tile in it.")] = 0.01,
+    jitter: Annotated[float, typer.Option(help="Greatest relative deviation of a batch's time.")] = 0.05,
+    seed: Annotated[int, typer.Option(help="Seed of the jitter.")] = 0,
+) -> None:
+    """Run the scheduler on Ray with workers that only let time pass, beside what the simulator says it should take."""
+    from cluster import options as opt
+    from cluster.bench_scheduler import run_bench
+    from orchestrator.simulate import Device
+
+    rows, cols = opt.parse_size(tiles, "--tiles", "64x128")
+    device = Device(per_call=call_seconds, per_tile=tile_seconds, jitter=jitter, seed=seed)
+    run_bench(rows, cols, order, batch, device, opt.parse_counts(workers))
+
+
 def _natural(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise typer.BadParameter(f"--batches: {text!r} is no batch size; give whole numbers with commas, 1,4,16")

@@ -17,7 +17,8 @@ import typer
 
 from cluster import bench
 from cluster import options as opt
-from cluster.progress import ProgressView, duration, size
+from cluster.export import export
+from cluster.progress import ProgressView, duration
 from orchestrator.errors import PlanError, RunError
 from orchestrator.events import Event
 from orchestrator.spec import JobSpec
@@ -89,6 +90,7 @@ def restore(
     margin: opt.Margin = None,
     levels: opt.Levels = None,
     order: opt.Order = None,
+    order_block: opt.OrderBlock = None,
     seed: opt.Seed = None,
     executor: opt.ExecutorName = None,
     workers: opt.Workers = None,
@@ -194,10 +196,19 @@ def plan(
     margin: opt.Margin = None,
     levels: opt.Levels = None,
     order: opt.Order = None,
+    order_block: opt.OrderBlock = None,
     workers: opt.Workers = None,
     batch: opt.Batch = None,
     step_seconds: Annotated[
         float | None, typer.Option(help="Seconds per network evaluation of one tile, for the time estimate.")
+    ] = None,
+    call_seconds: Annotated[
+        float, typer.Option(help="Seconds per network evaluation whatever the batch, on top of --step-seconds a tile.")
+    ] = 0.0,
+    measure: Annotated[bool, typer.Option("--measure", help="Time the denoiser on this machine.")] = False,
+    simulate: Annotated[
+        bool | None,
+        typer.Option("--simulate/--no-simulate", help="Simulate 1 to 1024 workers.", show_default="up to 20,000 tiles"),
     ] = None,
     as_json: opt.AsJson = False,
 ) -> None:
@@ -205,17 +216,28 @@ def plan(
     given = {k: v for k, v in locals().items() if k in opt.PLACES}
     from orchestrator.estimate import estimate
     from orchestrator.filled import count_filled
+    from orchestrator.forecast import CHEAP_TILES, forecast, known_device
     from orchestrator.resolve import plan_job
 
     planned = plan_job(opt.job_spec(JobSpec.load(job) if job else JobSpec(), {**given, "path": source}))
-    numbers = estimate(planned, workers or 1, step_seconds)
+    device = known_device(planned, call_seconds, step_seconds)
+    if measure:
+        from orchestrator.measure import measure_device
+
+        device = measure_device(planned)
+    tiles = planned.spec.run.batch or 1
+    numbers = estimate(planned, workers or 1, None if device is None else device.seconds(tiles) / tiles)
     filled = count_filled(planned)
+    worth = numbers.tiles <= CHEAP_TILES if simulate is None else simulate
+    outlook = forecast(planned, device, tiles, run=worth)
     if as_json:
-        print(json.dumps({"spec": planned.spec.model_dump(mode="json"), "filled": filled, **numbers.as_dict()}))
+        spec = planned.spec.model_dump(mode="json")
+        print(json.dumps({"spec": spec, "filled": filled, **numbers.as_dict(), "forecast": outlook.as_dict()}))
         return
-    from cluster.tables import print_plan
+    from cluster.tables import print_forecast, print_plan
 
     print_plan(planned, numbers, filled)
+    print_forecast(planned, outlook)
 
 
 @app.command()
@@ -290,21 +312,7 @@ def verify(out: Out, as_json: opt.AsJson = False) -> None:
         raise typer.Exit(FAILED)
 
 
-@app.command()
-def export(
-    out: Out,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help=".png, .tif or .tiff")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
-) -> None:
-    """Write the published image at OUT to one file."""
-    from orchestrator.rundir import RunDir
-    from storage.export import export as write_file
-
-    if not RunDir(out).published:
-        hint = f"; `gigarestore resume {out}` finishes it" if RunDir(out).job.exists() else ""
-        raise PlanError(f"{out} holds no published image{hint}")
-    write_file(out, file, overwrite=overwrite)
-    print(f"{file}: {size(file.stat().st_size)}")
+app.command()(export)
 
 
 @app.command()

@@ -98,7 +98,10 @@ Margin = Annotated[
     typer.Option(help="Outer px that a tile leaves to the next one.", show_default="half the overlap; 0 for paper"),
 ]
 Levels = Annotated[int | None, typer.Option(help="Restoration levels (HiR); 1 = none.", show_default="automatic")]
-Order = Annotated[str | None, typer.Option(help="raster or centre.", show_default="raster")]
+Order = Annotated[str | None, typer.Option(help="raster, centre, bridge or colour.", show_default="raster")]
+OrderBlock = Annotated[
+    int | None, typer.Option(help="Tiles along a block's side, for the order bridge.", show_default="16")
+]
 Seed = Annotated[int | None, typer.Option(help="Seed of all randomness.", show_default="0")]
 ExecutorName = Annotated[str | None, typer.Option("--executor", help="ray or serial.", show_default="ray")]
 Workers = Annotated[int | None, typer.Option(help="Workers.", show_default="one per GPU, else per core")]
@@ -139,12 +142,19 @@ def parse_sigma(text: str) -> tuple[float, str]:
     return (value / 100 if unit == "fraction" else value), unit
 
 
-def parse_size(text: str) -> tuple[int, int]:
+def parse_size(text: str, option: str = "--size", example: str = "512x768") -> tuple[int, int]:
     """Read HEIGHTxWIDTH."""
     match = re.fullmatch(r"(\d+)x(\d+)", text)
     if match is None:
-        raise PlanError(f"--size {text!r} is no size; give HEIGHTxWIDTH, for example 512x768")
+        raise PlanError(f"{option} {text!r} is no size; give HEIGHTxWIDTH, for example {example}")
     return int(match[1]), int(match[2])
+
+
+def parse_counts(text: str) -> list[int]:
+    """Read whole numbers above 0 with commas between them."""
+    if re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text) is None:
+        raise PlanError(f"--workers {text!r} are no numbers of workers; give for example 1,8,16")
+    return [int(count) for count in text.split(",")]
 
 
 def parse_range(text: str) -> tuple[float, float]:
@@ -257,6 +267,7 @@ PLACES = {
     "margin": ("tiling", "margin"),
     "levels": ("tiling", "levels"),
     "order": ("tiling", "order"),
+    "order_block": ("tiling", "block"),
     "executor": ("run", "executor"),
     "workers": ("run", "workers"),
     "batch": ("run", "batch"),

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from cluster.progress import duration, size
 from orchestrator.estimate import Estimate
+from orchestrator.forecast import Forecast
 from orchestrator.plan import Plan
 
 if TYPE_CHECKING:
@@ -53,6 +54,29 @@ def print_plan(plan: Plan, numbers: Estimate, filled: int | None) -> None:
         (f"time with {numbers.workers} worker{'s' if numbers.workers > 1 else ''}", time),
     ):
         console.print(f"{name + ':':22} {value}")
+
+
+def print_forecast(plan: Plan, found: Forecast) -> None:
+    """Print what more workers would buy, and how many workers each order keeps busy."""
+    console, shape = Console(highlight=False), found.parallelism
+    console.print(f"{'parallel tiles:':22} {shape.mean:,.0f} on average, {shape.peak:,} at most")
+    console.print("\nworkers that each order keeps busy, by tiles in a batch:")
+    batches = list(next(iter(found.useful.values()), {}))
+    table = Table("order", *map(str, batches), box=None, pad_edge=False)
+    for order, counts in found.useful.items():
+        mark = " *" if order == plan.spec.tiling.order else ""
+        table.add_row(order + mark, *(f"{counts[batch]:,}" for batch in batches))
+    console.print(table)
+    if not found.simulations or found.device is None:
+        why = "give --step-seconds or --measure" if found.device is None else "--simulate does it for so many tiles"
+        console.print(f"\nnot simulated: {why}")
+        return
+    cost = f"{found.device.per_call:.3g} s + {found.device.per_tile:.3g} s a tile"
+    console.print(f"\nsimulated, batches of {found.batch}, an evaluation taking {cost}:")
+    table = Table("workers", "time", "busy", "lower bound / time", box=None, pad_edge=False)
+    for s in found.simulations:
+        table.add_row(f"{s.workers:,}", duration(s.makespan), f"{s.utilisation:.0%}", f"{s.efficiency:.2f}")
+    console.print(table)
 
 
 def print_verification(found: Verification) -> None:

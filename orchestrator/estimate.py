@@ -9,11 +9,9 @@ import numpy as np
 
 from kernels.catalog import DenoiserInfo
 from kernels.method_catalog import describe_method
-from orchestrator.graph import TaskGraph
-from orchestrator.grid import TileGrid
 from orchestrator.plan import Plan
-from orchestrator.tasks import FACTOR
 from orchestrator.trajectory import trajectory
+from orchestrator.waves import critical_path
 
 # Seconds per network evaluation of one 256 x 256 tile, float32, one CPU core: docs/RESULTS.md. Other networks: measure.
 BUILTIN_STEP_SECONDS = 0.125
@@ -23,8 +21,6 @@ WORKER_BASE_BYTES = 420_000_000
 VALUES_PER_PIXEL = 160
 # A vector-Jacobian product keeps all activations of a tile (kernels.method_catalog): at most this many times more.
 GRADIENT_FACTOR = 4
-# Above this many tiles the exact critical path is not computed tile by tile.
-EXACT_PATH_TILES = 4_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +78,7 @@ def estimate(plan: Plan, workers: int, step_seconds: float | None = None) -> Est
     tiles = sum(level.tiles for level in levels)
     nfe = sum(level.tiles * level.nfe_per_tile for level in levels)
     path = critical_path([level.grid for level in plan.levels])
-    step = step_seconds or _known_step(plan.denoiser, plan.tile)
+    step = step_seconds or known_step(plan.denoiser, plan.tile)
     nfe_path = path * max(level.nfe_per_tile for level in levels)
     return Estimate(
         levels=levels,
@@ -95,42 +91,6 @@ def estimate(plan: Plan, workers: int, step_seconds: float | None = None) -> Est
         seconds=None if step is None else step * max(nfe / workers, nfe_path),
         workers=workers,
     )
-
-
-def critical_path(grids: list[TileGrid]) -> int:
-    """Return the number of tiles on the longest dependency chain through all levels.
-
-    Exact up to EXACT_PATH_TILES tiles; above that the sum of the levels' own longest chains, an upper bound.
-    """
-    if sum(grid.count for grid in grids) > EXACT_PATH_TILES:
-        return sum(grid.longest_chain for grid in grids)
-    graph = TaskGraph(grids, FACTOR)
-    coarse: np.ndarray | None = None
-    for grid in reversed(grids):
-        coarse = _chain_lengths(graph, grid, coarse)
-    assert coarse is not None, "a plan has at least one level"
-    return int(coarse.max())
-
-
-def _chain_lengths(graph: TaskGraph, grid: TileGrid, coarse: np.ndarray | None) -> np.ndarray:
-    """Return per tile the tiles on the longest chain that ends with it, row by row outward from the root."""
-    rows, cols = grid.rows, grid.cols
-    before = np.zeros((rows.count, cols.count), dtype=np.int64)
-    if coarse is not None:
-        up_rows, up_cols = graph.coarser_indices(grid.level)
-        first, last = [c[0] for c in up_cols], [c[-1] for c in up_cols]
-        for r in range(rows.count):
-            under = coarse[up_rows[r]].max(axis=0)
-            before[r] = np.maximum(under[first], under[last])
-    length = np.zeros_like(before)
-    step = np.arange(cols.count)
-    for r in [*range(rows.root, rows.count), *range(rows.root - 1, -1, -1)]:
-        parent = rows.parent(r)
-        own = before[r] if parent is None else np.maximum(before[r], length[parent])
-        right = np.maximum.accumulate((own - step)[cols.root :]) + step[cols.root :]
-        left = (np.maximum.accumulate((own + step)[cols.root :: -1]) - step[cols.root :: -1])[::-1]
-        length[r] = np.concatenate((left[:-1], right)) + 1
-    return length
 
 
 def disk_bytes(plan: Plan) -> int:
@@ -147,5 +107,6 @@ def worker_bytes(plan: Plan) -> int:
     return WORKER_BASE_BYTES + (plan.spec.run.batch or 1) * plan.tile**2 * values * 4
 
 
-def _known_step(denoiser: DenoiserInfo, tile: int) -> float | None:
+def known_step(denoiser: DenoiserInfo, tile: int) -> float | None:
+    """Return the seconds of one network evaluation of one tile on a CPU core; None when it has not been timed."""
     return BUILTIN_STEP_SECONDS * (tile / 256) ** 2 if denoiser.name == "builtin" else None

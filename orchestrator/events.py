@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TextIO
 
@@ -84,8 +84,8 @@ class EventLog:
         self._file: TextIO = path.open("a", encoding="utf-8", buffering=1)
 
     def __call__(self, event: Event) -> None:
-        record = {"time": round(time.time(), 3), "event": type(event).__name__, **asdict(event)}
-        self._file.write(json.dumps(record) + "\n")
+        values = {item.name: getattr(event, item.name) for item in fields(event)}  # asdict would copy every key
+        self._file.write(json.dumps({"time": round(time.time(), 3), "event": type(event).__name__, **values}) + "\n")
 
     def close(self) -> None:
         self._file.close()

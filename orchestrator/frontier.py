@@ -8,7 +8,7 @@ plus the ready set; nothing is computed for a tile before a predecessor of it is
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 from orchestrator.graph import TaskGraph
 from orchestrator.grid import TileKey
@@ -17,7 +17,8 @@ from orchestrator.grid import TileKey
 SOLO_AFTER = 2
 QUARANTINE_AFTER = 5
 
-WAITING, READY, RUNNING, DONE, GIVEN_UP = range(5)
+# A tile's byte; above COUNTING it is waiting too, and the excess is the number of predecessors that are missing.
+WAITING, READY, RUNNING, DONE, GIVEN_UP, COUNTING = range(6)
 
 
 class Frontier:
@@ -25,6 +26,7 @@ class Frontier:
 
     Ready tiles are handed out coarsest level first (they unlock most), then nearest to the root first (they have the
     longest chains behind them), then by row and column: a total order, so the same events always give the same answers.
+    The methods that end in _numbers take and give the graph's numbers, the others keys.
     """
 
     def __init__(self, graph: TaskGraph, done: Iterable[TileKey] = ()) -> None:
@@ -33,34 +35,47 @@ class Frontier:
         self.done = 0
         self.running = 0
         self.given_up: dict[TileKey, str] = {}
-        self._failures: dict[TileKey, int] = {}
-        self._states = [bytearray(grid.count) for grid in graph.grids]
-        self._heaps: list[list[tuple[int, int]]] = [[] for _ in graph.grids]
-        self._solo: list[TileKey] = []
-        finished = list(done)
-        for key in finished:
-            self.done += self._state(key) != DONE
-            self._set(key, DONE)
-        for key in graph.roots():
-            self._release(key)
-        for key in finished:
-            for successor in graph.successors(key):
-                self._release(successor)
+        self._failures: dict[int, int] = {}
+        self._states = bytearray(graph.count)
+        # Per level a heap of depth * total + number.
+        self._heaps: list[list[int]] = [[] for _ in graph.grids]
+        self._solo: list[int] = []
+        for key in done:
+            number = graph.number(key)
+            self.done += self._states[number] != DONE
+            self._states[number] = DONE
+        for number in graph.roots():
+            if self._states[number] == WAITING:
+                self._states[number] = READY
+                self._heaps[-1].append(number)  # ascending, all of depth 0: a heap
+        for number in self._find(DONE):
+            self._release_after(number)
 
-    def _state(self, key: TileKey) -> int:
-        return self._states[key.level][self.graph.grids[key.level].index(key)]
+    def _find(self, state: int) -> Iterator[int]:
+        found = self._states.find(state)
+        while found >= 0:
+            yield found
+            found = self._states.find(state, found + 1)
 
-    def _set(self, key: TileKey, state: int) -> None:
-        self._states[key.level][self.graph.grids[key.level].index(key)] = state
+    def _release_after(self, number: int) -> None:
+        """Count a finished tile at those that wait for it; each edge is counted once, when its first end is done."""
+        states = self._states
+        for waiting, predecessors in self.graph.waiting(number):
+            state = states[waiting]
+            if state == WAITING:
+                missing = predecessors - 1
+            elif state > COUNTING:
+                missing = state - COUNTING - 1
+            else:
+                continue
+            if missing:
+                states[waiting] = COUNTING + missing
+            else:
+                self._push(waiting)
 
-    def _release(self, key: TileKey) -> None:
-        if self._state(key) == WAITING and all(self._state(p) == DONE for p in self.graph.predecessors(key)):
-            self._push(key)
-
-    def _push(self, key: TileKey) -> None:
-        grid = self.graph.grids[key.level]
-        self._set(key, READY)
-        heapq.heappush(self._heaps[key.level], (grid.depth(key), grid.index(key)))
+    def _push(self, number: int) -> None:
+        self._states[number] = READY
+        heapq.heappush(self._heaps[self.graph.level(number)], self.graph.depth(number) * self.total + number)
 
     @property
     def ready(self) -> int:
@@ -78,60 +93,62 @@ class Frontier:
 
     def take(self, most: int) -> list[TileKey]:
         """Move up to `most` ready tiles of one level to running and return them; a suspect tile comes first, alone."""
-        if self._solo:
-            return self._run([self._solo.pop(0)])
-        for level in reversed(range(len(self._heaps))):
-            heap = self._heaps[level]
-            if heap:
-                grid = self.graph.grids[level]
-                keys = [grid.key(heapq.heappop(heap)[1]) for _ in range(min(most, len(heap)))]
-                return self._run(keys)
-        return []
+        return [self.graph.key(number) for number in self.take_numbers(most)]
 
-    def _run(self, keys: list[TileKey]) -> list[TileKey]:
-        for key in keys:
-            self._set(key, RUNNING)
-        self.running += len(keys)
-        return keys
+    def take_numbers(self, most: int) -> list[int]:
+        """Do what `take` does."""
+        taken: list[int] = []
+        if self._solo:
+            taken = [self._solo.pop(0)]
+        else:
+            heap = next((heap for heap in reversed(self._heaps) if heap), [])
+            taken = [heapq.heappop(heap) % self.total for _ in range(min(most, len(heap)))]
+        for number in taken:
+            self._states[number] = RUNNING
+        self.running += len(taken)
+        return taken
 
     def committed(self, keys: Iterable[TileKey]) -> None:
         """Record tiles as durable and release the tiles that waited for them."""
-        for key in keys:
-            self._expect_running(key)
-            self._set(key, DONE)
-            self.running -= 1
+        self.committed_numbers([self.graph.number(key) for key in keys])
+
+    def committed_numbers(self, numbers: Sequence[int]) -> None:
+        """Do what `committed` does."""
+        for number in numbers:
+            self._stop_running(number)
+            self._states[number] = DONE
             self.done += 1
-            self._failures.pop(key, None)
-            for successor in self.graph.successors(key):
-                self._release(successor)
+            if self._failures:
+                self._failures.pop(number, None)
+            self._release_after(number)
 
     def returned(self, keys: Iterable[TileKey]) -> None:
         """Put running tiles back to ready without blame (their worker was taken away)."""
-        for key in keys:
-            self._expect_running(key)
-            self.running -= 1
-            self._push(key)
+        for number in map(self.graph.number, keys):
+            self._stop_running(number)
+            self._push(number)
 
     def failed(self, keys: Iterable[TileKey], cause: str) -> list[TileKey]:
         """Record a failed try of running tiles: back to ready, later alone, at last given up; returns those."""
         given_up = []
         for key in keys:
-            self._expect_running(key)
-            self.running -= 1
-            tries = self._failures[key] = self._failures.get(key, 0) + 1
+            number = self.graph.number(key)
+            self._stop_running(number)
+            tries = self._failures[number] = self._failures.get(number, 0) + 1
             if tries >= QUARANTINE_AFTER:
-                self._set(key, GIVEN_UP)
+                self._states[number] = GIVEN_UP
                 self.given_up[key] = cause
                 given_up.append(key)
             elif tries >= SOLO_AFTER:
-                self._set(key, READY)
-                self._solo.append(key)
+                self._states[number] = READY
+                self._solo.append(number)
             else:
-                self._push(key)
+                self._push(number)
         return given_up
 
-    def _expect_running(self, key: TileKey) -> None:
-        if self._state(key) != RUNNING:
-            raise ValueError(
-                f"{key} is not running (state {self._state(key)}): an event was reported twice or too early"
-            )
+    def _stop_running(self, number: int) -> None:
+        state = self._states[number]
+        if state != RUNNING:
+            key = self.graph.key(number)
+            raise ValueError(f"{key} is not running (state {state}): an event was reported twice or too early")
+        self.running -= 1

@@ -1,16 +1,19 @@
 """TaskGraph: all levels' tiles and the edges between them, implicit; memory grows with rows + columns only.
 
-A fine tile waits for its two neighbours towards the root (orchestrator.grid), and for the coarser tiles under its
-footprint: of those only the outermost, because a committed tile implies its whole chain back to the root.
+A tile waits for its neighbours of lower rank (orchestrator.grid), and for the coarser tiles under its footprint: of
+those only the outermost, because a committed tile implies everything that it waited for. Inside, a tile is a number:
+its index in its level's grid plus the tiles of the finer levels. Whoever handles millions of tiles uses the numbers.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
-from orchestrator.grid import AxisGrid, TileGrid, TileKey
+from orchestrator.axis import AxisGrid
+from orchestrator.grid import TileGrid, TileKey
 
 # Coarse pixels around a tile's footprint that the bicubic start reads besides the guide itself (its support is 2).
 GUIDE_MARGIN = 4
@@ -21,24 +24,58 @@ def guide_window(lo: int, hi: int, factor: int, coarse_length: int, margin: int 
     return max(lo // factor - margin, 0), min(-(-hi // factor) + margin, coarse_length)
 
 
-@dataclass(slots=True)
-class _AxisLink:
-    """Edges between one axis of a level and the same axis of the next coarser level."""
+# A successor along one axis: what to add to the number, its parents on this axis, its coarser indices on this axis.
+_Step = tuple[int, int, int]
 
-    up: list[list[int]]
-    """Per fine index: the coarse indices that it waits for."""
-    down: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
-    """Per coarse index: the fine indices that wait for it."""
+
+@dataclass(slots=True)
+class _Axis:
+    """One axis of one level, looked up by index."""
+
+    grid: AxisGrid
+    ups: list[list[int]]
+    """Indices of the coarser level that an index waits for; empty lists at the coarsest level."""
+    parents: list[list[int]]
+    within: list[tuple[_Step, ...]] = field(default_factory=list)
+    """Successors in the level itself; the number to add is relative to the tile's own."""
+    below: list[tuple[_Step, ...]] = field(default_factory=list)
+    """Successors in the finer level; the number to add is relative to that level's first tile."""
 
     @classmethod
-    def build(cls, fine: AxisGrid, coarse: AxisGrid, factor: int) -> _AxisLink:
-        link = cls(up=[])
-        for i in range(fine.count):
-            lo, hi = guide_window(fine.start(i), fine.end(i), factor, coarse.length)
-            link.up.append(coarse.carriers(lo, hi))
-            for j in link.up[-1]:
-                link.down[j].append(i)
-        return link
+    def build(cls, grid: AxisGrid, coarse: AxisGrid | None, factor: int, weight: int) -> _Axis:
+        """weight: how far apart in number two neighbours on this axis are."""
+        indices = range(grid.count)
+        windows = [
+            guide_window(grid.start(i), grid.end(i), factor, coarse.length) if coarse else (0, 0) for i in indices
+        ]
+        ups = [coarse.carriers(lo, hi) if coarse else [] for lo, hi in windows]
+        axis = cls(grid=grid, ups=ups, parents=[grid.parents(i) for i in indices])
+        axis.within = [tuple(axis._step(j, (j - i) * weight) for j in grid.children(i)) for i in indices]
+        return axis
+
+    def link(self, fine: _Axis, weight: int) -> None:
+        """Record which tiles of the finer level wait for each index."""
+        below: list[list[_Step]] = [[] for _ in self.ups]
+        for i, ups in enumerate(fine.ups):
+            for j in ups:
+                below[j].append(fine._step(i, i * weight))
+        self.below = [tuple(steps) for steps in below]
+
+    def _step(self, i: int, add: int) -> _Step:
+        return add, len(self.parents[i]), len(self.ups[i])
+
+
+@dataclass(slots=True)
+class _Level:
+    """One level's tables."""
+
+    base: int
+    """Number of the level's first tile."""
+    columns: int
+    rows: _Axis
+    cols: _Axis
+    finer: int
+    """Number of the finer level's first tile."""
 
 
 class TaskGraph:
@@ -46,43 +83,89 @@ class TaskGraph:
 
     def __init__(self, grids: Sequence[TileGrid], factor: int) -> None:
         self.grids = tuple(grids)
-        self._links = [
-            (_AxisLink.build(fine.rows, coarse.rows, factor), _AxisLink.build(fine.cols, coarse.cols, factor))
-            for fine, coarse in zip(self.grids, self.grids[1:], strict=False)
-        ]
+        self.bases = list(accumulate((grid.count for grid in self.grids[:-1]), initial=0))
+        self.count = sum(grid.count for grid in self.grids)
+        self._levels: list[_Level] = []
+        for k, grid in enumerate(self.grids):
+            coarse = self.grids[k + 1] if k + 1 < len(self.grids) else None
+            columns = grid.cols.count
+            rows = _Axis.build(grid.rows, coarse.rows if coarse else None, factor, columns)
+            cols = _Axis.build(grid.cols, coarse.cols if coarse else None, factor, 1)
+            if k > 0:
+                finer = self._levels[-1]
+                rows.link(finer.rows, finer.columns)
+                cols.link(finer.cols, 1)
+            self._levels.append(_Level(self.bases[k], columns, rows, cols, self.bases[max(k - 1, 0)]))
 
-    @property
-    def count(self) -> int:
-        return sum(grid.count for grid in self.grids)
+    def number(self, key: TileKey) -> int:
+        return self.bases[key.level] + key.row * self._levels[key.level].columns + key.col
 
-    def predecessors(self, key: TileKey) -> list[TileKey]:
-        """Return the tiles that must be committed before `key` may run."""
-        return self.grids[key.level].parents(key) + self._coarser(key)
+    def key(self, number: int) -> TileKey:
+        level = self.level(number)
+        return TileKey(level, *divmod(number - self.bases[level], self._levels[level].columns))
 
-    def successors(self, key: TileKey) -> list[TileKey]:
-        """Return the tiles that wait for `key`."""
-        found = self.grids[key.level].children(key)
-        if key.level > 0:
-            rows, cols = self._links[key.level - 1]
+    def level(self, number: int) -> int:
+        return bisect_right(self.bases, number) - 1
+
+    def depth(self, number: int) -> int:
+        """Return the number of tiles of its level on the longest chain before a tile."""
+        level = self._levels[bisect_right(self.bases, number) - 1]
+        row, col = divmod(number - level.base, level.columns)
+        return level.rows.grid.ranks[row] + level.cols.grid.ranks[col]
+
+    def waiting(self, number: int) -> list[tuple[int, int]]:
+        """Return the tiles that wait for a tile, each with the number of tiles that it waits for itself."""
+        level = self._levels[bisect_right(self.bases, number) - 1]
+        row, col = divmod(number - level.base, level.columns)
+        rows, cols = level.rows, level.cols
+        parents, ups = len(cols.parents[col]), len(cols.ups[col])
+        found = [(number + add, p + parents + u * ups) for add, p, u in rows.within[row]]
+        if cols.within[col]:
+            parents, ups = len(rows.parents[row]), len(rows.ups[row])
+            found += [(number + add, p + parents + u * ups) for add, p, u in cols.within[col]]
+        if rows.below:
             found += [
-                TileKey(key.level - 1, row, col)
-                for row in rows.down.get(key.row, ())
-                for col in cols.down.get(key.col, ())
+                (level.finer + down + right, p + q + u * v)
+                for down, p, u in rows.below[row]
+                for right, q, v in cols.below[col]
             ]
         return found
 
-    def roots(self) -> list[TileKey]:
-        """Return the tiles that wait for nobody: the coarsest level's root (every finer tile waits for a coarser one)."""
-        grid = self.grids[-1]
-        return [TileKey(grid.level, grid.rows.root, grid.cols.root)]
+    def fan_out(self, number: int) -> int:
+        """Return how many tiles wait for a tile."""
+        level = self._levels[bisect_right(self.bases, number) - 1]
+        row, col = divmod(number - level.base, level.columns)
+        rows, cols = level.rows, level.cols
+        below = len(rows.below[row]) * len(cols.below[col]) if rows.below else 0
+        return len(rows.within[row]) + len(cols.within[col]) + below
+
+    def awaited(self, number: int) -> list[int]:
+        """Return the tiles that must be committed before a tile may run."""
+        k = self.level(number)
+        level = self._levels[k]
+        row, col = divmod(number - level.base, level.columns)
+        found = [number + (j - row) * level.columns for j in level.rows.parents[row]]
+        found += [number + j - col for j in level.cols.parents[col]]
+        if k + 1 < len(self._levels):
+            coarse = self._levels[k + 1]
+            ups = level.cols.ups[col]
+            found += [coarse.base + i * coarse.columns + j for i in level.rows.ups[row] for j in ups]
+        return found
+
+    def predecessors(self, key: TileKey) -> list[TileKey]:
+        """Return the tiles that must be committed before `key` may run."""
+        return [self.key(number) for number in self.awaited(self.number(key))]
+
+    def successors(self, key: TileKey) -> list[TileKey]:
+        """Return the tiles that wait for `key`."""
+        return [self.key(number) for number, _ in self.waiting(self.number(key))]
+
+    def roots(self) -> Iterator[int]:
+        """Yield the tiles that wait for nobody, ascending: only the coarsest level has any."""
+        level = self._levels[-1]
+        cols = level.cols.grid.roots
+        return (level.base + row * level.columns + col for row in level.rows.grid.roots for col in cols)
 
     def coarser_indices(self, level: int) -> tuple[list[list[int]], list[list[int]]]:
         """Return per row and per column of a level the rows and columns of the coarser level that it waits for."""
-        rows, cols = self._links[level]
-        return rows.up, cols.up
-
-    def _coarser(self, key: TileKey) -> list[TileKey]:
-        if key.level + 1 >= len(self.grids):
-            return []
-        rows, cols = self._links[key.level]
-        return [TileKey(key.level + 1, row, col) for row in rows.up[key.row] for col in cols.up[key.col]]
+        return self._levels[level].rows.ups, self._levels[level].cols.ups

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kernels.catalog import DenoiserInfo
+from orchestrator.axis import BLOCK
 from orchestrator.bands import Bands
 from orchestrator.errors import PlanError
 from orchestrator.graph import TaskGraph
@@ -133,6 +134,7 @@ class Plan:
         check_levels(task, tiling.levels)
         _check_alignment(task, tiling.tile, tiling.stride, tiling.margin, last, denoiser)
         check_reach(task, tiling.tile, tiling.stride, tiling.margin)
+        _check_bridges(task, tiling.order, tiling.tile, tiling.stride, tiling.margin)
         full = output_size(spec)
         sizes = [_padded(side, task, tiling.tile, last) for side in full]
         sigma_y = spec.task.sigma * (2.0 if spec.task.sigma_unit == "fraction" else 2.0 / values.levels)
@@ -141,7 +143,8 @@ class Plan:
             posed = task.posed(FACTOR**k)
             assert posed is not None, "checked above"
             padded = [max(side // FACTOR**k, tiling.tile) for side in sizes]
-            grid = TileGrid.build(k, padded[0], padded[1], tiling.tile, tiling.stride, tiling.order, tiling.margin)
+            geometry = (tiling.tile, tiling.stride, tiling.order, tiling.margin, tiling.block or BLOCK)
+            grid = TileGrid.build(k, padded[0], padded[1], *geometry)
             valid = [-(-side // FACTOR**k) for side in full]
             levels.append(
                 Level(
@@ -263,6 +266,16 @@ def check_reach(task: Task, tile: int, stride: int, margin: int) -> None:
         most = tile - margin - reach
         raise PlanError(
             f"stride {stride} leaves too little overlap for a kernel of {widest} px; choose --stride {most} or less"
+        )
+
+
+def _check_bridges(task: Task, order: str, tile: int, stride: int, margin: int) -> None:
+    """Raise PlanError where a measurement could reach over a bridge, from committed pixels to committed pixels."""
+    joint = 2 * (stride + margin) - tile
+    if order in ("bridge", "colour") and task.stencil is not None and joint < task.reach:
+        raise PlanError(
+            f"order {order} leaves {joint} px between committed tiles, a kernel of {max(task.stencil.taps)} px needs "
+            f"{task.reach}; choose a larger --stride or --margin, or --order centre"
         )
 
 

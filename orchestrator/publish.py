@@ -9,7 +9,7 @@ from orchestrator.level_cells import LevelCells
 from orchestrator.plan import Plan
 from orchestrator.rundir import RunDir
 from storage.box import Box
-from storage.image import ImageInfo
+from storage.meaning import Meaning
 from storage.open import inspect
 from storage.publish import publish
 
@@ -21,8 +21,6 @@ def publish_run(run: RunDir, plan: Plan) -> None:
     def source(box: Box) -> NDArray[np.unsignedinteger]:
         return plan.values.from_unit(plan.bands.published(cells.read(box)))
 
-    original = _original(run, plan)
-    size, icc = (original.pixel_size, original.icc) if original else (None, None)
     publish(
         source,
         run.root,
@@ -30,18 +28,23 @@ def publish_run(run: RunDir, plan: Plan) -> None:
         width=plan.width,
         channels=plan.out_channels,
         dtype=plan.dtype,
-        pixel_size=None if size is None else (size[0] / plan.task.scale, size[1] / plan.task.scale),
-        icc=icc if plan.out_channels == plan.spec.input.bands else None,
+        meaning=meaning(run, plan),
         name=run.root.stem,
         attributes={"gigarestore": provenance(plan)},
     )
 
 
-def _original(run: RunDir, plan: Plan) -> ImageInfo | None:
-    """Return what is known of the input: its pixel size and colour profile go along."""
-    if plan.spec.input.path is None or plan.task.name == "cs":
-        return None
-    return inspect(run.staged_input if run.staged_input.exists() else plan.spec.input.path)
+def meaning(run: RunDir, plan: Plan) -> Meaning:
+    """Return what the output's samples mean: what the input's did, on the output's grid."""
+    spec = plan.spec.input
+    if spec.path is None or plan.task.name == "cs":
+        return Meaning()
+    original = inspect(run.staged_input if run.staged_input.exists() else spec.path)
+    same_bands = plan.out_channels == original.channels
+    found = Meaning(pixel_size=original.pixel_size, icc=original.icc if same_bands else None)
+    y0, x0 = (spec.crop or (0, 0))[:2]
+    top, _, _, left = spec.pad or (0, 0, 0, 0)
+    return found.cropped(y0, x0).scaled(plan.task.scale).cropped(-top, -left)
 
 
 def provenance(plan: Plan) -> dict[str, object]:

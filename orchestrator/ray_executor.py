@@ -13,23 +13,21 @@ import os
 import signal
 import socket
 import threading
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
+from orchestrator.actors import WorkerKind
 from orchestrator.errors import PlanError, RunError
 from orchestrator.events import WorkerLost, WorkerStarted
 from orchestrator.grid import TileKey
-from orchestrator.plan import Plan
+from orchestrator.policy import fair_batch
+from orchestrator.report import Report
 from orchestrator.session import Session
-from orchestrator.worker import Report, Worker
+from orchestrator.tokens import Tokens
 
-# Share of the ready and running tiles that one worker takes at most: below 1 so that a late worker still finds some
-# (chosen from simulated makespans under 5 % jitter; see DESIGN.md).
-FAIR_SHARE = 0.85
 # Tiles a GPU takes at a time when the user does not say; a CPU gains nothing from batches.
 GPU_BATCH = 8
 # Worker deaths without a single commit in between, beyond one per worker, before the run is given up.
@@ -42,50 +40,10 @@ KNOCK_SECONDS = 10.0
 log = logging.getLogger(__name__)
 
 
-class RayWorker:
-    """A Worker behind Ray's calls."""
-
-    def __init__(self, root: str, plan: Plan) -> None:
-        self._worker = Worker(Path(root), plan)
-
-    def ready(self) -> tuple[str, str]:
-        """Return (host:pid, device)."""
-        return f"{socket.gethostname()}:{os.getpid()}", str(self._worker.device)
-
-    def run(self, keys: list[TileKey], *after: Report) -> Report:
-        """Restore a batch; `after` are the reports of the tiles that it depends on."""
-        return self._worker.run(keys)
-
-
 @dataclass(slots=True)
 class _Actor:
     handle: Any
     name: str = "starting"
-
-
-@dataclass(slots=True)
-class _Tokens:
-    """References of committed tiles' reports, kept until every tile that waits for them has been dispatched."""
-
-    refs: dict[TileKey, Any] = field(default_factory=dict)
-    waiting: dict[TileKey, int] = field(default_factory=dict)
-
-    def keep(self, session: Session, keys: tuple[TileKey, ...], ref: Any) -> None:
-        for key in keys:
-            if successors := len(session.frontier.graph.successors(key)):
-                self.refs[key], self.waiting[key] = ref, successors
-
-    def spend(self, session: Session, keys: list[TileKey]) -> list[Any]:
-        """Return the distinct references that a batch depends on; a retried tile may find some already dropped."""
-        found: dict[Any, None] = {}
-        for key in keys:
-            for before in session.frontier.graph.predecessors(key):
-                if before in self.refs:
-                    found[self.refs[before]] = None
-                    self.waiting[before] -= 1
-                    if self.waiting[before] <= 0:
-                        del self.refs[before], self.waiting[before]
-        return list(found)
 
 
 class RayExecutor:
@@ -97,14 +55,23 @@ class RayExecutor:
 
     name = "ray"
 
-    def __init__(self, workers: int | None = None, batch: int | None = None, address: str | None = None) -> None:
+    def __init__(
+        self,
+        workers: int | None = None,
+        batch: int | None = None,
+        address: str | None = None,
+        kind: WorkerKind | None = None,
+    ) -> None:
         if address is not None:
             _knock(address)
         self.workers, self.batch, self.address = workers, batch, address
+        self._kind = kind or WorkerKind()
+        self._spare: list[Any] = []
+        self._gathering = self._kind.gather
         self._inflight: dict[Any, tuple[_Actor, list[TileKey]]] = {}
         self._joining: dict[Any, _Actor] = {}
         self._idle: list[_Actor] = []
-        self._tokens = _Tokens()
+        self._tokens = Tokens()
         self._deaths = 0
         self._proven = False  # a worker has started: later deaths are bad luck rather than a setting that cannot work
 
@@ -126,7 +93,7 @@ class RayExecutor:
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
             if self.address is None:
-                cpus = max(self.workers or 1, os.cpu_count() or 1)
+                cpus = max(math.ceil((self.workers or 1) / self._kind.slots), os.cpu_count() or 1)
                 ray.init(
                     address="local",  # whatever RAY_ADDRESS says: a cluster is used when --address names it
                     num_cpus=cpus,
@@ -150,8 +117,8 @@ class RayExecutor:
     def _spawn_all(self, session: Session) -> None:
         resources = ray.cluster_resources()
         gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
-        self._on_gpu = gpus > 0
-        most = gpus if self._on_gpu else cpus
+        self._on_gpu = gpus > 0 and self._kind.gpus
+        most = (gpus if self._on_gpu else cpus) * self._kind.slots
         self._live = min(self.workers or most, most)
         if self.workers and self.workers > most:
             log.warning("%d workers asked for, the cluster has room for %d", self.workers, most)
@@ -161,34 +128,47 @@ class RayExecutor:
 
     def _spawn(self, session: Session) -> None:
         # max_restarts=0: Ray's own restart is slower and keeps a poison tile on one actor; we requeue and replace.
-        options = {"num_cpus": 1, "num_gpus": 1 if self._on_gpu else 0, "max_restarts": 0, "max_task_retries": 0}
-        actor = ray.remote(RayWorker).options(**options).remote(str(session.run_dir.root.absolute()), session.plan)
-        self._joining[actor.ready.remote()] = _Actor(actor)
+        if not self._spare:
+            options = {"num_cpus": 1, "num_gpus": 1 if self._on_gpu else 0, "max_restarts": 0, "max_task_retries": 0}
+            if self._kind.slots > 1:
+                options["max_concurrency"] = self._kind.slots
+            handle = ray.remote(self._kind.actor).options(**options).remote(*self._kind.arguments(session))
+            self._spare = [handle] * self._kind.slots
+        actor = _Actor(self._spare.pop())
+        self._joining[actor.handle.ready.remote()] = actor
 
     def _dispatch(self, session: Session) -> None:
         """Give idle workers fair batches; wait for one rather than send crumbs while others still run."""
         frontier = session.frontier
-        while frontier.ready and self._idle:
-            share = math.ceil(FAIR_SHARE * (frontier.ready + frontier.running) / max(self._live, 1))
-            size = min(max(share, 1), self._most)
-            if frontier.ready < size and self._inflight:
-                return
+        if self._gathering and self._joining:
+            return
+        self._gathering = False
+        while self._idle and (size := fair_batch(frontier.ready, frontier.running, self._live, self._most)):
             keys = frontier.take(size)
             actor = self._idle.pop(0)
-            after = self._tokens.spend(session, keys)
-            self._inflight[actor.handle.run.remote(keys, *after)] = (actor, keys)
+            after = self._tokens.spend(frontier.graph, keys)
+            plain = [list(key) for key in keys]  # what Ray sends without pickling
+            self._inflight[actor.handle.run.remote(plain, *after)] = (actor, keys)
 
     def _collect(self, session: Session) -> None:
-        """Wait for the next report or joining worker, and act on it."""
+        """Wait for the next report or joining worker, and act on it and on all that have come by then."""
         refs = [*self._inflight, *self._joining]
         if not refs:
             return
-        done, _ = ray.wait(refs, num_returns=1, fetch_local=False)
-        for ref in done:
-            if ref in self._joining:
-                self._joined(session, ref)
-            else:
-                self._reported(session, ref)
+        done, _ = ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)
+        if not done:
+            done, _ = ray.wait(refs, num_returns=1, fetch_local=False)
+        reports: list[tuple[str, Report]] = []
+        try:
+            for ref in done:
+                if ref in self._joining:
+                    self._joined(session, ref)
+                elif report := self._reported(session, ref):
+                    reports.append(report)
+            self._dispatch(session)  # what is ready already: no worker waits for the disk
+        finally:  # also when a death among them ends the run
+            if reports:
+                session.committed_all(reports)
 
     def _joined(self, session: Session, ref: Any) -> None:
         actor = self._joining.pop(ref)
@@ -201,7 +181,8 @@ class RayExecutor:
         session.emit(WorkerStarted(worker=actor.name, device=device))
         self._idle.append(actor)
 
-    def _reported(self, session: Session, ref: Any) -> None:
+    def _reported(self, session: Session, ref: Any) -> tuple[str, Report] | None:
+        """Return a worker's name and report; None when it has none, because it failed or died."""
         actor, keys = self._inflight.pop(ref)
         try:
             report: Report = ray.get(ref)
@@ -213,21 +194,24 @@ class RayExecutor:
             self._lost(session, actor, _first_line(err))
         else:
             self._deaths = 0
-            session.committed(actor.name, report.keys, report.seconds, report.nfe, report.filled)
-            self._tokens.keep(session, report.keys, ref)
+            self._tokens.keep(session.frontier.graph, report.keys, ref)
             self._idle.append(actor)
+            return actor.name, report
+        return None
 
     def _lost(self, session: Session, actor: _Actor, cause: str) -> None:
         session.emit(WorkerLost(worker=actor.name, cause=cause))
+        self._spare = [handle for handle in self._spare if handle is not actor.handle]
         self._deaths += 1
         if self._deaths > self._live + (SPARE_DEATHS if self._proven else 0):
             raise RunError(f"workers died {self._deaths} times without finishing a tile; the last: {cause}")
         self._spawn(session)
 
     def _close(self, mine: bool) -> None:
-        for actor in [*self._idle, *self._joining.values(), *(a for a, _ in self._inflight.values())]:
-            ray.kill(actor.handle)
-        self._idle, self._joining, self._inflight, self._tokens = [], {}, {}, _Tokens()
+        actors = [*self._idle, *self._joining.values(), *(actor for actor, _ in self._inflight.values())]
+        for handle in {id(actor.handle): actor.handle for actor in actors}.values():
+            ray.kill(handle)
+        self._idle, self._joining, self._inflight, self._tokens = [], {}, {}, Tokens()
         if mine:
             ray.shutdown()
 

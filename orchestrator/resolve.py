@@ -8,6 +8,7 @@ from typing import Any, Literal
 from kernels.catalog import DenoiserInfo, absolute_ref
 from kernels.method_catalog import MethodInfo, describe_method
 from kernels.presets import DENOISING, INTENTS, PAPER, Preset
+from orchestrator.axis import BLOCK
 from orchestrator.errors import PlanError
 from orchestrator.guiding import check_tile, describe_network, resolve_guidance
 from orchestrator.inputs import resolve_input, resolve_task
@@ -43,7 +44,7 @@ def plan_job(spec: JobSpec) -> Plan:
 def load_plan(run: RunDir) -> Plan:
     """Return the plan of a run from its resolved job alone: neither its input nor its pixels are looked at."""
     spec = run.load_spec()
-    optional = {"start", "guided_start", "quality", "zeta", "eta_b", "ilvr_stop"}
+    optional = {"start", "guided_start", "quality", "zeta", "eta_b", "ilvr_stop", "block"}
     for name, section in (("sampling", spec.sampling), ("tiling", spec.tiling)):
         for field, value in section:
             if value is None and field not in optional:
@@ -174,9 +175,14 @@ def _tiling(given: TilingSpec, task: Task, info: DenoiserInfo, height: int, widt
     tile = given.tile or (info.tile if info.fixed_tile else fitting_tile(task, wanted, levels, info.multiple))
     # Where the margin gives context, a quarter of overlap loses nothing and saves half of the work (docs/RESULTS.md).
     stride = given.stride or fitting_stride(task, tile * 3 // 4 if local else tile // 2, tile, levels)
-    margin = given.margin
+    order, margin, block = given.order or "raster", given.margin, given.block
+    joined = order in ("bridge", "colour")  # by tiles that restore what the margins on both sides of them leave
     if margin is None:
         # Measurements that overlap must be seen by both tiles at a border: the paper's geometry cannot (check_reach).
-        margin = fitting_margin(task, tile, stride, levels) if local or task.stencil is not None else 0
-    order = given.order or "raster"
-    return given.model_copy(update={"tile": tile, "stride": stride, "margin": margin, "levels": levels, "order": order})
+        margin = fitting_margin(task, tile, stride, levels) if local or joined or task.stencil is not None else 0
+    if block is not None and order != "bridge":
+        raise PlanError(f"--order-block is for the order bridge; leave it out with --order {order}")
+    if order == "bridge":
+        block = block or BLOCK
+    filled = {"tile": tile, "stride": stride, "margin": margin, "levels": levels, "order": order, "block": block}
+    return given.model_copy(update=filled)

@@ -11,6 +11,7 @@ from orchestrator.events import BatchCommitted, BatchFailed, Event, Listener, Ti
 from orchestrator.frontier import Frontier
 from orchestrator.grid import TileKey
 from orchestrator.plan import Plan
+from orchestrator.report import Report
 from orchestrator.rundir import RunDir, tile_record
 from storage.journal import Journal
 
@@ -33,10 +34,19 @@ class Session:
 
     def committed(self, worker: str, keys: Sequence[TileKey], seconds: float, nfe: int, filled: int = 0) -> None:
         """Make tiles' completion durable, then release their successors: in this order, always."""
-        self.journal.append([tile_record(key) for key in keys])
-        self.frontier.committed(keys)
-        self.emit(BatchCommitted(worker=worker, keys=tuple(keys), seconds=seconds, nfe=nfe, filled=filled))
-        self.filled += filled
+        self.committed_all([(worker, Report(tuple(keys), seconds, nfe, filled))])
+
+    def committed_all(self, reports: Sequence[tuple[str, Report]]) -> None:
+        """Do the same for the batches of several workers with one write to the disk."""
+        self.journal.append([tile_record(key) for _, report in reports for key in report.keys])
+        for worker, report in reports:
+            self.frontier.committed(report.keys)
+            self.filled += report.filled
+            self.emit(
+                BatchCommitted(
+                    worker=worker, keys=report.keys, seconds=report.seconds, nfe=report.nfe, filled=report.filled
+                )
+            )
 
     def failed(self, worker: str, keys: Sequence[TileKey], cause: str) -> None:
         """Record a failed try; the frontier decides who tries again and who is given up."""

@@ -149,7 +149,9 @@ class TilingSpec(_Section):
     margin: Annotated[int, Field(ge=0, le=2048)] | None = None
     """Outer pixels of a tile that it does not commit (orchestrator.grid); 0 is the paper's geometry."""
     levels: Annotated[int, Field(ge=1, le=24)] | None = None
-    order: Literal["raster", "centre"] | None = None
+    order: Literal["raster", "centre", "bridge", "colour"] | None = None
+    block: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Order bridge: tiles along the side of a block."""
 
 
 class RegionSpec(_Section):

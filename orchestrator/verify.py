@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from kernels.metrics import Consistency, SeamMeter, SeamReport
+from orchestrator.axis import AxisGrid
 from orchestrator.consistency import WINDOW, consistency
 from orchestrator.errors import PlanError
-from orchestrator.grid import AxisGrid
 from orchestrator.plan import Plan, alignment
 from orchestrator.resolve import load_plan
 from orchestrator.rundir import RunDir

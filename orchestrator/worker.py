@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +20,17 @@ from kernels.operators import OUTER, OWNED, PINNED
 from kernels.resample import bicubic_upsample, fill_unknown
 from kernels.sampler import SamplerConfig, sample
 from kernels.tasks import measurement_operator
+from orchestrator.axis import AxisGrid
 from orchestrator.eps_power import eps_power, probe_boxes
 from orchestrator.errors import TileError
 from orchestrator.graph import guide_window
-from orchestrator.grid import AxisGrid, TileKey
+from orchestrator.grid import TileKey
 from orchestrator.guiding import ClassGuide, network_label
 from orchestrator.level_cells import LevelCells
 from orchestrator.measured import fine_known, level_measured
 from orchestrator.plan import Level, Plan
 from orchestrator.regions import RegionLayer
+from orchestrator.report import Report
 from orchestrator.rundir import RunDir
 from orchestrator.tasks import FACTOR
 from orchestrator.tile_input import TileInput, determined
@@ -40,17 +41,6 @@ from storage.box import Box
 
 # Measurement pixels read around a tile so that the bicubic start (support 2) has no edge of its own.
 START_MARGIN = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What a worker says of a finished batch: small, it travels through Ray."""
-
-    keys: tuple[TileKey, ...]
-    seconds: float
-    nfe: int
-    filled: int = 0
-    """Tiles that needed no network, because what was known determined them."""
 
 
 class Worker:

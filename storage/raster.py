@@ -18,7 +18,7 @@ from storage.image import EVERYTHING, ImageInfo, Selection, check_size, choose_b
 from storage.limits import MAX_WHOLE_BYTES, MAX_WHOLE_PIXELS
 from storage.png_rows import PngRows
 from storage.source import Data, Source
-from storage.view import Core, Meaning, ViewReader
+from storage.view import Core, Conversion, ViewReader
 
 if TYPE_CHECKING:
     from storage.image import Dtype, Pixels
@@ -48,7 +48,7 @@ class _Stored:
     """Makes the core, given the limit on decoded bytes."""
     memory: int
     """Bytes that decoding takes at its peak."""
-    meaning: Callable[[tuple[int, ...]], Meaning]
+    conversion: Callable[[tuple[int, ...]], Conversion]
     notes: tuple[str, ...] = ()
     lazy: bool = False
 
@@ -72,11 +72,11 @@ def open_whole(
     max_bytes: int = MAX_WHOLE_BYTES,
 ) -> ViewReader:
     """Open a file; what can only be decoded whole is decoded by the first window and stays until `close`."""
-    info, stored, meaning = _described(path, kind, selection, max_pixels)
-    return ViewReader(info, stored.core(max_bytes), meaning)
+    info, stored, conversion = _described(path, kind, selection, max_pixels)
+    return ViewReader(info, stored.core(max_bytes), conversion)
 
 
-def _described(path: str, kind: Kind, selection: Selection, limit: int) -> tuple[ImageInfo, _Stored, Meaning]:
+def _described(path: str, kind: Kind, selection: Selection, limit: int) -> tuple[ImageInfo, _Stored, Conversion]:
     with Source(path) as source:
         name, data = source.name, source.data()
     read = {"PNG": _png, "JPEG": _jpeg, "JPEG 2000": _jpeg_2000, "PNM": _pnm}[kind]
@@ -85,18 +85,18 @@ def _described(path: str, kind: Kind, selection: Selection, limit: int) -> tuple
     choose_frame(name, "z", selection.z, 1)
     choose_frame(name, "t", selection.t, 1)
     bands = choose_bands(name, selection.channel, stored.samples, stored.alpha)
-    meaning, turned = stored.meaning(bands), exif.swaps_sides(stored.orientation)
+    conversion, turned = stored.conversion(bands), exif.swaps_sides(stored.orientation)
     notes = list(stored.notes)
     if stored.alpha is not None and stored.alpha not in bands:
         kept = ",".join(map(str, range(stored.samples)))
         notes.append(f"the unassociated alpha channel is left out; --channel {kept} keeps it")
-    dtype: Dtype = "uint8" if meaning.palette is not None or meaning.bilevel else stored.dtype
+    dtype: Dtype = "uint8" if conversion.palette is not None or conversion.bilevel else stored.dtype
     info = ImageInfo(
         path=name,
         format=kind,
         height=stored.width if turned else stored.height,
         width=stored.height if turned else stored.width,
-        channels=3 if meaning.palette is not None else len(bands),
+        channels=3 if conversion.palette is not None else len(bands),
         dtype=dtype,
         bits=stored.bits,
         lazy=stored.lazy,
@@ -109,7 +109,7 @@ def _described(path: str, kind: Kind, selection: Selection, limit: int) -> tuple
         orientation=stored.orientation,
         notes=tuple(notes),
     )
-    return info, stored, meaning
+    return info, stored, conversion
 
 
 def _limits(stored: _Stored, dtype: Dtype) -> tuple[float, float] | None:
@@ -153,7 +153,7 @@ def _png(path: str, data: Data) -> _Stored:
         orientation=header.orientation,
         core=core,
         memory=raw if header.interlaced else min(_STREAM_BYTES, 6 * raw) + 2 * header.width * header.samples * 1024,
-        meaning=lambda bands: Meaning(samples=bands, palette=palette, bilevel=grey_bits and header.bits == 1),
+        conversion=lambda bands: Conversion(samples=bands, palette=palette, bilevel=grey_bits and header.bits == 1),
         notes=tuple(notes),
     )
 
@@ -171,7 +171,7 @@ def _jpeg(path: str, data: Data) -> _Stored:
         orientation=header.orientation,
         core=lambda max_bytes: WholeCore(path, "JPEG", data, shape, max_bytes),
         memory=header.height * header.width * header.channels,
-        meaning=lambda bands: Meaning(samples=bands),
+        conversion=lambda bands: Conversion(samples=bands),
     )
 
 
@@ -192,7 +192,7 @@ def _jpeg_2000(path: str, data: Data) -> _Stored:
         core=lambda max_bytes: WholeCore(path, "JPEG 2000", data, shape, max_bytes),
         # The decoder holds its samples as 32 bit integers beside the result.
         memory=header.height * header.width * header.samples * (4 + (1 if header.bits <= 8 else 2)),
-        meaning=lambda bands: Meaning(samples=bands),
+        conversion=lambda bands: Conversion(samples=bands),
     )
 
 
@@ -217,7 +217,7 @@ def _pnm(path: str, data: Data) -> _Stored:
         dtype="uint16" if peak > 255 else "uint8",
         core=lambda _: _ArrayCore(pixels),
         memory=0,
-        meaning=lambda bands: Meaning(samples=bands),
+        conversion=lambda bands: Conversion(samples=bands),
         lazy=True,
     )
 

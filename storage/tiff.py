@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tifffile
 
-from storage import exif, geotiff
+from storage import exif, geotags
 from storage.errors import DamagedError, FormatError, one_line
 from storage.image import EVERYTHING, ImageInfo, Selection, check_size, choose_bands
 from storage.jpeg import frame_size
 from storage.limits import MAX_PIXELS, MAX_SEGMENT_BYTES
 from storage.source import Source
 from storage.tiff_frames import Frames, find_frames
-from storage.view import DELIVERED, Meaning
+from storage.view import DELIVERED, Conversion
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -67,7 +67,7 @@ class Checked:
     file: tifffile.TiffFile
     pages: tuple[tifffile.TiffPage, ...]
     info: ImageInfo
-    meaning: Meaning
+    conversion: Conversion
 
     def close(self) -> None:
         """Close the file."""
@@ -108,6 +108,11 @@ def is_deflate(page: tifffile.TiffPage) -> bool:
     return int(page.compression) in _DEFLATE
 
 
+def is_mapped(source: Source, page: tifffile.TiffPage) -> bool:
+    """Tell whether the pixels of a page lie in the file as one plain array, which can be mapped into memory."""
+    return source.local and bool(page.is_final) and int(page.bitspersample) == 8 * page.dtype.itemsize
+
+
 def segment_shape(page: tifffile.TiffPage) -> tuple[int, int]:
     """Return (height, width) of a tile or strip, px; a last strip may be shorter."""
     if page.is_tiled:
@@ -133,28 +138,28 @@ def _checked(source: Source, selection: Selection, max_pixels: int) -> Checked:
             check_size(source.name, height, width, max_pixels)
             _check_tables(source.name, page, source.size)
             page.init_decode()  # builds the decoder from the tags: what does not fit together shows here
-        info, meaning = _describe(source, pages, frames, selection)
+        info, conversion = _describe(source, pages, frames, selection)
     except BaseException:
         file.close()
         raise
-    return Checked(source, file, pages, info, meaning)
+    return Checked(source, file, pages, info, conversion)
 
 
 def _describe(
     source: Source, pages: tuple[tifffile.TiffPage, ...], frames: Frames, selection: Selection
-) -> tuple[ImageInfo, Meaning]:
+) -> tuple[ImageInfo, Conversion]:
     path, page = source.name, pages[0]
     count = int(page.samplesperpixel) * len(pages)
     alpha, kind = _alpha(page)
     bands = choose_bands(path, selection.channel, count, alpha)
-    meaning, dtype, notes = _meaning(path, page, bands)
+    conversion, dtype, notes = _conversion(path, page, bands)
     if alpha is not None and alpha not in bands:
         notes.append(f"the {kind} alpha channel is left out; --channel {','.join(map(str, range(count)))} keeps it")
-    geo, geo_notes = geotiff.read_georeference(path, page)
-    nodata, nodata_notes = geotiff.read_nodata(page, dtype)
-    names = frames.names if len(frames.names) == count else geotiff.read_names(page, count)
+    geo, geo_notes = geotags.read_georeference(path, page)
+    nodata, nodata_notes = geotags.read_nodata(page, dtype)
+    names = frames.names if len(frames.names) == count else geotags.read_names(page, count)
     (tall, wide), (height, width) = segment_shape(page), (int(page.imagelength), int(page.imagewidth))
-    contiguous = bool(page.is_memmappable) and source.local
+    contiguous = is_mapped(source, page)
     samples, itemsize = 1 if int(page.planarconfig) == 2 else int(page.samplesperpixel), int(page.dtype.itemsize)
     segment = tall * wide * samples * itemsize
     small = page.is_tiled and max(tall, wide) <= _LAZY_TILE and segment <= MAX_SEGMENT_BYTES
@@ -162,7 +167,7 @@ def _describe(
     orientation = int(page.tags.valueof(274, 1) or 1)
     orientation = orientation if 1 <= orientation <= 8 else 1
     turned = exif.swaps_sides(orientation)
-    palette = meaning.palette is not None
+    palette = conversion.palette is not None
     info = ImageInfo(
         path=path,
         format="TIFF",
@@ -190,7 +195,7 @@ def _describe(
     )
     if geo is not None and orientation != 1:
         raise FormatError(f"{path}: a georeference and orientation {orientation}: turn the pixels first: gdalwarp")
-    return info, meaning
+    return info, conversion
 
 
 def _swapped(pair: tuple[float, float] | None) -> tuple[float, float] | None:
@@ -207,17 +212,17 @@ def _alpha(page: tifffile.TiffPage) -> tuple[int | None, str]:
     return None, ""
 
 
-def _meaning(path: str, page: tifffile.TiffPage, bands: tuple[int, ...]) -> tuple[Meaning, Dtype, list[str]]:
+def _conversion(path: str, page: tifffile.TiffPage, bands: tuple[int, ...]) -> tuple[Conversion, Dtype, list[str]]:
     """Return how stored samples are delivered, as which dtype, and what is converted on purpose."""
     stored, white = str(page.dtype), int(page.photometric or 0) == _WHITE
     if int(page.photometric or 0) == _PALETTE:
         palette = _colour_map(path, page)
         name: Dtype = "uint8" if palette.dtype == np.uint8 else "uint16"
-        return Meaning(samples=(0,), palette=palette), name, ["palette colours are expanded to RGB"]
+        return Conversion(samples=(0,), palette=palette), name, ["palette colours are expanded to RGB"]
     if stored == "bool":
         zero = "white" if white else "black"
         note = f"1 bit samples (0 is {zero}) become 0 and 255"
-        return Meaning(samples=bands, bilevel=True, inverted_peak=1 if white else None), "uint8", [note]
+        return Conversion(samples=bands, bilevel=True, inverted_peak=1 if white else None), "uint8", [note]
     dtype, notes = DELIVERED[stored], []
     if dtype != stored:
         notes.append(f"{stored} is widened to {dtype}, value by value")
@@ -225,7 +230,7 @@ def _meaning(path: str, page: tifffile.TiffPage, bands: tuple[int, ...]) -> tupl
     if inverted:
         notes.append("0 is white in the file: values are inverted")
     peak = (1 << int(page.bitspersample)) - 1
-    return Meaning(samples=bands, inverted_peak=peak if inverted else None), dtype, notes
+    return Conversion(samples=bands, inverted_peak=peak if inverted else None), dtype, notes
 
 
 def _colour_map(path: str, page: tifffile.TiffPage) -> NDArray[np.generic]:

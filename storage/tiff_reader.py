@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from storage import geotiff, tiff
+from storage import geotags, tiff
 from storage.box import Box
 from storage.errors import DamagedError, FormatError, one_line
 from storage.image import EVERYTHING, Selection
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def open_tiff(path: str, selection: Selection = EVERYTHING, *, max_pixels: int = MAX_PIXELS) -> ViewReader:
     """Open a TIFF file with the core that fits its layout."""
     found = tiff.open_checked(path, selection, max_pixels=max_pixels)
-    return ViewReader(found.info, _PagesCore(found), found.meaning)
+    return ViewReader(found.info, _PagesCore(found), found.conversion)
 
 
 class _PagesCore:
@@ -36,7 +36,7 @@ class _PagesCore:
         self._found = found
         self._each = int(found.pages[0].samplesperpixel)
         self._cores: list[Core] = [
-            MappedPage(found.source, page) if page.is_memmappable and found.source.local else PageCore(found, page)
+            MappedPage(found.source, page) if tiff.is_mapped(found.source, page) else PageCore(found, page)
             for page in found.pages
         ]
 
@@ -66,7 +66,7 @@ class PageCore:
         self._height, self._width = int(page.imagelength), int(page.imagewidth)
         self._tall, self._wide = tiff.segment_shape(page)
         self._down, self._across = -(-self._height // self._tall), -(-self._width // self._wide)
-        self._nodata, _ = geotiff.read_nodata(page, found.info.dtype)
+        self._nodata, _ = geotags.read_nodata(page, found.info.dtype)
         self._extra: dict[str, Any] = {}
         if tiff.is_jpeg(page):
             self._extra = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}

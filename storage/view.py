@@ -35,7 +35,7 @@ class Core(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Meaning:
+class Conversion:
     """How stored samples become delivered ones."""
 
     samples: tuple[int, ...]
@@ -62,15 +62,15 @@ class Meaning:
 class ViewReader:
     """Read windows of an image through a core, as its description promises."""
 
-    def __init__(self, info: ImageInfo, core: Core, meaning: Meaning) -> None:
+    def __init__(self, info: ImageInfo, core: Core, conversion: Conversion) -> None:
         self.info = info
-        self._core, self._meaning = core, meaning
+        self._core, self._conversion = core, conversion
 
     def read(self, box: Box) -> Pixels:
         """Return (C, h, w) in the delivered dtype; see `Reader.read`."""
         check_inside(self.info, box)
-        stored = self._core.read(_turned(box, self.info), self._meaning.samples)
-        pixels = self._meaning.apply(stored, self.info.dtype)
+        stored = self._core.read(_turned(box, self.info), self._conversion.samples)
+        pixels = self._conversion.apply(stored, self.info.dtype)
         if self.info.orientation != 1:
             pixels = exif.upright(pixels.transpose(1, 2, 0), self.info.orientation).transpose(2, 0, 1)
         return np.ascontiguousarray(pixels)

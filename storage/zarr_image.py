@@ -15,6 +15,7 @@ from storage.box import Box
 from storage.errors import DamagedError, FormatError, one_line
 from storage.geo import Georeference
 from storage.image import ITEMSIZE, ImageInfo, check_inside
+from storage.published import PublishedImage
 
 if TYPE_CHECKING:
     from storage.image import Pixels
@@ -34,12 +35,12 @@ def is_own(path: str) -> bool:
     if not (folder / zarr_meta.ZARR_JSON).is_file():
         return False
     try:
-        document = zarr_meta.load(folder)
-        if document.get("node_type") == "group":
-            return zarr_meta.is_ours(zarr_meta.load(folder / ome.parse(path, document)[0][0]))
+        if zarr_meta.load(folder).get("node_type") == "array":
+            return STAGED in (zarr_meta.load(folder).get("attributes") or {})
+        PublishedImage.open(folder)
     except FormatError:
         return False
-    return STAGED in (document.get("attributes") or {})
+    return True
 
 
 def staged_facts(info: ImageInfo) -> dict[str, Any]:
@@ -65,12 +66,19 @@ def _locate(path: str, level: int) -> tuple[Path, ImageInfo]:
     folder = Path(path)
     document = zarr_meta.load(folder)
     if document.get("node_type") == "group":
-        names, size, icc = ome.parse(path, document)
+        names, meaning = ome.describe(path, document)
         if not 0 <= level < len(names):
             raise FormatError(f"{path}: no level {level}; the pyramid has levels 0..{len(names) - 1}")
         array = zarr_meta.load(folder / names[level])
-        scaled = (size[0] * 2**level, size[1] * 2**level) if size else None
-        return folder / names[level], _info(path, "OME-Zarr", array, icc=icc, pixel_size=scaled)
+        size, geo, coarser = meaning.pixel_size, meaning.geo, 2**level
+        facts = {
+            "icc": meaning.icc,
+            "names": meaning.names,
+            "nodata": meaning.nodata,
+            "pixel_size": (size[0] * coarser, size[1] * coarser) if size else None,
+            "geo": geo.scaled(1 / coarser) if geo else None,
+        }
+        return folder / names[level], _info(path, "OME-Zarr", array, **facts)
     staged = (document.get("attributes") or {}).get(STAGED)
     if staged is None:
         raise FormatError(f"{path}: a zarr array of unknown axes; give an image file or a published OME-Zarr image")

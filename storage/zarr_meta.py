@@ -41,13 +41,6 @@ def sharding_codec(dtype: str, chunk: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def is_ours(array: Mapping[str, Any]) -> bool:
-    """Tell whether an array was written by this package: shards with exactly its codecs, checksums included."""
-    codecs = array.get("codecs") or [{}]
-    chunk = (codecs[0].get("configuration") or {}).get("chunk_shape") or ()
-    return len(codecs) == 1 and codecs[0] == sharding_codec(str(array.get("data_type")), chunk)
-
-
 def array_metadata(
     *,
     shape: Sequence[int],

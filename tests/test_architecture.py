@@ -13,7 +13,8 @@ HEAVY = ("torch", "ray", "zarr", "tifffile")
 
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 # Pure: what plans a run must load on a login node in well under a second.
-PURE = ("spec", "grid", "graph", "plan", "frontier", "events", "tasks", "estimate", "resolve", "trajectory", "rundir")
+PURE = ("spec", "axis", "grid", "graph", "plan", "frontier", "events", "tasks", "estimate", "resolve", "trajectory")
+PURE += ("rundir", "waves", "policy", "simulate", "forecast", "report")
 FORBIDDEN = {
     "kernels": {"storage", "orchestrator", "cluster", "ray", "zarr", "tifffile", "imagecodecs", "pydantic", "typer"},
     "storage": {"kernels", "orchestrator", "cluster", "ray", "torch", "pydantic", "typer"},

@@ -1,25 +1,30 @@
 """The frontier and the graph: pure state, any topological order, failure rules."""
 
 import random
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.estimate import critical_path
+from orchestrator.axis import ORDERS
 from orchestrator.frontier import QUARANTINE_AFTER, SOLO_AFTER, Frontier
 from orchestrator.graph import TaskGraph
 from orchestrator.grid import TileGrid, TileKey
+from orchestrator.waves import critical_path, waves
 
 
 @st.composite
 def graphs(draw: st.DrawFn) -> TaskGraph:
-    order = draw(st.sampled_from(["raster", "centre"]))
+    order = draw(st.sampled_from(ORDERS))
     height, width = (64 * draw(st.integers(1, 6)) for _ in range(2))
     levels = draw(st.integers(1, 3))
     sizes = [(max(height >> k, 32), max(width >> k, 32)) for k in range(levels)]
-    margin = draw(st.sampled_from([0, 4, 8]))
-    return TaskGraph([TileGrid.build(k, h, w, 32, 16, order, margin) for k, (h, w) in enumerate(sizes)], 2)
+    stride, margin = draw(st.sampled_from([(16, 0), (16, 4), (16, 8), (24, 0), (24, 4), (12, 8)]))
+    if 2 * (stride + margin) <= 32 and order in ("bridge", "colour"):
+        margin = (32 - stride) // 2
+    block = draw(st.integers(1, 4))
+    return TaskGraph([TileGrid.build(k, h, w, 32, stride, order, margin, block) for k, (h, w) in enumerate(sizes)], 2)
 
 
 def drain(frontier: Frontier, rng: random.Random) -> list[TileKey]:
@@ -65,6 +70,8 @@ def test_successors_are_the_inverse_of_predecessors(graph: TaskGraph):
         for key in grid.keys():
             assert all(key in graph.predecessors(after) for after in graph.successors(key))
             assert all(key in graph.successors(before) for before in graph.predecessors(key))
+            assert graph.fan_out(graph.number(key)) == len(graph.successors(key))
+            assert graph.key(graph.number(key)) == key
 
 
 @given(graphs(), st.integers(0, 99))
@@ -82,7 +89,19 @@ def test_critical_path_is_the_longest_chain(graph: TaskGraph):
     length: dict[TileKey, int] = {}
     for key in drain(Frontier(graph), random.Random(0)):
         length[key] = 1 + max((length[p] for p in graph.predecessors(key)), default=0)
-    assert critical_path(list(graph.grids)) == max(length.values())
+    assert critical_path(graph.grids) == max(length.values())
+    found, sizes = waves(graph.grids), Counter(length.values())
+    assert (found.depth, found.tiles, found.peak) == (max(sizes), graph.count, max(sizes.values()))
+
+
+@given(graphs(), st.lists(st.integers(1, 9), min_size=3, max_size=3))
+@settings(max_examples=30, deadline=None)
+def test_levels_may_weigh_differently_on_the_critical_path(graph: TaskGraph, weights: list[int]):
+    weights = weights[: len(graph.grids)]
+    length: dict[TileKey, int] = {}
+    for key in drain(Frontier(graph), random.Random(0)):
+        length[key] = weights[key.level] + max((length[p] for p in graph.predecessors(key)), default=0)
+    assert critical_path(graph.grids, weights) == max(length.values())
 
 
 def single() -> Frontier:

@@ -1,12 +1,15 @@
 """Laws of the tile geometry, for every size, stride and order."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.axis import ORDERS, AxisGrid
 from orchestrator.errors import PlanError
-from orchestrator.grid import AxisGrid, TileGrid, TileKey
+from orchestrator.grid import TileGrid, TileKey
 
 
 @st.composite
@@ -16,7 +19,9 @@ def grids(draw: st.DrawFn) -> TileGrid:
     stride = unit * draw(st.integers(1, tile // unit - 1))
     height, width = (tile + unit * draw(st.integers(0, 40)) for _ in range(2))
     margin = draw(st.integers(0, (tile - stride) // unit // 2)) * unit
-    return TileGrid.build(0, height, width, tile, stride, draw(st.sampled_from(["raster", "centre"])), margin)
+    orders = ORDERS if 2 * stride - tile + 2 * margin > 0 else ("raster", "centre")
+    order, block = draw(st.sampled_from(orders)), draw(st.integers(1, 6))
+    return TileGrid.build(0, height, width, tile, stride, order, margin, block)
 
 
 @given(grids())
@@ -85,10 +90,10 @@ def test_carriers_reach_every_owner_of_an_interval(grid: TileGrid, start: int, l
         hi = min(lo + length, axis.length)
         reached = set()
         for i in axis.carriers(lo, hi):
-            step = i
-            while step is not None:
-                reached.add(step)
-                step = axis.parent(step)
+            steps = [i]
+            while steps:
+                reached.add(steps[-1])
+                steps += axis.parents(steps.pop())
         assert {axis.owner(p) for p in range(lo, hi)} <= reached
 
 
@@ -100,7 +105,7 @@ def test_centre_order_halves_the_longest_chain():
 
 
 def test_starts_follow_the_paper_with_a_last_tile_at_the_edge():
-    axis = AxisGrid(600, 256, 128, margin=0, root=0)
+    axis = AxisGrid.build(600, 256, 128)
     assert [axis.start(i) for i in range(axis.count)] == [0, 128, 256, 344]
 
 
@@ -118,3 +123,59 @@ def test_a_margin_above_half_the_overlap_is_refused():
 def test_a_stride_without_overlap_is_refused(stride: int):
     with pytest.raises(PlanError, match="does not overlap"):
         TileGrid.build(0, 512, 512, 256, stride, "raster")
+
+
+@given(grids())
+def test_windows_pin_exactly_what_their_ancestors_own_within_them(grid: TileGrid):
+    for axis in (grid.rows, grid.cols):
+        for i in range(axis.count):
+            ancestors, steps = set(), [i]
+            while steps:
+                ancestors.add(steps[-1])
+                steps += axis.parents(steps.pop())
+            inside = range(axis.start(i), axis.end(i))
+            lo, hi = axis.settled(i)
+            assert [p for p in inside if axis.owner(p) in ancestors] == list(range(lo, hi))
+
+
+@given(grids())
+def test_ranks_count_the_longest_chain_and_lead_from_lower_to_higher(grid: TileGrid):
+    for key in grid.keys():
+        chains = [grid.depth(parent) + 1 for parent in grid.parents(key)]
+        assert grid.depth(key) == max(chains, default=0)
+    assert grid.roots == [key for key in grid.keys() if not grid.parents(key)]
+    assert grid.longest_chain == 1 + max(map(grid.depth, grid.keys()))
+
+
+@given(grids())
+def test_the_last_tile_waits_for_the_one_before_it(grid: TileGrid):
+    for axis in (grid.rows, grid.cols):
+        if axis.count > 1:
+            assert axis.parents(axis.count - 1) == [axis.count - 2]
+
+
+@given(st.integers(1, 300), st.integers(1, 20))
+def test_the_depth_of_bridge_and_colour_does_not_grow_with_the_image(extra: int, block: int):
+    side = 256 + 192 * extra - 64
+    bridge = TileGrid.build(0, side, side, 256, 192, "bridge", 32, block)
+    colour = TileGrid.build(0, side, side, 256, 192, "colour", 32)
+    assert bridge.longest_chain <= 1 + 2 * (1 + block // 2)
+    assert colour.longest_chain == 3
+    assert TileGrid.build(0, side, side, 256, 192, "bridge", 32, 1) == colour
+
+
+@given(st.integers(1, 300), st.integers(1, 20))
+def test_bridges_are_pinned_on_both_sides_and_blocks_are_not(extra: int, block: int):
+    axis = AxisGrid.build(256 + 192 * extra - 64, 256, 192, 32, "bridge", block)
+    for i in range(axis.count):
+        (lo, hi), (first, last) = axis.settled(i), axis.owned(i)
+        assert (lo < first and last < hi) == (len(axis.parents(i)) == 2)
+    bridges = [i for i in range(axis.count) if len(axis.parents(i)) == 2]
+    assert {after - before for before, after in pairwise(bridges)} <= {block + 1}
+
+
+@pytest.mark.parametrize("order", ["bridge", "colour"])
+def test_bridges_with_nothing_to_restore_are_refused(order: str):
+    with pytest.raises(PlanError, match="choose a stride above 128 or a margin above 0"):
+        TileGrid.build(0, 2048, 2048, 256, 128, order, block=2)
+    assert TileGrid.build(0, 2048, 2048, 256, 128, order, 64, 2).count

@@ -66,6 +66,8 @@ JOBS = {
     "faithful": {"sampling": {"intent": "faithful"}},
     "no margin": {"tiling": {"margin": 0}},
     "centre": {"tiling": {"order": "centre"}},
+    "bridge": {"tiling": {"order": "bridge", "block": 2}},
+    "colour": {"tiling": {"order": "colour"}},
     "paper": {"sampling": {"intent": "paper", "travel": (2, 2)}},
 }
 

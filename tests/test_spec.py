@@ -111,6 +111,7 @@ JOBS = [
     {"task": {"name": "sr", "scale": 4, "sigma": 5}, "sampling": {"intent": "paper"}},
     {"sampling": {"intent": "detail"}, "tiling": {"order": "centre"}},
     {"denoiser": "analytic:"},
+    {"tiling": {"order": "bridge"}},
 ]
 
 
@@ -119,6 +120,8 @@ def test_a_resolved_specification_leaves_nothing_to_choose_and_resolves_to_itsel
     resolved = plan_job(JobSpec.build({**BASE, **values})).spec
     chosen = {**resolved.sampling.model_dump(), **resolved.tiling.model_dump()}
     optional = {"quality", "zeta", "eta_b", "ilvr_stop"}  # None is the published value
+    if resolved.tiling.order != "bridge":
+        optional.add("block")
     # From pure noise, or (denoise) from where the measurement's own noise is.
     free = resolved.sampling.init == "none" or resolved.task.name == "denoise"
     pure_noise = {"start", "guided_start"} if free else set()
@@ -164,6 +167,7 @@ PIXEL_CHANGES = {
     "tiling.margin": {"tiling": {"margin": 0}},
     "tiling.levels": {"tiling": {"levels": 2}},
     "tiling.order": {"tiling": {"order": "centre"}},
+    "tiling.block": {"tiling": {"order": "bridge", "block": 3}},
 }
 
 
