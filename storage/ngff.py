@@ -47,20 +47,25 @@ def parse_group(path: str, attributes: Mapping[str, Any], members: list[str]) ->
     if not isinstance(scales, list) or not scales:
         raise FormatError(f"{path}: a zarr group without an OME-Zarr image (it holds {listed or 'nothing'}); {_SUPPORTED}")
     try:
-        return _multiscale(path, ome, scales[0])
+        return _multiscale(path, ome, scales[0], under_ome=ome is found)
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, FormatError):
             raise
         raise FormatError(f"{path}: the OME-Zarr multiscales metadata is incomplete; {_SUPPORTED}") from None
 
 
-def _multiscale(path: str, ome: Mapping[str, Any], scale: Mapping[str, Any]) -> Multiscale:
-    version = ome.get("version") or scale.get("version")
-    if version not in VERSIONS:
+def _multiscale(path: str, ome: Mapping[str, Any], scale: Mapping[str, Any], *, under_ome: bool) -> Multiscale:
+    # Since 0.5 everything stands under one attribute, and its version with it.
+    version = ome.get("version") if under_ome else scale.get("version")
+    if version not in VERSIONS or (version == VERSIONS[0]) == under_ome:
         raise FormatError(f"{path}: OME-Zarr version {version!r}; {_SUPPORTED}")
     axes = tuple(str(axis["name"]) for axis in scale["axes"])
+    if not axes:
+        raise KeyError("axes")
     if len(set(axes)) != len(axes) or not {"y", "x"} <= set(axes) <= set("tczyx"):
         raise FormatError(f"{path}: OME-Zarr axes {', '.join(axes)}; {_SUPPORTED} of axes among t, c, z, y, x")
+    if not scale["datasets"]:
+        raise KeyError("datasets")
     datasets = tuple(str(level["path"]) for level in scale["datasets"])
     for name in datasets:
         if not name or name.startswith("/") or ".." in name.split("/"):

@@ -42,7 +42,7 @@ def is_ome(description: str) -> bool:
 
 
 def read_ome(path: str, description: str, name: str) -> OmePixels:
-    """Return the first image of an OME-XML text; name: of the file itself, which its metadata may use.
+    """Return the first image of an OME-XML text; name: of the file itself, by which its metadata may call it.
 
     Raises FormatError for broken XML and for planes that lie in other files.
     """
@@ -61,7 +61,7 @@ def read_ome(path: str, description: str, name: str) -> OmePixels:
     sizes["C"] = planes
     return OmePixels(
         sizes=sizes,
-        pages=_pages(path, pixels, sizes, name),
+        pages=_pages(path, pixels, sizes, {name, *_own_names(root, pixels)}),
         names=names if all(names) and len(names) == planes else (),
         pixel_size=_pixel_size(path, pixels),
         others=tuple((_count(path, other, "SizeY"), _count(path, other, "SizeX")) for other in images[1:]),
@@ -78,7 +78,19 @@ def _count(path: str, pixels: Element, name: str) -> int:
     return value
 
 
-def _pages(path: str, pixels: Element, sizes: dict[str, int], name: str) -> dict[tuple[int, int, int], int]:
+def _own_names(root: Element, pixels: Element) -> set[str]:
+    """Return the names by which the metadata may call this file: under its own UUID, or the only one there is."""
+    named = [(child.text, child.get("FileName")) for block in children(pixels, "TiffData") for child in block]
+    files = {_base(file) for _, file in named if file}
+    own = {_base(file) for uuid, file in named if file and uuid and uuid == root.get("UUID")}
+    return own or (files if len(files) == 1 else set())
+
+
+def _base(file: str) -> str:
+    return PurePosixPath(file.replace("\\", "/")).name
+
+
+def _pages(path: str, pixels: Element, sizes: dict[str, int], own: set[str]) -> dict[tuple[int, int, int], int]:
     """Return (c, z, t) -> page, from the TiffData blocks: each names its first plane, first page and count."""
     order = pixels.get("DimensionOrder") or "XYCZT"
     if order not in _ORDERS:
@@ -90,7 +102,7 @@ def _pages(path: str, pixels: Element, sizes: dict[str, int], name: str) -> dict
     blocks = children(pixels, "TiffData")
     found: dict[tuple[int, int, int], int] = {}
     for block in blocks:
-        _refuse_elsewhere(path, block, name)
+        _refuse_elsewhere(path, block, own)
         page, first = int(block.get("IFD") or 0), {axis: int(block.get(f"First{axis}") or 0) for axis in axes}
         given = block.get("PlaneCount")
         count = int(given) if given is not None else (1 if block.get("IFD") is not None else total)
@@ -102,10 +114,10 @@ def _pages(path: str, pixels: Element, sizes: dict[str, int], name: str) -> dict
     return found
 
 
-def _refuse_elsewhere(path: str, block: Element, name: str) -> None:
+def _refuse_elsewhere(path: str, block: Element, own: set[str]) -> None:
     for child in block:
         file = child.get("FileName") if local_name(child) == "UUID" else None
-        if file and PurePosixPath(file.replace("\\", "/")).name != name and name:
+        if file and _base(file) not in own:
             raise FormatError(
                 f"{path}: an OME-TIFF of several files (planes in {file[:80]!r}), of which none is followed; "
                 "join them: bfconvert in.ome.tif out.ome.tif"
