@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from storage.source import Data
 
 # Rows that are inflated at a time, at most this many bytes of them.
-_BAND_BYTES = 4 << 20
+_BAND_BYTES = 1 << 20
 # Bytes per whole pixel -> (colour type, bits) of a PNG with pixels of that size, whose decoder gives the bytes back.
 _CONTAINERS = {1: (0, 8), 2: (4, 8), 3: (2, 8), 4: (6, 8), 6: (2, 16), 8: (6, 16)}
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["PNG", "JPEG", "JPEG 2000", "PNM"]
 # Two bands of a streamed PNG and what the codec holds of one.
-_STREAM_BYTES = 32 << 20
+_STREAM_BYTES = 12 << 20
 _GAP = rb"(?:\s|#[^\n]*\n)+"
 _PNM = re.compile(rb"(P[56])" + _GAP + rb"(\d{1,9})" + _GAP + rb"(\d{1,9})" + _GAP + rb"(\d{1,5})\s")
 
