@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from cluster import bench
+from cluster import bench, observe
 from cluster import options as opt
 from cluster.export import export
 from cluster.progress import ProgressView, duration
@@ -36,6 +36,8 @@ app = typer.Typer(
     help="Restore images of unlimited size with pre-trained diffusion models (DDNM, MSR, HiR) on Ray and Zarr.",
 )
 app.add_typer(bench.app, name="bench")
+app.command()(observe.status)
+app.command()(observe.report)
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -275,25 +277,6 @@ def degrade(
     except ValueError as err:
         raise PlanError(str(err)) from None
     print(f"{out}: {' x '.join(map(str, shape))} values")
-
-
-@app.command()
-def status(out: Out, as_json: opt.AsJson = False) -> None:
-    """Say how far the run at OUT is, also while it runs and after it died."""
-    from orchestrator.status import read_status
-
-    found = read_status(out)
-    if as_json:
-        print(json.dumps(found))
-        return
-    done, tiles = found["done"], found["tiles"]
-    print(f"{out}: {found['state']}, {done} of {tiles} tiles ({100 * done / tiles:.1f} %)")
-    for line in found["levels"]:
-        print(f"  level {line['level']}: {line['done']} of {line['tiles']} tiles")
-    if found["failures"]:
-        print(f"  {found['failures']} failed tries; the last: {found['last_failure']}")
-    if found["state"] in ("unfinished", "failed"):
-        print(f"  go on with: gigarestore resume {out}")
 
 
 @app.command()

@@ -11,20 +11,22 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from orchestrator.events import BatchCommitted, BatchFailed, Event, RunStarted, TileGivenUp, WorkerLost, WorkerStarted
+from orchestrator.pace import Pace
 
 # Seconds between plain lines where there is no terminal.
 PLAIN_INTERVAL = 10.0
 
 
 class ProgressView:
-    """Show a run's events on stderr: tiles done, network evaluations per second, time left."""
+    """Show a run's events on stderr: tiles done, network evaluations per second, time left, workers, failures."""
 
     def __init__(self, quiet: bool = False) -> None:
         self._console = Console(stderr=True, quiet=quiet)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        self._began = self._last_line = time.monotonic()
-        self._total = self._done = self._resumed = self._nfe = self._workers = 0
+        self._last_line = time.monotonic()
+        self._pace = Pace()
+        self._failures = 0
 
     def __enter__(self) -> Self:
         return self
@@ -40,21 +42,21 @@ class ProgressView:
             case RunStarted():
                 self._start(event)
             case WorkerStarted(worker=worker, device=device):
-                self._workers += 1
+                self._pace.workers.add(worker)
                 self._say(f"worker {worker} on {device}")
             case WorkerLost(worker=worker, cause=cause):
-                self._workers -= 1
+                self._pace.workers.discard(worker)
                 self._say(f"worker {worker} lost: {cause}")
             case BatchCommitted():
                 self._commit(event)
             case BatchFailed(keys=keys, cause=cause):
+                self._failures += 1
                 self._say(f"tile {keys[0]} failed, will be tried again: {cause}")
             case TileGivenUp(key=key, cause=cause):
                 self._say(f"tile {key} given up: {cause}")
 
     def _start(self, event: RunStarted) -> None:
-        self._total, self._done, self._resumed = event.tiles, event.done, event.done
-        self._began = time.monotonic()
+        self._pace.started(time.monotonic(), event.tiles, event.done)
         if event.done:
             self._say(f"resuming: {event.done} of {event.tiles} tiles are done")
         if self._console.is_terminal:
@@ -64,19 +66,23 @@ class ProgressView:
             self._bar.start()
 
     def _commit(self, event: BatchCommitted) -> None:
-        self._done += len(event.keys)
-        self._nfe += event.nfe
+        now, pace = time.monotonic(), self._pace
+        pace.committed(now, event.seconds, len(event.keys), event.nfe, event.path)
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self._done, rate=self._rate())
-        elif time.monotonic() - self._last_line > PLAIN_INTERVAL or self._done == self._total:
-            self._last_line = time.monotonic()
-            self._say(f"{self._done}/{self._total} tiles, {self._rate()}")
+            self._bar.update(self._task, completed=pace.done, rate=self._rate(now))
+        elif now - self._last_line > PLAIN_INTERVAL or pace.done == pace.tiles:
+            self._last_line = now
+            self._say(f"{pace.done}/{pace.tiles} tiles, {self._rate(now)}")
 
-    def _rate(self) -> str:
-        seconds = max(time.monotonic() - self._began, 1e-6)
-        fresh = self._done - self._resumed
-        left = (self._total - self._done) * seconds / max(fresh, 1)
-        return f"{self._nfe / seconds:.1f} NFE/s, {duration(left)} left, {self._workers} workers"
+    def _rate(self, now: float) -> str:
+        pace = self._pace
+        left = pace.seconds_left(now)
+        parts = [f"{pace.nfe_per_second(now):.1f} NFE/s", *([] if left is None else [f"{duration(left)} left"])]
+        if pace.workers:
+            parts.append(f"{len(pace.workers)} workers, batches of {pace.batch:.1f}")
+        if self._failures:
+            parts.append(f"{self._failures} failed tries")
+        return ", ".join(parts)
 
     def _say(self, text: str) -> None:
         if self._bar is not None:

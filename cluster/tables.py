@@ -23,7 +23,8 @@ def print_plan(plan: Plan, numbers: Estimate, filled: int | None) -> None:
     console.print(
         f"{spec.task.name} x{spec.task.scale} with {plan.denoiser.name}: {plan.height}x{plan.width} px, "
         f"{plan.out_channels} bands of {plan.dtype}; tile {tiling.tile}, stride {tiling.stride}, order {tiling.order}; "
-        f"form {sampling.form}, eta {sampling.eta}, {sampling.steps} steps, noise x{sampling.noise_scale}"
+        f"method {sampling.method}, form {sampling.form}, eta {sampling.eta}, {sampling.steps} steps, "
+        f"noise x{sampling.noise_scale}"
     )
     for line in plan.bands.describe():
         console.print(line)
@@ -87,6 +88,8 @@ def print_verification(found: Verification) -> None:
         print("consistency: no measurement (generation)")
     else:
         verdict = "noisy measurement, residual expected" if found.noisy else "holds" if found.consistent else "VIOLATED"
+        if found.all_clipped and not found.noisy and not found.consistent:
+            verdict = "NOT SHOWN: every value has a pixel at black or white, where rounding is not all that errs"
         print(
             f"consistency |A x - y|: max {c.max:.3f}, RMS {c.rms:.3f} grey levels over {c.cells:,} values (limit "
             f"{found.limit:.2f}: {verdict}); "

@@ -260,6 +260,7 @@ def _info(path: Path, config: PriorConfig, name: str) -> DenoiserInfo:
         channels=config.image_channels,
         multiple=config.multiple,
         content=file_hash(path),
+        weight_bytes=2 * path.stat().st_size,  # stored as float16
         local=True,
     )
 

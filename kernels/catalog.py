@@ -30,6 +30,9 @@ SCHEMES = (
 # Those that may have classes.
 CONDITIONAL = ("guided-diffusion", "diffusers")
 
+# A U-Net of this family keeps about so many times its width per pixel: its skip connections, and a few full-size maps.
+UNET_VALUES_PER_WIDTH = 16
+
 # The weights in the repository (kernels/builtin.py loads them).
 BUILTIN_WEIGHTS = Path(__file__).parent / "weights" / "builtin.safetensors"
 
@@ -60,6 +63,10 @@ class DenoiserInfo:
     """Number of base timesteps."""
     content: str = ""
     """Hash of the weights (blake2b, hexadecimal); two denoisers with the same content make the same pixels."""
+    weight_bytes: int = 0
+    """Memory of the parameters in float32, bytes; 0 where nobody says (one's own function)."""
+    values_per_pixel: int = 160
+    """float32 values alive per pixel of a tile in the sampler and the network at the worst moment of a step."""
     local: bool = False
     """Whether it knows textures only and no objects, so that sampling heads for the average by default."""
 
@@ -75,9 +82,10 @@ def describe(ref: str, label: int | None = None) -> DenoiserInfo:
         raise ValueError(f"denoiser {ref!r} knows no classes, found class {label}; leave --class out")
     if scheme == "builtin":
         content = file_hash(BUILTIN_WEIGHTS)
-        return DenoiserInfo(name="builtin", tile=256, multiple=8, alpha_bar="linear", content=content, local=True)
+        weights = 2 * BUILTIN_WEIGHTS.stat().st_size  # stored as float16
+        return DenoiserInfo(name="builtin", tile=256, multiple=8, content=content, weight_bytes=weights, local=True)
     if scheme == "analytic":
-        return DenoiserInfo(name="analytic", tile=256, multiple=1, alpha_bar="linear", content=ANALYTIC_CONTENT)
+        return DenoiserInfo(name="analytic", tile=256, multiple=1, content=ANALYTIC_CONTENT)
     if scheme == "prior":
         from kernels.builtin import describe_prior  # imports torch, as do the following
 

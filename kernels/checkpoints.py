@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from kernels.architecture import Architecture, infer, is_denoiser, settings_text
-from kernels.catalog import DenoiserInfo, sampled_hash
+from kernels.catalog import UNET_VALUES_PER_WIDTH, DenoiserInfo, sampled_hash
 from kernels.classifier import ClassifierConfig, ClassifierModel
 from kernels.unet import UNetModel
 from kernels.weights_file import CheckpointError, read_tensors
@@ -237,5 +237,7 @@ def _info(checkpoint: Checkpoint) -> DenoiserInfo:
         fixed_tile=False,
         alpha_bar=architecture.noise_schedule,
         n_timesteps=architecture.diffusion_steps,
+        weight_bytes=sum(4 * value.numel() for value in checkpoint.tensors.values()),
+        values_per_pixel=UNET_VALUES_PER_WIDTH * config.model_channels,
         content=sampled_hash(checkpoint.path, f"{settings_text(architecture)} label={checkpoint.label}"),
     )

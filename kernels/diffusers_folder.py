@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kernels.catalog import DenoiserInfo, sampled_hash
+from kernels.catalog import UNET_VALUES_PER_WIDTH, DenoiserInfo, sampled_hash
 from kernels.schedule import Float64, base_alpha_bar, cosine_alpha_bar
 from kernels.weights_file import CheckpointError, read_named_tensors
 
@@ -232,5 +232,7 @@ def _info(folder: Folder) -> DenoiserInfo:
         multiple=folder.multiple,
         alpha_bar=tuple(folder.alpha_bar.tolist()),
         n_timesteps=len(folder.alpha_bar),
+        weight_bytes=folder.weights.stat().st_size,
+        values_per_pixel=UNET_VALUES_PER_WIDTH * folder.config["block_out_channels"][0],
         content=sampled_hash(folder.weights, settings),
     )

@@ -17,8 +17,6 @@ from orchestrator.waves import critical_path
 BUILTIN_STEP_SECONDS = 0.125
 # A worker process with torch and Ray before any tile, bytes (docs/RESULTS.md).
 WORKER_BASE_BYTES = 420_000_000
-# float32 values alive per pixel of a tile in the sampler and in the built-in network (measured at batch 1).
-VALUES_PER_PIXEL = 160
 # A vector-Jacobian product keeps all activations of a tile (kernels.method_catalog): at most this many times more.
 GRADIENT_FACTOR = 4
 
@@ -102,9 +100,10 @@ def disk_bytes(plan: Plan) -> int:
 
 
 def worker_bytes(plan: Plan) -> int:
-    """Return a worker's memory: process, and what the sampler and a small network keep alive for a batch."""
-    values = VALUES_PER_PIXEL * (GRADIENT_FACTOR if describe_method(plan.spec.sampling.method).needs_gradient else 1)
-    return WORKER_BASE_BYTES + (plan.spec.run.batch or 1) * plan.tile**2 * values * 4
+    """Return a worker's memory: process, weights, and what sampler and network keep alive for a batch."""
+    factor = GRADIENT_FACTOR if describe_method(plan.spec.sampling.method).needs_gradient else 1
+    values = (plan.spec.run.batch or 1) * plan.tile**2 * plan.denoiser.values_per_pixel * factor
+    return WORKER_BASE_BYTES + plan.denoiser.weight_bytes + values * 4
 
 
 def known_step(denoiser: DenoiserInfo, tile: int) -> float | None:

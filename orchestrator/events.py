@@ -46,6 +46,8 @@ class BatchCommitted:
     """Network evaluations, summed over the batch's tiles."""
     filled: int = 0
     """Tiles of the batch that needed none."""
+    path: int = 0
+    """Tiles on the longest chain that was then left (orchestrator.remaining)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

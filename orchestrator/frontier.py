@@ -77,6 +77,10 @@ class Frontier:
         self._states[number] = READY
         heapq.heappush(self._heaps[self.graph.level(number)], self.graph.depth(number) * self.total + number)
 
+    def finished_keys(self) -> Iterator[TileKey]:
+        """Yield the tiles that are done."""
+        return map(self.graph.key, self._find(DONE))
+
     @property
     def ready(self) -> int:
         """Number of tiles that may run now."""

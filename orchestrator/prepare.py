@@ -29,9 +29,7 @@ def prepare(run: RunDir, plan: Plan) -> None:
     run.state.mkdir(parents=True, exist_ok=True)
     for folder in (run.state, run.state / "measured"):
         sweep(folder)
-    for path, staged in ((plan.spec.input.path, run.staged_input), (plan.spec.input.mask, run.staged_mask)):
-        if path is not None and plan.task.name != "cs" and not staged.exists() and not inspect(Path(path)).lazy:
-            stage(Path(path), staged)
+    _stage(plan, run.staged_input, run.staged_mask)
     if plan.task.measured:
         _pool(run, plan)
     for level in plan.levels:
@@ -39,6 +37,27 @@ def prepare(run: RunDir, plan: Plan) -> None:
             LevelCells.open(run, level).cells.sweep()  # what a killed worker left half-written
         else:
             LevelCells.create(run, plan, level)
+
+
+def stage_beside(run: RunDir, plan: Plan) -> None:
+    """Stage the inputs of a run that is to replace another, which stays whole should they be damaged."""
+    shutil.rmtree(run.incoming, ignore_errors=True)
+    run.incoming.mkdir()
+    _stage(plan, *(run.incoming / path.name for path in (run.staged_input, run.staged_mask)))
+
+
+def adopt_staged(run: RunDir) -> None:
+    """Move what `stage_beside` has staged to where the run reads it."""
+    for path in (run.staged_input, run.staged_mask):
+        if (run.incoming / path.name).exists():
+            (run.incoming / path.name).rename(path)
+    run.incoming.rmdir()
+
+
+def _stage(plan: Plan, staged_input: Path, staged_mask: Path) -> None:
+    for path, staged in ((plan.spec.input.path, staged_input), (plan.spec.input.mask, staged_mask)):
+        if path is not None and plan.task.name != "cs" and not staged.exists() and not inspect(Path(path)).lazy:
+            stage(Path(path), staged)
 
 
 def _pool(run: RunDir, plan: Plan) -> None:

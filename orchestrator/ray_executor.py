@@ -24,6 +24,7 @@ from orchestrator.errors import PlanError, RunError
 from orchestrator.events import WorkerLost, WorkerStarted
 from orchestrator.grid import TileKey
 from orchestrator.policy import fair_batch
+from orchestrator.ray_metrics import RayMetrics
 from orchestrator.report import Report
 from orchestrator.session import Session
 from orchestrator.tokens import Tokens
@@ -79,6 +80,9 @@ class RayExecutor:
         """Drive the session's frontier to its end; raises RunError when workers keep dying."""
         mine = self._connect()
         try:
+            session.listeners.append(
+                RayMetrics(str(session.run_dir.root), session.frontier.total - session.frontier.done)
+            )
             self._spawn_all(session)
             while session.frontier.ready or self._inflight:
                 self._dispatch(session)

@@ -12,6 +12,7 @@ from orchestrator.axis import BLOCK
 from orchestrator.errors import PlanError
 from orchestrator.guiding import check_tile, describe_network, resolve_guidance
 from orchestrator.inputs import resolve_input, resolve_task
+from orchestrator.method_check import check_bands, check_method
 from orchestrator.plan import Plan, check_levels, fitting_margin, fitting_stride, fitting_tile, output_size
 from orchestrator.regions import Region, check_apart, check_stored, grown, region_job
 from orchestrator.rundir import RunDir
@@ -31,6 +32,8 @@ def plan_job(spec: JobSpec) -> Plan:
         info = describe_network(spec.denoiser, spec.guidance)
         resolved = resolve(spec, info)
         plan = Plan.build(resolved, info)
+        check_bands(plan)
+        check_method(plan)
         if spec.regions:
             plan = _with_regions(spec, plan)
         check_tile(resolved.guidance, plan.tile)

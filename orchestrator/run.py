@@ -19,7 +19,7 @@ from orchestrator.fingerprint import Fingerprint, check_same, fingerprint
 from orchestrator.frontier import Frontier
 from orchestrator.grid import TileKey
 from orchestrator.plan import Plan
-from orchestrator.prepare import check_disk, prepare, staging_bytes, with_cells
+from orchestrator.prepare import adopt_staged, check_disk, prepare, stage_beside, staging_bytes, with_cells
 from orchestrator.publish import publish_run
 from orchestrator.resolve import plan_job
 from orchestrator.rundir import STATE, RunDir, parse_tile_record
@@ -55,14 +55,20 @@ def start(spec: JobSpec, executor: Executor, listeners: Sequence[Listener] = (),
     marks = fingerprint(plan)
     run.state.mkdir(parents=True, exist_ok=True)
     with RunLock(run.lock):
-        if overwrite:
+        replaced = run.job.exists() or run.published
+        try:  # damaged pixels show only when they are decoded: leave nothing of such a run, and what was there before
+            stage_beside(run, plan)
             _clear(run)
-        _write_whole(run.job, plan.spec.to_toml())
-        try:
+            replaced = False
+            _write_whole(run.job, plan.spec.to_toml())
+            adopt_staged(run)
             prepare(run, plan)
-        except FormatError as err:  # damaged pixels show only when they are decoded: leave nothing of such a run
-            _clear(run)
-            shutil.rmtree(run.root)
+        except FormatError as err:
+            if replaced:
+                shutil.rmtree(run.incoming)
+            else:
+                _clear(run)
+                shutil.rmtree(run.root)
             raise PlanError(str(err)) from err
         return _drive(run, plan, marks, executor, listeners)
 
@@ -188,13 +194,16 @@ def _untouched(run: RunDir) -> bool:
 
 
 def _clear(run: RunDir) -> None:
-    """Empty a run's folder except for the lock. What makes it an image goes first, what makes it a run's last."""
+    """Empty a run's folder except for the lock and what has been staged for the next run.
+
+    What makes it an image goes first, what makes it a run's last.
+    """
     (run.root / "zarr.json").unlink(missing_ok=True)
     for path in run.root.iterdir():
         if path != run.state:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     for path in sorted(run.state.iterdir(), key=lambda path: path == run.job):
-        if path != run.lock:
+        if path not in (run.lock, run.incoming):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 

@@ -6,6 +6,7 @@ OUT/.gigarestore/job.toml        the resolved specification
 OUT/.gigarestore/journal         committed tiles; its header holds the fingerprint
 OUT/.gigarestore/events.jsonl    what happened
 OUT/.gigarestore/input.zarr      the staged input, when it cannot be read by windows
+OUT/.gigarestore/incoming        the staged input of a run that is about to replace this one
 OUT/.gigarestore/measured/K.zarr the measurement pooled for level K, when a level needs it
 OUT/.gigarestore/work/K.zarr     level K's cells
 OUT/.gigarestore/regions/N       the run of region N
@@ -56,6 +57,10 @@ class RunDir:
     @property
     def staged_mask(self) -> Path:
         return self.state / "mask.zarr"
+
+    @property
+    def incoming(self) -> Path:
+        return self.state / "incoming"
 
     def measured(self, level: int) -> Path:
         return self.state / "measured" / f"{level}.zarr"

@@ -11,6 +11,7 @@ from orchestrator.events import BatchCommitted, BatchFailed, Event, Listener, Ti
 from orchestrator.frontier import Frontier
 from orchestrator.grid import TileKey
 from orchestrator.plan import Plan
+from orchestrator.remaining import RemainingPath
 from orchestrator.report import Report
 from orchestrator.rundir import RunDir, tile_record
 from storage.journal import Journal
@@ -27,6 +28,10 @@ class Session:
     listeners: list[Listener] = field(default_factory=list)
     filled: int = 0
     """Tiles of this attempt that needed no network."""
+    path: RemainingPath = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.path = RemainingPath(self.frontier.graph, self.frontier.finished_keys())
 
     def emit(self, event: Event) -> None:
         for listener in self.listeners:
@@ -41,10 +46,16 @@ class Session:
         self.journal.append([tile_record(key) for _, report in reports for key in report.keys])
         for worker, report in reports:
             self.frontier.committed(report.keys)
+            self.path.committed(report.keys)
             self.filled += report.filled
             self.emit(
                 BatchCommitted(
-                    worker=worker, keys=report.keys, seconds=report.seconds, nfe=report.nfe, filled=report.filled
+                    worker=worker,
+                    keys=report.keys,
+                    seconds=report.seconds,
+                    nfe=report.nfe,
+                    filled=report.filled,
+                    path=self.path.length,
                 )
             )
 

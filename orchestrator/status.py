@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 import fcntl
-import json
+import time
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orchestrator.history import read_events
+from orchestrator.pace import Pace
 from orchestrator.resolve import load_plan
 from orchestrator.rundir import RunDir, parse_tile_record
 from storage.journal import read_records
 
 
+@dataclass(slots=True)
+class _Told:
+    """What the event log says."""
+
+    failures: int = 0
+    last_failure: str = ""
+    outcome: str = ""
+    pace: Pace = field(default_factory=Pace)
+
+
 def read_status(root: Path) -> dict[str, Any]:
-    """Return state (running, published, failed or unfinished), tiles done per level, failed tries."""
+    """Return state (running, published, failed or unfinished), tiles done per level, failed tries, pace.
+
+    workers, batch (tiles), nfe_per_second and seconds_left are those of the last attempt; the last is None unless the
+    run is under way and has committed a tile.
+    """
     run = RunDir.existing(root)
     plan = load_plan(run)
     records = read_records(run.journal) if run.journal.exists() else []
     done = Counter(parse_tile_record(record).level for record in records)
     levels = [{"level": lv.index, "done": done[lv.index], "tiles": lv.grid.count} for lv in reversed(plan.levels)]
-    failures, last_failure, outcome = _events(run.events)
+    told, now = _events(run.events), time.time()
     state = "published" if run.published else "running" if _locked(run.lock) else "unfinished"
-    if state == "unfinished" and outcome == "failed":
+    if state == "unfinished" and told.outcome == "failed":
         state = "failed"
     return {
         "output": str(root),
@@ -30,24 +47,37 @@ def read_status(root: Path) -> dict[str, Any]:
         "done": sum(done.values()),
         "tiles": sum(level["tiles"] for level in levels),
         "levels": levels,
-        "failures": failures,
-        "last_failure": last_failure,
+        "failures": told.failures,
+        "last_failure": told.last_failure,
+        "workers": len(told.pace.workers) if state == "running" else 0,
+        "batch": told.pace.batch,
+        "nfe_per_second": told.pace.nfe_per_second(now) if state == "running" else 0.0,
+        "path_left": told.pace.path,
+        "seconds_left": told.pace.seconds_left(now) if state == "running" else None,
     }
 
 
-def _events(path: Path) -> tuple[int, str, str]:
-    failures, last, outcome = 0, "", ""
-    if path.exists():
-        with path.open(encoding="utf-8") as lines:
-            for line in lines:
-                if not line.endswith("\n"):
-                    break  # the line that a dying driver was writing
-                event = json.loads(line)
-                if event["event"] in ("BatchFailed", "TileGivenUp"):
-                    failures, last = failures + 1, event["cause"]
-                elif event["event"] == "RunFinished":
-                    outcome = event["outcome"]
-    return failures, last, outcome
+def _events(path: Path) -> _Told:
+    told = _Told()
+    for event in read_events(path):
+        match event["event"]:
+            case "RunStarted":
+                told.outcome = ""
+                told.pace.started(event["time"], event["tiles"], event["done"])
+            case "WorkerStarted":
+                told.pace.workers.add(event["worker"])
+            case "WorkerLost":
+                told.pace.workers.discard(event["worker"])
+            case "BatchCommitted":
+                told.pace.workers.add(event["worker"])
+                told.pace.committed(
+                    event["time"], event["seconds"], len(event["keys"]), event["nfe"], event.get("path", 0)
+                )
+            case "BatchFailed" | "TileGivenUp":
+                told.failures, told.last_failure = told.failures + 1, event["cause"]
+            case "RunFinished":
+                told.outcome = event["outcome"]
+    return told
 
 
 def _locked(path: Path) -> bool:

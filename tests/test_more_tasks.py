@@ -296,3 +296,25 @@ def test_a_resolved_job_resolves_to_itself(task):
     resolved = plan_of(task).spec
     assert plan_job(resolved).spec == resolved
     assert plan_job(JobSpec.from_toml(resolved.to_toml())).spec == resolved
+
+
+def plan_error(capsys, *arguments):
+    assert _run(["plan", *map(str, arguments)]) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    return line
+
+
+def test_a_method_that_cannot_restore_a_measurement_is_refused_before_the_run(clean, tmp_path, monkeypatch, capsys):
+    (tmp_path / "particular_operators.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    _, path = clean(height=54, width=48)
+    _, grey = clean(height=54, width=48, channels=1)
+    own = ["--operator", "particular_operators:Thirds"]
+    assert "singular values" in plan_error(capsys, path, *own, "--method", "ddrm")
+    assert "measures 3 of the 3 channels" in plan_error(capsys, grey, *own)
+    mask = ["--task", "inpaint", "--mask", grey, "--grey-as", "mean"]
+    assert "restores masked pixels only" in plan_error(capsys, grey, *mask, "--method", "repaint")
+    assert _run(["plan", str(grey), *map(str, mask[:-2]), "--method", "repaint"]) == 0
+    assert _run(["plan", str(path), *own, "--method", "dps"]) == 0

@@ -1,13 +1,14 @@
 """Plans: levels, alignment and cost of every job that can be planned; refusals that name what would work."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.errors import PlanError
-from orchestrator.estimate import disk_bytes, estimate
+from orchestrator.estimate import disk_bytes, estimate, worker_bytes
 from orchestrator.plan import alignment
 from orchestrator.resolve import plan_job
 from orchestrator.spec import JobSpec
@@ -212,3 +213,11 @@ def test_centre_out_order_has_about_half_the_critical_path():
         for order in ("raster", "centre")
     ]
     assert paths[1] < 0.6 * paths[0]
+
+
+def test_a_plan_counts_the_weights_of_its_network():
+    spec = JobSpec.build({"input": {"size": (64, 64)}, "task": {"name": "sr", "scale": 4}})
+    plan = plan_job(spec)
+    heavier = replace(plan, denoiser=replace(plan.denoiser, weight_bytes=plan.denoiser.weight_bytes + 2_000_000_000))
+    assert plan.denoiser.weight_bytes > 1_000_000
+    assert worker_bytes(heavier) - worker_bytes(plan) == 2_000_000_000

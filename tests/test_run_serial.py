@@ -16,6 +16,7 @@ from orchestrator.resolve import plan_job
 from orchestrator.run import resume, start
 from orchestrator.rundir import RunDir
 from orchestrator.serial import SerialExecutor
+from orchestrator.verify import verify_run
 from orchestrator.worker import Worker
 from storage.box import Box
 from storage.open import open_image
@@ -404,6 +405,21 @@ def test_overwrite_replaces_a_result_and_nothing_else(small, job, serially, tmp_
     with pytest.raises(PlanError, match="not a gigarestore output"):
         serially(job(small, foreign), overwrite=True)
     assert (foreign / "holiday.jpg").read_bytes() == b"precious"
+
+
+def test_overwrite_with_an_input_that_cannot_be_decoded_keeps_the_old_result(
+    small, job, serially, tmp_path, published_files
+):
+    out, damaged = tmp_path / "out", bytearray(small.read_bytes())
+    serially(job(small, out))
+    first = published_files(out)
+    damaged[len(damaged) // 2] ^= 0xFF
+    (tmp_path / "damaged.png").write_bytes(bytes(damaged))
+    with pytest.raises(PlanError, match="fails its CRC"):
+        serially(job(tmp_path / "damaged.png", out), overwrite=True)
+    assert published_files(out) == first
+    assert verify_run(out).passed
+    assert not (out / ".gigarestore" / "incoming").exists()
 
 
 def test_a_changed_input_is_noticed_on_resume(small, job, serially, tmp_path, make_picture, write_picture):

@@ -181,3 +181,22 @@ def test_a_changed_input_is_found(make_picture, write_picture, job, serially, tm
     serially(job(source, tmp_path / "out", sampling={"intent": "faithful", "steps": 1}))
     write_picture(source, make_picture(20, 24, seed=4))
     assert cli("verify", tmp_path / "out").code == 1
+
+
+def test_an_image_of_black_and_white_alone_holds_only_where_it_is_right(write_picture, job, serially, tmp_path, cli):
+    pixels = np.full((3, 8, 8), 255, np.uint8)
+    pixels[:, :4] = 0
+    out = tmp_path / "out"
+    serially(job(write_picture(tmp_path / "in.tif", pixels), out, sampling={"intent": "faithful", "steps": 1}))
+    image = zarr.open_array(str(out / "0"), mode="r+")
+    image[:] = pixels.repeat(4, axis=1).repeat(4, axis=2)
+    found = verify_run(out)
+    assert found.consistency.cells == 0
+    assert found.passed
+    image[0, 0, 0] = 255
+    found = verify_run(out)
+    assert found.consistency.cells == 0
+    assert not found.passed
+    ended = cli("verify", out)
+    assert ended.code == 1
+    assert "NOT SHOWN" in ended.out

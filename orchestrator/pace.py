@@ -1,0 +1,63 @@
+"""How fast a run goes and how long it will take: from its last batches, and from the chain of tiles that is left."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+# Batches that the pace is taken from: enough to be steady, few enough to notice a lost worker.
+RECENT = 256
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    time: float
+    seconds: float
+    tiles: int
+    nfe: int
+
+
+@dataclass(slots=True)
+class Pace:
+    """Fed with a run's events; times in s on any clock that all of them share."""
+
+    tiles: int = 0
+    done: int = 0
+    path: int = 0
+    """Tiles on the longest chain that is left."""
+    workers: set[str] = field(default_factory=set)
+    _began: float = 0.0
+    _recent: deque[_Batch] = field(default_factory=lambda: deque(maxlen=RECENT))
+
+    def started(self, time: float, tiles: int, done: int) -> None:
+        """Begin an attempt."""
+        self.tiles, self.done, self._began = tiles, done, time
+        self.workers.clear()
+        self._recent.clear()
+
+    def committed(self, time: float, seconds: float, tiles: int, nfe: int, path: int) -> None:
+        """Add a batch."""
+        self.done, self.path = self.done + tiles, path
+        self._recent.append(_Batch(time, seconds, tiles, nfe))
+
+    def nfe_per_second(self, now: float) -> float:
+        """Return the network evaluations per second of the recent batches."""
+        return sum(batch.nfe for batch in self._recent) / self._span(now) if self._recent else 0.0
+
+    @property
+    def batch(self) -> float:
+        """Mean number of tiles of the recent batches."""
+        return sum(batch.tiles for batch in self._recent) / len(self._recent) if self._recent else 0.0
+
+    def seconds_left(self, now: float) -> float | None:
+        """Return the time that is left: that of the work at this pace, at least that of the chain; None: not known."""
+        if not self._recent:
+            return None
+        rate = sum(batch.tiles for batch in self._recent) / self._span(now)
+        mean = sum(batch.seconds for batch in self._recent) / len(self._recent)
+        return max((self.tiles - self.done) / rate, self.path * mean)
+
+    def _span(self, now: float) -> float:
+        full = len(self._recent) == RECENT
+        first = self._recent[0].time - self._recent[0].seconds if full else self._began
+        return max(now - first, 1e-6)

@@ -1,0 +1,37 @@
+"""How long the chain of tiles that are left is, kept up to date commit by commit. Memory: rows + columns per level."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from orchestrator.graph import TaskGraph
+from orchestrator.grid import TileKey
+
+
+class RemainingPath:
+    """Count the waves that are left: the tiles of one level and depth, none of which can run before the wave before it.
+
+    Workers share the tiles of a wave, but not the waves: a run lasts at least `length` tiles, however many workers it
+    has. Levels overlap in time, so the longest one counts.
+    """
+
+    def __init__(self, graph: TaskGraph, done: Iterable[TileKey] = ()) -> None:
+        self._graph = graph
+        self._waves = [np.convolve(np.bincount(g.rows.ranks), np.bincount(g.cols.ranks)) for g in graph.grids]
+        self._left = [int((sizes > 0).sum()) for sizes in self._waves]
+        self.committed(done)
+
+    def committed(self, keys: Iterable[TileKey]) -> None:
+        """Take committed tiles out of their waves."""
+        for key in keys:
+            grid = self._graph.grids[key.level]
+            depth = grid.rows.ranks[key.row] + grid.cols.ranks[key.col]
+            self._waves[key.level][depth] -= 1
+            self._left[key.level] -= int(self._waves[key.level][depth] == 0)
+
+    @property
+    def length(self) -> int:
+        """Tiles on the longest chain that is left, to within the waves that have begun."""
+        return max(self._left)
