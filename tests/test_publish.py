@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from storage.box import Box
 from storage.errors import DamagedError, FormatError
-from storage.open import inspect, open_image
 from storage.meaning import Meaning
+from storage.open import inspect, open_image
 from storage.publish import is_published, plan_levels, publish, unpublish
 from storage.pyramid import halve
 
