@@ -26,7 +26,9 @@ _KNOWN = (
     (0, b"%PDF", "PDF"),
     (0, b"\x89HDF", "HDF5"),
 )
-_SUPPORTED = "supported: PNG, JPEG, JPEG 2000, PGM, PPM, TIFF (also slides, OME-TIFF, GeoTIFF), OME-Zarr and zarr arrays"
+_SUPPORTED = (
+    "supported: PNG, JPEG, JPEG 2000, PGM, PPM, TIFF (also slides, OME-TIFF, GeoTIFF), OME-Zarr and zarr arrays"
+)
 # What a URL ends in when it names the metadata of a zarr node instead of the node.
 _ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
 

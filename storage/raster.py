@@ -133,7 +133,9 @@ def _png(path: str, data: Data) -> _Stored:
     if header.bits == 1 and grey_bits:
         notes.append("1 bit samples become 0 and 255")
     if header.interlaced and (header.bits < 8 or palette is not None):
-        raise FormatError(f"{path}: an interlaced PNG of {header.bits} bit samples; save it without: magick -interlace none")
+        raise FormatError(
+            f"{path}: an interlaced PNG of {header.bits} bit samples; save it without: magick -interlace none"
+        )
     raw = header.height * header.width * header.samples * -(-header.bits // 8)
 
     def core(max_bytes: int) -> Core:

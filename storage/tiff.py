@@ -125,9 +125,7 @@ def _checked(source: Source, selection: Selection, max_pixels: int) -> Checked:
     file = tifffile.TiffFile(source.opened(), name="image", is_ome=False, is_mmstack=False)
     try:
         if not len(file.pages):
-            raise FormatError(
-                f"{source.name}: the TIFF holds no image, or is cut before its first table; get it again"
-            )
+            raise FormatError(f"{source.name}: the TIFF holds no image, or is cut before its first table; get it again")
         _refuse_other_readers(source.name, file)
         frames = find_frames(source.name, file, selection)
         pages = tuple(file.pages[number] for number in frames.pages)
@@ -174,6 +172,7 @@ def _describe(
         height=width if turned else height,
         width=height if turned else width,
         channels=3 if palette else len(bands),
+        grain=None if contiguous else ((wide, tall) if turned else (tall, wide)),
         dtype=dtype,
         bits=int(page.bitspersample),
         lazy=contiguous or small,

@@ -14,7 +14,16 @@ from zarr.storage import LocalStore, ObjectStore
 from storage import ngff
 from storage.box import Box
 from storage.errors import DamagedError, FormatError, one_line
-from storage.image import EVERYTHING, ITEMSIZE, ImageInfo, Selection, check_inside, check_size, choose_bands, choose_frame
+from storage.image import (
+    EVERYTHING,
+    ITEMSIZE,
+    ImageInfo,
+    Selection,
+    check_inside,
+    check_size,
+    choose_bands,
+    choose_frame,
+)
 from storage.limits import MAX_PIXELS, MAX_SEGMENT_BYTES
 from storage.source import is_url, redact, remote_store
 from storage.view import DELIVERED, WIDENED
@@ -145,7 +154,9 @@ def _plain_axes(name: str, array: zarr.Array[Any], selection: Selection) -> tupl
         raise FormatError(f"{name}: a zarr array of axes {', '.join(map(str, named))}; supported: t, c, z, y, x")
     if array.ndim == 2:
         return "y", "x"
-    given = [axis for axis, value in (("c", selection.channel), ("z", selection.z), ("t", selection.t)) if value is not None]
+    given = [
+        axis for axis, value in (("c", selection.channel), ("z", selection.z), ("t", selection.t)) if value is not None
+    ]
     if array.ndim == 3 and len(given) == 1:
         return given[0], "y", "x"
     raise FormatError(
@@ -200,6 +211,7 @@ def _describe(
         lazy=lazy,
         why_staged="" if lazy else f"windows of {layout} are slow to read",
         layout=layout,
+        grain=(chunk["y"], chunk["x"]),
         staging_bytes=0 if lazy else (_STAGE_ROWS + chunk["y"]) * lengths["x"] * planes * ITEMSIZE[dtype],
         limits=(0.0, peak) if peak else None,
         names=tuple(names[band] for band in bands) if names else (),
