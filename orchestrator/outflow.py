@@ -12,8 +12,8 @@ from orchestrator.graph import TaskGraph
 from orchestrator.grid import TileKey
 from orchestrator.superblocks import Published, SuperBlocks
 
-# Tiles of a coarser level that may wait to guide before finer ones go first: 1.6 GB of RGB cells of 128 px.
-AHEAD = 8192
+# Tiles of a coarser level that may wait to guide before finer ones go first: 0.8 GB of RGB cells of 128 px.
+AHEAD = 4096
 
 Block = tuple[int, int]
 """Row and column of a super-block."""

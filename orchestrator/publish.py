@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from orchestrator.level_cells import LevelCells
 from orchestrator.plan import Plan
 from orchestrator.rundir import RunDir
-from orchestrator.superblocks import SuperBlocks
+from orchestrator.superblocks import SIDE, SuperBlocks
 from orchestrator.tasks import FACTOR
 from storage.box import Box
 from storage.meaning import Meaning
@@ -26,13 +26,13 @@ THREADS = 2
 
 def publication(run: RunDir, plan: Plan) -> Publication:
     """Return the writer of a run's image."""
-    levels = plan_levels((plan.out_channels, plan.height, plan.width), plan.dtype)
+    levels = plan_levels((plan.out_channels, plan.height, plan.width), plan.dtype, shard=SIDE)
     return Publication(run.root, tuple(levels), meaning(run, plan).nodata)
 
 
 def super_blocks(plan: Plan) -> SuperBlocks:
     """Return the geometry of a plan's super-blocks: the shards of the published level 0."""
-    level = plan_levels((plan.out_channels, plan.height, plan.width), plan.dtype)[0]
+    level = plan_levels((plan.out_channels, plan.height, plan.width), plan.dtype, shard=SIDE)[0]
     return SuperBlocks([lv.grid for lv in plan.levels], FACTOR, (plan.height, plan.width), level.shard)
 
 

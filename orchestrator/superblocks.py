@@ -26,6 +26,8 @@ Committed = Callable[[int, range, range], bool]
 """Whether all tiles of (level, rows, columns) are committed."""
 Published = Callable[[int, int], bool]
 """Whether super-block (row, column) is published."""
+SIDE = 2048
+"""Side of a super-block, px: a shard of the published image."""
 _NONE = range(0)
 
 
