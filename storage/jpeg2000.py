@@ -36,7 +36,9 @@ def read_header(path: str, data: Data) -> Jpeg2000Header:
         raise FormatError(f"{path}: the JPEG 2000 file has no code stream; get it again from its source")
     _, _, x1, y1, x0, y0, _, _, _, _, samples = struct.unpack_from(">HHIIIIIIIIH", data, start + 4)
     if x1 <= x0 or y1 <= y0 or not samples:
-        raise FormatError(f"{path}: the JPEG 2000 header says {y1 - y0} x {x1 - x0} px (H x W); at least 1 x 1 is needed")
+        raise FormatError(
+            f"{path}: the JPEG 2000 header says {y1 - y0} x {x1 - x0} px (H x W); at least 1 x 1 is needed"
+        )
     if data.rfind(_END, max(start, len(data) - 1024)) < 0:
         raise FormatError(f"{path}: the JPEG 2000 code stream is truncated: no end marker; get it again")
     table = data[start + 42 : start + 42 + 3 * samples]
@@ -44,7 +46,9 @@ def read_header(path: str, data: Data) -> Jpeg2000Header:
         raise FormatError(f"{path}: the JPEG 2000 header is cut; get it again from its source")
     depths, steps = set(table[0::3]), set(table[1::3]) | set(table[2::3])
     if steps != {1}:
-        raise FormatError(f"{path}: found a JPEG 2000 with subsampled components; save it again without: gdal_translate")
+        raise FormatError(
+            f"{path}: found a JPEG 2000 with subsampled components; save it again without: gdal_translate"
+        )
     if len(depths) > 1:
         raise FormatError(f"{path}: found a JPEG 2000 whose components differ in depth; save it again: gdal_translate")
     depth = depths.pop()

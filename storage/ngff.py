@@ -45,7 +45,9 @@ def parse_group(path: str, attributes: Mapping[str, Any], members: list[str]) ->
         raise FormatError(f"{path}: a collection of images ({listed}); give one of them, for example {path}/0")
     scales = ome.get("multiscales")
     if not isinstance(scales, list) or not scales:
-        raise FormatError(f"{path}: a zarr group without an OME-Zarr image (it holds {listed or 'nothing'}); {_SUPPORTED}")
+        raise FormatError(
+            f"{path}: a zarr group without an OME-Zarr image (it holds {listed or 'nothing'}); {_SUPPORTED}"
+        )
     try:
         return _multiscale(path, ome, scales[0], under_ome=ome is found)
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:

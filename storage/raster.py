@@ -14,7 +14,7 @@ import numpy as np
 from storage import exif, jpeg, jpeg2000, png
 from storage.box import Box
 from storage.errors import DamagedError, FormatError, human_bytes, one_line
-from storage.image import EVERYTHING, ImageInfo, Selection, check_size, choose_bands, choose_frame
+from storage.image import EVERYTHING, ImageInfo, Selection, check_size, choose_bands, choose_frames
 from storage.limits import MAX_WHOLE_BYTES, MAX_WHOLE_PIXELS
 from storage.png_rows import PngRows
 from storage.source import Data, Source
@@ -82,8 +82,7 @@ def _described(path: str, kind: Kind, selection: Selection, limit: int) -> tuple
     read = {"PNG": _png, "JPEG": _jpeg, "JPEG 2000": _jpeg_2000, "PNM": _pnm}[kind]
     stored = read(name, data)
     check_size(name, stored.height, stored.width, limit, whole="" if stored.lazy else kind)
-    choose_frame(name, "z", selection.z, 1)
-    choose_frame(name, "t", selection.t, 1)
+    choose_frames(name, selection, {})
     bands = choose_bands(name, selection.channel, stored.samples, stored.alpha)
     conversion, turned = stored.conversion(bands), exif.swaps_sides(stored.orientation)
     notes = list(stored.notes)
@@ -133,7 +132,9 @@ def _png(path: str, data: Data) -> _Stored:
     if header.bits == 1 and grey_bits:
         notes.append("1 bit samples become 0 and 255")
     if header.interlaced and (header.bits < 8 or palette is not None):
-        raise FormatError(f"{path}: an interlaced PNG of {header.bits} bit samples; save it without: magick -interlace none")
+        raise FormatError(
+            f"{path}: an interlaced PNG of {header.bits} bit samples; save it without: magick -interlace none"
+        )
     raw = header.height * header.width * header.samples * -(-header.bits // 8)
 
     def core(max_bytes: int) -> Core:

@@ -164,7 +164,9 @@ class _RemoteObject:
         try:
             found = bytes(_obstore(self._name).get_range(self._store, self._key, start=offset, length=count))
         except Exception as error:  # every store raises errors of its own
-            raise DamagedError(f"{self._name}: bytes {offset} to {offset + count} cannot be read: {_why(error)}") from None
+            raise DamagedError(
+                f"{self._name}: bytes {offset} to {offset + count} cannot be read: {_why(error)}"
+            ) from None
         if len(found) != count:
             raise DamagedError(f"{self._name}: asked for {count} bytes at {offset}, got {len(found)}; try again")
         return found
@@ -223,4 +225,3 @@ def _refused(name: str, error: BaseException) -> FormatError:
 
 def _unreadable(name: str, error: OSError) -> FormatError:
     return FormatError(f"{name}: cannot be read: {error.strerror}; check the path and its permissions")
-

@@ -125,9 +125,7 @@ def _checked(source: Source, selection: Selection, max_pixels: int) -> Checked:
     file = tifffile.TiffFile(source.opened(), name="image", is_ome=False, is_mmstack=False)
     try:
         if not len(file.pages):
-            raise FormatError(
-                f"{source.name}: the TIFF holds no image, or is cut before its first table; get it again"
-            )
+            raise FormatError(f"{source.name}: the TIFF holds no image, or is cut before its first table; get it again")
         _refuse_other_readers(source.name, file)
         frames = find_frames(source.name, file, selection)
         pages = tuple(file.pages[number] for number in frames.pages)

@@ -14,7 +14,16 @@ from zarr.storage import LocalStore, ObjectStore
 from storage import ngff
 from storage.box import Box
 from storage.errors import DamagedError, FormatError, one_line
-from storage.image import EVERYTHING, ITEMSIZE, ImageInfo, Selection, check_inside, check_size, choose_bands, choose_frame
+from storage.image import (
+    EVERYTHING,
+    ITEMSIZE,
+    ImageInfo,
+    Selection,
+    check_inside,
+    check_size,
+    choose_bands,
+    choose_frames,
+)
 from storage.limits import MAX_PIXELS, MAX_SEGMENT_BYTES
 from storage.source import is_url, redact, remote_store
 from storage.view import DELIVERED, WIDENED
@@ -145,7 +154,9 @@ def _plain_axes(name: str, array: zarr.Array[Any], selection: Selection) -> tupl
         raise FormatError(f"{name}: a zarr array of axes {', '.join(map(str, named))}; supported: t, c, z, y, x")
     if array.ndim == 2:
         return "y", "x"
-    given = [axis for axis, value in (("c", selection.channel), ("z", selection.z), ("t", selection.t)) if value is not None]
+    given = [
+        axis for axis, value in (("c", selection.channel), ("z", selection.z), ("t", selection.t)) if value is not None
+    ]
     if array.ndim == 3 and len(given) == 1:
         return given[0], "y", "x"
     raise FormatError(
@@ -168,11 +179,7 @@ def _describe(
         raise FormatError(
             f"{path}: found {stored} samples; supported: {', '.join(DELIVERED)}; convert the array to one of them"
         )
-    frame = {
-        axis: choose_frame(path, axis, getattr(selection, axis), lengths.get(axis, 1))
-        for axis in ("z", "t")
-        if axis in axes or getattr(selection, axis) is not None
-    }
+    frame = choose_frames(path, selection, {axis: lengths[axis] for axis in ("z", "t") if axis in axes})
     bands = choose_bands(path, selection.channel, lengths.get("c", 1), None)
     chunk = dict(zip(axes, map(int, array.chunks), strict=True))
     size = int(np.prod(array.chunks)) * array.dtype.itemsize
@@ -206,10 +213,10 @@ def _describe(
         pixel_size=found.scale.pixel_size if found.scale else None,
         nodata=_nodata(array.attrs),
         levels=found.levels,
-        axes=tuple((axis, lengths[axis]) for axis in frame if lengths.get(axis, 1) > 1),
+        axes=tuple((axis, lengths[axis]) for axis in frame if lengths[axis] > 1),
         notes=tuple(notes),
     )
-    return info, bands, {axis: index for axis, index in frame.items() if axis in axes}
+    return info, bands, frame
 
 
 def _nodata(attributes: Mapping[str, Any]) -> float | None:
