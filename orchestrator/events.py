@@ -9,6 +9,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TextIO
 
+from storage.source import redact
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted:
@@ -95,7 +97,8 @@ class EventLog:
 
     def __call__(self, event: Event) -> None:
         values = {item.name: getattr(event, item.name) for item in fields(event)}  # asdict would copy every key
-        self._file.write(json.dumps({"time": round(time.time(), 3), "event": type(event).__name__, **values}) + "\n")
+        line = json.dumps({"time": round(time.time(), 3), "event": type(event).__name__, **values})
+        self._file.write(redact(line) + "\n")
 
     def close(self) -> None:
         self._file.close()

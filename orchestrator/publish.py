@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.input_file import inspect_file
 from orchestrator.level_cells import LevelCells
+from orchestrator.nodata import carry_nodata, keeps_nodata
 from orchestrator.plan import Plan
 from orchestrator.rundir import RunDir
 from orchestrator.superblocks import SIDE, SuperBlocks
@@ -17,6 +20,7 @@ from storage.meaning import Meaning
 from storage.open import inspect
 from storage.publication import Publication
 from storage.publish import plan_levels
+from storage.source import redact
 
 # Rows that are taken from float32 to the published dtype at a time.
 STRIP = 512
@@ -46,7 +50,7 @@ def publish_block(run: RunDir, plan: Plan, row: int, col: int) -> None:
     pixels = np.empty((plan.out_channels, *box.shape), plan.dtype)
     for y0 in range(box.y0, box.y1, STRIP):
         strip = Box(y0, box.x0, min(y0 + STRIP, box.y1), box.x1)
-        pixels[:, strip.y0 - box.y0 : strip.y1 - box.y0] = _finished(plan, cells, strip)
+        pixels[:, strip.y0 - box.y0 : strip.y1 - box.y0] = _finished(run, plan, cells, strip)
     with ThreadPoolExecutor(THREADS) as pool:
         writer.write(row, col, pixels, pool)
         writer.climb(row, col, pool)
@@ -72,21 +76,29 @@ def meaning(run: RunDir, plan: Plan) -> Meaning:
     spec = plan.spec.input
     if spec.path is None or plan.task.name == "cs":
         return Meaning()
-    original = inspect(run.staged_input if run.staged_input.exists() else spec.path)
+    original = inspect(run.staged_input) if run.staged_input.exists() else inspect_file(spec)
     same_bands = plan.out_channels == original.channels
-    found = Meaning(pixel_size=original.pixel_size, icc=original.icc if same_bands else None)
+    found = Meaning(
+        names=original.names if same_bands else (),
+        nodata=original.nodata if keeps_nodata(plan) else None,
+        geo=original.geo,
+        pixel_size=original.pixel_size,
+        icc=original.icc if same_bands else None,
+    )
     y0, x0 = (spec.crop or (0, 0))[:2]
     top, _, _, left = spec.pad or (0, 0, 0, 0)
     return found.cropped(y0, x0).scaled(plan.task.scale).cropped(-top, -left)
 
 
-def _finished(plan: Plan, cells: LevelCells, box: Box) -> NDArray[np.unsignedinteger]:
-    return plan.values.from_unit(plan.bands.published(cells.read(box)))
+def _finished(run: RunDir, plan: Plan, cells: LevelCells, box: Box) -> NDArray[Any]:
+    return carry_nodata(run, plan, box, plan.values.from_unit(plan.bands.published(cells.read(box))))
 
 
 def _group(run: RunDir, plan: Plan, writer: Publication) -> dict[str, object]:
     told = {"gigarestore": provenance(plan)}
-    return writer.group(name=run.root.stem, meaning=meaning(run, plan), attributes=told)
+    # The range of unsigned samples is that of their dtype, which viewers know.
+    window = None if plan.dtype.startswith("uint") else (plan.values.low, plan.values.high)
+    return writer.group(name=run.root.stem, meaning=meaning(run, plan), attributes=told, window=window)
 
 
 def provenance(plan: Plan) -> dict[str, object]:
@@ -99,7 +111,7 @@ def provenance(plan: Plan) -> dict[str, object]:
         "tiling": spec.tiling.model_dump(mode="json"),
         "guidance": spec.guidance.model_dump(mode="json"),
         "bands": plan.bands.describe(),
-        "source": spec.input.model_dump(mode="json"),
+        "source": {**spec.input.model_dump(mode="json"), "path": redact(spec.input.path or "") or None},
         "generated_content": (
             "Restored by a diffusion model: detail that the measurement does not determine is a plausible "
             "completion, not an observation."

@@ -106,28 +106,29 @@ def _drive(run: RunDir, plan: Plan, marks: Fingerprint, executor: Executor, list
     keep = plan.spec.run.keep_work or run.published
     frontier = Frontier(plan.graph(), done, ahead=None if keep else AHEAD)
     session = Session(run, plan, frontier, journal, [log, *listeners])
-    session.emit(RunStarted(tiles=session.frontier.total, done=len(done), executor=executor.name))
-    outcome = "interrupted"
-    try:
-        with ExitStack() as stack:
-            if not run.published:
-                outlet = Publisher(run, plan, frontier, beside=executor.name != "serial", reclaim=not keep)
-                session.outlet = stack.enter_context(outlet)
+    with ExitStack() as stack:
+        stack.callback(journal.close)
+        stack.callback(log.close)
+        outlet = None
+        if not run.published:
+            outlet = Publisher(run, plan, frontier, beside=executor.name != "serial", reclaim=not keep)
+            session.outlet = stack.enter_context(outlet)
+        session.emit(RunStarted(tiles=session.frontier.total, done=len(done), executor=executor.name))
+        outcome = "interrupted"
+        try:
             if not session.frontier.finished:
                 executor.execute(session)
             session.check_finished()
-            if session.outlet is not None:
+            if outlet is not None:
                 outlet.finish()
-        if not plan.spec.run.keep_work:
-            _reclaim(run)
-        outcome = "published"
-    except RunError:
-        outcome = "failed"
-        raise
-    finally:
-        session.emit(RunFinished(outcome=outcome, seconds=time.perf_counter() - began))
-        log.close()
-        journal.close()
+            if not plan.spec.run.keep_work:
+                _reclaim(run)
+            outcome = "published"
+        except RunError:
+            outcome = "failed"
+            raise
+        finally:
+            session.emit(RunFinished(outcome=outcome, seconds=time.perf_counter() - began))
     return Outcome(
         root=run.root,
         plan=plan,

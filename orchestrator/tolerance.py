@@ -11,9 +11,11 @@ HALF = 0.5
 # Standard deviations of rounding carried through A that a whole gigapixel stays within.
 DEVIATIONS = 6.0
 # Singular values of a blur up to this are left to the network: rounding of 8 bit (16 bit) divided by it stays small.
-TRUNCATED = {"uint8": 0.03, "uint16": 0.001}
+TRUNCATED = {"uint8": 0.03, "uint16": 0.001, "int16": 0.001, "float32": 0.001}
 # A decimation by Keys' kernel has none that small.
 DECIMATION = 1e-5
+# Share of the range by which averages of float32 pixels may miss: some ulps of values up to 2.
+FLOAT = 2.0**-18
 # Least tolerance that a blur is held to before storing, levels: demanding less costs more noise than it is worth.
 LEAST = 0.15
 # 8-bit blurs with more than a third of their singular values below this cannot be held to the tight tolerance at all.
@@ -35,8 +37,13 @@ def tolerance(stencil: Stencil, dtype: str) -> float:
     return max(HALF - DEVIATIONS * rounding_gain(stencil), LEAST)
 
 
-def limit(stencil: Stencil | None, dtype: str) -> float:
-    """Return how far A x of the stored picture may be from y: half a level, or tolerance plus rounding."""
+def limit(stencil: Stencil | None, dtype: str, levels: float) -> float:
+    """Return how far A x of the stored picture may be from y: half a level, or tolerance plus rounding.
+
+    levels: from black to white. Floats are stored as they are restored, with the rounding of float32 in [-1, 1].
+    """
+    if dtype == "float32" and stencil is None:
+        return FLOAT * levels
     if stencil is None:
         return HALF
     return max(HALF, tolerance(stencil, dtype) + DEVIATIONS * rounding_gain(stencil))

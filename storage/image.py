@@ -157,13 +157,19 @@ def choose_bands(path: str, chosen: tuple[int, ...] | None, count: int, alpha: i
     return chosen
 
 
-def choose_frame(path: str, axis: str, chosen: int | None, length: int, what: str = "") -> int:
-    """Return the index on a further axis; raises FormatError naming the options where it is not chosen, or wrong."""
-    if chosen is None and length == 1:
-        return 0
-    if chosen is None:
-        what = what or f"{length} frames along {axis}"
-        raise FormatError(f"{path}: holds {what}; choose one with --{axis} 0 to --{axis} {length - 1}")
-    if not 0 <= chosen < length:
-        raise FormatError(f"{path}: no --{axis} {chosen}; the file has {axis} 0 to {length - 1}")
-    return chosen
+def choose_frames(path: str, selection: Selection, lengths: dict[str, int], what: str = "") -> dict[str, int]:
+    """Return the index on every further axis, z and t; raises FormatError naming all options where one is not chosen.
+
+    what: the frames in words, where the axis says too little of them.
+    """
+    chosen = {axis: getattr(selection, axis) for axis in ("z", "t")}
+    for axis, index in chosen.items():
+        length = lengths.get(axis, 1)
+        if index is not None and not 0 <= index < length:
+            raise FormatError(f"{path}: no --{axis} {index}; the file has {axis} 0 to {length - 1}")
+    open_axes = [axis for axis, index in chosen.items() if index is None and lengths.get(axis, 1) > 1]
+    if open_axes:
+        what = what or " and ".join(f"{lengths[axis]} frames along {axis}" for axis in open_axes)
+        options = " and ".join(f"--{axis} 0 to --{axis} {lengths[axis] - 1}" for axis in open_axes)
+        raise FormatError(f"{path}: holds {what}; choose one with {options}")
+    return {axis: chosen[axis] or 0 for axis in lengths}

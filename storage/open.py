@@ -30,7 +30,7 @@ _SUPPORTED = (
     "supported: PNG, JPEG, JPEG 2000, PGM, PPM, TIFF (also slides, OME-TIFF, GeoTIFF), OME-Zarr and zarr arrays"
 )
 # What a URL ends in when it names the metadata of a zarr node instead of the node.
-_ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
+ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
 
 
 def inspect(
@@ -160,10 +160,10 @@ def _slide_beside(path: str, kind: Kind) -> Kind:
 def _is_remote_zarr(path: str) -> bool:
     """Tell whether a URL names a zarr node: its metadata answers."""
     base = path.split("?")[0].rstrip("/")
-    for name in _ZARR_FILES:
+    for name in ZARR_FILES:
         if base.endswith("/" + name):
             raise FormatError(f"{redact(path)}: the metadata of a zarr image; give the address of its folder")
-    for name in _ZARR_FILES:
+    for name in ZARR_FILES:
         try:
             with Source(f"{base}/{name}") as source:
                 source.read(0, 1)

@@ -14,11 +14,11 @@ import numpy as np
 from storage import exif, jpeg, jpeg2000, png
 from storage.box import Box
 from storage.errors import DamagedError, FormatError, human_bytes, one_line
-from storage.image import EVERYTHING, ImageInfo, Selection, check_size, choose_bands, choose_frame
+from storage.image import EVERYTHING, ImageInfo, Selection, check_size, choose_bands, choose_frames
 from storage.limits import MAX_WHOLE_BYTES, MAX_WHOLE_PIXELS
 from storage.png_rows import PngRows
 from storage.source import Data, Source
-from storage.view import Core, Conversion, ViewReader
+from storage.view import Conversion, Core, ViewReader
 
 if TYPE_CHECKING:
     from storage.image import Dtype, Pixels
@@ -82,8 +82,7 @@ def _described(path: str, kind: Kind, selection: Selection, limit: int) -> tuple
     read = {"PNG": _png, "JPEG": _jpeg, "JPEG 2000": _jpeg_2000, "PNM": _pnm}[kind]
     stored = read(name, data)
     check_size(name, stored.height, stored.width, limit, whole="" if stored.lazy else kind)
-    choose_frame(name, "z", selection.z, 1)
-    choose_frame(name, "t", selection.t, 1)
+    choose_frames(name, selection, {})
     bands = choose_bands(name, selection.channel, stored.samples, stored.alpha)
     conversion, turned = stored.conversion(bands), exif.swaps_sides(stored.orientation)
     notes = list(stored.notes)

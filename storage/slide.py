@@ -9,7 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from storage.errors import DamagedError, FormatError, one_line
-from storage.image import EVERYTHING, ImageInfo, Selection, check_inside, check_size, choose_bands, choose_frame
+from storage.image import EVERYTHING, ImageInfo, Selection, check_inside, check_size, choose_bands, choose_frames
 from storage.limits import MAX_PIXELS
 from storage.units import micrometres
 
@@ -53,8 +53,7 @@ class SlideReader:
             levels = tuple((height, width) for width, height in self._slide.level_dimensions)
         except Exception as error:  # OpenSlide's errors differ by format; all mean that it cannot be read
             raise FormatError(f"{path}: OpenSlide cannot read it: {one_line(error)}; get it again") from error
-        choose_frame(path, "z", selection.z, 1)
-        choose_frame(path, "t", selection.t, 1)
+        choose_frames(path, selection, {})
         self._bands = choose_bands(path, selection.channel, 3, None)
         height, width = levels[0]
         check_size(path, height, width, max_pixels)

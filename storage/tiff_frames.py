@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from storage.errors import FormatError
-from storage.image import Selection, choose_frame
+from storage.image import Selection, choose_frames
 from storage.ome_xml import is_ome, read_ome
 from storage.units import micrometres
 
@@ -41,6 +41,7 @@ def find_frames(path: str, file: tifffile.TiffFile, selection: Selection) -> Fra
     first = file.pages.first
     description = str(first.description or "")
     if file.is_svs or file.is_ndpi:
+        choose_frames(path, selection, {})
         return _slide(path, file, description)
     if is_ome(description):
         return _ome(path, file, description, selection)
@@ -107,8 +108,8 @@ def _ome(path: str, file: tifffile.TiffFile, description: str, selection: Select
             f"{path}: holds {len(ome.others) + 1} images of which several are of {size(first)[0]} x {size(first)[1]} "
             "px, and it is not said which one; extract one: bfconvert -series 0 in.ome.tif out.ome.tif"
         )
-    z = choose_frame(path, "z", selection.z, sizes["Z"])
-    t = choose_frame(path, "t", selection.t, sizes["T"])
+    frame = choose_frames(path, selection, {"z": sizes["Z"], "t": sizes["T"]})
+    z, t = frame["z"], frame["t"]
     pages = []
     for channel in range(sizes["C"]):
         page = ome.pages.get((channel, z, t))
@@ -141,9 +142,8 @@ def _imagej(path: str, file: tifffile.TiffFile, description: str, selection: Sel
         )
     if counts["channels"] * counts["slices"] * counts["frames"] != total:
         return _plain(path, file, selection)
-    z = choose_frame(path, "z", selection.z, counts["slices"])
-    t = choose_frame(path, "t", selection.t, counts["frames"])
-    base = (t * counts["slices"] + z) * counts["channels"]
+    frame = choose_frames(path, selection, {"z": counts["slices"], "t": counts["frames"]})
+    base = (frame["t"] * counts["slices"] + frame["z"]) * counts["channels"]
     per_unit, unit = resolution(file.pages.first), said.get("unit", "")
     sides = [micrometres(path, 1 / side, unit) for side in per_unit] if per_unit else [None]
     known = [side for side in sides if side is not None]
@@ -166,9 +166,7 @@ def _plain(path: str, file: tifffile.TiffFile, selection: Selection) -> Frames:
     full = [number for number, kind in enumerate(kinds) if not kind & (_REDUCED | _MASK)] or [0]
     sizes = [size(file.pages[number]) for number in full]
     named = ", ".join(f"{height}x{width}" for height, width in sizes[:3]) + (", ..." if len(full) > 3 else "")
-    page = full[choose_frame(path, "t", selection.t, len(full), f"{len(full)} pages ({named} H x W)")]
-    if selection.z:
-        raise FormatError(f"{path}: its pages have no stated z axis; choose a page with --t")
+    page = full[choose_frames(path, selection, {"t": len(full)}, f"{len(full)} pages ({named} H x W)")["t"]]
     reduced = [number for number, kind in enumerate(kinds) if kind & _REDUCED and not kind & _MASK]
     first = file.pages[page]
     own = [size(file.pages[number]) for number in reduced] if len(full) == 1 else []

@@ -22,7 +22,7 @@ from storage.image import (
     check_inside,
     check_size,
     choose_bands,
-    choose_frame,
+    choose_frames,
 )
 from storage.limits import MAX_PIXELS, MAX_SEGMENT_BYTES
 from storage.source import is_url, redact, remote_store
@@ -179,11 +179,7 @@ def _describe(
         raise FormatError(
             f"{path}: found {stored} samples; supported: {', '.join(DELIVERED)}; convert the array to one of them"
         )
-    frame = {
-        axis: choose_frame(path, axis, getattr(selection, axis), lengths.get(axis, 1))
-        for axis in ("z", "t")
-        if axis in axes or getattr(selection, axis) is not None
-    }
+    frame = choose_frames(path, selection, {axis: lengths[axis] for axis in ("z", "t") if axis in axes})
     bands = choose_bands(path, selection.channel, lengths.get("c", 1), None)
     chunk = dict(zip(axes, map(int, array.chunks), strict=True))
     size = int(np.prod(array.chunks)) * array.dtype.itemsize
@@ -218,10 +214,10 @@ def _describe(
         pixel_size=found.scale.pixel_size if found.scale else None,
         nodata=_nodata(array.attrs),
         levels=found.levels,
-        axes=tuple((axis, lengths[axis]) for axis in frame if lengths.get(axis, 1) > 1),
+        axes=tuple((axis, lengths[axis]) for axis in frame if lengths[axis] > 1),
         notes=tuple(notes),
     )
-    return info, bands, {axis: index for axis, index in frame.items() if axis in axes}
+    return info, bands, frame
 
 
 def _nodata(attributes: Mapping[str, Any]) -> float | None:

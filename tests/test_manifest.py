@@ -46,13 +46,8 @@ def opened(path):
     except FormatError as error:
         if "choose one with --" not in str(error):
             raise
-        axes = {axis: 0 for axis in "zt" if f"--{axis} 0" in str(error)}
-        try:
-            return open_image(path, Selection(**axes)), True
-        except FormatError as second:
-            if "choose one with --" not in str(second):
-                raise
-            return open_image(path, Selection(z=0, t=0)), True
+        axes = {axis: 0 for axis in ("z", "t") if f"--{axis} 0" in str(error)}
+        return open_image(path, Selection(**axes)), True
 
 
 def outcome(path):

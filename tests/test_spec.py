@@ -194,7 +194,9 @@ def test_every_field_that_changes_pixels_is_in_this_test():
     guided = {"guidance.label", "guidance.classifier", "guidance.scale"}  # need a checkpoint: tests/test_guiding.py
     # Belong to other tasks (tests/test_more_tasks.py restores with them).
     others = {"alignment", "block", "blur", "cs_seed", "operator", "operator_args", "ratio", "weights"}
-    inputs = {f"input.{name}" for name in ("crop", "extent", "fine_mask", "nodata", "pad")}
+    inputs = {
+        f"input.{name}" for name in ("channel", "crop", "extent", "fine_mask", "keep_nodata", "nodata", "pad", "t", "z")
+    }
     untested = {
         "operator_content",
         "pixel_version",
