@@ -18,7 +18,7 @@ from storage.image import EVERYTHING, ImageInfo, Selection, check_size, choose_b
 from storage.limits import MAX_WHOLE_BYTES, MAX_WHOLE_PIXELS
 from storage.png_rows import PngRows
 from storage.source import Data, Source
-from storage.view import Core, Conversion, ViewReader
+from storage.view import Conversion, Core, ViewReader
 
 if TYPE_CHECKING:
     from storage.image import Dtype, Pixels
