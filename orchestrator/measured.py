@@ -14,6 +14,7 @@ from orchestrator.plan import Level, Plan
 from orchestrator.rundir import RunDir
 from orchestrator.windows import Array, Measured
 from storage.box import Box
+from storage.cache import CachedReader
 from storage.image import Reader
 from storage.open import open_image
 from storage.pooled import open_pooled
@@ -109,8 +110,8 @@ def level_measured(run: RunDir, plan: Plan, level: Level) -> Measured | None:
 
 
 def open_input(run: RunDir, plan: Plan) -> Reader:
-    """Open the input image, its staged copy where there is one."""
-    return open_file(plan.spec.input, run.staged_input)
+    """Open the input image, its staged copy where there is one, so that overlapping windows decode nothing twice."""
+    return CachedReader(open_file(plan.spec.input, run.staged_input))
 
 
 def open_mask(run: RunDir, plan: Plan) -> Reader | None:

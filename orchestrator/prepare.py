@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.errors import PlanError
@@ -11,7 +11,9 @@ from orchestrator.grid import TileKey
 from orchestrator.input_file import inspect_file, selection
 from orchestrator.level_cells import LevelCells
 from orchestrator.measured import input_measured, level_measured
+from orchestrator.outflow import surviving
 from orchestrator.plan import Plan
+from orchestrator.publish import publication, super_blocks
 from orchestrator.rundir import RunDir
 from orchestrator.tasks import FACTOR
 from orchestrator.windows import Measured
@@ -81,10 +83,14 @@ def _pool(run: RunDir, plan: Plan) -> None:
         finer = level_measured(run, plan, level)
 
 
-def with_cells(run: RunDir, plan: Plan, keys: Iterable[TileKey]) -> list[TileKey]:
-    """Return the tiles whose cells are all there (not whether their content is sound: reading checks that)."""
-    cells = [LevelCells.open(run, level) for level in plan.levels]
-    return [key for key in keys if cells[key.level].exists(Box(*plan.levels[key.level].grid.owned(key)))]
+def with_cells(run: RunDir, plan: Plan, keys: Sequence[TileKey]) -> list[TileKey]:
+    """Return the tiles whose cells are all there or not needed any more (reading checks whether they are sound)."""
+    cells, writer = [LevelCells.open(run, level) for level in plan.levels], publication(run, plan)
+
+    def stored(key: TileKey) -> bool:
+        return cells[key.level].exists(Box(*plan.levels[key.level].grid.owned(key)))
+
+    return surviving(super_blocks(plan), plan.graph(), keys, stored, lambda row, col: writer.has(0, row, col))
 
 
 def staging_bytes(plan: Plan) -> int:

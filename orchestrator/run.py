@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,14 +19,15 @@ from orchestrator.events import EventLog, Listener, RunFinished, RunStarted
 from orchestrator.fingerprint import Fingerprint, check_same, fingerprint
 from orchestrator.frontier import Frontier
 from orchestrator.grid import TileKey
+from orchestrator.outflow import AHEAD
 from orchestrator.plan import Plan
 from orchestrator.prepare import adopt_staged, check_disk, prepare, stage_beside, staging_bytes, with_cells
-from orchestrator.publish import publish_run
+from orchestrator.publisher import Publisher
 from orchestrator.resolve import plan_job
 from orchestrator.rundir import STATE, RunDir, parse_tile_record
 from orchestrator.session import Executor, Session
 from orchestrator.spec import JobSpec
-from storage.errors import DamagedError, FormatError, MissingCells
+from storage.errors import FormatError
 from storage.journal import Journal
 from storage.lock import RunLock
 
@@ -101,25 +103,32 @@ def _drive(run: RunDir, plan: Plan, marks: Fingerprint, executor: Executor, list
         done = with_cells(run, plan, done)
         if not Frontier(plan.graph(), done).finished:
             _restore_regions(run, plan, marks, executor)
-    session = Session(run, plan, Frontier(plan.graph(), done), journal, [log, *listeners])
-    session.emit(RunStarted(tiles=session.frontier.total, done=len(done), executor=executor.name))
-    outcome = "interrupted"
-    try:
-        if not session.frontier.finished:
-            executor.execute(session)
-        session.check_finished()
+    keep = plan.spec.run.keep_work or run.published
+    frontier = Frontier(plan.graph(), done, ahead=None if keep else AHEAD)
+    session = Session(run, plan, frontier, journal, [log, *listeners])
+    with ExitStack() as stack:
+        stack.callback(journal.close)
+        stack.callback(log.close)
+        outlet = None
         if not run.published:
-            _publish(run, plan)
-        if not plan.spec.run.keep_work:
-            _reclaim(run)
-        outcome = "published"
-    except RunError:
-        outcome = "failed"
-        raise
-    finally:
-        session.emit(RunFinished(outcome=outcome, seconds=time.perf_counter() - began))
-        log.close()
-        journal.close()
+            outlet = Publisher(run, plan, frontier, beside=executor.name != "serial", reclaim=not keep)
+            session.outlet = stack.enter_context(outlet)
+        session.emit(RunStarted(tiles=session.frontier.total, done=len(done), executor=executor.name))
+        outcome = "interrupted"
+        try:
+            if not session.frontier.finished:
+                executor.execute(session)
+            session.check_finished()
+            if outlet is not None:
+                outlet.finish()
+            if not plan.spec.run.keep_work:
+                _reclaim(run)
+            outcome = "published"
+        except RunError:
+            outcome = "failed"
+            raise
+        finally:
+            session.emit(RunFinished(outcome=outcome, seconds=time.perf_counter() - began))
     return Outcome(
         root=run.root,
         plan=plan,
@@ -159,13 +168,6 @@ def _exists(plan: Plan, key: TileKey) -> bool:
         return False
     grid = plan.levels[key.level].grid
     return key.row < grid.rows.count and key.col < grid.cols.count
-
-
-def _publish(run: RunDir, plan: Plan) -> None:
-    try:
-        publish_run(run, plan)
-    except (DamagedError, MissingCells) as err:  # of the cells, not of the user's input
-        raise RunError(str(err)) from err
 
 
 def _check_output(run: RunDir, overwrite: bool) -> None:

@@ -17,6 +17,14 @@ from orchestrator.rundir import RunDir, tile_record
 from storage.journal import Journal
 
 
+class Outlet(Protocol):
+    """Takes what is committed on its way out."""
+
+    def committed(self, keys: Sequence[TileKey]) -> None:
+        """Act on tiles that the journal and the frontier know as committed; raises RunError when it cannot."""
+        ...
+
+
 @dataclass(slots=True)
 class Session:
     """The state that an executor works on; its methods are the only way tiles change state."""
@@ -26,6 +34,8 @@ class Session:
     frontier: Frontier
     journal: Journal
     listeners: list[Listener] = field(default_factory=list)
+    outlet: Outlet | None = None
+    """Publishes what is complete while the run goes on."""
     filled: int = 0
     """Tiles of this attempt that needed no network."""
     path: RemainingPath = field(init=False)
@@ -43,7 +53,15 @@ class Session:
 
     def committed_all(self, reports: Sequence[tuple[str, Report]]) -> None:
         """Do the same for the batches of several workers with one write to the disk."""
+        self.record(reports)
+        self.release(reports)
+
+    def record(self, reports: Sequence[tuple[str, Report]]) -> None:
+        """Make the completion of batches durable; any thread may, one at a time."""
         self.journal.append([tile_record(key) for _, report in reports for key in report.keys])
+
+    def release(self, reports: Sequence[tuple[str, Report]]) -> None:
+        """Release what waited for batches whose completion is durable."""
         for worker, report in reports:
             self.frontier.committed(report.keys)
             self.path.committed(report.keys)
@@ -58,6 +76,8 @@ class Session:
                     path=self.path.length,
                 )
             )
+        if self.outlet is not None:
+            self.outlet.committed([key for _, report in reports for key in report.keys])
 
     def failed(self, worker: str, keys: Sequence[TileKey], cause: str) -> None:
         """Record a failed try; the frontier decides who tries again and who is given up."""

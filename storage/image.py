@@ -64,6 +64,8 @@ class ImageInfo:
     """The reason for staging, for people; empty when lazy."""
     layout: str
     """How the pixels are stored, for people: 'tiles 512x512, deflate'."""
+    grain: tuple[int, int] | None = None
+    """(y, x) of the tiles or chunks that are decoded whole, px; None where any window costs only its own pixels."""
     staging_bytes: int = 0
     """Peak memory that staging needs for pixels, bytes; 0 when lazy."""
     limits: tuple[float, float] | None = None

@@ -70,6 +70,7 @@ class SlideReader:
             lazy=True,
             why_staged="",
             layout=f"{facts.get('openslide.vendor', 'unknown')} slide through OpenSlide",
+            grain=(256, 256),
             limits=(0.0, 255.0),
             icc=_profile(self._slide),
             pixel_size=(sides[0], sides[1]) if sides[0] is not None and sides[1] is not None else None,

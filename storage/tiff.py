@@ -172,6 +172,7 @@ def _describe(
         height=width if turned else height,
         width=height if turned else width,
         channels=3 if palette else len(bands),
+        grain=None if contiguous else ((wide, tall) if turned else (tall, wide)),
         dtype=dtype,
         bits=int(page.bitspersample),
         lazy=contiguous or small,

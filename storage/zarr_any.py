@@ -207,6 +207,7 @@ def _describe(
         lazy=lazy,
         why_staged="" if lazy else f"windows of {layout} are slow to read",
         layout=layout,
+        grain=(chunk["y"], chunk["x"]),
         staging_bytes=0 if lazy else (_STAGE_ROWS + chunk["y"]) * lengths["x"] * planes * ITEMSIZE[dtype],
         limits=(0.0, peak) if peak else None,
         names=tuple(names[band] for band in bands) if names else (),

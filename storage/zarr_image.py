@@ -112,7 +112,9 @@ def _info(path: str, kind: Any, array: dict[str, Any], **known: Any) -> ImageInf
         channels, height, width = array["shape"]
         dtype = array["data_type"]
         bits = 8 * ITEMSIZE[dtype]
-    except (KeyError, ValueError, TypeError) as error:
+        inner = (array["codecs"][0].get("configuration") or {}).get("chunk_shape")  # of a shard
+        chunk = inner or array["chunk_grid"]["configuration"]["chunk_shape"]
+    except (KeyError, ValueError, TypeError, IndexError) as error:
         raise FormatError(
             f"{path}: not a (C, H, W) array of {', '.join(ITEMSIZE)} ({one_line(error)}); write it again"
         ) from None
@@ -127,6 +129,7 @@ def _info(path: str, kind: Any, array: dict[str, Any], **known: Any) -> ImageInf
         lazy=True,
         why_staged="",
         layout="zarr chunks",
+        grain=(int(chunk[-2]), int(chunk[-1])),
         **{"bits": bits, "limits": limits, **known},
     )
 
