@@ -126,7 +126,8 @@ def ome(path, body, pages=1):
     return path
 
 
-PIXELS = '<Pixels DimensionOrder="XYZCT" SizeX="64" SizeY="48" SizeZ="1" SizeC="1" SizeT="{t}" Type="uint16"{more}>{data}</Pixels>'
+SIZES = 'DimensionOrder="XYZCT" SizeX="64" SizeY="48" SizeZ="1" SizeC="1" SizeT="{t}" Type="uint16"'
+PIXELS = f"<Pixels {SIZES}{{more}}>{{data}}</Pixels>"
 
 
 def test_companion_files_are_never_opened(tmp_path):
