@@ -17,8 +17,8 @@ import typer
 
 from cluster import bench, observe
 from cluster import options as opt
-from cluster.info import info
 from cluster.export import export
+from cluster.info import info
 from cluster.progress import ProgressView, duration
 from orchestrator.errors import PlanError, RunError
 from orchestrator.events import Event

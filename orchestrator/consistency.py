@@ -55,13 +55,10 @@ def _averaged(run: RunDir, plan: Plan, image: Reader) -> Iterator[Comparison]:
         found = means(pixels, task.scale, task.grey, weights)
         valid = None if known is None else known(box, stored)
         empty = empty_samples(spec, stored)
-        if empty is not None:
-            empty = empty.any(axis=0, keepdims=True) if task.grey else empty
-            valid, y, found = (
-                ~empty if valid is None else valid & ~empty,
-                np.where(empty, 0, y),
-                np.where(empty, 0, found),
-            )
+        if empty is not None:  # nodata is no measurement, and not always a number
+            empty = np.asarray(empty.any(axis=0, keepdims=True)) if task.grey else empty
+            valid = ~empty if valid is None else valid & ~empty
+            y, found = np.where(empty, 0, y), np.where(empty, 0, found)
         yield found, y, clipped, valid
 
 

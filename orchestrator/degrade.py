@@ -161,7 +161,7 @@ def _kept(spec: JobSpec, shape: _Shape) -> Callable[[Box], NDArray[np.bool_]] | 
 
 
 def _unknown(spec: JobSpec) -> int:
-    return spec.input.nodata or 0
+    return int(spec.input.nodata or 0)
 
 
 def _write_coefficients(

@@ -38,11 +38,11 @@ def empty_samples(given: InputSpec, pixels: NDArray[Any]) -> NDArray[np.bool_] |
     They are no measurement: they are left out of everything that is computed, and are the same in the output.
     """
     if pixels.dtype.kind == "f":
-        empty = ~np.isfinite(pixels)
+        empty: NDArray[np.bool_] = ~np.isfinite(pixels)
         if given.keep_nodata is not None:
             empty |= pixels == pixels.dtype.type(given.keep_nodata)
         return empty
-    return None if given.keep_nodata is None else pixels == given.keep_nodata
+    return None if given.keep_nodata is None else np.equal(pixels, given.keep_nodata)
 
 
 def stand_in(given: InputSpec, values: Values) -> float:

@@ -45,7 +45,7 @@ def carry_nodata(run: RunDir, plan: Plan, box: Box, pixels: NDArray[Any]) -> NDA
         return pixels
     source = stored.astype(pixels.dtype) if len(stored) == len(pixels) else np.full_like(stored, spec.keep_nodata)
     if len(empty) != len(pixels):
-        empty, source = empty.all(axis=0, keepdims=True), source[:1]
+        empty, source = np.asarray(empty.all(axis=0, keepdims=True)), source[:1]
     part = under.scale(scale).intersect(inner)
     inside = part.shift(-under.y0 * scale, -under.x0 * scale).slices()
     fine, values = (

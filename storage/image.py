@@ -9,12 +9,11 @@ from storage.box import Box
 from storage.errors import FormatError
 
 if TYPE_CHECKING:  # numpy is loaded by whoever reads pixels, not by whoever looks at a header
-    import numpy as np
     from numpy.typing import NDArray
 
     from storage.geo import Georeference
 
-    Pixels: TypeAlias = NDArray[np.generic[Any]]
+    Pixels: TypeAlias = NDArray[Any]
 
 Dtype = Literal["uint8", "int16", "uint16", "float32"]
 Format = Literal["PNG", "JPEG", "JPEG 2000", "PNM", "TIFF", "OME-Zarr", "Zarr", "slide", "staged"]

@@ -125,7 +125,7 @@ def _refuse_elsewhere(path: str, block: Element, own: set[str]) -> None:
 
 
 def _plane(index: dict[str, int], axes: str, sizes: dict[str, int]) -> int:
-    fast, middle, slow = axes
+    fast, middle, slow = tuple(axes)
     return index[fast] + sizes[fast] * (index[middle] + sizes[middle] * index[slow])
 
 

@@ -62,7 +62,7 @@ class PngRows:
 
     def close(self) -> None:
         """Drop what was decoded."""
-        self._kept = {}
+        self._kept.clear()
 
     def _restart(self) -> None:
         self._inflater = zlib.decompressobj()
@@ -120,7 +120,8 @@ class PngRows:
         except Exception as error:  # codecs raise their own types, which all mean that the data is damaged
             raise self._damaged(one_line(error)) from error
         stored = found.astype(">u2") if bits == 16 else found
-        return stored.reshape(rows + 1, -1).view(np.uint8)[1:]
+        unfiltered: NDArray[np.uint8] = stored.reshape(rows + 1, -1).view(np.uint8)
+        return unfiltered[1:]
 
     def _unpacked(self, rows: NDArray[np.uint8]) -> Pixels:
         """Return the samples (rows, width, samples) of unfiltered bytes."""
@@ -130,7 +131,7 @@ class PngRows:
         if header.bits < 8:
             per_byte = 8 // header.bits
             shifts = np.arange(per_byte, dtype=np.uint8)[::-1] * header.bits
-            parts = (rows[..., None] >> shifts) & ((1 << header.bits) - 1)
+            parts: NDArray[np.uint8] = (rows[..., None] >> shifts) & np.uint8((1 << header.bits) - 1)
             rows = parts.reshape(len(rows), -1)[:, : header.width]
         return rows.reshape(len(rows), header.width, header.samples)
 

@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+
 import imagecodecs
 import numpy as np
 import pytest

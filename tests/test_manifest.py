@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storage.errors import DamagedError, FormatError
+from storage.errors import FormatError
 from storage.image import Selection
-from storage.open import inspect, open_image
+from storage.open import open_image
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 pytestmark = pytest.mark.skipif(not DATA.exists(), reason="the collection of real, odd and damaged files is not here")
@@ -79,7 +79,7 @@ def stored_hash(pixels, info, dtype):
     if back in (2, 3, 6, 7):
         rows = rows[:, ::-1]
     kind = np.dtype(dtype)
-    if kind == bool:
+    if kind.kind == "b":
         rows = rows > 0
         if any("0 is white" in note for note in info.notes):
             rows = ~rows
