@@ -85,6 +85,35 @@ def io(
     run_bench(side, folder)
 
 
+@app.command()
+def scaling(
+    workers: Annotated[str, typer.Option(help="Numbers of workers, with commas.")] = "1,2",
+    tiles: Annotated[int, typer.Option(help="Tiles along a side of the picture.", min=2)] = 6,
+    denoiser: Annotated[str, typer.Option(help="As for restore.")] = "builtin",
+    tile: Annotated[int, typer.Option(help="Side of a tile in px.")] = 128,
+    stride: Annotated[int, typer.Option(help="Distance between tiles in px.")] = 96,
+    steps: Annotated[int, typer.Option(help="Denoising steps per tile.", min=1)] = 5,
+    order: Annotated[str, typer.Option(help="raster, centre, bridge or colour.")] = "centre",
+    batch: Annotated[int, typer.Option(help="Tiles per worker call.", min=1)] = 1,
+    batching: Annotated[str, typer.Option(help="fair or continuous.")] = "fair",
+    plot: Annotated[Path | None, typer.Option(help="SVG file to draw.")] = None,
+) -> None:
+    """Restore a picture with more and more workers on the devices here, beside the bound of the tiles' graph."""
+    from cluster import options as opt
+    from cluster.bench_scaling import Case, run_scaling
+
+    case = Case(
+        denoiser=denoiser,
+        tile=tile,
+        stride=stride,
+        steps=steps,
+        order=order,
+        batch=batch,
+        batching=opt.parse_batchings(batching)[0],
+    )
+    run_scaling(case, tiles, opt.parse_counts(workers), plot)
+
+
 def _natural(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise typer.BadParameter(f"--batches: {text!r} is no batch size; give whole numbers with commas, 1,4,16")

@@ -6,11 +6,9 @@ Exit codes: 0 done, 2 bad input or usage, 1 failed but resumable, 130 interrupte
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
     from orchestrator.plan import Plan
     from orchestrator.run import Outcome
     from orchestrator.session import Executor
+    from orchestrator.stopping import Stop
 
 app = typer.Typer(
     name="gigarestore",
@@ -106,6 +105,10 @@ def restore(
     batching: opt.Batching = None,
     address: opt.Address = None,
     keep_work: opt.KeepWork = None,
+    on_failed_tile: opt.OnFailedTile = None,
+    drain_seconds: opt.DrainSeconds = None,
+    hang_seconds: opt.HangSeconds = None,
+    store_seconds: opt.StoreSeconds = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result at OUT.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
@@ -151,6 +154,13 @@ def resume(
     batching: opt.Batching = None,
     address: opt.Address = None,
     keep_work: opt.KeepWork = None,
+    on_failed_tile: opt.OnFailedTile = None,
+    drain_seconds: opt.DrainSeconds = None,
+    hang_seconds: opt.HangSeconds = None,
+    store_seconds: opt.StoreSeconds = None,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Also when another driver works at OUT, because that one hangs.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Go on with an unfinished run. Where it runs may change; an option that would change pixels is refused."""
@@ -159,7 +169,7 @@ def resume(
     from orchestrator.rundir import RunDir
 
     spec = opt.job_spec(RunDir.existing(out).load_spec(), {**given, "output": out})
-    _report(_drive(spec, quiet, lambda ex, on: run.resume(out, ex, on, changes=spec)))
+    _report(_drive(spec, quiet, lambda ex, on: run.resume(out, ex, on, changes=spec, take_over=take_over)))
 
 
 @app.command()
@@ -344,27 +354,34 @@ def demo(
 
 
 def _drive(spec: JobSpec, quiet: bool, go: Callable[[Executor, list[Callable[[Event], None]]], Outcome]) -> Outcome:
-    """Run with progress; a termination signal ends like Ctrl-C: everything committed stays."""
-    executor = _executor(spec)
-    signal.signal(signal.SIGTERM, _interrupt)
+    """Run with progress; a signal lets running batches end, a second one does not; everything committed stays."""
+    from orchestrator.stopping import Stop
+    from storage.errors import SupersededError
+
+    stop = Stop(spec.run.drain_seconds)
+    executor = _executor(spec, stop)
+    stop.listen()
     with ProgressView(quiet) as progress:
         try:
             return go(executor, [progress])
         except KeyboardInterrupt:
             where = f"; go on with: gigarestore resume {spec.output}" if spec.output else ""
             _fail(f"interrupted, everything committed is kept{where}", INTERRUPTED)
+        except SupersededError as err:
+            _fail(str(err), FAILED)
         except RunError as err:
             _fail(f"{err}; everything else is kept, go on with: gigarestore resume {spec.output}", FAILED)
 
 
-def _executor(spec: JobSpec) -> Executor:
+def _executor(spec: JobSpec, stop: Stop) -> Executor:
     if spec.run.executor == "serial":
         from orchestrator.serial import SerialExecutor
 
-        return SerialExecutor()
+        return SerialExecutor(stop)
     from orchestrator.ray_executor import RayExecutor
 
-    return RayExecutor(spec.run.workers, spec.run.batch, spec.run.address, batching=spec.run.batching)
+    run = spec.run
+    return RayExecutor(run.workers, run.batch, run.address, batching=run.batching, stop=stop)
 
 
 def _report(outcome: Outcome) -> None:
@@ -377,10 +394,12 @@ def _report(outcome: Outcome) -> None:
         f"{outcome.tiles} tiles{resumed}{filled}, "
         f"{duration(outcome.seconds)}"
     )
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    if outcome.substituted:
+        print(
+            f"gigarestore: warning: {outcome.substituted} tiles could not be restored, what was measured stands in for "
+            f"them; `gigarestore verify {outcome.root}` names them",
+            file=sys.stderr,
+        )
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -120,6 +120,22 @@ Batching = Annotated[
 ]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to use, HOST:PORT or auto.", show_default="a local one")]
 KeepWork = Annotated[bool | None, typer.Option("--keep-work", help="Keep the working arrays after publishing.")]
+OnFailedTile = Annotated[
+    str | None,
+    typer.Option(
+        help="A tile that keeps failing: stop (finish what does not need it, exit 1) or fill (with what was measured, "
+        "flagged).",
+        show_default="stop",
+    ),
+]
+DrainSeconds = Annotated[
+    float | None, typer.Option(help="After Ctrl-C or SIGTERM: time for running batches to end.", show_default="30")
+]
+HangSeconds = Annotated[
+    float | None,
+    typer.Option(help="How much beyond five times the usual a batch may take, store apart.", show_default="60"),
+]
+StoreSeconds = Annotated[float | None, typer.Option(help="How long a failing store is tried again.", show_default="90")]
 Job = Annotated[Path | None, typer.Option(help="A job file (TOML); other options override what it says.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
@@ -306,4 +322,8 @@ PLACES = {
     "batching": ("run", "batching"),
     "address": ("run", "address"),
     "keep_work": ("run", "keep_work"),
+    "on_failed_tile": ("run", "on_failed_tile"),
+    "drain_seconds": ("run", "drain_seconds"),
+    "hang_seconds": ("run", "hang_seconds"),
+    "store_seconds": ("run", "store_seconds"),
 }

@@ -16,6 +16,8 @@ from orchestrator.grid import TileKey
 # Two failures in company: then alone, so that one poison tile cannot drag a batch along; five in all: given up.
 SOLO_AFTER = 2
 QUARANTINE_AFTER = 5
+# How often filling a tile instead may fail.
+FILL_TRIES = 2
 
 # A tile's byte; above COUNTING it is waiting too, and the excess is the number of predecessors that are missing.
 WAITING, READY, RUNNING, DONE, GIVEN_UP, COUNTING = range(6)
@@ -29,9 +31,16 @@ class Frontier:
     The methods that end in _numbers take and give the graph's numbers, the others keys.
     """
 
-    def __init__(self, graph: TaskGraph, done: Iterable[TileKey] = (), ahead: int | None = None) -> None:
-        """ahead: so many tiles of a coarser level may be committed and not `freed` before finer ones go first."""
+    def __init__(
+        self, graph: TaskGraph, done: Iterable[TileKey] = (), *, fill: bool = False, ahead: int | None = None
+    ) -> None:
+        """fill: a tile that failed too often is handed out once more, to be filled rather than restored.
+
+        ahead: so many tiles of a coarser level may be committed and not `freed` before finer ones go first.
+        """
         self.graph = graph
+        self._fill = fill
+        self._to_fill: set[int] = set()
         self.total = graph.count
         self.done = 0
         self.running = 0
@@ -142,6 +151,10 @@ class Frontier:
         for key in keys:
             self._kept[key.level] -= 1
 
+    def to_fill(self, key: TileKey) -> bool:
+        """Tell whether a tile that was taken is to be filled: restoring it has failed too often."""
+        return self.graph.number(key) in self._to_fill
+
     def committed(self, keys: Iterable[TileKey]) -> None:
         """Record tiles as durable and release the tiles that waited for them."""
         self.committed_numbers([self.graph.number(key) for key in keys])
@@ -156,6 +169,7 @@ class Frontier:
                 self._kept[self.graph.level(number)] += 1
             if self._failures:
                 self._failures.pop(number, None)
+                self._to_fill.discard(number)
             self._release_after(number)
 
     def returned(self, keys: Iterable[TileKey]) -> None:
@@ -171,7 +185,9 @@ class Frontier:
             number = self.graph.number(key)
             self._stop_running(number)
             tries = self._failures[number] = self._failures.get(number, 0) + 1
-            if tries >= QUARANTINE_AFTER:
+            if tries == QUARANTINE_AFTER and self._fill:
+                self._to_fill.add(number)
+            if tries >= QUARANTINE_AFTER + (FILL_TRIES if self._fill else 0):
                 self._states[number] = GIVEN_UP
                 self.given_up[key] = cause
                 given_up.append(key)

@@ -12,7 +12,7 @@ from orchestrator.input_file import inspect_file
 from orchestrator.level_cells import LevelCells
 from orchestrator.nodata import carry_nodata, keeps_nodata
 from orchestrator.plan import Plan
-from orchestrator.rundir import RunDir
+from orchestrator.rundir import RunDir, substituted_keys
 from orchestrator.superblocks import SIDE, SuperBlocks
 from orchestrator.tasks import FACTOR
 from storage.box import Box
@@ -95,10 +95,25 @@ def _finished(run: RunDir, plan: Plan, cells: LevelCells, box: Box) -> NDArray[A
 
 
 def _group(run: RunDir, plan: Plan, writer: Publication) -> dict[str, object]:
-    told = {"gigarestore": provenance(plan)}
+    told = {"gigarestore": provenance(plan) | {"substituted": substituted_tiles(run, plan)}}
     # The range of unsigned samples is that of their dtype, which viewers know.
     window = None if plan.dtype.startswith("uint") else (plan.values.low, plan.values.high)
     return writer.group(name=run.root.stem, meaning=meaning(run, plan), attributes=told, window=window)
+
+
+def substituted_tiles(run: RunDir, plan: Plan) -> list[dict[str, Any]]:
+    """Return the tiles that could not be restored: level, row, column and box y0, x0, y1, x1 in px of the output."""
+    found = []
+    for key in substituted_keys(run):
+        owned = Box(*plan.levels[key.level].grid.owned(key))
+        box = owned.scale(FACTOR**key.level).clip(plan.height, plan.width)
+        if not box.empty:  # else it lies in the padding
+            found.append({**key._asdict(), "box": [box.y0, box.x0, box.y1, box.x1]})
+    for number, region in enumerate(plan.regions):
+        for tile in substituted_tiles(RunDir(run.region(number)), region.plan):
+            moved = Box(*tile["box"]).shift(region.box.y0, region.box.x0)
+            found.append({**tile, "region": number, "box": [moved.y0, moved.x0, moved.y1, moved.x1]})
+    return found
 
 
 def provenance(plan: Plan) -> dict[str, object]:

@@ -8,13 +8,15 @@ know. Beside a cluster's driver a process of its own does it, so that the driver
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
 import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Self
+from typing import BinaryIO, Self
 
 from orchestrator import publish
 from orchestrator.errors import RunError
@@ -22,6 +24,7 @@ from orchestrator.frontier import Frontier
 from orchestrator.grid import TileKey
 from orchestrator.level_cells import LevelCells
 from orchestrator.outflow import Block, Outflow
+from orchestrator.patience import patiently
 from orchestrator.plan import Plan
 from orchestrator.rundir import RunDir
 from storage.box import Box
@@ -31,15 +34,30 @@ from storage.errors import FormatError, one_line
 MOST_WAITING = 32
 # How long a publisher may take for its last block when a run ends early, seconds.
 PATIENCE = 30.0
-_DONE = "ok"
+# What the helper answers: done, or the store failed with this errno, or a message.
+_DONE, _STORE = "ok", "errno "
+
+_log = logging.getLogger(__name__)
 
 
 class Publisher:
     """The outlet of a session. Use it as a context manager: leaving it ends what runs beside the driver."""
 
-    def __init__(self, run: RunDir, plan: Plan, frontier: Frontier, *, beside: bool, reclaim: bool) -> None:
-        """beside: publish in a process of its own. reclaim: delete cells that nobody reads any more."""
-        self._run, self._plan = run, plan
+    def __init__(
+        self,
+        run: RunDir,
+        plan: Plan,
+        frontier: Frontier,
+        *,
+        beside: bool,
+        reclaim: bool,
+        fence: Callable[[], None] = lambda: None,
+    ) -> None:
+        """beside: publish in a process of its own. reclaim: delete cells that nobody reads any more.
+
+        fence: raises SupersededError when another attempt has taken over, which may need cells again.
+        """
+        self._run, self._plan, self._fence = run, plan, fence
         writer, blocks = publish.begin(run, plan), publish.super_blocks(plan)
         there = [place for place in writer.levels[0].places() if writer.has(0, *place)]
         self._outflow = Outflow(blocks, frontier, there, reclaim=reclaim)
@@ -63,6 +81,8 @@ class Publisher:
     def committed(self, keys: Sequence[TileKey]) -> None:
         """Publish what these tiles complete and delete what only they still read; see `Outlet.committed`."""
         ready, free = self._outflow.committed(keys)
+        if ready or free:
+            self._fence()
         self._delete(free)
         self._publish(ready)
         self._collect(MOST_WAITING)
@@ -71,12 +91,13 @@ class Publisher:
         """Publish what is left and make the image appear; all tiles are committed."""
         self._publish(self._outflow.left())
         self._collect(0)
-        _in_one_line(lambda: publish.finish(self._run, self._plan))
+        self._fence()
+        _resumable(lambda: publish.finish(self._run, self._plan))
 
     def _publish(self, blocks: Iterable[Block]) -> None:
         for block in blocks:
             if self._thread is None or self._helper is None:
-                _in_one_line(lambda block=block: publish.publish_block(self._run, self._plan, *block))  # type: ignore[misc]
+                _publish_block(self._run, self._plan, block)
                 self._delete(self._outflow.published(block))
             else:
                 self._waiting[self._thread.submit(self._helper.publish, block)] = block
@@ -108,10 +129,12 @@ class _Helper:
         self._send(pickle.dumps((run, plan)))
 
     def publish(self, block: Block) -> None:
-        """Publish a block; raises RunError when it cannot be, or the process has died."""
+        """Publish a block; raises OSError when the store fails, RunError for another reason or when the process died."""
         self._send(f"{block[0]} {block[1]}\n".encode())
         assert self._process.stdout is not None
         answer = self._process.stdout.readline().decode().strip()
+        if answer.startswith(_STORE):
+            raise OSError(int(answer.removeprefix(_STORE)), os.strerror(int(answer.removeprefix(_STORE))))
         if answer != _DONE:
             raise RunError(answer or f"the publishing process died with super-block {block}")
 
@@ -135,25 +158,34 @@ class _Helper:
             raise RunError("the publishing process died") from None
 
 
-def _in_one_line(act: Callable[[], None]) -> None:
-    """Run a step of publishing; what goes wrong there leaves the run resumable."""
+def _publish_block(run: RunDir, plan: Plan, block: Block) -> None:
+    """Publish a block, patient with a store that fails or shows cells late."""
+    seconds = plan.spec.run.store_seconds
+    _resumable(lambda: patiently(lambda: publish.publish_block(run, plan, *block), seconds, _log.warning))
+
+
+def _resumable(act: Callable[[], None]) -> None:
+    """Run a step of publishing; damaged or lost pixels leave a run that can be resumed."""
     try:
         act()
-    except (FormatError, OSError) as err:
+    except FormatError as err:
         raise RunError(f"publishing failed: {one_line(err)}") from err
 
 
-def _serve(lines: Any) -> None:
+def _serve(lines: BinaryIO) -> None:
     """Publish what the driver asks for until it closes the pipe or dies."""
     run, plan = pickle.load(lines)
     for line in lines:
         row, col = map(int, line.split())
         try:
-            _in_one_line(lambda row=row, col=col: publish.publish_block(run, plan, row, col))  # type: ignore[misc]
+            _publish_block(run, plan, (row, col))
         except RunError as err:
-            print(err, flush=True)
+            answer = str(err)
+        except OSError as err:
+            answer = f"{_STORE}{err.errno or errno.EIO}"
         else:
-            print(_DONE, flush=True)
+            answer = _DONE
+        print(answer, flush=True)
 
 
 if __name__ == "__main__":

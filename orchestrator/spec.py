@@ -177,7 +177,7 @@ class RegionSpec(_Section):
 
 
 class RunSpec(_Section):
-    """Where and how it runs. None of this changes a pixel."""
+    """Where and how it runs. None of this changes a pixel of a tile that can be restored."""
 
     executor: Literal["ray", "serial"] = "ray"
     workers: Annotated[int, Field(ge=1, le=100_000)] | None = None
@@ -186,6 +186,14 @@ class RunSpec(_Section):
     """fair: a worker's batches begin and end together. continuous: tiles join at any step."""
     address: str | None = None
     keep_work: bool = False
+    on_failed_tile: Literal["stop", "fill"] = "stop"
+    """What becomes of a tile that keeps failing: the run ends without it, or what was measured stands in for it."""
+    drain_seconds: Annotated[float, Field(ge=0)] = 30.0
+    """After a signal: how long running batches may take to end."""
+    hang_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """A worker hangs when a batch takes this much, and `store_seconds`, longer than five times the usual."""
+    store_seconds: Annotated[float, Field(ge=0)] = 90.0
+    """How long a failing store is tried again."""
 
 
 class JobSpec(_Section):

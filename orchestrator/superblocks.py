@@ -47,11 +47,22 @@ class _Axis:
 
     @classmethod
     def build(
-        cls, grid: AxisGrid, finer: AxisGrid | None, coarser: AxisGrid | None, factor: int, valid: int, side: int
+        cls,
+        grid: AxisGrid,
+        finer: AxisGrid | None,
+        coarser: AxisGrid | None,
+        factor: int,
+        valid: int,
+        side: int,
+        *,
+        corners: bool,
     ) -> _Axis:
-        """valid: length of the published image along the axis, px; 0 above level 0. side: of a super-block, px."""
+        """corners: for columns, whether a tile sees all that is committed under its window (TileGrid.corners).
+
+        valid: length of the published image along the axis, px; 0 above level 0. side: of a super-block, px.
+        """
         tiles = range(grid.count)
-        reads = [_owners(grid, *grid.settled(i)) for i in tiles]
+        reads = [_owners(grid, *_seen(grid, i, corners=corners)) for i in tiles]
         return cls(
             reads=reads,
             read_by=_inverse(reads, grid.count),
@@ -75,8 +86,8 @@ class SuperBlocks:
             cols = {step: other.cols for step, other in near.items()}
             self._axes.append(
                 (
-                    _Axis.build(grid.rows, rows.get(-1), rows.get(1), factor, valid[0], side[0]),
-                    _Axis.build(grid.cols, cols.get(-1), cols.get(1), factor, valid[1], side[1]),
+                    _Axis.build(grid.rows, rows.get(-1), rows.get(1), factor, valid[0], side[0], corners=False),
+                    _Axis.build(grid.cols, cols.get(-1), cols.get(1), factor, valid[1], side[1], corners=grid.corners),
                 )
             )
 
@@ -126,6 +137,11 @@ class SuperBlocks:
         k = key.level
         yield from (TileKey(k, row, col) for row in rows.read_by[key.row] for col in cols.read_by[key.col])
         yield from (TileKey(k - 1, row, col) for row in rows.guides[key.row] for col in cols.guides[key.col])
+
+
+def _seen(grid: AxisGrid, i: int, *, corners: bool) -> tuple[int, int]:
+    """Return the pixels of a tile's window that it may find committed; see `TileGrid.pinned`."""
+    return (grid.start(i), grid.end(i)) if corners else grid.settled(i)
 
 
 def _owners(grid: AxisGrid, lo: int, hi: int) -> range:

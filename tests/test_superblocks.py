@@ -25,7 +25,10 @@ def jobs(draw: st.DrawFn):
     if 2 * (stride + margin) <= 32 and order in ("bridge", "colour"):
         margin = (32 - stride) // 2
     block = draw(st.integers(1, 4))
-    grids = [TileGrid.build(k, h, w, 32, stride, order, margin, block) for k, (h, w) in enumerate(sizes)]
+    corners = order in ("raster", "centre") and draw(st.booleans())
+    grids = [
+        TileGrid.build(k, h, w, 32, stride, order, margin, block, corners=corners) for k, (h, w) in enumerate(sizes)
+    ]
     size = (height - draw(st.integers(0, 40)), width - draw(st.integers(0, 40)))
     return TaskGraph(grids, 2), size, (draw(st.integers(20, 130)), draw(st.integers(20, 130)))
 
@@ -44,8 +47,7 @@ class Store:
     def restore(self, key):
         """Read what the worker reads, then write what it writes."""
         grid = self.graph.grids[key.level]
-        (y0, x0, y1, x1), (top, left, bottom, right) = grid.settled(key), grid.owned(key)
-        for strip in ((y0, x0, top, x1), (bottom, x0, y1, x1), (top, x0, bottom, left), (top, right, bottom, x1)):
+        for strip in grid.pinned(key):
             self.read(key.level, *strip)
         if key.level + 1 < len(self.levels):
             coarse = self.graph.grids[key.level + 1]
