@@ -76,13 +76,14 @@ class Crew(Generic[W]):
                 return None
             size = 1 if frontier.suspects else fair_batch(ready, running, workers, self.most)
             return (worker, min(size, self._loads[worker].most)) if size else None
-        return self._share(ready, running, workers) if self.continuous else self._ahead(ready, workers)
+        return self._share(ready, running, workers) if self.continuous else self._ahead(ready, running, workers)
 
-    def _ahead(self, ready: int, workers: int) -> tuple[W, int] | None:
+    def _ahead(self, ready: int, running: int, workers: int) -> tuple[W, int] | None:
         worker = next(iter(self._single), None)
         if worker is None or not ahead(ready, workers, self.most):
             return None
-        return worker, self._loads[worker].most
+        size = fair_batch(ready, running, workers, self.most)
+        return (worker, min(size, self._loads[worker].most)) if size else None
 
     def _share(self, ready: int, running: int, workers: int) -> tuple[W, int] | None:
         """Fill up the least busy worker; where tiles are plentiful, one more batch waits at its door."""

@@ -54,7 +54,7 @@ def test_an_empty_job_file_is_all_defaults():
 REFUSED = [
     ({"sampling": {"step": 10}}, ["unknown key 'sampling.step'", "did you mean 'steps'"]),
     ({"tilling": {}}, ["unknown key 'tilling'", "did you mean 'tiling'"]),
-    ({"run": {"xyzzy": 1}}, ["unknown key 'run.xyzzy'", "known: address, batch, executor"]),
+    ({"run": {"xyzzy": 1}}, ["unknown key 'run.xyzzy'", "known: address, batch, batching, executor"]),
     ({"task": {"name": "dehaze"}}, ["task.name", "'dehaze'", "'inpaint'"]),
     ({"task": {"sigma": -1}}, ["task.sigma", "-1", "greater than or equal to 0"]),
     ({"task": {"scale": 65}}, ["task.scale", "65", "64"]),
