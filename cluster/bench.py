@@ -72,6 +72,20 @@ def scheduler(
 
 
 @app.command()
+def io(
+    side: Annotated[int, typer.Option(help="Side of the image, px.", min=600)] = 4000,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="Where to write, on the disk to be measured.", show_default="the temporary folder"),
+    ] = None,
+) -> None:
+    """Compare import, publishing and exports with a raw copy, and measure their memory; needs rasterio for the COG."""
+    from cluster.bench_io import run_bench
+
+    run_bench(side, folder)
+
+
+@app.command()
 def scaling(
     workers: Annotated[str, typer.Option(help="Numbers of workers, with commas.")] = "1,2",
     tiles: Annotated[int, typer.Option(help="Tiles along a side of the picture.", min=2)] = 6,

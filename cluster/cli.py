@@ -15,7 +15,9 @@ import typer
 
 from cluster import bench, observe
 from cluster import options as opt
-from cluster.progress import ProgressView, duration, size
+from cluster.export import export
+from cluster.info import info
+from cluster.progress import ProgressView, duration
 from orchestrator.errors import PlanError, RunError
 from orchestrator.events import Event
 from orchestrator.spec import JobSpec
@@ -34,6 +36,7 @@ app = typer.Typer(
     help="Restore images of unlimited size with pre-trained diffusion models (DDNM, MSR, HiR) on Ray and Zarr.",
 )
 app.add_typer(bench.app, name="bench")
+app.command()(info)
 app.command()(observe.status)
 app.command()(observe.report)
 
@@ -42,7 +45,7 @@ DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 # typer brings its own copy of click in some versions and uses the installed one in others.
 ClickException: type[Exception] = next(k for k in typer.BadParameter.__mro__ if k.__name__ == "ClickException")
 
-In = Annotated[Path | None, typer.Argument(metavar="IN", help="PNG, JPEG or TIFF.")]
+In = Annotated[str | None, typer.Argument(metavar="IN", help="An image file, a zarr folder, or a URL of one.")]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the result, an OME-Zarr image.")]
 
 
@@ -56,6 +59,10 @@ def restore(
     sigma: opt.Sigma = None,
     mask: opt.Mask = None,
     nodata: opt.Nodata = None,
+    channel: opt.Channel = None,
+    z: opt.Z = None,
+    t: opt.T = None,
+    max_pixels: opt.MaxPixels = None,
     pad: opt.Pad = None,
     kernel: opt.Kernel = None,
     blur: opt.Blur = None,
@@ -174,6 +181,10 @@ def plan(
     sigma: opt.Sigma = None,
     mask: opt.Mask = None,
     nodata: opt.Nodata = None,
+    channel: opt.Channel = None,
+    z: opt.Z = None,
+    t: opt.T = None,
+    max_pixels: opt.MaxPixels = None,
     pad: opt.Pad = None,
     kernel: opt.Kernel = None,
     blur: opt.Blur = None,
@@ -245,7 +256,10 @@ def plan(
     outlook = forecast(planned, device, tiles, run=worth)
     if as_json:
         spec = planned.spec.model_dump(mode="json")
-        print(json.dumps({"spec": spec, "filled": filled, **numbers.as_dict(), "forecast": outlook.as_dict()}))
+        from storage.source import redact
+
+        found = {"spec": spec, "filled": filled, **numbers.as_dict(), "forecast": outlook.as_dict()}
+        print(redact(json.dumps(found)))
         return
     from cluster.tables import print_forecast, print_plan
 
@@ -255,13 +269,17 @@ def plan(
 
 @app.command()
 def degrade(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="Clean image: PNG, JPEG or TIFF.")],
+    source: Annotated[str, typer.Argument(metavar="IN", help="Clean image.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help=".png, .tif or .tiff; for cs a folder, .zarr.")],
     task: opt.Task = None,
     scale: opt.Scale = None,
     sigma: opt.Sigma = None,
     mask: opt.Mask = None,
     nodata: opt.Nodata = None,
+    channel: opt.Channel = None,
+    z: opt.Z = None,
+    t: opt.T = None,
+    max_pixels: opt.MaxPixels = None,
     pad: opt.Pad = None,
     kernel: opt.Kernel = None,
     blur: opt.Blur = None,
@@ -306,21 +324,7 @@ def verify(out: Out, as_json: opt.AsJson = False) -> None:
         raise typer.Exit(FAILED)
 
 
-@app.command()
-def export(
-    out: Out,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help=".png, .tif or .tiff")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
-) -> None:
-    """Write the published image at OUT to one file."""
-    from orchestrator.rundir import RunDir
-    from storage.export import export as write_file
-
-    if not RunDir(out).published:
-        hint = f"; `gigarestore resume {out}` finishes it" if RunDir(out).job.exists() else ""
-        raise PlanError(f"{out} holds no published image{hint}")
-    write_file(out, file, overwrite=overwrite)
-    print(f"{file}: {size(file.stat().st_size)}")
+app.command()(export)
 
 
 @app.command()
@@ -399,7 +403,7 @@ def _report(outcome: Outcome) -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    print(f"gigarestore: {' '.join(message.split())}", file=sys.stderr)
+    _complain(message)
     raise typer.Exit(code)
 
 
@@ -420,7 +424,7 @@ def _run(arguments: list[str] | None) -> int:
         print("gigarestore: interrupted", file=sys.stderr)
         return INTERRUPTED
     except DamagedError as err:  # found while reading pixels: nothing the user asked for was wrong
-        print(f"gigarestore: {err}", file=sys.stderr)
+        _complain(str(err))
         return FAILED
     except (PlanError, FormatError) as err:
         message = str(err)
@@ -428,7 +432,14 @@ def _run(arguments: list[str] | None) -> int:
         message = err.format_message()  # type: ignore[attr-defined]
     except OSError as err:
         message = f"{err.strerror or err}{f': {err.filename}' if err.filename else ''}"
-        print(f"gigarestore: {message}", file=sys.stderr)
+        _complain(message)
         return FAILED
-    print(f"gigarestore: {' '.join(message.split())}", file=sys.stderr)
+    _complain(message)
     return BAD_INPUT
+
+
+def _complain(message: str) -> None:
+    """Print one line, without what a URL in it may carry of credentials."""
+    from storage.source import redact
+
+    print(f"gigarestore: {redact(' '.join(message.split()))}", file=sys.stderr)

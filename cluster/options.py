@@ -24,8 +24,14 @@ Scale = Annotated[int | None, typer.Option(help="Output pixels per input pixel (
 Sigma = Annotated[
     str | None, typer.Option(help="Noise of the input: grey levels of its dtype (25), or percent of its range (10%).")
 ]
-Mask = Annotated[Path | None, typer.Option(help="Inpainting: image of the input's size, non-zero where it is known.")]
-Nodata = Annotated[int | None, typer.Option(help="Inpainting: pixels of this value in every band are unknown.")]
+Mask = Annotated[str | None, typer.Option(help="Inpainting: image of the input's size, non-zero where it is known.")]
+Nodata = Annotated[float | None, typer.Option(help="Inpainting: pixels of this value in every band are unknown.")]
+Channel = Annotated[
+    str | None, typer.Option(help="Bands of IN, for example 0,2 (from 0).", show_default="all but an alpha channel")
+]
+Z = Annotated[int | None, typer.Option("--z", help="Plane of a stack, from 0.")]
+T = Annotated[int | None, typer.Option("--t", help="Time point or page of IN, from 0.")]
+MaxPixels = Annotated[int | None, typer.Option(help="Largest size that IN may declare, px.")]
 Pad = Annotated[str | None, typer.Option(help="Outpainting: px to invent, TOP,RIGHT,BOTTOM,LEFT.")]
 Kernel = Annotated[str | None, typer.Option(help="How sr was reduced: average or bicubic.", show_default="average")]
 Blur = Annotated[
@@ -98,7 +104,7 @@ Margin = Annotated[
     typer.Option(help="Outer px that a tile leaves to the next one.", show_default="half the overlap; 0 for paper"),
 ]
 Levels = Annotated[int | None, typer.Option(help="Restoration levels (HiR); 1 = none.", show_default="automatic")]
-Order = Annotated[str | None, typer.Option(help="raster, centre, bridge or colour.", show_default="raster")]
+Order = Annotated[str | None, typer.Option(help="raster, centre, bridge or colour.", show_default="centre; intent paper: raster")]
 OrderBlock = Annotated[
     int | None, typer.Option(help="Tiles along a block's side, for the order bridge.", show_default="16")
 ]
@@ -196,6 +202,13 @@ def parse_range(text: str) -> tuple[float, float]:
     return low, high
 
 
+def parse_channels(text: str) -> tuple[int, ...]:
+    """Read N or N,N,..."""
+    if re.fullmatch(r"\d+(,\d+)*", text) is None:
+        raise PlanError(f"--channel {text!r} names no bands; give numbers from 0, for example 0,2")
+    return tuple(int(band) for band in text.split(","))
+
+
 def parse_regions(texts: list[str]) -> list[dict[str, Any]]:
     """Read Y0,X0,Y1,X1:DENOISER[:CLASS], once per region."""
     found = []
@@ -244,6 +257,7 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "size": parse_size,
     "travel": parse_travel,
     "value_range": parse_range,
+    "channel": parse_channels,
     "region": parse_regions,
     "classifier": str,
     "eta": parse_eta,
@@ -261,6 +275,10 @@ PLACES = {
     "grey_as": ("input", "grey_as"),
     "bands_as": ("input", "bands_as"),
     "nodata": ("input", "nodata"),
+    "channel": ("input", "channel"),
+    "z": ("input", "z"),
+    "t": ("input", "t"),
+    "max_pixels": ("input", "max_pixels"),
     "pad": ("input", "pad"),
     "kernel": ("task", "kernel"),
     "blur": ("task", "blur"),

@@ -10,6 +10,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TextIO
 
+from storage.source import redact
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted:
@@ -141,9 +143,9 @@ class EventLog:
 
     def __call__(self, event: Event) -> None:
         values = {item.name: getattr(event, item.name) for item in fields(event)}  # asdict would copy every key
-        line = json.dumps({"time": round(time.time(), 3), "event": type(event).__name__, **values}) + "\n"
+        line = json.dumps({"time": round(time.time(), 3), "event": type(event).__name__, **values})
         with contextlib.suppress(OSError):
-            self._file.write(line)
+            self._file.write(redact(line) + "\n")
 
     def close(self) -> None:
         with contextlib.suppress(OSError):

@@ -31,8 +31,13 @@ class Frontier:
     The methods that end in _numbers take and give the graph's numbers, the others keys.
     """
 
-    def __init__(self, graph: TaskGraph, done: Iterable[TileKey] = (), *, fill: bool = False) -> None:
-        """fill: a tile that failed too often is handed out once more, to be filled rather than restored."""
+    def __init__(
+        self, graph: TaskGraph, done: Iterable[TileKey] = (), *, fill: bool = False, ahead: int | None = None
+    ) -> None:
+        """fill: a tile that failed too often is handed out once more, to be filled rather than restored.
+
+        ahead: so many tiles of a coarser level may be committed and not `freed` before finer ones go first.
+        """
         self.graph = graph
         self._fill = fill
         self._to_fill: set[int] = set()
@@ -45,9 +50,13 @@ class Frontier:
         # Per level a heap of depth * total + number.
         self._heaps: list[list[int]] = [[] for _ in graph.grids]
         self._solo: list[int] = []
+        self._ahead = ahead
+        self._kept = [0] * len(graph.grids)
         for key in done:
             number = graph.number(key)
-            self.done += self._states[number] != DONE
+            if self._states[number] != DONE:
+                self.done += 1
+                self._kept[key.level] += 1
             self._states[number] = DONE
         for number in graph.roots():
             if self._states[number] == WAITING:
@@ -115,12 +124,32 @@ class Frontier:
         if self._solo:
             taken = [self._solo.pop(0)]
         else:
-            heap = next((heap for heap in reversed(self._heaps) if heap), [])
+            heap = self._next_heap()
             taken = [heapq.heappop(heap) % self.total for _ in range(min(most, len(heap)))]
         for number in taken:
             self._states[number] = RUNNING
         self.running += len(taken)
         return taken
+
+    def _next_heap(self) -> list[int]:
+        """Return the coarsest level's ready tiles, but of a level that is too far ahead only when there are no finer."""
+        waiting = [level for level in reversed(range(len(self._heaps))) if self._heaps[level]]
+        if not waiting:
+            return []
+        near = (k for k in waiting if k == 0 or self._ahead is None or self._kept[k] < self._ahead)
+        return self._heaps[next(near, waiting[-1])]
+
+    def all_done(self, level: int, rows: range, cols: range) -> bool:
+        """Tell whether all tiles of some rows and columns of a level are committed."""
+        columns = self.graph.grids[level].cols.count
+        first, count = self.graph.bases[level] + cols.start, len(cols)
+        starts = (first + row * columns for row in reversed(rows))  # the last rows are the last to be done
+        return all(self._states.count(DONE, start, start + count) == count for start in starts)
+
+    def freed(self, keys: Iterable[TileKey]) -> None:
+        """Record that the pixels of committed tiles were deleted, because nobody needs them any more."""
+        for key in keys:
+            self._kept[key.level] -= 1
 
     def to_fill(self, key: TileKey) -> bool:
         """Tell whether a tile that was taken is to be filled: restoring it has failed too often."""
@@ -136,6 +165,8 @@ class Frontier:
             self._stop_running(number)
             self._states[number] = DONE
             self.done += 1
+            if self._ahead is not None:
+                self._kept[self.graph.level(number)] += 1
             if self._failures:
                 self._failures.pop(number, None)
                 self._to_fill.discard(number)

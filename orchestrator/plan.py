@@ -160,11 +160,6 @@ class Plan:
         return cls(spec=spec, denoiser=denoiser, task=task, bands=bands, values=values, levels=tuple(levels))
 
 
-def dtype_range(dtype: str) -> float:
-    """Return the grey levels between the dtype's smallest and largest value."""
-    return Values.build(dtype).levels
-
-
 def alignment(task: Task, level: int, last: int) -> int:
     """Return what tile starts and sizes must be multiples of at a level: operator scale and hierarchy factor."""
     posed = task.posed(FACTOR**level)

@@ -19,16 +19,18 @@ from orchestrator.events import EventLog, Listener, RunFinished, RunStarted
 from orchestrator.fingerprint import Fingerprint, check_same, fingerprint
 from orchestrator.frontier import Frontier
 from orchestrator.grid import TileKey
+from orchestrator.outflow import AHEAD
 from orchestrator.patience import disk_full
 from orchestrator.plan import Plan
 from orchestrator.prepare import adopt_staged, check_disk, prepare, stage_beside, staging_bytes, with_cells
-from orchestrator.publish import publish_run, substituted_tiles
+from orchestrator.publish import substituted_tiles
+from orchestrator.publisher import Publisher
 from orchestrator.resolve import plan_job
 from orchestrator.rundir import STATE, RunDir, parse_tile_record
 from orchestrator.session import Executor, Session
 from orchestrator.spec import JobSpec
 from storage.attempt import Attempt
-from storage.errors import DamagedError, FormatError, MissingCells, SupersededError
+from storage.errors import FormatError, SupersededError
 from storage.journal import Journal
 from storage.lock import RunLock
 
@@ -142,32 +144,39 @@ def _drive(
         done = with_cells(run, plan, done)
         if not Frontier(plan.graph(), done).finished:
             _restore_regions(run, plan, marks, executor, attempt)
-    fill = plan.spec.run.on_failed_tile == "fill"
-    session = Session(run, plan, Frontier(plan.graph(), done, fill=fill), journal, [log, *listeners])
+    keep, fill = plan.spec.run.keep_work or run.published, plan.spec.run.on_failed_tile == "fill"
+    frontier = Frontier(plan.graph(), done, fill=fill, ahead=None if keep else AHEAD)
+    session = Session(run, plan, frontier, journal, [log, *listeners])
     session.fence = attempt.check
-    session.emit(RunStarted(tiles=session.frontier.total, done=len(done), executor=executor.name))
-    outcome: str | None = "interrupted"
-    try:
-        if not session.frontier.finished:
-            executor.execute(session)
-        session.check_finished()
-        attempt.check()
+    with contextlib.ExitStack() as stack:
+        stack.callback(lambda: session.journal.close())  # a journal that was opened again is another one
+        stack.callback(log.close)
+        outlet = None
         if not run.published:
-            _publish(run, plan, attempt)
-        if not plan.spec.run.keep_work:
-            _reclaim(run)
-        outcome = "published"
-    except SupersededError:
-        outcome = None  # the log is the later attempt's
-        raise
-    except (RunError, OSError):
-        outcome = "failed"
-        raise
-    finally:
-        if outcome is not None:
-            session.emit(RunFinished(outcome=outcome, seconds=time.perf_counter() - began))
-        log.close()
-        session.journal.close()
+            beside = executor.name != "serial"
+            outlet = Publisher(run, plan, frontier, beside=beside, reclaim=not keep, fence=attempt.check)
+            session.outlet = stack.enter_context(outlet)
+        session.emit(RunStarted(tiles=session.frontier.total, done=len(done), executor=executor.name))
+        outcome: str | None = "interrupted"
+        try:
+            if not session.frontier.finished:
+                executor.execute(session)
+            session.check_finished()
+            attempt.check()
+            if outlet is not None:
+                outlet.finish()
+            if not plan.spec.run.keep_work:
+                _reclaim(run)
+            outcome = "published"
+        except SupersededError:
+            outcome = None  # the log is the later attempt's
+            raise
+        except (RunError, OSError):
+            outcome = "failed"
+            raise
+        finally:
+            if outcome is not None:
+                session.emit(RunFinished(outcome=outcome, seconds=time.perf_counter() - began))
     return Outcome(
         root=run.root,
         plan=plan,
@@ -208,13 +217,6 @@ def _exists(plan: Plan, key: TileKey) -> bool:
         return False
     grid = plan.levels[key.level].grid
     return key.row < grid.rows.count and key.col < grid.cols.count
-
-
-def _publish(run: RunDir, plan: Plan, attempt: Attempt) -> None:
-    try:
-        publish_run(run, plan, attempt.check)
-    except (DamagedError, MissingCells) as err:  # of the cells, not of the user's input
-        raise RunError(str(err)) from err
 
 
 def _check_output(run: RunDir, overwrite: bool) -> None:

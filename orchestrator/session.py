@@ -26,6 +26,14 @@ from orchestrator.rundir import RunDir, tile_record
 from storage.journal import Journal
 
 
+class Outlet(Protocol):
+    """Takes what is committed on its way out."""
+
+    def committed(self, keys: Sequence[TileKey]) -> None:
+        """Act on tiles that the journal and the frontier know as committed; raises RunError when it cannot."""
+        ...
+
+
 @dataclass(slots=True)
 class Session:
     """The state that an executor works on; its methods are the only way tiles change state."""
@@ -35,6 +43,8 @@ class Session:
     frontier: Frontier
     journal: Journal
     listeners: list[Listener] = field(default_factory=list)
+    outlet: Outlet | None = None
+    """Publishes what is complete while the run goes on."""
     filled: int = 0
     """Tiles of this attempt that needed no network."""
     fence: Callable[[], None] = lambda: None
@@ -103,9 +113,12 @@ class Session:
                 self.emit(TileSubstituted(worker=worker, key=key))
         while self._trouble:
             self.emit(StoreTrouble(worker="driver", cause=self._trouble.pop(0)))
+        if self.outlet is not None:
+            self.outlet.committed([key for _, report in reports for key in report.keys])
 
     def failed(self, worker: str, keys: Sequence[TileKey], cause: str) -> bool:
         """Record a failed try; the frontier decides who tries again and who is given up. True when any is done with."""
+        self.fence()  # a later attempt clears away what this one needs: that is no failure of the tiles
         self.emit(BatchFailed(worker=worker, keys=tuple(keys), cause=cause))
         given_up = self.frontier.failed(keys, cause)
         for key in given_up:

@@ -56,8 +56,18 @@ class InputSpec(_Section):
     """How one band meets a network of several channels (orchestrator.bands)."""
     bands_as: Literal["groups", "single"] | None = None
     """How bands of another number than the network's channels meet it."""
-    nodata: Annotated[int, Field(ge=0, le=65535)] | None = None
+    nodata: float | None = None
     """Pixels with this value in every band are unknown (inpaint)."""
+    keep_nodata: float | None = None
+    """Samples with this value are none: they stay so in the output and are not restored. Read from the file."""
+    channel: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    """Bands of the file to restore, counted from 0; None: all but an alpha channel."""
+    z: Annotated[int, Field(ge=0)] | None = None
+    """Plane of a stack, counted from 0."""
+    t: Annotated[int, Field(ge=0)] | None = None
+    """Time point or page, counted from 0."""
+    max_pixels: Annotated[int, Field(gt=0)] | None = None
+    """Largest size that the file may declare, px."""
     pad: tuple[Side, Side, Side, Side] | None = None
     """Pixels to invent above, right of, below and left of the input (outpaint)."""
     fine_mask: bool = False

@@ -20,17 +20,15 @@ class Stop:
     def __init__(self, seconds: float = DRAIN_SECONDS) -> None:
         self.seconds = seconds
         self.requested = False
-        self._draining = False
+        self._draining = self._listens = False
+        self._late: threading.Timer | None = None
 
     def listen(self) -> None:
         """Handle the signals from now on; again after a library has put its own handlers there."""
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 signal.signal(number, self._signal)
-            signal.signal(signal.SIGALRM, self._too_late)
             self._listens = True
-
-    _listens = False
 
     def listen_again(self) -> None:
         """Take the handlers back, if they were ours."""
@@ -45,14 +43,14 @@ class Stop:
             yield
         finally:
             self._draining = False
-            if self._listens:
-                signal.setitimer(signal.ITIMER_REAL, 0)
+            if self._late is not None:
+                self._late.cancel()
 
     def _signal(self, _number: int, _frame: FrameType | None) -> None:
         if not self._draining or self.requested or self.seconds <= 0:
             raise KeyboardInterrupt
         self.requested = True
-        signal.setitimer(signal.ITIMER_REAL, self.seconds)
-
-    def _too_late(self, _number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        again = (threading.main_thread().ident, signal.SIGTERM)
+        self._late = threading.Timer(self.seconds, signal.pthread_kill, again)
+        self._late.daemon = True
+        self._late.start()

@@ -48,7 +48,7 @@ def check(folder, write_picture, pixels, blur, tiles, capsys):
     assert _run(["restore", measured, out, *task, "--executor", "serial", "-q", "--steps", "2", *tiles]) == 0
     found, plan = verify_run(folder / "out.zarr"), load_plan(RunDir.existing(folder / "out.zarr"))
     assert min(plan.levels[0].grid.rows.count, plan.levels[0].grid.cols.count) >= 3
-    assert found.limit == limit(plan.task.stencil, plan.dtype) < 1
+    assert found.limit == limit(plan.task.stencil, plan.dtype, plan.values.levels) < 1
     assert found.consistency.cells > 5000
     assert found.consistency.max <= found.limit
     capsys.readouterr()
