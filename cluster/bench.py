@@ -53,6 +53,7 @@ def scheduler(
     tiles: Annotated[str, typer.Option(help="Tiles, ROWSxCOLUMNS.")] = "64x128",
     workers: Annotated[str, typer.Option(help="Numbers of workers, with commas.")] = "1,8,16,32,64",
     batch: Annotated[int, typer.Option(help="Tiles per worker call.")] = 4,
+    batching: Annotated[str, typer.Option(help="fair, continuous, or both with a comma.")] = "fair,continuous",
     order: Annotated[str, typer.Option(help="raster, centre, bridge or colour.")] = "centre",
     call_seconds: Annotated[float, typer.Option(help="Time of a batch, whatever its size.")] = 0.04,
     tile_seconds: Annotated[float, typer.Option(help="Time of a batch for each tile in it.")] = 0.01,
@@ -66,7 +67,7 @@ def scheduler(
 
     rows, cols = opt.parse_size(tiles, "--tiles", "64x128")
     device = Device(per_call=call_seconds, per_tile=tile_seconds, jitter=jitter, seed=seed)
-    run_bench(rows, cols, order, batch, device, opt.parse_counts(workers))
+    run_bench(rows, cols, order, batch, device, opt.parse_counts(workers), opt.parse_batchings(batching))
 
 
 def _natural(text: str) -> int:

@@ -6,11 +6,9 @@ log. A simulated worker sleeps per_call + per_tile x tiles seconds, give or take
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 import os
-import socket
 import tempfile
 import time
 from collections.abc import Sequence
@@ -22,14 +20,13 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from cluster.simulated import EVALUATIONS, SimulatedWorker, per_evaluation
 from orchestrator.actors import WorkerKind
 from orchestrator.errors import PlanError
 from orchestrator.events import BatchCommitted, Event, EventLog, WorkerStarted
 from orchestrator.frontier import Frontier
 from orchestrator.graph import TaskGraph
-from orchestrator.grid import TileKey
 from orchestrator.plan import Plan
-from orchestrator.report import Report
 from orchestrator.resolve import plan_job
 from orchestrator.rundir import RunDir
 from orchestrator.session import Session
@@ -37,35 +34,19 @@ from orchestrator.simulate import Device, Simulation, simulate, simulate_continu
 from orchestrator.spec import JobSpec
 from storage.journal import Journal
 
+BATCHINGS = ("fair", "continuous")
 # Processes that the simulated workers share at most: each is a Python of 90 MB.
 PROCESSES = 8
 TILE, STRIDE = 256, 192
-# Network evaluations of a batch, for the simulator of continuous batching.
-EVALUATIONS = 10
-
-
-class SimulatedWorker:
-    """Take the time that a device would; several share a process."""
-
-    def __init__(self, device: Device, columns: int) -> None:
-        self._device, self._columns = device, columns
-
-    async def ready(self) -> tuple[str, str]:
-        """Return (host:pid, device)."""
-        return f"{socket.gethostname()}:{os.getpid()}", "simulated"
-
-    async def run(self, keys: list[list[int]], *after: Report) -> Report:
-        """Sleep as long as the batch takes."""
-        _, row, col = keys[0]
-        cost = self._device.seconds(len(keys), first=row * self._columns + col)
-        await asyncio.sleep(cost)
-        return Report(tuple(TileKey(*key) for key in keys), cost, len(keys))
+# Share of the tiles after which the driver's memory is read first: by then everything is loaded.
+WARM = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
     """One run with a number of workers; times in s."""
 
+    batching: str
     workers: int
     processes: int
     tiles: int
@@ -73,15 +54,24 @@ class Measured:
     makespan: float
     """From the last worker's joining to the last commit."""
     ideal: float
-    """The simulator's makespan."""
-    ideal_continuous: float
+    """The simulator's makespan, with the same batching."""
     bound: float
     driver_cpu: float
     """CPU time of the driver's process, Ray's threads in it included."""
     driver_bytes: int
     """Growth of the driver's resident memory during the run."""
+    driver_bytes_warm: int
+    """The same after the first quarter of the tiles: what more tiles would add, the constant part aside."""
     journal_seconds: float
     """Time spent waiting for the disk."""
+
+    load: float
+    """Processes that wanted a core at the end, on average over a minute, these included."""
+
+    @property
+    def bytes_per_tile(self) -> float:
+        """What a tile adds to the driver's memory."""
+        return self.driver_bytes_warm / ((1 - WARM) * self.tiles)
 
     @property
     def against_ideal(self) -> float:
@@ -94,33 +84,43 @@ class Measured:
             "bound_over_makespan": self.bound / self.makespan,
             "driver_ms_per_tile": 1000 * self.driver_cpu / self.tiles,
             "driver_cores": self.driver_cpu / self.makespan,
-            "driver_bytes_per_tile": self.driver_bytes / self.tiles,
+            "driver_bytes_per_tile": self.bytes_per_tile,
+            "load": self.load,
         }
 
 
 class _Meter:
-    """A listener that reads clock, CPU time and memory when the last worker has joined and at every commit."""
+    """A listener that reads clock, CPU time and memory when the last worker has joined and as tiles are committed."""
 
-    def __init__(self, workers: int) -> None:
-        self._missing = workers
+    def __init__(self, workers: int, tiles: int) -> None:
+        self._missing, self._warm = workers, WARM * tiles
         self._process = psutil.Process()
-        self.first = self.last = (0.0, 0.0, 0)
-        self.batches = 0
+        self.first = self.last = (0.0, 0.0)
+        self.memory = [0, 0, 0]
+        """When all had joined, when warm, at the end."""
+        self.batches = self._tiles = 0
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, WorkerStarted):
             self._missing -= 1
             if self._missing == 0:
-                self.first = self.last = self._read()
+                self.memory[0] = self._rss()
+                self.first = self.last = self._times()
         elif isinstance(event, BatchCommitted):
             self.batches += 1
-            self.last = (time.perf_counter(), time.process_time(), self.last[2])
+            self._tiles += len(event.keys)
+            if not self.memory[1] and self._tiles >= self._warm:
+                self.memory[1] = self._rss()
+            self.last = self._times()
 
     def end(self) -> None:
-        self.last = (*self.last[:2], self._process.memory_info().rss)
+        self.memory[2] = self._rss()
 
-    def _read(self) -> tuple[float, float, int]:
-        return time.perf_counter(), time.process_time(), self._process.memory_info().rss
+    def _times(self) -> tuple[float, float]:
+        return time.perf_counter(), time.process_time()
+
+    def _rss(self) -> int:
+        return int(self._process.memory_info().rss)
 
 
 class _TimedJournal:
@@ -144,83 +144,93 @@ def grid_plan(rows: int, cols: int, order: str) -> Plan:
     return plan_job(JobSpec.build({"input": {"size": size}, "task": {"name": "generate"}, "tiling": tiling}))
 
 
-def measure(plan: Plan, device: Device, workers: int, batch: int, processes: int = PROCESSES) -> Measured:
+def measure(
+    plan: Plan, device: Device, workers: int, batch: int, batching: str = "fair", processes: int = PROCESSES
+) -> Measured:
     """Run a plan's tiles once on simulated workers and return what it took beside what it should take."""
     from orchestrator.ray_executor import RayExecutor
 
     graph, columns = plan.graph(), plan.levels[0].grid.cols.count
-    ideal = simulate(graph, device, workers, batch)
-    continuous = _continuous(graph, device, workers, batch)
+    ideal = _ideal(graph, device, workers, batch, batching)
+    slots = max(2, math.ceil(workers / processes))
     kind = WorkerKind(
         actor=SimulatedWorker,
-        arguments=lambda _: (device, columns),
-        slots=max(2, math.ceil(workers / processes)),
+        arguments=lambda _, most, continuous: (device, columns, slots, most, continuous),
+        slots=slots,
         gpus=False,
         gather=True,
     )
-    meter = _Meter(workers)
+    meter = _Meter(workers, graph.count)
     with tempfile.TemporaryDirectory(prefix="gigarestore-bench-") as folder:
         run = RunDir(Path(folder))
         run.state.mkdir()
         journal, log = _TimedJournal(Journal.create(run.journal, {})), EventLog(run.events)
         session = Session(run, plan, Frontier(graph), journal, [log, meter])  # type: ignore[arg-type]
-        RayExecutor(workers, batch, kind=kind).execute(session)
+        RayExecutor(workers, batch, kind=kind, batching=batching).execute(session)
         meter.end()
         session.check_finished()
         log.close()
     return Measured(
+        batching=batching,
         workers=workers,
-        processes=math.ceil(workers / kind.slots),
+        processes=math.ceil(workers / slots),
         tiles=graph.count,
         batches=meter.batches,
         makespan=meter.last[0] - meter.first[0],
         ideal=ideal.makespan,
-        ideal_continuous=continuous.makespan,
         bound=ideal.bound,
         driver_cpu=meter.last[1] - meter.first[1],
-        driver_bytes=meter.last[2] - meter.first[2],
+        driver_bytes=meter.memory[2] - meter.memory[0],
+        driver_bytes_warm=meter.memory[2] - meter.memory[1],
         journal_seconds=journal.seconds,
+        load=os.getloadavg()[0],
     )
 
 
-def _continuous(graph: TaskGraph, device: Device, workers: int, batch: int) -> Simulation:
-    step = Device(
-        per_call=device.per_call / EVALUATIONS,
-        per_tile=device.per_tile / EVALUATIONS,
-        jitter=device.jitter,
-        seed=device.seed,
-    )
-    return simulate_continuous(graph, step, workers, batch, [EVALUATIONS])
+def _ideal(graph: TaskGraph, device: Device, workers: int, batch: int, batching: str) -> Simulation:
+    if batching == "fair":
+        return simulate(graph, device, workers, batch)
+    return simulate_continuous(graph, per_evaluation(device), workers, batch, [EVALUATIONS])
 
 
-def run_bench(rows: int, cols: int, order: str, batch: int, device: Device, workers: Sequence[int]) -> list[Measured]:
-    """Measure for each number of workers, print a line each as it is known, and one JSON line last."""
+def run_bench(
+    rows: int,
+    cols: int,
+    order: str,
+    batch: int,
+    device: Device,
+    workers: Sequence[int],
+    batchings: Sequence[str] = BATCHINGS,
+) -> list[Measured]:
+    """Measure for each number of workers and batching, print a table, and one JSON line last."""
     plan, console = grid_plan(rows, cols, order), Console(highlight=False, soft_wrap=True, width=120)
     console.print(
         f"{rows}x{cols} = {rows * cols:,} tiles, order {order}, batches of {batch}, "
         f"{device.per_call:g} s + {device.per_tile:g} s a tile, jitter {device.jitter:.0%}"
     )
-    found = [measure(plan, device, count, batch) for count in workers]
-    table = Table("workers", "time", "ideal", "ideal/time", "bound/time", "continuous", box=None, pad_edge=False)
-    for name in ("CPU ms/tile", "cores", "bytes/tile", "journal"):
+    found = [measure(plan, device, count, batch, batching) for batching in batchings for count in workers]
+    table = Table("batching", "workers", "time", "ideal", "ideal/time", "bound/time", box=None, pad_edge=False)
+    for name in ("CPU ms/tile", "cores", "bytes/tile", "growth", "journal", "load"):
         table.add_column(name)
     for m in found:
         table.add_row(
+            m.batching,
             f"{m.workers}",
             f"{m.makespan:.2f}",
             f"{m.ideal:.2f}",
             f"{m.against_ideal:.3f}",
             f"{m.bound / m.makespan:.3f}",
-            f"{m.ideal_continuous:.2f}",
             f"{1000 * m.driver_cpu / m.tiles:.3f}",
             f"{m.driver_cpu / m.makespan:.2f}",
-            f"{m.driver_bytes / m.tiles:.0f}",
+            f"{m.bytes_per_tile:.0f}",
+            f"{m.driver_bytes / 1e6:.1f}",
             f"{m.journal_seconds:.2f}",
+            f"{m.load:.1f}",
         )
     console.print(table)
     console.print(
-        "times in s; ideal, continuous: simulated with batches that end together, with admission at every step; "
-        "CPU, cores, bytes, journal: of the driver"
+        "times in s; ideal: simulated; continuous: tiles join at each of 10 evaluations; CPU, cores, bytes/tile, "
+        "growth (MB), journal: of the driver; load: of this machine"
     )
     shape = {"rows": rows, "cols": cols, "order": order, "batch": batch, "device": asdict(device)}
     print(json.dumps({"bench": "scheduler", **shape, "runs": [m.as_dict() for m in found]}))

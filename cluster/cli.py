@@ -96,6 +96,7 @@ def restore(
     executor: opt.ExecutorName = None,
     workers: opt.Workers = None,
     batch: opt.Batch = None,
+    batching: opt.Batching = None,
     address: opt.Address = None,
     keep_work: opt.KeepWork = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result at OUT.")] = False,
@@ -140,6 +141,7 @@ def resume(
     executor: opt.ExecutorName = None,
     workers: opt.Workers = None,
     batch: opt.Batch = None,
+    batching: opt.Batching = None,
     address: opt.Address = None,
     keep_work: opt.KeepWork = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
@@ -358,7 +360,7 @@ def _executor(spec: JobSpec) -> Executor:
         return SerialExecutor()
     from orchestrator.ray_executor import RayExecutor
 
-    return RayExecutor(spec.run.workers, spec.run.batch, spec.run.address)
+    return RayExecutor(spec.run.workers, spec.run.batch, spec.run.address, batching=spec.run.batching)
 
 
 def _report(outcome: Outcome) -> None:

@@ -106,6 +106,12 @@ Seed = Annotated[int | None, typer.Option(help="Seed of all randomness.", show_d
 ExecutorName = Annotated[str | None, typer.Option("--executor", help="ray or serial.", show_default="ray")]
 Workers = Annotated[int | None, typer.Option(help="Workers.", show_default="one per GPU, else per core")]
 Batch = Annotated[int | None, typer.Option(help="Tiles per worker call.", show_default="8 on a GPU, 1 on a CPU")]
+Batching = Annotated[
+    str | None,
+    typer.Option(
+        help="fair: tiles begin and end together; continuous: they join a batch at any step.", show_default="fair"
+    ),
+]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to use, HOST:PORT or auto.", show_default="a local one")]
 KeepWork = Annotated[bool | None, typer.Option("--keep-work", help="Keep the working arrays after publishing.")]
 Job = Annotated[Path | None, typer.Option(help="A job file (TOML); other options override what it says.")]
@@ -155,6 +161,14 @@ def parse_counts(text: str) -> list[int]:
     if re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text) is None:
         raise PlanError(f"--workers {text!r} are no numbers of workers; give for example 1,8,16")
     return [int(count) for count in text.split(",")]
+
+
+def parse_batchings(text: str) -> list[str]:
+    """Read fair, continuous, or both with a comma."""
+    found = text.split(",")
+    if not set(found) <= {"fair", "continuous"}:
+        raise PlanError(f"--batching {text!r} is unknown; give fair, continuous, or both with a comma")
+    return found
 
 
 def parse_range(text: str) -> tuple[float, float]:
@@ -271,6 +285,7 @@ PLACES = {
     "executor": ("run", "executor"),
     "workers": ("run", "workers"),
     "batch": ("run", "batch"),
+    "batching": ("run", "batching"),
     "address": ("run", "address"),
     "keep_work": ("run", "keep_work"),
 }

@@ -10,7 +10,16 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from orchestrator.events import BatchCommitted, BatchFailed, Event, RunStarted, TileGivenUp, WorkerLost, WorkerStarted
+from orchestrator.events import (
+    BatchCommitted,
+    BatchFailed,
+    BatchHalved,
+    Event,
+    RunStarted,
+    TileGivenUp,
+    WorkerLost,
+    WorkerStarted,
+)
 from orchestrator.pace import Pace
 
 # Seconds between plain lines where there is no terminal.
@@ -47,6 +56,8 @@ class ProgressView:
             case WorkerLost(worker=worker, cause=cause):
                 self._pace.workers.discard(worker)
                 self._say(f"worker {worker} lost: {cause}")
+            case BatchHalved(worker=worker, batch=batch):
+                self._say(f"worker {worker} ran out of memory: batches of {batch} from now on")
             case BatchCommitted():
                 self._commit(event)
             case BatchFailed(keys=keys, cause=cause):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import Callable
@@ -11,25 +12,27 @@ from typing import Any
 
 from orchestrator.grid import TileKey
 from orchestrator.plan import Plan
-from orchestrator.report import Report
 from orchestrator.session import Session
 
 
 class RayWorker:
-    """A Worker behind Ray's calls."""
+    """A Worker behind Ray's calls, several of which may be under way."""
 
-    def __init__(self, root: str, plan: Plan) -> None:
-        from orchestrator.worker import Worker  # torch: the driver can do without
+    def __init__(self, root: str, plan: Plan, batch: int, continuous: bool) -> None:
+        from orchestrator.pipeline import Pipeline  # torch: the driver can do without
+        from orchestrator.worker import Worker
 
         self._worker = Worker(Path(root), plan)
+        self._pipeline = Pipeline(self._worker, batch if continuous else None)
 
-    def ready(self) -> tuple[str, str]:
+    async def ready(self) -> tuple[str, str]:
         """Return (host:pid, device)."""
         return f"{socket.gethostname()}:{os.getpid()}", str(self._worker.device)
 
-    def run(self, keys: list[list[int]], *after: Report) -> Report:
-        """Restore a batch; `after` are the reports of the tiles that it depends on."""
-        return self._worker.run([TileKey(*key) for key in keys])
+    async def run(self, slot: int, keys: list[list[int]], *after: list[Any]) -> list[Any]:
+        """Restore a batch and report it; `after` are the reports of the tiles that it depends on."""
+        report = await asyncio.wrap_future(self._pipeline.submit([TileKey(*key) for key in keys]))
+        return report.plain()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +40,16 @@ class WorkerKind:
     """What the executor's actors are. The default restores; the scheduler's benchmark only lets time pass."""
 
     actor: type = RayWorker
-    """Its `ready` and `run` are RayWorker's; coroutines when there are several slots."""
-    arguments: Callable[[Session], tuple[Any, ...]] = lambda session: (
+    """Its coroutines `ready` and `run` are RayWorker's."""
+    arguments: Callable[[Session, int, bool], tuple[Any, ...]] = lambda session, batch, continuous: (
         str(session.run_dir.root.absolute()),
         session.plan,
+        batch,
+        continuous,
     )
+    """Of its constructor, from session, tiles at a time, and whether they join at any step."""
     slots: int = 1
-    """Workers that share one process."""
+    """Workers that share one process; `run` is told which of them is meant."""
     gpus: bool = True
     """Take a GPU each where there are any."""
     gather: bool = False

@@ -36,6 +36,14 @@ class WorkerLost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BatchHalved:
+    """A worker ran out of memory and takes fewer tiles at a time from now on."""
+
+    worker: str
+    batch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BatchCommitted:
     """Tiles became durable."""
 
@@ -75,7 +83,7 @@ class RunFinished:
     seconds: float
 
 
-Event = RunStarted | WorkerStarted | WorkerLost | BatchCommitted | BatchFailed | TileGivenUp | RunFinished
+Event = RunStarted | WorkerStarted | WorkerLost | BatchHalved | BatchCommitted | BatchFailed | TileGivenUp | RunFinished
 Listener = Callable[[Event], None]
 
 

@@ -87,6 +87,11 @@ class Frontier:
         return len(self._solo) + sum(map(len, self._heaps))
 
     @property
+    def suspects(self) -> int:
+        """Number of ready tiles that must run alone; `take` returns the first of them before any other."""
+        return len(self._solo)
+
+    @property
     def finished(self) -> bool:
         return self.done == self.total
 

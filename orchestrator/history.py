@@ -104,6 +104,8 @@ def _apply(found: History, event: dict[str, Any]) -> None:
         case "WorkerLost":
             _worker(found, event["worker"]).lost = time
             _note(found, time, f"worker {event['worker']} lost: {event['cause']}")
+        case "BatchHalved":
+            _note(found, time, f"worker {event['worker']} ran out of memory: batches of {event['batch']} from then on")
         case "BatchCommitted":
             _commit(found, event)
         case "BatchFailed":

@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from orchestrator.actors import WorkerKind
+from orchestrator.crew import Crew
 from orchestrator.errors import PlanError, RunError
-from orchestrator.events import WorkerLost, WorkerStarted
+from orchestrator.events import BatchHalved, WorkerLost, WorkerStarted
 from orchestrator.grid import TileKey
-from orchestrator.policy import fair_batch
+from orchestrator.mailbox import Durable, Mailbox, Recorder, Result
 from orchestrator.ray_metrics import RayMetrics
 from orchestrator.report import Report
 from orchestrator.session import Session
@@ -33,6 +34,8 @@ from orchestrator.tokens import Tokens
 GPU_BATCH = 8
 # Worker deaths without a single commit in between, beyond one per worker, before the run is given up.
 SPARE_DEATHS = 5
+# Calls that may be under way in a worker: `ready`, and batches, of which continuous ones may be of single tiles.
+CALLS = 1000
 # Nothing but keys and reports is stored, bytes.
 OBJECT_STORE_BYTES = 100_000_000
 # How long a cluster's head may take to accept a connection, seconds.
@@ -41,9 +44,10 @@ KNOCK_SECONDS = 10.0
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Actor:
     handle: Any
+    slot: int
     name: str = "starting"
 
 
@@ -62,16 +66,19 @@ class RayExecutor:
         batch: int | None = None,
         address: str | None = None,
         kind: WorkerKind | None = None,
+        batching: str | None = None,
     ) -> None:
         if address is not None:
             _knock(address)
         self.workers, self.batch, self.address = workers, batch, address
+        self._continuous = batching == "continuous"
         self._kind = kind or WorkerKind()
-        self._spare: list[Any] = []
+        self._spare: list[_Actor] = []
         self._gathering = self._kind.gather
         self._inflight: dict[Any, tuple[_Actor, list[TileKey]]] = {}
         self._joining: dict[Any, _Actor] = {}
-        self._idle: list[_Actor] = []
+        self._crew: Crew[_Actor] = Crew(1, self._continuous)
+        self._mailbox = Mailbox()
         self._tokens = Tokens()
         self._deaths = 0
         self._proven = False  # a worker has started: later deaths are bad luck rather than a setting that cannot work
@@ -79,16 +86,17 @@ class RayExecutor:
     def execute(self, session: Session) -> None:
         """Drive the session's frontier to its end; raises RunError when workers keep dying."""
         mine = self._connect()
+        self._recorder = Recorder(session.record, self._mailbox)
         try:
             session.listeners.append(
                 RayMetrics(str(session.run_dir.root), session.frontier.total - session.frontier.done)
             )
             self._spawn_all(session)
-            while session.frontier.ready or self._inflight:
+            while session.frontier.ready or session.frontier.running:
                 self._dispatch(session)
                 self._collect(session)
         finally:
-            self._close(mine)
+            self._close(session, mine)
 
     def _connect(self) -> bool:
         if ray.is_initialized():
@@ -127,6 +135,7 @@ class RayExecutor:
         if self.workers and self.workers > most:
             log.warning("%d workers asked for, the cluster has room for %d", self.workers, most)
         self._most = self.batch or (GPU_BATCH if self._on_gpu else 1)
+        self._crew = Crew(self._most, self._continuous)
         for _ in range(self._live):
             self._spawn(session)
 
@@ -134,88 +143,104 @@ class RayExecutor:
         # max_restarts=0: Ray's own restart is slower and keeps a poison tile on one actor; we requeue and replace.
         if not self._spare:
             options = {"num_cpus": 1, "num_gpus": 1 if self._on_gpu else 0, "max_restarts": 0, "max_task_retries": 0}
-            if self._kind.slots > 1:
-                options["max_concurrency"] = self._kind.slots
-            handle = ray.remote(self._kind.actor).options(**options).remote(*self._kind.arguments(session))
-            self._spare = [handle] * self._kind.slots
-        actor = _Actor(self._spare.pop())
-        self._joining[actor.handle.ready.remote()] = actor
+            options["max_concurrency"] = self._kind.slots * CALLS
+            arguments = self._kind.arguments(session, self._most, self._continuous)
+            handle = ray.remote(self._kind.actor).options(**options).remote(*arguments)
+            self._spare = [_Actor(handle, slot) for slot in range(self._kind.slots)]
+        actor = self._spare.pop()
+        ref = actor.handle.ready.remote()
+        self._joining[ref] = actor
+        self._mailbox.expect(ref)
 
     def _dispatch(self, session: Session) -> None:
-        """Give idle workers fair batches; wait for one rather than send crumbs while others still run."""
+        """Give workers what is ready, as the crew says."""
         frontier = session.frontier
         if self._gathering and self._joining:
             return
         self._gathering = False
-        while self._idle and (size := fair_batch(frontier.ready, frontier.running, self._live, self._most)):
+        while turn := self._crew.turn(frontier, self._live):
+            actor, size = turn
+            suspect = frontier.suspects > 0
             keys = frontier.take(size)
-            actor = self._idle.pop(0)
             after = self._tokens.spend(frontier.graph, keys)
             plain = [list(key) for key in keys]  # what Ray sends without pickling
-            self._inflight[actor.handle.run.remote(plain, *after)] = (actor, keys)
+            ref = actor.handle.run.remote(actor.slot, plain, *after)
+            self._crew.sent(actor, len(keys), suspect=suspect)
+            self._inflight[ref] = (actor, keys)
+            self._mailbox.expect(ref)
 
     def _collect(self, session: Session) -> None:
-        """Wait for the next report or joining worker, and act on it and on all that have come by then."""
-        refs = [*self._inflight, *self._joining]
-        if not refs:
-            return
-        done, _ = ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)
-        if not done:
-            done, _ = ray.wait(refs, num_returns=1, fetch_local=False)
+        """Wait for something to happen, and act on it and on all that has happened by then."""
         reports: list[tuple[str, Report]] = []
         try:
-            for ref in done:
-                if ref in self._joining:
-                    self._joined(session, ref)
-                elif report := self._reported(session, ref):
+            for letter in self._mailbox.take():
+                if isinstance(letter, Durable):
+                    self._durable(session, letter)
+                elif letter.ref in self._joining:
+                    self._joined(session, letter)
+                elif report := self._reported(session, letter):
                     reports.append(report)
-            self._dispatch(session)  # what is ready already: no worker waits for the disk
         finally:  # also when a death among them ends the run
             if reports:
-                session.committed_all(reports)
+                self._recorder.put(reports)
 
-    def _joined(self, session: Session, ref: Any) -> None:
-        actor = self._joining.pop(ref)
+    def _durable(self, session: Session, letter: Durable) -> None:
+        self._recorder.pending -= len(letter.reports)
+        if letter.error is not None:
+            raise letter.error
+        session.release(letter.reports)
+
+    def _joined(self, session: Session, letter: Result) -> None:
+        actor = self._joining.pop(letter.ref)
         try:
-            actor.name, device = ray.get(ref)
+            actor.name, device = letter.answer.result()
         except RayError as err:
             self._lost(session, actor, f"did not start: {_first_line(err)}")
             return
         self._proven = True
         session.emit(WorkerStarted(worker=actor.name, device=device))
-        self._idle.append(actor)
+        self._crew.join(actor)
 
-    def _reported(self, session: Session, ref: Any) -> tuple[str, Report] | None:
+    def _reported(self, session: Session, letter: Result) -> tuple[str, Report] | None:
         """Return a worker's name and report; None when it has none, because it failed or died."""
-        actor, keys = self._inflight.pop(ref)
+        actor, keys = self._inflight.pop(letter.ref)
+        self._crew.back(actor, len(keys))
         try:
-            report: Report = ray.get(ref)
+            report = Report.of(keys, letter.answer.result())
         except RayTaskError as err:
             session.failed(actor.name, keys, _first_line(err.cause or err))
-            self._idle.append(actor)
-        except (RayActorError, GetTimeoutError, RayError) as err:
+        except RayError as err:
             session.failed(actor.name, keys, f"worker died: {_first_line(err)}")
-            self._lost(session, actor, _first_line(err))
+            if actor in self._crew:  # else another of its batches has said so
+                self._crew.leave(actor)
+                self._lost(session, actor, _first_line(err))
         else:
             self._deaths = 0
-            self._tokens.keep(session.frontier.graph, report.keys, ref)
-            self._idle.append(actor)
+            self._tokens.keep(session.frontier.graph, report.keys, letter.ref)
+            if report.limit is not None and self._crew.limit(actor, report.limit):
+                session.emit(BatchHalved(worker=actor.name, batch=report.limit))
             return actor.name, report
         return None
 
     def _lost(self, session: Session, actor: _Actor, cause: str) -> None:
         session.emit(WorkerLost(worker=actor.name, cause=cause))
-        self._spare = [handle for handle in self._spare if handle is not actor.handle]
+        self._spare = [spare for spare in self._spare if spare.handle is not actor.handle]
         self._deaths += 1
         if self._deaths > self._live + (SPARE_DEATHS if self._proven else 0):
             raise RunError(f"workers died {self._deaths} times without finishing a tile; the last: {cause}")
         self._spawn(session)
 
-    def _close(self, mine: bool) -> None:
-        actors = [*self._idle, *self._joining.values(), *(actor for actor, _ in self._inflight.values())]
+    def _close(self, session: Session, mine: bool) -> None:
+        self._recorder.close()
+        actors = [*self._crew, *self._joining.values(), *(actor for actor, _ in self._inflight.values())]
         for handle in {id(actor.handle): actor.handle for actor in actors}.values():
             ray.kill(handle)
-        self._idle, self._joining, self._inflight, self._tokens = [], {}, {}, Tokens()
+        if self._recorder.pending:  # what became durable while the run was ending
+            for letter in self._mailbox.take():
+                if isinstance(letter, Durable) and letter.error is None:
+                    session.release(letter.reports)
+        self._crew, self._joining, self._inflight, self._tokens = Crew(1, self._continuous), {}, {}, Tokens()
+        self._mailbox = Mailbox()
         if mine:
             ray.shutdown()
 

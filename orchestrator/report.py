@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from orchestrator.grid import TileKey
 
@@ -16,3 +18,14 @@ class Report:
     nfe: int
     filled: int = 0
     """Tiles that needed no network, because what was known determined them."""
+    limit: int | None = None
+    """Tiles that fit into the worker's memory at a time, once it has run out of it."""
+
+    def plain(self) -> list[Any]:
+        """Return it without the keys, which the driver knows, as Ray sends it without pickling."""
+        return [self.seconds, self.nfe, self.filled, self.limit]
+
+    @classmethod
+    def of(cls, keys: Sequence[TileKey], plain: list[Any]) -> Report:
+        """Return the report of a batch from its plain form."""
+        return cls(tuple(keys), *plain)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.events import WorkerStarted
+from orchestrator.events import BatchHalved, WorkerStarted
 from orchestrator.session import Session
 
 
@@ -17,10 +17,14 @@ class SerialExecutor:
 
         worker = Worker(session.run_dir.root, session.plan)
         session.emit(WorkerStarted(worker="serial", device=str(worker.device)))
-        while keys := session.frontier.take(session.plan.spec.run.batch or 1):
+        most = session.plan.spec.run.batch or 1
+        while keys := session.frontier.take(most):
             try:
                 report = worker.run(keys)
             except (ArithmeticError, MemoryError, RuntimeError, ValueError, OSError) as err:
                 session.failed("serial", keys, f"{type(err).__name__}: {err}")
             else:
-                session.committed("serial", report.keys, report.seconds, report.nfe, report.filled)
+                session.committed_all([("serial", report)])
+                if report.limit is not None and report.limit < most:
+                    most = report.limit
+                    session.emit(BatchHalved(worker="serial", batch=most))

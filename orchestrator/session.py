@@ -43,7 +43,15 @@ class Session:
 
     def committed_all(self, reports: Sequence[tuple[str, Report]]) -> None:
         """Do the same for the batches of several workers with one write to the disk."""
+        self.record(reports)
+        self.release(reports)
+
+    def record(self, reports: Sequence[tuple[str, Report]]) -> None:
+        """Make the completion of batches durable; any thread may, one at a time."""
         self.journal.append([tile_record(key) for _, report in reports for key in report.keys])
+
+    def release(self, reports: Sequence[tuple[str, Report]]) -> None:
+        """Release what waited for batches whose completion is durable."""
         for worker, report in reports:
             self.frontier.committed(report.keys)
             self.path.committed(report.keys)

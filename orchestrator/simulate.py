@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.frontier import Frontier
 from orchestrator.graph import TaskGraph
-from orchestrator.policy import fair_batch, fair_share
+from orchestrator.policy import continuous_batch, fair_batch
 from orchestrator.waves import critical_path
 
 _MASK = (1 << 64) - 1
@@ -146,8 +146,8 @@ class _Continuous:
     def begin(self, worker: int) -> bool:
         """Admit a worker's fair share and begin one evaluation; False when it has nothing to do."""
         tiles, frontier = self.tiles[worker], self.frontier
-        share = min(max(fair_share(frontier.ready, frontier.running, len(self.tiles)), 1), self.batch)
-        admitted = frontier.take_numbers(max(share - len(tiles), 0))
+        size = continuous_batch(frontier.ready, frontier.running, len(self.tiles), self.batch, len(tiles))
+        admitted = frontier.take_numbers(size)
         tiles += [[self.evaluations[frontier.graph.level(number)], number] for number in admitted]
         if not tiles:
             return False

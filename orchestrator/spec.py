@@ -172,6 +172,8 @@ class RunSpec(_Section):
     executor: Literal["ray", "serial"] = "ray"
     workers: Annotated[int, Field(ge=1, le=100_000)] | None = None
     batch: Annotated[int, Field(ge=1, le=4096)] | None = None
+    batching: Literal["fair", "continuous"] | None = None
+    """fair: a worker's batches begin and end together. continuous: tiles join at any step."""
     address: str | None = None
     keep_work: bool = False
 

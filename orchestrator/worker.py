@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +14,41 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kernels.constraints import Known, Measurement, Problem, to
+from kernels.continuous import advance_within
 from kernels.denoiser import load_denoiser
 from kernels.method_catalog import MethodConfig
 from kernels.noise import KeyedNoise
 from kernels.operators import OUTER, OWNED, PINNED
-from kernels.resample import bicubic_upsample, fill_unknown
-from kernels.sampler import SamplerConfig, sample
+from kernels.sampler import SamplerConfig, State
+from kernels.sampler import start as start_tiles
 from kernels.tasks import measurement_operator
 from orchestrator.axis import AxisGrid
 from orchestrator.eps_power import eps_power, probe_boxes
 from orchestrator.errors import TileError
-from orchestrator.graph import guide_window
+from orchestrator.flight import Flight
 from orchestrator.grid import TileKey
 from orchestrator.guiding import ClassGuide, network_label
-from orchestrator.level_cells import LevelCells
-from orchestrator.measured import fine_known, level_measured
 from orchestrator.plan import Level, Plan
-from orchestrator.regions import RegionLayer
 from orchestrator.report import Report
 from orchestrator.rundir import RunDir
 from orchestrator.tasks import FACTOR
 from orchestrator.tile_input import TileInput, determined
 from orchestrator.tile_operator import tile_measurement
+from orchestrator.tile_reader import TileReader
 from orchestrator.trajectory import Trajectory, trajectory
-from orchestrator.windows import Array, Measured, to_channels
+from orchestrator.windows import Array
 from storage.box import Box
 
-# Measurement pixels read around a tile so that the bicubic start (support 2) has no edge of its own.
-START_MARGIN = 4
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A batch that has been read."""
+
+    keys: tuple[TileKey, ...]
+    tiles: dict[TileKey, TileInput]
+    """Those that the network restores."""
+    determined: dict[TileKey, Array]
+    """Pixels of those that need none."""
 
 
 class Worker:
@@ -55,102 +63,74 @@ class Worker:
         self.denoiser = load_denoiser(plan.spec.denoiser, str(self.device), label)
         self.guide = ClassGuide.load(plan.spec.guidance, str(self.device))
         self.noise = KeyedNoise(plan.spec.sampling.seed)
-        self.cells = [LevelCells.open(self.run_dir, level) for level in plan.levels]
-        self.measured = [level_measured(self.run_dir, plan, level) for level in plan.levels]
-        self.regions = RegionLayer.open(self.run_dir, plan)
-        self.fine_known = fine_known(self.run_dir, plan)
+        self.reader = TileReader(self.run_dir, plan)
+        self.cells = self.reader.cells
         self.trajectories = [trajectory(plan, level) for level in plan.levels]
-        self._powers: dict[int, tuple[float, ...]] = {}
+        self.limit: int | None = None
+        """Rows of a batch that fit into memory; None while every batch has."""
+        self._configs: dict[int, SamplerConfig] = {}
 
     def run(self, keys: list[TileKey]) -> Report:
         """Restore tiles of one level and write their owned boxes; raises TileError naming a tile that went wrong."""
         began = time.perf_counter()
-        level = self.plan.levels[keys[0].level]
-        tiles = {key: self._read(level, key) for key in keys}
-        for key in keys:
-            pixels = determined(self.plan, level, tiles[key], self._inner(level, key))
-            if pixels is not None:
-                self.cells[level.index].write(Box(*level.grid.owned(key)), pixels)
-                del tiles[key]
-        if tiles:
-            self._restore(level, tiles)
-        nfe = self.trajectories[level.index].nfe * len(tiles) * len(self.plan.bands.groups)
-        return Report(tuple(keys), time.perf_counter() - began, nfe, len(keys) - len(tiles))
+        work = self.load(keys)
+        for key, pixels in work.determined.items():
+            self.write(key, pixels)
+        flight = Flight(self)
+        flight.add(work.tiles)
+        while flight:
+            for ended in flight.step():
+                self.write(ended.key, ended.pixels())
+        return self.report(work, time.perf_counter() - began, flight.limit)
 
-    def _restore(self, level: Level, tiles: dict[TileKey, TileInput]) -> None:
-        """Run the network on tiles, every picture of a tile a row of the batch, and write their owned boxes."""
+    def load(self, keys: Sequence[TileKey]) -> Load:
+        """Read tiles of one level whose predecessors are committed; several threads may."""
+        tiles = {key: self.reader.read(key) for key in keys}
+        found = {key: self._determined(key, tile) for key, tile in tiles.items()}
+        known = {key: pixels for key, pixels in found.items() if pixels is not None}
+        return Load(tuple(keys), {key: tile for key, tile in tiles.items() if key not in known}, known)
+
+    def _determined(self, key: TileKey, tile: TileInput) -> Array | None:
+        level = self.plan.levels[key.level]
+        return determined(self.plan, level, tile, self._inner(level, key))
+
+    def begin(self, tiles: dict[TileKey, TileInput]) -> State:
+        """Return tiles of one level before their first step, every picture of a tile a row of the batch."""
         bands = self.plan.bands
         pictures = [part for tile in tiles.values() for part in tile.split(bands, self.plan.joint)]
         keys = [key for key in tiles for _ in bands.groups]
-        results = self._sample(level, keys, pictures)
-        for i, key in enumerate(tiles):
-            self._write(level, key, results[i * len(bands.groups) : (i + 1) * len(bands.groups)])
+        return self._start(self.plan.levels[keys[0].level], keys, pictures)
 
-    def _read(self, level: Level, key: TileKey) -> TileInput:
-        y0, x0, y1, x1 = level.grid.box(key)
-        known_mask, known = self._read_known(level, key)
-        y = wide = coarse = smooth = fine = None
-        measured = self.measured[level.index]
-        if measured is not None:
-            wide = self._wide(measured, level, y0, x0, y1, x1)
-            y = wide[:, START_MARGIN:-START_MARGIN, START_MARGIN:-START_MARGIN]
-        if level.guided:
-            coarse, smooth = self._read_guide(level, key)
-        if self.fine_known is not None and level.index == 0:
-            fine = self.fine_known.read(y0, x0, y1, x1)
-        start = self._start(level, wide, smooth) if self.trajectories[level.index].warm else None
-        return TileInput(y=y, known_mask=known_mask, known=known, guide=coarse, start=start, fine=fine)
+    def advance(self, level: int, state: State, most: int) -> tuple[State, int]:
+        """Take tiles of a level one step (`kernels.continuous.advance_within`)."""
+        return advance_within(self.denoiser, state, self.config(level), self.noise, most)
 
-    def _wide(self, measured: Measured, level: Level, y0: int, x0: int, y1: int, x1: int) -> Array:
-        """Return the measurement under a window of the level, with START_MARGIN of its pixels around."""
-        s, m = level.posed.scale, START_MARGIN
-        return measured.read(y0 // s - m, x0 // s - m, y1 // s + m, x1 // s + m)
+    def results(self, state: State) -> dict[TileKey, Tensor]:
+        """Return the pictures (groups, C, P, P) of tiles that have finished, on the CPU."""
+        level = self.plan.levels[state.keys[0][0]]
+        keys = [TileKey(*key) for key in state.keys]
+        pictures = self._finished(state.problem, level, keys, state.estimate).cpu()
+        groups = len(self.plan.bands.groups)
+        return {key: pictures[i * groups : (i + 1) * groups] for i, key in enumerate(keys[::groups])}
 
-    def _start(self, level: Level, wide: Array | None, smooth: Array | None) -> Array | None:
-        """Return the picture that a warm start begins with: the coarser result enlarged, else the measurement enlarged.
+    def crop(self, key: TileKey, results: Tensor) -> Array:
+        """Return the pixels of a tile's owned box; raises TileError where the network gave none."""
+        if not bool(torch.isfinite(results).all()):
+            raise TileError(key, "the network returned NaN or infinite pixels")
+        rows, cols = self._inner(self.plan.levels[key.level], key).slices()
+        return self.plan.bands.join([picture[:, rows, cols] for picture in results.numpy()])
 
-        wide: the measurement with START_MARGIN pixels around; smooth: the coarser level's result at this size.
-        Where the level measures every pixel itself, its own (noisy) pixels are the start, and unknown ones are filled.
-        """
-        unlike = self.plan.task.name in ("cs", "operator")
-        if wide is None or unlike or (smooth is not None and (level.posed.scale > 1 or self.plan.grey)):
-            return smooth
-        s, m = level.posed.scale, START_MARGIN
-        picture = to_channels(wide, self.plan.bands.stored)
-        if s > 1:
-            return bicubic_upsample(fill_unknown(picture), s)[:, m * s : -m * s, m * s : -m * s]
-        unknown = np.isnan(picture)
-        filled = fill_unknown(picture)[:, m:-m, m:-m] if smooth is None else smooth
-        return np.where(unknown[:, m:-m, m:-m], filled, picture[:, m:-m, m:-m])
+    def write(self, key: TileKey, pixels: Array) -> None:
+        """Write a tile's owned box; on return it is durable."""
+        self.cells[key.level].write(Box(*self.plan.levels[key.level].grid.owned(key)), pixels)
 
-    def _read_known(self, level: Level, key: TileKey) -> tuple[Array, Array]:
-        box = Box(*level.grid.box(key))
-        mask = np.zeros((1, *box.shape), dtype=bool)
-        known = np.zeros((self.plan.bands.stored, *box.shape), np.float32)
-        for strip in _around(Box(*level.grid.settled(key)), Box(*level.grid.owned(key))):
-            rows, cols = strip.shift(-box.y0, -box.x0).slices()
-            mask[:, rows, cols] = True
-            known[:, rows, cols] = self.cells[level.index].read(strip)
-        for region in self.regions:
-            region.pin(level.index, box, mask, known)
-        return mask, known
+    def report(self, work: Load, seconds: float, limit: int | None) -> Report:
+        """Return what the driver is told of a batch whose tiles are written."""
+        groups = len(self.plan.bands.groups)
+        nfe = self.trajectories[work.keys[0].level].nfe * len(work.tiles) * groups
+        return Report(work.keys, seconds, nfe, len(work.determined), limit)
 
-    def _read_guide(self, level: Level, key: TileKey) -> tuple[Array, Array]:
-        """Return the coarser level's pixels under the tile, and their bicubic enlargement as a start."""
-        coarse = self.plan.levels[level.index + 1].grid
-        y0, x0, y1, x1 = level.grid.box(key)
-        top, bottom = guide_window(y0, y1, FACTOR, coarse.rows.length)
-        left, right = guide_window(x0, x1, FACTOR, coarse.cols.length)
-        wide = self.cells[level.index + 1].read(Box(top, left, bottom, right))
-        inner = Box(y0 // FACTOR, x0 // FACTOR, y1 // FACTOR, x1 // FACTOR).shift(-top, -left)
-        smooth = bicubic_upsample(wide, FACTOR)
-        fine = Box(inner.y0 * FACTOR, inner.x0 * FACTOR, inner.y1 * FACTOR, inner.x1 * FACTOR)
-        return (
-            wide[:, inner.y0 : inner.y1, inner.x0 : inner.x1],
-            smooth[:, fine.y0 : fine.y1, fine.x0 : fine.x1],
-        )
-
-    def _sample(self, level: Level, keys: list[TileKey], tiles: list[TileInput]) -> Tensor:
+    def _start(self, level: Level, keys: list[TileKey], tiles: list[TileInput]) -> State:
         route = self.trajectories[level.index]
         problem = Problem(
             guide=self._guide(level, tiles),
@@ -161,18 +141,16 @@ class Worker:
         if route.warm and start is None and problem.measurement is not None:  # no picture itself
             start = problem.measurement.operator.pinv(problem.measurement.y)
         channels, side = self.plan.denoiser.channels, self.plan.tile
-        result = sample(
-            self.denoiser,
+        return start_tiles(
             problem,
-            self._config(level, route),
+            self.config(level.index),
             self.noise,
             [(key.level, key.row, key.col) for key in keys],
             (channels, side, side),
             x_init=start,
             device=self.device,
-            **({} if self.guide is None else {"guidance": self.guide.batch(len(keys))}),
+            guidance=None if self.guide is None else self.guide.batch(len(keys)),
         )
-        return self._finished(problem, level, keys, result).cpu()
 
     def _finished(self, problem: Problem, level: Level, keys: list[TileKey], result: Tensor) -> Tensor:
         """Restore A x = y beside the pinned pixels, where measurements overlap."""
@@ -206,6 +184,12 @@ class Worker:
         boxes = [level.grid.box(key) for key in keys]
         return to(tile_measurement(self.plan, level, self._stack([t.y for t in tiles]), boxes, fine), self.device)
 
+    def config(self, level: int) -> SamplerConfig:
+        """Return the process of a level's tiles."""
+        if level not in self._configs:
+            self._configs[level] = self._config(self.plan.levels[level], self.trajectories[level])
+        return self._configs[level]
+
     def _config(self, level: Level, route: Trajectory) -> SamplerConfig:
         s = self.plan.spec.sampling
         assert s.form is not None and s.eta is not None and s.noise_scale is not None, "resolve() fills the sampling"
@@ -223,30 +207,15 @@ class Worker:
 
     def _eps_power(self, level: Level) -> tuple[float, ...]:
         """Return Analytic-DPM's table of a level, from its enlarged measurement under a few tiles."""
-        if level.index not in self._powers:
-            pictures: list[Array] = []
-            if (measured := self.measured[level.index]) is not None:
-                starts = [
-                    self._start(level, self._wide(measured, level, *box), None) for box in probe_boxes(level.grid)
-                ]
-                pictures = [part for start in starts if start is not None for part in self.plan.bands.split(start)]
-            schedule = self.trajectories[level.index].schedule
-            power = eps_power(self.denoiser, schedule, pictures, self.plan.tile, self.device)
-            self._powers[level.index] = power
-        return self._powers[level.index]
+        starts = [self.reader.start(level, box) for box in probe_boxes(level.grid)]
+        pictures = [part for start in starts if start is not None for part in self.plan.bands.split(start)]
+        schedule = self.trajectories[level.index].schedule
+        return eps_power(self.denoiser, schedule, pictures, self.plan.tile, self.device)
 
     def _inner(self, level: Level, key: TileKey) -> Box:
         """Return the owned box within the tile."""
         y0, x0, _, _ = level.grid.box(key)
         return Box(*level.grid.owned(key)).shift(-y0, -x0)
-
-    def _write(self, level: Level, key: TileKey, results: Tensor) -> None:
-        """Write a tile's owned box; results: (groups, C, P, P)."""
-        if not bool(torch.isfinite(results).all()):
-            raise TileError(key, "the network returned NaN or infinite pixels")
-        rows, cols = self._inner(level, key).slices()
-        pictures = [picture[:, rows, cols] for picture in results.numpy()]
-        self.cells[level.index].write(Box(*level.grid.owned(key)), self.plan.bands.join(pictures))
 
     def _stack(self, arrays: Sequence[Array | NDArray[np.bool_] | None]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(np.stack(arrays))).to(self.device)  # type: ignore[arg-type]
@@ -268,14 +237,3 @@ def _unknown_blocks(y: Array) -> NDArray[np.bool_]:
     height, width = (side // FACTOR for side in y.shape[1:])
     blocks: NDArray[np.bool_] = np.isnan(y[:1]).reshape(1, height, FACTOR, width, FACTOR)
     return np.asarray(blocks.all(axis=(2, 4)))
-
-
-def _around(box: Box, owned: Box) -> list[Box]:
-    """Return the strips of `box` outside `owned`: above, below, left, right (empty ones left out)."""
-    strips = [
-        Box(box.y0, box.x0, owned.y0, box.x1),
-        Box(owned.y1, box.x0, box.y1, box.x1),
-        Box(owned.y0, box.x0, owned.y1, owned.x0),
-        Box(owned.y0, owned.x1, owned.y1, box.x1),
-    ]
-    return [s for s in strips if s.height > 0 and s.width > 0]

@@ -29,7 +29,8 @@ def test_owned_boxes_partition_the_image(grid: TileGrid):
     writers = np.zeros((grid.rows.length, grid.cols.length), dtype=int)
     for key in grid.keys():
         y0, x0, y1, x1 = grid.owned(key)
-        assert y1 > y0 and x1 > x0
+        assert y1 > y0
+        assert x1 > x0
         writers[y0:y1, x0:x1] += 1
     assert (writers == 1).all()
 

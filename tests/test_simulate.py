@@ -167,7 +167,12 @@ def test_the_scheduler_bench_runs_the_product_and_reports_against_the_simulator(
     ended = cli("bench", "scheduler", "--tiles", "6x9", "--workers", "2,5", "--call-seconds", "0.05", "--batch", "2")
     assert ended.code == 0, ended.err
     found = json.loads(ended.out.splitlines()[-1])
-    assert [run["workers"] for run in found["runs"]] == [2, 5]
+    assert [(run["batching"], run["workers"]) for run in found["runs"]] == [
+        ("fair", 2),
+        ("fair", 5),
+        ("continuous", 2),
+        ("continuous", 5),
+    ]
     for run in found["runs"]:
         assert run["tiles"] == 54
         assert 0.2 < run["ideal_over_makespan"] < 1.02, "nothing is faster than the ideal"

@@ -1,0 +1,95 @@
+"""Mailbox: one place to wait for everything that may happen to a driver: results of remote calls and its own threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any
+
+from orchestrator.report import Report
+
+Reports = Sequence[tuple[str, Report]]
+"""Names of workers and what they reported."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A remote call has ended; `answer` is done."""
+
+    ref: Any
+    answer: Future[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Durable:
+    """The completion of batches is on the disk, or could not be put there."""
+
+    reports: Reports
+    error: Exception | None = None
+
+
+class Mailbox:
+    """Collect what happens on other threads for the one that acts on it."""
+
+    def __init__(self) -> None:
+        self._letters: SimpleQueue[Result | Durable] = SimpleQueue()
+
+    def expect(self, ref: Any) -> None:
+        """Put a remote call's result here when it is there."""
+        ref.future().add_done_callback(lambda answer: self.put(Result(ref, answer)))
+
+    def put(self, letter: Result | Durable) -> None:
+        self._letters.put(letter)
+
+    def take(self, timeout: float | None = None) -> list[Result | Durable]:
+        """Wait for a letter, at most `timeout` seconds, and return all that have come."""
+        try:
+            found = [self._letters.get(timeout=timeout)]
+        except Empty:
+            return []
+        while True:
+            try:
+                found.append(self._letters.get_nowait())
+            except Empty:
+                return found
+
+
+class Recorder:
+    """Write the journal on a thread: reports that come meanwhile share the next write to the disk."""
+
+    def __init__(self, record: Callable[[Reports], None], mailbox: Mailbox) -> None:
+        self._record, self._mailbox = record, mailbox
+        self._reports: SimpleQueue[Reports | None] = SimpleQueue()
+        self._thread = Thread(target=self._write, name="journal", daemon=True)
+        self._thread.start()
+        self.pending = 0
+        """Reports whose letter has not been taken; whoever takes it counts down."""
+
+    def put(self, reports: Reports) -> None:
+        """Record batches; a `Durable` follows."""
+        self.pending += len(reports)
+        self._reports.put(reports)
+
+    def close(self) -> None:
+        """Return when everything put has its letter."""
+        self._reports.put(None)
+        self._thread.join()
+
+    def _write(self) -> None:
+        while (first := self._reports.get()) is not None:
+            reports, last = list(first), False
+            while not self._reports.empty():
+                more = self._reports.get()
+                last = more is None
+                reports += more or ()
+            try:
+                self._record(reports)
+            except Exception as err:  # the disk's refusal: the driver's thread raises it
+                self._mailbox.put(Durable(reports, err))
+            else:
+                self._mailbox.put(Durable(reports))
+            if last:
+                return
