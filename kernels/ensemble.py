@@ -8,22 +8,19 @@ Zhang et al. 2021, Plug-and-Play Image Restoration with Deep Denoiser Prior, sec
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from kernels.denoiser import Denoiser
-
-Ensemble = Literal["1", "2", "4", "8", "cycle"]
+from kernels.presets import Ensemble
 
 # Bit 0 mirrors columns, bit 1 rows, bit 2 swaps the two axes (square tiles).
 MEMBERS: dict[Ensemble, tuple[int, ...]] = {"1": (0,), "2": (0, 3), "4": (0, 1, 2, 3), "8": tuple(range(8))}
 
 
-def evaluations(ensemble: Ensemble) -> int:
-    """Return the network evaluations that one step takes."""
-    return 1 if ensemble == "cycle" else len(MEMBERS[ensemble])
+def symmetric(denoiser: Denoiser, ensemble: Ensemble) -> Denoiser:
+    """Return the denoiser itself for ensemble 1, else one that serves it under symmetries."""
+    return denoiser if ensemble == "1" else SymmetricDenoiser(denoiser, ensemble)
 
 
 class SymmetricDenoiser:

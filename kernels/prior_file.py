@@ -13,33 +13,43 @@ from kernels.builtin import FORMAT, BuiltinDenoiser, LocalUNet, PriorConfig
 from kernels.catalog import DenoiserInfo
 from kernels.domain import statistics
 from kernels.prior_metadata import Metadata
-from kernels.trainer import VALIDATION_SIGMAS, read_state
+from kernels.trainer import VALIDATION_SIGMAS, read_state, validate
 
 
-def export_prior(checkpoint: Path, path: Path, domain_pictures: Tensor, extra: Metadata) -> dict[str, str]:
+def export_prior(
+    checkpoint: Path, path: Path, held_out: Tensor, domain_pictures: Tensor, extra: Metadata
+) -> dict[str, str]:
     """Write the best moving average of a training, the last one where there was no validation; return its metadata.
 
-    domain_pictures: held-out pictures (N, C, H, W) in [-1, 1] that stand for what the prior knows. extra: what the
-    caller knows of the data: `trained_on`, `license` and more.
+    held_out, domain_pictures: pictures (N, C, H, W) in [-1, 1] for validation, and that stand for what the prior knows.
+    extra: what the caller knows of the data: `trained_on`, `license` and more.
     """
     state = read_state(checkpoint)
-    spec, history = json.loads(state["spec"]), state.get("history", [])
-    best, best_at = state.get("best"), state.get("best_at", 0)
-    chosen, step = (state["average"], state["step"]) if best is None else (best, best_at)
+    spec, best = json.loads(state["spec"]), state.get("best")
+    chosen, step = (state["average"], state["step"]) if best is None else (best, state["best_at"])
+    config = PriorConfig.from_json(json.dumps(spec["config"]))
     tensors = {key: value.half().contiguous() for key, value in chosen.items()}
-    rows = [row for row in history if row[0] == step]
-    validation = {"sigmas": VALIDATION_SIGMAS, "psnr": rows[-1][2:] if rows else [], "loss": rows[-1][1] if rows else 0}
     metadata = {
         "format": FORMAT,
-        "config": json.dumps(spec["config"]),
+        "config": config.to_json(),
         "training": json.dumps(spec | {"step": step, "init": Path(spec["init"]).name}),
-        "validation": json.dumps(validation),
         **extra,
+        **measured(config, tensors, held_out, domain_pictures),
     }
-    config = PriorConfig.from_json(metadata["config"])
-    metadata["domain"] = domain_record(config, tensors, domain_pictures)
     write_prior(path, tensors, metadata)
     return metadata
+
+
+def measured(config: PriorConfig, tensors: Mapping[str, Tensor], held_out: Tensor, known: Tensor) -> dict[str, str]:
+    """Return the metadata that are figures of a network: of its validation, and of its domain (kernels.domain)."""
+    net = LocalUNet(config)
+    net.load_state_dict({key: value.float() for key, value in tensors.items()})
+    denoiser = BuiltinDenoiser(net, DenoiserInfo(name="prior", channels=config.image_channels))
+    psnr = validate(denoiser.net, held_out, seed=0)
+    return {
+        "validation": json.dumps({"sigmas": VALIDATION_SIGMAS, "psnr": psnr, "pictures": len(held_out)}),
+        "domain": statistics(denoiser, known).to_json(),
+    }
 
 
 def write_prior(path: Path, tensors: Mapping[str, Tensor], metadata: Metadata) -> None:
@@ -47,11 +57,3 @@ def write_prior(path: Path, tensors: Mapping[str, Tensor], metadata: Metadata) -
     partial = path.with_name(path.name + ".partial")
     save_file(dict(tensors), partial, metadata=dict(metadata))
     partial.replace(path)
-
-
-def domain_record(config: PriorConfig, tensors: Mapping[str, Tensor], pictures: Tensor) -> str:
-    """Return the JSON of what a network's residual is on pictures (N, C, H, W) in [-1, 1] that stand for its domain."""
-    net = LocalUNet(config)
-    net.load_state_dict({key: value.float() for key, value in tensors.items()})
-    info = DenoiserInfo(name="prior", channels=config.image_channels)
-    return statistics(BuiltinDenoiser(net, info), pictures).to_json()

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from kernels.builtin import read_prior
 from kernels.pool import Collection, ImagePool
-from kernels.prior_file import domain_record, export_prior, write_prior
+from kernels.prior_file import export_prior, measured, write_prior
 from kernels.prior_metadata import read_metadata
 from kernels.trainer import Listener, Progress, Trainer, fit, read_state
 from kernels.training import PRESETS, TrainingSpec, to_unit
@@ -77,7 +77,8 @@ def export(out: Path, path: Path) -> int:
     """Write the best moving average that `out` holds as a float16 prior file; return the step that it was taken at."""
     spec = json.loads(read_state(out / CHECKPOINT)["spec"])
     images = Collection(directory=out, seed=spec["seed"], side=spec["image_side"], shard_images=1, shards=1)
-    metadata = export_prior(out / CHECKPOINT, path, domain_pictures(images), SYNTHETIC)
+    held_out = held_out_pictures(images, 0, VALIDATION_IMAGES)
+    metadata = export_prior(out / CHECKPOINT, path, held_out, domain_pictures(images), SYNTHETIC)
     return int(json.loads(metadata["training"])["step"])
 
 
@@ -96,10 +97,15 @@ def mix(first: Path, second: Path, out: Path) -> None:
         raise ValueError(f"{first} holds {config}, {second} {other}; only networks of one shape have an average")
     tensors = {key: ((value.float() + b[key].float()) / 2).half() for key, value in a.items()}
     kept = [read_metadata(path) for path in (first, second)]
-    training = [json.loads(metadata["training"]) for metadata in kept if "training" in metadata]
+    training = [
+        json.loads(metadata.get("training", "{}")) | {"file": path.name}
+        for metadata, path in zip(kept, (first, second), strict=True)
+    ]
     metadata = kept[1] | {"training": json.dumps({"average_of": training})}
-    collection = PRESETS["builtin"].collection(out.parent)
-    write_prior(out, tensors, metadata | {"domain": domain_record(config, tensors, domain_pictures(collection))})
+    images = PRESETS["builtin"].collection(out.parent)
+    held_out = held_out_pictures(images, 0, VALIDATION_IMAGES)
+    figures = measured(config, tensors, held_out, domain_pictures(images))
+    write_prior(out, tensors, metadata | figures)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
