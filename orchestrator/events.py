@@ -20,6 +20,16 @@ class RunStarted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DomainChecked:
+    """The prior was tried on the input (orchestrator.domain); residuals in units of the noise added."""
+
+    residual: float
+    known: float
+    limit: float
+    far: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerStarted:
     """A worker is ready to take tiles."""
 
@@ -83,7 +93,17 @@ class RunFinished:
     seconds: float
 
 
-Event = RunStarted | WorkerStarted | WorkerLost | BatchHalved | BatchCommitted | BatchFailed | TileGivenUp | RunFinished
+Event = (
+    RunStarted
+    | DomainChecked
+    | WorkerStarted
+    | WorkerLost
+    | BatchHalved
+    | BatchCommitted
+    | BatchFailed
+    | TileGivenUp
+    | RunFinished
+)
 Listener = Callable[[Event], None]
 
 

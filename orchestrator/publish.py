@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.domain import read_domain
 from orchestrator.level_cells import LevelCells
 from orchestrator.plan import Plan
 from orchestrator.rundir import RunDir
@@ -21,7 +22,7 @@ def publish_run(run: RunDir, plan: Plan) -> None:
     def source(box: Box) -> NDArray[np.unsignedinteger]:
         return plan.values.from_unit(plan.bands.published(cells.read(box)))
 
-    original = _original(run, plan)
+    original, known = _original(run, plan), read_domain(run)
     size, icc = (original.pixel_size, original.icc) if original else (None, None)
     publish(
         source,
@@ -33,7 +34,7 @@ def publish_run(run: RunDir, plan: Plan) -> None:
         pixel_size=None if size is None else (size[0] / plan.task.scale, size[1] / plan.task.scale),
         icc=icc if plan.out_channels == plan.spec.input.bands else None,
         name=run.root.stem,
-        attributes={"gigarestore": provenance(plan)},
+        attributes={"gigarestore": {**provenance(plan), "domain": None if known is None else known.as_dict()}},
     )
 
 

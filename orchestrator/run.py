@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from orchestrator.domain import check_domain
 from orchestrator.errors import PlanError, RunError
 from orchestrator.estimate import disk_bytes
 from orchestrator.events import EventLog, Listener, RunFinished, RunStarted
@@ -106,6 +107,8 @@ def _drive(run: RunDir, plan: Plan, marks: Fingerprint, executor: Executor, list
     outcome = "interrupted"
     try:
         if not session.frontier.finished:
+            if (known := check_domain(run, plan)) is not None:
+                session.emit(known.event())
             executor.execute(session)
         session.check_finished()
         if not run.published:
