@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from cluster import bench, observe
+from cluster import bench, observe, train
 from cluster import options as opt
 from cluster.progress import ProgressView, duration, size
 from orchestrator.errors import PlanError, RunError
@@ -37,6 +37,7 @@ app = typer.Typer(
 app.add_typer(bench.app, name="bench")
 app.command()(observe.status)
 app.command()(observe.report)
+app.command()(train.train)
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 

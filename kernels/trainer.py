@@ -32,7 +32,7 @@ class Progress:
     step: int
     steps: int
     loss: float
-    """Mean since the last validation."""
+    """Mean since the last validation; NaN before the first step."""
     psnr: tuple[float, ...] = ()
     """Validation PSNR at VALIDATION_SIGMAS, dB; empty between validations."""
     seconds: float = 0.0
@@ -61,7 +61,7 @@ class Trainer:
         self.losses: list[float] = []
         """Since the last validation."""
         self.history: list[list[float]] = []
-        """Step, loss and validation PSNRs of every validation."""
+        """Step and validation PSNRs of every validation."""
         self.best: dict[str, Tensor] | None = None
         """The moving average at the best validation."""
         self.best_at = 0
@@ -88,9 +88,10 @@ class Trainer:
 
     def assess(self, held_out: Tensor) -> tuple[float, tuple[float, ...]]:
         """Validate the moving average and keep it if it is the best; return the loss since the last time, and PSNRs."""
-        loss, psnr = float(np.mean(self.losses)), tuple(validate(self.average, held_out, self.spec.seed))
+        loss = float(np.mean(self.losses)) if self.losses else math.nan
+        psnr = tuple(validate(self.average, held_out, self.spec.seed))
         gained = not self.history or np.mean(psnr) > self.best_psnr + BETTER
-        self.history.append([self.step, round(loss, 5), *psnr])
+        self.history.append([self.step, *psnr])
         self.losses = []
         if gained:
             self.best_at = self.step
@@ -100,7 +101,7 @@ class Trainer:
     @property
     def best_psnr(self) -> float:
         """Return the mean validation PSNR at the best validation, dB."""
-        return max((float(np.mean(row[2:])) for row in self.history if row[0] == self.best_at), default=-math.inf)
+        return max((float(np.mean(row[1:])) for row in self.history if row[0] == self.best_at), default=-math.inf)
 
     def save(self, path: Path) -> None:
         """Write the state to a file that is either the old one or the new one, whole."""
@@ -183,28 +184,28 @@ def fit(
     better one until it stops; 0 never stops. save_every: seconds between checkpoints.
     """
     losses: list[float] = []
+    psnr: tuple[float, ...] = ()
     saved = began = time.monotonic()
+    if trainer.step == 0 and trainer.spec.init:  # what it starts from may turn out to be the best
+        loss, psnr = trainer.assess(held_out)
+        _tell(listener, trainer, loss, psnr, 0.0)
     while trainer.step < trainer.spec.steps and not _stalled(trainer, every, patience):
         losses.append(trainer.advance(make_batch(trainer.spec, source, trainer.step)))
         loss = float(np.mean(trainer.losses))
-        psnr: tuple[float, ...] = ()
+        psnr = ()
         if trainer.step % every == 0 or trainer.step == trainer.spec.steps:
             loss, psnr = trainer.assess(held_out)
-        if listener is not None:
-            listener(
-                Progress(
-                    step=trainer.step,
-                    steps=trainer.spec.steps,
-                    loss=loss,
-                    psnr=psnr,
-                    seconds=time.monotonic() - began,
-                )
-            )
+        _tell(listener, trainer, loss, psnr, time.monotonic() - began)
         if time.monotonic() - saved > save_every:
             trainer.save(checkpoint)
             saved = time.monotonic()
     trainer.save(checkpoint)
     return losses
+
+
+def _tell(listener: Listener | None, trainer: Trainer, loss: float, psnr: tuple[float, ...], seconds: float) -> None:
+    if listener is not None:
+        listener(Progress(step=trainer.step, steps=trainer.spec.steps, loss=loss, psnr=psnr, seconds=seconds))
 
 
 def _stalled(trainer: Trainer, every: int, patience: int) -> bool:
