@@ -55,7 +55,7 @@ FAITHFUL = Preset(
     ensemble="cycle",
 )
 # Levels that only start from a coarser one, and are not held to it, settle their own low frequencies.
-STARTED_STEPS = 10
+STARTED_STEPS = 20
 
 # A sample of the posterior, nearer to the grain of real images at the price of PSNR; also a warm start.
 DETAIL = Preset(start=400, steps=20, spacing="log_sigma", form="eps", eta=1.0, noise_scale=1.0, init="bicubic")

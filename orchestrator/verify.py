@@ -12,6 +12,7 @@ from orchestrator.axis import AxisGrid
 from orchestrator.consistency import WINDOW, consistency
 from orchestrator.errors import PlanError
 from orchestrator.plan import Plan, alignment
+from orchestrator.publish import substituted_tiles
 from orchestrator.resolve import load_plan
 from orchestrator.rundir import RunDir
 from storage.box import Box
@@ -39,6 +40,8 @@ class Verification:
     noisy: bool
     """True when the measurement has noise: the residual is then expected, not an error."""
     seams: SeamReport
+    substituted: list[dict[str, Any]]
+    """Tiles that could not be restored, as the image's metadata says: level, row, col and box in px."""
 
     @property
     def consistent(self) -> bool:
@@ -86,6 +89,7 @@ def verify_run(root: Path) -> Verification:
         limit=limit,
         noisy=plan.spec.task.sigma > 0,
         seams=_seams(plan, image),
+        substituted=substituted_tiles(run, plan),
     )
 
 

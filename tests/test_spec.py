@@ -54,7 +54,7 @@ def test_an_empty_job_file_is_all_defaults():
 REFUSED = [
     ({"sampling": {"step": 10}}, ["unknown key 'sampling.step'", "did you mean 'steps'"]),
     ({"tilling": {}}, ["unknown key 'tilling'", "did you mean 'tiling'"]),
-    ({"run": {"xyzzy": 1}}, ["unknown key 'run.xyzzy'", "known: address, batch, executor"]),
+    ({"run": {"xyzzy": 1}}, ["unknown key 'run.xyzzy'", "known: address, batch, batching, executor"]),
     ({"task": {"name": "dehaze"}}, ["task.name", "'dehaze'", "'inpaint'"]),
     ({"task": {"sigma": -1}}, ["task.sigma", "-1", "greater than or equal to 0"]),
     ({"task": {"scale": 65}}, ["task.scale", "65", "64"]),
@@ -196,7 +196,9 @@ def test_every_field_that_changes_pixels_is_in_this_test():
     guided = {"guidance.label", "guidance.classifier", "guidance.scale"}  # need a checkpoint: tests/test_guiding.py
     # Belong to other tasks (tests/test_more_tasks.py restores with them).
     others = {"alignment", "block", "blur", "cs_seed", "operator", "operator_args", "ratio", "weights"}
-    inputs = {f"input.{name}" for name in ("crop", "extent", "fine_mask", "nodata", "pad")}
+    inputs = {
+        f"input.{name}" for name in ("channel", "crop", "extent", "fine_mask", "keep_nodata", "nodata", "pad", "t", "z")
+    }
     untested = {
         "operator_content",
         "pixel_version",
