@@ -21,8 +21,8 @@ SIDE = 16
 """Side of a window, px."""
 ONE_IN = 4096
 """Windows per landmark, on average."""
-# Grey levels, as a share of the dtype's range, that a window must span to look like no other.
-LEAST_SPAN = 0.06
+# Different values that a window must hold in some channel to look like no other.
+LEAST_VALUES = 16
 # Landmarks in common from which two pictures are said to share pixels: one may be chance, or a logo.
 SHARED = 3
 # Odd multipliers of the polynomial in x, in y and over channels, and those of the finaliser of SplitMix64.
@@ -31,7 +31,7 @@ _MIX1, _MIX2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 def landmarks(pixels: NDArray[Any]) -> Hashes:
-    """Return the landmarks of the windows inside a picture (C, H, W) of unsigned integers, sorted, each once.
+    """Return the landmarks of the windows inside a picture (C, H, W) of any dtype, sorted, each once.
 
     A picture may be cut into pieces that overlap by SIDE - 1 px; the union of theirs is the same.
     """
@@ -39,13 +39,11 @@ def landmarks(pixels: NDArray[Any]) -> Hashes:
         return np.zeros(0, np.uint64)
     values = np.zeros(pixels.shape[1:], np.uint64)
     for channel in pixels:
-        values = values * _C + channel.astype(np.uint64) + np.uint64(1)
+        values = values * _C + _bits(channel) + np.uint64(1)
     hashes = _mixed(_rolled(_rolled(values, _X).T, _Y).T)
     rows, cols = np.nonzero(hashes % np.uint64(ONE_IN) == 0)
-    least = LEAST_SPAN * np.iinfo(pixels.dtype).max
-    kept = [
-        hashes[y, x] for y, x in zip(rows, cols, strict=True) if _span(pixels[:, y : y + SIDE, x : x + SIDE]) >= least
-    ]
+    windows = ((hashes[y, x], pixels[:, y : y + SIDE, x : x + SIDE]) for y, x in zip(rows, cols, strict=True))
+    kept = [value for value, window in windows if _distinct(window)]
     return np.unique(np.array(kept, np.uint64))
 
 
@@ -86,5 +84,12 @@ def _mixed(hashes: Hashes) -> Hashes:
     return np.asarray(hashes ^ (hashes >> np.uint64(31)))
 
 
-def _span(window: NDArray[Any]) -> int:
-    return int(max(int(channel.max()) - int(channel.min()) for channel in window))
+def _bits(channel: NDArray[Any]) -> Hashes:
+    """Return samples as whole numbers, floating ones by their bits."""
+    if channel.dtype.kind == "f":
+        channel = np.ascontiguousarray(channel).view(f"u{channel.dtype.itemsize}")
+    return channel.astype(np.uint64)
+
+
+def _distinct(window: NDArray[Any]) -> bool:
+    return max(len(np.unique(channel)) for channel in window) >= LEAST_VALUES
