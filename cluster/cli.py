@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from cluster import bench, observe, train
+from cluster import bench, evaluate, observe, train
 from cluster import options as opt
 from cluster.export import export
 from cluster.info import info
@@ -40,6 +40,7 @@ app.command()(info)
 app.command()(observe.status)
 app.command()(observe.report)
 app.command()(train.train)
+app.command()(evaluate.evaluate)
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
