@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.catalog import describe
 from kernels.metrics import psnr, ssim
 from orchestrator.consistency import means
 from orchestrator.errors import PlanError
@@ -27,6 +28,7 @@ Estimate = Callable[[], Pixels | None]
 
 # Share of the pixels that inpainting lacks.
 MISSING = 0.25
+TILE_UNIT, USUAL_TILE = 32, 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +191,11 @@ def _restore(
     from orchestrator.serial import SerialExecutor
 
     sampling = {"seed": seed, "intent": intent}
-    spec = JobSpec.build({**job, "output": str(out), "sampling": sampling, "run": {"executor": "serial"}})
+    # A network of any tile size need not fill up a small picture to its usual one.
+    wanted = -(-max(size) // TILE_UNIT) * TILE_UNIT
+    tiling = {"tile": wanted} if describe(job["denoiser"]).local and wanted < USUAL_TILE else {}
+    values = {**job, "output": str(out), "sampling": sampling, "tiling": tiling, "run": {"executor": "serial"}}
+    spec = JobSpec.build(values)
     outcome = start(spec, SerialExecutor(), overwrite=True)
     return open_image(out).read(Box(0, 0, *size)), outcome.plan
 
