@@ -178,7 +178,8 @@ def _tiling(given: TilingSpec, task: Task, info: DenoiserInfo, height: int, widt
     tile = given.tile or (info.tile if info.fixed_tile else fitting_tile(task, wanted, levels, info.multiple))
     # Where the margin gives context, a quarter of overlap loses nothing and saves half of the work (docs/RESULTS.md).
     stride = given.stride or fitting_stride(task, tile * 3 // 4 if local else tile // 2, tile, levels)
-    order, margin, block = given.order or "raster", given.margin, given.block
+    # All orders give the same quality (docs/RESULTS.md), centre half the depth of the paper's raster.
+    order, margin, block = given.order or ("centre" if local else "raster"), given.margin, given.block
     joined = order in ("bridge", "colour")  # by tiles that restore what the margins on both sides of them leave
     if margin is None:
         # Measurements that overlap must be seen by both tiles at a border: the paper's geometry cannot (check_reach).

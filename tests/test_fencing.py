@@ -100,7 +100,7 @@ def test_a_stopped_driver_that_goes_on_after_it_was_superseded_changes_nothing(
     small, job, serially, tmp_path, start_command, run_command, published_files, unfinished_files
 ):
     serially(job(small, tmp_path / "reference", sampling={"steps": STEPS}))
-    out, serial = tmp_path / "out", ["--executor", "serial", "--quiet"]
+    out, serial = tmp_path / "out", ["--executor", "serial", "--quiet", "--store-seconds", 2]
     run = RunDir(out)
     old = start_command("restore", small, out, *OPTIONS, *serial, cwd=tmp_path, marker=uuid.uuid4().hex)
     try:

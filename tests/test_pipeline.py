@@ -57,16 +57,20 @@ class Piped:
 
 @pytest.fixture(scope="module")
 def masked(tmp_path_factory, make_picture, write_picture):
-    """A picture of 40x44 px and a mask that knows three quarters of it."""
+    """A picture of 40x44 px, a mask that knows three quarters of it, and a larger picture."""
     folder = tmp_path_factory.mktemp("masked")
     pixels = make_picture(40, 44)
     known = random.Random(3).choices([0, 255], [1, 3], k=40 * 44)
     mask = np.array(known, np.uint8).reshape(1, 40, 44)
-    return write_picture(folder / "in.png", pixels), write_picture(folder / "mask.png", mask)
+    return (
+        write_picture(folder / "in.png", pixels),
+        write_picture(folder / "mask.png", mask),
+        write_picture(folder / "large.png", make_picture(56, 60)),
+    )
 
 
 def jobs(masked, small):
-    source, mask = masked
+    source, mask, large = masked
     known = {"path": str(source), "mask": str(mask)}
     travel = {"steps": 3, "travel": (1, 2)}
     return {
@@ -76,7 +80,10 @@ def jobs(masked, small):
         "dps": (small, {"sampling": {"method": "dps"}}),
         "ddrm": (small, {"sampling": {"method": "ddrm"}, "tiling": {"levels": 1}}),
         "noise": (source, {"task": {"name": "denoise", "sigma": 20}, "sampling": {"intent": "faithful"}}),
-        "blur": (source, {"task": {"name": "deblur", "blur": "uniform:5"}, "tiling": {"levels": None}}),
+        "blur": (
+            large,
+            {"task": {"name": "deblur", "blur": "uniform:5"}, "tiling": {"levels": None, "order": "centre"}},
+        ),
     }
 
 

@@ -54,7 +54,7 @@ def test_an_empty_job_file_is_all_defaults():
 REFUSED = [
     ({"sampling": {"step": 10}}, ["unknown key 'sampling.step'", "did you mean 'steps'"]),
     ({"tilling": {}}, ["unknown key 'tilling'", "did you mean 'tiling'"]),
-    ({"run": {"xyzzy": 1}}, ["unknown key 'run.xyzzy'", "known: address, batch, batching, executor"]),
+    ({"run": {"xyzzy": 1}}, ["unknown key 'run.xyzzy'", "known: address, batch, batching, drain_seconds, executor"]),
     ({"task": {"name": "dehaze"}}, ["task.name", "'dehaze'", "'inpaint'"]),
     ({"task": {"sigma": -1}}, ["task.sigma", "-1", "greater than or equal to 0"]),
     ({"task": {"scale": 65}}, ["task.scale", "65", "64"]),
@@ -109,7 +109,7 @@ JOBS = [
     {"task": {"name": "generate"}},
     {"task": {"name": "sr+colorize", "scale": 2}},
     {"task": {"name": "sr", "scale": 4, "sigma": 5}, "sampling": {"intent": "paper"}},
-    {"sampling": {"intent": "detail"}, "tiling": {"order": "centre"}},
+    {"sampling": {"intent": "detail"}, "tiling": {"order": "raster"}},
     {"denoiser": "analytic:"},
     {"tiling": {"order": "bridge"}},
 ]
@@ -166,7 +166,7 @@ PIXEL_CHANGES = {
     "tiling.stride": {"tiling": {"stride": 128}},
     "tiling.margin": {"tiling": {"margin": 0}},
     "tiling.levels": {"tiling": {"levels": 2}},
-    "tiling.order": {"tiling": {"order": "centre"}},
+    "tiling.order": {"tiling": {"order": "raster"}},
     "tiling.block": {"tiling": {"order": "bridge", "block": 3}},
 }
 
