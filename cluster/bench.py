@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -68,6 +69,49 @@ def scheduler(
     rows, cols = opt.parse_size(tiles, "--tiles", "64x128")
     device = Device(per_call=call_seconds, per_tile=tile_seconds, jitter=jitter, seed=seed)
     run_bench(rows, cols, order, batch, device, opt.parse_counts(workers), opt.parse_batchings(batching))
+
+
+@app.command()
+def io(
+    side: Annotated[int, typer.Option(help="Side of the image, px.", min=600)] = 4000,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="Where to write, on the disk to be measured.", show_default="the temporary folder"),
+    ] = None,
+) -> None:
+    """Compare import, publishing and exports with a raw copy, and measure their memory; needs rasterio for the COG."""
+    from cluster.bench_io import run_bench
+
+    run_bench(side, folder)
+
+
+@app.command()
+def scaling(
+    workers: Annotated[str, typer.Option(help="Numbers of workers, with commas.")] = "1,2",
+    tiles: Annotated[int, typer.Option(help="Tiles along a side of the picture.", min=2)] = 6,
+    denoiser: Annotated[str, typer.Option(help="As for restore.")] = "builtin",
+    tile: Annotated[int, typer.Option(help="Side of a tile in px.")] = 128,
+    stride: Annotated[int, typer.Option(help="Distance between tiles in px.")] = 96,
+    steps: Annotated[int, typer.Option(help="Denoising steps per tile.", min=1)] = 5,
+    order: Annotated[str, typer.Option(help="raster, centre, bridge or colour.")] = "centre",
+    batch: Annotated[int, typer.Option(help="Tiles per worker call.", min=1)] = 1,
+    batching: Annotated[str, typer.Option(help="fair or continuous.")] = "fair",
+    plot: Annotated[Path | None, typer.Option(help="SVG file to draw.")] = None,
+) -> None:
+    """Restore a picture with more and more workers on the devices here, beside the bound of the tiles' graph."""
+    from cluster import options as opt
+    from cluster.bench_scaling import Case, run_scaling
+
+    case = Case(
+        denoiser=denoiser,
+        tile=tile,
+        stride=stride,
+        steps=steps,
+        order=order,
+        batch=batch,
+        batching=opt.parse_batchings(batching)[0],
+    )
+    run_scaling(case, tiles, opt.parse_counts(workers), plot)
 
 
 def _natural(text: str) -> int:

@@ -6,19 +6,19 @@ Exit codes: 0 done, 2 bad input or usage, 1 failed but resumable, 130 interrupte
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from cluster import bench, observe, submit, submitted
+from cluster import bench, evaluate, observe, submit, submitted, train
 from cluster import options as opt
+from cluster.export import export
 from cluster.handles import Handle
-from cluster.progress import ProgressView, duration, size
+from cluster.info import info
+from cluster.progress import ProgressView, duration
 from orchestrator.errors import PlanError, RunError
 from orchestrator.events import Event
 from orchestrator.spec import JobSpec
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from orchestrator.plan import Plan
     from orchestrator.run import Outcome
     from orchestrator.session import Executor
+    from orchestrator.stopping import Stop
 
 app = typer.Typer(
     name="gigarestore",
@@ -36,6 +37,7 @@ app = typer.Typer(
     help="Restore images of unlimited size with pre-trained diffusion models (DDNM, MSR, HiR) on Ray and Zarr.",
 )
 app.add_typer(bench.app, name="bench")
+app.command()(info)
 app.command()(observe.status)
 app.command()(observe.report)
 app.command(context_settings=submit.CONTEXT)(submit.submit)
@@ -44,13 +46,15 @@ app.command()(submitted.cancel)
 app.command()(submitted.wait)
 app.command("list")(submitted.list_runs)
 app.add_typer(submitted.config, name="config")
+app.command()(train.train)
+app.command()(evaluate.evaluate)
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 # typer brings its own copy of click in some versions and uses the installed one in others.
 ClickException: type[Exception] = next(k for k in typer.BadParameter.__mro__ if k.__name__ == "ClickException")
 
-In = Annotated[Path | None, typer.Argument(metavar="IN", help="PNG, JPEG or TIFF.")]
+In = Annotated[str | None, typer.Argument(metavar="IN", help="An image file, a zarr folder, or a URL of one.")]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the result, an OME-Zarr image.")]
 RunOrOut = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the result, or a submitted run's handle.")]
 
@@ -65,6 +69,10 @@ def restore(
     sigma: opt.Sigma = None,
     mask: opt.Mask = None,
     nodata: opt.Nodata = None,
+    channel: opt.Channel = None,
+    z: opt.Z = None,
+    t: opt.T = None,
+    max_pixels: opt.MaxPixels = None,
     pad: opt.Pad = None,
     kernel: opt.Kernel = None,
     blur: opt.Blur = None,
@@ -93,6 +101,8 @@ def restore(
     start: opt.Start = None,
     noise_scale: opt.NoiseScale = None,
     inverse: opt.Inverse = None,
+    guide: opt.Guide = None,
+    ensemble: opt.EnsembleName = None,
     travel: opt.Travel = None,
     tile: opt.Tile = None,
     stride: opt.Stride = None,
@@ -107,6 +117,10 @@ def restore(
     batching: opt.Batching = None,
     address: opt.Address = None,
     keep_work: opt.KeepWork = None,
+    on_failed_tile: opt.OnFailedTile = None,
+    drain_seconds: opt.DrainSeconds = None,
+    hang_seconds: opt.HangSeconds = None,
+    store_seconds: opt.StoreSeconds = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result at OUT.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
@@ -131,6 +145,8 @@ def resume(
     travel: opt.Travel = None,
     noise_scale: opt.NoiseScale = None,
     inverse: opt.Inverse = None,
+    guide: opt.Guide = None,
+    ensemble: opt.EnsembleName = None,
     intent: opt.Intent = None,
     quality: opt.Quality = None,
     method: opt.Method = None,
@@ -152,6 +168,13 @@ def resume(
     batching: opt.Batching = None,
     address: opt.Address = None,
     keep_work: opt.KeepWork = None,
+    on_failed_tile: opt.OnFailedTile = None,
+    drain_seconds: opt.DrainSeconds = None,
+    hang_seconds: opt.HangSeconds = None,
+    store_seconds: opt.StoreSeconds = None,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Also when another driver works at OUT, because that one hangs.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Go on with an unfinished run. Where it runs may change; an option that would change pixels is refused."""
@@ -162,7 +185,7 @@ def resume(
     from orchestrator.rundir import RunDir
 
     spec = opt.job_spec(RunDir.existing(out).load_spec(), {**given, "output": out})
-    _report(_drive(spec, quiet, lambda ex, on: run.resume(out, ex, on, changes=spec)))
+    _report(_drive(spec, quiet, lambda ex, on: run.resume(out, ex, on, changes=spec, take_over=take_over)))
 
 
 @app.command()
@@ -174,6 +197,10 @@ def plan(
     sigma: opt.Sigma = None,
     mask: opt.Mask = None,
     nodata: opt.Nodata = None,
+    channel: opt.Channel = None,
+    z: opt.Z = None,
+    t: opt.T = None,
+    max_pixels: opt.MaxPixels = None,
     pad: opt.Pad = None,
     kernel: opt.Kernel = None,
     blur: opt.Blur = None,
@@ -202,6 +229,8 @@ def plan(
     start: opt.Start = None,
     noise_scale: opt.NoiseScale = None,
     inverse: opt.Inverse = None,
+    guide: opt.Guide = None,
+    ensemble: opt.EnsembleName = None,
     travel: opt.Travel = None,
     seed: opt.Seed = None,
     tile: opt.Tile = None,
@@ -245,7 +274,10 @@ def plan(
     outlook = forecast(planned, device, tiles, run=worth)
     if as_json:
         spec = planned.spec.model_dump(mode="json")
-        print(json.dumps({"spec": spec, "filled": filled, **numbers.as_dict(), "forecast": outlook.as_dict()}))
+        from storage.source import redact
+
+        found = {"spec": spec, "filled": filled, **numbers.as_dict(), "forecast": outlook.as_dict()}
+        print(redact(json.dumps(found)))
         return
     from cluster.tables import print_forecast, print_plan
 
@@ -255,13 +287,17 @@ def plan(
 
 @app.command()
 def degrade(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="Clean image: PNG, JPEG or TIFF.")],
+    source: Annotated[str, typer.Argument(metavar="IN", help="Clean image.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help=".png, .tif or .tiff; for cs a folder, .zarr.")],
     task: opt.Task = None,
     scale: opt.Scale = None,
     sigma: opt.Sigma = None,
     mask: opt.Mask = None,
     nodata: opt.Nodata = None,
+    channel: opt.Channel = None,
+    z: opt.Z = None,
+    t: opt.T = None,
+    max_pixels: opt.MaxPixels = None,
     pad: opt.Pad = None,
     kernel: opt.Kernel = None,
     blur: opt.Blur = None,
@@ -306,21 +342,7 @@ def verify(out: Out, as_json: opt.AsJson = False) -> None:
         raise typer.Exit(FAILED)
 
 
-@app.command()
-def export(
-    out: Out,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help=".png, .tif or .tiff")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
-) -> None:
-    """Write the published image at OUT to one file."""
-    from orchestrator.rundir import RunDir
-    from storage.export import export as write_file
-
-    if not RunDir(out).published:
-        hint = f"; `gigarestore resume {out}` finishes it" if RunDir(out).job.exists() else ""
-        raise PlanError(f"{out} holds no published image{hint}")
-    write_file(out, file, overwrite=overwrite)
-    print(f"{file}: {size(file.stat().st_size)}")
+app.command()(export)
 
 
 @app.command()
@@ -350,27 +372,34 @@ def demo(
 
 
 def _drive(spec: JobSpec, quiet: bool, go: Callable[[Executor, list[Callable[[Event], None]]], Outcome]) -> Outcome:
-    """Run with progress; a termination signal ends like Ctrl-C: everything committed stays."""
-    executor = _executor(spec)
-    signal.signal(signal.SIGTERM, _interrupt)
+    """Run with progress; a signal lets running batches end, a second one does not; everything committed stays."""
+    from orchestrator.stopping import Stop
+    from storage.errors import SupersededError
+
+    stop = Stop(spec.run.drain_seconds)
+    executor = _executor(spec, stop)
+    stop.listen()
     with ProgressView(quiet) as progress:
         try:
             return go(executor, [progress])
         except KeyboardInterrupt:
             where = f"; go on with: gigarestore resume {spec.output}" if spec.output else ""
             _fail(f"interrupted, everything committed is kept{where}", INTERRUPTED)
+        except SupersededError as err:
+            _fail(str(err), FAILED)
         except RunError as err:
             _fail(f"{err}; everything else is kept, go on with: gigarestore resume {spec.output}", FAILED)
 
 
-def _executor(spec: JobSpec) -> Executor:
+def _executor(spec: JobSpec, stop: Stop) -> Executor:
     if spec.run.executor == "serial":
         from orchestrator.serial import SerialExecutor
 
-        return SerialExecutor()
+        return SerialExecutor(stop)
     from orchestrator.ray_executor import RayExecutor
 
-    return RayExecutor(spec.run.workers, spec.run.batch, spec.run.address, batching=spec.run.batching)
+    run = spec.run
+    return RayExecutor(run.workers, run.batch, run.address, batching=run.batching, stop=stop)
 
 
 def _report(outcome: Outcome) -> None:
@@ -383,14 +412,16 @@ def _report(outcome: Outcome) -> None:
         f"{outcome.tiles} tiles{resumed}{filled}, "
         f"{duration(outcome.seconds)}"
     )
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    if outcome.substituted:
+        print(
+            f"gigarestore: warning: {outcome.substituted} tiles could not be restored, what was measured stands in for "
+            f"them; `gigarestore verify {outcome.root}` names them",
+            file=sys.stderr,
+        )
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    print(f"gigarestore: {' '.join(message.split())}", file=sys.stderr)
+    _complain(message)
     raise typer.Exit(code)
 
 
@@ -411,7 +442,7 @@ def _run(arguments: list[str] | None) -> int:
         print("gigarestore: interrupted", file=sys.stderr)
         return INTERRUPTED
     except DamagedError as err:  # found while reading pixels: nothing the user asked for was wrong
-        print(f"gigarestore: {err}", file=sys.stderr)
+        _complain(str(err))
         return FAILED
     except (PlanError, FormatError) as err:
         message = str(err)
@@ -419,7 +450,14 @@ def _run(arguments: list[str] | None) -> int:
         message = err.format_message()  # type: ignore[attr-defined]
     except OSError as err:
         message = f"{err.strerror or err}{f': {err.filename}' if err.filename else ''}"
-        print(f"gigarestore: {message}", file=sys.stderr)
+        _complain(message)
         return FAILED
-    print(f"gigarestore: {' '.join(message.split())}", file=sys.stderr)
+    _complain(message)
     return BAD_INPUT
+
+
+def _complain(message: str) -> None:
+    """Print one line, without what a URL in it may carry of credentials."""
+    from storage.source import redact
+
+    print(f"gigarestore: {redact(' '.join(message.split()))}", file=sys.stderr)

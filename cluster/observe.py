@@ -46,6 +46,8 @@ def status(
         )
     if found["failures"]:
         print(f"  {found['failures']} failed tries; the last: {found['last_failure']}")
+    for tile in found["substituted"]:
+        print(f"  not restored: level {tile['level']} row {tile['row']} column {tile['col']}; filled")
     if found["state"] in ("unfinished", "failed"):
         print(f"  go on with: gigarestore resume {out}")
 

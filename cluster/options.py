@@ -24,8 +24,14 @@ Scale = Annotated[int | None, typer.Option(help="Output pixels per input pixel (
 Sigma = Annotated[
     str | None, typer.Option(help="Noise of the input: grey levels of its dtype (25), or percent of its range (10%).")
 ]
-Mask = Annotated[Path | None, typer.Option(help="Inpainting: image of the input's size, non-zero where it is known.")]
-Nodata = Annotated[int | None, typer.Option(help="Inpainting: pixels of this value in every band are unknown.")]
+Mask = Annotated[str | None, typer.Option(help="Inpainting: image of the input's size, non-zero where it is known.")]
+Nodata = Annotated[float | None, typer.Option(help="Inpainting: pixels of this value in every band are unknown.")]
+Channel = Annotated[
+    str | None, typer.Option(help="Bands of IN, for example 0,2 (from 0).", show_default="all but an alpha channel")
+]
+Z = Annotated[int | None, typer.Option("--z", help="Plane of a stack, from 0.")]
+T = Annotated[int | None, typer.Option("--t", help="Time point or page of IN, from 0.")]
+MaxPixels = Annotated[int | None, typer.Option(help="Largest size that IN may declare, px.")]
 Pad = Annotated[str | None, typer.Option(help="Outpainting: px to invent, TOP,RIGHT,BOTTOM,LEFT.")]
 Kernel = Annotated[str | None, typer.Option(help="How sr was reduced: average or bicubic.", show_default="average")]
 Blur = Annotated[
@@ -89,6 +95,14 @@ Steps = Annotated[int | None, typer.Option(help="Denoising steps per tile.")]
 Eta = Annotated[str | None, typer.Option(help="Share of fresh noise in form eps: 0 to 1, ddpm, or analytic.")]
 Start = Annotated[int | None, typer.Option(help="First timestep of a warm start; leave out for the preset's.")]
 Inverse = Annotated[str | None, typer.Option(help="A+ of average pooling: replicate (the paper's) or smooth.")]
+Guide = Annotated[
+    str | None,
+    typer.Option(help="The coarser level: constraint at every step (the paper's), or start of the finer one only."),
+]
+EnsembleName = Annotated[
+    str | None,
+    typer.Option("--ensemble", help="Symmetries the network is averaged over: 1, 2, 4, 8; cycle: another each step."),
+]
 NoiseScale = Annotated[float | None, typer.Option(help="Factor of all noise, 0 to 1.")]
 Travel = Annotated[str | None, typer.Option(help="Time travel LENGTH,REPEAT, for example 10,3.")]
 Tile = Annotated[int | None, typer.Option(help="Side of a tile in px.", show_default="the network's")]
@@ -98,7 +112,7 @@ Margin = Annotated[
     typer.Option(help="Outer px that a tile leaves to the next one.", show_default="half the overlap; 0 for paper"),
 ]
 Levels = Annotated[int | None, typer.Option(help="Restoration levels (HiR); 1 = none.", show_default="automatic")]
-Order = Annotated[str | None, typer.Option(help="raster, centre, bridge or colour.", show_default="raster")]
+Order = Annotated[str | None, typer.Option(help="raster, centre, bridge or colour.", show_default="centre; intent paper: raster")]
 OrderBlock = Annotated[
     int | None, typer.Option(help="Tiles along a block's side, for the order bridge.", show_default="16")
 ]
@@ -114,6 +128,22 @@ Batching = Annotated[
 ]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to use, HOST:PORT or auto.", show_default="a local one")]
 KeepWork = Annotated[bool | None, typer.Option("--keep-work", help="Keep the working arrays after publishing.")]
+OnFailedTile = Annotated[
+    str | None,
+    typer.Option(
+        help="A tile that keeps failing: stop (finish what does not need it, exit 1) or fill (with what was measured, "
+        "flagged).",
+        show_default="stop",
+    ),
+]
+DrainSeconds = Annotated[
+    float | None, typer.Option(help="After Ctrl-C or SIGTERM: time for running batches to end.", show_default="30")
+]
+HangSeconds = Annotated[
+    float | None,
+    typer.Option(help="How much beyond five times the usual a batch may take, store apart.", show_default="60"),
+]
+StoreSeconds = Annotated[float | None, typer.Option(help="How long a failing store is tried again.", show_default="90")]
 Job = Annotated[Path | None, typer.Option(help="A job file (TOML); other options override what it says.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
@@ -180,6 +210,13 @@ def parse_range(text: str) -> tuple[float, float]:
     return low, high
 
 
+def parse_channels(text: str) -> tuple[int, ...]:
+    """Read N or N,N,..."""
+    if re.fullmatch(r"\d+(,\d+)*", text) is None:
+        raise PlanError(f"--channel {text!r} names no bands; give numbers from 0, for example 0,2")
+    return tuple(int(band) for band in text.split(","))
+
+
 def parse_regions(texts: list[str]) -> list[dict[str, Any]]:
     """Read Y0,X0,Y1,X1:DENOISER[:CLASS], once per region."""
     found = []
@@ -228,6 +265,7 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "size": parse_size,
     "travel": parse_travel,
     "value_range": parse_range,
+    "channel": parse_channels,
     "region": parse_regions,
     "classifier": str,
     "eta": parse_eta,
@@ -245,6 +283,10 @@ PLACES = {
     "grey_as": ("input", "grey_as"),
     "bands_as": ("input", "bands_as"),
     "nodata": ("input", "nodata"),
+    "channel": ("input", "channel"),
+    "z": ("input", "z"),
+    "t": ("input", "t"),
+    "max_pixels": ("input", "max_pixels"),
     "pad": ("input", "pad"),
     "kernel": ("task", "kernel"),
     "blur": ("task", "blur"),
@@ -274,6 +316,8 @@ PLACES = {
     "start": ("sampling", "start"),
     "noise_scale": ("sampling", "noise_scale"),
     "inverse": ("sampling", "inverse"),
+    "guide": ("sampling", "guide"),
+    "ensemble": ("sampling", "ensemble"),
     "travel": ("sampling", "travel"),
     "seed": ("sampling", "seed"),
     "tile": ("tiling", "tile"),
@@ -288,4 +332,8 @@ PLACES = {
     "batching": ("run", "batching"),
     "address": ("run", "address"),
     "keep_work": ("run", "keep_work"),
+    "on_failed_tile": ("run", "on_failed_tile"),
+    "drain_seconds": ("run", "drain_seconds"),
+    "hang_seconds": ("run", "hang_seconds"),
+    "store_seconds": ("run", "store_seconds"),
 }

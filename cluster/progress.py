@@ -14,9 +14,13 @@ from orchestrator.events import (
     BatchCommitted,
     BatchFailed,
     BatchHalved,
+    DomainChecked,
+    Draining,
     Event,
     RunStarted,
+    StoreTrouble,
     TileGivenUp,
+    TileSubstituted,
     WorkerLost,
     WorkerStarted,
 )
@@ -50,9 +54,16 @@ class ProgressView:
         match event:
             case RunStarted():
                 self._start(event)
-            case WorkerStarted(worker=worker, device=device):
+            case DomainChecked(far=True, residual=residual, known=known, limit=limit):
+                self._say(
+                    f"warning: this prior does not know such images: its residual on the input is {residual:.2f} of "
+                    f"the noise added, on its validation images {known:.2f} (far from them above {limit:.2f}); what it "
+                    f"adds here is guessed. Train one on such images: gigarestore train"
+                )
+            case WorkerStarted(worker=worker, device=device, threads=threads, niceness=niceness):
                 self._pace.workers.add(worker)
-                self._say(f"worker {worker} on {device}")
+                share = f", {threads} threads" if threads > 1 else ""
+                self._say(f"worker {worker} on {device}{share}{f', niceness {niceness}' if niceness > 0 else ''}")
             case WorkerLost(worker=worker, cause=cause):
                 self._pace.workers.discard(worker)
                 self._say(f"worker {worker} lost: {cause}")
@@ -65,6 +76,12 @@ class ProgressView:
                 self._say(f"tile {keys[0]} failed, will be tried again: {cause}")
             case TileGivenUp(key=key, cause=cause):
                 self._say(f"tile {key} given up: {cause}")
+            case TileSubstituted(key=key):
+                self._say(f"tile {key} could not be restored: what was measured stands in for it")
+            case StoreTrouble(worker=worker, cause=cause):
+                self._say(f"worker {worker}: the store failed for a while: {cause}")
+            case Draining(batches=batches, seconds=seconds):
+                self._say(f"stopping: {batches} running batches may take {seconds:.0f} s; again to stop at once")
 
     def _start(self, event: RunStarted) -> None:
         self._pace.started(time.monotonic(), event.tiles, event.done)

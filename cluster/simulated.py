@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
+from orchestrator.actors import Introduction, introduce
 from orchestrator.report import Report
 from orchestrator.simulate import Device
 
@@ -35,9 +34,9 @@ class SimulatedWorker:
         self._sleepers = ThreadPoolExecutor(slots)  # a thread wakes within 0.1 ms, an event loop within 1 ms
         self._steppers = [_Stepper(device, columns, batch, self._sleepers) for _ in range(slots if continuous else 0)]
 
-    async def ready(self) -> tuple[str, str]:
-        """Return (host:pid, device)."""
-        return f"{socket.gethostname()}:{os.getpid()}", "simulated"
+    async def ready(self) -> Introduction:
+        """Return who this is."""
+        return introduce("simulated")
 
     async def run(self, slot: int, keys: list[list[int]], *after: list[Any]) -> list[Any]:
         """Sleep as long as the batch takes."""

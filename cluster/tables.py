@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -83,6 +84,8 @@ def print_forecast(plan: Plan, found: Forecast) -> None:
 def print_verification(found: Verification) -> None:
     """Print what a verification found, one line each."""
     print(f"complete: {'yes' if found.complete else 'NO'}")
+    for tile in found.substituted:
+        print(f"NOT RESTORED: {tile_name(tile)}: what was measured stands in for it")
     c = found.consistency
     if c is None:
         print("consistency: no measurement (generation)")
@@ -99,3 +102,9 @@ def print_verification(found: Verification) -> None:
         error = "" if ratio.lines < 2 else f" +- {ratio.stderr:.3f}"
         print(f"seam ratio, {name}: {ratio.ratio:.3f}{error} over {ratio.lines} edges")
     print(f"seam ratio against lines of every phase of the operator's lattice: {found.seams.unphased.ratio:.3f}")
+
+
+def tile_name(tile: Mapping[str, Any]) -> str:
+    """Name a tile that could not be restored, and where it lies."""
+    y0, x0, y1, x1 = tile["box"]
+    return f"tile level {tile['level']} row {tile['row']} column {tile['col']}, rows {y0}-{y1}, columns {x0}-{x1} px"

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import torch
 from torch import Tensor
 
-from kernels.operators import AveragePool, Identity, Operator, Weight
+from kernels.operators import AveragePool, Free, Identity, Operator, Weight
 
 T = TypeVar("T")
 
@@ -104,15 +104,17 @@ class Problem:
     def finish(self, x: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
         """Return the result x with its measurement holding on the free pixels beside the pinned ones (method 8.7b).
 
-        rows (B, H), cols (B, W): as for `Operator.finish`.
+        rows (B, H), cols (B, W): bool, those that no earlier tile has reached (`Free`).
         """
         m = self.measurement
         if m is None or m.sigma_y > 0 or m.tolerance == 0:
             return x
+        pinned = torch.zeros_like(x[:, :1], dtype=torch.bool) if self.known is None else self.known.mask
         done = []
         for i in range(len(x)):  # one by one: how many steps a tile takes must not depend on its batch
             one, row = select(m, [i]), slice(i, i + 1)
-            done.append(one.operator.finish(x[row], one.y.to(x.device), rows[row], cols[row], m.tolerance))
+            free = Free(~pinned[row].to(x.device), rows[row], cols[row])
+            done.append(one.operator.finish(x[row], one.y.to(x.device), free, m.tolerance))
         return torch.cat(done)
 
     def check(self, shape: Sequence[int]) -> None:

@@ -7,19 +7,20 @@ those well below are left to the network. A A+ A = A up to delta and what the st
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.operators import Operator, free_pixels
+from kernels.operators import Free, Operator
 from kernels.stencil import Stencil
 from kernels.within import Effort, least_change, ridge_by_gradients
 
 # Conjugate gradient steps of one A+.
 STEPS = 25
+# Least share of a measurement that counts as seen: far above what a Fourier transform leaves of 0.
+NOTHING = 1e-9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,12 +41,11 @@ class Convolution(Operator):
 
     def A(self, x: Tensor) -> Tensor:
         """Return (B, C, H, W), 0 where the support is not wholly inside."""
-        return torch.where(self.valid, _each(F.conv2d, x, self._kernel(x), self.stencil.taps), 0.0)
+        return torch.where(self.valid, _each(x, self._response(x).conj()), 0.0)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Return A^T y, (B, C, H, W)."""
-        masked = torch.where(self.valid, y, 0.0)
-        return _each(F.conv_transpose2d, masked, self._kernel(y), self.stencil.taps)
+        return _each(torch.where(self.valid, y, 0.0), self._response(y))
 
     def pinv(self, y: Tensor) -> Tensor:
         """Return A+ y, (B, C, H, W), each channel by its own steps."""
@@ -65,20 +65,24 @@ class Convolution(Operator):
         """Return 1, the greatest of a blur; there is no cheaper bound for each direction."""
         return 1.0
 
-    def finish(self, x: Tensor, y: Tensor, rows: Tensor, cols: Tensor, tolerance: float) -> Tensor:
+    def finish(self, x: Tensor, y: Tensor, free: Free, tolerance: float) -> Tensor:
         """Return x changed least on the free pixels so that |A x - y| <= tolerance; see `kernels.within`."""
-        free = free_pixels(rows, cols)[:, None].double()
+        may = free.pixels.double()
         left = torch.where(self.valid, y.double() - self.A(x.double()), 0.0)
         effort = Effort(rho=0.3 / self.threshold**2, iterations=100)
-        seen = (self.A(free) > 0).double()  # measurements of pinned pixels alone cannot be changed
+        seen = (self.A(may) > NOTHING).double()  # measurements of pinned pixels alone cannot be changed
+        damped = 1 / (1 + effort.rho * self._response(may).abs().square())
         ridge = ridge_by_gradients(
-            lambda z: seen * self.A(free * z), lambda w: free * self.adjoint(seen * w), effort.rho
+            lambda z: seen * self.A(may * z),
+            lambda w: may * self.adjoint(seen * w),
+            lambda r: may * _each(may * r, damped),
+            effort.rho,
         )
         allowed = torch.full_like(left, tolerance)
         return x + least_change(ridge, left * seen, allowed, effort).to(x.dtype)
 
-    def _kernel(self, x: Tensor) -> Tensor:
-        return torch.as_tensor(self.stencil.weights, dtype=x.dtype, device=x.device)[None, None]
+    def _response(self, x: Tensor) -> Tensor:
+        return _response(self.stencil, x.shape[2], x.shape[3], x.dtype, x.device)
 
 
 def valid_mask(stencil: Stencil, side: int, inside: tuple[int, int, int, int]) -> Tensor:
@@ -91,12 +95,22 @@ def valid_mask(stencil: Stencil, side: int, inside: tuple[int, int, int, int]) -
     return found
 
 
-def _each(convolve: Callable[..., Tensor], x: Tensor, kernel: Tensor, taps: tuple[int, int]) -> Tensor:
-    """Convolve every channel by itself, tile by tile on a CPU so that no tile depends on its batch."""
-    padding = (taps[0] // 2, taps[1] // 2)
+@lru_cache(maxsize=8)
+def _response(stencil: Stencil, height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the Fourier transform of the kernel's weights at their places around pixel (0, 0)."""
+    weights = torch.zeros((height, width), dtype=torch.float64)
+    weights[: stencil.taps[0], : stencil.taps[1]] = torch.from_numpy(stencil.weights)
+    placed = weights.roll((stencil.before(0), stencil.before(1)), (0, 1))
+    return torch.fft.rfft2(placed.to(dtype)).to(device)
+
+
+def _each(x: Tensor, response: Tensor) -> Tensor:
+    """Filter every channel by itself, tile by tile on a CPU so that no tile depends on its batch.
+
+    What a transform carries from one edge of the tile to the opposite one lies in measurements that are not valid.
+    """
     tiles = x.split(1) if x.device.type == "cpu" else [x]
-    done = [convolve(t.flatten(0, 1)[:, None], kernel, padding=padding)[:, 0].view_as(t) for t in tiles]
-    return torch.cat(done)
+    return torch.cat([torch.fft.irfft2(torch.fft.rfft2(t) * response, s=t.shape[2:]) for t in tiles])
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

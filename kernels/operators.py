@@ -19,14 +19,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-# Rows and columns of a tile's window: committed by earlier tiles; to be committed by this one; left to later ones.
-PINNED, OWNED, OUTER = 0, 1, 2
 
 
 class Weight(Protocol):
@@ -35,6 +32,17 @@ class Weight(Protocol):
     def __mul__(self, other: Tensor, /) -> Tensor: ...
 
     def __sub__(self, other: Tensor, /) -> Weight: ...
+
+
+class Free(NamedTuple):
+    """Tell which pixels of a tile may still change; bool."""
+
+    pixels: Tensor
+    """(B, 1, H, W), true where nothing is pinned."""
+    rows: Tensor
+    """(B, H), true for the rows that no earlier tile has reached: where they cross such columns, nothing is pinned."""
+    cols: Tensor
+    """(B, W)."""
 
 
 class Operator(Protocol):
@@ -79,11 +87,8 @@ class Operator(Protocol):
         """Return functions of the singular values, computed together by f, as weights that multiply pictures."""
         return f(self.singular_values(x))
 
-    def finish(self, x: Tensor, y: Tensor, rows: Tensor, cols: Tensor, tolerance: float) -> Tensor:
-        """Return the result x with |A x - y| <= tolerance again after pinning; cells that no pin cuts need nothing.
-
-        rows (B, H), cols (B, W): uint8, what the tile's rows and columns are: PINNED, OWNED or OUTER (`free_pixels`).
-        """
+    def finish(self, x: Tensor, y: Tensor, free: Free, tolerance: float) -> Tensor:
+        """Return the result x with |A x - y| <= tolerance again after pinning; cells that no pin cuts need nothing."""
         return x
 
 
@@ -285,12 +290,6 @@ def replicate(y: Tensor, scale: int) -> Tensor:
     """Repeat every pixel scale x scale times: (B, C, h, w) -> (B, C, h*scale, w*scale)."""
     b, c, h, w = y.shape
     return y[:, :, :, None, :, None].expand(b, c, h, scale, w, scale).reshape(b, c, h * scale, w * scale)
-
-
-def free_pixels(rows: Tensor, cols: Tensor) -> Tensor:
-    """Return (B, H, W) bool, the pixels that no earlier tile has committed, from rows (B, H) and cols (B, W)."""
-    r, c = rows[:, :, None], cols[:, None, :]
-    return ~(((r == PINNED) & (c != OUTER)) | ((c == PINNED) & (r != OUTER)))
 
 
 def _cell_sums(x: Tensor, scale: int) -> Tensor:

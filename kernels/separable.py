@@ -15,16 +15,19 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from kernels.operators import OUTER, PINNED, Operator, free_pixels
+from kernels.operators import Free, Operator
 from kernels.stencil import Stencil
 from kernels.within import Effort, Ridge, least_change, least_squares
 
-# Conjugate gradient steps of the correction in the corners: with 8 bit more would begin to fit noise (measured).
-COARSE, FEW, MANY = 0.01, 60, 1000
+# Conjugate gradient steps of a decimation's correction at most.
+MANY = 1000
+# Thresholds from here on are those of 8 bit, where more effort would begin to fit the measurement's noise.
+COARSE = 0.01
 
 # Products of singular values below this count as 0 in any case: float64 cannot tell them from it.
 NOTHING = 1e-12
@@ -113,51 +116,77 @@ class Separable(Operator):
         """Return functions of the singular values, computed together, as weights that multiply pictures."""
         return tuple(SpectralWeight(self, values) for values in f(self.spectrum.to(x.dtype)))
 
-    def finish(self, x: Tensor, y: Tensor, rows: Tensor, cols: Tensor, tolerance: float) -> Tensor:
-        """Return x changed least so that |A x - y| <= tolerance; rows (B, H) and cols (B, W) as for `Operator.finish`.
+    def finish(self, x: Tensor, y: Tensor, free: Free, tolerance: float) -> Tensor:
+        """Return x changed least so that |A x - y| <= tolerance, as near as pinned pixels and effort allow; float64.
 
-        Where pinned pixels leave no such picture, as near as the effort allows. Computed in float64, tile by tile.
+        First on the crossings of free rows and columns, exact by the SVDs of the restricted 1-D operators. Measurements
+        that also see free pixels in a corner of the window then take part with those: left to the tile that commits the
+        corner, which others surround by then, they could not hold any more.
         """
         if self.scale > 1:  # well conditioned but where a border cuts: exact, and no noise to be kept out
-            return self._solved(x, y, free_pixels(rows, cols)[:, None], tolerance)
-        left = y.double() - self.A(x.double())
-        done = x.clone()
+            return self._solved(x, y, free.pixels, tolerance)
+        done = x.double().clone()
         for b in range(len(x)):
-            free_r, free_c = (rows[b] != PINNED).nonzero()[:, 0], (cols[b] != PINNED).nonzero()[:, 0]
-            seen_r = _seen(self.rows.matrix[b], self.rows.exact[b], free_r)
-            seen_c = _seen(self.cols.matrix[b], self.cols.exact[b], free_c)
-            r, c = self.rows.matrix[b][seen_r], self.cols.matrix[b][seen_c]
-            ridge = _spectral_ridge(r[:, free_r], c[:, free_c], self.effort.rho)
-            allowed = torch.where(_settled(r, rows[b], c, cols[b]), tolerance, math.inf)
-            z = least_change(ridge, left[b][:, seen_r][:, :, seen_c], allowed, self.effort)
-            done[b][:, free_r[:, None], free_c] += z.to(x.dtype)
-        return self._solved(done, y, free_pixels(rows, cols)[:, None], tolerance)
+            rows, cols = free.rows[b].nonzero()[:, 0], free.cols[b].nonzero()[:, 0]
+            inner = self._part(b, rows, cols)
+            beyond = free.pixels[b, 0] & ~(free.rows[b][:, None] & free.cols[b])
+            settled = inner.rows.abs() @ beyond.to(inner.rows.dtype) @ inner.cols.abs().mT == 0
+            ridge = _spectral_ridge(inner.rows[:, rows], inner.cols[:, cols], self.effort.rho)
+            done[b] += inner.change(done[b], y[b], ridge, torch.where(settled, tolerance, math.inf), self.effort)
+            if settled.all():
+                continue
+            corner = self._part(b, *(beyond.any(dim=d).nonzero()[:, 0] for d in (1, 0)))
+            rows, cols = ((m != 0).any(dim=0).nonzero()[:, 0] for m in (corner.rows, corner.cols))
+            corner = self._part(b, rows, cols)
+            pinned = ~free.pixels[b, 0][rows[:, None], cols]
+            ridge = _pinned_ridge(corner.rows[:, rows], corner.cols[:, cols], pinned, self.effort.rho)
+            done[b] += corner.change(done[b], y[b], ridge, torch.tensor(tolerance), self.effort)
+        return done.to(x.dtype)
+
+    def _part(self, b: int, rows: Tensor, cols: Tensor) -> _Part:
+        """Return what of tile b's measurements sees the crossings of rows and columns."""
+        seen_r = _seen(self.rows.matrix[b], self.rows.exact[b], rows)
+        seen_c = _seen(self.cols.matrix[b], self.cols.exact[b], cols)
+        places = (seen_r, seen_c)
+        return _Part(self.rows.matrix[b][seen_r], self.cols.matrix[b][seen_c], places, (rows, cols))
 
     def _solved(self, x: Tensor, y: Tensor, free: Tensor, tolerance: float) -> Tensor:
-        """Correct on every free pixel, the window's corners included, what a blur leaves beyond its tolerance.
-
-        Measurements around the points where four tiles meet see pixels of a corner; left to the last of the four tiles,
-        which the others surround, they could not hold any more.
-        """
+        """Correct on every free pixel, the window's corners included, by conjugate gradients."""
         exact = self.rows.exact[:, None, :, None] & self.cols.exact[:, None, None, :]
-        left = torch.where(exact, y.double() - self.A(x.double()), 0.0)
-        if self.scale == 1:
-            allowed = tolerance * (1 + self.effort.slack)
-            left = left - left.clamp(-allowed, allowed)
-            tolerance = allowed - tolerance
         z = least_squares(
             lambda z: torch.where(exact, self.A(torch.where(free, z, 0.0)), 0.0),
             lambda w: torch.where(free, self.adjoint(torch.where(exact, w, 0.0)), 0.0),
-            left,
+            torch.where(exact, y.double() - self.A(x.double()), 0.0),
             tolerance,
-            FEW if self.threshold >= COARSE else MANY,
+            MANY,
         )
         return x + z.to(x.dtype)
 
     @property
     def effort(self) -> Effort:
         """Return the effort of `finish`: measured on 8 and 16 bit (orchestrator/DESIGN.md)."""
-        return Effort(rho=0.3 / max(self.threshold, NOTHING) ** 2)
+        rho, iterations = (0.3, 200) if self.threshold >= COARSE else (3.0, 400)
+        return Effort(rho=rho / max(self.threshold, NOTHING) ** 2, iterations=iterations)
+
+
+class _Part(NamedTuple):
+    """The measurements that see some crossings of rows and columns, of the whole tile."""
+
+    rows: Tensor
+    """(m, H)."""
+    cols: Tensor
+    """(n, W)."""
+    seen: tuple[Tensor, Tensor]
+    """Which measurements these are, down and across."""
+    pixels: tuple[Tensor, Tensor]
+    """Which rows and columns of pixels."""
+
+    def change(self, x: Tensor, y: Tensor, ridge: Ridge, allowed: Tensor, effort: Effort) -> Tensor:
+        """Return the least change of a picture x (C, H, W) float64 at these pixels, elsewhere 0."""
+        left = y.double()[:, self.seen[0][:, None], self.seen[1]] - self.rows @ x @ self.cols.mT
+        found = torch.zeros_like(x)
+        found[:, self.pixels[0][:, None], self.pixels[1]] = least_change(ridge, left, allowed, effort)
+        return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -211,18 +240,8 @@ def _seen(matrix: Tensor, exact: Tensor, free: Tensor) -> Tensor:
     return ((matrix[:, free] != 0).any(dim=1) & exact).nonzero()[:, 0]
 
 
-def _settled(r: Tensor, rows: Tensor, c: Tensor, cols: Tensor) -> Tensor:
-    """Return which measurements (m, n) see only pixels that are pinned or free, none that another tile will make.
-
-    A pixel in a pinned row and an outer column (or the reverse) is neither: it lies in the window's corner, which
-    neither this tile nor an earlier one commits.
-    """
-    pinned_r, outer_r = ((r[:, rows == kind] != 0).any(dim=1)[:, None] for kind in (PINNED, OUTER))
-    pinned_c, outer_c = ((c[:, cols == kind] != 0).any(dim=1)[None, :] for kind in (PINNED, OUTER))
-    return ~((pinned_r & outer_c) | (outer_r & pinned_c))
-
-
 def _spectral_ridge(rows: Tensor, cols: Tensor, rho: float) -> Ridge:
+    """Return the exact z-step for A z = rows z cols^T: nothing is pinned."""
     ur, sr, vr = torch.linalg.svd(rows, full_matrices=False)
     uc, sc, vc = torch.linalg.svd(cols, full_matrices=False)
     s = sr[:, None] * sc
@@ -231,5 +250,31 @@ def _spectral_ridge(rows: Tensor, cols: Tensor, rho: float) -> Ridge:
     def solve(w: Tensor) -> tuple[Tensor, Tensor]:
         found = shrink * (ur.mT @ w @ uc)
         return vr.mT @ found @ vc, ur @ (s * found) @ uc.mT
+
+    return solve
+
+
+def _pinned_ridge(rows: Tensor, cols: Tensor, pinned: Tensor, rho: float) -> Ridge:
+    """Return the exact z-step with z = 0 at pinned (H, W) bool, by multipliers for the pinned pixels.
+
+    With M = 1 + rho A^T A: z = M^-1 (rho A^T w - l), and l solves (M^-1)_PP l = (M^-1 rho A^T w)_P.
+    """
+    loose = _spectral_ridge(rows, cols, rho)
+    (_, sr, vr), (_, sc, vc) = (torch.linalg.svd(m, full_matrices=False) for m in (rows, cols))
+    s = (sr[:, None] * sc) ** 2
+    lost = rho * s / (1 + rho * s)  # M^-1 = 1 - V lost V^T
+    i, j = (pinned.any(dim=d).nonzero()[:, 0] for d in (1, 0))
+    along_y = torch.einsum("ab,ai,ak->bik", lost, vr[:, i], vr[:, i])
+    block = torch.einsum("bik,bj,bl->ijkl", along_y, vc[:, j], vc[:, j])
+    these = pinned[i[:, None], j].flatten()
+    inverse = torch.eye(int(these.sum()), dtype=block.dtype, device=block.device)
+    factor = torch.linalg.cholesky(inverse - block.reshape(len(these), -1)[these][:, these])
+
+    def solve(w: Tensor) -> tuple[Tensor, Tensor]:
+        z, _ = loose(w)
+        push = torch.zeros_like(z)
+        push[..., pinned] = torch.cholesky_solve(z[..., pinned].mT, factor).mT
+        z = z - push + vr.mT @ (lost * (vr @ push @ vc.mT)) @ vc
+        return z, rows @ z @ cols.mT
 
     return solve

@@ -70,22 +70,31 @@ def _excess(left: Tensor, tolerance: Tensor) -> tuple[float, float]:
 
 
 def ridge_by_gradients(
-    A: Callable[[Tensor], Tensor], adjoint: Callable[[Tensor], Tensor], rho: float, iterations: int = 12
+    A: Callable[[Tensor], Tensor],
+    adjoint: Callable[[Tensor], Tensor],
+    inverse: Callable[[Tensor], Tensor],
+    rho: float,
+    iterations: int = 12,
 ) -> Ridge:
-    """Return the z-step by conjugate gradients on (1 + rho A^T A) z = rho A^T w, begun at the last answer."""
+    """Return the z-step by conjugate gradients on (1 + rho A^T A) z = rho A^T w, begun at the last answer.
+
+    inverse: about (1 + rho A^T A)^-1, symmetric and positive.
+    """
     last: list[Tensor] = []
 
     def solve(w: Tensor) -> tuple[Tensor, Tensor]:
         b = rho * adjoint(w)
         z = last[0] if last else torch.zeros_like(b)
         r = b - z - rho * adjoint(A(z))
-        p, size = r, (r * r).sum()
+        p = h = inverse(r)
+        size = (r * h).sum()
         for _ in range(iterations):
             q = p + rho * adjoint(A(p))
             step = size / (p * q).sum().clamp(min=1e-300)
             z, r = z + step * p, r - step * q
-            after = (r * r).sum()
-            p, size = r + after / size.clamp(min=1e-300) * p, after
+            h = inverse(r)
+            after = (r * h).sum()
+            p, size = h + after / size.clamp(min=1e-300) * p, after
         last[:] = [z]
         return z, A(z)
 

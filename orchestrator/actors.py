@@ -8,11 +8,28 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from orchestrator.errors import RunError, WorkerBroken, WorkerError
 from orchestrator.grid import TileKey
 from orchestrator.plan import Plan
 from orchestrator.session import Session
+
+
+class Introduction(NamedTuple):
+    """What a worker says of itself when it is ready."""
+
+    name: str
+    """host:pid"""
+    device: str
+    threads: int = 1
+    """Threads that its computations on the CPU use."""
+    niceness: int = 0
+
+
+def introduce(device: str, threads: int = 1) -> Introduction:
+    """Introduce the worker in this process."""
+    return Introduction(f"{socket.gethostname()}:{os.getpid()}", device, threads, os.nice(0))
 
 
 class RayWorker:
@@ -25,14 +42,37 @@ class RayWorker:
         self._worker = Worker(Path(root), plan)
         self._pipeline = Pipeline(self._worker, batch if continuous else None)
 
-    async def ready(self) -> tuple[str, str]:
-        """Return (host:pid, device)."""
-        return f"{socket.gethostname()}:{os.getpid()}", str(self._worker.device)
+    async def ready(self) -> Introduction:
+        """Return who this is."""
+        return introduce(str(self._worker.device), self._worker.threads)
 
     async def run(self, slot: int, keys: list[list[int]], *after: list[Any]) -> list[Any]:
         """Restore a batch and report it; `after` are the reports of the tiles that it depends on."""
-        report = await asyncio.wrap_future(self._pipeline.submit([TileKey(*key) for key in keys]))
+        try:
+            report = await asyncio.wrap_future(self._pipeline.submit([TileKey(*key) for key in keys]))
+        except Exception as err:
+            raise plain(err) from None
         return report.plain()
+
+    async def fill(self, slot: int, keys: list[list[int]]) -> list[Any]:
+        """Write what stands in for tiles that cannot be restored (orchestrator.substitute)."""
+        loop = asyncio.get_running_loop()
+        try:
+            report = await loop.run_in_executor(None, self._worker.substitute, [TileKey(*key) for key in keys])
+        except Exception as err:
+            raise plain(err) from None
+        return report.plain()
+
+
+def plain(error: Exception) -> Exception:
+    """Return an error that the driver can read without torch; WorkerBroken where the device is lost for this process."""
+    from kernels.device_errors import device_lost  # torch: a worker has it anyway
+
+    if device_lost(error):
+        return WorkerBroken(f"{type(error).__name__}: {error}".splitlines()[0])
+    if isinstance(error, OSError | RunError):
+        return error
+    return WorkerError(f"{type(error).__name__}: {error}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 
 from kernels.metrics import Consistency, ConsistencyMeter, clipped_cells
 from kernels.stencil import Stencil
+from orchestrator.input_file import empty_samples
 from orchestrator.measured import input_known, input_measured, open_input, open_mask
-from orchestrator.plan import Plan, dtype_range
+from orchestrator.plan import Plan
 from orchestrator.rundir import RunDir
 from orchestrator.tolerance import DEVIATIONS, HALF, limit
+from orchestrator.values import LIMITS
 from storage.box import Box
 from storage.image import Reader
 
@@ -34,7 +36,7 @@ def consistency(run: RunDir, plan: Plan, image: Reader) -> tuple[Consistency, fl
     compare = _averaged if plan.task.stencil is None else _overlapping
     for comparison in compare(run, plan, image):
         meter.update(*comparison)
-    return meter.result(), limit(plan.task.stencil, plan.dtype)
+    return meter.result(), limit(plan.task.stencil, plan.dtype, plan.values.levels)
 
 
 def _averaged(run: RunDir, plan: Plan, image: Reader) -> Iterator[Comparison]:
@@ -49,9 +51,15 @@ def _averaged(run: RunDir, plan: Plan, image: Reader) -> Iterator[Comparison]:
         y = stored.astype(np.float64)
         y = y.mean(axis=0, keepdims=True) if task.grey else y
         weights = None if mask is None else (mask.read(place)[:1] != 0).astype(np.float64)
-        clipped = clipped_cells(pixels, task.scale, (0.0, dtype_range(plan.dtype)), across_channels=task.grey)
+        clipped = clipped_cells(pixels, task.scale, LIMITS[plan.dtype], across_channels=task.grey)
         found = means(pixels, task.scale, task.grey, weights)
-        yield found, y, clipped, None if known is None else known(box, stored)
+        valid = None if known is None else known(box, stored)
+        empty = empty_samples(spec, stored)
+        if empty is not None:  # nodata is no measurement, and not always a number
+            empty = np.asarray(empty.any(axis=0, keepdims=True)) if task.grey else empty
+            valid = ~empty if valid is None else valid & ~empty
+            y, found = np.where(empty, 0, y), np.where(empty, 0, found)
+        yield found, y, clipped, valid
 
 
 def means(pixels: Pixels, scale: int, grey: bool, weights: Float64 | None) -> Float64:
@@ -69,7 +77,7 @@ def means(pixels: Pixels, scale: int, grey: bool, weights: Float64 | None) -> Fl
 
 def _overlapping(run: RunDir, plan: Plan, image: Reader) -> Iterator[Comparison]:
     """Compare measurements whose supports overlap (blur, bicubic), only those wholly inside the picture."""
-    stencil, source, top = plan.task.stencil, open_input(run, plan), dtype_range(plan.dtype)
+    stencil, source, (least, most) = plan.task.stencil, open_input(run, plan), LIMITS[plan.dtype]
     assert stencil is not None, "the caller has checked"
     rows = stencil.inside(0, 0, plan.height)
     cols = stencil.inside(1, 0, plan.width)
@@ -79,7 +87,7 @@ def _overlapping(run: RunDir, plan: Plan, image: Reader) -> Iterator[Comparison]
             box = Box(y0, x0, min(y0 + side, rows[1]), min(x0 + side, cols[1]))
             window = support(stencil, box)
             pixels = image.read(window)
-            clipped = _touches(stencil, (pixels <= 0) | (pixels >= top))
+            clipped = _touches(stencil, (pixels <= least) | (pixels >= most))
             yield stencil.measure(pixels.astype(np.float64)), source.read(box).astype(np.float64), clipped, None
 
 
@@ -111,7 +119,7 @@ def _by_operator(run: RunDir, plan: Plan, image: Reader, meter: ConsistencyMeter
         gain = max(gain, rounding_gain(operator, pixels.shape))
         cells = Box(place.y0 // scale, place.x0 // scale, place.y1 // scale, place.x1 // scale)
         y = measured.read(cells.y0, cells.x0, cells.y1, cells.x1).astype(np.float64)
-        clipped = clipped_cells(pixels, scale, (0.0, dtype_range(plan.dtype)))
+        clipped = clipped_cells(pixels, scale, LIMITS[plan.dtype])
         if len(clipped) == spec.bands and len(found) % len(clipped) == 0:
             clipped = clipped.repeat(len(found) // len(clipped), axis=0)
         else:

@@ -38,6 +38,8 @@ class Crew(Generic[W]):
     _loads: dict[W, _Load] = field(default_factory=dict)
     _free: dict[W, None] = field(default_factory=dict)
     """Those with nothing to do, longest first."""
+    _single: dict[W, None] = field(default_factory=dict)
+    """Those with one batch, no suspect, longest first: found at once among a thousand."""
 
     def __contains__(self, worker: object) -> bool:
         return worker in self._loads
@@ -52,8 +54,8 @@ class Crew(Generic[W]):
 
     def leave(self, worker: W) -> None:
         """Count on a worker no more."""
-        self._loads.pop(worker, None)
-        self._free.pop(worker, None)
+        for found in (self._loads, self._free, self._single):
+            found.pop(worker, None)
 
     def limit(self, worker: W, most: int) -> bool:
         """Send no more than `most` tiles at a time to a worker; True when that is news."""
@@ -74,15 +76,14 @@ class Crew(Generic[W]):
                 return None
             size = 1 if frontier.suspects else fair_batch(ready, running, workers, self.most)
             return (worker, min(size, self._loads[worker].most)) if size else None
-        return self._share(ready, running, workers) if self.continuous else self._ahead(ready, workers)
+        return self._share(ready, running, workers) if self.continuous else self._ahead(ready, running, workers)
 
-    def _ahead(self, ready: int, workers: int) -> tuple[W, int] | None:
-        if not ahead(ready, workers, self.most):
+    def _ahead(self, ready: int, running: int, workers: int) -> tuple[W, int] | None:
+        worker = next(iter(self._single), None)
+        if worker is None or not ahead(ready, workers, self.most):
             return None
-        for worker, load in self._loads.items():
-            if load.batches == 1 and not load.alone:
-                return worker, load.most
-        return None
+        size = fair_batch(ready, running, workers, self.most)
+        return (worker, min(size, self._loads[worker].most)) if size else None
 
     def _share(self, ready: int, running: int, workers: int) -> tuple[W, int] | None:
         """Fill up the least busy worker; where tiles are plentiful, one more batch waits at its door."""
@@ -101,11 +102,18 @@ class Crew(Generic[W]):
         """Record that a worker has been given a batch."""
         load = self._loads[worker]
         load.tiles, load.batches, load.alone = load.tiles + tiles, load.batches + 1, suspect
-        self._free.pop(worker, None)
+        self._sort(worker, load)
 
     def back(self, worker: W, tiles: int) -> None:
         """Record that a worker has reported a batch, or failed at it."""
         if load := self._loads.get(worker):
             load.tiles, load.batches, load.alone = load.tiles - tiles, load.batches - 1, False
-            if not load.batches:
-                self._free[worker] = None
+            self._sort(worker, load)
+
+    def _sort(self, worker: W, load: _Load) -> None:
+        self._free.pop(worker, None)
+        self._single.pop(worker, None)
+        if not load.batches:
+            self._free[worker] = None
+        elif load.batches == 1 and not load.alone:
+            self._single[worker] = None

@@ -7,6 +7,7 @@ measurements constrain nothing when restoring. Rows and columns that fill no cel
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from kernels.hadamard_size import kept_count
 from orchestrator.blur import stencil_of
 from orchestrator.consistency import means, support, windows
 from orchestrator.errors import PlanError
+from orchestrator.input_file import open_file
 from orchestrator.spec import JobSpec
 from orchestrator.windows import Measured
 from storage.box import Box
@@ -55,7 +57,7 @@ def degrade(spec: JobSpec, out: Path, seed: int, overwrite: bool = False) -> tup
         raise PlanError("no input named; usage: gigarestore degrade IN OUT --task TASK")
     if out.exists() and not overwrite:
         raise PlanError(f"{out} exists; choose another OUT, or --overwrite to replace it")
-    image = open_image(Path(spec.input.path))
+    image = open_file(spec.input, Path(os.devnull) / "nothing staged")
     info, top = image.info, peak(image.info.dtype)
     clean = Measured(info.height, info.width, lambda *box: image.read(Box(*box)).astype(np.float32))
     sigma = spec.task.sigma * (top if spec.task.sigma_unit == "fraction" else 1.0)
@@ -137,7 +139,7 @@ def _fine_mask(spec: JobSpec, clean: Measured) -> Callable[[Box], Pixels] | None
     """Return the reader of a mask of the clean image's size, where that is not the measurement's."""
     if spec.input.mask is None or spec.task.scale == 1:
         return None
-    mask = open_image(Path(spec.input.mask))
+    mask = open_image(spec.input.mask)
     return mask.read if (mask.info.height, mask.info.width) == (clean.height, clean.width) else None
 
 
@@ -147,7 +149,7 @@ def _kept(spec: JobSpec, shape: _Shape) -> Callable[[Box], NDArray[np.bool_]] | 
         return None
     if spec.input.mask is None:
         raise PlanError(f"task {spec.task.name} needs --mask FILE, non-zero where pixels stay known")
-    mask = open_image(Path(spec.input.mask))
+    mask = open_image(spec.input.mask)
     if (mask.info.height, mask.info.width) == (shape.height, shape.width):
         return lambda box: mask.read(box)[:1] != 0
     if (mask.info.height, mask.info.width) == (shape.height * spec.task.scale, shape.width * spec.task.scale):
@@ -159,7 +161,7 @@ def _kept(spec: JobSpec, shape: _Shape) -> Callable[[Box], NDArray[np.bool_]] | 
 
 
 def _unknown(spec: JobSpec) -> int:
-    return spec.input.nodata or 0
+    return int(spec.input.nodata or 0)
 
 
 def _write_coefficients(

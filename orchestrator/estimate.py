@@ -9,7 +9,9 @@ import numpy as np
 
 from kernels.catalog import DenoiserInfo
 from kernels.method_catalog import describe_method
-from orchestrator.plan import Plan
+from orchestrator.outflow import AHEAD
+from orchestrator.plan import Level, Plan
+from orchestrator.superblocks import SIDE
 from orchestrator.trajectory import trajectory
 from orchestrator.waves import critical_path
 
@@ -92,11 +94,28 @@ def estimate(plan: Plan, workers: int, step_seconds: float | None = None) -> Est
 
 
 def disk_bytes(plan: Plan) -> int:
-    """Return the bytes that a run writes: float32 cells of all levels, and the uncompressed published pyramid."""
-    work = sum(level.grid.stored_area for level in plan.levels) * plan.bands.stored * 4
+    """Return the bytes that a run has on disk at most: float32 cells, and the uncompressed published pyramid."""
+    work = sum(_kept_area(plan, level) for level in plan.levels) * plan.bands.stored * 4
     pooled = sum(level.height * level.width for level in plan.levels if level.posed.pool > 1) * 4 * plan.out_channels
     item = np.dtype(plan.dtype).itemsize
     return work + pooled + plan.height * plan.width * plan.out_channels * item * 4 // 3
+
+
+def _kept_area(plan: Plan, level: Level) -> int:
+    """Return the pixels of a level whose cells are there at the same time.
+
+    Cells go behind the wavefront (orchestrator.outflow): of level 0 those of the super-blocks that it crosses stay, of
+    a coarser level so many tiles as may be ahead. An order without one wavefront, and --keep-work, keep them all.
+    """
+    grid, wavefronts = level.grid, {"raster": 1, "centre": 2}.get(plan.spec.tiling.order or "", 0)
+    if plan.spec.run.keep_work or not wavefronts:
+        return grid.stored_area
+    if level.index > 0:
+        return min(
+            grid.stored_area, (AHEAD + 4 * wavefronts * (grid.rows.count + grid.cols.count)) * grid.rows.stride**2
+        )
+    blocks = 2 + -(-level.height // SIDE) + -(-level.width // SIDE)
+    return min(grid.stored_area, wavefronts * blocks * (SIDE + 2 * plan.tile) ** 2)
 
 
 def worker_bytes(plan: Plan) -> int:

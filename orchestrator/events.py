@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TextIO
+
+from storage.source import redact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,11 +23,24 @@ class RunStarted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DomainChecked:
+    """The prior was tried on the input (orchestrator.domain); residuals in units of the noise added."""
+
+    residual: float
+    known: float
+    limit: float
+    far: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerStarted:
     """A worker is ready to take tiles."""
 
     worker: str
     device: str
+    threads: int = 1
+    """Threads that its computations on the CPU use."""
+    niceness: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +49,8 @@ class WorkerLost:
 
     worker: str
     cause: str
+    pause: float = 0.0
+    """Seconds until its replacement may start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +94,31 @@ class TileGivenUp:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TileSubstituted:
+    """A tile could not be restored; what was measured stands in for it, flagged, and the run goes on."""
+
+    worker: str
+    key: tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreTrouble:
+    """The store failed for a while, and was tried again until it did not."""
+
+    worker: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draining:
+    """The driver was asked to stop: nothing new begins, what runs may end."""
+
+    batches: int
+    seconds: float
+    """How long it may take."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunFinished:
     """The driver ended: published, failed or interrupted."""
 
@@ -83,19 +126,38 @@ class RunFinished:
     seconds: float
 
 
-Event = RunStarted | WorkerStarted | WorkerLost | BatchHalved | BatchCommitted | BatchFailed | TileGivenUp | RunFinished
+Event = (
+    RunStarted
+    | DomainChecked
+    | WorkerStarted
+    | WorkerLost
+    | BatchHalved
+    | BatchCommitted
+    | BatchFailed
+    | TileGivenUp
+    | TileSubstituted
+    | StoreTrouble
+    | Draining
+    | RunFinished
+)
 Listener = Callable[[Event], None]
 
 
 class EventLog:
-    """Append events to a JSON-lines file: one object a line with its kind and wall-clock time."""
+    """Append events to a JSON-lines file: one object a line with its kind and wall-clock time.
+
+    The log is a convenience: when the disk is full or the store away it misses events, and the run goes on.
+    """
 
     def __init__(self, path: Path) -> None:
         self._file: TextIO = path.open("a", encoding="utf-8", buffering=1)
 
     def __call__(self, event: Event) -> None:
         values = {item.name: getattr(event, item.name) for item in fields(event)}  # asdict would copy every key
-        self._file.write(json.dumps({"time": round(time.time(), 3), "event": type(event).__name__, **values}) + "\n")
+        line = json.dumps({"time": round(time.time(), 3), "event": type(event).__name__, **values})
+        with contextlib.suppress(OSError):
+            self._file.write(redact(line) + "\n")
 
     def close(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):
+            self._file.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from orchestrator.grid import TileKey
+from orchestrator.nodata import keeps_nodata
 from orchestrator.plan import Level, Plan
 from orchestrator.regions import covered
 from orchestrator.rundir import RunDir
@@ -25,7 +26,7 @@ def count_filled(plan: Plan) -> int | None:
     Levels whose measurement is pooled first are not counted, since the pooling is a part of the run. Nothing is read
     unless a mask, a tolerance for flat tiles or a region makes such tiles possible.
     """
-    possible = plan.regions or plan.spec.task.skip_flat is not None or plan.task.masked
+    possible = plan.regions or plan.spec.task.skip_flat is not None or plan.task.masked or keeps_nodata(plan)
     if not possible:
         return 0
     height, width = plan.spec.input.size or (0, 0)

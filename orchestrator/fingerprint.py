@@ -13,6 +13,9 @@ from orchestrator.errors import PlanError
 from orchestrator.guiding import guidance_marks
 from orchestrator.plan import Plan
 from orchestrator.regions import region_marks
+from storage.errors import FormatError
+from storage.open import ZARR_FILES
+from storage.source import Source, is_url, redact
 
 # Raise whenever a change of the code changes pixels.
 PIXEL_VERSION = 1
@@ -22,7 +25,7 @@ SAMPLED_BLOCKS = 64
 BLOCK_BYTES = 1 << 20
 
 # What of the input specification decides pixels besides the files' content and facts.
-INPUT_FIELDS = {"crop", "extent", "fine_mask", "nodata", "pad"}
+INPUT_FIELDS = {"channel", "crop", "extent", "fine_mask", "keep_nodata", "nodata", "pad", "t", "z"}
 
 Fingerprint = dict[str, Any]
 
@@ -32,8 +35,8 @@ def fingerprint(plan: Plan) -> Fingerprint:
     spec = plan.spec
     return {
         "pixel_version": PIXEL_VERSION,
-        "input": None if spec.input.path is None else content_hash(Path(spec.input.path)),
-        "mask": None if spec.input.mask is None else content_hash(Path(spec.input.mask)),
+        "input": None if spec.input.path is None else content_hash(spec.input.path),
+        "mask": None if spec.input.mask is None else content_hash(spec.input.mask),
         "input_size": list(spec.input.size or ()),
         "input_bands": spec.input.bands,
         "input_dtype": spec.input.dtype,
@@ -70,9 +73,15 @@ def check_same(kept: Fingerprint, now: Fingerprint) -> None:
             )
 
 
-def content_hash(path: Path) -> str:
-    """Hash a file's size and evenly spaced blocks (all of a small file), or a folder's files one by one."""
+def content_hash(name: Path | str) -> str:
+    """Hash a file's size and evenly spaced blocks (all of a small file), or a folder's files one by one.
+
+    Of a zarr image behind a URL only its metadata is hashed: its chunks cannot be listed everywhere.
+    """
     digest = hashlib.blake2b(digest_size=16)
+    if is_url(name):
+        return remote_hash(str(name), digest)
+    path = Path(name)
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     if not path.exists():
         raise PlanError(f"input {path} does not exist any more; the run needs it: put it back or restore to a new OUT")
@@ -81,11 +90,20 @@ def content_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _hash_file(digest: hashlib.blake2b, path: Path) -> None:
-    size = path.stat().st_size
-    digest.update(f"{size}\n".encode())
-    last = max(size - BLOCK_BYTES, 0)
-    with path.open("rb") as file:
+def _hash_file(digest: hashlib.blake2b, path: Path | str) -> None:
+    with Source(path) as source:
+        digest.update(f"{source.size}\n".encode())
+        last = max(source.size - BLOCK_BYTES, 0)
         for offset in sorted({last * i // (SAMPLED_BLOCKS - 1) for i in range(SAMPLED_BLOCKS)}):
-            file.seek(offset)
-            digest.update(file.read(BLOCK_BYTES))
+            digest.update(source.read(offset, BLOCK_BYTES))
+
+
+def remote_hash(url: str, digest: hashlib.blake2b) -> str:
+    """Hash an object, or the metadata of a zarr node, behind a URL."""
+    for name in ("", *(f"/{file}" for file in ZARR_FILES)):
+        try:
+            _hash_file(digest, url.rstrip("/") + name)
+        except FormatError:
+            continue
+        return digest.hexdigest()
+    raise PlanError(f"input {redact(url)} cannot be read any more; the run needs it")

@@ -83,7 +83,9 @@ def order_waves(plan: Plan) -> dict[str, Waves]:
 
 def _ordered(grid: TileGrid, order: str, block: int) -> TileGrid:
     rows, cols = grid.rows, grid.cols
-    return TileGrid.build(grid.level, rows.length, cols.length, rows.tile, rows.stride, order, rows.margin, block)
+    return TileGrid.build(
+        grid.level, rows.length, cols.length, rows.tile, rows.stride, order, rows.margin, block, corners=grid.corners
+    )
 
 
 def simulations_of(plan: Plan, device: Device, batch: int, workers: Sequence[int], peak: int) -> list[Simulation]:

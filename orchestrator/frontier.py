@@ -16,6 +16,8 @@ from orchestrator.grid import TileKey
 # Two failures in company: then alone, so that one poison tile cannot drag a batch along; five in all: given up.
 SOLO_AFTER = 2
 QUARANTINE_AFTER = 5
+# How often filling a tile instead may fail.
+FILL_TRIES = 2
 
 # A tile's byte; above COUNTING it is waiting too, and the excess is the number of predecessors that are missing.
 WAITING, READY, RUNNING, DONE, GIVEN_UP, COUNTING = range(6)
@@ -29,8 +31,16 @@ class Frontier:
     The methods that end in _numbers take and give the graph's numbers, the others keys.
     """
 
-    def __init__(self, graph: TaskGraph, done: Iterable[TileKey] = ()) -> None:
+    def __init__(
+        self, graph: TaskGraph, done: Iterable[TileKey] = (), *, fill: bool = False, ahead: int | None = None
+    ) -> None:
+        """fill: a tile that failed too often is handed out once more, to be filled rather than restored.
+
+        ahead: so many tiles of a coarser level may be committed and not `freed` before finer ones go first.
+        """
         self.graph = graph
+        self._fill = fill
+        self._to_fill: set[int] = set()
         self.total = graph.count
         self.done = 0
         self.running = 0
@@ -40,9 +50,13 @@ class Frontier:
         # Per level a heap of depth * total + number.
         self._heaps: list[list[int]] = [[] for _ in graph.grids]
         self._solo: list[int] = []
+        self._ahead = ahead
+        self._kept = [0] * len(graph.grids)
         for key in done:
             number = graph.number(key)
-            self.done += self._states[number] != DONE
+            if self._states[number] != DONE:
+                self.done += 1
+                self._kept[key.level] += 1
             self._states[number] = DONE
         for number in graph.roots():
             if self._states[number] == WAITING:
@@ -110,12 +124,36 @@ class Frontier:
         if self._solo:
             taken = [self._solo.pop(0)]
         else:
-            heap = next((heap for heap in reversed(self._heaps) if heap), [])
+            heap = self._next_heap()
             taken = [heapq.heappop(heap) % self.total for _ in range(min(most, len(heap)))]
         for number in taken:
             self._states[number] = RUNNING
         self.running += len(taken)
         return taken
+
+    def _next_heap(self) -> list[int]:
+        """Return the coarsest level's ready tiles, but of a level that is too far ahead only when there are no finer."""
+        waiting = [level for level in reversed(range(len(self._heaps))) if self._heaps[level]]
+        if not waiting:
+            return []
+        near = (k for k in waiting if k == 0 or self._ahead is None or self._kept[k] < self._ahead)
+        return self._heaps[next(near, waiting[-1])]
+
+    def all_done(self, level: int, rows: range, cols: range) -> bool:
+        """Tell whether all tiles of some rows and columns of a level are committed."""
+        columns = self.graph.grids[level].cols.count
+        first, count = self.graph.bases[level] + cols.start, len(cols)
+        starts = (first + row * columns for row in reversed(rows))  # the last rows are the last to be done
+        return all(self._states.count(DONE, start, start + count) == count for start in starts)
+
+    def freed(self, keys: Iterable[TileKey]) -> None:
+        """Record that the pixels of committed tiles were deleted, because nobody needs them any more."""
+        for key in keys:
+            self._kept[key.level] -= 1
+
+    def to_fill(self, key: TileKey) -> bool:
+        """Tell whether a tile that was taken is to be filled: restoring it has failed too often."""
+        return self.graph.number(key) in self._to_fill
 
     def committed(self, keys: Iterable[TileKey]) -> None:
         """Record tiles as durable and release the tiles that waited for them."""
@@ -127,8 +165,11 @@ class Frontier:
             self._stop_running(number)
             self._states[number] = DONE
             self.done += 1
+            if self._ahead is not None:
+                self._kept[self.graph.level(number)] += 1
             if self._failures:
                 self._failures.pop(number, None)
+                self._to_fill.discard(number)
             self._release_after(number)
 
     def returned(self, keys: Iterable[TileKey]) -> None:
@@ -144,7 +185,9 @@ class Frontier:
             number = self.graph.number(key)
             self._stop_running(number)
             tries = self._failures[number] = self._failures.get(number, 0) + 1
-            if tries >= QUARANTINE_AFTER:
+            if tries == QUARANTINE_AFTER and self._fill:
+                self._to_fill.add(number)
+            if tries >= QUARANTINE_AFTER + (FILL_TRIES if self._fill else 0):
                 self._states[number] = GIVEN_UP
                 self.given_up[key] = cause
                 given_up.append(key)

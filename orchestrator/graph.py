@@ -24,8 +24,9 @@ def guide_window(lo: int, hi: int, factor: int, coarse_length: int, margin: int 
     return max(lo // factor - margin, 0), min(-(-hi // factor) + margin, coarse_length)
 
 
-# A successor along one axis: what to add to the number, its parents on this axis, its coarser indices on this axis.
-_Step = tuple[int, int, int]
+# A successor along one axis: what to add to the number, its parents on this axis, its coarser indices on this axis, and
+# the columns that it waits for in each parent row.
+_Step = tuple[int, int, int, int]
 
 
 @dataclass(slots=True)
@@ -36,21 +37,30 @@ class _Axis:
     ups: list[list[int]]
     """Indices of the coarser level that an index waits for; empty lists at the coarsest level."""
     parents: list[list[int]]
+    awaited: list[list[int]]
+    """Columns that a tile waits for in each parent row (TileGrid.awaited_columns); rows: themselves."""
     within: list[tuple[_Step, ...]] = field(default_factory=list)
-    """Successors in the level itself; the number to add is relative to the tile's own."""
+    """Successors on this axis in the level itself; the number to add is relative to the tile's own."""
+    under: list[tuple[_Step, ...]] = field(default_factory=list)
+    """Columns: the successors in each child row."""
     below: list[tuple[_Step, ...]] = field(default_factory=list)
     """Successors in the finer level; the number to add is relative to that level's first tile."""
 
     @classmethod
-    def build(cls, grid: AxisGrid, coarse: AxisGrid | None, factor: int, weight: int) -> _Axis:
-        """weight: how far apart in number two neighbours on this axis are."""
+    def build(
+        cls, grid: AxisGrid, coarse: AxisGrid | None, factor: int, weight: int, corners: TileGrid | None
+    ) -> _Axis:
+        """weight: how far apart in number two neighbours on this axis are; corners: for columns, their grid."""
         indices = range(grid.count)
         windows = [
             guide_window(grid.start(i), grid.end(i), factor, coarse.length) if coarse else (0, 0) for i in indices
         ]
         ups = [coarse.carriers(lo, hi) if coarse else [] for lo, hi in windows]
-        axis = cls(grid=grid, ups=ups, parents=[grid.parents(i) for i in indices])
+        awaited = [corners.awaited_columns(i) if corners else [i] for i in indices]
+        axis = cls(grid=grid, ups=ups, parents=[grid.parents(i) for i in indices], awaited=awaited)
         axis.within = [tuple(axis._step(j, (j - i) * weight) for j in grid.children(i)) for i in indices]
+        if corners:
+            axis.under = [tuple(axis._step(j, j - i) for j in corners.waiting_columns(i)) for i in indices]
         return axis
 
     def link(self, fine: _Axis, weight: int) -> None:
@@ -62,7 +72,7 @@ class _Axis:
         self.below = [tuple(steps) for steps in below]
 
     def _step(self, i: int, add: int) -> _Step:
-        return add, len(self.parents[i]), len(self.ups[i])
+        return add, len(self.parents[i]), len(self.ups[i]), len(self.awaited[i])
 
 
 @dataclass(slots=True)
@@ -76,6 +86,8 @@ class _Level:
     cols: _Axis
     finer: int
     """Number of the finer level's first tile."""
+    rise: int
+    """TileGrid.rise."""
 
 
 class TaskGraph:
@@ -89,13 +101,13 @@ class TaskGraph:
         for k, grid in enumerate(self.grids):
             coarse = self.grids[k + 1] if k + 1 < len(self.grids) else None
             columns = grid.cols.count
-            rows = _Axis.build(grid.rows, coarse.rows if coarse else None, factor, columns)
-            cols = _Axis.build(grid.cols, coarse.cols if coarse else None, factor, 1)
+            rows = _Axis.build(grid.rows, coarse.rows if coarse else None, factor, columns, None)
+            cols = _Axis.build(grid.cols, coarse.cols if coarse else None, factor, 1, grid)
             if k > 0:
                 finer = self._levels[-1]
                 rows.link(finer.rows, finer.columns)
                 cols.link(finer.cols, 1)
-            self._levels.append(_Level(self.bases[k], columns, rows, cols, self.bases[max(k - 1, 0)]))
+            self._levels.append(_Level(self.bases[k], columns, rows, cols, self.bases[max(k - 1, 0)], grid.rise))
 
     def number(self, key: TileKey) -> int:
         return self.bases[key.level] + key.row * self._levels[key.level].columns + key.col
@@ -111,23 +123,26 @@ class TaskGraph:
         """Return the number of tiles of its level on the longest chain before a tile."""
         level = self._levels[bisect_right(self.bases, number) - 1]
         row, col = divmod(number - level.base, level.columns)
-        return level.rows.grid.ranks[row] + level.cols.grid.ranks[col]
+        return level.rise * level.rows.grid.ranks[row] + level.cols.grid.ranks[col]
 
     def waiting(self, number: int) -> list[tuple[int, int]]:
         """Return the tiles that wait for a tile, each with the number of tiles that it waits for itself."""
         level = self._levels[bisect_right(self.bases, number) - 1]
         row, col = divmod(number - level.base, level.columns)
         rows, cols = level.rows, level.cols
-        parents, ups = len(cols.parents[col]), len(cols.ups[col])
-        found = [(number + add, p + parents + u * ups) for add, p, u in rows.within[row]]
+        found = [
+            (number + down + right, p * awaited + q + u * v)
+            for down, p, u, _ in rows.within[row]
+            for right, q, v, awaited in cols.under[col]
+        ]
         if cols.within[col]:
             parents, ups = len(rows.parents[row]), len(rows.ups[row])
-            found += [(number + add, p + parents + u * ups) for add, p, u in cols.within[col]]
+            found += [(number + add, parents * awaited + q + ups * v) for add, q, v, awaited in cols.within[col]]
         if rows.below:
             found += [
-                (level.finer + down + right, p + q + u * v)
-                for down, p, u in rows.below[row]
-                for right, q, v in cols.below[col]
+                (level.finer + down + right, p * awaited + q + u * v)
+                for down, p, u, _ in rows.below[row]
+                for right, q, v, awaited in cols.below[col]
             ]
         return found
 
@@ -137,14 +152,15 @@ class TaskGraph:
         row, col = divmod(number - level.base, level.columns)
         rows, cols = level.rows, level.cols
         below = len(rows.below[row]) * len(cols.below[col]) if rows.below else 0
-        return len(rows.within[row]) + len(cols.within[col]) + below
+        return len(rows.within[row]) * len(cols.under[col]) + len(cols.within[col]) + below
 
     def awaited(self, number: int) -> list[int]:
         """Return the tiles that must be committed before a tile may run."""
         k = self.level(number)
         level = self._levels[k]
         row, col = divmod(number - level.base, level.columns)
-        found = [number + (j - row) * level.columns for j in level.rows.parents[row]]
+        awaited = level.cols.awaited[col]
+        found = [number + (j - row) * level.columns + c - col for j in level.rows.parents[row] for c in awaited]
         found += [number + j - col for j in level.cols.parents[col]]
         if k + 1 < len(self._levels):
             coarse = self._levels[k + 1]

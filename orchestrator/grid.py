@@ -3,6 +3,11 @@
 In two dimensions everything is a product of two axes (orchestrator.axis). A tile waits for its neighbours of lower rank
 in its column and in its row, at most two of each; those and theirs have committed every pinned pixel of its window, for
 a pinned pixel's owner has no higher rank on either axis, and lies in an unbroken descent on each.
+
+Where measurements overlap (`corners`), no two tiles that share one may be restored unaware of each other: a tile then
+waits for the tiles diagonally behind it too, away from the root column, and what they committed is pinned as well. It
+still waits for two at most, since those have waited for its neighbour towards the root row; the depth in rows doubles.
+That is for the orders raster and centre, in which each axis has one root.
 """
 
 from __future__ import annotations
@@ -33,6 +38,8 @@ class TileGrid:
     cols: AxisGrid
     cell: int
     """Side of the working array's cells, px: the greatest that puts every boundary between owned boxes on a lattice."""
+    corners: bool = False
+    """Whether a tile sees everything that was committed under its window, the corners of the window included."""
 
     @classmethod
     def build(
@@ -45,6 +52,8 @@ class TileGrid:
         order: str,
         margin: int = 0,
         block: int = BLOCK,
+        *,
+        corners: bool = False,
     ) -> TileGrid:
         """Lay tiles over a padded level of height x width px; raises PlanError when they cannot be laid.
 
@@ -57,10 +66,15 @@ class TileGrid:
             raise PlanError(
                 f"margin {margin} is more than half of the overlap of {tile - stride} px; choose 0 to {most}"
             )
+        if corners and order not in ("raster", "centre"):
+            raise PlanError(
+                f"order {order} would restore tiles that share a measurement apart from each other; "
+                "choose --order raster or centre for this task"
+            )
         if height < tile or width < tile:
             raise PlanError(f"level {level} is {height}x{width} px, below one tile of {tile} px; pad it first")
         rows, cols = (AxisGrid.build(length, tile, stride, margin, order, block) for length in (height, width))
-        return cls(level, rows, cols, math.gcd(tile - 2 * margin, stride))
+        return cls(level, rows, cols, math.gcd(tile - 2 * margin, stride), corners)
 
     @property
     def cell_offset(self) -> int:
@@ -92,24 +106,57 @@ class TileGrid:
         (y0, y1), (x0, x1) = self.rows.settled(key.row), self.cols.settled(key.col)
         return y0, x0, y1, x1
 
+    def pinned(self, key: TileKey) -> list[tuple[int, int, int, int]]:
+        """Return disjoint boxes y0, x0, y1, x1: the pixels of the window that are committed before the tile."""
+        (y0, y1), (x0, x1) = self.rows.settled(key.row), self.cols.settled(key.col)
+        (own_y0, own_y1), (own_x0, own_x1) = self.rows.owned(key.row), self.cols.owned(key.col)
+        left, right = x0, x1
+        for col in self.cols.children(key.col) if self.corners else ():
+            lo, hi = self.cols.owned(col)
+            left = min(left, max(lo, self.cols.start(key.col)))
+            right = max(right, min(hi, self.cols.end(key.col)))
+        found = [
+            (y0, left, own_y0, right),
+            (own_y1, left, y1, right),
+            (own_y0, x0, own_y1, own_x0),
+            (own_y0, own_x1, own_y1, x1),
+        ]
+        return [box for box in found if box[0] < box[2] and box[1] < box[3]]
+
     def parents(self, key: TileKey) -> list[TileKey]:
         """Return the tiles of this level that must be committed first (at most two; four for a bridge)."""
-        up = [TileKey(self.level, row, key.col) for row in self.rows.parents(key.row)]
+        cols = self.awaited_columns(key.col)
+        up = [TileKey(self.level, row, col) for row in self.rows.parents(key.row) for col in cols]
         return up + [TileKey(self.level, key.row, col) for col in self.cols.parents(key.col)]
 
     def children(self, key: TileKey) -> list[TileKey]:
         """Return the tiles of this level that wait for this one."""
-        down = [TileKey(self.level, row, key.col) for row in self.rows.children(key.row)]
+        cols = self.waiting_columns(key.col)
+        down = [TileKey(self.level, row, col) for row in self.rows.children(key.row) for col in cols]
         return down + [TileKey(self.level, key.row, col) for col in self.cols.children(key.col)]
+
+    def awaited_columns(self, col: int) -> list[int]:
+        """Return the columns of a parent row that a tile waits for: those that have waited for all others."""
+        return (self.cols.children(col) if self.corners else []) or [col]
+
+    def waiting_columns(self, col: int) -> list[int]:
+        """Return the columns whose tiles in a child row wait for a tile: `col` is among their `awaited_columns`."""
+        nearer = self.cols.parents(col) if self.corners else []
+        return [*nearer, *([col] if self.awaited_columns(col) == [col] else [])]
 
     def depth(self, key: TileKey) -> int:
         """Return the number of tiles of this level on the longest chain before this one."""
-        return self.rows.ranks[key.row] + self.cols.ranks[key.col]
+        return self.rise * self.rows.ranks[key.row] + self.cols.ranks[key.col]
+
+    @property
+    def rise(self) -> int:
+        """Tiles on the longest chain from a tile's neighbour in the parent row to the tile."""
+        return 2 if self.corners and self.cols.count > 1 else 1
 
     @property
     def longest_chain(self) -> int:
         """Number of tiles on the level's critical path."""
-        return 1 + max(self.rows.ranks) + max(self.cols.ranks)
+        return 1 + self.rise * max(self.rows.ranks) + max(self.cols.ranks)
 
     @property
     def roots(self) -> list[TileKey]:

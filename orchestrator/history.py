@@ -75,7 +75,10 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
         for line in lines:
             if not line.endswith("\n"):
                 return
-            yield json.loads(line)
+            try:
+                yield json.loads(line)
+            except ValueError:
+                continue  # the disk was full while it was written
 
 
 def read_history(path: Path) -> History:
@@ -114,6 +117,10 @@ def _apply(found: History, event: dict[str, Any]) -> None:
         case "TileGivenUp":
             found.given_up.append(str(tuple(event["key"])))
             _note(found, time, f"tile {tuple(event['key'])} given up: {event['cause']}")
+        case "TileSubstituted":
+            _note(found, time, f"tile {tuple(event['key'])} filled with what was measured")
+        case "StoreTrouble":
+            _note(found, time, f"worker {event['worker']}: the store failed for a while: {event['cause']}")
         case "RunFinished":
             found.outcome = event["outcome"]
 

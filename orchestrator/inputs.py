@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from kernels.catalog import DenoiserInfo
 from kernels.hadamard_size import kept_count
 from orchestrator.blur import kernel_of, read_blur
 from orchestrator.errors import PlanError
+from orchestrator.input_file import inspect_file
 from orchestrator.spec import InputSpec, JobSpec, TaskSpec
+from orchestrator.values import LIMITS, UNSIGNED
+from storage.image import ImageInfo
 from storage.open import inspect
-
-DTYPE_TOP = {"uint8": 255, "uint16": 65535}
+from storage.source import located
 
 
 def resolve_task(spec: JobSpec, info: DenoiserInfo) -> TaskSpec:
@@ -59,30 +62,49 @@ def resolve_input(given: InputSpec, task: TaskSpec, channels: int) -> InputSpec:
         if given.size is None:
             raise PlanError("no input: give an image file" + ("" if measured else " or --size HEIGHTxWIDTH"))
         return given.model_copy(update={"bands": given.bands or channels, "dtype": given.dtype or "uint8"})
-    path = Path(given.path).absolute()
+    path = located(given.path)
     if task.name == "cs":
         from storage.coefficients import inspect_coefficients  # imports zarr
 
-        cs = inspect_coefficients(path)
+        cs = inspect_coefficients(Path(path))
         facts = {"size": cs.blocks, "bands": cs.bands, "dtype": cs.dtype, "extent": (cs.height, cs.width)}
-        return given.model_copy(update={"path": str(path), **facts})
-    info = inspect(path)
-    if info.dtype not in DTYPE_TOP:
-        raise PlanError(f"images of dtype {info.dtype} are not supported; convert to one of {', '.join(DTYPE_TOP)}")
-    if given.nodata is not None and given.nodata > DTYPE_TOP[info.dtype]:
-        top = DTYPE_TOP[info.dtype]
-        raise PlanError(f"--nodata {given.nodata} cannot occur in an image of {info.dtype}; choose 0 to {top}")
+        return given.model_copy(update={"path": path, **facts})
+    info = inspect_file(given)
+    least, most = LIMITS[info.dtype]
+    whole = info.dtype == "float32" or given.nodata is None or given.nodata.is_integer()
+    if given.nodata is not None and not (whole and least <= given.nodata <= most):
+        raise PlanError(
+            f"--nodata {given.nodata:g} cannot occur in an image of {info.dtype}; choose {least:g} to {most:g}"
+        )
     size = (info.height, info.width)
     if given.crop is not None:
         size = (given.crop[2] - given.crop[0], given.crop[3] - given.crop[1])
-    known = {"size": size, "bands": info.channels, "dtype": info.dtype, "path": str(path)}
+    known: dict[str, object] = {"size": size, "bands": info.channels, "dtype": info.dtype, "path": path}
+    known |= {"values": _values(given, info), "keep_nodata": _keep_nodata(given, info, task)}
     return given.model_copy(update={**known, **_mask(given.mask, (info.height, info.width), task)})
+
+
+def _values(given: InputSpec, info: ImageInfo) -> tuple[float, float] | None:
+    """Return black and white: as given, or as a file of fewer bits than its dtype states them; None: of the dtype."""
+    stated = info.limits if info.dtype in UNSIGNED and info.limits != LIMITS[info.dtype] else None
+    if given.values is None and stated is None and info.dtype not in UNSIGNED:
+        raise PlanError(
+            f"{info.path}: {info.dtype} values have no black and white of their own; say which they are: "
+            "--range LOW,HIGH"
+        )
+    return given.values or stated
+
+
+def _keep_nodata(given: InputSpec, info: ImageInfo, task: TaskSpec) -> float | None:
+    """Return the file's nodata value; NaN needs none, since floats that are not finite are always left out."""
+    filled = given.nodata is not None or task.name in ("cs", "operator")
+    return None if filled or info.nodata is None or math.isnan(info.nodata) else info.nodata
 
 
 def _mask(mask: str | None, size: tuple[int, int], task: TaskSpec) -> dict[str, object]:
     if mask is None:
         return {}
-    path = Path(mask).absolute()
+    path = located(mask)
     found = inspect(path)
     fine = (size[0] * task.scale, size[1] * task.scale)
     if (found.height, found.width) not in (size, fine):
@@ -91,7 +113,7 @@ def _mask(mask: str | None, size: tuple[int, int], task: TaskSpec) -> dict[str, 
             f"mask {path} is {found.height}x{found.width} px and the input {size[0]}x{size[1]}; "
             f"give a mask of the input's size{or_output}"
         )
-    return {"mask": str(path), "fine_mask": (found.height, found.width) != size}
+    return {"mask": path, "fine_mask": (found.height, found.width) != size}
 
 
 def _coefficients(spec: JobSpec) -> TaskSpec:

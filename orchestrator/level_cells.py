@@ -44,6 +44,10 @@ class LevelCells:
         """Return whether every cell of an owned box is there."""
         return self.cells.exists(self._stored(box))
 
+    def delete(self, box: Box) -> None:
+        """Delete the cells of an owned box."""
+        self.cells.delete(self._stored(box))
+
     def _stored(self, box: Box) -> Box:
         """Return the box in the array; one at the image's first edge takes the pixels before it along."""
         moved = box.shift(self.offset, self.offset)

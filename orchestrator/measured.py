@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.input_file import open_file, without_empty
 from orchestrator.plan import Level, Plan
 from orchestrator.rundir import RunDir
 from orchestrator.windows import Array, Measured
 from storage.box import Box
+from storage.cache import CachedReader
 from storage.image import Reader
 from storage.open import open_image
 from storage.pooled import open_pooled
 
-Pixels = NDArray[np.unsignedinteger]
+Pixels = NDArray[Any]
 Known = Callable[[Box, Pixels], NDArray[np.bool_]]
 
 
@@ -36,7 +39,7 @@ def input_measured(run: RunDir, plan: Plan) -> Measured:
     def read(y0: int, x0: int, y1: int, x1: int) -> Array:
         box = Box(y0, x0, y1, x1).shift(*(spec.crop or (0, 0))[:2])
         pixels = image.read(box)
-        y = plan.values.to_unit(pixels)
+        y = plan.values.to_unit(without_empty(spec, plan.values, pixels))
         if grey and y.shape[0] > 1:
             y = y.mean(axis=0, keepdims=True, dtype=np.float64).astype(np.float32)
         return y if known is None else np.where(known(box, pixels), y, np.float32(np.nan))
@@ -107,12 +110,12 @@ def level_measured(run: RunDir, plan: Plan, level: Level) -> Measured | None:
 
 
 def open_input(run: RunDir, plan: Plan) -> Reader:
-    """Open the input image, its staged copy where there is one."""
-    return open_image(run.staged_input if run.staged_input.exists() else Path(plan.spec.input.path or ""))
+    """Open the input image, its staged copy where there is one, so that overlapping windows decode nothing twice."""
+    return CachedReader(open_file(plan.spec.input, run.staged_input))
 
 
 def open_mask(run: RunDir, plan: Plan) -> Reader | None:
     """Open the mask likewise."""
     if plan.spec.input.mask is None:
         return None
-    return open_image(run.staged_mask if run.staged_mask.exists() else Path(plan.spec.input.mask))
+    return open_image(run.staged_mask if run.staged_mask.exists() else plan.spec.input.mask)

@@ -134,7 +134,6 @@ class Plan:
         check_levels(task, tiling.levels)
         _check_alignment(task, tiling.tile, tiling.stride, tiling.margin, last, denoiser)
         check_reach(task, tiling.tile, tiling.stride, tiling.margin)
-        _check_bridges(task, tiling.order, tiling.tile, tiling.stride, tiling.margin)
         full = output_size(spec)
         sizes = [_padded(side, task, tiling.tile, last) for side in full]
         sigma_y = spec.task.sigma * (2.0 if spec.task.sigma_unit == "fraction" else 2.0 / values.levels)
@@ -144,7 +143,8 @@ class Plan:
             assert posed is not None, "checked above"
             padded = [max(side // FACTOR**k, tiling.tile) for side in sizes]
             geometry = (tiling.tile, tiling.stride, tiling.order, tiling.margin, tiling.block or BLOCK)
-            grid = TileGrid.build(k, padded[0], padded[1], *geometry)
+            overlapping = k == 0 and task.stencil is not None
+            grid = TileGrid.build(k, padded[0], padded[1], *geometry, corners=overlapping)
             valid = [-(-side // FACTOR**k) for side in full]
             levels.append(
                 Level(
@@ -158,11 +158,6 @@ class Plan:
                 )
             )
         return cls(spec=spec, denoiser=denoiser, task=task, bands=bands, values=values, levels=tuple(levels))
-
-
-def dtype_range(dtype: str) -> float:
-    """Return the grey levels between the dtype's smallest and largest value."""
-    return Values.build(dtype).levels
 
 
 def alignment(task: Task, level: int, last: int) -> int:
@@ -267,15 +262,9 @@ def check_reach(task: Task, tile: int, stride: int, margin: int) -> None:
         raise PlanError(
             f"stride {stride} leaves too little overlap for a kernel of {widest} px; choose --stride {most} or less"
         )
-
-
-def _check_bridges(task: Task, order: str, tile: int, stride: int, margin: int) -> None:
-    """Raise PlanError where a measurement could reach over a bridge, from committed pixels to committed pixels."""
-    joint = 2 * (stride + margin) - tile
-    if order in ("bridge", "colour") and task.stencil is not None and joint < task.reach:
+    if stride < reach:
         raise PlanError(
-            f"order {order} leaves {joint} px between committed tiles, a kernel of {max(task.stencil.taps)} px needs "
-            f"{task.reach}; choose a larger --stride or --margin, or --order centre"
+            f"stride {stride} lets a kernel of {widest} px reach over a whole tile; choose --stride {reach} or more"
         )
 
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.errors import PlanError
 from orchestrator.grid import TileKey
+from orchestrator.input_file import inspect_file, selection
 from orchestrator.level_cells import LevelCells
 from orchestrator.measured import input_measured, level_measured
+from orchestrator.outflow import surviving
 from orchestrator.plan import Plan
+from orchestrator.publish import publication, super_blocks
 from orchestrator.rundir import RunDir
 from orchestrator.tasks import FACTOR
 from orchestrator.windows import Measured
 from storage.box import Box
 from storage.files import sweep
+from storage.image import EVERYTHING
 from storage.open import inspect
 from storage.pooled import build_pooled
 from storage.stage import stage
@@ -55,9 +59,13 @@ def adopt_staged(run: RunDir) -> None:
 
 
 def _stage(plan: Plan, staged_input: Path, staged_mask: Path) -> None:
-    for path, staged in ((plan.spec.input.path, staged_input), (plan.spec.input.mask, staged_mask)):
-        if path is not None and plan.task.name != "cs" and not staged.exists() and not inspect(Path(path)).lazy:
-            stage(Path(path), staged)
+    spec = plan.spec.input
+    for path, staged in ((spec.path, staged_input), (spec.mask, staged_mask)):
+        if path is None or plan.task.name == "cs" or staged.exists():
+            continue
+        chosen, limit = (selection(spec), spec.max_pixels) if staged is staged_input else (EVERYTHING, None)
+        if not inspect(path, chosen, max_pixels=limit).lazy:
+            stage(path, staged, chosen, max_pixels=limit)
 
 
 def _pool(run: RunDir, plan: Plan) -> None:
@@ -75,18 +83,24 @@ def _pool(run: RunDir, plan: Plan) -> None:
         finer = level_measured(run, plan, level)
 
 
-def with_cells(run: RunDir, plan: Plan, keys: Iterable[TileKey]) -> list[TileKey]:
-    """Return the tiles whose cells are all there (not whether their content is sound: reading checks that)."""
-    cells = [LevelCells.open(run, level) for level in plan.levels]
-    return [key for key in keys if cells[key.level].exists(Box(*plan.levels[key.level].grid.owned(key)))]
+def with_cells(run: RunDir, plan: Plan, keys: Sequence[TileKey]) -> list[TileKey]:
+    """Return the tiles whose cells are all there or not needed any more (reading checks whether they are sound)."""
+    cells, writer = [LevelCells.open(run, level) for level in plan.levels], publication(run, plan)
+
+    def stored(key: TileKey) -> bool:
+        return cells[key.level].exists(Box(*plan.levels[key.level].grid.owned(key)))
+
+    return surviving(super_blocks(plan), plan.graph(), keys, stored, lambda row, col: writer.has(0, row, col))
 
 
 def staging_bytes(plan: Plan) -> int:
     """Return what copies of the inputs that cannot be read by windows take at most, bytes."""
     if plan.task.name == "cs":  # coefficients are read where they are
         return 0
-    paths = [path for path in (plan.spec.input.path, plan.spec.input.mask) if path is not None]
-    return sum(info.nbytes for info in map(inspect, paths) if not info.lazy)
+    spec = plan.spec.input
+    found = [] if spec.path is None else [inspect_file(spec)]
+    found += [] if spec.mask is None else [inspect(spec.mask)]
+    return sum(info.nbytes for info in found if not info.lazy)
 
 
 def check_disk(run: RunDir, needed: int) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
-
 from orchestrator.graph import TaskGraph
 from orchestrator.grid import TileKey
+from orchestrator.waves import wave_sizes
 
 
 class RemainingPath:
@@ -19,15 +18,14 @@ class RemainingPath:
 
     def __init__(self, graph: TaskGraph, done: Iterable[TileKey] = ()) -> None:
         self._graph = graph
-        self._waves = [np.convolve(np.bincount(g.rows.ranks), np.bincount(g.cols.ranks)) for g in graph.grids]
+        self._waves = [wave_sizes(grid) for grid in graph.grids]
         self._left = [int((sizes > 0).sum()) for sizes in self._waves]
         self.committed(done)
 
     def committed(self, keys: Iterable[TileKey]) -> None:
         """Take committed tiles out of their waves."""
         for key in keys:
-            grid = self._graph.grids[key.level]
-            depth = grid.rows.ranks[key.row] + grid.cols.ranks[key.col]
+            depth = self._graph.grids[key.level].depth(key)
             self._waves[key.level][depth] -= 1
             self._left[key.level] -= int(self._waves[key.level][depth] == 0)
 

@@ -6,26 +6,32 @@ the journal's header before the first tile; the published metadata last of all.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from orchestrator.domain import check_domain
 from orchestrator.errors import PlanError, RunError
 from orchestrator.estimate import disk_bytes
 from orchestrator.events import EventLog, Listener, RunFinished, RunStarted
 from orchestrator.fingerprint import Fingerprint, check_same, fingerprint
 from orchestrator.frontier import Frontier
 from orchestrator.grid import TileKey
+from orchestrator.outflow import AHEAD
+from orchestrator.patience import disk_full
 from orchestrator.plan import Plan
 from orchestrator.prepare import adopt_staged, check_disk, prepare, stage_beside, staging_bytes, with_cells
-from orchestrator.publish import publish_run
+from orchestrator.publish import substituted_tiles
+from orchestrator.publisher import Publisher
 from orchestrator.resolve import plan_job
 from orchestrator.rundir import STATE, RunDir, parse_tile_record
 from orchestrator.session import Executor, Session
 from orchestrator.spec import JobSpec
-from storage.errors import DamagedError, FormatError, MissingCells
+from storage.attempt import Attempt
+from storage.errors import FormatError, SupersededError
 from storage.journal import Journal
 from storage.lock import RunLock
 
@@ -41,6 +47,8 @@ class Outcome:
     """Tiles that were committed before this attempt."""
     filled: int
     """Tiles of this attempt that needed no network."""
+    substituted: int
+    """Tiles that could not be restored, and hold what stands in for them."""
     seconds: float
 
 
@@ -54,7 +62,7 @@ def start(spec: JobSpec, executor: Executor, listeners: Sequence[Listener] = (),
     check_disk(run, disk_bytes(plan) + staging_bytes(plan))
     marks = fingerprint(plan)
     run.state.mkdir(parents=True, exist_ok=True)
-    with RunLock(run.lock):
+    with _alone(run) as attempt, _room(run, plan):
         replaced = run.job.exists() or run.published
         try:  # damaged pixels show only when they are decoded: leave nothing of such a run, and what was there before
             stage_beside(run, plan)
@@ -70,19 +78,48 @@ def start(spec: JobSpec, executor: Executor, listeners: Sequence[Listener] = (),
                 _clear(run)
                 shutil.rmtree(run.root)
             raise PlanError(str(err)) from err
-        return _drive(run, plan, marks, executor, listeners)
+        return _drive(run, plan, marks, executor, listeners, attempt)
 
 
 def resume(
-    root: Path, executor: Executor, listeners: Sequence[Listener] = (), changes: JobSpec | None = None
+    root: Path,
+    executor: Executor,
+    listeners: Sequence[Listener] = (),
+    changes: JobSpec | None = None,
+    take_over: bool = False,
 ) -> Outcome:
-    """Go on with the run at `root`; `changes` are options given again, refused when they would change pixels."""
+    """Go on with the run at `root`; `changes` are options given again, refused when they would change pixels.
+
+    take_over: also when another driver works there, or hangs: what it still does no longer counts.
+    """
     run = RunDir.existing(root)
     if changes is not None:
         check_same(_marks(run.load_spec()), _marks(changes))
     plan = plan_job(run.load_spec() if changes is None else changes)
-    with RunLock(run.lock):
-        return _drive(run, plan, fingerprint(plan), executor, listeners)
+    with _alone(run, take_over=take_over) as attempt, _room(run, plan):
+        return _drive(run, plan, fingerprint(plan), executor, listeners, attempt)
+
+
+@contextlib.contextmanager
+def _alone(run: RunDir, *, take_over: bool = False) -> Iterator[Attempt]:
+    """Hold the run: no other driver works there, on this machine (lock) or another (signs of life)."""
+    with RunLock(run.lock, force=take_over), Attempt(run.attempts, force=take_over) as attempt:
+        yield attempt
+
+
+@contextlib.contextmanager
+def _room(run: RunDir, plan: Plan) -> Iterator[None]:
+    """Turn the disk's being full into an error that says what is needed."""
+    try:
+        yield
+    except OSError as err:
+        if not disk_full(err):
+            raise RunError(f"{run.root}: the store failed: {err}") from err
+        free = shutil.disk_usage(run.state).free
+        raise RunError(
+            f"{run.root}: the disk is full ({err.strerror}): {free / 1e6:.0f} MB are free, the whole run takes about "
+            f"{disk_bytes(plan) / 1e6:.0f} MB; free some"
+        ) from err
 
 
 def _marks(spec: JobSpec) -> Fingerprint:
@@ -91,7 +128,14 @@ def _marks(spec: JobSpec) -> Fingerprint:
     return {f"{name}.{field}": value for name, values in sections.items() for field, value in values.items()}
 
 
-def _drive(run: RunDir, plan: Plan, marks: Fingerprint, executor: Executor, listeners: Sequence[Listener]) -> Outcome:
+def _drive(
+    run: RunDir,
+    plan: Plan,
+    marks: Fingerprint,
+    executor: Executor,
+    listeners: Sequence[Listener],
+    attempt: Attempt,
+) -> Outcome:
     began = time.perf_counter()
     journal, done = _open_journal(run, plan, marks)
     log = EventLog(run.events)
@@ -100,37 +144,54 @@ def _drive(run: RunDir, plan: Plan, marks: Fingerprint, executor: Executor, list
         prepare(run, plan)
         done = with_cells(run, plan, done)
         if not Frontier(plan.graph(), done).finished:
-            _restore_regions(run, plan, marks, executor)
-    session = Session(run, plan, Frontier(plan.graph(), done), journal, [log, *listeners])
-    session.emit(RunStarted(tiles=session.frontier.total, done=len(done), executor=executor.name))
-    outcome = "interrupted"
-    try:
-        if not session.frontier.finished:
-            executor.execute(session)
-        session.check_finished()
+            _restore_regions(run, plan, marks, executor, attempt)
+    keep, fill = plan.spec.run.keep_work or run.published, plan.spec.run.on_failed_tile == "fill"
+    frontier = Frontier(plan.graph(), done, fill=fill, ahead=None if keep else AHEAD)
+    session = Session(run, plan, frontier, journal, [log, *listeners])
+    session.fence = attempt.check
+    with contextlib.ExitStack() as stack:
+        stack.callback(lambda: session.journal.close())  # a journal that was opened again is another one
+        stack.callback(log.close)
+        outlet = None
         if not run.published:
-            _publish(run, plan)
-        if not plan.spec.run.keep_work:
-            _reclaim(run)
-        outcome = "published"
-    except RunError:
-        outcome = "failed"
-        raise
-    finally:
-        session.emit(RunFinished(outcome=outcome, seconds=time.perf_counter() - began))
-        log.close()
-        journal.close()
+            beside = executor.name != "serial"
+            outlet = Publisher(run, plan, frontier, beside=beside, reclaim=not keep, fence=attempt.check)
+            session.outlet = stack.enter_context(outlet)
+        session.emit(RunStarted(tiles=session.frontier.total, done=len(done), executor=executor.name))
+        outcome: str | None = "interrupted"
+        try:
+            if not session.frontier.finished:
+                if (known := check_domain(run, plan)) is not None:
+                    session.emit(known.event())
+                executor.execute(session)
+            session.check_finished()
+            attempt.check()
+            if outlet is not None:
+                outlet.finish()
+            if not plan.spec.run.keep_work:
+                _reclaim(run)
+            outcome = "published"
+        except SupersededError:
+            outcome = None  # the log is the later attempt's
+            raise
+        except (RunError, OSError):
+            outcome = "failed"
+            raise
+        finally:
+            if outcome is not None:
+                session.emit(RunFinished(outcome=outcome, seconds=time.perf_counter() - began))
     return Outcome(
         root=run.root,
         plan=plan,
         tiles=session.frontier.total,
         resumed=len(done),
         filled=session.filled,
+        substituted=len(substituted_tiles(run, plan)),
         seconds=time.perf_counter() - began,
     )
 
 
-def _restore_regions(run: RunDir, plan: Plan, marks: Fingerprint, executor: Executor) -> None:
+def _restore_regions(run: RunDir, plan: Plan, marks: Fingerprint, executor: Executor, attempt: Attempt) -> None:
     """Finish the runs of all regions; the main run's fingerprint stands for what theirs would say of the input."""
     for number, region in enumerate(plan.regions):
         sub, spec = RunDir(run.region(number)), region.plan.spec
@@ -139,13 +200,13 @@ def _restore_regions(run: RunDir, plan: Plan, marks: Fingerprint, executor: Exec
         spec = spec.model_copy(update={"input": source, "output": str(sub.root)})
         sub.state.mkdir(parents=True, exist_ok=True)
         _write_whole(sub.job, spec.to_toml())
-        _drive(sub, replace(region.plan, spec=spec), {**marks, "region": number}, executor, [])
+        _drive(sub, replace(region.plan, spec=spec), {**marks, "region": number}, executor, [], attempt)
 
 
 def _open_journal(run: RunDir, plan: Plan, marks: Fingerprint) -> tuple[Journal, list[TileKey]]:
     if not run.journal.exists():
         return Journal.create(run.journal, {"fingerprint": marks}), []
-    journal = Journal.open(run.journal)
+    journal = Journal.take_over(run.journal)
     check_same(journal.header["fingerprint"], marks)
     keys = dict.fromkeys(parse_tile_record(record) for record in journal.records)
     for key in keys:
@@ -159,13 +220,6 @@ def _exists(plan: Plan, key: TileKey) -> bool:
         return False
     grid = plan.levels[key.level].grid
     return key.row < grid.rows.count and key.col < grid.cols.count
-
-
-def _publish(run: RunDir, plan: Plan) -> None:
-    try:
-        publish_run(run, plan)
-    except (DamagedError, MissingCells) as err:  # of the cells, not of the user's input
-        raise RunError(str(err)) from err
 
 
 def _check_output(run: RunDir, overwrite: bool) -> None:
@@ -203,7 +257,7 @@ def _clear(run: RunDir) -> None:
         if path != run.state:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     for path in sorted(run.state.iterdir(), key=lambda path: path == run.job):
-        if path not in (run.lock, run.incoming, run.submissions):
+        if path not in (run.lock, run.attempts, run.incoming, run.submissions):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 

@@ -4,7 +4,9 @@ OUT/zarr.json            OME-Zarr 0.5 metadata, written last: before that nothin
 OUT/0, OUT/1, ...        the published pyramid
 OUT/.gigarestore/job.toml        the resolved specification
 OUT/.gigarestore/journal         committed tiles; its header holds the fingerprint
+OUT/.gigarestore/attempts/N      the attempt that may write here (storage.attempt)
 OUT/.gigarestore/events.jsonl    what happened
+OUT/.gigarestore/domain.json     whether the prior knows such images
 OUT/.gigarestore/input.zarr      the staged input, when it cannot be read by windows
 OUT/.gigarestore/incoming        the staged input of a run that is about to replace this one
 OUT/.gigarestore/measured/K.zarr the measurement pooled for level K, when a level needs it
@@ -21,6 +23,7 @@ from pathlib import Path
 from orchestrator.errors import PlanError
 from orchestrator.grid import TileKey
 from orchestrator.spec import JobSpec
+from storage.journal import read_records
 
 STATE = ".gigarestore"
 
@@ -48,8 +51,16 @@ class RunDir:
         return self.state / "events.jsonl"
 
     @property
+    def domain(self) -> Path:
+        return self.state / "domain.json"
+
+    @property
     def lock(self) -> Path:
         return self.state / "lock"
+
+    @property
+    def attempts(self) -> Path:
+        return self.state / "attempts"
 
     @property
     def staged_input(self) -> Path:
@@ -93,14 +104,20 @@ class RunDir:
         return JobSpec.load(self.job)
 
 
-def tile_record(key: TileKey) -> str:
-    """Return a committed tile's journal record."""
-    return f"T {key.level} {key.row} {key.col}"
+def tile_record(key: TileKey, *, substituted: bool = False) -> str:
+    """Return a committed tile's journal record; substituted: it could not be restored (orchestrator.substitute)."""
+    return f"{'F' if substituted else 'T'} {key.level} {key.row} {key.col}"
 
 
 def parse_tile_record(record: str) -> TileKey:
     """Return the tile of a journal record; raises PlanError on anything else."""
     match record.split(" "):
-        case ["T", level, row, col] if level.isdigit() and row.isdigit() and col.isdigit():
+        case ["T" | "F", level, row, col] if level.isdigit() and row.isdigit() and col.isdigit():
             return TileKey(int(level), int(row), int(col))
     raise PlanError(f"unknown journal record {record!r}; the run was written by another version: restore to a new OUT")
+
+
+def substituted_keys(run: RunDir) -> list[TileKey]:
+    """Return the tiles that a run's journal says could not be restored."""
+    records = read_records(run.journal) if run.journal.exists() else iter(())
+    return list(dict.fromkeys(parse_tile_record(record) for record in records if record.startswith("F ")))

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import RunError
 from orchestrator.events import BatchHalved, WorkerStarted
+from orchestrator.grid import TileKey
+from orchestrator.patience import disk_full
 from orchestrator.session import Session
+from orchestrator.stopping import Stop
+
+if TYPE_CHECKING:
+    from orchestrator.worker import Worker
 
 
 class SerialExecutor:
@@ -11,20 +20,42 @@ class SerialExecutor:
 
     name = "serial"
 
+    def __init__(self, stop: Stop | None = None) -> None:
+        self._stop = stop or Stop()
+
     def execute(self, session: Session) -> None:
-        """Drive the session's frontier to its end."""
+        """Drive the session's frontier to its end.
+
+        Raises RunError when the device is lost, OSError when the disk is full, KeyboardInterrupt when asked to stop.
+        """
         from orchestrator.worker import Worker
 
         worker = Worker(session.run_dir.root, session.plan)
         session.emit(WorkerStarted(worker="serial", device=str(worker.device)))
+        with self._stop.draining():
+            self._loop(session, worker)
+
+    def _loop(self, session: Session, worker: Worker) -> None:
         most = session.plan.spec.run.batch or 1
         while keys := session.frontier.take(most):
+            if self._stop.requested:
+                raise KeyboardInterrupt
             try:
-                report = worker.run(keys)
+                report = worker.substitute(keys) if session.frontier.to_fill(keys[0]) else worker.run(keys)
             except (ArithmeticError, MemoryError, RuntimeError, ValueError, OSError) as err:
-                session.failed("serial", keys, f"{type(err).__name__}: {err}")
+                self._failed(session, keys, err)
             else:
                 session.committed_all([("serial", report)])
                 if report.limit is not None and report.limit < most:
                     most = report.limit
                     session.emit(BatchHalved(worker="serial", batch=most))
+
+    def _failed(self, session: Session, keys: list[TileKey], error: Exception) -> None:
+        from kernels.device_errors import device_lost
+
+        if disk_full(error):
+            raise error
+        cause = f"{type(error).__name__}: {error}"
+        if device_lost(error):
+            raise RunError(f"the device is lost for this process: {' '.join(cause.split())}") from error
+        session.failed("serial", keys, cause)

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from orchestrator.errors import RunError, TileError
-from orchestrator.events import BatchCommitted, BatchFailed, Event, Listener, TileGivenUp
+from orchestrator.events import (
+    BatchCommitted,
+    BatchFailed,
+    Event,
+    Listener,
+    StoreTrouble,
+    TileGivenUp,
+    TileSubstituted,
+)
 from orchestrator.frontier import Frontier
 from orchestrator.grid import TileKey
+from orchestrator.patience import patiently
 from orchestrator.plan import Plan
 from orchestrator.remaining import RemainingPath
 from orchestrator.report import Report
 from orchestrator.rundir import RunDir, tile_record
 from storage.journal import Journal
+
+
+class Outlet(Protocol):
+    """Takes what is committed on its way out."""
+
+    def committed(self, keys: Sequence[TileKey]) -> None:
+        """Act on tiles that the journal and the frontier know as committed; raises RunError when it cannot."""
+        ...
 
 
 @dataclass(slots=True)
@@ -26,9 +43,16 @@ class Session:
     frontier: Frontier
     journal: Journal
     listeners: list[Listener] = field(default_factory=list)
+    outlet: Outlet | None = None
+    """Publishes what is complete while the run goes on."""
     filled: int = 0
     """Tiles of this attempt that needed no network."""
+    fence: Callable[[], None] = lambda: None
+    """Raises SupersededError when a later attempt has taken the run over (storage.attempt)."""
+    _reopen: bool = False
+    _trouble: list[str] = field(default_factory=list)
     path: RemainingPath = field(init=False)
+    """How long the chain of tiles that are left is."""
 
     def __post_init__(self) -> None:
         self.path = RemainingPath(self.frontier.graph, self.frontier.finished_keys())
@@ -47,8 +71,25 @@ class Session:
         self.release(reports)
 
     def record(self, reports: Sequence[tuple[str, Report]]) -> None:
-        """Make the completion of batches durable; any thread may, one at a time."""
-        self.journal.append([tile_record(key) for _, report in reports for key in report.keys])
+        """Make the completion of batches durable; any thread may, one at a time.
+
+        A store that fails is tried again for a while. Raises SupersededError, with nothing written, when another
+        attempt has taken over; OSError when the disk is full or the store stays away.
+        """
+        records = [tile_record(key, substituted=report.substituted) for _, report in reports for key in report.keys]
+        patiently(lambda: self._append(records), self.plan.spec.run.store_seconds, self._trouble.append)
+
+    def _append(self, records: Sequence[str]) -> None:
+        self.fence()
+        if self._reopen:
+            self.run_dir.journal.stat()  # an OSError while the store is away
+            self.journal = Journal.open(self.run_dir.journal)
+            self._reopen = False
+        try:
+            self.journal.append(records)
+        except OSError:
+            self._reopen = True
+            raise
 
     def release(self, reports: Sequence[tuple[str, Report]]) -> None:
         """Release what waited for batches whose completion is durable."""
@@ -66,19 +107,34 @@ class Session:
                     path=self.path.length,
                 )
             )
+            if report.trouble:
+                self.emit(StoreTrouble(worker=worker, cause=report.trouble))
+            for key in report.keys if report.substituted else ():
+                self.emit(TileSubstituted(worker=worker, key=key))
+        while self._trouble:
+            self.emit(StoreTrouble(worker="driver", cause=self._trouble.pop(0)))
+        if self.outlet is not None:
+            self.outlet.committed([key for _, report in reports for key in report.keys])
 
-    def failed(self, worker: str, keys: Sequence[TileKey], cause: str) -> None:
-        """Record a failed try; the frontier decides who tries again and who is given up."""
+    def failed(self, worker: str, keys: Sequence[TileKey], cause: str) -> bool:
+        """Record a failed try; the frontier decides who tries again and who is given up. True when any is done with."""
+        self.fence()  # a later attempt clears away what this one needs: that is no failure of the tiles
         self.emit(BatchFailed(worker=worker, keys=tuple(keys), cause=cause))
-        for key in self.frontier.failed(keys, cause):
+        given_up = self.frontier.failed(keys, cause)
+        for key in given_up:
             self.emit(TileGivenUp(key=key, cause=cause))
+        return bool(given_up) or any(map(self.frontier.to_fill, keys))
 
     def check_finished(self) -> None:
-        """Raise the error of a tile that was given up, or RunError when tiles are left for another reason."""
-        for key, cause in self.frontier.given_up.items():
-            raise TileError(key, cause)
-        if not self.frontier.finished:
-            raise RunError(f"{self.frontier.total - self.frontier.done} tiles are left although nothing can run")
+        """Raise the error of tiles that were given up, or RunError when tiles are left for another reason."""
+        given_up = list(self.frontier.given_up.items())
+        left = self.frontier.total - self.frontier.done
+        if given_up:
+            more = f"; {len(given_up) - 1} more failed" if len(given_up) > 1 else ""
+            waiting = f"; {left - len(given_up)} tiles wait for what failed" if left > len(given_up) else ""
+            raise TileError(*given_up[0], f"{more}{waiting} (--on-failed-tile fill goes on without)")
+        if left:
+            raise RunError(f"{left} tiles are left although nothing can run")
 
 
 class Executor(Protocol):

@@ -56,8 +56,18 @@ class InputSpec(_Section):
     """How one band meets a network of several channels (orchestrator.bands)."""
     bands_as: Literal["groups", "single"] | None = None
     """How bands of another number than the network's channels meet it."""
-    nodata: Annotated[int, Field(ge=0, le=65535)] | None = None
+    nodata: float | None = None
     """Pixels with this value in every band are unknown (inpaint)."""
+    keep_nodata: float | None = None
+    """Samples with this value are none: they stay so in the output and are not restored. Read from the file."""
+    channel: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    """Bands of the file to restore, counted from 0; None: all but an alpha channel."""
+    z: Annotated[int, Field(ge=0)] | None = None
+    """Plane of a stack, counted from 0."""
+    t: Annotated[int, Field(ge=0)] | None = None
+    """Time point or page, counted from 0."""
+    max_pixels: Annotated[int, Field(gt=0)] | None = None
+    """Largest size that the file may declare, px."""
     pad: tuple[Side, Side, Side, Side] | None = None
     """Pixels to invent above, right of, below and left of the input (outpaint)."""
     fine_mask: bool = False
@@ -132,6 +142,10 @@ class SamplingSpec(_Section):
     guided_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
     """Steps of levels that have a coarser level: the guide leaves less to decide."""
     spacing: Literal["uniform", "log_sigma"] | None = None
+    guide: Literal["constraint", "start"] | None = None
+    """How the coarser level enters: held at every step (the paper's HiR), or only as the picture of a warm start."""
+    ensemble: Literal["1", "2", "4", "8", "cycle"] | None = None
+    """Symmetries of the square that the network is averaged over, or one after another (kernels.ensemble)."""
     inverse: Literal["replicate", "smooth"] | None = None
     """A+ of average pooling: replication (Moore-Penrose, the paper's) or a smooth one (kernels.smooth_pool)."""
     init: Literal["bicubic", "none"] | None = None
@@ -167,7 +181,7 @@ class RegionSpec(_Section):
 
 
 class RunSpec(_Section):
-    """Where and how it runs. None of this changes a pixel."""
+    """Where and how it runs. None of this changes a pixel of a tile that can be restored."""
 
     executor: Literal["ray", "serial"] = "ray"
     workers: Annotated[int, Field(ge=1, le=100_000)] | None = None
@@ -176,6 +190,14 @@ class RunSpec(_Section):
     """fair: a worker's batches begin and end together. continuous: tiles join at any step."""
     address: str | None = None
     keep_work: bool = False
+    on_failed_tile: Literal["stop", "fill"] = "stop"
+    """What becomes of a tile that keeps failing: the run ends without it, or what was measured stands in for it."""
+    drain_seconds: Annotated[float, Field(ge=0)] = 30.0
+    """After a signal: how long running batches may take to end."""
+    hang_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """A worker hangs when a batch takes this much, and `store_seconds`, longer than five times the usual."""
+    store_seconds: Annotated[float, Field(ge=0)] = 90.0
+    """How long a failing store is tried again."""
 
 
 class JobSpec(_Section):

@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator.history import read_events
 from orchestrator.pace import Pace
 from orchestrator.resolve import load_plan
-from orchestrator.rundir import RunDir, parse_tile_record
+from orchestrator.rundir import RunDir, parse_tile_record, substituted_keys
 from storage.journal import read_records
 
 
@@ -49,6 +49,7 @@ def read_status(root: Path) -> dict[str, Any]:
         "levels": levels,
         "failures": told.failures,
         "last_failure": told.last_failure,
+        "substituted": [key._asdict() for key in substituted_keys(run)],
         "workers": len(told.pace.workers) if state == "running" else 0,
         "batch": told.pace.batch,
         "nfe_per_second": told.pace.nfe_per_second(now) if state == "running" else 0.0,

@@ -9,6 +9,7 @@ from kernels.stencil import Stencil
 from orchestrator.blur import stencil_of
 from orchestrator.errors import PlanError
 from orchestrator.spec import JobSpec
+from orchestrator.tolerance import least_margin
 
 # Ratio between restoration levels (HiR, Eq. 12).
 FACTOR = 2
@@ -43,6 +44,8 @@ class Task:
     """Overlapping measurements of level 0 (deblur, bicubic sr); None where they are cells of their own."""
     fine_mask: bool = False
     """The mask has the output's pixels: level 0 averages over the known pixels of each cell."""
+    dtype: str | None = None
+    """Stored dtype; None where it is not known yet."""
     alignment: int = 1
     """Pixels that windows of level 0 must be multiples of besides the scale (operator)."""
 
@@ -74,6 +77,7 @@ class Task:
             task,
             stencil=stencil_of(spec.task),
             fine_mask=spec.input.fine_mask,
+            dtype=spec.input.dtype,
             alignment=spec.task.alignment or 1,
         )
 
@@ -84,13 +88,8 @@ class Task:
 
     @property
     def least_margin(self) -> int:
-        """Return the outer pixels of a window that it must leave to the next one, so that both see what overlaps, px.
-
-        What a decimation commits must suit a few cells more beyond the border, each ten times less.
-        """
-        if self.stencil is None:
-            return 0
-        return self.reach if self.scale == 1 else 8 * self.scale
+        """Return the outer pixels of a window that it must leave to the next one (orchestrator.tolerance), px."""
+        return 0 if self.stencil is None else least_margin(self.stencil, self.dtype)
 
     def posed(self, level_factor: int) -> Posed | None:
         """Return the task at a level `level_factor` times coarser than the output; None where it is determined.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from orchestrator.bands import Bands
+from orchestrator.nodata import is_empty
 from orchestrator.plan import Level, Plan
 from orchestrator.windows import Array, to_channels
 from storage.box import Box
@@ -37,20 +38,24 @@ class TileInput:
 def determined(plan: Plan, level: Level, tile: TileInput, owned: Box) -> Array | None:
     """Return the pixels (stored bands, h, w) of a tile's owned box where nothing is left to restore, else None.
 
-    Three cases: every pixel is pinned already; every pixel is itself measured without noise; the measurement under the
-    whole tile is flat to `task.skip_flat`, and the pixels are its replication, which measures y exactly.
+    Four cases: every pixel is pinned already; every pixel is itself measured without noise; the measurement under the
+    whole tile is flat to `task.skip_flat`, and the pixels are its replication, which measures y exactly; or all of it
+    is nodata, which the output keeps.
     owned: within the tile, px.
     """
     rows, cols = owned.slices()
     pinned, known = tile.known_mask[:, rows, cols], tile.known[:, rows, cols]
     if pinned.all():
         return known
-    if tile.y is None or level.sigma_y > 0 or not plan.pixelwise:
+    if tile.y is None or not plan.pixelwise:
+        return None
+    nothing = is_empty(plan, tile.y)
+    if level.sigma_y > 0 and not nothing:
         return None
     scale = level.posed.scale
     cells = tile.y[:, owned.y0 // scale : owned.y1 // scale, owned.x0 // scale : owned.x1 // scale]
     complete = scale == 1 and not plan.grey and not np.isnan(cells).any()
-    if not complete and not _flat(plan, tile.y):
+    if not complete and not nothing and not _flat(plan, tile.y):
         return None
     pixels = to_channels(cells.repeat(scale, axis=1).repeat(scale, axis=2), plan.bands.stored)
     return np.where(pinned, known, pixels)

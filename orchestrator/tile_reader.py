@@ -19,6 +19,7 @@ from orchestrator.tile_input import TileInput
 from orchestrator.trajectory import trajectory
 from orchestrator.windows import Array, Measured, to_channels
 from storage.box import Box
+from storage.errors import DamagedError
 
 # Measurement pixels read around a tile so that the bicubic start (support 2) has no edge of its own.
 START_MARGIN = 4
@@ -36,10 +37,18 @@ class TileReader:
         self.warm = [trajectory(plan, level).warm for level in plan.levels]
         self._lock = threading.Lock()  # readers of image files keep positions and caches
 
-    def read(self, key: TileKey) -> TileInput:
-        """Return everything known of a tile whose predecessors are committed."""
+    def read(self, key: TileKey, *, measured: bool = True) -> TileInput:
+        """Return everything known of a tile whose predecessors are committed; measured: its measurement too."""
         with self._lock:
-            return self._read(self.plan.levels[key.level], key)
+            return self._read(self.plan.levels[key.level], key, measured)
+
+    def salvage(self, key: TileKey) -> tuple[TileInput, Array | None]:
+        """Return a tile and its measurement enlarged; without the measurement where that cannot be read."""
+        level = self.plan.levels[key.level]
+        try:
+            return self.read(key), self.start(level, level.grid.box(key))
+        except DamagedError:
+            return self.read(key, measured=False), None
 
     def start(self, level: Level, box: tuple[int, int, int, int]) -> Array | None:
         """Return the picture that a warm start would begin with under a window of a level without a coarser one."""
@@ -49,17 +58,17 @@ class TileReader:
         with self._lock:
             return self._start(level, self._wide(measured, level, *box), None)
 
-    def _read(self, level: Level, key: TileKey) -> TileInput:
+    def _read(self, level: Level, key: TileKey, with_measured: bool) -> TileInput:
         y0, x0, y1, x1 = level.grid.box(key)
         known_mask, known = self._read_known(level, key)
         y = wide = coarse = smooth = fine = None
         measured = self.measured[level.index]
-        if measured is not None:
+        if measured is not None and with_measured:
             wide = self._wide(measured, level, y0, x0, y1, x1)
             y = wide[:, START_MARGIN:-START_MARGIN, START_MARGIN:-START_MARGIN]
         if level.guided:
             coarse, smooth = self._read_guide(level, key)
-        if self.fine_known is not None and level.index == 0:
+        if self.fine_known is not None and level.index == 0 and with_measured:
             fine = self.fine_known.read(y0, x0, y1, x1)
         start = self._start(level, wide, smooth) if self.warm[level.index] else None
         return TileInput(y=y, known_mask=known_mask, known=known, guide=coarse, start=start, fine=fine)
@@ -90,7 +99,7 @@ class TileReader:
         box = Box(*level.grid.box(key))
         mask = np.zeros((1, *box.shape), dtype=bool)
         known = np.zeros((self.plan.bands.stored, *box.shape), np.float32)
-        for strip in _around(Box(*level.grid.settled(key)), Box(*level.grid.owned(key))):
+        for strip in (Box(*pinned) for pinned in level.grid.pinned(key)):
             rows, cols = strip.shift(-box.y0, -box.x0).slices()
             mask[:, rows, cols] = True
             known[:, rows, cols] = self.cells[level.index].read(strip)
@@ -112,14 +121,3 @@ class TileReader:
             wide[:, inner.y0 : inner.y1, inner.x0 : inner.x1],
             smooth[:, fine.y0 : fine.y1, fine.x0 : fine.x1],
         )
-
-
-def _around(box: Box, owned: Box) -> list[Box]:
-    """Return the strips of `box` outside `owned`: above, below, left, right (empty ones left out)."""
-    strips = [
-        Box(box.y0, box.x0, owned.y0, box.x1),
-        Box(owned.y1, box.x0, box.y1, box.x1),
-        Box(owned.y0, box.x0, owned.y1, owned.x0),
-        Box(owned.y0, owned.x1, owned.y1, box.x1),
-    ]
-    return [s for s in strips if s.height > 0 and s.width > 0]

@@ -1,4 +1,7 @@
-"""Which stored values are black and white: the full range of the dtype, or what the user states; never guessed."""
+"""Which stored values are black and white: the full range of the dtype, or what the user states; never guessed.
+
+Signed and float samples have no black and white of their own: for them the user must state both.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,14 @@ from numpy.typing import NDArray
 from orchestrator.errors import PlanError
 from storage import pixels
 
-PEAK = {"uint8": 255.0, "uint16": 65535.0}
+LIMITS: dict[str, tuple[float, float]] = {
+    "uint8": (0.0, 255.0),
+    "int16": (-32768.0, 32767.0),
+    "uint16": (0.0, 65535.0),
+    "float32": (-3.4028234663852886e38, 3.4028234663852886e38),
+}
+"""Smallest and largest value of every dtype."""
+UNSIGNED = ("uint8", "uint16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +35,17 @@ class Values:
     @classmethod
     def build(cls, dtype: str, limits: tuple[float, float] | None = None) -> Values:
         """Check limits against the dtype; None: its full range. Raises PlanError."""
-        if dtype not in PEAK:
-            raise PlanError(f"images of dtype {dtype} are not supported; convert to one of {', '.join(PEAK)}")
-        low, high = (0.0, PEAK[dtype]) if limits is None else limits
-        if not 0 <= low < high <= PEAK[dtype]:
+        if dtype not in LIMITS:
+            raise PlanError(f"images of dtype {dtype} are not supported; convert to one of {', '.join(LIMITS)}")
+        if limits is None and dtype not in UNSIGNED:
             raise PlanError(
-                f"--range {low:g},{high:g} is no range of {dtype} values; give LOW,HIGH within 0 to {PEAK[dtype]:g}"
+                f"{dtype} values have no black and white of their own; say which they are: --range LOW,HIGH"
+            )
+        least, most = LIMITS[dtype]
+        low, high = (least, most) if limits is None else limits
+        if not least <= low < high <= most:
+            raise PlanError(
+                f"--range {low:g},{high:g} is no range of {dtype} values; give LOW,HIGH within {least:g} to {most:g}"
             )
         return cls(dtype, float(low), float(high))
 
@@ -41,7 +56,12 @@ class Values:
 
     @property
     def full(self) -> bool:
-        return (self.low, self.high) == (0.0, PEAK[self.dtype])
+        return self.dtype in UNSIGNED and (self.low, self.high) == LIMITS[self.dtype]
+
+    @property
+    def whole(self) -> bool:
+        """Whether stored values are whole numbers, and results are rounded to them."""
+        return self.dtype != "float32"
 
     def to_unit(self, stored: NDArray[Any]) -> NDArray[np.float32]:
         """Map stored values of any shape to float32."""
@@ -49,12 +69,14 @@ class Values:
             return pixels.to_unit(stored, self.dtype)
         return ((stored.astype(np.float64) - self.low) * (2.0 / self.levels) - 1.0).astype(np.float32)
 
-    def from_unit(self, values: NDArray[np.floating]) -> NDArray[np.unsignedinteger]:
-        """Round to the nearest stored value (halves up), clipped at the dtype's own limits, not at the range."""
+    def from_unit(self, values: NDArray[np.floating]) -> NDArray[Any]:
+        """Round to the nearest stored value (halves up), clipped at the dtype's own limits, not at the range.
+
+        Floats are not rounded. Raises ValueError for NaN.
+        """
         if self.full:
             return pixels.from_unit(values, self.dtype)
         if np.isnan(values).any():
             raise ValueError(f"NaN cannot become {self.dtype}; the result that is being published is not finite")
-        stored = (values.astype(np.float64) + 1.0) * (self.levels / 2.0) + (self.low + 0.5)
-        found: NDArray[np.unsignedinteger] = np.floor(stored).clip(0, PEAK[self.dtype]).astype(self.dtype)
-        return found
+        stored = (values.astype(np.float64) + 1.0) * (self.levels / 2.0) + self.low
+        return (np.floor(stored + 0.5) if self.whole else stored).clip(*LIMITS[self.dtype]).astype(self.dtype)

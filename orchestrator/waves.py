@@ -40,12 +40,18 @@ def waves(grids: Sequence[TileGrid]) -> Waves:
     """
     tiles = sum(grid.count for grid in grids)
     if tiles > EXACT_TILES:
-        sizes = [np.convolve(np.bincount(grid.rows.ranks), np.bincount(grid.cols.ranks)) for grid in grids]
+        sizes = [wave_sizes(grid) for grid in grids]
         return Waves(sum(map(len, sizes)), tiles, max(int(size.max()) for size in sizes))
     sizes = [np.bincount(lengths.ravel()) for lengths in _chains(grids, [1] * len(grids))]
     depth = max(map(len, sizes)) - 1
     total = sum(np.pad(size, (0, depth + 1 - len(size))) for size in sizes)
     return Waves(depth, tiles, int(np.max(total)))
+
+
+def wave_sizes(grid: TileGrid) -> Lengths:
+    """Return the number of a level's tiles at each depth."""
+    rows = np.bincount(np.array(grid.rows.ranks) * grid.rise)
+    return np.asarray(np.convolve(rows, np.bincount(grid.cols.ranks)), np.int64)
 
 
 def critical_path(grids: Sequence[TileGrid], weights: Sequence[int] | None = None) -> int:
@@ -85,10 +91,12 @@ def _under(graph: TaskGraph, grid: TileGrid, coarse: Lengths | None) -> Lengths:
 def _level(grid: TileGrid, weight: int, before: Lengths) -> Lengths:
     """Add a level's own edges; `before` becomes the result."""
     rows = grid.rows
+    # Per column the first and the last of the columns that it waits for in a parent row.
+    awaited = [[grid.awaited_columns(col)[end] for col in range(grid.cols.count)] for end in (0, -1)]
     along = _Along.build(grid.cols, weight, int(before.max()) + weight * grid.longest_chain)
     for row in sorted(range(rows.count), key=rows.ranks.__getitem__):
-        parents = rows.parents(row)
-        before[row] = along.longest(np.max([before[row], *(before[parent] for parent in parents)], axis=0)) + weight
+        behind = [before[parent, cols] for parent in rows.parents(row) for cols in awaited]
+        before[row] = along.longest(np.max([before[row], *behind], axis=0)) + weight
     return before
 
 

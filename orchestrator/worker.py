@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,9 +16,9 @@ from torch import Tensor
 from kernels.constraints import Known, Measurement, Problem, to
 from kernels.continuous import advance_within
 from kernels.denoiser import load_denoiser
+from kernels.ensemble import symmetric
 from kernels.method_catalog import MethodConfig
 from kernels.noise import KeyedNoise
-from kernels.operators import OUTER, OWNED, PINNED
 from kernels.sampler import SamplerConfig, State
 from kernels.sampler import start as start_tiles
 from kernels.tasks import measurement_operator
@@ -28,9 +28,11 @@ from orchestrator.errors import TileError
 from orchestrator.flight import Flight
 from orchestrator.grid import TileKey
 from orchestrator.guiding import ClassGuide, network_label
+from orchestrator.patience import patiently
 from orchestrator.plan import Level, Plan
 from orchestrator.report import Report
 from orchestrator.rundir import RunDir
+from orchestrator.substitute import substitute
 from orchestrator.tasks import FACTOR
 from orchestrator.tile_input import TileInput, determined
 from orchestrator.tile_operator import tile_measurement
@@ -38,6 +40,8 @@ from orchestrator.tile_reader import TileReader
 from orchestrator.trajectory import Trajectory, trajectory
 from orchestrator.windows import Array
 from storage.box import Box
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +64,15 @@ class Worker:
         if self.device.type == "cpu":
             torch.set_num_threads(1)  # more workers beat more threads (docs/RESULTS.md), and one thread is repeatable
         label = network_label(plan.spec.denoiser, plan.spec.guidance)
-        self.denoiser = load_denoiser(plan.spec.denoiser, str(self.device), label)
+        loaded = load_denoiser(plan.spec.denoiser, str(self.device), label)
+        self.denoiser = symmetric(loaded, plan.spec.sampling.ensemble or "1")
         self.guide = ClassGuide.load(plan.spec.guidance, str(self.device))
         self.noise = KeyedNoise(plan.spec.sampling.seed)
         self.reader = TileReader(self.run_dir, plan)
         self.cells = self.reader.cells
         self.trajectories = [trajectory(plan, level) for level in plan.levels]
+        self.threads = torch.get_num_threads()
+        self._trouble = ""
         self.limit: int | None = None
         """Rows of a batch that fit into memory; None while every batch has."""
         self._configs: dict[int, SamplerConfig] = {}
@@ -85,7 +92,7 @@ class Worker:
 
     def load(self, keys: Sequence[TileKey]) -> Load:
         """Read tiles of one level whose predecessors are committed; several threads may."""
-        tiles = {key: self.reader.read(key) for key in keys}
+        tiles = {key: self._patiently(lambda key=key: self.reader.read(key)) for key in keys}  # type: ignore[misc]
         found = {key: self._determined(key, tile) for key, tile in tiles.items()}
         known = {key: pixels for key, pixels in found.items() if pixels is not None}
         return Load(tuple(keys), {key: tile for key, tile in tiles.items() if key not in known}, known)
@@ -109,7 +116,7 @@ class Worker:
         """Return the pictures (groups, C, P, P) of tiles that have finished, on the CPU."""
         level = self.plan.levels[state.keys[0][0]]
         keys = [TileKey(*key) for key in state.keys]
-        pictures = self._finished(state.problem, level, keys, state.estimate).cpu()
+        pictures = self.finished(state.problem, level, keys, state.estimate).cpu()
         groups = len(self.plan.bands.groups)
         return {key: pictures[i * groups : (i + 1) * groups] for i, key in enumerate(keys[::groups])}
 
@@ -122,21 +129,34 @@ class Worker:
 
     def write(self, key: TileKey, pixels: Array) -> None:
         """Write a tile's owned box; on return it is durable."""
-        self.cells[key.level].write(Box(*self.plan.levels[key.level].grid.owned(key)), pixels)
+        owned = Box(*self.plan.levels[key.level].grid.owned(key))
+        self._patiently(lambda: self.cells[key.level].write(owned, pixels))
+
+    def substitute(self, keys: Sequence[TileKey]) -> Report:
+        """Write what stands in for tiles that cannot be restored."""
+        began = time.perf_counter()
+        for key in keys:
+            self.write(key, substitute(self, key))
+        trouble, self._trouble = self._trouble, ""
+        return Report(tuple(keys), time.perf_counter() - began, 0, substituted=True, trouble=trouble)
+
+    def _patiently(self, action: Callable[[], T]) -> T:
+        """Do something to the store, again and again while it fails for a while."""
+        return patiently(action, self.plan.spec.run.store_seconds, self._note)
+
+    def _note(self, trouble: str) -> None:
+        self._trouble = trouble
 
     def report(self, work: Load, seconds: float, limit: int | None) -> Report:
         """Return what the driver is told of a batch whose tiles are written."""
         groups = len(self.plan.bands.groups)
         nfe = self.trajectories[work.keys[0].level].nfe * len(work.tiles) * groups
-        return Report(work.keys, seconds, nfe, len(work.determined), limit)
+        trouble, self._trouble = self._trouble, ""
+        return Report(work.keys, seconds, nfe, len(work.determined), limit, trouble=trouble)
 
     def _start(self, level: Level, keys: list[TileKey], tiles: list[TileInput]) -> State:
         route = self.trajectories[level.index]
-        problem = Problem(
-            guide=self._guide(level, tiles),
-            measurement=self._measurement(level, keys, tiles),
-            known=Known(self._stack([t.known_mask for t in tiles]), self._stack([t.known for t in tiles])),
-        )
+        problem = self.problem(level, keys, tiles)
         start = self._stack([t.start for t in tiles]) if route.warm and tiles[0].start is not None else None
         if route.warm and start is None and problem.measurement is not None:  # no picture itself
             start = problem.measurement.operator.pinv(problem.measurement.y)
@@ -152,12 +172,20 @@ class Worker:
             guidance=None if self.guide is None else self.guide.batch(len(keys)),
         )
 
-    def _finished(self, problem: Problem, level: Level, keys: list[TileKey], result: Tensor) -> Tensor:
+    def problem(self, level: Level, keys: list[TileKey], tiles: list[TileInput]) -> Problem:
+        """Return what the pictures of a batch have to satisfy."""
+        return Problem(
+            guide=self._guide(level, tiles),
+            measurement=self._measurement(level, keys, tiles),
+            known=Known(self._stack([t.known_mask for t in tiles]), self._stack([t.known for t in tiles])),
+        )
+
+    def finished(self, problem: Problem, level: Level, keys: list[TileKey], result: Tensor) -> Tensor:
         """Restore A x = y beside the pinned pixels, where measurements overlap."""
         if level.index > 0 or self.plan.task.stencil is None:
             return result
-        kinds = [[_kinds(axis, i) for i in places] for axis, places in _axes(level, keys)]
-        rows, cols = (torch.tensor(axis, dtype=torch.uint8, device=result.device) for axis in kinds)
+        reached = [[_unreached(axis, i) for i in places] for axis, places in _axes(level, keys)]
+        rows, cols = (torch.tensor(axis, device=result.device) for axis in reached)
         return problem.to(result.device).finish(result, rows, cols)
 
     def _guide(self, level: Level, tiles: list[TileInput]) -> Measurement | None:
@@ -165,7 +193,7 @@ class Worker:
 
         There the coarse pixel, which was restored from less, could only disagree with it.
         """
-        if tiles[0].guide is None:
+        if tiles[0].guide is None or self.plan.spec.sampling.guide == "start":
             return None
         unknown = None
         if self.plan.task.masked and level.posed.scale == 1 and not self.plan.grey:
@@ -225,11 +253,10 @@ def _axes(level: Level, keys: list[TileKey]) -> list[tuple[AxisGrid, list[int]]]
     return [(level.grid.rows, [key.row for key in keys]), (level.grid.cols, [key.col for key in keys])]
 
 
-def _kinds(axis: AxisGrid, i: int) -> list[int]:
-    """Return what each row (column) of tile i's window is: PINNED, OWNED or OUTER."""
+def _unreached(axis: AxisGrid, i: int) -> list[bool]:
+    """Return which rows (columns) of tile i's window no earlier tile has committed pixels in."""
     (lo, hi), (own_lo, own_hi), start = axis.settled(i), axis.owned(i), axis.start(i)
-    places = range(start, start + axis.tile)
-    return [OWNED if own_lo <= p < own_hi else PINNED if lo <= p < hi else OUTER for p in places]
+    return [own_lo <= p < own_hi or not lo <= p < hi for p in range(start, start + axis.tile)]
 
 
 def _unknown_blocks(y: Array) -> NDArray[np.bool_]:

@@ -133,6 +133,11 @@ class Cells:
         """Tell whether every cell that `box` touches has been written; reads no pixels."""
         return all(self._file(row, col).exists() for row, col, _ in self._cells(box))
 
+    def delete(self, box: Box) -> None:
+        """Delete every cell that `box` touches, absent ones too; only for cells that nobody will read again."""
+        for row, col, _ in self._cells(box):
+            self._file(row, col).unlink(missing_ok=True)
+
     def sweep(self) -> int:
         """Delete what killed writers left; return how many. Only the driver may call it, before workers start."""
         stale = list(self._scratch.iterdir())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numcodecs import zstd  # type: ignore[import-untyped]
@@ -10,10 +10,10 @@ from numcodecs import zstd  # type: ignore[import-untyped]
 from storage.zarr_meta import ZSTD_LEVEL
 
 if TYPE_CHECKING:
-    from storage.image import Pixels
+    from numpy.typing import NDArray
 
 
-def encode(part: Pixels, side: int) -> bytes:
+def encode(part: NDArray[Any], side: int) -> bytes:
     """Return the stored bytes of a chunk (..., side, side) from its part inside the image, zeros beyond the edge."""
     stored = part.dtype.newbyteorder("<")
     if part.shape[-2:] != (side, side):
@@ -23,7 +23,7 @@ def encode(part: Pixels, side: int) -> bytes:
     return bytes(zstd.compress(np.ascontiguousarray(part, stored), ZSTD_LEVEL, True))
 
 
-def decode(data: bytes, dtype: str, shape: tuple[int, ...]) -> Pixels:
+def decode(data: bytes | memoryview, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
     """Return the chunk; raises ValueError when the bytes are not the ones that were written."""
     try:
         raw = zstd.decompress(data)

@@ -1,4 +1,4 @@
-"""The errors of this package; each is a ValueError whose message is one line with a next step."""
+"""The errors of this package, each one line with a next step; bad files and requests are ValueErrors."""
 
 from __future__ import annotations
 
@@ -21,6 +21,10 @@ class CorruptCell(DamagedError):
 
 class LockedError(FormatError):
     """Report a run folder that another process is working on."""
+
+
+class SupersededError(RuntimeError):
+    """Report that a later attempt has taken the output over; this one must write nothing more."""
 
 
 def one_line(error: BaseException) -> str:

@@ -1,171 +1,153 @@
-"""Export a published image to one file that other programs open: PNG, or a tiled TIFF with its pyramid."""
+"""Export a published image to one file that other programs open, whole or not at all, in bounded memory."""
 
 from __future__ import annotations
 
-import struct
-import zlib
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import imagecodecs
-import numpy as np
-import tifffile
-
-from storage import files, png, zarr_meta
+from storage import files, flat, geotiff, tiff_writer
 from storage.box import Box
 from storage.errors import FormatError, human_bytes
-from storage.image import ImageInfo
-from storage.zarr_image import ZarrReader, inspect_zarr
-
-if TYPE_CHECKING:
-    from storage.image import Pixels
+from storage.meaning import Meaning
+from storage.published import PublishedImage
+from storage.tiff_writer import COMPRESSIONS
 
 Progress = Callable[[int, int], None]
-MAX_PNG_BYTES = 1 << 30
-"""Default limit on the pixels of a PNG, bytes: it is made whole in memory, and few programs open a larger one."""
-COMPRESSIONS: dict[str, dict[str, Any]] = {
-    "none": {"compression": None},
-    "deflate": {"compression": "adobe_deflate", "compressionargs": {"level": 1}, "predictor": True},
-    "zstd": {"compression": "zstd", "compressionargs": {"level": 1}, "predictor": True},
-    "lzw": {"compression": "lzw", "predictor": True},
+MAX_WHOLE_BYTES = 1 << 30
+"""Default limit on the pixels of a PNG or JPEG, bytes: it is made whole in memory; few programs open a larger one."""
+FORMATS = ("tiff", "ome-tiff", "geotiff", "cog", "png", "jpeg")
+"""What can be written: a tiled TIFF with its pyramid in four dialects, and two formats for small images."""
+QUALITY = 90
+"""Default quality of JPEG compression."""
+_SUFFIXES = {
+    ".ome.tif": "ome-tiff",
+    ".ome.tiff": "ome-tiff",
+    ".png": "png",
+    ".jpg": "jpeg",
+    ".jpeg": "jpeg",
+    ".tif": "tiff",
+    ".tiff": "tiff",
 }
-"""TIFF compressions, all lossless: deflate opens everywhere, zstd is twice as fast; higher levels gain little."""
-_SUFFIXES = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF"}
-_TILE = 512
-# Classic TIFF counts bytes in 32 bits; the reserve is for tables and for data that compression makes larger.
-_CLASSIC_LIMIT = (1 << 32) - (1 << 28)
-# Tiles are read from the source in blocks of this many columns: the width of a published shard.
-_BLOCK = 2048
-_MICROMETRES_PER_CM = 1e4
+_TIFF_SUFFIXES = (".tif", ".tiff")
 
 
 def export(
     source: Path | str,
     file: Path | str,
     *,
+    format: str | None = None,
     overwrite: bool = False,
     pyramid: bool = True,
-    compression: str = "deflate",
-    max_png_bytes: int = MAX_PNG_BYTES,
+    compression: str | None = None,
+    quality: int = QUALITY,
+    max_whole_bytes: int = MAX_WHOLE_BYTES,
     progress: Progress | None = None,
 ) -> None:
-    """Write the published image `source` to `file`; the suffix chooses the format.
+    """Write the published image `source` to `file`.
 
-    PNG: 8 or 16 bit, grey or RGB, limited to `max_png_bytes` of pixels. TIFF: tiles of 512 px, streamed, BigTIFF when
-    needed; with `pyramid` the published levels follow as reduced pages, which OpenSlide, GDAL and QuPath read.
-    The colour profile and the pixel size go along. `file` appears complete or not at all.
+    format: one of FORMATS; by default what the suffix says, where .tif is a tiled TIFF whose levels follow as reduced
+    pages (OpenSlide, GDAL and QuPath read it) and which carries the georeference where there is one.
+    compression: none, deflate (default), zstd, lzw, jpeg (8 bit, 1 or 3 bands, with `quality` 1 to 100).
+    PNG and JPEG are limited to `max_whole_bytes` of pixels. Pixel size, colour profile, band names, nodata and
+    georeference go along as far as the format has a place for them. `file` appears complete or not at all.
     progress: (done, total) tiles, for TIFF.
-    Raises FormatError for an unknown suffix or compression, an existing file without `overwrite`, a PNG too large.
+    Raises FormatError for what cannot be written so, and for an existing file without `overwrite`.
     """
-    source, file = str(source), Path(file)
-    kind = _kind(file)
-    if compression not in COMPRESSIONS:
-        raise FormatError(f"compression {compression!r} is not known; choose one of {', '.join(COMPRESSIONS)}")
-    info = inspect_zarr(source)
-    if kind == "PNG" and info.nbytes > max_png_bytes:
-        raise FormatError(
-            f"{file}: {human_bytes(info.nbytes)} of pixels, above the limit of {human_bytes(max_png_bytes)} for a PNG, "
-            f"which is made in memory; export to {file.with_suffix('.tif').name} instead"
-        )
+    file, image = Path(file), PublishedImage.open(source)
+    kind = _kind(file, format)
+    compression = compression or "deflate"
+    _check(file, image, kind, compression, quality, max_whole_bytes)
+    levels = len(image.levels) if pyramid or kind == "cog" else 1
     with files.atomic_output(file, overwrite=overwrite) as temporary:
-        if kind == "PNG":
-            temporary.write_bytes(_png(info, ZarrReader(source)))
+        if kind in ("png", "jpeg"):
+            pixels, icc = image.read(0, Box(0, 0, *image.levels[0].shape[1:])), image.meaning.icc
+            encoded = flat.encode_png(pixels, icc) if kind == "png" else flat.encode_jpeg(pixels, icc, quality)
+            temporary.write_bytes(encoded)
+        elif kind == "cog":
+            _write_cog(temporary, image, compression, quality, progress)
         else:
-            levels = _levels(source) if pyramid else 1
-            _write_tiff(temporary, source, levels, COMPRESSIONS[compression], progress)
-
-
-def _kind(file: Path) -> str:
-    if file.name.lower().endswith((".ome.tif", ".ome.tiff")):
-        raise FormatError(f"{file}: OME-TIFF cannot be written; choose a name that ends in {', '.join(_SUFFIXES)}")
-    kind = _SUFFIXES.get(file.suffix.lower())
-    if kind is None:
-        ending = f"suffix {file.suffix!r}" if file.suffix else "no suffix"
-        raise FormatError(f"{file}: {ending}; the formats that can be written are {', '.join(_SUFFIXES)}")
-    return kind
-
-
-def _levels(source: str) -> int:
-    return len(zarr_meta.load(Path(source))["attributes"]["ome"]["multiscales"][0]["datasets"])
-
-
-def _png(info: ImageInfo, reader: ZarrReader) -> bytes:
-    if info.channels not in (1, 3):
-        raise FormatError(f"{info.path}: a PNG holds 1 or 3 bands, not {info.channels}; export to .tif")
-    pixels = reader.read(info.box)
-    rows = (
-        pixels[0] if info.channels == 1 else pixels.transpose(1, 2, 0).copy()
-    )  # C order with plain strides, also at 1x1
-    encoded = bytes(imagecodecs.png_encode(rows))
-    if info.icc is None:
-        return encoded
-    end_of_header = len(png.SIGNATURE) + 12 + 13  # IHDR: length, name, 13 bytes, CRC
-    chunk = b"iCCP" + b"ICC profile\0\0" + zlib.compress(info.icc)
-    profile = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    return encoded[:end_of_header] + profile + encoded[end_of_header:]
-
-
-def _write_tiff(file: Path, source: str, levels: int, compression: dict[str, Any], progress: Progress | None) -> None:
-    readers = [ZarrReader(source, level) for level in range(levels)]
-    size = sum(reader.info.nbytes for reader in readers)
-    counter = _Counter(sum(_tile_count(reader.info) for reader in readers), progress)
-    with tifffile.TiffWriter(file, bigtiff=size > _CLASSIC_LIMIT) as tiff:
-        for number, reader in enumerate(readers):
-            info = reader.info
-            colour: dict[str, Any] = {"photometric": "rgb"} if info.channels == 3 else {"photometric": "minisblack"}
-            if info.channels not in (1, 3):
-                colour["planarconfig"] = "contig"  # or the bands would be taken for pages
-            tiff.write(
-                counter.each(_tiles(reader)),
-                shape=(info.height, info.width) if info.channels == 1 else (info.height, info.width, info.channels),
-                dtype=info.dtype,
-                tile=(_TILE, _TILE),
-                subfiletype=1 if number else 0,
-                iccprofile=None if number else info.icc,
-                metadata=None,
-                maxworkers=2,
-                **compression,
-                **colour,
-                **_resolution(info),
+            meaning = image.meaning if kind != "ome-tiff" else Meaning(nodata=image.meaning.nodata)
+            tiff_writer.write_tiff(
+                temporary,
+                image,
+                levels=levels,
+                ome=kind == "ome-tiff",
+                compression=compression,
+                quality=quality,
+                tags=geotiff.tags(meaning, channels=image.channels, dtype=image.dtype),
+                progress=progress,
             )
 
 
-def _resolution(info: ImageInfo) -> dict[str, Any]:
-    """Return the resolution tags, pixels per centimetre as (x, y)."""
-    if info.pixel_size is None:
-        return {}
-    size_y, size_x = info.pixel_size
-    return {"resolution": (_MICROMETRES_PER_CM / size_x, _MICROMETRES_PER_CM / size_y), "resolutionunit": "CENTIMETER"}
+def _write_cog(file: Path, image: PublishedImage, compression: str, quality: int, progress: Progress | None) -> None:
+    """Write a tiled TIFF beside `file`, then have GDAL bring its parts into the order of a COG."""
+    tags = geotiff.tags(image.meaning, channels=image.channels, dtype=image.dtype)
+    plain = file.with_name(file.name.removesuffix(files.PARTIAL) + ".tif" + files.PARTIAL)
+    try:
+        tiff_writer.write_tiff(
+            plain,
+            image,
+            levels=len(image.levels),
+            ome=False,
+            compression="none",
+            quality=quality,
+            tags=tags,
+            progress=progress,
+        )
+        geotiff.to_cog(plain, file, compression=compression, quality=quality, dtype=image.dtype)
+    finally:
+        plain.unlink(missing_ok=True)
 
 
-def _tile_count(info: ImageInfo) -> int:
-    return -(-info.height // _TILE) * -(-info.width // _TILE)
+def _kind(file: Path, format: str | None) -> str:
+    """Return the format that is asked for, by name or by suffix."""
+    name = file.name.lower()
+    by_suffix = next((kind for suffix, kind in _SUFFIXES.items() if name.endswith(suffix)), None)
+    if format is None:
+        if by_suffix is None:
+            ending = f"suffix {file.suffix!r}" if file.suffix else "no suffix"
+            raise FormatError(f"{file}: {ending}; the formats that can be written are {', '.join(_SUFFIXES)}")
+        return by_suffix
+    if format not in FORMATS:
+        raise FormatError(f"format {format!r} is not known; choose one of {', '.join(FORMATS)}")
+    if format in ("png", "jpeg") and by_suffix != format:
+        raise FormatError(f"{file}: the name does not end as a {format.upper()}; rename it, or leave --format out")
+    if format not in ("png", "jpeg") and not name.endswith(_TIFF_SUFFIXES):
+        raise FormatError(f"{file}: {format} is a TIFF; choose a name that ends in .tif")
+    return format
 
 
-def _tiles(reader: ZarrReader) -> Iterator[Pixels]:
-    """Yield the tiles of a level, (512, 512) or (512, 512, C), row by row, padded with zeros at the far edges."""
-    info = reader.info
-    for y0 in range(0, info.height, _TILE):
-        for left in range(0, info.width, _BLOCK):
-            block = Box(y0, left, min(y0 + _TILE, info.height), min(left + _BLOCK, info.width))
-            pixels = reader.read(block).transpose(1, 2, 0)
-            for x0 in range(0, block.width, _TILE):
-                tile = np.zeros((_TILE, _TILE, info.channels), info.dtype)
-                part = pixels[:, x0 : x0 + _TILE]
-                tile[: part.shape[0], : part.shape[1]] = part
-                yield tile[:, :, 0] if info.channels == 1 else tile
+def _check(file: Path, image: PublishedImage, kind: str, compression: str, quality: int, max_bytes: int) -> None:
+    """Raise FormatError where the image does not go into the format."""
+    if compression not in COMPRESSIONS:
+        raise FormatError(f"compression {compression!r} is not known; choose one of {', '.join(COMPRESSIONS)}")
+    if not 1 <= quality <= 100:
+        raise FormatError(f"quality {quality} is not between 1 and 100; choose {QUALITY}, for example")
+    what, tiff = f"{image.dtype} with {image.channels} bands", file.with_suffix(".tif").name
+    if (kind == "jpeg" or compression == "jpeg") and (image.dtype != "uint8" or image.channels not in (1, 3)):
+        raise FormatError(f"{file}: JPEG holds uint8 with 1 or 3 bands, the image is {what}; choose zstd or deflate")
+    if kind == "png" and (image.dtype not in ("uint8", "uint16") or image.channels not in (1, 3)):
+        raise FormatError(f"{file}: a PNG holds uint8 or uint16 with 1 or 3 bands, not {what}; export to {tiff}")
+    size = image.nbytes(1)
+    if kind in ("png", "jpeg") and size > max_bytes:
+        raise FormatError(
+            f"{file}: {human_bytes(size)} of pixels, above the limit of {human_bytes(max_bytes)} for a {kind.upper()}, "
+            f"which is made in memory; export to {tiff} instead"
+        )
+    if kind == "jpeg" and max(image.levels[0].shape[1:]) > flat.JPEG_SIDE:
+        raise FormatError(f"{file}: a JPEG is at most {flat.JPEG_SIDE} px wide and high; export to {tiff} instead")
+    if kind in ("geotiff", "cog"):
+        if image.meaning.geo is None:
+            raise FormatError(f"{file}: {image.path} has no georeference for a {kind}; export with --format tiff")
+        geotiff.require()
+    _check_disk(file, image, kind, compression)
 
 
-class _Counter:
-    """Count tiles of all levels for a progress display."""
-
-    def __init__(self, total: int, progress: Progress | None) -> None:
-        self._done, self._total, self._progress = 0, total, progress
-
-    def each(self, tiles: Iterator[Pixels]) -> Iterator[Pixels]:
-        for tile in tiles:
-            self._done += 1
-            if self._progress:
-                self._progress(self._done, self._total)
-            yield tile
+def _check_disk(file: Path, image: PublishedImage, kind: str, compression: str) -> None:
+    """Raise FormatError when even the uncompressed parts of an export do not fit on the disk."""
+    needed = image.nbytes() if kind == "cog" or (kind not in ("png", "jpeg") and compression == "none") else 0
+    if needed and file.parent.is_dir() and (free := shutil.disk_usage(file.parent).free) < needed:
+        raise FormatError(
+            f"{file}: needs about {human_bytes(needed)} of disk, {human_bytes(free)} are free; free some or go elsewhere"
+        )

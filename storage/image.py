@@ -6,48 +6,90 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from storage.box import Box
+from storage.errors import FormatError
 
 if TYPE_CHECKING:  # numpy is loaded by whoever reads pixels, not by whoever looks at a header
-    import numpy as np
     from numpy.typing import NDArray
 
-    Pixels: TypeAlias = NDArray[np.unsignedinteger[Any]]
+    from storage.geo import Georeference
 
-Dtype = Literal["uint8", "uint16"]
+    Pixels: TypeAlias = NDArray[Any]
+
+Dtype = Literal["uint8", "int16", "uint16", "float32"]
+Format = Literal["PNG", "JPEG", "JPEG 2000", "PNM", "TIFF", "OME-Zarr", "Zarr", "slide", "staged"]
+ITEMSIZE: dict[str, int] = {"uint8": 1, "int16": 2, "uint16": 2, "float32": 4}
+"""Bytes per sample of every dtype that is delivered."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which part of a file with further axes is the image; None: not chosen."""
+
+    channel: tuple[int, ...] | None = None
+    """Bands in this order, counted from 0; an alpha channel can be named too and is then a plain band."""
+    z: int | None = None
+    t: int | None = None
+    """Frame, counted from 0; also the page of a file whose pages have no stated axis."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what was chosen as JSON values."""
+        return {"channel": list(self.channel) if self.channel is not None else None, "z": self.z, "t": self.t}
+
+
+EVERYTHING = Selection()
+"""Nothing chosen: refused by every file that holds several frames."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageInfo:
-    """Describe an image as a reader will deliver it (EXIF orientation applied)."""
+    """Describe an image as a reader will deliver it (orientation applied, bands and frame chosen)."""
 
     path: str
-    """The file or folder, as it was given."""
-    format: Literal["PNG", "JPEG", "TIFF", "OME-Zarr", "staged"]
+    """The file or folder, as it was given, without credentials."""
+    format: Format
     """The format found in the content; the file's name plays no part."""
     height: int
     """Rows, px."""
     width: int
     """Columns, px."""
     channels: int
-    """1 (grey), 3 (red, green, blue) or another number of plain bands (TIFF, OME-Zarr)."""
+    """1 (grey), 3 (red, green, blue) or another number of plain bands."""
     dtype: Dtype
-    """Stored sample type; its full range is black to white."""
+    """Sample type that is delivered."""
     bits: int
-    """Bits per sample, 8 or 16."""
+    """Bits per sample in the file; may be fewer than the dtype has."""
     lazy: bool
     """Whether windows can be read cheaply from the file itself; otherwise it is staged into zarr once."""
     why_staged: str
     """The reason for staging, for people; empty when lazy."""
     layout: str
     """How the pixels are stored, for people: 'tiles 512x512, deflate'."""
+    grain: tuple[int, int] | None = None
+    """(y, x) of the tiles or chunks that are decoded whole, px; None where any window costs only its own pixels."""
     staging_bytes: int = 0
     """Peak memory that staging needs for pixels, bytes; 0 when lazy."""
+    limits: tuple[float, float] | None = None
+    """Black and white as far as the format states them: the range of unsigned integers of `bits`; None: it does not."""
+    names: tuple[str, ...] = ()
+    """Names of the bands; empty when the file gives none."""
+    nodata: float | None = None
+    """Stored value of pixels without data, possibly NaN; None when there is none."""
+    alpha: Literal["", "associated", "unassociated"] = ""
+    """The kind of an alpha channel in the file, which is left out unless it is chosen as a band."""
     icc: bytes | None = field(default=None, repr=False)
     """The embedded colour profile, or None."""
     pixel_size: tuple[float, float] | None = None
     """Physical size of a pixel as (y, x) in micrometres, or None when the file does not say."""
+    geo: Georeference | None = None
+    """Where the image lies on a map, or None."""
     orientation: int = 1
     """EXIF orientation 1..8 of the stored rows, already undone in height and width."""
+    levels: tuple[tuple[int, int], ...] = ()
+    """Sizes (H, W) of the file's own pyramid, finest first; empty without one. Only the finest is restored."""
+    axes: tuple[tuple[str, int], ...] = ()
+    """Further axes of the file with their lengths, ('t', 5), of which one frame was chosen."""
+    notes: tuple[str, ...] = ()
+    """What was converted or left out on purpose, one sentence each."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -56,8 +98,8 @@ class ImageInfo:
 
     @property
     def nbytes(self) -> int:
-        """Return the size of all decoded pixels, bytes."""
-        return self.channels * self.height * self.width * (self.bits // 8)
+        """Return the size of all delivered pixels, bytes."""
+        return self.channels * self.height * self.width * ITEMSIZE[self.dtype]
 
     @property
     def box(self) -> Box:
@@ -71,7 +113,7 @@ class Reader(Protocol):
     info: ImageInfo
 
     def read(self, box: Box) -> Pixels:
-        """Return (C, h, w) in the stored dtype, native byte order, a fresh array.
+        """Return (C, h, w) in the delivered dtype, native byte order, a fresh array.
 
         Raises ValueError for a box outside the image, DamagedError for pixels that cannot be decoded.
         """
@@ -86,3 +128,47 @@ def check_inside(info: ImageInfo, box: Box) -> None:
     """Raise ValueError unless `box` lies inside the image and holds at least one pixel."""
     if box.empty or not info.box.contains(box):
         raise ValueError(f"{info.path}: {box} is not a window of an image of {info.height} x {info.width} px (H x W)")
+
+
+def check_size(path: str, height: int, width: int, limit: int, *, whole: str = "") -> None:
+    """Raise FormatError when a header declares more pixels than `limit`; `whole`: the format, if it is decoded whole."""
+    if height * width > limit:
+        way_out = (
+            f" for a {whole}, which is decoded whole; convert it to a tiled TIFF: vips tiffsave in out.tif --tile"
+            if whole
+            else "; raise it with --max-pixels if the size is right"
+        )
+        raise FormatError(f"{path}: the header declares {height} x {width} px, above the limit of {limit} px{way_out}")
+
+
+def choose_bands(path: str, chosen: tuple[int, ...] | None, count: int, alpha: int | None) -> tuple[int, ...]:
+    """Return the stored bands to deliver: the chosen ones, or all but the alpha channel (its index).
+
+    Raises FormatError for a band that the file does not have, or one that is named twice.
+    """
+    if chosen is None:
+        return tuple(band for band in range(count) if band != alpha or count == 1)
+    for band in chosen:
+        if not 0 <= band < count:
+            raise FormatError(f"{path}: no channel {band}; the file has channels 0 to {count - 1}, see --channel")
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise FormatError(f"{path}: --channel {','.join(map(str, chosen))} names a channel twice or none")
+    return chosen
+
+
+def choose_frames(path: str, selection: Selection, lengths: dict[str, int], what: str = "") -> dict[str, int]:
+    """Return the index on every further axis, z and t; raises FormatError naming all options where one is not chosen.
+
+    what: the frames in words, where the axis says too little of them.
+    """
+    chosen = {axis: getattr(selection, axis) for axis in ("z", "t")}
+    for axis, index in chosen.items():
+        length = lengths.get(axis, 1)
+        if index is not None and not 0 <= index < length:
+            raise FormatError(f"{path}: no --{axis} {index}; the file has {axis} 0 to {length - 1}")
+    open_axes = [axis for axis, index in chosen.items() if index is None and lengths.get(axis, 1) > 1]
+    if open_axes:
+        what = what or " and ".join(f"{lengths[axis]} frames along {axis}" for axis in open_axes)
+        options = " and ".join(f"--{axis} 0 to --{axis} {lengths[axis] - 1}" for axis in open_axes)
+        raise FormatError(f"{path}: holds {what}; choose one with {options}")
+    return {axis: chosen[axis] or 0 for axis in lengths}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -58,6 +59,25 @@ class Journal:
                 os.fsync(file.fileno())
         return cls(path, read_header(path), end)
 
+    @classmethod
+    def take_over(cls, path: Path | str) -> Self:
+        """Open a journal as a new file of the same records: what an earlier attempt still appends lands nowhere.
+
+        That attempt has the old file open, which loses its name here. Raises what `open` does.
+        """
+        path = Path(path)
+        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{files.PARTIAL}")
+        try:
+            with temporary.open("xb") as file:
+                file.writelines(_line(payload) for _, payload, _ in _lines(path))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        files.fsync_folder(path.parent)
+        return cls.open(path)
+
     @property
     def records(self) -> Iterator[str]:
         """Yield the payloads committed so far, in order, from the file."""
@@ -98,9 +118,11 @@ class Journal:
 
     def _undo(self) -> None:
         """Cut off what a failed append left; after a failed fsync nobody knows what is on the disk, so close too."""
-        if self._fd is not None:
-            os.ftruncate(self._fd, self._end)
-        self.close()
+        try:
+            if self._fd is not None:
+                os.ftruncate(self._fd, self._end)
+        finally:
+            self.close()
 
 
 def read_header(path: Path | str) -> dict[str, Any]:

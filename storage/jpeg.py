@@ -6,13 +6,13 @@ A wrong bit inside the compressed data cannot be detected in general: JPEG carri
 
 from __future__ import annotations
 
-import mmap
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from storage import exif
 from storage.errors import FormatError
+from storage.source import Data
 
 SIGNATURE = b"\xff\xd8\xff"
 _SUPPORTED = "supported: 8 bit grey or colour (YCbCr, RGB), baseline or progressive"
@@ -35,7 +35,7 @@ class JpegHeader:
     orientation: int
 
 
-def read_header(path: str, data: mmap.mmap) -> JpegHeader:
+def read_header(path: str, data: Data) -> JpegHeader:
     """Read the markers up to the first scan and check that an end-of-image marker follows it.
 
     Raises FormatError for a truncated file and for kinds of JPEG that are not supported.
@@ -62,7 +62,7 @@ def read_header(path: str, data: mmap.mmap) -> JpegHeader:
     return JpegHeader(height=height, width=width, channels=components, icc=icc, orientation=turned)
 
 
-def _segments(path: str, data: mmap.mmap) -> Iterator[tuple[int, int, int]]:
+def _segments(path: str, data: Data) -> Iterator[tuple[int, int, int]]:
     """Yield (marker, start of payload, length) to the end of image or the end of the file.
 
     Junk between segments is skipped, as decoders do.
@@ -85,7 +85,7 @@ def _segments(path: str, data: mmap.mmap) -> Iterator[tuple[int, int, int]]:
     raise FormatError(f"{path}: the JPEG is truncated in its header ({len(data)} bytes); get it again from its source")
 
 
-def _require_end(path: str, data: mmap.mmap, start: int) -> None:
+def _require_end(path: str, data: Data, start: int) -> None:
     """Check for an end-of-image marker after the first scan began; inside a scan FF D9 cannot occur otherwise."""
     if data.rfind(bytes((0xFF, _EOI)), start) < 0:
         raise FormatError(
@@ -102,3 +102,18 @@ def _refuse_unsupported(path: str, bits: int, height: int, width: int, component
         raise FormatError(f"{path}: found a CMYK JPEG; {_SUPPORTED}; convert it: magick in.jpg -colorspace sRGB o.jpg")
     if components not in (1, 3):
         raise FormatError(f"{path}: found a JPEG with {components} components; {_SUPPORTED}; convert it to PNG")
+
+
+def frame_size(data: bytes) -> tuple[int, int] | None:
+    """Return (height, width) that the first frame header of a stream declares, None where there is none."""
+    position = 2
+    while 0 <= position <= len(data) - 9:
+        marker = data[position + 1]
+        if data[position] != 0xFF or marker == 0xFF or marker in _BARE:
+            position += 1 if data[position] != 0xFF or marker == 0xFF else 2
+            continue
+        if marker in _FRAMES | _OTHER_FRAMES:
+            height, width = struct.unpack_from(">HH", data, position + 5)
+            return height, width
+        position += 2 + struct.unpack_from(">H", data, position + 2)[0]
+    return None

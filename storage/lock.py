@@ -25,8 +25,12 @@ class RunLock:
     The kernel drops the lock when the process dies, so there is no stale lock to clean up. The file stays.
     """
 
-    def __init__(self, path: Path | str) -> None:
-        """Take the lock at once; raises LockedError, naming the holder, when another process has it."""
+    def __init__(self, path: Path | str, *, force: bool = False) -> None:
+        """Take the lock at once; raises LockedError, naming the holder, when another process has it.
+
+        force: take it all the same, by putting a new file in its place: for a holder that hangs. What that one does
+        must be fenced off by other means (storage.attempt).
+        """
         self.path = Path(path)
         self._fd: int | None = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -34,8 +38,13 @@ class RunLock:
         except BlockingIOError:
             os.close(self._fd)
             self._fd = None
+            if force:
+                self.path.unlink(missing_ok=True)
+                self.__init__(path)  # type: ignore[misc]
+                return
             raise LockedError(
-                f"{self.path.parent}: another run works here ({holder(self.path)}); wait for it or stop it first"
+                f"{self.path.parent}: another run works here ({holder(self.path)}); wait for it, stop it, or "
+                "take over with `resume --take-over` if it hangs"
             ) from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:

@@ -49,20 +49,6 @@ def peak(dtype: DTypeLike) -> int:
     return PEAK[name]
 
 
-def halve(pixels: Pixels) -> Pixels:
-    """Return the 2 x 2 means of (C, H, W) samples in their own dtype, halves rounded up: (C, ceil(H/2), ceil(W/2)).
-
-    A last odd row or column is averaged with itself.
-    """
-    _, height, width = pixels.shape
-    if height % 2 or width % 2:
-        pixels = np.pad(pixels, ((0, 0), (0, height % 2), (0, width % 2)), mode="edge")
-    wide = np.uint16 if pixels.dtype == np.uint8 else np.uint32
-    rows = np.add(pixels[:, 0::2], pixels[:, 1::2], dtype=wide)
-    means: Pixels = np.right_shift(rows[:, :, 0::2] + rows[:, :, 1::2] + 2, 2).astype(pixels.dtype)
-    return means
-
-
 def dtype_name(dtype: DTypeLike) -> Dtype:
     """Return 'uint8' or 'uint16'; raises ValueError for another dtype."""
     return "uint8" if peak(dtype) == PEAK["uint8"] else "uint16"

@@ -5,7 +5,6 @@ Source: W3C PNG specification (third edition), sections 5 (structure), 11.2 (IHD
 
 from __future__ import annotations
 
-import mmap
 import struct
 import zlib
 from collections.abc import Iterator
@@ -13,10 +12,12 @@ from dataclasses import dataclass
 
 from storage import exif
 from storage.errors import FormatError
+from storage.source import Data
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_SUPPORTED = "supported: 8 or 16 bit grey or RGB"
 _COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}
+_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_BITS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 # A colour profile is a few KiB; the limit stops a zlib bomb hidden in one.
 _MAX_ICC = 16 << 20
 
@@ -27,13 +28,19 @@ class PngHeader:
 
     height: int
     width: int
-    channels: int
+    samples: int
+    """Stored samples per pixel: 1 grey or palette number, 2 grey and alpha, 3 RGB, 4 RGB and alpha."""
     bits: int
+    interlaced: bool
+    palette: bytes | None
+    """Red, green, blue of every entry; None for other kinds."""
+    transparent: bool
+    """Whether a tRNS chunk makes a colour or palette entries transparent."""
     icc: bytes | None
     orientation: int
 
 
-def read_header(path: str, data: mmap.mmap) -> PngHeader:
+def read_header(path: str, data: Data) -> PngHeader:
     """Read the header and check that the chunks lead to IEND, without reading the pixels.
 
     Raises FormatError for a truncated file and for kinds of PNG that are not supported.
@@ -49,18 +56,27 @@ def read_header(path: str, data: mmap.mmap) -> PngHeader:
         raise FormatError(f"{path}: the PNG header says {height} x {width} px (H x W); an image needs at least 1 x 1")
     if (compression, filtering) != (0, 0) or interlace > 1:
         raise FormatError(f"{path}: unknown PNG compression, filter or interlace method; save it again as a plain PNG")
-    _refuse_unsupported(path, bits, colour, transparent=b"tRNS" in chunks)
+    if bits not in _BITS.get(colour, ()):
+        raise FormatError(
+            f"{path}: found a PNG with {bits} bit {_COLOURS.get(colour, f'colour type {colour}')}, which does not "
+            "exist; the header is damaged, get it again from its source"
+        )
+    if colour == 3 and b"PLTE" not in chunks:
+        raise FormatError(f"{path}: a palette PNG without its palette (PLTE); get it again from its source")
     return PngHeader(
         height=height,
         width=width,
-        channels=3 if colour == 2 else 1,
+        samples=_SAMPLES[colour],
         bits=bits,
+        interlaced=bool(interlace),
+        palette=_payload(data, *chunks[b"PLTE"]) if colour == 3 else None,
+        transparent=b"tRNS" in chunks,
         icc=_icc(data, *chunks[b"iCCP"]) if b"iCCP" in chunks else None,
         orientation=exif.orientation(_payload(data, *chunks[b"eXIf"])) if b"eXIf" in chunks else 1,
     )
 
 
-def check(path: str, data: mmap.mmap) -> None:
+def check(path: str, data: Data) -> None:
     """Verify the CRC of every chunk to IEND; raises FormatError naming the first damaged one."""
     for name, start, length in _walk(path, data):
         if not _crc_is_right(data, start, length):
@@ -70,7 +86,12 @@ def check(path: str, data: mmap.mmap) -> None:
             )
 
 
-def _walk(path: str, data: mmap.mmap) -> Iterator[tuple[bytes, int, int]]:
+def pixel_data(path: str, data: Data) -> list[tuple[int, int]]:
+    """Return (start, length) of the pieces of the compressed pixels (IDAT), in order."""
+    return [(start, length) for name, start, length in _walk(path, data) if name == b"IDAT"]
+
+
+def _walk(path: str, data: Data) -> Iterator[tuple[bytes, int, int]]:
     """Yield (name, start of payload, length) of every chunk to IEND; raises FormatError where the order breaks."""
     position, first, pixels = len(SIGNATURE), True, False
     while position + 12 <= len(data):
@@ -91,27 +112,16 @@ def _walk(path: str, data: mmap.mmap) -> Iterator[tuple[bytes, int, int]]:
     raise FormatError(f"{path}: the PNG is truncated: {len(data)} bytes and no IEND; get it again from its source")
 
 
-def _refuse_unsupported(path: str, bits: int, colour: int, *, transparent: bool) -> None:
-    found = f"{path}: found a PNG with {bits} bit {_COLOURS.get(colour, f'colour type {colour}')}"
-    if colour == 3:
-        raise FormatError(f"{found}; {_SUPPORTED}; convert it: magick in.png -define png:color-type=2 out.png")
-    if colour in (4, 6) or transparent:
-        key = "" if colour in (4, 6) else " and a transparent colour (tRNS)"
-        raise FormatError(f"{found}{key}; {_SUPPORTED}; remove the transparency: magick in.png -alpha off out.png")
-    if colour not in (0, 2) or bits not in (8, 16):
-        raise FormatError(f"{found}; {_SUPPORTED}; convert it: magick in.png -depth 8 out.png")
-
-
-def _payload(data: mmap.mmap, start: int, length: int) -> bytes:
+def _payload(data: Data, start: int, length: int) -> bytes:
     return data[start : start + length]
 
 
-def _crc_is_right(data: mmap.mmap, start: int, length: int) -> bool:
+def _crc_is_right(data: Data, start: int, length: int) -> bool:
     (expected,) = struct.unpack_from(">I", data, start + length)
     return bool(zlib.crc32(memoryview(data)[start - 4 : start + length]) == expected)
 
 
-def _icc(data: mmap.mmap, start: int, length: int) -> bytes | None:
+def _icc(data: Data, start: int, length: int) -> bytes | None:
     """Return the profile of an iCCP chunk (name, 0, method 0, zlib stream), or None when it is damaged."""
     _, separator, rest = _payload(data, start, length).partition(b"\0")
     if not separator or rest[:1] != b"\0":

@@ -1,115 +1,298 @@
-"""PNG and JPEG pixels: formats that can only be decoded whole."""
+"""PNG, JPEG, JPEG 2000 and PNM: formats without windows, read from top to bottom or decoded whole."""
 
 from __future__ import annotations
 
+import re
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import imagecodecs
 import numpy as np
 
-from storage import exif, jpeg, png
+from storage import exif, jpeg, jpeg2000, png
 from storage.box import Box
 from storage.errors import DamagedError, FormatError, human_bytes, one_line
-from storage.files import mapped
-from storage.image import ImageInfo, check_inside
+from storage.image import EVERYTHING, ImageInfo, Selection, check_size, choose_bands, choose_frames
+from storage.limits import MAX_WHOLE_BYTES, MAX_WHOLE_PIXELS
+from storage.png_rows import PngRows
+from storage.source import Data, Source
+from storage.view import Conversion, Core, ViewReader
 
 if TYPE_CHECKING:
-    from mmap import mmap
+    from storage.image import Dtype, Pixels
 
-    from storage.image import Pixels
-
-
-MAX_WHOLE_BYTES = 4 << 30
-"""Default limit on pixels that are decoded whole, bytes: a 37,000 x 37,000 RGB photograph."""
-MAX_PIXELS = 1 << 31
-"""Default limit on the size that a PNG or JPEG header may declare, px: a larger one is a mistake or an attack."""
+Kind = Literal["PNG", "JPEG", "JPEG 2000", "PNM"]
+# Two bands of a streamed PNG and what the codec holds of one.
+_STREAM_BYTES = 12 << 20
+_GAP = rb"(?:\s|#[^\n]*\n)+"
+_PNM = re.compile(rb"(P[56])" + _GAP + rb"(\d{1,9})" + _GAP + rb"(\d{1,9})" + _GAP + rb"(\d{1,5})\s")
 
 
-def inspect_whole(path: str, kind: str, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
-    """Describe a PNG or JPEG file (`kind`) from its header; the chunk structure is walked to its end.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stored:
+    """What a header says of the stored samples, and how they are decoded."""
+
+    height: int
+    width: int
+    samples: int
+    bits: int
+    dtype: Dtype
+    peak: int | None = None
+    """Largest value, where it is not that of `bits`."""
+    alpha: int | None = None
+    icc: bytes | None = None
+    orientation: int = 1
+    core: Callable[[int], Core]
+    """Makes the core, given the limit on decoded bytes."""
+    memory: int
+    """Bytes that decoding takes at its peak."""
+    conversion: Callable[[tuple[int, ...]], Conversion]
+    notes: tuple[str, ...] = ()
+    lazy: bool = False
+
+
+def inspect_whole(
+    path: str, kind: Kind, selection: Selection = EVERYTHING, *, max_pixels: int = MAX_WHOLE_PIXELS
+) -> ImageInfo:
+    """Describe a file from its header; the chunk structure is walked to its end.
 
     Raises FormatError for damaged, unsupported or too large files.
     """
-    data = mapped(path)
-    header = png.read_header(path, data) if kind == "PNG" else jpeg.read_header(path, data)
-    height, width = header.height, header.width
-    if height * width > max_pixels:
+    return _described(path, kind, selection, max_pixels)[0]
+
+
+def open_whole(
+    path: str,
+    kind: Kind,
+    selection: Selection = EVERYTHING,
+    *,
+    max_pixels: int = MAX_WHOLE_PIXELS,
+    max_bytes: int = MAX_WHOLE_BYTES,
+) -> ViewReader:
+    """Open a file; what can only be decoded whole is decoded by the first window and stays until `close`."""
+    info, stored, conversion = _described(path, kind, selection, max_pixels)
+    return ViewReader(info, stored.core(max_bytes), conversion)
+
+
+def _described(path: str, kind: Kind, selection: Selection, limit: int) -> tuple[ImageInfo, _Stored, Conversion]:
+    with Source(path) as source:
+        name, data = source.name, source.data()
+    read = {"PNG": _png, "JPEG": _jpeg, "JPEG 2000": _jpeg_2000, "PNM": _pnm}[kind]
+    stored = read(name, data)
+    check_size(name, stored.height, stored.width, limit, whole="" if stored.lazy else kind)
+    choose_frames(name, selection, {})
+    bands = choose_bands(name, selection.channel, stored.samples, stored.alpha)
+    conversion, turned = stored.conversion(bands), exif.swaps_sides(stored.orientation)
+    notes = list(stored.notes)
+    if stored.alpha is not None and stored.alpha not in bands:
+        kept = ",".join(map(str, range(stored.samples)))
+        notes.append(f"the unassociated alpha channel is left out; --channel {kept} keeps it")
+    dtype: Dtype = "uint8" if conversion.palette is not None or conversion.bilevel else stored.dtype
+    info = ImageInfo(
+        path=name,
+        format=kind,
+        height=stored.width if turned else stored.height,
+        width=stored.height if turned else stored.width,
+        channels=3 if conversion.palette is not None else len(bands),
+        dtype=dtype,
+        bits=stored.bits,
+        lazy=stored.lazy,
+        why_staged="" if stored.lazy else f"a {kind} has no windows: it is read from its beginning",
+        layout="rows" if stored.lazy else "whole",
+        staging_bytes=0 if stored.lazy else stored.memory,
+        limits=_limits(stored, dtype),
+        alpha="" if stored.alpha is None else "unassociated",
+        icc=stored.icc,
+        orientation=stored.orientation,
+        notes=tuple(notes),
+    )
+    return info, stored, conversion
+
+
+def _limits(stored: _Stored, dtype: Dtype) -> tuple[float, float] | None:
+    if dtype == "uint8" and stored.bits in (1, 8):
+        return 0.0, 255.0
+    return None if dtype == "int16" else (0.0, float(stored.peak or (1 << stored.bits) - 1))
+
+
+def _png(path: str, data: Data) -> _Stored:
+    header = png.read_header(path, data)
+    grey_bits, notes = header.bits < 8 and header.palette is None, []
+    palette = None
+    if header.palette is not None:
+        table = np.zeros((3, 1 << header.bits), np.uint8)
+        colours = np.frombuffer(header.palette[: 3 << header.bits], np.uint8)
+        table[:, : len(colours) // 3] = colours[: len(colours) // 3 * 3].reshape(-1, 3).T
+        palette = table
+        notes.append("palette colours are expanded to RGB")
+    if header.transparent:
+        notes.append("transparency (tRNS) is left out")
+    if header.bits == 1 and grey_bits:
+        notes.append("1 bit samples become 0 and 255")
+    if header.interlaced and (header.bits < 8 or palette is not None):
         raise FormatError(
-            f"{path}: the header declares {height} x {width} px, above the limit of {max_pixels} px for a {kind}, "
-            "which is decoded whole; convert it to a tiled TIFF: vips tiffsave in out.tif --tile"
+            f"{path}: an interlaced PNG of {header.bits} bit samples; save it without: magick -interlace none"
         )
-    if exif.swaps_sides(header.orientation):
-        height, width = width, height
-    bits = header.bits if isinstance(header, png.PngHeader) else 8
-    return ImageInfo(
-        path=path,
-        format="PNG" if kind == "PNG" else "JPEG",
-        height=height,
-        width=width,
-        channels=header.channels,
-        dtype="uint8" if bits == 8 else "uint16",
-        bits=bits,
-        lazy=False,
-        why_staged=f"a {kind} can only be decoded whole",
-        layout="whole",
-        staging_bytes=height * width * header.channels * (bits // 8),
+    raw = header.height * header.width * header.samples * -(-header.bits // 8)
+
+    def core(max_bytes: int) -> Core:
+        if not header.interlaced:
+            return PngRows(path, data, header)
+        shape = (header.height, header.width, header.samples)
+        return WholeCore(path, "PNG", data, shape, max_bytes, before=lambda: png.check(path, data))
+
+    return _Stored(
+        height=header.height,
+        width=header.width,
+        samples=header.samples,
+        bits=header.bits,
+        dtype="uint16" if header.bits == 16 else "uint8",
+        alpha=header.samples - 1 if header.samples in (2, 4) else None,
         icc=header.icc,
         orientation=header.orientation,
+        core=core,
+        memory=raw if header.interlaced else min(_STREAM_BYTES, 6 * raw) + 2 * header.width * header.samples * 1024,
+        conversion=lambda bands: Conversion(samples=bands, palette=palette, bilevel=grey_bits and header.bits == 1),
+        notes=tuple(notes),
     )
 
 
-class WholeReader:
-    """Read a PNG or JPEG; the first window decodes all of it, and it stays in memory until `close`."""
+def _jpeg(path: str, data: Data) -> _Stored:
+    header = jpeg.read_header(path, data)
+    shape = (header.height, header.width, header.channels)
+    return _Stored(
+        height=header.height,
+        width=header.width,
+        samples=header.channels,
+        bits=8,
+        dtype="uint8",
+        icc=header.icc,
+        orientation=header.orientation,
+        core=lambda max_bytes: WholeCore(path, "JPEG", data, shape, max_bytes),
+        memory=header.height * header.width * header.channels,
+        conversion=lambda bands: Conversion(samples=bands),
+    )
 
-    def __init__(self, info: ImageInfo, *, max_bytes: int = MAX_WHOLE_BYTES) -> None:
-        self.info = info
-        self._max_bytes = max_bytes
+
+def _jpeg_2000(path: str, data: Data) -> _Stored:
+    header = jpeg2000.read_header(path, data)
+    shape = (header.height, header.width, header.samples)
+    if header.bits > 16 or (header.signed and header.bits not in (8, 16)):
+        raise FormatError(f"{path}: found a JPEG 2000 of {header.bits} bit samples; supported: up to 16 bit")
+    dtype: Dtype = "int16" if header.signed else "uint8" if header.bits <= 8 else "uint16"
+    return _Stored(
+        height=header.height,
+        width=header.width,
+        samples=header.samples,
+        bits=header.bits,
+        dtype=dtype,
+        alpha=header.samples - 1 if header.samples in (2, 4) else None,
+        icc=header.icc,
+        core=lambda max_bytes: WholeCore(path, "JPEG 2000", data, shape, max_bytes),
+        # The decoder holds its samples as 32 bit integers beside the result.
+        memory=header.height * header.width * header.samples * (4 + (1 if header.bits <= 8 else 2)),
+        conversion=lambda bands: Conversion(samples=bands),
+    )
+
+
+def _pnm(path: str, data: Data) -> _Stored:
+    """Read a binary PGM or PPM. Source: netpbm, pgm(5) and ppm(5)."""
+    found = _PNM.match(data[:4096])
+    if found is None:
+        raise FormatError(f"{path}: the PGM or PPM header cannot be read; convert it: magick in.pgm out.png")
+    samples, (width, height, peak) = (1 if found[1] == b"P5" else 3), (int(found[i]) for i in (2, 3, 4))
+    if min(width, height) < 1 or not 1 <= peak <= 65535:
+        raise FormatError(f"{path}: the header says {height} x {width} px (H x W) up to {peak}; the file is damaged")
+    stored = np.dtype(">u2" if peak > 255 else "u1")
+    if found.end() + height * width * samples * stored.itemsize > len(data):
+        raise FormatError(f"{path}: the file is truncated: {len(data)} bytes; get it again from its source")
+    pixels = np.frombuffer(data, stored, height * width * samples, found.end()).reshape(height, width, samples)
+    return _Stored(
+        height=height,
+        width=width,
+        samples=samples,
+        bits=peak.bit_length(),
+        peak=peak,
+        dtype="uint16" if peak > 255 else "uint8",
+        core=lambda _: _ArrayCore(pixels),
+        memory=0,
+        conversion=lambda bands: Conversion(samples=bands),
+        lazy=True,
+    )
+
+
+class _ArrayCore:
+    """Windows of an array (H, W, S) that is mapped into memory."""
+
+    def __init__(self, pixels: Pixels) -> None:
+        self._pixels = pixels
+
+    def read(self, box: Box, samples: tuple[int, ...]) -> Pixels:
+        """Return (samples, h, w); see `Core.read`."""
+        window = self._pixels[box.slices()][..., list(samples)].transpose(2, 0, 1)
+        return window.astype(window.dtype.newbyteorder("="))
+
+    def close(self) -> None:
+        """Release the mapping."""
+        self._pixels = self._pixels[:0]
+
+
+class WholeCore:
+    """Decode all pixels at the first window and keep them until `close`."""
+
+    def __init__(
+        self,
+        path: str,
+        kind: Kind,
+        data: Data,
+        shape: tuple[int, int, int],
+        max_bytes: int,
+        before: Callable[[], None] | None = None,
+    ) -> None:
+        self._path, self._kind, self._data, self._shape, self._max_bytes = path, kind, data, shape, max_bytes
+        self._before = before
         self._pixels: Pixels | None = None
         self._lock = threading.Lock()
 
-    def read(self, box: Box) -> Pixels:
-        """Return (C, h, w) in the stored dtype; see `Reader.read`."""
-        check_inside(self.info, box)
+    def read(self, box: Box, samples: tuple[int, ...]) -> Pixels:
+        """Return (samples, h, w); see `Core.read`."""
         with self._lock:
             if self._pixels is None:
-                self._pixels = self._decode()
+                self._pixels = self._decoded()
             pixels = self._pixels
-        return np.ascontiguousarray(pixels[box.slices()].transpose(2, 0, 1))
+        return np.ascontiguousarray(pixels[box.slices()][..., list(samples)].transpose(2, 0, 1))
 
     def close(self) -> None:
         """Drop the decoded pixels."""
         self._pixels = None
 
-    def _decode(self) -> Pixels:
-        """Return the upright image, (H, W, C)."""
-        info = self.info
-        if info.nbytes > self._max_bytes:
+    def _decoded(self) -> Pixels:
+        """Return the stored rows (H, W, S) and hold the decoder to the header."""
+        size = int(np.prod(self._shape))
+        if size > self._max_bytes:
             raise FormatError(
-                f"{info.path}: {human_bytes(info.nbytes)} of pixels in a {info.format}, which is decoded whole; the "
-                f"limit is {human_bytes(self._max_bytes)}; convert it to a tiled TIFF: vips tiffsave in out.tif --tile"
+                f"{self._path}: {human_bytes(size)} of pixels in a {self._kind}, which is decoded whole; the limit is "
+                f"{human_bytes(self._max_bytes)}; convert it to a tiled TIFF: vips tiffsave in out.tif --tile"
             )
-        data = mapped(info.path)
-        if info.format == "PNG":
-            png.check(info.path, data)
-        pixels = _decode_checked(info, data)
-        return exif.upright(pixels.reshape(*pixels.shape[:2], -1), info.orientation)
-
-
-def _decode_checked(info: ImageInfo, data: mmap) -> Pixels:
-    """Return the stored rows and hold the decoder to the header: (H, W) or (H, W, C)."""
-    stored = (info.width, info.height) if exif.swaps_sides(info.orientation) else (info.height, info.width)
-    expected = stored if info.channels == 1 else (*stored, info.channels)
-    try:
-        decode = imagecodecs.png_decode if info.format == "PNG" else imagecodecs.jpeg8_decode
-        pixels: Pixels = np.asarray(decode(data))
-    except Exception as error:  # codecs raise their own types, which all mean that the data is damaged
-        raise DamagedError(
-            f"{info.path}: the {info.format} data is damaged: {one_line(error)}; get it again"
-        ) from error
-    if pixels.shape != expected or pixels.dtype != info.dtype:
-        raise DamagedError(
-            f"{info.path}: the header says {expected} {info.dtype}, the decoder found {pixels.shape} {pixels.dtype}; "
-            "the file is damaged, get it again"
-        )
-    return pixels
+        if self._before:
+            self._before()
+        codecs = {
+            "PNG": imagecodecs.png_decode,
+            "JPEG": imagecodecs.jpeg8_decode,
+            "JPEG 2000": imagecodecs.jpeg2k_decode,
+        }
+        try:
+            pixels: Pixels = np.asarray(codecs[self._kind](self._data))
+        except Exception as error:  # codecs raise their own types, which all mean that the data is damaged
+            raise DamagedError(
+                f"{self._path}: the {self._kind} data is damaged: {one_line(error)}; get it again"
+            ) from error
+        found = pixels.reshape(*pixels.shape[:2], -1)
+        if found.shape != self._shape:
+            raise DamagedError(
+                f"{self._path}: the header says {self._shape}, the decoder found {found.shape}; the file is damaged, "
+                "get it again"
+            )
+        return found

@@ -18,10 +18,15 @@ from storage.box import Box
 from storage.errors import DamagedError
 
 if TYPE_CHECKING:
+    import mmap
     from concurrent.futures import Executor
 
-    from storage.image import Pixels
+    from numpy.typing import NDArray
 
+    Data = bytes | memoryview | mmap.mmap
+
+DTYPES = ("uint8", "uint16", "int16", "float32")
+"""What a published image can hold."""
 
 # An index entry of 2^64 - 1 says that a chunk is not stored: here, one that lies wholly beyond the image's edge.
 _ABSENT = np.uint64(2**64 - 1)
@@ -35,7 +40,7 @@ class Level:
     shape: tuple[int, int, int]
     """(C, H, W), px."""
     dtype: str
-    """'uint8' or 'uint16'."""
+    """One of DTYPES."""
     chunk: int
     """Side of a chunk, px."""
     shard: tuple[int, int]
@@ -78,7 +83,7 @@ class Level:
         return Level.fit(shape=shape, dtype=self.dtype, chunk=self.chunk, shard=shard)
 
 
-def encode(level: Level, pixels: Pixels, pool: Executor) -> list[bytes]:
+def encode(level: Level, pixels: NDArray[Any], pool: Executor) -> list[bytes]:
     """Return the bytes of a shard, in parts. pixels: (C, h, w), the shard's box clipped to the image."""
     down, across = (side // level.chunk for side in level.shard)
     index = np.full((level.shape[0], down, across, 2), _ABSENT, "<u8")
@@ -92,27 +97,48 @@ def encode(level: Level, pixels: Pixels, pool: Executor) -> list[bytes]:
     return [*parts, table, google_crc32c.value(table).to_bytes(_CRC_BYTES, "little")]
 
 
-def decode(level: Level, data: bytes, box: Box, name: str) -> Pixels:
-    """Return the pixels of a shard, (C, h, w) for its clipped `box`; raises DamagedError naming the object."""
-    down, across = (side // level.chunk for side in level.shard)
-    size = level.shape[0] * down * across * 16
-    table = data[-size - _CRC_BYTES : -_CRC_BYTES]
-    if len(table) != size or google_crc32c.value(table) != int.from_bytes(data[-_CRC_BYTES:], "little"):
-        raise DamagedError(f"{name}: the index of the shard fails its checksum; publish again")
-    index = np.frombuffer(table, "<u8").reshape(level.shape[0], down, across, 2)
-    out = np.empty((level.shape[0], *box.shape), level.dtype)
-    for channel, row, col in _present(level, out):
-        start, length = (int(v) for v in index[channel, row, col])
+def decode(level: Level, data: Data, window: Box, name: str, channel: int | None = None) -> NDArray[Any]:
+    """Return (C, h, w) of a window of the image that lies in one shard, decoding only the chunks under it.
+
+    data: all bytes of the shard, a memory map for example. channel: only this one, (1, h, w). Raises DamagedError
+    naming the object.
+    """
+    corner = _corner(level, window)
+    part = window.shift(-corner[0], -corner[1])
+    index = _index(level, data, name)
+    channels = range(level.shape[0]) if channel is None else range(channel, channel + 1)
+    out = np.empty((len(channels), *window.shape), level.dtype)
+    side = level.chunk
+    tiles = part.cover(side)
+    for band, row, col in itertools.product(channels, range(tiles.y0, tiles.y1), range(tiles.x0, tiles.x1)):
+        start, length = (int(v) for v in index[band, row, col])
         try:
-            chunk = chunks.decode(data[start : start + length], level.dtype, (level.chunk, level.chunk))
+            chunk = chunks.decode(data[start : start + length], level.dtype, (side, side))
         except ValueError as error:
-            raise DamagedError(f"{name}: chunk {(channel, row, col)} is damaged ({error}); publish again") from error
-        target = out[_slices(level, channel, row, col)]
-        target[...] = chunk[: target.shape[0], : target.shape[1]]
+            raise DamagedError(f"{name}: chunk {(band, row, col)} is damaged ({error}); publish again") from error
+        inside = Box(row, col, row + 1, col + 1).scale(side).intersect(part)
+        target = out[(band - channels.start, *inside.shift(-part.y0, -part.x0).slices())]
+        target[...] = chunk[inside.shift(-row * side, -col * side).slices()]
     return out
 
 
-def _present(level: Level, pixels: Pixels) -> Iterator[tuple[int, int, int]]:
+def _corner(level: Level, window: Box) -> tuple[int, int]:
+    """Return the first pixel (y, x) of the shard that holds a window."""
+    height, width = level.shard
+    return window.y0 // height * height, window.x0 // width * width
+
+
+def _index(level: Level, data: Data, name: str) -> NDArray[np.uint64]:
+    """Return (offset, length) of every chunk, (C, down, across, 2)."""
+    down, across = (side // level.chunk for side in level.shard)
+    size = level.shape[0] * down * across * 16
+    table = bytes(data[-size - _CRC_BYTES : -_CRC_BYTES])
+    if len(table) != size or google_crc32c.value(table) != int.from_bytes(data[-_CRC_BYTES:], "little"):
+        raise DamagedError(f"{name}: the index of the shard fails its checksum; publish again")
+    return np.frombuffer(table, "<u8").reshape(level.shape[0], down, across, 2)
+
+
+def _present(level: Level, pixels: NDArray[Any]) -> Iterator[tuple[int, int, int]]:
     """Yield (channel, row, column) of the chunks that hold any pixel of the image."""
     channels, height, width = pixels.shape
     return itertools.product(range(channels), range(-(-height // level.chunk)), range(-(-width // level.chunk)))

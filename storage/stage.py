@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import shutil
 from collections.abc import Callable
@@ -12,10 +11,11 @@ from typing import Any
 from storage import chunks, files, zarr_meta
 from storage.box import Box
 from storage.errors import FormatError, human_bytes
-from storage.image import ImageInfo, Reader
+from storage.image import EVERYTHING, ImageInfo, Reader, Selection
+from storage.limits import MAX_WHOLE_BYTES
 from storage.open import inspect, open_image
-from storage.raster import MAX_WHOLE_BYTES
-from storage.zarr_image import STAGED, inspect_zarr
+from storage.source import Source, is_url
+from storage.zarr_image import STAGED, inspect_zarr, staged_facts
 
 CHUNK = 512
 """Side of a staged chunk, px."""
@@ -24,32 +24,34 @@ CHUNK = 512
 def stage(
     path: Path | str,
     dest: Path | str,
+    selection: Selection = EVERYTHING,
     *,
+    max_pixels: int | None = None,
     max_bytes: int = MAX_WHOLE_BYTES,
     progress: Callable[[int, int], None] | None = None,
 ) -> ImageInfo:
-    """Copy the pixels of `path` to the new folder `dest` and return the description of the copy.
+    """Copy the chosen pixels of `path` to the new folder `dest` and return the description of the copy.
 
-    TIFF strips and large tiles stream in bands of 512 rows; PNG and JPEG are decoded whole. Every chunk is stored, so
+    TIFF strips, large tiles and PNG stream in bands of 512 rows; JPEG and JPEG 2000 are decoded whole. Every chunk is stored, so
     a missing one is an error later. `dest` appears complete or not at all; what a kill left in `dest`.partial is
-    started afresh. A `dest` made from the same file (name, size and time of change) is kept as it is.
+    started afresh. A `dest` made from the same file (name, size and time of change) and choice is kept as it is.
     progress: (done, total) bands.
     Raises FormatError when the pixels in memory would exceed `max_bytes`, or `dest` was made from another file.
     """
     source, dest = str(path), Path(dest)
-    identity = _identity(source)
+    identity = _identity(source, selection)
     if dest.exists():
         return _reuse(dest, identity)
-    info = inspect(source)
+    info = inspect(source, selection, max_pixels=max_pixels)
     if info.staging_bytes > max_bytes:
         raise FormatError(
-            f"{source}: staging needs {human_bytes(info.staging_bytes)} of memory ({info.format}, {info.layout}), "
+            f"{info.path}: staging needs {human_bytes(info.staging_bytes)} of memory ({info.format}, {info.layout}), "
             f"above the limit of {human_bytes(max_bytes)}; convert it to a tiled TIFF: vips tiffsave in out.tif --tile"
         )
     partial = dest.with_name(dest.name + files.PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    reader = open_image(source, max_bytes=max_bytes)
+    reader = open_image(source, selection, max_pixels=max_pixels, max_bytes=max_bytes)
     try:
         _copy(reader, partial, progress)
     finally:
@@ -76,28 +78,25 @@ def _copy(reader: Reader, folder: Path, progress: Callable[[int, int], None] | N
 
 
 def _metadata(info: ImageInfo, identity: dict[str, Any]) -> dict[str, Any]:
-    origin = {
-        "source": identity,
-        "format": info.format,
-        "layout": info.layout,
-        "pixel_size": info.pixel_size,
-        "icc": base64.b64encode(info.icc).decode("ascii") if info.icc else None,
-    }
     return zarr_meta.array_metadata(
         shape=info.shape,
         dtype=info.dtype,
         chunk=(info.channels, CHUNK, CHUNK),
         codecs=[zarr_meta.bytes_codec(info.dtype), zarr_meta.ZSTD],
-        attributes={STAGED: origin},
+        attributes={STAGED: {"source": identity, **staged_facts(info)}},
     )
 
 
-def _identity(source: str) -> dict[str, Any]:
+def _identity(source: str, selection: Selection) -> dict[str, Any]:
+    """Return what makes the copy of a source the same again; of a URL its size stands for its content."""
+    if is_url(source):
+        with Source(source) as found:
+            return {"name": found.name, "size": found.size, "mtime_ns": 0, **selection.as_dict()}
     try:
         stat = os.stat(source)
     except FileNotFoundError:
         raise FormatError(f"{source}: no such file; check the path") from None
-    return {"name": Path(source).name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    return {"name": Path(source).name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, **selection.as_dict()}
 
 
 def _reuse(dest: Path, identity: dict[str, Any]) -> ImageInfo:

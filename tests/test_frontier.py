@@ -24,7 +24,12 @@ def graphs(draw: st.DrawFn) -> TaskGraph:
     if 2 * (stride + margin) <= 32 and order in ("bridge", "colour"):
         margin = (32 - stride) // 2
     block = draw(st.integers(1, 4))
-    return TaskGraph([TileGrid.build(k, h, w, 32, stride, order, margin, block) for k, (h, w) in enumerate(sizes)], 2)
+    corners = order in ("raster", "centre") and draw(
+        st.booleans()
+    )  # of the finest level, where measurements may overlap
+    shape = (32, stride, order, margin, block)
+    grids = [TileGrid.build(k, h, w, *shape, corners=corners and k == 0) for k, (h, w) in enumerate(sizes)]
+    return TaskGraph(grids, 2)
 
 
 def drain(frontier: Frontier, rng: random.Random) -> list[TileKey]:

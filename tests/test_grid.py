@@ -1,10 +1,11 @@
 """Laws of the tile geometry, for every size, stride and order."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.axis import ORDERS, AxisGrid
@@ -21,7 +22,8 @@ def grids(draw: st.DrawFn) -> TileGrid:
     margin = draw(st.integers(0, (tile - stride) // unit // 2)) * unit
     orders = ORDERS if 2 * stride - tile + 2 * margin > 0 else ("raster", "centre")
     order, block = draw(st.sampled_from(orders)), draw(st.integers(1, 6))
-    return TileGrid.build(0, height, width, tile, stride, order, margin, block)
+    corners = order in ("raster", "centre") and draw(st.booleans())
+    return TileGrid.build(0, height, width, tile, stride, order, margin, block, corners=corners)
 
 
 @given(grids())
@@ -35,22 +37,63 @@ def test_owned_boxes_partition_the_image(grid: TileGrid):
     assert (writers == 1).all()
 
 
-@given(grids())
-def test_every_pinned_pixel_is_committed_by_the_chain_of_parents(grid: TileGrid):
-    def chain(key: TileKey, seen: set[TileKey]) -> set[TileKey]:
-        for parent in grid.parents(key):
-            if parent not in seen:
-                chain(parent, seen)
-        seen.add(key)
-        return seen
+def chain(grid: TileGrid, key: TileKey) -> set[TileKey]:
+    """Return all tiles of the level that are committed before `key` in every order of completion."""
+    found: set[TileKey] = set()
+    left = grid.parents(key)
+    while left:
+        parent = left.pop()
+        if parent not in found:
+            found.add(parent)
+            left += grid.parents(parent)
+    return found
 
-    for key in [grid.key(i) for i in range(0, grid.count, max(1, grid.count // 12))]:
-        committed = np.zeros((grid.rows.length, grid.cols.length), dtype=bool)
-        for before in chain(key, set()):
-            y0, x0, y1, x1 = grid.owned(before)
-            committed[y0:y1, x0:x1] = True
+
+def painted(grid: TileGrid, boxes: list[tuple[int, int, int, int]]) -> np.ndarray:
+    found = np.zeros((grid.rows.length, grid.cols.length), dtype=int)
+    for y0, x0, y1, x1 in boxes:
+        found[y0:y1, x0:x1] += 1
+    return found
+
+
+def some(grid: TileGrid) -> list[TileKey]:
+    return [grid.key(i) for i in range(0, grid.count, max(1, grid.count // 8))]
+
+
+@given(grids())
+@settings(max_examples=50, deadline=None)
+def test_every_pinned_pixel_is_committed_by_the_chain_of_parents(grid: TileGrid):
+    for key in some(grid):
+        committed = painted(grid, [grid.owned(before) for before in chain(grid, key)])
+        window, pinned, owned = (
+            painted(grid, boxes) for boxes in ([grid.box(key)], grid.pinned(key), [grid.owned(key)])
+        )
+        assert (pinned <= committed * window).all()
+        assert (pinned * owned == 0).all()
         y0, x0, y1, x1 = grid.settled(key)
-        assert committed[y0:y1, x0:x1].all()
+        assert ((pinned + owned)[y0:y1, x0:x1] == 1).all()
+        assert len(grid.parents(key)) <= (2 if grid.corners else 4)
+
+
+@given(grids())
+@settings(max_examples=30, deadline=None)
+def test_with_corners_no_two_tiles_that_touch_are_unaware_of_each_other(grid: TileGrid):
+    assume(all(axis.ranks.count(0) == 1 for axis in (grid.rows, grid.cols)))
+    grid = replace(grid, corners=True)
+    for key in some(grid):
+        pinned = painted(grid, grid.pinned(key)) > 0
+        near = [
+            TileKey(0, row, col)
+            for row in range(max(key.row - 1, 0), min(key.row + 2, grid.rows.count))
+            for col in range(max(key.col - 1, 0), min(key.col + 2, grid.cols.count))
+            if (row, col) != (key.row, key.col)
+        ]
+        before = chain(grid, key)
+        for other in near:
+            if other not in before:
+                assert key in chain(grid, other)
+            else:
+                assert pinned[(painted(grid, [grid.owned(other)]) * painted(grid, [grid.box(key)])) > 0].all()
 
 
 @given(grids())
@@ -103,6 +146,13 @@ def test_centre_order_halves_the_longest_chain():
     centre = TileGrid.build(0, 4096, 4096, 256, 128, "centre")
     assert raster.longest_chain == 2 * 31 - 1
     assert centre.longest_chain == 31
+    assert replace(raster, corners=True).longest_chain == 3 * 30 + 1
+
+
+@pytest.mark.parametrize("order", ["bridge", "colour"])
+def test_orders_of_many_roots_are_refused_where_measurements_overlap(order):
+    with pytest.raises(PlanError, match="choose --order raster or centre"):
+        TileGrid.build(0, 640, 640, 64, 48, order, 8, corners=True)
 
 
 def test_starts_follow_the_paper_with_a_last_tile_at_the_edge():

@@ -14,7 +14,7 @@ from kernels.constraints import Known, Measurement, Problem, cat, ddnm_plus, ran
 from kernels.convolution import Convolution, valid_mask
 from kernels.hadamard import BlockHadamard, drawn, hadamard
 from kernels.laws import check_laws
-from kernels.operators import OUTER, OWNED, PINNED, AveragePool
+from kernels.operators import AveragePool
 from kernels.separable import Separable
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden" / "operators"
@@ -146,11 +146,12 @@ def pinned_case(stencil, threshold, tolerance, top):
     start = truth + 0.05 * torch.from_numpy(rng.standard_normal(truth.shape))
     start[..., :cut] = truth[..., :cut]
     start = torch.where(torch.arange(side) < cut, start, op.project(start, measured))
-    kinds = torch.full((1, side), OWNED, dtype=torch.uint8)
-    cols = kinds.clone()
-    cols[:, :cut], cols[:, -8:] = PINNED, OUTER
-    problem = Problem(measurement=Measurement(op, measured, tolerance=tolerance * level))
-    done = problem.finish(start, kinds, cols)
+    unreached = torch.ones((1, side), dtype=torch.bool)
+    cols = unreached.clone()
+    cols[:, :cut] = False
+    known = Known(~cols[:, None, None].expand(1, 1, side, side), start)
+    problem = Problem(measurement=Measurement(op, measured, tolerance=tolerance * level), known=known)
+    done = problem.finish(start, unreached, cols)
     sees_free = (op.cols.matrix[:, :, cut:] != 0).any(dim=2) & op.cols.exact
     valid = (op.rows.exact[:, None, :, None] & sees_free[:, None, None, :]).expand_as(measured)
     before, after = (((op.A(p) - measured)[valid].abs().max() / level) for p in (start, done))

@@ -269,7 +269,8 @@ def test_coarser_levels_of_a_bicubic_measurement_are_posed_as_averages():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "kernel", "wanted"), [("uint8", blur.gaussian(3), 0.45), ("uint16", blur.gaussian(3), 0.3)]
+    ("dtype", "kernel", "wanted"),
+    [("uint8", blur.gaussian(3), 0.45), ("uint16", blur.gaussian(3), 0.45), ("uint16", blur.uniform(9), 0.3)],
 )
 def test_the_tolerance_of_a_blur_leaves_room_for_storing(dtype, kernel, wanted):
     assert tolerance(kernel, dtype) == pytest.approx(wanted, abs=0.12)

@@ -22,7 +22,8 @@ from orchestrator.waves import critical_path
 
 
 def graph_of(height, width, order):
-    return TaskGraph([TileGrid.build(k, height >> k, width >> k, 32, 16, order, 0, 2) for k in (0, 1)], 2)
+    grids = [TileGrid.build(k, height >> k, width >> k, 32, 16, order, 0, 2, corners=k == 0) for k in (0, 1)]
+    return TaskGraph(grids, 2)
 
 
 @given(st.integers(4, 16), st.integers(4, 16), st.sampled_from(["raster", "centre"]), st.randoms(use_true_random=False))

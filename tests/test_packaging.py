@@ -134,8 +134,15 @@ def test_every_pinned_requirement_of_ours_is_in_the_constraints():
 def test_every_third_party_import_is_a_declared_dependency():
     declared = {re.match(r"[A-Za-z0-9_-]+", d)[0].lower() for d in PROJECT["project"]["dependencies"]}
     optional = PROJECT["project"]["optional-dependencies"]
-    extras = {re.match(r"[A-Za-z0-9_-]+", d)[0].lower() for d in optional["demo"] + optional["diffusers"]}
-    distribution = {"skimage": "scikit-image", "google_crc32c": "google-crc32c", "tomli_w": "tomli-w", "PIL": "pillow"}
+    extras = {re.match(r"[A-Za-z0-9_-]+", d)[0].lower() for name in optional if name != "dev" for d in optional[name]}
+    distribution = {
+        "skimage": "scikit-image",
+        "pywt": "pywavelets",
+        "google_crc32c": "google-crc32c",
+        "tomli_w": "tomli-w",
+        "PIL": "pillow",
+        "openslide": "openslide-python",
+    }
     ours, missing = {*PACKAGES, *sys.stdlib_module_names}, set()
     for package in PACKAGES:
         for path in (ROOT / package).glob("*.py"):

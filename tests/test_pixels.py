@@ -2,11 +2,8 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
-from storage.pixels import from_unit, halve, peak, to_unit
+from storage.pixels import from_unit, peak, to_unit
 
 DTYPES = ["uint8", "uint16"]
 
@@ -42,23 +39,3 @@ def test_nan_is_refused():
 def test_another_dtype_is_refused(dtype):
     with pytest.raises(ValueError, match="supported: uint8, uint16"):
         to_unit(np.zeros(3, dtype))
-
-
-def naive_halve(pixels):
-    channels, height, width = pixels.shape
-    out = np.empty((channels, -(-height // 2), -(-width // 2)), pixels.dtype)
-    for y in range(out.shape[1]):
-        for x in range(out.shape[2]):
-            rows, cols = [2 * y, min(2 * y + 1, height - 1)], [2 * x, min(2 * x + 1, width - 1)]
-            block = pixels[:, rows][:, :, cols].astype(np.int64)
-            out[:, y, x] = (block.sum(axis=(1, 2)) + 2) // 4
-    return out
-
-
-@given(
-    st.sampled_from(DTYPES).flatmap(
-        lambda dtype: hnp.arrays(dtype, st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)))
-    )
-)
-def test_halving_is_the_rounded_mean_of_two_by_two(pixels):
-    assert np.array_equal(halve(pixels), naive_halve(pixels))

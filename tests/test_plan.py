@@ -207,6 +207,16 @@ def test_an_estimate_adds_up():
     assert numbers.disk == disk_bytes(plan) > plan.height * plan.width * 3 * 4
 
 
+def test_a_ten_gigapixel_run_needs_a_few_gigabytes_beside_its_result():
+    size = {"size": (25_000, 25_000), "bands": 3, "dtype": "uint8"}
+    spec = JobSpec.build({"input": size, "task": {"name": "sr", "scale": 4}, "tiling": {"order": "raster"}})
+    published = 100_000**2 * 3 * 4 // 3
+    pooled = sum(level.height * level.width * 12 for level in plan_job(spec).levels if level.posed.pool > 1)
+    assert disk_bytes(plan_job(spec)) - published - pooled < 16e9
+    kept = spec.model_copy(update={"run": spec.run.model_copy(update={"keep_work": True})})
+    assert disk_bytes(plan_job(kept)) - published > 120e9
+
+
 def test_centre_out_order_has_about_half_the_critical_path():
     paths = [
         estimate(plan_of(500, 500, TASKS[2], tiling={"tile": 128, "levels": 1, "order": order}), 1).critical_path

@@ -210,8 +210,9 @@ def test_a_small_window_of_a_large_tiled_tiff_needs_little_memory(tmp_path):
 def test_strips_read_from_top_to_bottom_are_decoded_once(tmp_path, monkeypatch):
     path = write_tiff(tmp_path / "strips.tif", picture(3, 200, 100), rowsperstrip=90, compression="deflate")
     reader, decoded = open_image(path), []
-    original = reader._decode
-    monkeypatch.setattr(reader, "_decode", lambda index: decoded.append(index) or original(index))
+    page = reader._core._cores[0]
+    original = page._decode
+    monkeypatch.setattr(page, "_decode", lambda index, place: decoded.append(index) or original(index, place))
     for y in range(0, 200, 20):
         reader.read(Box(y, 0, y + 20, 100))
     reader.close()

@@ -54,7 +54,7 @@ def test_an_empty_job_file_is_all_defaults():
 REFUSED = [
     ({"sampling": {"step": 10}}, ["unknown key 'sampling.step'", "did you mean 'steps'"]),
     ({"tilling": {}}, ["unknown key 'tilling'", "did you mean 'tiling'"]),
-    ({"run": {"xyzzy": 1}}, ["unknown key 'run.xyzzy'", "known: address, batch, executor"]),
+    ({"run": {"xyzzy": 1}}, ["unknown key 'run.xyzzy'", "known: address, batch, batching, drain_seconds, executor"]),
     ({"task": {"name": "dehaze"}}, ["task.name", "'dehaze'", "'inpaint'"]),
     ({"task": {"sigma": -1}}, ["task.sigma", "-1", "greater than or equal to 0"]),
     ({"task": {"scale": 65}}, ["task.scale", "65", "64"]),
@@ -109,7 +109,7 @@ JOBS = [
     {"task": {"name": "generate"}},
     {"task": {"name": "sr+colorize", "scale": 2}},
     {"task": {"name": "sr", "scale": 4, "sigma": 5}, "sampling": {"intent": "paper"}},
-    {"sampling": {"intent": "detail"}, "tiling": {"order": "centre"}},
+    {"sampling": {"intent": "detail"}, "tiling": {"order": "raster"}},
     {"denoiser": "analytic:"},
     {"tiling": {"order": "bridge"}},
 ]
@@ -158,6 +158,8 @@ PIXEL_CHANGES = {
     "sampling.guided_start": {"sampling": {"guided_start": 99}},
     "sampling.spacing": {"sampling": {"spacing": "uniform"}},
     "sampling.inverse": {"sampling": {"inverse": "replicate"}},
+    "sampling.guide": {"sampling": {"guide": "constraint"}},
+    "sampling.ensemble": {"sampling": {"ensemble": "2"}},
     "sampling.init": {"sampling": {"init": "none"}},
     "sampling.noise_scale": {"sampling": {"noise_scale": 0.5}},
     "sampling.travel": {"sampling": {"travel": (2, 2)}},
@@ -166,7 +168,7 @@ PIXEL_CHANGES = {
     "tiling.stride": {"tiling": {"stride": 128}},
     "tiling.margin": {"tiling": {"margin": 0}},
     "tiling.levels": {"tiling": {"levels": 2}},
-    "tiling.order": {"tiling": {"order": "centre"}},
+    "tiling.order": {"tiling": {"order": "raster"}},
     "tiling.block": {"tiling": {"order": "bridge", "block": 3}},
 }
 
@@ -194,7 +196,9 @@ def test_every_field_that_changes_pixels_is_in_this_test():
     guided = {"guidance.label", "guidance.classifier", "guidance.scale"}  # need a checkpoint: tests/test_guiding.py
     # Belong to other tasks (tests/test_more_tasks.py restores with them).
     others = {"alignment", "block", "blur", "cs_seed", "operator", "operator_args", "ratio", "weights"}
-    inputs = {f"input.{name}" for name in ("crop", "extent", "fine_mask", "nodata", "pad")}
+    inputs = {
+        f"input.{name}" for name in ("channel", "crop", "extent", "fine_mask", "keep_nodata", "nodata", "pad", "t", "z")
+    }
     untested = {
         "operator_content",
         "pixel_version",

@@ -115,13 +115,26 @@ def test_strips_are_streamed_in_bounded_memory(tmp_path):
     assert np.array_equal(open_image(tmp_path / "staged").read(Box(0, 0, 6000, 1000)), pixels)
 
 
-def test_a_png_above_the_memory_limit_is_refused_with_a_way_out(tmp_path):
-    path = write_png(tmp_path / "in.png", noise(3, 600, 600))
+def test_a_jpeg_above_the_memory_limit_is_refused_with_a_way_out(tmp_path):
+    path = tmp_path / "in.jpg"
+    path.write_bytes(imagecodecs.jpeg8_encode(interleaved(noise(3, 600, 600))))
     with pytest.raises(
         FormatError, match=r"staging needs 1\.0 MiB of memory .* limit of 1\.0 MiB; convert it to a tiled"
     ):
         stage(path, tmp_path / "staged", max_bytes=1 << 20)
     assert not (tmp_path / "staged").exists()
+
+
+def test_a_png_is_streamed_in_bounded_memory(tmp_path):
+    pixels = np.tile(noise(1, 500, 3000), (1, 24, 1))
+    path = write_png(tmp_path / "in.png", pixels)
+    stage(path, tmp_path / "first")  # imports and caches are not the point
+    tracemalloc.start()
+    stage(path, tmp_path / "staged")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 24 << 20  # the image is 36 MB
+    assert np.array_equal(open_image(tmp_path / "staged").read(Box(0, 0, 12000, 3000)), pixels)
 
 
 def test_one_huge_strip_above_the_memory_limit_is_refused(tmp_path):

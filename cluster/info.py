@@ -1,0 +1,118 @@
+"""gigarestore info: what was understood of an image file, before anything is restored."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cluster import options as opt
+from cluster.progress import size
+
+if TYPE_CHECKING:
+    from storage.image import ImageInfo
+
+
+def info(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="An image file, a zarr folder, or a URL of one.")],
+    channel: opt.Channel = None,
+    z: opt.Z = None,
+    t: opt.T = None,
+    max_pixels: opt.MaxPixels = None,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Say what FILE holds: size, bands, samples, range, nodata, pixel size, map position, and what will be staged."""
+    from storage.image import Selection
+    from storage.open import inspect
+
+    chosen = None if channel is None else opt.parse_channels(channel)
+    found = inspect(file, Selection(channel=chosen, z=z, t=t), max_pixels=max_pixels)
+    print(json.dumps(as_dict(found)) if as_json else "\n".join(_lines(found)))
+
+
+def as_dict(found: ImageInfo) -> dict[str, Any]:
+    """Return a description as JSON values; the colour profile only as its length."""
+    nodata = found.nodata
+    return {
+        "path": found.path,
+        "format": found.format,
+        "height": found.height,
+        "width": found.width,
+        "bands": found.channels,
+        "names": list(found.names),
+        "dtype": found.dtype,
+        "bits": found.bits,
+        "range": None if found.limits is None else list(found.limits),
+        "nodata": nodata if nodata is None or math.isfinite(nodata) else str(nodata),
+        "alpha": found.alpha or None,
+        "icc_bytes": len(found.icc) if found.icc else None,
+        "orientation": found.orientation,
+        "pixel_size_um": None if found.pixel_size is None else list(found.pixel_size),
+        "geo": None if found.geo is None else found.geo.as_dict(),
+        "bounds": None if found.geo is None else list(found.geo.bounds(found.height, found.width)),
+        "levels": [list(level) for level in found.levels],
+        "axes": dict(found.axes),
+        "layout": found.layout,
+        "bytes": found.nbytes,
+        "staged": not found.lazy,
+        "why_staged": found.why_staged or None,
+        "staging_memory_bytes": found.staging_bytes,
+        "notes": list(found.notes),
+    }
+
+
+def _lines(found: ImageInfo) -> list[str]:
+    megapixels = found.height * found.width / 1e6
+    read = (
+        "by windows, nothing is staged"
+        if found.lazy
+        else f"staged once, {size(found.nbytes)} on disk, {size(found.staging_bytes)} of memory: {found.why_staged}"
+    )
+    facts = [
+        ("file", f"{found.path}: {found.format}, {found.layout}"),
+        ("size", f"{found.height} x {found.width} px (H x W), {megapixels:.1f} Mpx, {size(found.nbytes)}"),
+        ("bands", f"{found.channels}{_names(found)}"),
+        ("samples", f"{found.dtype}, {found.bits} bit in the file"),
+        ("range", _range(found)),
+        ("nodata", "none" if found.nodata is None else f"{found.nodata:g}: kept as it is, not restored"),
+        *([("alpha", found.alpha)] if found.alpha else []),
+        *([("colour profile", size(len(found.icc)))] if found.icc else []),
+        *([("orientation", f"{found.orientation}, applied")] if found.orientation != 1 else []),
+        ("pixel size", _pixel_size(found)),
+        *_map(found),
+        *([("levels", ", ".join(f"{h}x{w}" for h, w in found.levels))] if found.levels else []),
+        *([("axes", ", ".join(f"{axis} {length}" for axis, length in found.axes))] if found.axes else []),
+        ("read", read),
+        *[("note", note) for note in found.notes],
+    ]
+    return [f"{name + ':':16} {text}" for name, text in facts]
+
+
+def _names(found: ImageInfo) -> str:
+    return f" ({', '.join(found.names)})" if found.names else ""
+
+
+def _range(found: ImageInfo) -> str:
+    if found.limits is None:
+        return f"{found.dtype} has no black and white of its own: give --range LOW,HIGH"
+    return f"{found.limits[0]:g} to {found.limits[1]:g}"
+
+
+def _pixel_size(found: ImageInfo) -> str:
+    if found.pixel_size is None:
+        return "not stated"
+    y, x = found.pixel_size
+    return f"{y:g} x {x:g} micrometres (y, x)"
+
+
+def _map(found: ImageInfo) -> list[tuple[str, str]]:
+    if found.geo is None:
+        return []
+    geo = found.geo
+    system = f"EPSG:{geo.epsg}" if geo.epsg is not None else (geo.crs.partition(",")[0] or "not stated")
+    convention = ", from pixel centres" if geo.pixel_is_point else ""
+    transform = ", ".join(f"{value:.12g}" for value in geo.transform)
+    bounds = ", ".join(f"{value:.12g}" for value in geo.bounds(found.height, found.width))
+    return [("map system", system), ("transform", transform + convention), ("bounds", bounds)]

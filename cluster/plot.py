@@ -1,0 +1,71 @@
+"""A small line chart as SVG, so that a picture needs no library."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from xml.sax.saxutils import escape
+
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 640, 400, 70, 50, 40, 170
+COLOURS = ("#0072b2", "#56b4e9", "#d55e00", "#e69f00", "#888888", "#009e73", "#cc79a7")
+TICKS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Points joined by a line, with a name in the legend."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    dashed: bool = False
+
+
+def svg(title: str, across: str, up: str, lines: Sequence[Line]) -> str:
+    """Return a chart from 0 to the greatest values; raises ValueError when there is no point above 0."""
+    points = [point for line in lines for point in line.points]
+    far, high = (max((point[axis] for point in points), default=0.0) for axis in (0, 1))
+    if far <= 0 or high <= 0:
+        raise ValueError("nothing to draw: no point lies above 0")
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return LEFT + x / far * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - y / high * (HEIGHT - BOTTOM - TOP)
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12">',
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
+        _text(LEFT, TOP - 16, title),
+        _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 12, across, "middle"),
+        _text(LEFT, TOP - 2, up),
+    ]
+    for value in _ticks(far):
+        x, y = place(value, 0)
+        parts += [_rule(x, y, x, y + 4), _text(x, y + 18, f"{value:g}", "middle")]
+    for value in _ticks(high):
+        x, y = place(0, value)
+        parts += [_rule(x, y, WIDTH - RIGHT, y, "#dddddd"), _text(x - 6, y + 4, f"{value:g}", "end")]
+    for i, line in enumerate(lines):
+        colour, dash = COLOURS[i % len(COLOURS)], ' stroke-dasharray="5 4"' if line.dashed else ""
+        placed = [place(*point) for point in line.points]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in placed]
+        y = TOP + 18 * i
+        parts += [_rule(WIDTH - RIGHT + 12, y, WIDTH - RIGHT + 32, y, colour)]
+        parts += [_text(WIDTH - RIGHT + 38, y + 4, line.name)]
+    return "\n".join([*parts, "</svg>\n"])
+
+
+def _ticks(most: float) -> list[float]:
+    """Return round values from 0, about TICKS of them."""
+    size = 10.0 ** math.floor(math.log10(most / TICKS))
+    step = next(size * factor for factor in (1, 2, 5, 10) if size * factor * TICKS >= most * 0.99)
+    return [step * i for i in range(int(most / step + 1e-9) + 1)]
+
+
+def _text(x: float, y: float, text: str, anchor: str = "start") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _rule(x0: float, y0: float, x1: float, y1: float, colour: str = "black") -> str:
+    return f'<line x1="{x0:.1f}" y1="{y0:.1f}" x2="{x1:.1f}" y2="{y1:.1f}" stroke="{colour}"/>'

@@ -1,0 +1,159 @@
+"""A driver's connection to Ray: a local one that it starts, or a cluster that is there. Watches it while it is used."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from orchestrator.errors import PlanError, RunError
+from orchestrator.stopping import Stop
+
+# Nothing but keys and reports is stored, bytes.
+OBJECT_STORE_BYTES = 100_000_000
+# How long a cluster's head may take to accept a connection, seconds.
+KNOCK_SECONDS = 10.0
+# How often the cluster is asked what it has, and how long its head may stay silent; Ray itself would end this process
+# after 60 s, without a word of how to go on.
+POLL_SECONDS, SILENCE_SECONDS = 2.0, 30.0
+# How long Ray may take to end its processes before this one ends regardless, seconds.
+CLOSE_SECONDS = 20.0
+
+
+class Cluster:
+    """What the driver knows of the cluster that it is connected to."""
+
+    def __init__(self) -> None:
+        self.resources: dict[str, float] = dict(ray.cluster_resources())
+        self._heard = time.monotonic()
+        self._over = threading.Event()
+        threading.Thread(target=self._watch, name="cluster watch", daemon=True).start()
+
+    def room(self, resource: str) -> int:
+        """Return how many workers that need one `resource` each fit into the cluster as it is now."""
+        return int(self.resources.get(resource, 0))
+
+    @property
+    def silent(self) -> bool:
+        """True when the cluster's head has not answered for a while."""
+        return time.monotonic() - self._heard > SILENCE_SECONDS
+
+    def check(self) -> None:
+        """Raise RunError when the cluster's head has not answered for a while."""
+        if self.silent:
+            raise RunError(f"the head of the Ray cluster has not answered for {SILENCE_SECONDS:.0f} s; start it again")
+
+    def credit(self, seconds: float) -> None:
+        """Leave out a span in which this process itself stood still."""
+        self._heard += seconds
+
+    def leave(self) -> None:
+        """Stop watching."""
+        self._over.set()
+
+    def _watch(self) -> None:
+        while not self._over.wait(POLL_SECONDS):
+            with contextlib.suppress(RayError, ConnectionError, RuntimeError, ValueError):  # silence says it all
+                self.resources = dict(ray.cluster_resources())
+                self._heard = time.monotonic()
+
+
+@contextlib.contextmanager
+def connected(address: str | None, cpus: int, stop: Stop) -> Iterator[Cluster]:
+    """Connect to the cluster at `address`, or start Ray here with at least `cpus` CPUs; a Ray that is there is used.
+
+    Raises RunError when that fails.
+    """
+    keeper = None if ray.is_initialized() else _Keeper(address, cpus)
+    try:
+        if keeper is not None:
+            keeper.open(stop)
+        cluster = Cluster()
+    except BaseException:
+        if keeper is not None:
+            keeper.close()
+        raise
+    try:
+        yield cluster
+    finally:
+        cluster.leave()
+        if keeper is not None and not cluster.silent:
+            keeper.close()
+
+
+class _Keeper:
+    """A thread that starts Ray, waits, and ends it.
+
+    Ray puts handlers of its own on SIGTERM while it starts in the main thread, and a signal in that moment is lost or
+    ends the process without a word; in another thread it cannot. The thread has to live as long as Ray, because Linux
+    ends Ray's processes with the thread that started them.
+    """
+
+    def __init__(self, address: str | None, cpus: int) -> None:
+        self._address, self._cpus = address, cpus
+        self._error: BaseException | None = None
+        self._up, self._over = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="Ray's keeper", daemon=True)
+
+    def open(self, stop: Stop) -> None:
+        self._thread.start()
+        while not self._up.wait(0.1):
+            pass  # a signal is handled between two waits
+        stop.listen_again()  # Ray's C++ part has put a handler on SIGTERM that prints a stack first
+        if self._error is not None:
+            where = self._address or "this machine"
+            raise RunError(
+                f"cannot start or reach Ray on {where}: {first_line(self._error)}; check --address"
+            ) from None
+
+    def close(self) -> None:
+        self._over.set()
+        self._thread.join(CLOSE_SECONDS)
+
+    def _keep(self) -> None:
+        try:
+            ray.init(**self._options())
+        except (ConnectionError, RuntimeError, ValueError, RayError, OSError) as err:
+            self._error = err
+        finally:
+            self._up.set()
+        self._over.wait()
+        ray.shutdown()
+
+    def _options(self) -> dict[str, Any]:
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if self._address is not None:
+            return {"address": self._address, **quiet}
+        return {
+            "address": "local",  # whatever RAY_ADDRESS says: a cluster is used when --address names it
+            "num_cpus": max(self._cpus, os.cpu_count() or 1),
+            "include_dashboard": False,
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "_system_config": {"worker_niceness": 0},  # Ray's default of 15 starves workers on a busy machine
+            **quiet,
+        }
+
+
+def knock(address: str) -> None:
+    """Raise PlanError when nothing listens at HOST:PORT; Ray itself would try for five minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdigit()):
+        return  # "auto", or something that Ray itself refuses at once
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
+    except (OSError, OverflowError) as err:
+        raise PlanError(f"no Ray cluster answers at {address} ({err}); check --address, or leave it out") from None
+
+
+def first_line(err: BaseException) -> str:
+    """Return what went wrong on one line: of a remote traceback the last line, which names the error."""
+    lines = [line.strip() for line in str(err).splitlines() if line.strip()]
+    return lines[-1] if lines else type(err).__name__

@@ -1,0 +1,151 @@
+"""The pool of Ray actors: they join when the cluster has room, are replaced when they die, and go with their nodes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from orchestrator.actors import Introduction, WorkerKind
+from orchestrator.errors import RunError
+from orchestrator.events import WorkerLost, WorkerStarted
+from orchestrator.ray_cluster import Cluster, first_line
+from orchestrator.session import Session
+
+# Worker deaths without any progress in between, beyond one per worker, before the run is given up.
+SPARE_DEATHS = 5
+# The first replacement starts at once; then pauses begin with the first of these and double up to the second, seconds.
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+# Calls that may be under way in a worker: `ready`, and batches, of which continuous ones may be of single tiles.
+CALLS = 1000
+# How long a run waits for a first worker, or for any after all have gone, and how often it says so, seconds.
+ROOM_SECONDS, REMIND_SECONDS = 1800.0, 60.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """A worker: an actor, or one of the slots of one."""
+
+    handle: Any
+    slot: int
+    name: str = "starting"
+
+
+class Pool:
+    """Keep as many workers as were asked for and the cluster has room for.
+
+    wanted: workers; None for all that fit. Workers take a GPU each if the cluster has any when the run begins.
+    """
+
+    def __init__(self, session: Session, kind: WorkerKind, cluster: Cluster, wanted: int | None) -> None:
+        self._session, self._kind, self._cluster, self._wanted = session, kind, cluster, wanted
+        self.arguments: tuple[Any, ...] = ()
+        """Of an actor's constructor; to be set before the first `fill`."""
+        self.on_gpu = kind.gpus and cluster.room("GPU") > 0
+        self.joining: dict[Any, Member] = {}
+        self._members: list[Member] = []
+        self._spare: list[Member] = []
+        self._deaths = 0
+        self._most = 0
+        self._not_before = 0.0
+        self._alone_since = self._reminded = time.monotonic()
+        self._proven = False  # a worker has started: later deaths are bad luck rather than a setting that cannot work
+        if wanted and wanted > self._room:
+            log.warning("%d workers asked for, the cluster has room for %d", wanted, self._room)
+
+    @property
+    def live(self) -> int:
+        """Number of workers that take tiles, or soon will."""
+        return len(self._members) + len(self.joining)
+
+    @property
+    def _room(self) -> int:
+        return self._cluster.room("GPU" if self.on_gpu else "CPU") * self._kind.slots
+
+    def fill(self) -> list[Any]:
+        """Start the workers that are missing, unless a pause after deaths lasts; return what tells that they are ready."""
+        now, target, new = time.monotonic(), min(self._wanted or self._room, self._room), []
+        self._most = max(self._most, target)
+        if now >= self._not_before:
+            new = [self._start() for _ in range(target - self.live)]
+        if not self._members:
+            self._wait_for_room(now)
+        return new
+
+    def joined(self, ref: Any, answer: Future[Introduction]) -> Member | None:
+        """Take in a worker that is ready, or record that it could not start."""
+        member = self.joining.pop(ref)
+        try:
+            hello = answer.result()
+        except RayError as err:
+            self._lost(member, f"did not start: {first_line(err)}")
+            return None
+        member.name = hello.name
+        self._proven = True
+        self._members.append(member)
+        self._session.emit(
+            WorkerStarted(worker=hello.name, device=hello.device, threads=hello.threads, niceness=hello.niceness)
+        )
+        return member
+
+    def lost(self, member: Member, cause: str, *, kill: bool = False) -> None:
+        """Record a worker's death; kill: it lives, but cannot be used any more. Raises RunError after too many."""
+        if kill:
+            ray.kill(member.handle)
+        if member in self._members:  # else another of its calls has told already
+            self._members.remove(member)
+            self._lost(member, cause)
+
+    def progress(self) -> None:
+        """Forget the deaths so far: something was done since."""
+        self._deaths, self._not_before = 0, 0.0
+
+    def close(self) -> None:
+        """End all workers."""
+        members = [*self._members, *self.joining.values()]
+        for handle in {id(member.handle): member.handle for member in members}.values():
+            ray.kill(handle)
+        self._members, self.joining, self._spare = [], {}, []
+
+    def _start(self) -> Any:
+        # max_restarts=0: Ray's own restart is slower and keeps a poison tile on one actor; we requeue and replace.
+        if not self._spare:
+            actor = ray.remote(self._kind.actor).options(
+                num_cpus=1,
+                num_gpus=1 if self.on_gpu else 0,
+                max_restarts=0,
+                max_task_retries=0,
+                max_concurrency=self._kind.slots * CALLS,
+                enable_task_events=False,
+            )
+            handle = actor.remote(*self.arguments)
+            self._spare = [Member(handle, slot) for slot in range(self._kind.slots)]
+        member = self._spare.pop()
+        ref = member.handle.ready.remote()
+        self.joining[ref] = member
+        return ref
+
+    def _lost(self, member: Member, cause: str) -> None:
+        self._spare = [spare for spare in self._spare if spare.handle is not member.handle]
+        self._deaths += 1
+        self._alone_since = time.monotonic()
+        pause = 0.0 if self._deaths < 2 else min(FIRST_PAUSE * 2 ** (self._deaths - 2), LONGEST_PAUSE)
+        self._not_before = time.monotonic() + pause
+        self._session.emit(WorkerLost(worker=member.name, cause=cause, pause=pause))
+        if self._deaths > self._most + (SPARE_DEATHS if self._proven else 0):
+            raise RunError(f"workers died {self._deaths} times without finishing a tile; the last: {cause}")
+
+    def _wait_for_room(self, now: float) -> None:
+        """Say now and then that nobody works, and give up in the end."""
+        if now - self._alone_since > ROOM_SECONDS:
+            raise RunError(f"no worker could start for {ROOM_SECONDS / 60:.0f} min; is the cluster full or too small?")
+        if now - max(self._alone_since, self._reminded) > REMIND_SECONDS:
+            self._reminded = now
+            log.warning("waiting for workers: %d are to start, the cluster has room for %d", self.live, self._room)

@@ -1,0 +1,80 @@
+"""Read cache: overlapping windows decode every tile or chunk of a file once, as long as it was needed lately."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from storage.box import Box
+from storage.image import Reader, check_inside
+
+if TYPE_CHECKING:
+    from storage.image import Pixels
+
+LIMIT = 128 << 20
+"""Decoded bytes that a reader keeps. A wavefront of tiles touches the chunks along a diagonal of the image: those of an
+RGB image of 80,000 x 80,000 px in chunks of 512 px fit."""
+# Blocks are made of whole tiles or chunks of the file and are at least so large, px: fewer, larger requests.
+_LEAST = 256
+
+
+class CachedReader:
+    """Read windows through another reader, block by block on the grid in which the file decodes its pixels.
+
+    Where the file says nothing of such a grid (mapped or whole in memory) reads go straight through. Safe to call from
+    several threads. Memory: `limit` bytes of blocks, and the blocks under one window.
+    """
+
+    def __init__(self, reader: Reader, limit: int = LIMIT) -> None:
+        self.info = reader.info
+        self.loaded = 0
+        """Bytes of pixels that were read from the file so far; over `info.nbytes` it is the read amplification."""
+        self._reader, self._limit = reader, limit
+        self._kept: OrderedDict[tuple[int, int], Pixels] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def read(self, box: Box) -> Pixels:
+        """Return (C, h, w) in the delivered dtype, a fresh array; see `Reader.read`."""
+        check_inside(self.info, box)
+        if self.info.grain is None:
+            pixels = self._reader.read(box)
+            self.loaded += pixels.nbytes
+            return pixels
+        tall, wide = (-(-_LEAST // side) * side for side in self.info.grain)
+        out = np.empty((self.info.channels, *box.shape), self.info.dtype)
+        for row in range(box.y0 // tall, -(-box.y1 // tall)):
+            for col in range(box.x0 // wide, -(-box.x1 // wide)):
+                place = Box(row * tall, col * wide, (row + 1) * tall, (col + 1) * wide)
+                place = place.clip(self.info.height, self.info.width)
+                part = place.intersect(box)
+                block = self._block((row, col), place)
+                target = part.shift(-box.y0, -box.x0).slices()
+                out[(slice(None), *target)] = block[(slice(None), *part.shift(-place.y0, -place.x0).slices())]
+        return out
+
+    def close(self) -> None:
+        """Release the blocks and the file."""
+        with self._lock:
+            self._kept.clear()
+            self._bytes = 0
+        self._reader.close()
+
+    def _block(self, key: tuple[int, int], place: Box) -> Pixels:
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        block = self._reader.read(place)
+        with self._lock:
+            self.loaded += block.nbytes
+            if key not in self._kept:  # another thread may have been faster
+                self._kept[key] = block
+                self._bytes += block.nbytes
+            while self._bytes > self._limit and self._kept:
+                _, oldest = self._kept.popitem(last=False)
+                self._bytes -= oldest.nbytes
+        return block

@@ -1,0 +1,12 @@
+"""What a header may declare and a decoder may take before it is refused; all finite, all named in their messages."""
+
+from __future__ import annotations
+
+MAX_PIXELS = 1 << 40
+"""Default limit on the size of an image that is read by windows, px: a million by a million."""
+MAX_WHOLE_PIXELS = 1 << 31
+"""Default limit on the size that the header of a PNG or JPEG may declare, px: a larger one is a mistake or an attack."""
+MAX_WHOLE_BYTES = 4 << 30
+"""Default limit on pixels that are decoded whole, bytes: a 37,000 x 37,000 RGB photograph."""
+MAX_SEGMENT_BYTES = 256 << 20
+"""Largest tile, strip or chunk that is decoded for a window, bytes; files with larger ones are staged or refused."""

@@ -1,0 +1,94 @@
+"""What the samples of an image mean beyond their numbers: it goes into every published image and every export."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from storage.errors import FormatError
+from storage.geo import Georeference
+
+ICC = "icc_profile"
+"""Attribute of a published image: the colour profile, base64."""
+RASTER = "raster"
+"""Attribute of a published image: nodata, georeference and band names."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meaning:
+    """Name the bands, the empty value, the place on a map, the pixel size and the colours of an image."""
+
+    names: tuple[str, ...] = ()
+    """One per band; empty when nothing named them."""
+    nodata: float | None = None
+    """Value of pixels that hold nothing; NaN is allowed for float32."""
+    geo: Georeference | None = None
+    pixel_size: tuple[float, float] | None = None
+    """(y, x) in micrometres."""
+    icc: bytes | None = field(default=None, repr=False)
+    origin: tuple[float, float] = (0.0, 0.0)
+    """Centre of the first pixel, (y, x) in px of this image, counted from the centre of the source's first pixel.
+
+    A grid that is s times finer begins at -(s - 1)/2: both grids cover the same area.
+    """
+
+    def scaled(self, scale: int) -> Meaning:
+        """Return the meaning of the same area under a grid `scale` times finer."""
+        size = None if self.pixel_size is None else (self.pixel_size[0] / scale, self.pixel_size[1] / scale)
+        shift = (scale - 1) / 2
+        return replace(
+            self,
+            geo=None if self.geo is None else self.geo.scaled(scale),
+            pixel_size=size,
+            origin=(self.origin[0] * scale - shift, self.origin[1] * scale - shift),
+        )
+
+    def cropped(self, y: int, x: int) -> Meaning:
+        """Return the meaning of a crop whose first pixel is (y, x); negative where the image was padded."""
+        geo = None if self.geo is None else self.geo.cropped(y, x)
+        return replace(self, geo=geo, origin=(self.origin[0] + y, self.origin[1] + x))
+
+    def attributes(self) -> dict[str, Any]:
+        """Return the attributes of a published image that OME-Zarr has no place for; JSON values."""
+        raster: dict[str, Any] = {}
+        if self.names:
+            raster["names"] = list(self.names)
+        if self.nodata is not None:
+            raster["nodata"] = self.nodata if math.isfinite(self.nodata) else str(self.nodata)
+        if self.geo is not None:
+            raster["georeference"] = self.geo.as_dict()
+        if self.origin != (0.0, 0.0):
+            raster["origin"] = list(self.origin)
+        profile = {ICC: base64.b64encode(self.icc).decode("ascii")} if self.icc else {}
+        return profile | ({RASTER: raster} if raster else {})
+
+    @classmethod
+    def of(cls, attributes: Mapping[str, Any], pixel_size: tuple[float, float] | None) -> Meaning:
+        """Return what `attributes` described; raises FormatError for attributes of another shape."""
+        raster = attributes.get(RASTER) or {}
+        try:
+            found = raster.get("georeference")
+            y, x = raster.get("origin", (0.0, 0.0))
+            return cls(
+                names=tuple(str(name) for name in raster.get("names", ())),
+                nodata=None if raster.get("nodata") is None else float(raster["nodata"]),
+                geo=None if found is None else Georeference.from_dict(found),
+                pixel_size=pixel_size,
+                icc=_decode_icc(attributes.get(ICC)),
+                origin=(float(y), float(x)),
+            )
+        except (TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, FormatError):
+                raise
+            raise FormatError(f"attribute {RASTER} {raster!r} cannot be read; publish the image again") from error
+
+
+def _decode_icc(text: object) -> bytes | None:
+    try:
+        return base64.b64decode(text, validate=True) if isinstance(text, str) else None
+    except binascii.Error:
+        return None

@@ -1,0 +1,117 @@
+"""Whole slides through OpenSlide (extra `wsi`): the formats that are no TIFF, or whose pages do not join by themselves.
+
+OpenSlide delivers 8 bit RGB with premultiplied alpha; what the scanner left out is white.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from storage.errors import DamagedError, FormatError, one_line
+from storage.image import EVERYTHING, ImageInfo, Selection, check_inside, check_size, choose_bands, choose_frames
+from storage.limits import MAX_PIXELS
+from storage.units import micrometres
+
+if TYPE_CHECKING:
+    from storage.box import Box
+    from storage.image import Pixels
+
+# Of these tifffile makes the image itself, faster and without the detour over RGBA.
+_BY_TIFFFILE = {"aperio", "hamamatsu", "generic-tiff", "trestle"}
+
+
+def is_slide(path: str) -> bool:
+    """Tell whether OpenSlide is installed and knows the format."""
+    return _vendor(path) is not None
+
+
+def needs_openslide(path: str) -> bool:
+    """Tell whether a TIFF is a slide that only OpenSlide puts together, and OpenSlide is installed."""
+    vendor = _vendor(path)
+    return vendor is not None and vendor not in _BY_TIFFFILE
+
+
+def inspect_slide(path: str, selection: Selection = EVERYTHING, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
+    """Describe a slide's finest level; raises FormatError when OpenSlide cannot open it."""
+    reader = SlideReader(path, selection, max_pixels=max_pixels)
+    reader.close()
+    return reader.info
+
+
+class SlideReader:
+    """Read windows of a slide's finest level."""
+
+    info: ImageInfo
+
+    def __init__(self, path: str, selection: Selection = EVERYTHING, *, max_pixels: int = MAX_PIXELS) -> None:
+        import openslide
+
+        try:
+            self._slide = openslide.OpenSlide(path)
+            facts = dict(self._slide.properties)
+            levels = tuple((height, width) for width, height in self._slide.level_dimensions)
+        except Exception as error:  # OpenSlide's errors differ by format; all mean that it cannot be read
+            raise FormatError(f"{path}: OpenSlide cannot read it: {one_line(error)}; get it again") from error
+        choose_frames(path, selection, {})
+        self._bands = choose_bands(path, selection.channel, 3, None)
+        height, width = levels[0]
+        check_size(path, height, width, max_pixels)
+        sides = [micrometres(path, facts[key], "µm") if key in facts else None for key in _MPP]
+        self._lock = threading.Lock()
+        self.info = ImageInfo(
+            path=path,
+            format="slide",
+            height=height,
+            width=width,
+            channels=len(self._bands),
+            dtype="uint8",
+            bits=8,
+            lazy=True,
+            why_staged="",
+            layout=f"{facts.get('openslide.vendor', 'unknown')} slide through OpenSlide",
+            grain=(256, 256),
+            limits=(0.0, 255.0),
+            icc=_profile(self._slide),
+            pixel_size=(sides[0], sides[1]) if sides[0] is not None and sides[1] is not None else None,
+            levels=levels if len(levels) > 1 else (),
+            notes=("areas that the scanner left out are white",),
+        )
+
+    def read(self, box: Box) -> Pixels:
+        """Return (C, h, w); see `Reader.read`."""
+        import numpy as np
+
+        check_inside(self.info, box)
+        try:
+            with self._lock:  # an error makes the handle useless for all threads
+                region = np.asarray(self._slide.read_region((box.x0, box.y0), 0, (box.width, box.height)))
+        except Exception as error:  # as in __init__
+            raise DamagedError(f"{self.info.path}: {box} cannot be decoded: {one_line(error)}; get it again") from error
+        alpha = region[..., 3:].astype(np.uint16)
+        white = (region[..., :3].astype(np.uint16) * alpha + 255 * (255 - alpha) + 127) // 255
+        return np.ascontiguousarray(white.astype(np.uint8).transpose(2, 0, 1)[list(self._bands)])
+
+    def close(self) -> None:
+        """Close the slide."""
+        self._slide.close()
+
+
+_MPP = ("openslide.mpp-y", "openslide.mpp-x")
+
+
+def _vendor(path: str) -> str | None:
+    try:
+        import openslide
+    except ImportError:
+        return None
+    try:
+        found = openslide.OpenSlide.detect_format(path)
+    except Exception:  # a file that even detection stumbles over is not a slide
+        return None
+    return None if found is None else str(found)
+
+
+def _profile(slide: Any) -> bytes | None:
+    profile = slide.color_profile
+    return None if profile is None else bytes(profile.tobytes())
