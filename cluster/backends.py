@@ -71,9 +71,13 @@ def call(command: list[str], text: str | None = None, timeout: float = 60.0) -> 
 def attempt(command: list[str], text: str | None = None, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
     """Run a scheduler's program to its end, whatever that is; raises Unreachable where there is none or it hangs."""
     try:
-        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=timeout, errors="replace", check=False)
+        done = subprocess.run(
+            command, input=text, capture_output=True, text=True, timeout=timeout, errors="replace", check=False
+        )
     except FileNotFoundError:
-        raise Unreachable(f"there is no {command[0]} on this machine; submit where the scheduler's programs are") from None
+        raise Unreachable(
+            f"there is no {command[0]} on this machine; submit where the scheduler's programs are"
+        ) from None
     except subprocess.TimeoutExpired:
         raise Unreachable(f"{command[0]} has not answered for {timeout:.0f} s; try again later") from None
     if done.returncode and any(sign in done.stderr for sign in SILENCES):

@@ -2,8 +2,8 @@
 
     python -m cluster.driver --output OUT --folder FOLDER [options] -- ARGUMENTS OF restore
 
-FOLDER/heartbeat.json is rewritten every few seconds, FOLDER/exit.json says how the driver ended, and a file FOLDER/stop
-or FOLDER/cancel (or --stop FILE) ends the run like a signal: everything committed stays. Exit codes: those of
+FOLDER/heartbeat.json is rewritten every few seconds, FOLDER/exit.json says how the driver ended, and a file FOLDER/cancel
+(or --stop FILE) ends the run like a signal: everything committed stays. Exit codes: those of
 `gigarestore restore`, 75 when it was stopped and can go on.
 """
 
@@ -24,10 +24,10 @@ from types import FrameType
 from typing import Any
 
 from orchestrator.rundir import RunDir
+from storage.attempt import EXPIRY
 
 BEAT_SECONDS = 2.0
 STOPPED, INTERRUPTED = 75, 130
-RUN_OPTIONS = {"--workers": 2, "--batch": 2, "--batching": 2, "--keep-work": 1, "--quiet": 1, "-q": 1}
 
 
 class Beacon(threading.Thread):
@@ -72,11 +72,11 @@ def main(arguments: Sequence[str]) -> int:
     command = command_line(run, folder, restore, given.resume)
     if address := os.environ.get("RAY_ADDRESS"):
         command += ["--address", address]
-    beacon = Beacon(folder, [folder / "stop", folder / "cancel", *map(Path, given.stop)])
+    beacon = Beacon(folder, [folder / "cancel", *map(Path, given.stop)])
     signal.signal(signal.SIGTERM, _interrupt)
     beacon.start()
     try:
-        code = _run(command, given, address)
+        code = _run(command)
     except KeyboardInterrupt:
         code = INTERRUPTED
     if code == INTERRUPTED:
@@ -93,8 +93,6 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--folder", required=True)
     parser.add_argument("--directory", default=".")
     parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--nodes", type=int, default=1)
-    parser.add_argument("--patience", type=float, default=300.0, help="seconds to wait for all nodes")
     parser.add_argument("--stop", action="append", default=[], help="a file that ends the run when it appears")
     return parser.parse_args(list(arguments)[:split]), list(arguments)[split + 1 :]
 
@@ -102,15 +100,23 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 def command_line(run: RunDir, folder: Path, restore: list[str], resume: bool) -> list[str]:
     """Return `restore` for the first attempt, `resume` once this submission's own job stands in OUT.
 
-    Whether the job there is ours is told by its file: the first attempt notes what it found before it began.
+    Whether the job there is ours is told by its file: the first attempt notes what it found before it began. A later
+    attempt takes over: the scheduler has declared the earlier one dead, and the fence (storage.attempt) sees to it.
     """
     note = folder / "before.json"
-    if not resume and not note.exists():
+    again = note.exists()
+    if not again:
         partial = note.with_name("before.json.partial")
         partial.write_text(json.dumps(_identity(run.job)), encoding="utf-8")
         partial.replace(note)
-    ours = resume or (run.job.exists() and _identity(run.job) != json.loads(note.read_text(encoding="utf-8")))
-    return ["resume", str(run.root), *_run_options(restore)] if ours else ["restore", *restore]
+    ours = again and run.job.exists() and _identity(run.job) != json.loads(note.read_text(encoding="utf-8"))
+    if ours or (resume and again):
+        return ["resume", str(run.root), "--take-over"]
+    if resume:
+        return ["resume", str(run.root)]
+    if again and run.attempts.exists():
+        time.sleep(EXPIRY)  # it died before it wrote its job: its signs of life count for a while, here or elsewhere
+    return ["restore", *restore]
 
 
 def _identity(path: Path) -> list[int]:
@@ -121,21 +127,7 @@ def _identity(path: Path) -> list[int]:
     return [found.st_ino, found.st_mtime_ns, found.st_size]
 
 
-def _run_options(restore: Sequence[str]) -> list[str]:
-    """Return those arguments of restore that say where it runs; the job file has all others."""
-    kept: list[str] = []
-    for place, word in enumerate(restore):
-        name, equals, _ = word.partition("=")
-        kept += restore[place : place + (1 if equals else RUN_OPTIONS.get(name, 0))] if name in RUN_OPTIONS else []
-    return kept
-
-
-def _run(command: list[str], given: argparse.Namespace, address: str | None) -> int:
-    if address is not None and given.nodes > 1:
-        from cluster.gather import gather
-
-        alive = gather(address, given.nodes, given.patience)
-        print(f"gigarestore: {alive} of {given.nodes} nodes are there", file=sys.stderr, flush=True)
+def _run(command: list[str]) -> int:
     from cluster import cli
 
     print(f"gigarestore: {' '.join(command)}", file=sys.stderr, flush=True)

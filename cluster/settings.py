@@ -257,11 +257,15 @@ def _read(path: Path) -> dict[str, Any]:
     found = {}
     for section, entries in document.items():
         if not isinstance(entries, dict):
-            raise PlanError(f"{path}: {section!r} stands outside of a section; sections: {', '.join(Settings.model_fields)}")
+            raise PlanError(
+                f"{path}: {section!r} stands outside of a section; sections: {', '.join(Settings.model_fields)}"
+            )
         found.update({f"{section}.{key}": value for key, value in entries.items()})
     return found
 
 
 def _user_file(environment: Mapping[str, str]) -> Path:
-    home = environment.get("XDG_CONFIG_HOME") or os.path.join(environment.get("HOME", os.path.expanduser("~")), ".config")
+    home = environment.get("XDG_CONFIG_HOME") or os.path.join(
+        environment.get("HOME", os.path.expanduser("~")), ".config"
+    )
     return Path(home) / "gigarestore" / "config.toml"

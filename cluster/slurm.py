@@ -28,7 +28,8 @@ echo "gigarestore: job $SLURM_JOB_ID, attempt ${{SLURM_RESTART_COUNT:-0}}, nodes
 # Only this shell is told of the time limit: a signal to the step would end Ray's own processes with it.
 trap 'echo "gigarestore: the time limit is near, stopping"; echo limit > "$attempt/stop"' USR1
 srun {step} \\
-  bash -c {node} &
+  {launcher} --folder "$attempt" -- \\
+  {driver} &
 srun=$!
 while :; do
   wait "$srun"; code=$?
@@ -59,7 +60,7 @@ def render(submission: Submission) -> str:
     if submission.code is not None:
         exports["PYTHONPATH"] = submission.code
     python = common.python or this_python()
-    driver = submission.driver("--nodes", str(common.nodes), python=python)
+    driver = submission.driver(python=python)
     launcher = [python, "-u", "-m", "cluster.slurm_launcher"]
     body = BODY.format(
         run=shlex.quote(submission.folder),

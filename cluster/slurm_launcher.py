@@ -3,8 +3,8 @@
     srun --ntasks-per-node=1 python -m cluster.slurm_launcher --folder ATTEMPT -- DRIVER
 
 Standard library only. The ranks meet in ATTEMPT, a folder that all nodes see: rank 0 leaves `rendezvous.json` (address and
-token, mode 0600) there, beats in `head`, and writes the driver's exit code to `exit`. Everything that a rank starts carries
-its mark in the environment, and only what carries it is ended. Exit codes: the driver's; 70 when Ray did not start.
+token, mode 0600) there, beats in `head`, and writes the driver's exit code to `exit`. A rank ends only what it started.
+Exit codes: the driver's; 70 when Ray did not start.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import IO
+from typing import IO, Any
 
 NO_RAY, STOPPED = 70, 75
 MARK = "GIGARESTORE_RANK_MARK"
@@ -40,8 +40,15 @@ REJOIN_PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
 GRACE = 3.0
 # Nothing but names and reports is stored.
 OBJECT_STORE = "100000000"
-# (period + timeout) * threshold: a node whose cable was cut counts as dead after half a minute, not after 64 s.
-HEALTH = {"period_ms": "2000", "timeout_ms": "5000", "failure_threshold": "4", "initial_delay_ms": "5000"}
+# Ray's own settings, where the environment does not say otherwise. (period + timeout) * threshold: a node whose cable was
+# cut counts as dead after half a minute, not after 64 s. Workers have the nodes to themselves: no niceness.
+SYSTEM = {
+    "health_check_period_ms": "2000",
+    "health_check_timeout_ms": "5000",
+    "health_check_failure_threshold": "4",
+    "health_check_initial_delay_ms": "5000",
+    "worker_niceness": "0",
+}
 PREFIX = "gigarestore-"
 
 
@@ -54,6 +61,7 @@ class Launcher:
     rank: int
     nodes: int
     mark: str = field(default_factory=lambda: secrets.token_hex(8))
+    sessions: set[int] = field(default_factory=set)
     stopped: bool = False
     began: float = field(default_factory=time.monotonic)
     temporary: Path = field(init=False)
@@ -78,17 +86,20 @@ class Launcher:
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_IGN)
-            end_marked(self.mark)
+            end_all(self.mark, self.sessions)
             shutil.rmtree(self.temporary, ignore_errors=True)
             self._say("left")
 
     def _head(self) -> int:
         address, port = own_address(), free_port()
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
-        for name, value in HEALTH.items():
-            os.environ.setdefault(f"RAY_health_check_{name}", value)
+        for name, value in SYSTEM.items():
+            os.environ.setdefault(f"RAY_{name}", value)
         ray = self._ray("--head", "--port", str(port), "--include-dashboard", "false", address=address)
-        if not self._until(lambda: ray.poll() is not None or listens(address, port), HEAD_PATIENCE) or ray.poll() is not None:
+        if (
+            not self._until(lambda: ray.poll() is not None or listens(address, port), HEAD_PATIENCE)
+            or ray.poll() is not None
+        ):
             if self.stopped:
                 return STOPPED
             self._say(f"Ray's head did not start; the end of its log:\n{self._tail()}")
@@ -97,8 +108,15 @@ class Launcher:
         write_private(self.folder / "rendezvous.json", json.dumps(meeting))
         self._say(f"head at {meeting['address']} after {time.monotonic() - self.began:.1f} s")
         stop = self.folder / "stop"
-        command = [*self.driver[: self.driver.index("--")], "--stop", str(stop), *self.driver[self.driver.index("--") :]]
-        driver = subprocess.Popen(command, env={**os.environ, "RAY_ADDRESS": meeting["address"]}, start_new_session=True)
+        command = [
+            *self.driver[: self.driver.index("--")],
+            "--stop",
+            str(stop),
+            *self.driver[self.driver.index("--") :],
+        ]
+        driver = subprocess.Popen(
+            command, env={**os.environ, "RAY_ADDRESS": meeting["address"]}, start_new_session=True
+        )
         code = self._drive(driver, ray)
         write_private(self.folder / "exit", str(code))
         self._say(f"driver ended with {code}")
@@ -111,7 +129,9 @@ class Launcher:
                 last, beats = time.monotonic(), beats + 1
                 write_private(self.folder / "head", str(beats))
             if ray.poll() is not None:
-                self._say(f"Ray's head ended with {ray.returncode} under the driver; the end of its log:\n{self._tail()}")
+                self._say(
+                    f"Ray's head ended with {ray.returncode} under the driver; the end of its log:\n{self._tail()}"
+                )
                 driver.kill()
                 driver.wait()
                 return STOPPED
@@ -140,16 +160,21 @@ class Launcher:
                 self._say(f"the head has not beaten for {HEAD_SILENCE:.0f} s")
                 return 0
             began = time.monotonic()
-            ray = self._ray("--address", found["address"], address=own_address(host))
-            self._say(f"joins {found['address']}")
-            self._until(lambda: ray.poll() is not None or self._over() or pulse.silent, float("inf"))
-            if ray.poll() is None:
+            ended = self._join(found["address"], own_address(host), pulse)
+            if ended is None:
                 break
             tries = tries + 1 if time.monotonic() - began < 60 else 0
-            self._say(f"Ray ended with {ray.returncode} on this node; joining again; the end of its log:\n{self._tail()}")
-            end_marked(self.mark)
+            self._say(f"Ray ended with {ended} on this node; joining again; the end of its log:\n{self._tail()}")
+            end_all(self.mark, self.sessions)
             self._until(self._over, REJOIN_PAUSES[min(tries, len(REJOIN_PAUSES) - 1)])
         return 0
+
+    def _join(self, head: str, address: str, pulse: Pulse) -> int | None:
+        """Run Ray here until the job is over or the head is silent; return its exit code when it ended by itself."""
+        ray = self._ray("--address", head, address=address)
+        self._say(f"joins {head}")
+        self._until(lambda: ray.poll() is not None or self._over() or pulse.silent, float("inf"))
+        return ray.poll()
 
     def _over(self) -> bool:
         return self.stopped or visible(self.folder / "exit")
@@ -165,7 +190,12 @@ class Launcher:
         if "--head" in options and importlib.util.find_spec("grpc") is not None:
             command += ["--ray-client-server-port", str(free_port())]
         with self._log().open("ab") as log:
-            return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+            return self._start(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+
+    def _start(self, command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(command, start_new_session=True, **options)
+        self.sessions.add(process.pid)
+        return process
 
     def _log(self) -> Path:
         return self.folder / f"ray-{self.rank}.log"
@@ -260,29 +290,33 @@ def sweep() -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def end_marked(mark: str) -> None:
-    """End every process that carries the mark, but this one: first asked, then forced."""
+def end_all(mark: str, sessions: set[int]) -> None:
+    """End every process of ours but this one: first asked, then forced."""
     for number, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, GRACE)):
         deadline, told = time.monotonic() + patience, set[int]()
-        while found := marked(mark):
-            for pid in set(found) - told:
+        while found := ours(mark, sessions):
+            for pid in found - told:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, number)
-            told.update(found)
+            told |= found
             time.sleep(PAUSE)
             if time.monotonic() > deadline:
                 break
 
 
-def marked(mark: str) -> list[int]:
-    """Return the living processes that carry the mark in their environment, but this one."""
-    wanted, found = f"{MARK}={mark}".encode(), []
+def ours(mark: str, sessions: set[int]) -> set[int]:
+    """Return the living processes of one of our sessions, or with our mark in their environment; without this one.
+
+    Ray's agents write their title over their environment, and its workers are groups of their own: neither test alone
+    finds all.
+    """
+    wanted, found = f"{MARK}={mark}".encode(), set()
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            ours = wanted in (folder / "environ").read_bytes().split(b"\0")
-            if ours and int(folder.name) != os.getpid():
-                found.append(int(folder.name))
-    return found
+            state, _, _, session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+            if state != "Z" and (int(session) in sessions or wanted in (folder / "environ").read_bytes().split(b"\0")):
+                found.add(int(folder.name))
+    return found - {os.getpid()}
 
 
 def main(arguments: list[str]) -> int:

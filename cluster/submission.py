@@ -46,11 +46,11 @@ class Submission:
         """Return the folder of scripts, logs, heartbeats and stop files."""
         return f"{self.output}/{STATE}/{FOLDER}/{self.run_id}"
 
-    def driver(self, *options: str, python: str | None = None) -> list[str]:
+    def driver(self, *, python: str) -> list[str]:
         """Return the command that restores or goes on, beats, and stops when told (cluster.driver)."""
         common = ["--output", self.output, "--folder", self.folder, "--directory", self.directory]
         resume = ["--resume"] if self.resumed else []
-        return [python or "python", "-u", "-m", "cluster.driver", *common, *resume, *options, "--", *self.arguments]
+        return [python, "-u", "-m", "cluster.driver", *common, *resume, "--", *self.arguments]
 
     def environment(self) -> dict[str, str]:
         """Return the variables that the user wants set."""

@@ -37,8 +37,12 @@ def submit(
         list[str], typer.Argument(metavar="IN OUT [OPTIONS OF restore]", help="As for `gigarestore restore`.")
     ],
     backend_name: Annotated[Text, _option("--backend", text="slurm, ray (Jobs API) or kuberay.")] = None,
-    dry_run: Annotated[bool, _option("--dry-run", text="Print the complete script or manifest; touch nothing.")] = False,
-    check: Annotated[bool, _option("--check", text="Ask the scheduler whether it would take it; submit nothing.")] = False,
+    dry_run: Annotated[
+        bool, _option("--dry-run", text="Print the complete script or manifest; touch nothing.")
+    ] = False,
+    check: Annotated[
+        bool, _option("--check", text="Ask the scheduler whether it would take it; submit nothing.")
+    ] = False,
     wait: Annotated[bool, _option("--wait", text="Return when it has ended, with its exit code.")] = False,
     follow: Annotated[bool, _option("--follow", text="The same, with its log; Ctrl-C detaches.")] = False,
     as_json: Annotated[bool, _option("--json", text="Print one JSON document instead of the handle.")] = False,
@@ -60,10 +64,14 @@ def submit(
     qos: Annotated[Text, _option("--qos", text="slurm: quality of service.")] = None,
     constraint: Annotated[Text, _option("--constraint", text="slurm: node features.")] = None,
     reservation: Annotated[Text, _option("--reservation", text="slurm: reservation.")] = None,
-    sbatch: Annotated[Texts, _option("--sbatch-option", text="slurm: --name=value for sbatch; may be repeated.")] = None,
+    sbatch: Annotated[
+        Texts, _option("--sbatch-option", text="slurm: --name=value for sbatch; may be repeated.")
+    ] = None,
     dashboard: Annotated[Text, _option("--dashboard", text="ray: address, http://HOST:8265.")] = None,
     token_file: Annotated[Text, _option("--token-file", text="ray: file with the cluster's token.")] = None,
-    ship: Annotated[bool | None, typer.Option("--ship/--no-ship", help="ray: send this version's code along [yes].")] = None,
+    ship: Annotated[
+        bool | None, typer.Option("--ship/--no-ship", help="ray: send this version's code along [yes].")
+    ] = None,
     namespace: Annotated[Text, _option("--namespace", text="kuberay: namespace [default].")] = None,
     image: Annotated[Text, _option("--image", text="kuberay: image with gigarestore.")] = None,
     service_account: Annotated[Text, _option("--service-account", text="kuberay: service account.")] = None,
@@ -136,7 +144,9 @@ def make_submission(arguments: list[str], loaded: Loaded) -> Submission:
     output = spec.output
     if "://" not in output:
         if remote and not any(output.startswith(claim.partition(":")[2]) for claim in settings.kuberay.claims):
-            raise PlanError(f"OUT {output} is on no volume of the pods; give --claim CLAIM:/MOUNT with OUT below the mount")
+            raise PlanError(
+                f"OUT {output} is on no volume of the pods; give --claim CLAIM:/MOUNT with OUT below the mount"
+            )
         output = os.path.abspath(output)
     if not output.isprintable():
         raise PlanError(f"OUT {output!r} has line breaks or control characters; choose another")
@@ -195,7 +205,9 @@ def hand_in(
     return attend(chosen, handle, record, follow=follow) if wait or follow else 0
 
 
-def attend(chosen: Backend, handle: Handle, record: Record | None, *, follow: bool, patience: float | None = None) -> int:
+def attend(
+    chosen: Backend, handle: Handle, record: Record | None, *, follow: bool, patience: float | None = None
+) -> int:
     """Wait for a run's end, with its log or without; return its driver's exit code, 124 when patience ran out."""
     deadline = time.monotonic() + (float("inf") if patience is None else patience)
     try:

@@ -18,7 +18,9 @@ from cluster.handles import Found, Handle, Record, Registry, State
 from cluster.settings import keys, load
 from cluster.submission import new_run_id
 
-Target = Annotated[str, typer.Argument(metavar="RUN", help="A handle (slurm:ID, ray:ID@URL, k8s:NAMESPACE/NAME) or OUT.")]
+Target = Annotated[
+    str, typer.Argument(metavar="RUN", help="A handle (slurm:ID, ray:ID@URL, k8s:NAMESPACE/NAME) or OUT.")
+]
 config = typer.Typer(no_args_is_help=True, help="Settings of submissions.")
 
 
@@ -105,12 +107,20 @@ def print_status(handle: Handle, as_json: bool) -> Path | None:
     found = look(handle, record)
     if as_json:
         known = {} if record is None else asdict(record)
-        print(json.dumps({**known, "handle": str(handle), "state": found.state, "code": found.code, "reason": found.reason}))
+        print(
+            json.dumps(
+                {**known, "handle": str(handle), "state": found.state, "code": found.code, "reason": found.reason}
+            )
+        )
         return None
     print(f"{handle}: {found.state}{f' ({found.reason})' if found.reason else ''}")
     if found.state is State.UNKNOWN and not record:
         raise typer.Exit(UNREACHABLE)
-    return Path(record.output) if record is not None and (Path(record.output) / ".gigarestore" / "job.toml").exists() else None
+    return (
+        Path(record.output)
+        if record is not None and (Path(record.output) / ".gigarestore" / "job.toml").exists()
+        else None
+    )
 
 
 def resubmit(handle: Handle) -> int:
