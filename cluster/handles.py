@@ -6,6 +6,7 @@ import enum
 import json
 import os
 import re
+import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ PATTERNS = {
     "k8s": r"[a-z0-9][a-z0-9-]*/[a-z0-9][a-z0-9.-]*",
 }
 RESUMABLE = 75
+# A driver beats every two seconds; one that has not for so long is dead, seconds.
+SILENCE = 60.0
 
 
 class State(enum.StrEnum):
@@ -150,6 +153,30 @@ class Registry:
         found = Handle.parse(known[0].handle)
         assert found is not None
         return found, known[0]
+
+
+def silence(record: Record | None) -> float | None:
+    """Return for how long a run's driver has given no sign of life, s, by the clock of OUT's file system.
+
+    None where this machine does not see its folder, or before the first sign.
+    """
+    if record is None or record.folder is None:
+        return None
+    probe = record.folder / f".{uuid.uuid4().hex}"
+    try:
+        beat = (record.folder / "heartbeat.json").stat().st_mtime
+        probe.touch()
+        return max(probe.stat().st_mtime - beat, 0.0)
+    except OSError:
+        return None
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def ended_code(record: Record | None) -> int | None:
+    """Return the exit code that the last driver left beside OUT, None when it left none or is not seen from here."""
+    told = None if record is None or record.folder is None else read_json(record.folder / "exit.json")
+    return None if told is None else int(told["code"])
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

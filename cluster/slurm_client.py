@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cluster.backends import Unreachable, attempt, call, one_line
 from cluster.follow import follow_file
-from cluster.handles import Found, Handle, Record, State, read_json
+from cluster.handles import Found, Handle, Record, State, ended_code
 from cluster.slurm import render
 from cluster.submission import Submission
 from orchestrator.errors import PlanError
@@ -196,5 +196,4 @@ def _own_code(job: str, record: Record | None) -> int | None:
         last = max(ended, key=lambda path: int(path.parent.name.rpartition(".")[2]))
         text = last.read_text(encoding="utf-8").strip()
         return int(text) if text.isdigit() else None
-    told = read_json(record.folder / "exit.json")
-    return None if told is None else int(told["code"])
+    return ended_code(record)

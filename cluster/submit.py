@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -21,6 +22,8 @@ from orchestrator.errors import PlanError
 from orchestrator.spec import JobSpec
 
 POLL = 2.0
+# How long a scheduler may not answer while it is waited for, seconds.
+PATIENCE = 600.0
 TIMED_OUT, DETACHED = 124, 130
 CONTEXT = {"ignore_unknown_options": True, "allow_extra_args": True}
 
@@ -209,18 +212,23 @@ def attend(
     chosen: Backend, handle: Handle, record: Record | None, *, follow: bool, patience: float | None = None
 ) -> int:
     """Wait for a run's end, with its log or without; return its driver's exit code, 124 when patience ran out."""
-    deadline = time.monotonic() + (float("inf") if patience is None else patience)
+    heard = time.monotonic()
+    deadline = heard + (float("inf") if patience is None else patience)
     try:
         if follow:
-            for piece in chosen.logs(handle, record, follow=True):
-                sys.stderr.write(piece)
-                sys.stderr.flush()
+            with contextlib.suppress(Unreachable):  # whether the run has ended is asked below
+                for piece in chosen.logs(handle, record, follow=True):
+                    sys.stderr.write(piece)
+                    sys.stderr.flush()
         while True:
             try:
                 found = chosen.state(handle, record)
             except Unreachable as err:
-                tell(f"{err}; still waiting")
+                if time.monotonic() - heard > PATIENCE:
+                    tell(f"{err}; nothing was heard of {handle} for {PATIENCE:.0f} s")
+                    return UNREACHABLE
             else:
+                heard = time.monotonic()
                 if found.state.ended:
                     code = "" if found.code is None else f", exit code {found.code}"
                     tell(f"{handle}: {found.state}{code}{f', {found.reason}' if found.reason else ''}")

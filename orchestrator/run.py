@@ -76,7 +76,8 @@ def start(spec: JobSpec, executor: Executor, listeners: Sequence[Listener] = (),
                 shutil.rmtree(run.incoming)
             else:
                 _clear(run)
-                shutil.rmtree(run.root)
+                if not run.submissions.exists():  # a submitted run's log says what was wrong
+                    shutil.rmtree(run.root)
             raise PlanError(str(err)) from err
         return _drive(run, plan, marks, executor, listeners, attempt)
 

@@ -95,7 +95,7 @@ class Login:
     def set_limit(self, job, minutes):
         self.slurm.ask("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
 
-    def warn(self, job):
+    def limit_is_near(self, job):
         """Tell the job's script what the scheduler tells it when the time limit is near."""
         self.slurm.ask("scancel", "--batch", "--signal=USR1", job)
 
@@ -144,7 +144,7 @@ def test_two_nodes_restore_together_and_leave_nothing_behind(slurm, login, refer
     assert status.stdout.startswith(f"slurm:{job}: succeeded\nout.zarr".replace("out.zarr", str(login.folder)))
     assert f"{TILES} of {TILES} tiles" in status.stdout
     assert "driver ended with 0" in login.run("logs", "out.zarr").stdout
-    secret = [path for path in login.folder.rglob("rendezvous.json")]
+    secret = list(login.folder.rglob("rendezvous.json"))
     assert [path.stat().st_mode & 0o777 for path in secret] == [0o600]
     assert json.loads(secret[0].read_text())["token"] not in login.log(job)
 
@@ -202,7 +202,7 @@ def assert_resumed(out):
 def test_restarts_are_capped(login, eventually):
     job = login.submit("out.zarr", "--restarts", 0, "--workers", 1, "--drain-seconds", 1)
     login.until_done("out.zarr", 1)
-    login.warn(job)
+    login.limit_is_near(job)
     ended = login.wait(job)
     assert ended.returncode == 75, login.everything("out.zarr")
     assert "stopped after 0 restarts" in login.log(job)
@@ -213,7 +213,7 @@ def test_restarts_are_capped(login, eventually):
 def test_an_attempt_without_progress_is_the_last(login, eventually):
     job = login.submit("out.zarr", steps=900)
     assert eventually(lambda: (login.folder / "out.zarr/.gigarestore/journal").exists(), seconds=60)
-    login.warn(job)
+    login.limit_is_near(job)
     ended = login.wait(job)
     assert ended.returncode == 75, login.everything("out.zarr")
     assert "finished no tile" in login.log(job)
