@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from cluster import bench, observe
+from cluster import bench, evaluate, observe, train
 from cluster import options as opt
 from cluster.export import export
 from cluster.info import info
@@ -39,6 +39,8 @@ app.add_typer(bench.app, name="bench")
 app.command()(info)
 app.command()(observe.status)
 app.command()(observe.report)
+app.command()(train.train)
+app.command()(evaluate.evaluate)
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -91,6 +93,8 @@ def restore(
     start: opt.Start = None,
     noise_scale: opt.NoiseScale = None,
     inverse: opt.Inverse = None,
+    guide: opt.Guide = None,
+    ensemble: opt.EnsembleName = None,
     travel: opt.Travel = None,
     tile: opt.Tile = None,
     stride: opt.Stride = None,
@@ -133,6 +137,8 @@ def resume(
     travel: opt.Travel = None,
     noise_scale: opt.NoiseScale = None,
     inverse: opt.Inverse = None,
+    guide: opt.Guide = None,
+    ensemble: opt.EnsembleName = None,
     intent: opt.Intent = None,
     quality: opt.Quality = None,
     method: opt.Method = None,
@@ -213,6 +219,8 @@ def plan(
     start: opt.Start = None,
     noise_scale: opt.NoiseScale = None,
     inverse: opt.Inverse = None,
+    guide: opt.Guide = None,
+    ensemble: opt.EnsembleName = None,
     travel: opt.Travel = None,
     seed: opt.Seed = None,
     tile: opt.Tile = None,

@@ -95,6 +95,14 @@ Steps = Annotated[int | None, typer.Option(help="Denoising steps per tile.")]
 Eta = Annotated[str | None, typer.Option(help="Share of fresh noise in form eps: 0 to 1, ddpm, or analytic.")]
 Start = Annotated[int | None, typer.Option(help="First timestep of a warm start; leave out for the preset's.")]
 Inverse = Annotated[str | None, typer.Option(help="A+ of average pooling: replicate (the paper's) or smooth.")]
+Guide = Annotated[
+    str | None,
+    typer.Option(help="The coarser level: constraint at every step (the paper's), or start of the finer one only."),
+]
+EnsembleName = Annotated[
+    str | None,
+    typer.Option("--ensemble", help="Symmetries the network is averaged over: 1, 2, 4, 8; cycle: another each step."),
+]
 NoiseScale = Annotated[float | None, typer.Option(help="Factor of all noise, 0 to 1.")]
 Travel = Annotated[str | None, typer.Option(help="Time travel LENGTH,REPEAT, for example 10,3.")]
 Tile = Annotated[int | None, typer.Option(help="Side of a tile in px.", show_default="the network's")]
@@ -308,6 +316,8 @@ PLACES = {
     "start": ("sampling", "start"),
     "noise_scale": ("sampling", "noise_scale"),
     "inverse": ("sampling", "inverse"),
+    "guide": ("sampling", "guide"),
+    "ensemble": ("sampling", "ensemble"),
     "travel": ("sampling", "travel"),
     "seed": ("sampling", "seed"),
     "tile": ("tiling", "tile"),

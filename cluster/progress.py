@@ -14,6 +14,7 @@ from orchestrator.events import (
     BatchCommitted,
     BatchFailed,
     BatchHalved,
+    DomainChecked,
     Draining,
     Event,
     RunStarted,
@@ -53,6 +54,12 @@ class ProgressView:
         match event:
             case RunStarted():
                 self._start(event)
+            case DomainChecked(far=True, residual=residual, known=known, limit=limit):
+                self._say(
+                    f"warning: this prior does not know such images: its residual on the input is {residual:.2f} of "
+                    f"the noise added, on its validation images {known:.2f} (far from them above {limit:.2f}); what it "
+                    f"adds here is guessed. Train one on such images: gigarestore train"
+                )
             case WorkerStarted(worker=worker, device=device, threads=threads, niceness=niceness):
                 self._pace.workers.add(worker)
                 share = f", {threads} threads" if threads > 1 else ""

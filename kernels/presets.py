@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 Init = Literal["bicubic", "pinv", "none"]
+Ensemble = Literal["1", "2", "4", "8", "cycle"]
+
+# Network evaluations of a step under the symmetries of kernels.ensemble.
+EVALUATIONS: dict[Ensemble, int] = {"1": 1, "2": 2, "4": 4, "8": 8, "cycle": 1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +32,8 @@ class Preset:
     """Picture of the warm start: the measurement enlarged bicubically, its pseudo-inverse, or none."""
     guided_steps: int | None = None
     """`steps` at levels whose low frequencies a coarser level has settled; None: the same."""
+    ensemble: Ensemble = "1"
+    """Symmetries that a network without knowledge of objects is seen under (kernels.ensemble)."""
     travel_length: int = 1
     """Steps of one jump back of time travel; without effect when `travel_repeat` is 1."""
     travel_repeat: int = 1
@@ -46,7 +52,10 @@ FAITHFUL = Preset(
     eta=1.0,
     noise_scale=0.0,
     init="bicubic",
+    ensemble="cycle",
 )
+# Levels that only start from a coarser one, and are not held to it, settle their own low frequencies.
+STARTED_STEPS = 20
 
 # A sample of the posterior, nearer to the grain of real images at the price of PSNR; also a warm start.
 DETAIL = Preset(start=400, steps=20, spacing="log_sigma", form="eps", eta=1.0, noise_scale=1.0, init="bicubic")
@@ -70,6 +79,8 @@ INTENTS = {"faithful": FAITHFUL, "detail": DETAIL}
 # draw nothing, since the noise is in it already. Each further step at eta 1 denoises what is clean already.
 # With eta 0 the measurement's own noise is carried along the trajectory, so that more grain is left.
 DENOISING = {
-    "faithful": Preset(start=None, steps=1, spacing="log_sigma", form="eps", eta=1.0, noise_scale=0.0, init="pinv"),
+    "faithful": Preset(
+        start=None, steps=1, spacing="log_sigma", form="eps", eta=1.0, noise_scale=0.0, init="pinv", ensemble="4"
+    ),
     "detail": Preset(start=None, steps=5, spacing="log_sigma", form="eps", eta=0.0, noise_scale=0.0, init="pinv"),
 }

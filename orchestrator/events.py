@@ -23,6 +23,16 @@ class RunStarted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DomainChecked:
+    """The prior was tried on the input (orchestrator.domain); residuals in units of the noise added."""
+
+    residual: float
+    known: float
+    limit: float
+    far: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerStarted:
     """A worker is ready to take tiles."""
 
@@ -118,6 +128,7 @@ class RunFinished:
 
 Event = (
     RunStarted
+    | DomainChecked
     | WorkerStarted
     | WorkerLost
     | BatchHalved

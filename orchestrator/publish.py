@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.domain import read_domain
 from orchestrator.input_file import inspect_file
 from orchestrator.level_cells import LevelCells
 from orchestrator.nodata import carry_nodata, keeps_nodata
@@ -95,7 +96,9 @@ def _finished(run: RunDir, plan: Plan, cells: LevelCells, box: Box) -> NDArray[A
 
 
 def _group(run: RunDir, plan: Plan, writer: Publication) -> dict[str, object]:
-    told = {"gigarestore": provenance(plan) | {"substituted": substituted_tiles(run, plan)}}
+    known = read_domain(run)
+    domain = {"domain": None if known is None else known.as_dict()}
+    told = {"gigarestore": provenance(plan) | domain | {"substituted": substituted_tiles(run, plan)}}
     # The range of unsigned samples is that of their dtype, which viewers know.
     window = None if plan.dtype.startswith("uint") else (plan.values.low, plan.values.high)
     return writer.group(name=run.root.stem, meaning=meaning(run, plan), attributes=told, window=window)

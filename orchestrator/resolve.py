@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from kernels.catalog import DenoiserInfo, absolute_ref
 from kernels.method_catalog import MethodInfo, describe_method
-from kernels.presets import DENOISING, INTENTS, PAPER, Preset
+from kernels.presets import DENOISING, INTENTS, PAPER, STARTED_STEPS, Preset
 from orchestrator.axis import BLOCK
 from orchestrator.errors import PlanError
 from orchestrator.guiding import check_tile, describe_network, resolve_guidance
@@ -48,6 +48,7 @@ def load_plan(run: RunDir) -> Plan:
     """Return the plan of a run from its resolved job alone: neither its input nor its pixels are looked at."""
     spec = run.load_spec()
     optional = {"start", "guided_start", "quality", "zeta", "eta_b", "ilvr_stop", "block"}
+    optional |= {"guide", "ensemble"}  # unset by versions that knew the constraint and single evaluations only
     for name, section in (("sampling", spec.sampling), ("tiling", spec.tiling)):
         for field, value in section:
             if value is None and field not in optional:
@@ -110,6 +111,12 @@ def _sampling(given: SamplingSpec, info: DenoiserInfo, task: Task, sigma: float)
     intent = given.intent or _usual_intent(given, info)
     presets = {"paper": PAPER, **INTENTS, **(DENOISING if task.name == "denoise" else {})}
     defaults = {**_fields(presets[intent]), "intent": intent}
+    if not info.local:
+        defaults["ensemble"] = "1"  # upside down, a network that knows objects knows them no longer
+    free = intent == "faithful" and task.name == "sr" and info.local
+    defaults["guide"] = given.guide or ("start" if free else "constraint")
+    if free and defaults["guide"] == "start":
+        defaults["guided_steps"] = STARTED_STEPS
     if task.name == "cs" and intent != "paper":
         defaults |= COEFFICIENTS
     if given.quality == "draft":
@@ -166,6 +173,7 @@ def _fields(preset: Preset) -> dict[str, Any]:
         "spacing": preset.spacing,
         "init": "none" if preset.init == "none" else "bicubic",  # bicubic at scale 1 is the measurement itself
         "noise_scale": preset.noise_scale,
+        "ensemble": preset.ensemble,
         "travel": (preset.travel_length, preset.travel_repeat),
     }
 

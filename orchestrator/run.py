@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from orchestrator.domain import check_domain
 from orchestrator.errors import PlanError, RunError
 from orchestrator.estimate import disk_bytes
 from orchestrator.events import EventLog, Listener, RunFinished, RunStarted
@@ -160,6 +161,8 @@ def _drive(
         outcome: str | None = "interrupted"
         try:
             if not session.frontier.finished:
+                if (known := check_domain(run, plan)) is not None:
+                    session.emit(known.event())
                 executor.execute(session)
             session.check_finished()
             attempt.check()

@@ -6,6 +6,7 @@ OUT/.gigarestore/job.toml        the resolved specification
 OUT/.gigarestore/journal         committed tiles; its header holds the fingerprint
 OUT/.gigarestore/attempts/N      the attempt that may write here (storage.attempt)
 OUT/.gigarestore/events.jsonl    what happened
+OUT/.gigarestore/domain.json     whether the prior knows such images
 OUT/.gigarestore/input.zarr      the staged input, when it cannot be read by windows
 OUT/.gigarestore/incoming        the staged input of a run that is about to replace this one
 OUT/.gigarestore/measured/K.zarr the measurement pooled for level K, when a level needs it
@@ -47,6 +48,10 @@ class RunDir:
     @property
     def events(self) -> Path:
         return self.state / "events.jsonl"
+
+    @property
+    def domain(self) -> Path:
+        return self.state / "domain.json"
 
     @property
     def lock(self) -> Path:

@@ -142,6 +142,10 @@ class SamplingSpec(_Section):
     guided_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
     """Steps of levels that have a coarser level: the guide leaves less to decide."""
     spacing: Literal["uniform", "log_sigma"] | None = None
+    guide: Literal["constraint", "start"] | None = None
+    """How the coarser level enters: held at every step (the paper's HiR), or only as the picture of a warm start."""
+    ensemble: Literal["1", "2", "4", "8", "cycle"] | None = None
+    """Symmetries of the square that the network is averaged over, or one after another (kernels.ensemble)."""
     inverse: Literal["replicate", "smooth"] | None = None
     """A+ of average pooling: replication (Moore-Penrose, the paper's) or a smooth one (kernels.smooth_pool)."""
     init: Literal["bicubic", "none"] | None = None

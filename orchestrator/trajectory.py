@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kernels.catalog import DenoiserInfo
+from kernels.presets import EVALUATIONS
 from kernels.schedule import Schedule, base_alpha_bar, log_sigma_timesteps, respaced_timesteps, time_travel
 from orchestrator.plan import Level, Plan
 from orchestrator.spec import SamplingSpec
@@ -21,11 +22,13 @@ class Trajectory:
     """Visited respaced indices, -1 last."""
     warm: bool
     """True when it starts from a picture instead of pure noise (a deviation from Algorithm 1, CCDF)."""
+    evaluations: int = 1
+    """Of the network per step: more than one where it is averaged over symmetries."""
 
     @property
     def nfe(self) -> int:
         """Network evaluations per tile."""
-        return sum(later < now for now, later in zip(self.times, self.times[1:], strict=False))
+        return self.evaluations * sum(later < now for now, later in zip(self.times, self.times[1:], strict=False))
 
 
 def trajectory(plan: Plan, level: Level) -> Trajectory:
@@ -52,7 +55,8 @@ def build_trajectory(
     else:
         timesteps = respaced_timesteps(len(alpha_bar), steps, start)
     schedule = Schedule.from_timesteps(alpha_bar, timesteps)
-    return Trajectory(schedule, tuple(time_travel(len(timesteps), *sampling.travel)), warm)
+    times = tuple(time_travel(len(timesteps), *sampling.travel))
+    return Trajectory(schedule, times, warm, EVALUATIONS[sampling.ensemble or "1"])
 
 
 def _sigma(plan: Plan, level: Level) -> float | None:

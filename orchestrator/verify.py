@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from numpy.typing import NDArray
 
 from kernels.metrics import Consistency, SeamMeter, SeamReport
 from orchestrator.axis import AxisGrid
@@ -17,7 +19,6 @@ from orchestrator.resolve import load_plan
 from orchestrator.rundir import RunDir
 from storage.box import Box
 from storage.errors import DamagedError
-from storage.image import Reader
 from storage.open import open_image
 from storage.publish import plan_levels
 from storage.shards import Level as StoredLevel
@@ -88,7 +89,7 @@ def verify_run(root: Path) -> Verification:
         consistency=found,
         limit=limit,
         noisy=plan.spec.task.sigma > 0,
-        seams=_seams(plan, image),
+        seams=seam_report(plan, image.read),
         substituted=substituted_tiles(run, plan),
     )
 
@@ -100,7 +101,8 @@ def _complete(run: RunDir, levels: list[StoredLevel]) -> bool:
     return all((folder / ZARR_JSON).is_file() for folder in folders) and all(path.is_file() for path in objects)
 
 
-def _seams(plan: Plan, image: Reader) -> SeamReport:
+def seam_report(plan: Plan, read: Callable[[Box], NDArray[Any]]) -> SeamReport:
+    """Measure the seams of a picture of a plan's output, read by windows, along the edges of its tiles."""
     grid = plan.levels[0].grid
     meter = SeamMeter(
         height=plan.height,
@@ -111,7 +113,7 @@ def _seams(plan: Plan, image: Reader) -> SeamReport:
         period=alignment(plan.task, 0, len(plan.levels) - 1),
     )
     for y0, x0, y1, x1 in meter.windows(WINDOW):
-        meter.update(y0, x0, image.read(Box(y0, x0, y1, x1)))
+        meter.update(y0, x0, read(Box(y0, x0, y1, x1)))
     return meter.result()
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from kernels.constraints import Known, Measurement, Problem, to
 from kernels.continuous import advance_within
 from kernels.denoiser import load_denoiser
+from kernels.ensemble import symmetric
 from kernels.method_catalog import MethodConfig
 from kernels.noise import KeyedNoise
 from kernels.sampler import SamplerConfig, State
@@ -63,7 +64,8 @@ class Worker:
         if self.device.type == "cpu":
             torch.set_num_threads(1)  # more workers beat more threads (docs/RESULTS.md), and one thread is repeatable
         label = network_label(plan.spec.denoiser, plan.spec.guidance)
-        self.denoiser = load_denoiser(plan.spec.denoiser, str(self.device), label)
+        loaded = load_denoiser(plan.spec.denoiser, str(self.device), label)
+        self.denoiser = symmetric(loaded, plan.spec.sampling.ensemble or "1")
         self.guide = ClassGuide.load(plan.spec.guidance, str(self.device))
         self.noise = KeyedNoise(plan.spec.sampling.seed)
         self.reader = TileReader(self.run_dir, plan)
@@ -191,7 +193,7 @@ class Worker:
 
         There the coarse pixel, which was restored from less, could only disagree with it.
         """
-        if tiles[0].guide is None:
+        if tiles[0].guide is None or self.plan.spec.sampling.guide == "start":
             return None
         unknown = None
         if self.plan.task.masked and level.posed.scale == 1 and not self.plan.grey:

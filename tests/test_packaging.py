@@ -137,6 +137,7 @@ def test_every_third_party_import_is_a_declared_dependency():
     extras = {re.match(r"[A-Za-z0-9_-]+", d)[0].lower() for name in optional if name != "dev" for d in optional[name]}
     distribution = {
         "skimage": "scikit-image",
+        "pywt": "pywavelets",
         "google_crc32c": "google-crc32c",
         "tomli_w": "tomli-w",
         "PIL": "pillow",

@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.errors import PlanError, RunError, TileError
 from orchestrator.estimate import disk_bytes
-from orchestrator.events import BatchCommitted, BatchFailed, TileGivenUp, WorkerStarted
+from orchestrator.events import BatchCommitted, BatchFailed, DomainChecked, TileGivenUp, WorkerStarted
 from orchestrator.frontier import Frontier
 from orchestrator.resolve import plan_job
 from orchestrator.run import resume, start
@@ -323,7 +323,8 @@ def test_the_event_log_tells_the_whole_story(small, job, serially, tmp_path):
     lines = [json.loads(line) for line in RunDir(tmp_path / "out").events.read_text().splitlines()]
     assert [line["event"] for line in lines] == [type(event).__name__ for event in heard]
     assert lines[0]["event"] == "RunStarted"
-    assert isinstance(heard[1], WorkerStarted)
+    assert isinstance(heard[1], DomainChecked)
+    assert isinstance(heard[2], WorkerStarted)
     assert lines[-1] | {"seconds": 0, "time": 0} == {
         "event": "RunFinished",
         "outcome": "published",
@@ -338,7 +339,7 @@ def test_a_finished_run_keeps_its_journal_and_gives_back_its_work(small, job, se
     out = tmp_path / "out"
     serially(job(small, out, **JOBS["faithful"]))
     kept = {path.name for path in RunDir(out).state.iterdir()}
-    assert kept == {"job.toml", "journal", "events.jsonl", "lock", "attempts", "input.zarr"}
+    assert kept == {"job.toml", "journal", "events.jsonl", "lock", "attempts", "input.zarr", "domain.json"}
     assert not unfinished_files(out)
 
 

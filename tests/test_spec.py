@@ -158,6 +158,8 @@ PIXEL_CHANGES = {
     "sampling.guided_start": {"sampling": {"guided_start": 99}},
     "sampling.spacing": {"sampling": {"spacing": "uniform"}},
     "sampling.inverse": {"sampling": {"inverse": "replicate"}},
+    "sampling.guide": {"sampling": {"guide": "constraint"}},
+    "sampling.ensemble": {"sampling": {"ensemble": "2"}},
     "sampling.init": {"sampling": {"init": "none"}},
     "sampling.noise_scale": {"sampling": {"noise_scale": 0.5}},
     "sampling.travel": {"sampling": {"travel": (2, 2)}},

@@ -14,7 +14,9 @@ import torch
 
 from kernels.builtin import PriorConfig, load_prior
 from kernels.pool import ImagePool
-from kernels.train import CHECKPOINT, PRESETS, Trainer, TrainingSpec, export, learning_rate, main, make_batch, train
+from kernels.train import CHECKPOINT, export, main, train
+from kernels.trainer import Trainer
+from kernels.training import PRESETS, TrainingSpec, learning_rate, make_batch
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = TrainingSpec(
@@ -60,7 +62,7 @@ def start(out: Path, steps: int) -> subprocess.Popen[bytes]:
     """Start a run of the tiny preset in a process of its own, with a checkpoint at every step."""
     program = (
         "import sys, torch; from pathlib import Path; from dataclasses import replace; torch.set_num_threads(1)\n"
-        "from kernels.builtin import PriorConfig; from kernels.train import PRESETS, train\n"
+        "from kernels.builtin import PriorConfig; from kernels.train import train; from kernels.training import PRESETS\n"
         "config = PriorConfig(channels=(4, 6, 8), blocks=(1, 1, 1), embedding=8)\n"
         "spec = replace(PRESETS['smoke'], config=config, steps=int(sys.argv[2]), batch=2, crop=16, image_side=48,"
         " shard_images=4, shards=1)\n"

@@ -1,0 +1,59 @@
+"""Neither driver nor worker grows with the image: the memory of both in one process after 100 and after 10,000 tiles."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+SIDE = 820  # 102 x 102 tiles of 16 px every 8 px at scale 2
+EARLY, LATE = 100, 10_000
+
+SCRIPT = """
+import json, sys
+import psutil
+from orchestrator.events import BatchCommitted
+from orchestrator.run import start
+from orchestrator.serial import SerialExecutor
+from orchestrator.spec import JobSpec
+
+EARLY, LATE, done, seen = int(sys.argv[3]), int(sys.argv[4]), 0, {}
+
+def watch(event):
+    global done
+    if isinstance(event, BatchCommitted):
+        done += len(event.keys)
+        if done in (EARLY, LATE):
+            seen[done] = psutil.Process().memory_info().rss
+
+spec = JobSpec.build({
+    "input": {"path": sys.argv[1]},
+    "output": sys.argv[2],
+    "task": {"name": "sr", "scale": 2},
+    "denoiser": "analytic:",
+    "sampling": {"steps": 1, "intent": "faithful"},
+    "tiling": {"tile": 16, "stride": 8, "levels": 1, "margin": 4},
+})
+start(spec, SerialExecutor(), [watch])
+print(json.dumps(seen))
+"""
+
+
+def test_memory_after_ten_thousand_tiles_is_that_after_a_hundred(make_picture, write_picture, tmp_path):
+    source = write_picture(tmp_path / "in.tif", make_picture(SIDE // 2, SIDE // 2), tile=(64, 64))
+    root = Path(__file__).resolve().parents[1]
+    env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(
+        [sys.executable, "-c", SCRIPT, source, tmp_path / "out", str(EARLY), str(LATE)],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    early, late = json.loads(ended.stdout).values()
+    assert late < 1.05 * early, (early, late)
