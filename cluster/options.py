@@ -112,7 +112,9 @@ Margin = Annotated[
     typer.Option(help="Outer px that a tile leaves to the next one.", show_default="half the overlap; 0 for paper"),
 ]
 Levels = Annotated[int | None, typer.Option(help="Restoration levels (HiR); 1 = none.", show_default="automatic")]
-Order = Annotated[str | None, typer.Option(help="raster, centre, bridge or colour.", show_default="centre; intent paper: raster")]
+Order = Annotated[
+    str | None, typer.Option(help="raster, centre, bridge or colour.", show_default="centre; intent paper: raster")
+]
 OrderBlock = Annotated[
     int | None, typer.Option(help="Tiles along a block's side, for the order bridge.", show_default="16")
 ]
