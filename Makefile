@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: demo test test-fast test-gpu lint type fmt check clean
+.PHONY: demo test test-fast test-gpu lint type fmt check clean prior-smoke
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "gigarestore needs Python 3.11 or newer, found " + sys.version.split()[0] + "; set PYTHON=python3.11")'
@@ -27,6 +27,10 @@ test-fast: $(STAMP)
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu
+
+# Two minutes on a processor: training improves by a margin, survives kill -9, and repeats its first losses.
+prior-smoke: $(STAMP)
+	$(BIN)/python -m kernels.smoke
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

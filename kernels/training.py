@@ -69,7 +69,7 @@ PRESETS = {
     ),
     # Two minutes on one CPU core: shows that training works, makes nothing worth keeping.
     "smoke": TrainingSpec(
-        config=PriorConfig(channels=(16, 24, 32), blocks=(1, 1, 1)), steps=600, batch=8, image_side=128, shards=8
+        config=PriorConfig(channels=(16, 24, 32), blocks=(1, 1, 1)), steps=1500, batch=8, image_side=128, shards=8
     ),
 }
 # One's own images: from the built-in prior a short training at a low rate is enough, from nothing it is not.

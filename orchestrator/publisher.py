@@ -97,7 +97,7 @@ class Publisher:
     def _publish(self, blocks: Iterable[Block]) -> None:
         for block in blocks:
             if self._thread is None or self._helper is None:
-                _publish_block(self._run, self._plan, block)
+                self._unless_superseded(lambda block=block: _publish_block(self._run, self._plan, block))  # type: ignore[misc]
                 self._delete(self._outflow.published(block))
             else:
                 self._waiting[self._thread.submit(self._helper.publish, block)] = block
@@ -106,8 +106,16 @@ class Publisher:
         """Act on the blocks that are published by now; wait while more than `most` are not."""
         for future in list(self._waiting):  # in the order in which they were asked for
             if future.done() or len(self._waiting) > most:
-                future.result()
+                self._unless_superseded(future.result)
                 self._delete(self._outflow.published(self._waiting.pop(future)))
+
+    def _unless_superseded(self, act: Callable[[], None]) -> None:
+        """Do something; what goes wrong because a later attempt has cleared the working arrays away is that."""
+        try:
+            act()
+        except (RunError, OSError):
+            self._fence()
+            raise
 
     def _delete(self, keys: Iterable[TileKey]) -> None:
         for key in keys:

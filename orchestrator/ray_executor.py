@@ -211,7 +211,7 @@ class RayExecutor:
             self._pool.lost(lost, cause, kill=kill)
 
     def _tick(self, session: Session, cluster: Cluster) -> None:
-        """Look now and then whether a batch is overdue or the cluster gone."""
+        """Look now and then whether a batch is overdue, the cluster gone, or another attempt has taken over."""
         now = time.monotonic()
         still = now - self._ticked
         if still < TICK_SECONDS:
@@ -222,6 +222,7 @@ class RayExecutor:
             for call in self._inflight.values():
                 call.began += still
             return
+        session.fence()
         cluster.check()
         overdue = next(((r, c) for r, c in self._inflight.items() if now - c.began > c.allowed), None)
         if overdue is not None:  # others, if there are any, at the next look

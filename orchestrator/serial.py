@@ -31,6 +31,7 @@ class SerialExecutor:
         from orchestrator.worker import Worker
 
         worker = Worker(session.run_dir.root, session.plan)
+        worker.fence = session.fence
         session.emit(WorkerStarted(worker="serial", device=str(worker.device)))
         with self._stop.draining():
             self._loop(session, worker)

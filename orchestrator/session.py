@@ -117,8 +117,11 @@ class Session:
             self.outlet.committed([key for _, report in reports for key in report.keys])
 
     def failed(self, worker: str, keys: Sequence[TileKey], cause: str) -> bool:
-        """Record a failed try; the frontier decides who tries again and who is given up. True when any is done with."""
-        self.fence()  # a later attempt clears away what this one needs: that is no failure of the tiles
+        """Record a failed try; the frontier decides who tries again and who is given up. True when any is done with.
+
+        Raises SupersededError when another attempt has taken over: failures are then its doing.
+        """
+        self.fence()
         self.emit(BatchFailed(worker=worker, keys=tuple(keys), cause=cause))
         given_up = self.frontier.failed(keys, cause)
         for key in given_up:

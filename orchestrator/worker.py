@@ -73,6 +73,8 @@ class Worker:
         self.trajectories = [trajectory(plan, level) for level in plan.levels]
         self.threads = torch.get_num_threads()
         self._trouble = ""
+        self.fence: Callable[[], None] = lambda: None
+        """Asked while the store fails; raises when nothing is to be waited for any more."""
         self.limit: int | None = None
         """Rows of a batch that fit into memory; None while every batch has."""
         self._configs: dict[int, SamplerConfig] = {}
@@ -145,6 +147,7 @@ class Worker:
         return patiently(action, self.plan.spec.run.store_seconds, self._note)
 
     def _note(self, trouble: str) -> None:
+        self.fence()
         self._trouble = trouble
 
     def report(self, work: Load, seconds: float, limit: int | None) -> Report:

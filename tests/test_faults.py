@@ -157,11 +157,12 @@ def test_a_poison_tile_stops_what_needs_it_and_nothing_else(reference, small, jo
     plan = load_plan(RunDir(out))
     done = {key for event in heard.of(BatchCommitted) for key in event.keys}
     graph = plan.graph()
+    keys = set(map(graph.key, range(graph.count)))
     lost = {POISON}
-    for key in sorted(map(graph.key, range(graph.count)), key=lambda key: (-key.level, key.row, key.col)):
-        if lost & set(graph.predecessors(key)):
-            lost.add(key)
-    assert done == set(map(graph.key, range(graph.count))) - lost
+    while more := {key for key in keys - lost if lost & set(graph.predecessors(key))}:
+        lost |= more
+    assert 1 < len(lost) < TILES
+    assert done == keys - lost
     pauses = [event.pause for event in heard.of(WorkerLost)]
     assert len(pauses) == 5
     assert read_status(out)["state"] == "failed"
@@ -207,16 +208,31 @@ def test_filling_survives_a_resume_and_gives_the_same_bytes(small, job, tmp_path
     assert published_files(out) == published_files(tmp_path / "a")
 
 
+class Noting(RayWorker):
+    """Leave a file when the store has failed."""
+
+    def __init__(self, root, plan, batch, continuous, note):
+        super().__init__(root, plan, batch, continuous)
+        self._worker.fence = note.touch
+
+
 def test_a_store_that_goes_away_for_a_while_costs_no_try(reference, small, job, tmp_path, published_files, eventually):
-    out = tmp_path / "out"
+    out, note = tmp_path / "out", tmp_path / "note"
     work, away = RunDir(out).work(0), tmp_path / "away"
+
+    def come_back():
+        eventually(note.exists, seconds=100)
+        away.rename(work)
 
     def leave(_):
         work.rename(away)
-        threading.Timer(2.0, lambda: away.rename(work)).start()
+        threading.Thread(target=come_back).start()
+
+    def arguments(session, batch, continuous):
+        return str(session.run_dir.root.absolute()), session.plan, batch, continuous, note
 
     heard = Heard(leave, commits(6))
-    start(job(small, out, **patience()), RayExecutor(2), [heard])
+    start(job(small, out, **patience()), RayExecutor(2, kind=WorkerKind(actor=Noting, arguments=arguments)), [heard])
     assert published_files(out) == reference
     assert heard.of(StoreTrouble)
     assert not heard.of(BatchFailed)

@@ -17,7 +17,10 @@ from storage.publication import UNFINISHED
 # Of an inpainting only the tiles around the hole need the network: all others are copied, so that images of several
 # super-blocks (2048 px) are restored in seconds.
 SHAPE, HOLE = (5000, 1500), (slice(40, 60), slice(50, 90))
-OPTIONS = {"tiling": {"tile": 512, "stride": 384, "margin": 64, "levels": 1}, "sampling": {"steps": 1}}
+OPTIONS = {
+    "tiling": {"tile": 512, "stride": 384, "margin": 64, "levels": 1, "order": "raster"},
+    "sampling": {"steps": 1},
+}
 COMMAND = [
     "--task",
     "inpaint",
@@ -33,6 +36,8 @@ COMMAND = [
     1,
     "--intent",
     "detail",
+    "--order",
+    "raster",
 ]
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from kernels import smoke
 from kernels.builtin import PriorConfig, load_prior
 from kernels.pool import ImagePool
 from kernels.train import CHECKPOINT, export, main, train
@@ -147,3 +148,17 @@ def test_presets_can_crop_what_they_draw_and_stay_below_ten_megabytes(name: str)
         from kernels.builtin import LocalUNet
 
         assert 2 * sum(p.numel() for p in LocalUNet(spec.config).parameters()) < 10e6
+
+
+@pytest.mark.slow
+def test_the_smoke_run_improves_resumes_and_repeats(capsys: pytest.CaptureFixture[str]) -> None:
+    """The same as `make prior-smoke`, much shorter, and so with a smaller margin."""
+    assert smoke.main(["--steps", "80", "--margin", "0.5"]) == 0
+    told = capsys.readouterr().out
+    assert "same seed, same first 20 losses: yes" in told
+    assert "resumed from step" in told
+
+
+def test_an_unreached_margin_fails_the_smoke_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert smoke.main(["--steps", "21", "--margin", "50"]) == 1
+    assert "at least +50.00 wanted" in capsys.readouterr().out
