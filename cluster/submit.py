@@ -80,6 +80,7 @@ def submit(
     service_account: Annotated[Text, _option("--service-account", text="kuberay: service account.")] = None,
     claims: Annotated[Texts, _option("--claim", text="kuberay: CLAIM:/MOUNT; may be repeated.")] = None,
     secrets: Annotated[Texts, _option("--secret", text="kuberay: NAME=SECRET:KEY; may be repeated.")] = None,
+    copy_to: Annotated[Text, _option("--copy-to", text="kuberay: URL for the finished image, s3://...")] = None,
     queue: Annotated[Text, _option("--queue", text="kuberay: Kueue's local queue.")] = None,
     tolerations: Annotated[Texts, _option("--toleration", text="kuberay: KEY[=VALUE][:EFFECT]; may repeat.")] = None,
     node_selector: Annotated[Texts, _option("--node-selector", text="kuberay: KEY=VALUE; may be repeated.")] = None,
@@ -115,6 +116,7 @@ def submit(
         "kuberay.service_account": service_account,
         "kuberay.claims": claims,
         "kuberay.secrets": secrets,
+        "kuberay.copy_to": copy_to,
         "kuberay.queue": queue,
         "kuberay.tolerations": tolerations,
         "kuberay.node_selector": node_selector,
@@ -145,11 +147,11 @@ def make_submission(arguments: list[str], loaded: Loaded) -> Submission:
 
         plan_job(spec)
     output = spec.output
+    if remote:
+        from cluster.kuberay import check_places
+
+        check_places(spec, settings.kuberay)
     if "://" not in output:
-        if remote and not any(output.startswith(claim.partition(":")[2]) for claim in settings.kuberay.claims):
-            raise PlanError(
-                f"OUT {output} is on no volume of the pods; give --claim CLAIM:/MOUNT with OUT below the mount"
-            )
         output = os.path.abspath(output)
     if not output.isprintable():
         raise PlanError(f"OUT {output!r} has line breaks or control characters; choose another")
