@@ -15,6 +15,7 @@ import typer
 
 from cluster import bench, evaluate, observe, submit, submitted, train
 from cluster import options as opt
+from cluster.doctor import doctor
 from cluster.export import export
 from cluster.handles import Handle
 from cluster.info import info
@@ -345,19 +346,7 @@ def verify(out: Out, as_json: opt.AsJson = False) -> None:
 app.command()(export)
 
 
-@app.command()
-def doctor(as_json: opt.AsJson = False) -> None:
-    """Check this machine: versions, shadowed packages, GPU, memory, disk, Ray. One line each; exit 1 on a failure."""
-    from cluster.doctor import run_checks
-
-    checks = run_checks()
-    if as_json:
-        print(json.dumps([check.as_dict() for check in checks]))
-    else:
-        for check in checks:
-            print(f"{check.verdict:4}  {check.name}: {check.text}")
-    if any(check.verdict == "fail" for check in checks):
-        raise typer.Exit(FAILED)
+app.command()(doctor)
 
 
 @app.command()

@@ -141,6 +141,7 @@ def test_every_third_party_import_is_a_declared_dependency():
         "google_crc32c": "google-crc32c",
         "tomli_w": "tomli-w",
         "PIL": "pillow",
+        "yaml": "pyyaml",
         "openslide": "openslide-python",
     }
     ours, missing = {*PACKAGES, *sys.stdlib_module_names}, set()
