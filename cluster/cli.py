@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 bad input or usage, 1 failed but resumable, 130 interrupte
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -242,6 +243,9 @@ def plan(
     order_block: opt.OrderBlock = None,
     workers: opt.Workers = None,
     batch: opt.Batch = None,
+    nodes: Annotated[int | None, typer.Option(help="Nodes that you think of, for advice.", show_default=False)] = None,
+    gpus: Annotated[int | None, typer.Option(help="GPUs of a node.", show_default=False)] = None,
+    cpus: Annotated[int | None, typer.Option(help="Cores of a node.", show_default=False)] = None,
     step_seconds: Annotated[
         float | None, typer.Option(help="Seconds per network evaluation of one tile, for the time estimate.")
     ] = None,
@@ -255,8 +259,10 @@ def plan(
     ] = None,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Say what a restoration would take: tiles, levels, NFE, critical path, useful workers, memory, disk, time."""
+    """Say what a restoration would take: tiles, levels, NFE, critical path, nodes that pay, memory, disk, time."""
     given = {k: v for k, v in locals().items() if k in opt.PLACES}
+    from cluster.settings import load
+    from cluster.sizing import size_up
     from orchestrator.estimate import estimate
     from orchestrator.filled import count_filled
     from orchestrator.forecast import CHEAP_TILES, forecast, known_device
@@ -273,16 +279,20 @@ def plan(
     filled = count_filled(planned)
     worth = numbers.tiles <= CHEAP_TILES if simulate is None else simulate
     outlook = forecast(planned, device, tiles, run=worth)
+    asked = load({"submit.nodes": nodes, "submit.gpus": gpus, "submit.cpus": cpus}, Path.cwd(), os.environ)
+    advice = size_up(planned, asked, outlook.parallelism)
     if as_json:
         spec = planned.spec.model_dump(mode="json")
         from storage.source import redact
 
         found = {"spec": spec, "filled": filled, **numbers.as_dict(), "forecast": outlook.as_dict()}
+        found["recommended"] = advice.as_dict()
         print(redact(json.dumps(found)))
         return
-    from cluster.tables import print_forecast, print_plan
+    from cluster.tables import print_forecast, print_plan, print_sizing
 
     print_plan(planned, numbers, filled)
+    print_sizing(advice)
     print_forecast(planned, outlook)
 
 

@@ -143,9 +143,11 @@ def make_submission(arguments: list[str], loaded: Loaded) -> Submission:
         raise PlanError("no output named; usage: gigarestore submit IN OUT [options of restore]")
     remote = settings.submit.backend == "kuberay"
     if not remote or (spec.input.path and Path(spec.input.path).exists()):
+        from cluster.sizing import size_up
         from orchestrator.resolve import plan_job
 
-        plan_job(spec)
+        if warning := size_up(plan_job(spec), loaded, submitted=True).warning:
+            tell(f"warning: {warning}")
     output = spec.output
     if remote:
         from cluster.kuberay import check_places

@@ -22,6 +22,7 @@ from orchestrator.events import BatchHalved, Draining
 from orchestrator.grid import TileKey
 from orchestrator.mailbox import Durable, Mailbox, Recorder, Result
 from orchestrator.patience import disk_full
+from orchestrator.policy import CPU_BATCH, GPU_BATCH
 from orchestrator.ray_cluster import Cluster, connected, first_line, knock
 from orchestrator.ray_metrics import RayMetrics
 from orchestrator.ray_pool import Member, Pool
@@ -30,8 +31,6 @@ from orchestrator.session import Session
 from orchestrator.stopping import Stop
 from orchestrator.tokens import Tokens
 
-# Tiles a GPU takes at a time when the user does not say; a CPU gains nothing from batches.
-GPU_BATCH = 8
 # How often deadlines, signals and the cluster are looked at, seconds.
 TICK_SECONDS = 0.5
 # A longer pause between two looks means that this process stood still (stopped, suspended, waiting for a disk): then
@@ -91,7 +90,7 @@ class RayExecutor:
         cpus = math.ceil((self.workers or 1) / self._kind.slots)
         with connected(self.address, cpus, self._stop) as cluster:
             self._pool = Pool(session, self._kind, cluster, self.workers)
-            most = self.batch or (GPU_BATCH if self._pool.on_gpu else 1)
+            most = self.batch or (GPU_BATCH if self._pool.on_gpu else CPU_BATCH)
             self._pool.arguments = self._kind.arguments(session, most, self._continuous)
             self._crew = Crew(most, self._continuous)
             self._deadlines = Deadlines(session.plan.spec.run.hang_seconds + session.plan.spec.run.store_seconds)
