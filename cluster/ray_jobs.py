@@ -110,7 +110,9 @@ class RayJobsBackend:
                     if ended:
                         yield client.get_job_logs(job)[seen:]
                         return
-                    place = 0  # the stream may break off while the job runs; it then starts at the log's beginning again
+                    place = (
+                        0  # the stream may break off while the job runs; it then starts at the log's beginning again
+                    )
                     for piece in _tail(client, job):
                         fresh, place = piece[max(seen - place, 0) :], place + len(piece)
                         seen, heard = max(seen, place), time.monotonic()
@@ -134,7 +136,9 @@ class RayJobsBackend:
             _client(url, _token(_settings(record))).stop_job(job)
         if self._ends(handle, record, 10.0):
             return f"{handle} is cancelled; everything committed is kept"
-        raise PlanError(f"{handle} is still {found.state}: Ray does not stop a job that waits for its start; try again later")
+        raise PlanError(
+            f"{handle} is still {found.state}: Ray does not stop a job that waits for its start; try again later"
+        )
 
     def _ends(self, handle: Handle, record: Record | None, patience: float) -> bool:
         deadline = time.monotonic() + patience

@@ -224,8 +224,8 @@ def attend(
             try:
                 found = chosen.state(handle, record)
             except Unreachable as err:
-                if time.monotonic() - heard > PATIENCE:
-                    tell(f"{err}; nothing was heard of {handle} for {PATIENCE:.0f} s")
+                if time.monotonic() > min(deadline, heard + PATIENCE):
+                    tell(f"{err}; nothing was heard of {handle} for {time.monotonic() - heard:.0f} s")
                     return UNREACHABLE
             else:
                 heard = time.monotonic()
