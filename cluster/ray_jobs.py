@@ -71,8 +71,8 @@ class RayJobsBackend:
                     if again == TRIES - 1:
                         raise
                 except RuntimeError as err:
-                    if again and "already exists" in str(err):
-                        break  # the answer to an earlier try was lost, the job was not
+                    if "already exists" in str(err):
+                        break  # an earlier try's answer was lost, its job was not
                     raise PlanError(f"{url} refuses the job: {one_line(str(err))}") from None
         return handle
 
@@ -81,14 +81,12 @@ class RayJobsBackend:
         quiet = silence(record)
         try:
             with _answers(url):
-                info = _client(url, _token(_settings(record))).get_job_info(job)
+                info = _info(_client(url, _token(_settings(record))), job)
         except Unreachable:
             if quiet is None or quiet < SILENCE:
                 raise
             return _gone(record, f"{url} does not answer, and the driver has been silent for {quiet:.0f} s")
-        except RuntimeError as err:
-            if "does not exist" not in str(err):
-                raise Unreachable(f"{url} cannot say: {one_line(str(err))}") from None
+        if info is None:
             return _gone(record, "the cluster does not know the job: its head was started anew")
         state = STATES.get(str(getattr(info.status, "value", info.status)), State.UNKNOWN)
         reason = one_line(info.message or "")
@@ -213,7 +211,7 @@ def _answers(url: str) -> Iterator[None]:
     except ImportError as err:
         raise PlanError(f"Ray's job client is not installed ({err}); pip install 'gigarestore[jobs]'") from None
     except AuthenticationError as err:
-        missing = "Unauthorized" in str(err) or "401" in str(err) or "requires" in str(err)
+        missing = err.message.startswith("Authentication required")  # 401; a wrong token is 403
         what = "wants a token, and none was given" if missing else "does not take this token"
         raise PlanError(f"{url} {what}; give --token-file FILE or RAY_AUTH_TOKEN with the cluster's token") from None
     except (ConnectionError, TimeoutError) as err:
@@ -221,7 +219,9 @@ def _answers(url: str) -> Iterator[None]:
     except RuntimeError as err:
         if "ray[default]" in str(err):
             raise PlanError("Ray's job client is not installed; pip install 'gigarestore[jobs]'") from None
-        raise
+        if "does not exist" in str(err):
+            raise PlanError(f"{url} does not know the job: {one_line(str(err))}") from None
+        raise Unreachable(f"{url} cannot say: {one_line(str(err))}") from None
 
 
 @contextlib.contextmanager
@@ -233,12 +233,32 @@ def _without(*names: str) -> Iterator[None]:
         os.environ.update(kept)
 
 
+def _info(client: Any, job: str) -> Any:
+    """Return what the cluster knows of a job, None where it knows nothing."""
+    try:
+        return client.get_job_info(job)
+    except RuntimeError as err:
+        if "does not exist" in str(err):
+            return None
+        raise
+
+
 def _tail(client: Any, job: str) -> Iterator[str]:
-    """Yield a job's log as it grows, from its beginning, until Ray ends the stream."""
+    """Yield a job's log as it grows, from its beginning, until Ray ends the stream or it breaks off."""
+    from aiohttp import ClientError
+
     stream = client.tail_job_logs(job)
-    with asyncio.Runner() as runner, contextlib.suppress(StopAsyncIteration):
-        while True:
-            yield runner.run(anext(stream))
+
+    async def piece() -> str | None:
+        found: str | None = await anext(stream, None)
+        return found
+
+    with asyncio.Runner() as runner:
+        try:
+            while (text := runner.run(piece())) is not None:
+                yield text
+        except (ClientError, RuntimeError) as err:
+            raise ConnectionError(f"the log broke off: {err}") from None
 
 
 def _settings(record: Record | None) -> Settings:
