@@ -50,7 +50,7 @@ class RayJobsBackend:
     def check(self, submission: Submission) -> str:
         url = submission.settings.ray.dashboard
         with _answers(url):
-            version = str(_client(url, _token(submission.settings)).get_version())
+            version = _version(_client(url, _token(submission.settings)))
         check_version(version, url)
         with tempfile.TemporaryDirectory() as folder:
             pack(Path(folder))
@@ -61,13 +61,13 @@ class RayJobsBackend:
         handle = Handle("ray", f"{job_id(submission)}@{url}")
         with _answers(url), tempfile.TemporaryDirectory() as folder:
             client = _client(url, _token(submission.settings))
-            check_version(str(client.get_version()), url)
+            check_version(_version(client), url)
             wanted = request(submission, [str(path) for path in pack(Path(folder))])
             for again in range(TRIES):
                 try:
                     client.submit_job(**wanted)
                     break
-                except ConnectionError:
+                except OSError:
                     if again == TRIES - 1:
                         raise
                 except RuntimeError as err:
@@ -181,6 +181,11 @@ def _client(url: str, token: str | None) -> Any:
         return JobSubmissionClient(url, headers=None if token is None else {"Authorization": f"Bearer {token}"})
 
 
+def _version(client: Any) -> str:
+    """Return the cluster's version of Ray; the client's own question is answered with the API's."""
+    return str(client._do_request("GET", "/api/version").json().get("ray_version"))
+
+
 def _token(settings: Settings) -> str | None:
     """Return the cluster's token from the settings' file, the environment or Ray's own file; None where there is none."""
     named = settings.ray.token_file
@@ -206,6 +211,7 @@ def _answers(url: str) -> Iterator[None]:
         raise Unreachable(f"no Ray dashboard answers at {url} ({err}); check --dashboard, or its tunnel") from None
     try:
         from ray.exceptions import AuthenticationError
+        from requests import RequestException
 
         yield
     except ImportError as err:
@@ -214,7 +220,7 @@ def _answers(url: str) -> Iterator[None]:
         missing = err.message.startswith("Authentication required")  # 401; a wrong token is 403
         what = "wants a token, and none was given" if missing else "does not take this token"
         raise PlanError(f"{url} {what}; give --token-file FILE or RAY_AUTH_TOKEN with the cluster's token") from None
-    except (ConnectionError, TimeoutError) as err:
+    except (ConnectionError, TimeoutError, RequestException) as err:
         raise Unreachable(f"the Ray dashboard at {url} broke off: {one_line(str(err))}") from None
     except RuntimeError as err:
         if "ray[default]" in str(err):

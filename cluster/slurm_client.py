@@ -87,7 +87,7 @@ class SlurmBackend:
             code = code if code is not None else _exit_code(handle.rest)
             if code == 75:
                 cancelled = record is not None and record.folder is not None and (record.folder / "cancel").exists()
-                return Found(State.CANCELLED if cancelled else State.INTERRUPTED, code, found.reason)
+                return Found(State.CANCELLED if cancelled else State.INTERRUPTED, code)
         return Found(found.state, 0 if found.state is State.SUCCEEDED else code, found.reason)
 
     def logs(self, handle: Handle, record: Record | None, follow: bool) -> Iterator[str]:
