@@ -280,7 +280,7 @@ def plan(
     worth = numbers.tiles <= CHEAP_TILES if simulate is None else simulate
     outlook = forecast(planned, device, tiles, run=worth)
     asked = load({"submit.nodes": nodes, "submit.gpus": gpus, "submit.cpus": cpus}, Path.cwd(), os.environ)
-    advice = size_up(planned, asked, outlook.parallelism)
+    advice = size_up(planned, outlook.parallelism, asked)
     if as_json:
         spec = planned.spec.model_dump(mode="json")
         from storage.source import redact

@@ -50,7 +50,7 @@ class RayJobsBackend:
     def check(self, submission: Submission) -> str:
         url = submission.settings.ray.dashboard
         with _answers(url):
-            version = str(_client(url, _token(submission.settings)).get_version())
+            version = _version(_client(url, _token(submission.settings)))
         check_version(version, url)
         with tempfile.TemporaryDirectory() as folder:
             pack(Path(folder))
@@ -61,18 +61,18 @@ class RayJobsBackend:
         handle = Handle("ray", f"{job_id(submission)}@{url}")
         with _answers(url), tempfile.TemporaryDirectory() as folder:
             client = _client(url, _token(submission.settings))
-            check_version(str(client.get_version()), url)
+            check_version(_version(client), url)
             wanted = request(submission, [str(path) for path in pack(Path(folder))])
             for again in range(TRIES):
                 try:
                     client.submit_job(**wanted)
                     break
-                except ConnectionError:
+                except OSError:
                     if again == TRIES - 1:
                         raise
                 except RuntimeError as err:
-                    if again and "already exists" in str(err):
-                        break  # the answer to an earlier try was lost, the job was not
+                    if "already exists" in str(err):
+                        break  # an earlier try's answer was lost, its job was not
                     raise PlanError(f"{url} refuses the job: {one_line(str(err))}") from None
         return handle
 
@@ -81,14 +81,12 @@ class RayJobsBackend:
         quiet = silence(record)
         try:
             with _answers(url):
-                info = _client(url, _token(_settings(record))).get_job_info(job)
+                info = _info(_client(url, _token(_settings(record))), job)
         except Unreachable:
             if quiet is None or quiet < SILENCE:
                 raise
             return _gone(record, f"{url} does not answer, and the driver has been silent for {quiet:.0f} s")
-        except RuntimeError as err:
-            if "does not exist" not in str(err):
-                raise Unreachable(f"{url} cannot say: {one_line(str(err))}") from None
+        if info is None:
             return _gone(record, "the cluster does not know the job: its head was started anew")
         state = STATES.get(str(getattr(info.status, "value", info.status)), State.UNKNOWN)
         reason = one_line(info.message or "")
@@ -110,7 +108,9 @@ class RayJobsBackend:
                     if ended:
                         yield client.get_job_logs(job)[seen:]
                         return
-                    place = 0  # the stream may break off while the job runs; it then starts at the log's beginning again
+                    place = (
+                        0  # the stream may break off while the job runs; it then starts at the log's beginning again
+                    )
                     for piece in _tail(client, job):
                         fresh, place = piece[max(seen - place, 0) :], place + len(piece)
                         seen, heard = max(seen, place), time.monotonic()
@@ -134,7 +134,9 @@ class RayJobsBackend:
             _client(url, _token(_settings(record))).stop_job(job)
         if self._ends(handle, record, 10.0):
             return f"{handle} is cancelled; everything committed is kept"
-        raise PlanError(f"{handle} is still {found.state}: Ray does not stop a job that waits for its start; try again later")
+        raise PlanError(
+            f"{handle} is still {found.state}: Ray does not stop a job that waits for its start; try again later"
+        )
 
     def _ends(self, handle: Handle, record: Record | None, patience: float) -> bool:
         deadline = time.monotonic() + patience
@@ -179,6 +181,11 @@ def _client(url: str, token: str | None) -> Any:
         return JobSubmissionClient(url, headers=None if token is None else {"Authorization": f"Bearer {token}"})
 
 
+def _version(client: Any) -> str:
+    """Return the cluster's version of Ray; the client's own question is answered with the API's."""
+    return str(client._do_request("GET", "/api/version").json().get("ray_version"))
+
+
 def _token(settings: Settings) -> str | None:
     """Return the cluster's token from the settings' file, the environment or Ray's own file; None where there is none."""
     named = settings.ray.token_file
@@ -204,20 +211,23 @@ def _answers(url: str) -> Iterator[None]:
         raise Unreachable(f"no Ray dashboard answers at {url} ({err}); check --dashboard, or its tunnel") from None
     try:
         from ray.exceptions import AuthenticationError
+        from requests import RequestException
 
         yield
     except ImportError as err:
         raise PlanError(f"Ray's job client is not installed ({err}); pip install 'gigarestore[jobs]'") from None
     except AuthenticationError as err:
-        missing = "Unauthorized" in str(err) or "401" in str(err) or "requires" in str(err)
+        missing = err.message.startswith("Authentication required")  # 401; a wrong token is 403
         what = "wants a token, and none was given" if missing else "does not take this token"
         raise PlanError(f"{url} {what}; give --token-file FILE or RAY_AUTH_TOKEN with the cluster's token") from None
-    except (ConnectionError, TimeoutError) as err:
+    except (ConnectionError, TimeoutError, RequestException) as err:
         raise Unreachable(f"the Ray dashboard at {url} broke off: {one_line(str(err))}") from None
     except RuntimeError as err:
         if "ray[default]" in str(err):
             raise PlanError("Ray's job client is not installed; pip install 'gigarestore[jobs]'") from None
-        raise
+        if "does not exist" in str(err):
+            raise PlanError(f"{url} does not know the job: {one_line(str(err))}") from None
+        raise Unreachable(f"{url} cannot say: {one_line(str(err))}") from None
 
 
 @contextlib.contextmanager
@@ -229,12 +239,32 @@ def _without(*names: str) -> Iterator[None]:
         os.environ.update(kept)
 
 
+def _info(client: Any, job: str) -> Any:
+    """Return what the cluster knows of a job, None where it knows nothing."""
+    try:
+        return client.get_job_info(job)
+    except RuntimeError as err:
+        if "does not exist" in str(err):
+            return None
+        raise
+
+
 def _tail(client: Any, job: str) -> Iterator[str]:
-    """Yield a job's log as it grows, from its beginning, until Ray ends the stream."""
+    """Yield a job's log as it grows, from its beginning, until Ray ends the stream or it breaks off."""
+    from aiohttp import ClientError
+
     stream = client.tail_job_logs(job)
-    with asyncio.Runner() as runner, contextlib.suppress(StopAsyncIteration):
-        while True:
-            yield runner.run(anext(stream))
+
+    async def piece() -> str | None:
+        found: str | None = await anext(stream, None)
+        return found
+
+    with asyncio.Runner() as runner:
+        try:
+            while (text := runner.run(piece())) is not None:
+                yield text
+        except (ClientError, RuntimeError) as err:
+            raise ConnectionError(f"the log broke off: {err}") from None
 
 
 def _settings(record: Record | None) -> Settings:

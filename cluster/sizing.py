@@ -1,4 +1,4 @@
-"""How many nodes and GPUs a plan is worth, for `plan` and `submit`."""
+"""How many nodes and GPUs a plan is worth, and whether those that were thought of are too many."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from orchestrator.advice import Advice, advise, idle_warning
 from orchestrator.forecast import order_waves, useful_workers
 from orchestrator.plan import Plan
 from orchestrator.policy import CPU_BATCH, GPU_BATCH
-from orchestrator.waves import Waves, waves
+from orchestrator.waves import Waves
 
 # GPUs of a node where nobody says otherwise.
 GPUS_PER_NODE = 8
@@ -29,15 +29,14 @@ class Sizing:
         return {"gpu": self.gpu.as_dict(), "cpu": self.cpu.as_dict(), "warning": self.warning}
 
 
-def size_up(plan: Plan, loaded: Loaded, shape: Waves | None = None, *, submitted: bool = False) -> Sizing:
-    """Return the nodes that keep busy, and a warning when more were asked for.
+def size_up(plan: Plan, shape: Waves, loaded: Loaded) -> Sizing:
+    """Return the nodes that keep busy, and a warning when more were asked for: by --workers, or by nodes of a size.
 
-    shape: the plan's own parallelism, where it is known; submitted: the settings' defaults are asked for as well.
+    shape: the plan's own parallelism; loaded: settings of `submit`, of which defaults are not asked for.
     """
     common, run = loaded.settings.submit, plan.spec.run
-    shape = shape or waves([level.grid for level in plan.levels])
     batch = run.batch or (GPU_BATCH if common.gpus else CPU_BATCH)
-    named = submitted or any(f"submit.{key}" in loaded.origins for key in ("nodes", "gpus", "cpus"))
+    named = any(f"submit.{key}" in loaded.origins for key in ("nodes", "gpus", "cpus"))
     workers = run.workers or (common.nodes * (common.gpus or common.cpus) if named else 1)
     warning = None
     if workers > useful_workers(shape, batch):
@@ -53,4 +52,4 @@ def size_up(plan: Plan, loaded: Loaded, shape: Waves | None = None, *, submitted
 def describe(advice: Advice, kind: str) -> str:
     """Return an advice as a line for people."""
     nodes = "1 node" if advice.nodes == 1 else f"{advice.nodes:,} nodes"
-    return f"up to {advice.workers:,} {kind} in batches of {advice.batch}: {nodes} of {advice.per_node}"
+    return f"up to {advice.workers:,} {kind}, batches of {advice.batch}: {nodes} of {advice.per_node}"

@@ -22,13 +22,17 @@ cap={restarts}
 attempt="$run/$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}"
 umask 077
 mkdir -p "$attempt" || exit 70
-{exports}{setup}committed() {{ stat -c %s "$output/.gigarestore/journal" 2>/dev/null || echo 0; }}
+{exports}{setup}committed() {{
+  local tiles
+  tiles=$(grep -ac '^T ' "$output/.gigarestore/journal" 2>/dev/null)
+  echo "${{tiles:-0}}"
+}}
 before=$(committed)
 echo "gigarestore: job $SLURM_JOB_ID, attempt ${{SLURM_RESTART_COUNT:-0}}, nodes $SLURM_JOB_NODELIST"
 # Only this shell is told of the time limit: a signal to the step would end Ray's own processes with it.
 trap 'echo "gigarestore: the time limit is near, stopping"; echo limit > "$attempt/stop"' USR1
 srun {step} \\
-  {launcher} --folder "$attempt" -- \\
+  {launcher} --folder "$attempt" --restarts "$cap" -- \\
   {driver} &
 srun=$!
 while :; do
@@ -117,8 +121,13 @@ def log_pattern(submission: Submission) -> str:
 
 
 def escape(text: str) -> str:
-    """Return a value as an #SBATCH line reads it back; settings hold no control characters."""
-    return re.sub(r"[^A-Za-z0-9_./:,=+@%\[\]-]", lambda match: "\\" + match[0], text)
+    """Return a value as sbatch reads it back from an #SBATCH line; settings hold no control characters.
+
+    In double quotes: outside of them sbatch ends a word at a space, also at one behind a backslash.
+    """
+    if re.fullmatch(r"[A-Za-z0-9_./:,=+@%\[\]-]+", text):
+        return text
+    return '"' + re.sub(r'["\\]', lambda match: "\\" + match[0], text) + '"'
 
 
 def _step_options(submission: Submission) -> list[str]:

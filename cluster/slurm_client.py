@@ -87,7 +87,7 @@ class SlurmBackend:
             code = code if code is not None else _exit_code(handle.rest)
             if code == 75:
                 cancelled = record is not None and record.folder is not None and (record.folder / "cancel").exists()
-                return Found(State.CANCELLED if cancelled else State.INTERRUPTED, code, found.reason)
+                return Found(State.CANCELLED if cancelled else State.INTERRUPTED, code)
         return Found(found.state, 0 if found.state is State.SUCCEEDED else code, found.reason)
 
     def logs(self, handle: Handle, record: Record | None, follow: bool) -> Iterator[str]:
@@ -124,7 +124,7 @@ def parse_squeue(text: str, job: str) -> Found | None:
     for line in text.splitlines():
         identity, _, rest = line.strip().partition("|")
         name, _, reason = rest.partition("|")
-        if identity == job:
+        if identity == job and name:
             state = STATES.get(name, State.UNKNOWN)
             said = "" if reason in ("None", "") else reason
             if state is State.PENDING and reason in HOPELESS:
@@ -164,7 +164,7 @@ def _scontrol(job: str) -> Found | None:
 
 def parse_scontrol(text: str) -> Found | None:
     """Return the state from `scontrol show job`."""
-    facts = dict(re.findall(r"(\w+)=(\S*)", text))
+    facts = dict(reversed(re.findall(r"(\w+)=(\S*)", text)))  # the first wins: a command may hold anything
     if "JobState" not in facts:
         return None
     return Found(

@@ -1,6 +1,6 @@
 """One process per node of a SLURM job: rank 0 starts Ray's head and the driver, the others join and rejoin.
 
-    srun --ntasks-per-node=1 python -m cluster.slurm_launcher --folder ATTEMPT -- DRIVER
+    srun --ntasks-per-node=1 python -m cluster.slurm_launcher --folder ATTEMPT --restarts N -- DRIVER
 
 Standard library only. The ranks meet in ATTEMPT, a folder that all nodes see: rank 0 leaves `rendezvous.json` (address and
 token, mode 0600) there, beats in `head`, and writes the driver's exit code to `exit`. A rank ends only what it started.
@@ -33,8 +33,8 @@ MARK = "GIGARESTORE_RANK_MARK"
 PAUSE = 0.2
 HEAD_PATIENCE = 180.0
 RENDEZVOUS_PATIENCE = 300.0
-# A head that has not beaten for so long is dead; a worker then leaves its node to SLURM.
-HEAD_SILENCE = 120.0
+# A head that has not beaten for so long is dead, seconds.
+HEAD_SILENCE = float(os.environ.get("GIGARESTORE_HEAD_SILENCE", "120"))
 BEAT = 2.0
 REJOIN_PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
 GRACE = 3.0
@@ -59,7 +59,7 @@ class Launcher:
     folder: Path
     driver: list[str]
     rank: int
-    nodes: int
+    restarts: int
     mark: str = field(default_factory=lambda: secrets.token_hex(8))
     sessions: set[int] = field(default_factory=set)
     stopped: bool = False
@@ -157,10 +157,10 @@ class Launcher:
         while not self._over():
             self._until(lambda: listens(host, int(port)) or self._over() or pulse.silent, RENDEZVOUS_PATIENCE)
             if pulse.silent:
-                self._say(f"the head has not beaten for {HEAD_SILENCE:.0f} s")
-                return 0
+                self._begin_again(pulse)
+                continue
             began = time.monotonic()
-            ended = self._join(found["address"], own_address(host), pulse)
+            ended = self._join(found["address"], own_address(host))
             if ended is None:
                 break
             tries = tries + 1 if time.monotonic() - began < 60 else 0
@@ -169,11 +169,32 @@ class Launcher:
             self._until(self._over, REJOIN_PAUSES[min(tries, len(REJOIN_PAUSES) - 1)])
         return 0
 
-    def _join(self, head: str, address: str, pulse: Pulse) -> int | None:
-        """Run Ray here until the job is over or the head is silent; return its exit code when it ended by itself."""
+    def _begin_again(self, pulse: Pulse) -> None:
+        """Have the job queued again: with --no-kill SLURM leaves it standing without the node of its script.
+
+        Not while the controller does not answer, since then it is this node that is cut off, and not once the head is heard.
+        """
+        job, attempt = os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_RESTART_COUNT", "0")
+        self._say(f"the head has not beaten for {HEAD_SILENCE:.0f} s")
+        while pulse.silent and not self._over():
+            if f" Restarts={attempt} " not in ask("scontrol", "show", "job", job):
+                self._until(self._over, BEAT)
+                continue
+            self._until(lambda: self._over() or not pulse.silent, 5 * BEAT)
+            if not pulse.silent or self._over():
+                return
+            if int(attempt) < self.restarts:
+                ask("scontrol", "requeue", job)
+            else:
+                self._say(f"begun again {attempt} times already; go on with: gigarestore resume slurm:{job}")
+                ask("scancel", job)
+            self._until(self._over, HEAD_SILENCE)
+
+    def _join(self, head: str, address: str) -> int | None:
+        """Run Ray here until the job is over; return its exit code when it ended by itself, as without a head it does."""
         ray = self._ray("--address", head, address=address)
         self._say(f"joins {head}")
-        self._until(lambda: ray.poll() is not None or self._over() or pulse.silent, float("inf"))
+        self._until(lambda: ray.poll() is not None or self._over(), float("inf"))
         return ray.poll()
 
     def _over(self) -> bool:
@@ -237,6 +258,14 @@ class Pulse:
         return time.monotonic() - self._changed > HEAD_SILENCE
 
 
+def ask(*command: str) -> str:
+    """Return what a program of SLURM says, nothing where it is missing or reaches no controller."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return ""
+
+
 def own_address(peer: str | None = None) -> str:
     """Return this node's address on the way to `peer`, or to the node that the job's script runs on; nothing is sent."""
     peer = peer or os.environ.get("SLURM_LAUNCH_NODE_IPADDR") or socket.gethostname()
@@ -262,8 +291,10 @@ def listens(host: str, port: int) -> bool:
 
 
 def visible(path: Path) -> bool:
-    """Tell whether a file is there; listing its folder makes NFS look again."""
-    return path.name in os.listdir(path.parent)
+    """Tell whether a file is there; listing its folder makes NFS look again. What cannot be listed shows nothing."""
+    with contextlib.suppress(OSError):
+        return path.name in os.listdir(path.parent)
+    return False
 
 
 def write_private(path: Path, text: str) -> None:
@@ -321,11 +352,10 @@ def ours(mark: str, sessions: set[int]) -> set[int]:
 
 def main(arguments: list[str]) -> int:
     """Run this node's part of the job."""
-    folder, separator, *driver = arguments[1:]
-    if arguments[0] != "--folder" or separator != "--":
-        raise SystemExit("usage: python -m cluster.slurm_launcher --folder ATTEMPT -- DRIVER")
-    rank, nodes = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NTASKS"])
-    return Launcher(Path(folder), driver, rank, nodes).run()
+    if arguments[0:3:2] != ["--folder", "--restarts"] or arguments[4:5] != ["--"]:
+        raise SystemExit("usage: python -m cluster.slurm_launcher --folder ATTEMPT --restarts N -- DRIVER")
+    rank = int(os.environ["SLURM_PROCID"])
+    return Launcher(Path(arguments[1]), arguments[5:], rank, int(arguments[3])).run()
 
 
 if __name__ == "__main__":

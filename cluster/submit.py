@@ -143,11 +143,9 @@ def make_submission(arguments: list[str], loaded: Loaded) -> Submission:
         raise PlanError("no output named; usage: gigarestore submit IN OUT [options of restore]")
     remote = settings.submit.backend == "kuberay"
     if not remote or (spec.input.path and Path(spec.input.path).exists()):
-        from cluster.sizing import size_up
         from orchestrator.resolve import plan_job
 
-        if warning := size_up(plan_job(spec), loaded, submitted=True).warning:
-            tell(f"warning: {warning}")
+        plan_job(spec)
     output = spec.output
     if remote:
         from cluster.kuberay import check_places
@@ -228,8 +226,8 @@ def attend(
             try:
                 found = chosen.state(handle, record)
             except Unreachable as err:
-                if time.monotonic() - heard > PATIENCE:
-                    tell(f"{err}; nothing was heard of {handle} for {PATIENCE:.0f} s")
+                if time.monotonic() > min(deadline, heard + PATIENCE):
+                    tell(f"{err}; nothing was heard of {handle} for {time.monotonic() - heard:.0f} s")
                     return UNREACHABLE
             else:
                 heard = time.monotonic()

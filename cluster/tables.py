@@ -62,8 +62,8 @@ def print_plan(plan: Plan, numbers: Estimate, filled: int | None) -> None:
 def print_sizing(found: Sizing) -> None:
     """Print the nodes that are worth having, and a warning when more were asked for."""
     console = Console(highlight=False)
-    console.print(f"{'recommended:':22} {describe(found.gpu, 'GPUs')}; or")
-    console.print(f"{'':22} {describe(found.cpu, 'CPU cores')}")
+    console.print(f"{'recommended:':22} {describe(found.gpu, 'GPU(s)')}; or")
+    console.print(f"{'':22} {describe(found.cpu, 'CPU core(s)')}")
     if found.warning:
         console.print(f"{'warning:':22} {found.warning}", soft_wrap=True)
 

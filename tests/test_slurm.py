@@ -23,6 +23,7 @@ SMALL = ["--backend", "slurm", "--cpus", "2", "--memory", "2G"]
 QUICK_HEALTH = [
     *("--env", "RAY_health_check_period_ms=1000", "--env", "RAY_health_check_timeout_ms=2000"),
     *("--env", "RAY_health_check_failure_threshold=3", "--env", "RAY_health_check_initial_delay_ms=5000"),
+    *("--env", "GIGARESTORE_HEAD_SILENCE=20"),
 ]
 
 
@@ -174,18 +175,22 @@ def test_ray_that_does_not_start_is_exit_code_70_and_says_why(slurm, login):
 
 
 def test_the_time_limit_leads_to_a_checkpoint_a_requeue_and_the_same_bytes(
-    login, reference, published_files, eventually
+    slurm, login, reference, published_files, eventually
 ):
+    """The worker is held until the scheduler's warning has come, so that a fast machine is not done before."""
     out = login.folder / "out.zarr"
-    job = login.submit("out.zarr", "--time", 4, "--workers", 1, "--drain-seconds", 5)
+    here = ["--workers", 1, "--drain-seconds", 5, "--sbatch-option=--nodelist=n1"]
+    job = login.submit("out.zarr", "--time", 4, *here)
     login.until_done("out.zarr", 2)
+    slurm.inside(1, "pkill", "-STOP", "-f", "^ray::")
     began = time.time() - min(event["time"] for event in events(out))
     login.set_limit(job, int(began // 60) + 2)  # near: the scheduler warns 60 s before it
-    assert eventually(lambda: login.restarts(job) == 1, seconds=120), login.everything("out.zarr")
+    assert eventually(lambda: "the time limit is near" in login.log(job), seconds=120), login.everything("out.zarr")
+    slurm.inside(1, "pkill", "-CONT", "-f", "^ray::")
+    assert eventually(lambda: login.restarts(job) == 1, seconds=60), login.everything("out.zarr")
     login.set_limit(job, 20)
     ended = login.wait(job)
     assert ended.returncode == 0, login.everything("out.zarr")
-    assert "the time limit is near" in login.log(job)
     assert_resumed(out)
     assert published_files(out) == reference
 
