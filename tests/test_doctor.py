@@ -92,7 +92,7 @@ def test_ways_that_are_closed_are_named():
     ("name", "there", "here", "verdict"),
     [
         ("code", "abc in /opt", "abc in /home", "ok"),
-        ("code", "abd in /opt", "abc in /opt", "fail"),
+        ("code", "def in /opt", "abc in /opt", "fail"),
         ("python", "3.11.2", "3.11.9", "ok"),
         ("python", "3.12.2", "3.11.9", "fail"),
         ("packages", "ray 2.60.0, torch 2.13.0+cu128, rich 15", "ray 2.60.0, torch 2.13.0+cpu, rich 14", "ok"),

@@ -336,6 +336,14 @@ def test_a_dry_run_prints_the_manifest_and_calls_nobody(kubectl, cli):
     assert not (kubectl.folder / "calls").exists()
 
 
+def test_a_dry_run_needs_neither_torch_nor_ray():
+    code = "import sys; from cluster.cli import _run; code = _run(sys.argv[1:]); "
+    code += "print(code, *(m for m in ('torch', 'ray', 'zarr') if m in sys.modules), file=sys.stderr)"
+    words = [sys.executable, "-c", code, *SUBMIT, *PLACES, "--dry-run"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr == "0\n"
+
+
 def test_submit_creates_the_manifest_and_prints_the_handle_alone(kubectl, cli):
     ended = cli(*SUBMIT, *PLACES, "--namespace", "imaging")
     assert ended.code == 0, ended.err
@@ -489,13 +497,13 @@ def test_the_manifest_run_here_stops_gently_goes_on_and_copies_to_a_store(
 ):
     """Its entrypoint, variables and preStop hook, executed as a head's pod would; twice, as KubeRay retries."""
     pytest.importorskip("obstore")
-    serially(job(small, tmp_path / "reference", sampling={"steps": 60}))
+    serially(job(small, tmp_path / "reference", sampling={"steps": 30}))
     data, pod = tmp_path / "it's $(data)", tmp_path / "pod"
     for folder in (data, pod):
         folder.mkdir()
     (data / "in.png").write_bytes(small.read_bytes())
     out = data / "out.zarr"
-    options = ["--scale", "4", "--tile", "32", "--stride", "16", "--levels", "2", "--intent", "detail", "--steps", "60"]
+    options = ["--scale", "4", "--tile", "32", "--stride", "16", "--levels", "2", "--intent", "detail", "--steps", "30"]
     given = submission(
         (str(data / "in.png"), str(out), *options, "--workers", "1"),
         output=str(out),
