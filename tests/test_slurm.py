@@ -275,24 +275,16 @@ def test_a_host_that_dies_is_forgiven_and_the_run_goes_on(slurm, login, referenc
 
 @pytest.mark.parametrize("policy", ["continue", "requeue"])
 def test_the_death_of_the_host_that_holds_the_driver_leads_to_a_requeue(
-    slurm, login, reference, published_files, policy
+    slurm, login, reference, published_files, eventually, policy
 ):
-    job = login.submit(
-        "out.zarr",
-        "--nodes",
-        2,
-        *QUICK_HEALTH,
-        "--on-node-fail",
-        policy,
-        "--sbatch-option=--exclude=n3",
-        "--workers",
-        2,
-    )
+    here = ["--nodes", 2, "--workers", 2, "--sbatch-option=--exclude=n3"]
+    job = login.submit("out.zarr", *here, *QUICK_HEALTH, "--on-node-fail", policy)
     login.until_done("out.zarr", 3)
     slurm.power_off(1)
     try:
+        assert eventually(lambda: login.restarts(job) == 1, seconds=150, pause=1), login.everything("out.zarr")
         slurm.ask("scontrol", "update", f"JobId={job}", "ExcNodeList=")
-        ended = login.wait(job, 300)
+        ended = login.wait(job, 200)
         assert ended.returncode == 0, login.everything("out.zarr")
         assert login.restarts(job) == 1
         assert_resumed(login.folder / "out.zarr")
