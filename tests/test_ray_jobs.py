@@ -200,7 +200,7 @@ def test_a_rebuilt_package_of_the_same_version_runs_its_new_code(user, small, tm
 
 
 def test_cancel_lets_the_driver_checkpoint_and_resume_goes_on(user, reference, published_files):
-    handle = user.submit("out.zarr", "--drain-seconds", 5)
+    handle = user.submit("out.zarr", "--workers", 1, "--drain-seconds", 5)
     user.until_done("out.zarr", 2)
     following = user.start("logs", "-f", handle)
     cancelled = user.run("cancel", handle)

@@ -91,13 +91,14 @@ def test_the_warning_comes_early_enough_and_to_the_shell_alone(limit, grace, sig
     assert f"--signal={signal}" in options(submission(submit={"time": limit, "grace": grace}))
 
 
+BACKSLASH = "\\"
 HOSTILE = "a b'c\"d$(touch pwned)`touch pwned`;#%j\\x&|<>*?[y]{z}~!é漢"
 
 
 def test_no_text_of_a_user_leaves_its_sbatch_line():
     script = render(
         submission(
-            output=f"/data/{HOSTILE}",
+            output=f"/data/{HOSTILE.replace(BACKSLASH, '')}",
             submit={"name": f"{HOSTILE}"},
             slurm={"account": HOSTILE, "constraint": "a&b|c", "options": [f"--comment={HOSTILE}"]},
         )
@@ -106,6 +107,11 @@ def test_no_text_of_a_user_leaves_its_sbatch_line():
     plain, quoted = r"[A-Za-z0-9_./:,=+@%\[\]-]*", r'"(\\.|[^"\\])*"'
     assert all(re.fullmatch(rf"#SBATCH --[a-z-]+(=({plain}|{quoted}))?", line) for line in header), header
     assert "#SBATCH --job-name=gr-a-b-c-d-touch-pwned-touch-pwned\n" in script
+
+
+def test_a_backslash_in_the_output_is_refused_since_slurm_would_drop_it():
+    with pytest.raises(PlanError, match="has a backslash"):
+        render(submission(output="/data/a\\b.zarr"))
 
 
 @pytest.mark.parametrize("text", ["a\nb", "a\rb", "a\x00b", "a\x1bb", "a\u2028b"])
