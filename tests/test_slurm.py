@@ -107,7 +107,8 @@ class Login:
 
 @pytest.fixture
 def login(slurm, small, request):
-    folder = slurm.folder / f"{len(os.listdir(slurm.folder))}-{re.sub(r'\W+', '-', request.node.name)[:40]}"
+    name = re.sub(r"\W+", "-", request.node.name)[:40]
+    folder = slurm.folder / f"{len(os.listdir(slurm.folder))}-{name}"
     folder.mkdir()
     yield Login(slurm, folder, small)
     slurm.ask("scancel", "--state=PENDING,RUNNING", "-u", "root")
