@@ -10,6 +10,7 @@ import shlex
 
 from cluster.settings import mebibytes, seconds
 from cluster.submission import Submission, quoted, this_python
+from orchestrator.errors import PlanError
 
 # The scheduler may deliver the warning up to a minute early, and sleeps through the last seconds: never less.
 LEAST_WARNING = 120
@@ -116,7 +117,11 @@ def options(submission: Submission) -> list[str]:
 
 
 def log_pattern(submission: Submission) -> str:
-    """Return the name of the job's log as sbatch expands it."""
+    """Return the name of the job's log as sbatch expands it; raises PlanError for one that it would not."""
+    if "\\" in submission.folder:
+        raise PlanError(
+            f"OUT {submission.output} has a backslash, which SLURM drops from its log's name; choose another"
+        )
     return submission.folder.replace("%", "%%") + "/%j.log"
 
 

@@ -9,7 +9,6 @@ Exit codes: the driver's; 70 when Ray did not start.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import importlib.util
 import json
@@ -28,16 +27,29 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
+from cluster.node import (
+    MARK,
+    PAUSE,
+    PREFIX,
+    Pulse,
+    ask,
+    end_all,
+    free_port,
+    listens,
+    own_address,
+    short_temporary,
+    sweep,
+    visible,
+    write_private,
+)
+
 NO_RAY, STOPPED = 70, 75
-MARK = "GIGARESTORE_RANK_MARK"
-PAUSE = 0.2
 HEAD_PATIENCE = 180.0
 RENDEZVOUS_PATIENCE = 300.0
 # A head that has not beaten for so long is dead, seconds.
 HEAD_SILENCE = float(os.environ.get("GIGARESTORE_HEAD_SILENCE", "120"))
 BEAT = 2.0
 REJOIN_PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
-GRACE = 3.0
 # Nothing but names and reports is stored.
 OBJECT_STORE = "100000000"
 # Ray's own settings, where the environment does not say otherwise. (period + timeout) * threshold: a node whose cable was
@@ -49,7 +61,6 @@ SYSTEM = {
     "health_check_initial_delay_ms": "5000",
     "worker_niceness": "0",
 }
-PREFIX = "gigarestore-"
 
 
 @dataclass(slots=True)
@@ -153,7 +164,7 @@ class Launcher:
         found = json.loads(meeting.read_text(encoding="utf-8"))
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=found["token"])
         host, _, port = found["address"].rpartition(":")
-        pulse, tries = Pulse(self.folder / "head"), 0
+        pulse, tries = Pulse(self.folder / "head", HEAD_SILENCE), 0
         while not self._over():
             self._until(lambda: listens(host, int(port)) or self._over() or pulse.silent, RENDEZVOUS_PATIENCE)
             if pulse.silent:
@@ -239,115 +250,6 @@ class Launcher:
     def _say(self, text: str) -> None:
         name = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
         print(f"gigarestore: node {self.rank} ({name}): {text}", file=sys.stderr, flush=True)
-
-
-class Pulse:
-    """Tell whether a file that is rewritten again and again has not been for long; clocks of nodes may differ."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self._text, self._changed = path, "", time.monotonic()
-
-    @property
-    def silent(self) -> bool:
-        try:
-            text = self.path.read_text(encoding="utf-8")
-        except OSError:
-            text = self._text
-        if text != self._text:
-            self._text, self._changed = text, time.monotonic()
-        return time.monotonic() - self._changed > HEAD_SILENCE
-
-
-def ask(*command: str) -> str:
-    """Return what a program of SLURM says, nothing where it is missing or reaches no controller."""
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout
-    except (FileNotFoundError, subprocess.TimeoutExpired):
-        return ""
-
-
-def own_address(peer: str | None = None) -> str:
-    """Return this node's address on the way to `peer`, or to the node that the job's script runs on; nothing is sent."""
-    peer = peer or os.environ.get("SLURM_LAUNCH_NODE_IPADDR") or socket.gethostname()
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((peer, 9))
-        return str(probe.getsockname()[0])
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on, below the range that outgoing connections use."""
-    for _ in range(100):
-        port = 20000 + secrets.randbelow(10000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("", port))
-            return port
-    raise OSError("no free port between 20000 and 30000")
-
-
-def listens(host: str, port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=2.0):
-        return True
-    return False
-
-
-def visible(path: Path) -> bool:
-    """Tell whether a file is there; listing its folder makes NFS look again. What cannot be listed shows nothing."""
-    with contextlib.suppress(OSError):
-        return path.name in os.listdir(path.parent)
-    return False
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner reads; it appears whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with contextlib.suppress(FileNotFoundError):
-        partial.unlink()
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-    partial.replace(path)
-
-
-def short_temporary() -> str:
-    """Return the folder for temporary files, /tmp where its name is too long for sockets."""
-    wanted = tempfile.gettempdir()
-    return wanted if len(wanted) <= 24 else "/tmp"
-
-
-def sweep() -> None:
-    """Remove what launchers of this user left that were killed with their node's power; a living one holds its lock."""
-    for path in Path(short_temporary()).glob(f"{PREFIX}{os.getuid()}-*"):
-        with contextlib.suppress(OSError), (path / "lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def end_all(mark: str, sessions: set[int]) -> None:
-    """End every process of ours but this one: first asked, then forced."""
-    for number, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, GRACE)):
-        deadline, told = time.monotonic() + patience, set[int]()
-        while found := ours(mark, sessions):
-            for pid in found - told:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, number)
-            told |= found
-            time.sleep(PAUSE)
-            if time.monotonic() > deadline:
-                break
-
-
-def ours(mark: str, sessions: set[int]) -> set[int]:
-    """Return the living processes of one of our sessions, or with our mark in their environment; without this one.
-
-    Ray's agents write their title over their environment, and its workers are groups of their own: neither test alone
-    finds all.
-    """
-    wanted, found = f"{MARK}={mark}".encode(), set()
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            state, _, _, session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
-            if state != "Z" and (int(session) in sessions or wanted in (folder / "environ").read_bytes().split(b"\0")):
-                found.add(int(folder.name))
-    return found - {os.getpid()}
 
 
 def main(arguments: list[str]) -> int:

@@ -1,20 +1,25 @@
 """The sbatch script: golden text, and whatever is in names, paths and variables reaches bash as it is."""
 
+import fcntl
 import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cluster.node import PREFIX, Pulse, sweep, write_private
 from cluster.settings import Settings, load
 from cluster.slurm import escape, options, render
 from cluster.submission import Submission
 from orchestrator.errors import PlanError
+
+ROOT = Path(__file__).resolve().parents[1]
 
 GOLDEN = """\
 #!/bin/bash
@@ -86,13 +91,14 @@ def test_the_warning_comes_early_enough_and_to_the_shell_alone(limit, grace, sig
     assert f"--signal={signal}" in options(submission(submit={"time": limit, "grace": grace}))
 
 
+BACKSLASH = "\\"
 HOSTILE = "a b'c\"d$(touch pwned)`touch pwned`;#%j\\x&|<>*?[y]{z}~!é漢"
 
 
 def test_no_text_of_a_user_leaves_its_sbatch_line():
     script = render(
         submission(
-            output=f"/data/{HOSTILE}",
+            output=f"/data/{HOSTILE.replace(BACKSLASH, '')}",
             submit={"name": f"{HOSTILE}"},
             slurm={"account": HOSTILE, "constraint": "a&b|c", "options": [f"--comment={HOSTILE}"]},
         )
@@ -101,6 +107,11 @@ def test_no_text_of_a_user_leaves_its_sbatch_line():
     plain, quoted = r"[A-Za-z0-9_./:,=+@%\[\]-]*", r'"(\\.|[^"\\])*"'
     assert all(re.fullmatch(rf"#SBATCH --[a-z-]+(=({plain}|{quoted}))?", line) for line in header), header
     assert "#SBATCH --job-name=gr-a-b-c-d-touch-pwned-touch-pwned\n" in script
+
+
+def test_a_backslash_in_the_output_is_refused_since_slurm_would_drop_it():
+    with pytest.raises(PlanError, match="has a backslash"):
+        render(submission(output="/data/a\\b.zarr"))
 
 
 @pytest.mark.parametrize("text", ["a\nb", "a\rb", "a\x00b", "a\x1bb", "a\u2028b"])
@@ -203,3 +214,49 @@ def test_a_stopped_attempt_is_the_last_when_more_would_be_in_vain(tmp_path, why,
     assert code == 75
     assert said in text
     assert "scontrol requeue" not in text
+
+
+def test_the_launcher_needs_nothing_but_the_standard_library():
+    """Nodes start it before anything else; -S leaves out installed packages."""
+    env = {"PYTHONPATH": str(ROOT), "SLURM_PROCID": "0"}
+    command = [sys.executable, "-S", "-m", "cluster.slurm_launcher", "--folder", "x"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.stderr.startswith("usage: python -m cluster.slurm_launcher --folder ATTEMPT --restarts N -- DRIVER")
+
+
+def test_a_private_file_is_its_owners_alone_and_appears_whole(tmp_path):
+    path = tmp_path / "rendezvous.json"
+    before = os.umask(0)
+    try:
+        for text in ("first", "second"):
+            write_private(path, text)
+            assert path.read_text() == text
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert os.listdir(tmp_path) == ["rendezvous.json"]
+
+
+def test_the_folder_of_a_dead_launcher_is_swept_and_a_living_ones_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr("cluster.node.short_temporary", lambda: str(tmp_path))
+    folders = [tmp_path / f"{PREFIX}{os.getuid()}-{name}" for name in ("dead", "living")]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "lock").touch()
+    with (folders[1] / "lock").open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        sweep()
+        assert [folder.exists() for folder in folders] == [False, True]
+
+
+def test_silence_is_told_by_change_and_not_by_clocks(tmp_path):
+    beat = tmp_path / "head"
+    beat.write_text("1")
+    os.utime(beat, (1, 1))
+    pulse = Pulse(beat, 1000)
+    assert not pulse.silent
+    pulse._changed -= 2000  # as if so much time had passed
+    assert pulse.silent
+    beat.write_text("2")
+    os.utime(beat, (1, 1))
+    assert not pulse.silent
