@@ -149,6 +149,16 @@ def test_a_job_is_checked_created_looked_at_and_deleted(api, cli):
     gone = cli("wait", handle)
     assert (gone.code, "it was deleted" in gone.err) == (75, True)
 
+    again = cli("resume", handle)
+    assert again.code == 0, again.err
+    ((second, job),) = api.jobs.items()
+    assert again.out.strip() == f"k8s:imaging/{second}" != handle
+    head = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
+    (driver,) = [json.loads(entry["value"]) for entry in head["env"] if entry["name"] == "GIGARESTORE_DRIVER"]
+    assert driver[driver.index("--") - 1] == "--resume"
+    listed = [line.split("  ")[:2] for line in cli("list").out.splitlines()]
+    assert sorted(listed) == sorted([[f"k8s:imaging/{second}", "pending"], [handle, "cancelled"]])
+
 
 def test_a_server_that_is_gone_is_unreachable_and_one_line(api, cli, tmp_path):
     context = json.loads((tmp_path / "config").read_text())

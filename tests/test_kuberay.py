@@ -395,6 +395,12 @@ def test_without_kubectl_submitting_is_one_line_and_exit_2(cli, tmp_path, monkey
     assert cli(*SUBMIT, *PLACES, "--dry-run").code == 0
 
 
+def test_a_list_is_not_spoilt_by_a_missing_kubectl(kubectl, cli, monkeypatch, tmp_path):
+    handle = cli(*SUBMIT, *PLACES).out.strip()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert cli("list").out.startswith(f"{handle}  unknown  ")
+
+
 @pytest.mark.parametrize(
     ("source", "out", "complaint"),
     [
