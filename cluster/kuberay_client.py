@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from cluster.backends import Unreachable, attempt, call, one_line
+from cluster.backends import Unreachable, call, one_line
 from cluster.handles import RESUMABLE, Found, Handle, Record, State, ended_code
 from cluster.kuberay import job_name, render
 from cluster.submission import Submission
@@ -69,7 +69,7 @@ class KubeRayBackend:
         while True:
             ended = not follow or self.state(handle, record).state.ended
             pod = _submitter(handle)
-            if pod is None and ended:
+            if pod is None and ended and not seen:
                 raise PlanError(f"{handle} has no log: its submitter's pod has not started, or it is gone")
             if pod is not None:
                 yield from _log(handle, pod, seen, follow and not ended)
@@ -142,7 +142,7 @@ def _log(handle: Handle, pod: str, seen: dict[str, int], follow: bool) -> Iterat
     _, namespace = _place(handle)
     command = ["logs", pod, namespace, *(["--follow"] if follow else [])]
     if not follow:
-        yield attempt(["kubectl", *command]).stdout[seen.get(pod, 0) :]
+        yield _kubectl(command)[seen.get(pod, 0) :]
         return
     place = 0
     with subprocess.Popen(

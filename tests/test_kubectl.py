@@ -72,7 +72,11 @@ class Api(http.server.BaseHTTPRequestHandler):
             pods = [pod for pod in self.server.pods if pod["metadata"]["labels"]["job-name"] == name]
             self.answer({"kind": "PodList", "apiVersion": "v1", "items": pods})
         elif path.endswith("/log"):
-            self.answer(f"log of {path.split('/')[-2]}\n")
+            texts = self.server.logs.get(path.split("/")[-2], ["restored\n"])
+            self.answer(texts[0])
+            if len(texts) > 1 and texts.pop(0) and len(texts) == 1:
+                (job,) = self.server.jobs.values()
+                job["status"] = {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}
         elif "/pods/" in path:
             self.answer(next(pod for pod in self.server.pods if pod["metadata"]["name"] == path.split("/")[-1]))
         else:
@@ -98,7 +102,7 @@ class Api(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def api(tmp_path, monkeypatch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Api)
-    server.jobs, server.pods = {}, []
+    server.jobs, server.pods, server.logs = {}, [], {}
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     context = {
@@ -123,6 +127,18 @@ def api(tmp_path, monkeypatch):
     server.server_close()
 
 
+def submitter(pod, job, day):
+    """Return the pod that follows a job's log."""
+    made = f"2024-01-0{day}T00:00:00Z"
+    metadata = {"name": pod, "namespace": "imaging", "labels": {"job-name": job}, "creationTimestamp": made}
+    return {
+        "kind": "Pod",
+        "apiVersion": "v1",
+        "metadata": metadata,
+        "spec": {"containers": [{"name": "ray-job-submitter"}]},
+    }
+
+
 def test_a_job_is_checked_created_looked_at_and_deleted(api, cli):
     command = [*SUBMIT, *PLACES, "--namespace", "imaging"]
     checked = cli(*command, "--check")
@@ -137,12 +153,9 @@ def test_a_job_is_checked_created_looked_at_and_deleted(api, cli):
     assert cli("status", handle).out == f"{handle}: pending\n"
     job["status"] = {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}
     assert cli("status", handle).out == f"{handle}: running\n"
-    for pod, day in (("late", 2), ("early", 1)):
-        made = f"2024-01-0{day}T00:00:00Z"
-        metadata = {"name": pod, "namespace": "imaging", "labels": {"job-name": name}, "creationTimestamp": made}
-        containers = [{"name": "ray-job-submitter"}]
-        api.pods.append({"kind": "Pod", "apiVersion": "v1", "metadata": metadata, "spec": {"containers": containers}})
-    assert cli("logs", handle).out == "log of late\n"
+    api.pods = [submitter("late", name, 2), submitter("early", name, 1)]
+    api.logs = {"late": ["late\n"], "early": ["early\n"]}
+    assert cli("logs", handle).out == "late\n"
 
     cancelled = cli("cancel", handle, "--grace", "5")
     assert (cancelled.code, api.jobs) == (0, {}), cancelled.err
@@ -158,6 +171,17 @@ def test_a_job_is_checked_created_looked_at_and_deleted(api, cli):
     assert driver[driver.index("--") - 1] == "--resume"
     listed = [line.split("  ")[:2] for line in cli("list").out.splitlines()]
     assert sorted(listed) == sorted([[f"k8s:imaging/{second}", "pending"], [handle, "cancelled"]])
+
+
+def test_a_followed_log_that_breaks_off_is_printed_once_and_to_its_end(api, cli):
+    """kubectl ends a stream for many reasons while the job runs; what it sends then begins at the log's start."""
+    handle = cli(*SUBMIT, *PLACES, "--namespace", "imaging").out.strip()
+    ((name, job),) = api.jobs.items()
+    job["status"] = {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}
+    api.pods = [submitter("a", name, 1)]
+    api.logs = {"a": ["one\n", "one\ntwo\n", "one\ntwo\nthree\n"]}
+    assert cli("logs", "--follow", handle).out == "one\ntwo\nthree\n"
+    assert cli("wait", handle).code == 0
 
 
 def test_a_server_that_is_gone_is_unreachable_and_one_line(api, cli, tmp_path):
