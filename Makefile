@@ -7,6 +7,8 @@ STAMP  := $(VENV)/.installed
 # The test suite runs several Ray workers and torch processes on few cores: one thread each, and no usage reports.
 export OMP_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED = 0
+# SLURM's daemons are there.
+export PATH := $(PATH):/usr/sbin:/sbin
 
 CLUSTER := $(VENV)/.cluster
 

@@ -18,7 +18,7 @@ from cluster import bench, evaluate, observe, submit, submitted, train
 from cluster import options as opt
 from cluster.doctor import doctor
 from cluster.export import export
-from cluster.handles import Handle
+from cluster.handles import Handle, submitted_as
 from cluster.info import info
 from cluster.progress import ProgressView, duration
 from orchestrator.errors import PlanError, RunError
@@ -179,9 +179,17 @@ def resume(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
-    """Go on with an unfinished run. Where it runs may change; an option that would change pixels is refused."""
+    """Go on with an unfinished run, where it was submitted or, with an option such as --executor ray, here.
+
+    Where it runs may change; an option that would change pixels is refused.
+    """
     given = {k: v for k, v in locals().items() if k in opt.PLACES}
-    if handle := Handle.parse(str(out)):
+    here = take_over or any(value is not None for value in given.values())
+    if here and (handle := Handle.parse(str(out))):
+        raise PlanError(
+            f"{handle} goes on as it was submitted, without options; `resume OUT` with options goes on here"
+        )
+    if not here and (handle := submitted_as(out)):
         raise typer.Exit(submitted.resubmit(handle))
     from orchestrator import run
     from orchestrator.rundir import RunDir

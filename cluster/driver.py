@@ -28,6 +28,7 @@ from storage.attempt import EXPIRY
 
 BEAT_SECONDS = 2.0
 STOPPED, INTERRUPTED = 75, 130
+HERE = ("--executor", "ray")  # else `resume` would submit again
 
 
 class Beacon(threading.Thread):
@@ -111,9 +112,9 @@ def command_line(run: RunDir, folder: Path, restore: list[str], resume: bool) ->
         partial.replace(note)
     ours = again and run.job.exists() and _identity(run.job) != json.loads(note.read_text(encoding="utf-8"))
     if ours or (resume and again):
-        return ["resume", str(run.root), "--take-over"]
+        return ["resume", str(run.root), *HERE, "--take-over"]
     if resume:
-        return ["resume", str(run.root)]
+        return ["resume", str(run.root), *HERE]
     if again and run.attempts.exists():
         time.sleep(EXPIRY)  # it died before it wrote its job: its signs of life count for a while, here or elsewhere
     return ["restore", *restore]

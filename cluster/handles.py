@@ -155,6 +155,14 @@ class Registry:
         return found, known[0]
 
 
+def submitted_as(target: Path) -> Handle | None:
+    """Return the handle that `target` is, or that of the latest submission of this output; None where there is none."""
+    try:
+        return Registry().find(str(target))[0]
+    except PlanError:
+        return None
+
+
 def silence(record: Record | None) -> float | None:
     """Return for how long a run's driver has given no sign of life, s, by the clock of OUT's file system.
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from cluster import options as opt
-from cluster.handles import Handle
+from cluster.handles import submitted_as
 from cluster.progress import duration
 from orchestrator.errors import PlanError
 
@@ -23,18 +23,21 @@ def status(
     """Say how far the run at OUT is, also while it runs and after it died."""
     from orchestrator.status import read_status
 
-    if handle := Handle.parse(str(out)):
+    if (handle := submitted_as(out)) is not None:
         from cluster.submitted import print_status
 
-        output = print_status(handle, as_json)
-        if output is None:
-            return
-        out = output
+        print_status(handle, as_json)
+        return
 
     found = read_status(out)
     if as_json:
         print(json.dumps(found))
         return
+    print_run(out, found)
+
+
+def print_run(out: Path, found: dict[str, Any]) -> None:
+    """Print what `read_status` found."""
     done, tiles = found["done"], found["tiles"]
     print(f"{out}: {found['state']}, {done} of {tiles} tiles ({100 * done / tiles:.1f} %)")
     for line in found["levels"]:

@@ -110,26 +110,26 @@ def _listed(record: Record) -> Found:
         return Found(State.UNKNOWN, None, str(err))
 
 
-def print_status(handle: Handle, as_json: bool) -> Path | None:
-    """Print what the backend says of a run; return its output where this machine sees it."""
+def print_status(handle: Handle, as_json: bool) -> None:
+    """Print what the backend says of a run, and how far it is where this machine sees its output."""
+    from cluster.observe import print_run
+    from orchestrator.rundir import RunDir
+    from orchestrator.status import read_status
+
     _, record = Registry().find(str(handle))
     found = look(handle, record)
+    out = None if record is None else Path(record.output)
+    run = None if out is None or not RunDir(out).job.exists() else read_status(out)
     if as_json:
         known = {} if record is None else asdict(record)
-        print(
-            json.dumps(
-                {**known, "handle": str(handle), "state": found.state, "code": found.code, "reason": found.reason}
-            )
-        )
-        return None
+        said = {"handle": str(handle), "state": found.state, "code": found.code, "reason": found.reason, "run": run}
+        print(json.dumps(known | said))
+        return
     print(f"{handle}: {found.state}{f' ({found.reason})' if found.reason else ''}")
-    if found.state is State.UNKNOWN and not record:
+    if out is not None and run is not None:
+        print_run(out, run)
+    if found.state is State.UNKNOWN and record is None:
         raise typer.Exit(UNREACHABLE)
-    return (
-        Path(record.output)
-        if record is not None and (Path(record.output) / ".gigarestore" / "job.toml").exists()
-        else None
-    )
 
 
 def resubmit(handle: Handle) -> int:

@@ -159,10 +159,12 @@ def test_the_drivers_exit_code_is_the_jobs(slurm, login):
     (login.folder / "damaged.png").write_bytes(damaged)
     alone = login.run("restore", "damaged.png", "alone.zarr", *OPTIONS, "--executor", "serial")
     assert alone.returncode not in (0, 75)
-    job = login.submit("out.zarr", source="damaged.png")
-    ended = login.wait(job)
-    assert ended.returncode == alone.returncode, login.everything("out.zarr")
+    done = login.run("submit", "damaged.png", "out.zarr", *OPTIONS, *SMALL, "--follow", "--json")
+    assert done.returncode == alone.returncode, done.stderr
+    assert f"driver ended with {alone.returncode}" in done.stderr
+    job = json.loads(done.stdout)["handle"].removeprefix("slurm:")
     assert f"ExitCode={alone.returncode}:0" in slurm.ask("scontrol", "show", "job", job)
+    assert login.wait(job).returncode == alone.returncode
 
 
 def test_ray_that_does_not_start_is_exit_code_70_and_says_why(slurm, login):

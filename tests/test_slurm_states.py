@@ -189,7 +189,13 @@ def test_a_federations_answer_is_read_and_remembered(programs, cli, small, tmp_p
     assert [(run["handle"], run["state"], run["output"]) for run in listed] == [
         ("slurm:123", "pending", str(tmp_path / "out.zarr"))
     ]
-    assert cli("resume", "slurm:123").complaint.startswith("slurm:123 is still pending")
+    assert cli("status", "out.zarr").out == "slurm:123: pending (Priority)\n"
+    for target in ("slurm:123", "out.zarr"):
+        assert cli("resume", target).complaint.startswith("slurm:123 is still pending")
+    assert "without options" in cli("resume", "slurm:123", "--workers", 2).complaint
+    programs(sbatch="echo 124", squeue="echo '123|CANCELLED|None'; echo '124|PENDING|None'")
+    assert cli("resume", "out.zarr").out == "slurm:124\n"
+    assert cli("status", "out.zarr", "--json").out.startswith('{"handle": "slurm:124", ')
 
 
 def test_a_refusal_is_bad_input_in_the_schedulers_words(programs, cli, small, tmp_path, monkeypatch):

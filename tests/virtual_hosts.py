@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -40,8 +41,16 @@ def missing():
         return f"programs: {', '.join(lacking)} (Debian: apt-get install slurm-wlm munge iproute2)"
     if os.geteuid() != 0:
         return "root"
-    trial = subprocess.run(["unshare", "--net", "--mount", "--pid", "--fork", "true"], capture_output=True, check=False)
-    return "" if trial.returncode == 0 else "the right to make namespaces"
+    bridge = f"t{os.getpid()}"
+    trials = {
+        "namespaces": ["unshare", "--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "true"],
+        "network bridges": ["ip", "link", "add", bridge, "type", "bridge"],
+    }
+    lacking = [
+        f"the right to make {what}" for what, command in trials.items() if shell(*command, check=False).returncode
+    ]
+    shell("ip", "link", "del", bridge, check=False)
+    return ", ".join(lacking)
 
 
 def shell(*command, check=True, **options):
@@ -214,3 +223,7 @@ class Slurm(Hosts):
 
     def _logs(self):
         return "\n".join(path.read_text()[-1500:] for path in (self.folder / "log").iterdir())
+
+
+if __name__ == "__main__":
+    sys.exit(missing() or 0)
