@@ -52,7 +52,9 @@ def render(submission: Submission) -> str:
 
 
 def check_places(spec: JobSpec, settings: KubeRay) -> None:
-    """Raise PlanError unless the pods see IN and OUT: on a claim, IN also behind a URL."""
+    """Raise PlanError unless the pods see IN and OUT: on a claim, IN also behind a URL; and a copy goes to a URL."""
+    if settings.copy_to is not None and not is_url(settings.copy_to):
+        raise PlanError(f"--copy-to {settings.copy_to} is no URL; give s3://BUCKET/PREFIX, gs:// or az://")
     for what, path in (("IN", spec.input.path), ("OUT", spec.output), ("--mask", spec.input.mask)):
         if path is None or (what != "OUT" and is_url(path)):
             continue

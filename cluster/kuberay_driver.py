@@ -1,7 +1,7 @@
 """The entrypoint of a RayJob: cluster.driver with the arguments that the manifest holds, then the copy to a store.
 
 Before Kubernetes ends the pod it makes the file STOP and waits until RUNNING is gone (cluster.kuberay).
-Exit codes: those of cluster.driver; 1 when the finished image could not be copied.
+Exit codes: those of cluster.driver; 2 when the store takes nothing, 1 when the finished image could not be copied.
 """
 
 from __future__ import annotations
@@ -24,13 +24,32 @@ def main() -> int:
     scratch = Path(os.environ[SCRATCH])
     running = scratch / RUNNING
     running.touch()
+    url = os.environ.get(COPY_TO)
     try:
+        if url and not reachable(url):
+            return 2
         code = driver.main(["--stop", str(scratch / STOP), *arguments])
-        if code == 0 and (url := os.environ.get(COPY_TO)):
+        if code == 0 and url:
             code = copy(Path(driver.parse(arguments)[0].output), url)
         return code
     finally:
         running.unlink(missing_ok=True)
+
+
+def reachable(url: str) -> bool:
+    """Return whether the store takes objects; say why not."""
+    from storage.errors import FormatError
+    from storage.source import redact
+    from storage.upload import try_target
+
+    try:
+        try_target(url)
+    except FormatError as err:
+        print(
+            f"gigarestore: {' '.join(redact(str(err)).split())}; check --copy-to and its credentials", file=sys.stderr
+        )
+        return False
+    return True
 
 
 def copy(root: Path, url: str) -> int:

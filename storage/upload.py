@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+from typing import Any
 
 from storage.errors import DamagedError, one_line
 from storage.source import obstore_for, redact, remote_store
 
 ROOT_METADATA = "zarr.json"
+
+
+def try_target(url: str) -> None:
+    """Write and delete a small object below `url`, so that a wrong address or right is known before a long run.
+
+    Raises FormatError or DamagedError as `upload` does. Where nothing may be deleted the object stays.
+    """
+    name, probe = redact(url), ".gigarestore-probe"
+    store, _ = remote_store(url, name, parent=False)
+    _put(store, probe, b"", name)
+    with contextlib.suppress(Exception):  # every store raises errors of its own; writing is what matters
+        obstore_for(name).delete(store, probe)
 
 
 def upload(root: Path, url: str) -> tuple[int, int]:
@@ -18,16 +32,18 @@ def upload(root: Path, url: str) -> tuple[int, int]:
     """
     name = redact(url)
     store, _ = remote_store(url, name, parent=False)
-    obstore = obstore_for(name)
     count = size = 0
     for path in published(root):
-        key = path.relative_to(root).as_posix()
-        try:
-            obstore.put(store, key, path)
-        except Exception as error:  # every store raises errors of its own
-            raise DamagedError(f"{name}/{key}: cannot be written: {redact(one_line(error))}") from None
+        _put(store, path.relative_to(root).as_posix(), path, name)
         count, size = count + 1, size + path.stat().st_size
     return count, size
+
+
+def _put(store: Any, key: str, content: Path | bytes, name: str) -> None:
+    try:
+        obstore_for(name).put(store, key, content)
+    except Exception as error:  # every store raises errors of its own
+        raise DamagedError(f"{name}/{key}: cannot be written: {redact(one_line(error))}") from None
 
 
 def published(root: Path) -> list[Path]:

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.advice import advise, idle_warning
@@ -16,6 +16,7 @@ SHAPES = st.builds(
 PLAN = ["plan", "--size", "4000x5000", "--scale", 4, "--no-simulate"]
 
 
+@settings(deadline=None)
 @given(shape=SHAPES, batch=st.sampled_from([1, 4, 8, 16]), per_node=st.integers(1, 64))
 def test_what_is_recommended_is_kept_busy_and_less_than_one_node_more_would_be(shape, batch, per_node):
     found, useful = advise(shape, batch, per_node), useful_workers(shape, batch)
@@ -24,6 +25,7 @@ def test_what_is_recommended_is_kept_busy_and_less_than_one_node_more_would_be(s
     assert useful - found.workers < per_node
 
 
+@settings(deadline=None)
 @given(shape=SHAPES, batch=st.sampled_from([1, 8]), workers=st.integers(1, 5000))
 def test_a_warning_comes_exactly_when_workers_would_idle(shape, batch, workers):
     warning = idle_warning(shape, workers, batch, {})

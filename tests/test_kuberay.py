@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cluster import kuberay_driver
 from cluster.handles import State
 from cluster.kuberay import manifest, render
 from cluster.kuberay_client import parse_status
@@ -242,6 +243,7 @@ def test_the_rules_know_fields_that_we_never_write(spec, word):
 PATHS = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=30)
 
 
+@settings(deadline=None, max_examples=50)
 @given(words=st.lists(PATHS, max_size=4), name=PATHS)
 def test_hostile_words_reach_the_driver_unchanged_and_never_a_shell(words, name):
     """Names of files and images are anybody's: quotes, dollars and spaces among them."""
@@ -401,6 +403,11 @@ def test_a_list_is_not_spoilt_by_a_missing_kubectl(kubectl, cli, monkeypatch, tm
     assert cli("list").out.startswith(f"{handle}  unknown  ")
 
 
+def test_a_copy_goes_to_a_url(cli):
+    ended = cli(*SUBMIT, *PLACES, "--copy-to", "bucket/out.zarr", "--dry-run")
+    assert (ended.code, "--copy-to bucket/out.zarr is no URL" in ended.complaint) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("source", "out", "complaint"),
     [
@@ -471,11 +478,23 @@ def test_status_logs_wait_and_cancel_ask_for_the_job_by_name(kubectl, cli):
 
 
 class Store(http.server.BaseHTTPRequestHandler):
-    """An S3 that takes whole objects."""
+    """An S3 that takes whole objects, or none, and deletes the one that was a trial."""
 
     def do_PUT(self):
-        self.server.objects[self.path.partition("?")[0]] = self.rfile.read(int(self.headers["Content-Length"]))
-        self.send_response(200)
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.server.takes:
+            self.server.objects[self.path.partition("?")[0]] = body
+        self.answer(200 if self.server.takes else 403)
+
+    def do_POST(self):
+        asked = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        gone = [name for name in self.server.objects if f"<Key>{name.removeprefix('/bucket/')}</Key>" in asked]
+        for name in gone:
+            del self.server.objects[name]
+        self.answer(200)
+
+    def answer(self, code):
+        self.send_response(code)
         self.send_header("ETag", '"0"')
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -485,9 +504,18 @@ class Store(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def store():
+def store(monkeypatch):
+    pytest.importorskip("obstore")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Store)
-    server.objects = {}
+    server.objects, server.takes = {}, True
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}",
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+        "AWS_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield server
@@ -496,13 +524,25 @@ def store():
     server.server_close()
 
 
+def test_a_store_that_takes_nothing_is_known_before_the_run(store, tmp_path, monkeypatch, capsys):
+    store.takes = False
+    out = str(tmp_path / "out")
+    monkeypatch.setenv("GIGARESTORE_DRIVER", json.dumps(["--output", out, "--folder", f"{out}/x", "--", "in.png", out]))
+    monkeypatch.setenv("GIGARESTORE_COPY_TO", "s3://bucket/done.zarr")
+    monkeypatch.setenv("GIGARESTORE_SCRATCH", str(tmp_path))
+    assert kuberay_driver.main() == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("gigarestore: s3://bucket/done.zarr/.gigarestore-probe: cannot be written: ")
+    assert line.endswith("check --copy-to and its credentials")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_the_manifest_run_here_stops_gently_goes_on_and_copies_to_a_store(
-    small, job, serially, tmp_path, published_files, store, eventually, monkeypatch
+    small, job, serially, tmp_path, published_files, store, eventually
 ):
     """Its entrypoint, variables and preStop hook, executed as a head's pod would; twice, as KubeRay retries."""
-    pytest.importorskip("obstore")
     serially(job(small, tmp_path / "reference", sampling={"steps": 30}))
     data, pod = tmp_path / "it's $(data)", tmp_path / "pod"
     for folder in (data, pod):
@@ -524,8 +564,6 @@ def test_the_manifest_run_here_stops_gently_goes_on_and_copies_to_a_store(
         "OMP_NUM_THREADS": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-    env |= {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{store.server_port}", "AWS_ALLOW_HTTP": "true"}
-    env |= {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1"}
     words = shlex.split(document["spec"]["entrypoint"])
     assert words.pop(0) == "python"
 
