@@ -93,12 +93,12 @@ class _Meter:
     """A listener that reads clock, CPU time and memory when the last worker has joined and as tiles are committed."""
 
     def __init__(self, workers: int, tiles: int) -> None:
-        self._missing, self._warm = workers, WARM * tiles
+        self._missing, self._left, self._warm = workers, tiles, (1 - WARM) * tiles
         self._process = psutil.Process()
         self.first = self.last = (0.0, 0.0)
         self.memory = [0, 0, 0]
         """When all had joined, when warm, at the end."""
-        self.batches = self._tiles = 0
+        self.batches = 0
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, WorkerStarted):
@@ -108,10 +108,11 @@ class _Meter:
                 self.first = self.last = self._times()
         elif isinstance(event, BatchCommitted):
             self.batches += 1
-            self._tiles += len(event.keys)
-            if not self.memory[1] and self._tiles >= self._warm:
+            self._left -= len(event.keys)
+            if not self.memory[1] and self._left <= self._warm:
                 self.memory[1] = self._rss()
-            self.last = self._times()
+            if not self._left:
+                self.last = self._times()
 
     def end(self) -> None:
         self.memory[2] = self._rss()
