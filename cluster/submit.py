@@ -142,7 +142,7 @@ def make_submission(arguments: list[str], loaded: Loaded) -> Submission:
     if spec.output is None:
         raise PlanError("no output named; usage: gigarestore submit IN OUT [options of restore]")
     remote = settings.submit.backend == "kuberay"
-    if not remote or (spec.input.path and Path(spec.input.path).exists()):
+    if not is_elsewhere(spec.input.path, str(settings.submit.backend)):
         from orchestrator.resolve import plan_job
 
         plan_job(spec)
@@ -163,6 +163,13 @@ def make_submission(arguments: list[str], loaded: Loaded) -> Submission:
         settings=settings,
         code=code_folder(),
     )
+
+
+def is_elsewhere(path: str | None, backend_name: str) -> bool:
+    """Tell whether IN is a file on the cluster alone: then it is planned there."""
+    if backend_name == "slurm" or (path and Path(path).exists()):
+        return False
+    return backend_name == "kuberay" or (path is not None and Path(path).is_absolute())
 
 
 def parse_restore(arguments: list[str]) -> JobSpec:

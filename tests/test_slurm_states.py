@@ -2,6 +2,10 @@
 
 import json
 import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +13,8 @@ from cluster.backends import Unreachable
 from cluster.handles import Handle, Record, State
 from cluster.slurm_client import SlurmBackend, parse_exit, parse_sacct, parse_scontrol, parse_squeue
 from orchestrator.errors import PlanError
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # Of a real SLURM 22.05: a requeued job has its earlier attempt under the same id.
 SACCT = """\
@@ -217,3 +223,37 @@ def test_the_log_of_a_run_that_is_not_seen_from_here_is_said_to_be(programs):
     programs()
     with pytest.raises(PlanError, match="lies beside its OUT"):
         list(SlurmBackend().logs(FIVE, None, follow=False))
+
+
+def test_waiting_ends_when_patience_does(programs, cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    programs(squeue="echo '5|RUNNING|None'")
+    ended = cli("wait", "slurm:5", "--timeout", 0)
+    assert ended.code == 124
+    assert "it goes on" in ended.complaint
+
+
+def test_ctrl_c_detaches_and_leaves_the_run_alone(tmp_path, eventually):
+    asked, cancelled = tmp_path / "asked", tmp_path / "cancelled"
+    for name, text in {"squeue": f"echo > {asked}; echo '5|RUNNING|None'", "scancel": f"echo > {cancelled}"}.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    env = {"PATH": str(tmp_path), "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cluster", "wait", "slurm:5"], env=env, stderr=subprocess.PIPE, text=True
+    )
+    assert eventually(asked.exists, seconds=60)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "detached, the run goes on; look with: gigarestore status slurm:5" in err
+    assert not cancelled.exists()
+
+
+def test_cancelling_what_waits_removes_it_at_once(programs, cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    programs(squeue="echo '5|PENDING|Priority'", scancel=f"echo $1 > {tmp_path}/cancelled")
+    assert "slurm:5 is cancelled" in cli("cancel", "slurm:5").err
+    assert (tmp_path / "cancelled").read_text() == "5\n"
+    programs(squeue="echo '5|COMPLETED|None'", scancel="exit 1")
+    assert "has already ended: succeeded" in cli("cancel", "slurm:5").err
