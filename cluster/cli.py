@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from cluster import bench, evaluate, observe, train
+from cluster import bench, evaluate, observe, submit, submitted, train
 from cluster import options as opt
 from cluster.export import export
+from cluster.handles import Handle, submitted_as
 from cluster.info import info
 from cluster.progress import ProgressView, duration
 from orchestrator.errors import PlanError, RunError
@@ -39,6 +40,12 @@ app.add_typer(bench.app, name="bench")
 app.command()(info)
 app.command()(observe.status)
 app.command()(observe.report)
+app.command(context_settings=submit.CONTEXT)(submit.submit)
+app.command()(submitted.logs)
+app.command()(submitted.cancel)
+app.command()(submitted.wait)
+app.command("list")(submitted.list_runs)
+app.add_typer(submitted.config, name="config")
 app.command()(train.train)
 app.command()(evaluate.evaluate)
 
@@ -49,6 +56,7 @@ ClickException: type[Exception] = next(k for k in typer.BadParameter.__mro__ if 
 
 In = Annotated[str | None, typer.Argument(metavar="IN", help="An image file, a zarr folder, or a URL of one.")]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the result, an OME-Zarr image.")]
+RunOrOut = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the result, or a submitted run's handle.")]
 
 
 @app.command()
@@ -130,7 +138,7 @@ def restore(
 
 @app.command()
 def resume(
-    out: Out,
+    out: RunOrOut,
     steps: opt.Steps = None,
     eta: opt.Eta = None,
     start: opt.Start = None,
@@ -169,8 +177,18 @@ def resume(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
-    """Go on with an unfinished run. Where it runs may change; an option that would change pixels is refused."""
+    """Go on with an unfinished run, where it was submitted or, with an option such as --executor ray, here.
+
+    Where it runs may change; an option that would change pixels is refused.
+    """
     given = {k: v for k, v in locals().items() if k in opt.PLACES}
+    here = take_over or any(value is not None for value in given.values())
+    if here and (handle := Handle.parse(str(out))):
+        raise PlanError(
+            f"{handle} goes on as it was submitted, without options; `resume OUT` with options goes on here"
+        )
+    if not here and (handle := submitted_as(out)):
+        raise typer.Exit(submitted.resubmit(handle))
     from orchestrator import run
     from orchestrator.rundir import RunDir
 
