@@ -226,3 +226,41 @@ def test_nothing_beside_a_large_jpeg_is_opened(tmp_path, nothing_whole):
 
 def test_the_limit_leaves_room_for_the_process_below_512_mib():
     assert MAX_WHOLE_BYTES + (100 << 20) < 512 << 20
+
+
+def restored(path, out, on):
+    from orchestrator.run import start
+    from orchestrator.serial import SerialExecutor
+    from orchestrator.spec import JobSpec
+
+    spec = JobSpec.build(
+        {
+            "input": {"path": str(path)},
+            "output": str(out),
+            "task": {"name": "sr", "scale": 2, "skip_flat": 255.0},
+            "denoiser": "analytic:",
+            "tiling": {"tile": 512, "stride": 384, "levels": 1, "margin": 64},
+            "run": {"executor": "serial"},
+        }
+    )
+    start(spec, SerialExecutor(), on)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_run_shows_a_bar_while_its_input_is_staged(tmp_path, monkeypatch, capsys, terminal):
+    from cluster import progress
+    from orchestrator.events import Staging
+
+    path, told = tmp_path / "scan.png", []
+    path.write_bytes(imagecodecs.png_encode(waves(1, 1100, 600)[0]))
+    monkeypatch.setenv("FORCE_COLOR" if terminal else "NO_COLOR", "1")
+    monkeypatch.setattr(progress, "PLAIN_INTERVAL", -1.0)
+    with progress.ProgressView() as view:
+        restored(path, tmp_path / "out", [view, told.append])
+    assert [event for event in told if isinstance(event, Staging)] == [
+        Staging(name="scan.png", done=done, total=3) for done in (1, 2, 3)
+    ]
+    shown = capsys.readouterr().err
+    assert "reading scan.png" in shown
+    assert ("3/3" if terminal else "reading scan.png: 66 %") in shown
+    assert '"Staging"' not in (tmp_path / "out/.gigarestore/events.jsonl").read_text()
