@@ -15,9 +15,10 @@ from storage import blocks, pieces, png_rows, raster
 from storage.blocks import BLOCK_BYTES, CHUNK, cut
 from storage.box import Box
 from storage.errors import DamagedError, FormatError
+from storage.image import check_memory
 from storage.limits import MAX_WHOLE_BYTES
 from storage.open import inspect, open_image
-from storage.stage import check_memory, stage
+from storage.stage import stage
 
 LIMIT = 1 << 20
 
@@ -222,6 +223,31 @@ def test_nothing_beside_a_large_jpeg_is_opened(tmp_path, nothing_whole):
     assert dataset.transform.is_identity
     assert [name.rpartition("/")[2] for name in dataset.files] == ["image.jpg"]
     reader.close()
+
+
+def test_a_run_refuses_what_takes_too_much_memory_before_it_writes_anything(tmp_path, cli):
+    """A header alone: 12,000 x 12,000 px in one compressed strip."""
+    path, out = tmp_path / "in.tif", tmp_path / "out"
+    strip = zlib.compress(bytes(12_000 * 12_000), 1)
+    shape = (12_000, 12_000)
+    tifffile.imwrite(
+        path, iter([strip]), shape=shape, dtype=np.uint8, rowsperstrip=12_000, compression="zlib", metadata=None
+    )
+    told = cli("info", path)
+    assert told.code == 0
+    assert "above the limit of 402.7 MB, allow it with --max-pixels 144000000" not in told.out, "274 MiB are allowed"
+    shape = (24_000, 12_000)
+    tifffile.imwrite(
+        path, iter([strip]), shape=shape, dtype=np.uint8, rowsperstrip=24_000, compression="zlib", metadata=None
+    )
+    assert "; above the limit of 402.7 MB, allow it with --max-pixels 288000000" in cli("info", path).out
+    for command in (("plan", path), ("restore", path, out)):
+        refused = cli(*command, "--scale", 2)
+        assert refused.code == 2
+        assert "staging needs" in refused.complaint
+        assert "or allow it with --max-pixels 288000000" in refused.complaint
+    assert not out.exists()
+    assert cli("plan", path, "--scale", 2, "--max-pixels", 288_000_000).code == 0
 
 
 def test_the_limit_leaves_room_for_the_process_below_512_mib():
