@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 bad input or usage, 1 failed but resumable, 130 interrupte
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from cluster import bench, evaluate, observe, train
+from cluster import bench, evaluate, observe, submit, submitted, train
 from cluster import options as opt
+from cluster.doctor import doctor
 from cluster.export import export
+from cluster.handles import Handle, submitted_as
 from cluster.info import info
 from cluster.progress import ProgressView, duration
 from orchestrator.errors import PlanError, RunError
@@ -39,6 +42,12 @@ app.add_typer(bench.app, name="bench")
 app.command()(info)
 app.command()(observe.status)
 app.command()(observe.report)
+app.command(context_settings=submit.CONTEXT)(submit.submit)
+app.command()(submitted.logs)
+app.command()(submitted.cancel)
+app.command()(submitted.wait)
+app.command("list")(submitted.list_runs)
+app.add_typer(submitted.config, name="config")
 app.command()(train.train)
 app.command()(evaluate.evaluate)
 
@@ -49,6 +58,7 @@ ClickException: type[Exception] = next(k for k in typer.BadParameter.__mro__ if 
 
 In = Annotated[str | None, typer.Argument(metavar="IN", help="An image file, a zarr folder, or a URL of one.")]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the result, an OME-Zarr image.")]
+RunOrOut = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the result, or a submitted run's handle.")]
 
 
 @app.command()
@@ -130,7 +140,7 @@ def restore(
 
 @app.command()
 def resume(
-    out: Out,
+    out: RunOrOut,
     steps: opt.Steps = None,
     eta: opt.Eta = None,
     start: opt.Start = None,
@@ -169,8 +179,18 @@ def resume(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
-    """Go on with an unfinished run. Where it runs may change; an option that would change pixels is refused."""
+    """Go on with an unfinished run, where it was submitted or, with an option such as --executor ray, here.
+
+    Where it runs may change; an option that would change pixels is refused.
+    """
     given = {k: v for k, v in locals().items() if k in opt.PLACES}
+    here = take_over or any(value is not None for value in given.values())
+    if here and (handle := Handle.parse(str(out))):
+        raise PlanError(
+            f"{handle} goes on as it was submitted, without options; `resume OUT` with options goes on here"
+        )
+    if not here and (handle := submitted_as(out)):
+        raise typer.Exit(submitted.resubmit(handle))
     from orchestrator import run
     from orchestrator.rundir import RunDir
 
@@ -231,6 +251,9 @@ def plan(
     order_block: opt.OrderBlock = None,
     workers: opt.Workers = None,
     batch: opt.Batch = None,
+    nodes: Annotated[int | None, typer.Option(help="Nodes that you think of, for advice.", show_default=False)] = None,
+    gpus: Annotated[int | None, typer.Option(help="GPUs of a node.", show_default=False)] = None,
+    cpus: Annotated[int | None, typer.Option(help="Cores of a node.", show_default=False)] = None,
     step_seconds: Annotated[
         float | None, typer.Option(help="Seconds per network evaluation of one tile, for the time estimate.")
     ] = None,
@@ -244,8 +267,10 @@ def plan(
     ] = None,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Say what a restoration would take: tiles, levels, NFE, critical path, useful workers, memory, disk, time."""
+    """Say what a restoration would take: tiles, levels, NFE, critical path, nodes that pay, memory, disk, time."""
     given = {k: v for k, v in locals().items() if k in opt.PLACES}
+    from cluster.settings import load
+    from cluster.sizing import size_up
     from orchestrator.estimate import estimate
     from orchestrator.filled import count_filled
     from orchestrator.forecast import CHEAP_TILES, forecast, known_device
@@ -262,16 +287,20 @@ def plan(
     filled = count_filled(planned)
     worth = numbers.tiles <= CHEAP_TILES if simulate is None else simulate
     outlook = forecast(planned, device, tiles, run=worth)
+    asked = load({"submit.nodes": nodes, "submit.gpus": gpus, "submit.cpus": cpus}, Path.cwd(), os.environ)
+    advice = size_up(planned, outlook.parallelism, asked)
     if as_json:
         spec = planned.spec.model_dump(mode="json")
         from storage.source import redact
 
         found = {"spec": spec, "filled": filled, **numbers.as_dict(), "forecast": outlook.as_dict()}
+        found["recommended"] = advice.as_dict()
         print(redact(json.dumps(found)))
         return
-    from cluster.tables import print_forecast, print_plan
+    from cluster.tables import print_forecast, print_plan, print_sizing
 
     print_plan(planned, numbers, filled)
+    print_sizing(advice)
     print_forecast(planned, outlook)
 
 
@@ -335,19 +364,7 @@ def verify(out: Out, as_json: opt.AsJson = False) -> None:
 app.command()(export)
 
 
-@app.command()
-def doctor(as_json: opt.AsJson = False) -> None:
-    """Check this machine: versions, shadowed packages, GPU, memory, disk, Ray. One line each; exit 1 on a failure."""
-    from cluster.doctor import run_checks
-
-    checks = run_checks()
-    if as_json:
-        print(json.dumps([check.as_dict() for check in checks]))
-    else:
-        for check in checks:
-            print(f"{check.verdict:4}  {check.name}: {check.text}")
-    if any(check.verdict == "fail" for check in checks):
-        raise typer.Exit(FAILED)
+app.command()(doctor)
 
 
 @app.command()

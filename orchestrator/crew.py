@@ -1,16 +1,18 @@
 """Crew: which worker takes how many tiles next. Pure bookkeeping: no Ray, no clock.
 
 A worker may have two batches: the one that it computes and, when tiles are plentiful, one that it reads meanwhile. A
-suspect tile (one that failed before) gets a worker for itself, so that it can take nothing else down with it.
+suspect tile (one that failed before) gets a worker for itself, so that it can take nothing else down with it, and one
+that has not failed at it while there is any, so that a broken worker is not taken for a poison tile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from orchestrator.frontier import Frontier
+from orchestrator.grid import TileKey
 from orchestrator.policy import ahead, continuous_batch, fair_batch
 
 W = TypeVar("W", bound=Hashable)
@@ -40,12 +42,19 @@ class Crew(Generic[W]):
     """Those with nothing to do, longest first."""
     _single: dict[W, None] = field(default_factory=dict)
     """Those with one batch, no suspect, longest first: found at once among a thousand."""
+    _failed: dict[TileKey, set[W]] = field(default_factory=dict)
+    """Tiles that failed and are not done, with the workers that failed at them."""
 
     def __contains__(self, worker: object) -> bool:
         return worker in self._loads
 
     def __iter__(self) -> Iterator[W]:
         return iter(self._loads)
+
+    @property
+    def calls(self) -> int:
+        """Batches that a worker is given at most; those that join as slots fall free may be of single tiles."""
+        return 2 * self.most if self.continuous else 2
 
     def join(self, worker: W) -> None:
         """Count on a worker."""
@@ -70,13 +79,31 @@ class Crew(Generic[W]):
         ready, running = frontier.ready, frontier.running
         if not ready:
             return None
-        if frontier.suspects or (self._free and not self.continuous):
-            worker = next(iter(self._free), None)
-            if worker is None:
-                return None
-            size = 1 if frontier.suspects else fair_batch(ready, running, workers, self.most)
+        if (suspect := frontier.suspect) is not None:
+            worker = self._for_suspect(suspect)
+            return None if worker is None else (worker, 1)
+        if self._free and not self.continuous:
+            worker = next(iter(self._free))
+            size = fair_batch(ready, running, workers, self.most)
             return (worker, min(size, self._loads[worker].most)) if size else None
         return self._share(ready, running, workers) if self.continuous else self._ahead(ready, running, workers)
+
+    def _for_suspect(self, suspect: TileKey) -> W | None:
+        """Return a free worker that has not failed at a tile; any free one when all there are have."""
+        failed = self._failed.get(suspect, set())
+        fresh = next((worker for worker in self._free if worker not in failed), None)
+        return next(iter(self._free), None) if fresh is None and failed.issuperset(self._loads) else fresh
+
+    def failed(self, worker: W, keys: Iterable[TileKey]) -> None:
+        """Record that a worker, which lives on, has failed at tiles."""
+        for key in keys:
+            self._failed.setdefault(key, set()).add(worker)
+
+    def done(self, keys: Iterable[TileKey]) -> None:
+        """Record that tiles are restored."""
+        if self._failed:
+            for key in keys:
+                self._failed.pop(key, None)
 
     def _ahead(self, ready: int, running: int, workers: int) -> tuple[W, int] | None:
         worker = next(iter(self._single), None)

@@ -256,10 +256,53 @@ def test_a_crew_gives_no_worker_more_than_two_batches_and_a_suspect_one_of_its_o
         crew.back(worker, len(keys))
         if failures and rng.random() < 0.1:
             failures -= 1
+            crew.failed(worker, keys)
             poison |= set(frontier.failed(keys, "a try"))
         else:
+            crew.done(keys)
             frontier.committed(keys)
     assert not poison
+
+
+def test_a_broken_worker_is_not_taken_for_a_poison_tile():
+    """One of three workers fails at everything: no tile is given up, because others try it before it comes again."""
+    grid = TileGrid.build(0, 256 + 192 * 3, 256 + 192 * 3, 256, 192, "colour", 32)
+    frontier, crew = Frontier(TaskGraph([grid], 2)), Crew(2)
+    for worker in ("broken", "b", "c"):
+        crew.join(worker)
+    sent = []
+    while not frontier.finished:
+        while turn := crew.turn(frontier, 3):
+            worker, size = turn
+            suspect = frontier.suspects > 0
+            sent.append((worker, frontier.take(size)))
+            crew.sent(worker, len(sent[-1][1]), suspect=suspect)
+        sent.sort(key=lambda batch: batch[0] != "broken")  # it is always the first to answer, so always free
+        worker, keys = sent.pop(0)
+        crew.back(worker, len(keys))
+        if worker == "broken":
+            crew.failed(worker, keys)
+            assert frontier.failed(keys, "it is broken") == []
+        else:
+            crew.done(keys)
+            frontier.committed(keys)
+
+
+def test_a_poison_tile_is_tried_by_everybody_and_then_again():
+    grid = TileGrid.build(0, 256, 256, 256, 192, "raster", 32)
+    frontier, crew = Frontier(TaskGraph([grid], 2)), Crew(1)
+    for worker in ("a", "b"):
+        crew.join(worker)
+    tried = []
+    while turn := crew.turn(frontier, 2):
+        (key,) = frontier.take(turn[1])
+        crew.sent(turn[0], 1, suspect=True)
+        crew.back(turn[0], 1)
+        crew.failed(turn[0], [key])
+        frontier.failed([key], "poison")
+        tried.append(turn[0])
+    assert frontier.given_up
+    assert set(tried[:2]) == set(tried[2:]) == {"a", "b"}
 
 
 def test_a_worker_with_less_memory_is_sent_less_and_told_once():
