@@ -150,12 +150,12 @@ def measure(
     """Run a plan's tiles once on simulated workers and return what it took beside what it should take."""
     from orchestrator.ray_executor import RayExecutor
 
-    graph, columns = plan.graph(), plan.levels[0].grid.cols.count
+    graph = plan.graph()
     ideal = _ideal(graph, device, workers, batch, batching)
     slots = max(2, math.ceil(workers / processes))
     kind = WorkerKind(
         actor=SimulatedWorker,
-        arguments=lambda _, most, continuous: (device, columns, slots, most, continuous),
+        arguments=lambda most, continuous: (device, slots, most, continuous),
         slots=slots,
         gpus=False,
         gather=True,

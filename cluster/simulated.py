@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.actors import Introduction, introduce
+from orchestrator.plan import Plan
 from orchestrator.report import Report
 from orchestrator.simulate import Device
 
@@ -28,20 +29,29 @@ class SimulatedWorker:
     A device keeps its own time: what it has to do it begins when the last thing ended, however late its process woke.
     """
 
-    def __init__(self, device: Device, columns: int, slots: int, batch: int, continuous: bool) -> None:
-        self._device, self._columns = device, columns
+    def __init__(self, device: Device, slots: int, batch: int, continuous: bool) -> None:
+        self._columns: dict[int, int] = {}
         self._free = [0.0] * slots
         self._sleepers = ThreadPoolExecutor(slots)  # a thread wakes within 0.1 ms, an event loop within 1 ms
-        self._steppers = [_Stepper(device, columns, batch, self._sleepers) for _ in range(slots if continuous else 0)]
+        self._device = device
+        self._steppers = [_Stepper(device, batch, self._sleepers) for _ in range(slots if continuous else 0)]
 
     async def ready(self) -> Introduction:
         """Return who this is."""
         return introduce("simulated")
 
-    async def run(self, slot: int, keys: list[list[int]], *after: list[Any]) -> list[Any]:
+    async def open(self, run: int, root: str, plan: Plan) -> None:
+        """Take a run's tiles from now on."""
+        self._columns[run] = plan.levels[0].grid.cols.count
+
+    async def close(self, run: int) -> None:
+        """Forget a run."""
+        self._columns.pop(run, None)
+
+    async def run(self, slot: int, run: int, keys: list[list[int]], *after: list[Any]) -> list[Any]:
         """Sleep as long as the batch takes."""
         _, row, col = keys[0]
-        number, now = row * self._columns + col, time.perf_counter()
+        number, now = row * self._columns[run] + col, time.perf_counter()
         if self._steppers:
             await self._steppers[slot].run(len(keys), number)
             cost = time.perf_counter() - now
@@ -55,7 +65,7 @@ class SimulatedWorker:
 class _Stepper:
     """A device that tiles join between two evaluations."""
 
-    def __init__(self, device: Device, columns: int, batch: int, sleepers: ThreadPoolExecutor) -> None:
+    def __init__(self, device: Device, batch: int, sleepers: ThreadPoolExecutor) -> None:
         self._step = per_evaluation(device)
         self._batch, self._sleepers = batch, sleepers
         self._waiting: deque[tuple[int, int, asyncio.Future[None]]] = deque()

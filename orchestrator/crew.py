@@ -1,4 +1,7 @@
-"""Crew: which worker takes how many tiles next. Pure bookkeeping: no Ray, no clock.
+"""Crew: which worker takes how many tiles of which run next. Pure bookkeeping: no Ray, no clock.
+
+Several runs may share a crew: what is ready and running in all of them together decides how much a worker takes, and the
+oldest run that has so much goes first, so that the others fill what its wavefront leaves idle. A batch is of one run.
 
 A worker may have two batches: the one that it computes and, when tiles are plentiful, one that it reads meanwhile. A
 suspect tile (one that failed before) gets a worker for itself, so that it can take nothing else down with it.
@@ -6,14 +9,27 @@ suspect tile (one that failed before) gets a worker for itself, so that it can t
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Container, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from orchestrator.frontier import Frontier
 from orchestrator.policy import ahead, continuous_batch, fair_batch
 
 W = TypeVar("W", bound=Hashable)
+
+
+class Source(Protocol):
+    """A run's tiles, and the workers that can take them."""
+
+    @property
+    def frontier(self) -> Frontier: ...
+
+    @property
+    def opened(self) -> Container[Any]: ...
+
+
+S = TypeVar("S", bound=Source)
 
 
 @dataclass(slots=True)
@@ -65,27 +81,35 @@ class Crew(Generic[W]):
         load.most = most
         return True
 
-    def turn(self, frontier: Frontier, workers: int) -> tuple[W, int] | None:
-        """Return who takes how many of the frontier's tiles now, None to wait. workers: alive, busy or not."""
-        ready, running = frontier.ready, frontier.running
+    def turn(self, runs: Sequence[S], workers: int) -> tuple[S, W, int] | None:
+        """Return which worker takes how many tiles of which run, oldest first, None to wait. workers: alive, busy or not."""
+        ready = sum(run.frontier.ready for run in runs)
         if not ready:
             return None
-        if frontier.suspects or (self._free and not self.continuous):
-            worker = next(iter(self._free), None)
-            if worker is None:
-                return None
-            size = 1 if frontier.suspects else fair_batch(ready, running, workers, self.most)
-            return (worker, min(size, self._loads[worker].most)) if size else None
-        return self._share(ready, running, workers) if self.continuous else self._ahead(ready, running, workers)
+        running = sum(run.frontier.running for run in runs)
+        suspicious = [run for run in runs if run.frontier.suspects]
+        for run in suspicious:
+            if (worker := next((free for free in self._free if free in run.opened), None)) is not None:
+                return run, worker, 1
+        if suspicious or (self._free and not self.continuous):
+            return self._fair(runs, self._free, ready, running, workers)
+        if self.continuous:
+            return self._share(runs, ready, running, workers)
+        if ahead(ready, workers, self.most):
+            return self._fair(runs, self._single, ready, running, workers)
+        return None
 
-    def _ahead(self, ready: int, running: int, workers: int) -> tuple[W, int] | None:
-        worker = next(iter(self._single), None)
-        if worker is None or not ahead(ready, workers, self.most):
-            return None
+    def _fair(
+        self, runs: Sequence[S], takers: dict[W, None], ready: int, running: int, workers: int
+    ) -> tuple[S, W, int] | None:
+        """Give the taker that has waited longest, and knows such a run, a fair share of all tiles."""
         size = fair_batch(ready, running, workers, self.most)
-        return (worker, min(size, self._loads[worker].most)) if size else None
+        for worker in takers if size else ():
+            if (run := _fullest(runs, worker, size)) is not None:
+                return run, worker, min(size, run.frontier.ready, self._loads[worker].most)
+        return None
 
-    def _share(self, ready: int, running: int, workers: int) -> tuple[W, int] | None:
+    def _share(self, runs: Sequence[S], ready: int, running: int, workers: int) -> tuple[S, W, int] | None:
         """Fill up the least busy worker; where tiles are plentiful, one more batch waits at its door."""
         spare = 2 if ahead(ready, workers, self.most) else 1
         least = min(
@@ -95,8 +119,10 @@ class Crew(Generic[W]):
         if least is None:
             return None
         worker = least[2]
-        size = continuous_batch(ready, running, workers, spare * self._loads[worker].most, least[0])
-        return (worker, min(size, self._loads[worker].most)) if size else None
+        most = self._loads[worker].most
+        size = min(continuous_batch(ready, running, workers, spare * most, least[0]), most)
+        run = _fullest(runs, worker, size) if size else None
+        return None if run is None else (run, worker, min(size, run.frontier.ready))
 
     def sent(self, worker: W, tiles: int, *, suspect: bool = False) -> None:
         """Record that a worker has been given a batch."""
@@ -117,3 +143,17 @@ class Crew(Generic[W]):
             self._free[worker] = None
         elif load.batches == 1 and not load.alone:
             self._single[worker] = None
+
+
+def _fullest(runs: Sequence[S], worker: Hashable, size: int) -> S | None:
+    """Return the oldest run with so many tiles for a worker, else the one with most; None when none has any."""
+    found: S | None = None
+    for run in runs:
+        if run.frontier.suspects or worker not in run.opened:
+            continue
+        ready = run.frontier.ready
+        if ready >= size:
+            return run
+        if ready and (found is None or ready > found.frontier.ready):
+            found = run
+    return found

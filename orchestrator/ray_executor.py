@@ -1,5 +1,8 @@
 """The Ray executor: the frontier's loop over actors. Keys and small reports travel through Ray, never pixels.
 
+It serves one run or several at a time: they share the actors, each of which opens every run once. What goes wrong with a
+run ends that run; what goes wrong with the actors or the cluster ends all.
+
 Every batch call carries the references of its predecessors' reports, so the edges of mask-shift restoration exist in
 Ray's own task graph; they are resolved by then (the frontier saw them commit), so no call ever waits inside an actor.
 A reference is dropped once every successor of its tiles has been dispatched.
@@ -7,20 +10,24 @@ A reference is dropped once every successor of its tiles has been dispatched.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import sys
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ray.exceptions import RayError, RayTaskError
 
 from orchestrator.actors import WorkerKind
+from orchestrator.arrivals import Arrivals, again
 from orchestrator.crew import Crew
-from orchestrator.deadlines import Deadlines
-from orchestrator.errors import WorkerBroken
-from orchestrator.events import BatchHalved, Draining
+from orchestrator.errors import RunError, WorkerBroken
+from orchestrator.events import BatchHalved, Draining, WorkerLost, WorkerStarted
 from orchestrator.grid import TileKey
-from orchestrator.mailbox import Durable, Mailbox, Recorder, Result
+from orchestrator.lane import Lane
+from orchestrator.mailbox import Durable, Mailbox, Result, Rung
 from orchestrator.patience import disk_full
 from orchestrator.ray_cluster import Cluster, connected, first_line, knock
 from orchestrator.ray_metrics import RayMetrics
@@ -28,7 +35,6 @@ from orchestrator.ray_pool import Member, Pool
 from orchestrator.report import Report
 from orchestrator.session import Session
 from orchestrator.stopping import Stop
-from orchestrator.tokens import Tokens
 
 # Tiles a GPU takes at a time when the user does not say; a CPU gains nothing from batches.
 GPU_BATCH = 8
@@ -43,6 +49,7 @@ STILL_SECONDS = 5.0
 class _Call:
     """A batch under way on a worker."""
 
+    lane: Lane
     worker: Member
     keys: list[TileKey]
     began: float
@@ -74,143 +81,251 @@ class RayExecutor:
         self._continuous = batching == "continuous"
         self._kind, self._stop = kind or WorkerKind(), stop or Stop()
         self._gathering = self._kind.gather
+        self._numbers = 0
         self._reset()
 
     def _reset(self) -> None:
+        self._lanes: list[Lane] = []
         self._inflight: dict[Any, _Call] = {}
+        self._opening: dict[Any, tuple[Lane, Member]] = {}
         self._crew: Crew[Member] = Crew(1, self._continuous)
         self._mailbox = Mailbox()
-        self._tokens = Tokens()
 
     def execute(self, session: Session) -> None:
         """Drive the session's frontier to its end.
 
-        Raises RunError when workers keep dying, the disk is full or the cluster is gone, KeyboardInterrupt when asked
-        to stop.
+        Raises RunError when workers keep dying or the cluster is gone, OSError when the disk is full,
+        KeyboardInterrupt when asked to stop.
         """
-        cpus = math.ceil((self.workers or 1) / self._kind.slots)
-        with connected(self.address, cpus, self._stop) as cluster:
-            self._pool = Pool(session, self._kind, cluster, self.workers)
-            most = self.batch or (GPU_BATCH if self._pool.on_gpu else 1)
-            self._pool.arguments = self._kind.arguments(session, most, self._continuous)
-            self._crew = Crew(most, self._continuous)
-            self._deadlines = Deadlines(session.plan.spec.run.hang_seconds + session.plan.spec.run.store_seconds)
-            self._recorder = Recorder(session.record, self._mailbox)
-            self._ticked = time.monotonic()
-            left = session.frontier.total - session.frontier.done
-            session.listeners.append(RayMetrics(str(session.run_dir.root), left))
-            try:
-                with self._stop.draining():
-                    self._loop(session, cluster)
-            finally:
-                self._close(session, cluster)
+        arrivals = Arrivals()
+        ended = arrivals.put(session)
+        arrivals.close()
+        self.serve(arrivals)
+        ended.result()
 
-    def _loop(self, session: Session, cluster: Cluster) -> None:
-        while (session.frontier.ready or session.frontier.running) and not self._stop.requested:
+    def serve(self, arrivals: Arrivals) -> None:
+        """Drive the frontiers of all sessions that arrive to their ends, all of them on the same workers.
+
+        Raises RunError when workers keep dying or the cluster is gone, KeyboardInterrupt when asked to stop; all
+        sessions then end with it.
+        """
+        if not arrivals.wait():
+            return
+        try:
+            cpus = math.ceil((self.workers or 1) / self._kind.slots)
+            with connected(self.address, cpus, self._stop) as cluster:
+                self._pool = Pool(self._kind, cluster, self.workers, self._tell_lost)
+                most = self.batch or (GPU_BATCH if self._pool.on_gpu else 1)
+                self._pool.arguments = self._kind.arguments(most, self._continuous)
+                self._crew = Crew(most, self._continuous)
+                self._ticked = time.monotonic()
+                arrivals.bell = lambda: self._mailbox.put(Rung())
+                try:
+                    with self._stop.draining():
+                        self._loop(arrivals, cluster)
+                finally:
+                    self._close(cluster)
+        except BaseException as err:
+            arrivals.refuse(err)
+            raise
+        finally:
+            self._reset()
+
+    def _loop(self, arrivals: Arrivals, cluster: Cluster) -> None:
+        while not (self._stop.requested or (arrivals.exhausted and not self._lanes)):
+            self._admit(arrivals)
             for ref in self._pool.fill():
                 self._mailbox.expect(ref)
-            self._dispatch(session)
-            self._collect(session)
-            self._tick(session, cluster)
+            self._dispatch()
+            self._collect()
+            self._tick(cluster)
+            self._settle()
         if self._stop.requested:
-            session.emit(Draining(batches=len(self._inflight), seconds=self._stop.seconds))
-            while session.frontier.running:
-                self._collect(session)
-                self._tick(session, cluster)
+            for lane in self._lanes:
+                lane.session.emit(Draining(batches=len(self._inflight), seconds=self._stop.seconds))
+            while any(lane.frontier.running for lane in self._lanes):
+                self._collect()
+                self._tick(cluster)
             raise KeyboardInterrupt
 
-    def _dispatch(self, session: Session) -> None:
-        """Give workers what is ready, as the crew says."""
-        frontier = session.frontier
-        if self._gathering and self._pool.joining:
-            return
-        self._gathering = False
-        while turn := self._crew.turn(frontier, self._pool.live):
-            worker, size = turn
-            suspect = frontier.suspects > 0
-            keys = frontier.take(size)
-            self._send(session, worker, keys)
-            self._crew.sent(worker, len(keys), suspect=suspect)
+    def _admit(self, arrivals: Arrivals) -> None:
+        for session, ended in arrivals.take():
+            self._numbers += 1
+            lane = Lane(self._numbers, session, ended, self._mailbox)
+            left = session.frontier.total - session.frontier.done
+            session.listeners.append(RayMetrics(str(session.run_dir.root), left))
+            self._lanes.append(lane)
+            for worker in self._crew:
+                self._open(lane, worker)
 
-    def _send(self, session: Session, worker: Member, keys: list[TileKey]) -> None:
-        plain = [list(key) for key in keys]  # what Ray sends without pickling
-        if session.frontier.to_fill(keys[0]):
-            ref = worker.handle.fill.remote(worker.slot, plain)
-        else:
-            after = self._tokens.spend(session.frontier.graph, keys)
-            ref = worker.handle.run.remote(worker.slot, plain, *after)
-        allowed = self._deadlines.allowed(keys[0].level, len(keys))
-        self._inflight[ref] = _Call(worker, keys, time.monotonic(), allowed)
+    def _open(self, lane: Lane, worker: Member) -> None:
+        """Have a worker get ready for a run."""
+        root = str(lane.session.run_dir.root.absolute())
+        ref = worker.handle.open.remote(lane.number, root, lane.session.plan)
+        self._opening[ref] = (lane, worker)
         self._mailbox.expect(ref)
 
-    def _collect(self, session: Session) -> None:
+    def _settle(self) -> None:
+        """Give back the runs that are through."""
+        for lane in [lane for lane in self._lanes if lane.idle]:
+            self._leave(lane)
+            lane.end()
+
+    def _leave(self, lane: Lane) -> None:
+        self._lanes.remove(lane)
+        for worker in lane.opened:
+            worker.handle.close.remote(lane.number)
+
+    @contextlib.contextmanager
+    def _concerning(self, lane: Lane) -> Iterator[None]:
+        """Let what goes wrong within end this run alone."""
+        try:
+            yield
+        except Exception as err:
+            if not lane.over:
+                self._leave(lane)
+                lane.end(err)
+
+    def _dispatch(self) -> None:
+        """Give workers what is ready, as the crew says."""
+        if self._gathering and (self._pool.joining or self._opening):
+            return
+        self._gathering = False
+        while turn := self._crew.turn(self._lanes, self._pool.live):
+            lane, worker, size = turn
+            suspect = lane.frontier.suspects > 0
+            keys = lane.frontier.take(size)
+            self._send(lane, worker, keys)
+            self._crew.sent(worker, len(keys), suspect=suspect)
+
+    def _send(self, lane: Lane, worker: Member, keys: list[TileKey]) -> None:
+        plain = [list(key) for key in keys]  # what Ray sends without pickling
+        if lane.frontier.to_fill(keys[0]):
+            ref = worker.handle.fill.remote(worker.slot, lane.number, plain)
+        else:
+            after = lane.tokens.spend(lane.frontier.graph, keys)
+            ref = worker.handle.run.remote(worker.slot, lane.number, plain, *after)
+        allowed = lane.deadlines.allowed(keys[0].level, len(keys))
+        self._inflight[ref] = _Call(lane, worker, keys, time.monotonic(), allowed)
+        self._mailbox.expect(ref)
+
+    def _collect(self) -> None:
         """Wait for something to happen, and act on it and on all that has happened by then."""
-        reports: list[tuple[str, Report]] = []
+        reports: dict[Lane, list[tuple[str, Report]]] = {}
         try:
             for letter in self._mailbox.take(TICK_SECONDS):
                 if isinstance(letter, Durable):
-                    self._durable(session, letter)
+                    self._durable(letter)
+                elif isinstance(letter, Rung):
+                    continue  # the loop looks who is there
                 elif letter.ref in self._pool.joining:
                     self._joined(letter)
-                elif letter.ref in self._inflight and (report := self._reported(session, letter)):
-                    reports.append(report)
+                elif letter.ref in self._opening:
+                    self._opened(letter)
+                elif (call := self._inflight.pop(letter.ref, None)) and (report := self._reported(call, letter)):
+                    reports.setdefault(call.lane, []).append(report)
         finally:  # also when a death among them ends the run
-            if reports:
-                self._recorder.put(reports)
+            for lane, theirs in reports.items():
+                if not lane.over:
+                    lane.recorder.put(theirs)
 
-    def _durable(self, session: Session, letter: Durable) -> None:
-        self._recorder.pending -= len(letter.reports)
-        if letter.error is not None:
-            raise letter.error
-        session.release(letter.reports)
+    def _durable(self, letter: Durable) -> None:
+        lane = next((lane for lane in self._lanes if lane.recorder is letter.by), None)
+        if lane is not None:
+            with self._concerning(lane):
+                lane.durable(letter)
 
     def _joined(self, letter: Result) -> None:
         if worker := self._pool.joined(letter.ref, letter.answer):
             self._crew.join(worker)
+            for lane in self._lanes:
+                self._open(lane, worker)
 
-    def _reported(self, session: Session, letter: Result) -> tuple[str, Report] | None:
-        """Return a worker's name and report; None when it has none, because it failed or died."""
-        call = self._inflight.pop(letter.ref)
-        worker = call.worker
+    def _opened(self, letter: Result) -> None:
+        """Count on a worker for a run, or note that it cannot take it."""
+        lane, worker = self._opening.pop(letter.ref)
+        try:
+            letter.answer.result()
+        except RayTaskError as err:
+            error = err.cause or err
+            if isinstance(error, WorkerBroken):
+                self._died(worker, [], first_line(error), kill=True)
+            else:
+                lane.refused[worker] = first_line(error)
+                self._check_refusals(lane)
+        except RayError as err:
+            self._died(worker, [], first_line(err))
+        else:
+            self._pool.proven = True
+            if lane.over:
+                worker.handle.close.remote(lane.number)
+                return
+            lane.opened.add(worker)
+            lane.session.emit(WorkerStarted(worker=worker.name, **worker.traits))
+
+    def _check_refusals(self, lane: Lane) -> None:
+        """End a run that no worker can take."""
+        waiting = self._pool.joining or any(other is lane for other, _ in self._opening.values())
+        refused = [worker for worker in self._crew if worker in lane.refused]
+        if refused and not lane.over and not lane.opened and not waiting:
+            with self._concerning(lane):
+                raise RunError(f"no worker could get ready for this run: {lane.refused[refused[-1]]}")
+
+    def _reported(self, call: _Call, letter: Result) -> tuple[str, Report] | None:
+        """Return a worker's name and report; None when it has none, because it failed or died, or nobody waits for it."""
+        lane, worker = call.lane, call.worker
         self._crew.back(worker, len(call.keys))
         try:
             report = Report.of(call.keys, letter.answer.result())
         except RayTaskError as err:
-            self._failed(session, call, err.cause or err)
+            self._failed(call, err.cause or err)
+            return None
         except RayError as err:
-            self._died(session, call, first_line(err))
-        else:
-            self._pool.progress()
-            if report.nfe:
-                self._deadlines.ended(report.keys[0].level, len(report.keys), time.monotonic() - call.began)
-            self._tokens.keep(session.frontier.graph, report.keys, letter.ref)
-            if report.limit is not None and self._crew.limit(worker, report.limit):
-                session.emit(BatchHalved(worker=worker.name, batch=report.limit))
-            return worker.name, report
-        return None
+            self._died(worker, [call], first_line(err))
+            return None
+        self._pool.progress()
+        if report.nfe:
+            lane.deadlines.ended(report.keys[0].level, len(report.keys), time.monotonic() - call.began)
+        lane.tokens.keep(lane.frontier.graph, report.keys, letter.ref)
+        if report.limit is not None and self._crew.limit(worker, report.limit):
+            lane.session.emit(BatchHalved(worker=worker.name, batch=report.limit))
+        return worker.name, report
 
-    def _failed(self, session: Session, call: _Call, error: BaseException) -> None:
+    def _failed(self, call: _Call, error: BaseException) -> None:
         """Act on an error that a worker reported: it lives, but a broken one is not used again."""
-        if disk_full(error):
-            raise error
         if isinstance(error, WorkerBroken):
-            self._died(session, call, first_line(error), kill=True)
-        elif session.failed(call.worker.name, call.keys, first_line(error)):
-            self._pool.progress()
+            self._died(call.worker, [call], first_line(error), kill=True)
+        elif not call.lane.over:
+            with self._concerning(call.lane):
+                if disk_full(error):
+                    raise error
+                if call.lane.session.failed(call.worker.name, call.keys, first_line(error)):
+                    self._pool.progress()
 
-    def _died(self, session: Session, call: _Call, cause: str, *, kill: bool = False) -> None:
+    def _died(self, worker: Member, calls: Sequence[_Call], cause: str, *, kill: bool = False) -> None:
         """Act on a worker's death: all its batches have failed."""
-        worker = call.worker
         others = [ref for ref, other in self._inflight.items() if other.worker.handle is worker.handle]
-        calls = [call, *(self._inflight.pop(ref) for ref in others)]
-        given_up = [session.failed(c.worker.name, c.keys, f"worker died: {cause}") for c in calls]
-        if any(given_up):
-            self._pool.progress()
-        for lost in {c.worker: None for c in calls}:
+        calls = [*calls, *(self._inflight.pop(ref) for ref in others)]
+        for call in calls:
+            if not call.lane.over:
+                with self._concerning(call.lane):
+                    if call.lane.session.failed(call.worker.name, call.keys, f"worker died: {cause}"):
+                        self._pool.progress()
+        for ref in [ref for ref, (_, other) in self._opening.items() if other.handle is worker.handle]:
+            del self._opening[ref]
+        for lost in [member for member in self._crew if member.handle is worker.handle]:
             self._crew.leave(lost)
             self._pool.lost(lost, cause, kill=kill)
+            for lane in self._lanes:
+                lane.opened.discard(lost)
 
-    def _tick(self, session: Session, cluster: Cluster) -> None:
+    def _tell_lost(self, worker: Member, event: WorkerLost) -> None:
+        """Tell the runs that had counted on a worker; all of them when it was not ready for any."""
+        counting = [lane for lane in self._lanes if worker in lane.opened]
+        for lane in counting or self._lanes:
+            lane.session.emit(event)
+
+    def _tick(self, cluster: Cluster) -> None:
         """Look now and then whether a batch is overdue, the cluster gone, or another attempt has taken over."""
         now = time.monotonic()
         still = now - self._ticked
@@ -222,22 +337,26 @@ class RayExecutor:
             for call in self._inflight.values():
                 call.began += still
             return
-        session.fence()
+        for lane in list(self._lanes):
+            with self._concerning(lane):
+                lane.session.fence()
         cluster.check()
         overdue = next(((r, c) for r, c in self._inflight.items() if now - c.began > c.allowed), None)
         if overdue is not None:  # others, if there are any, at the next look
             ref, call = overdue
             del self._inflight[ref]
-            usual = self._deadlines.usual(call.keys[0].level, len(call.keys))
+            usual = call.lane.deadlines.usual(call.keys[0].level, len(call.keys))
             known = "" if usual is None else f", usually {usual:.1f} s"
-            self._died(session, call, f"no report for {now - call.began:.0f} s{known}", kill=True)
+            self._died(call.worker, [call], f"no report for {now - call.began:.0f} s{known}", kill=True)
 
-    def _close(self, session: Session, cluster: Cluster) -> None:
-        self._recorder.close()
+    def _close(self, cluster: Cluster) -> None:
+        for lane in self._lanes:
+            lane.recorder.close()
         if not cluster.silent:
             self._pool.close()
-        if self._recorder.pending:  # what became durable while the run was ending
-            for letter in self._mailbox.take(0):
-                if isinstance(letter, Durable) and letter.error is None:
-                    session.release(letter.reports)
-        self._reset()
+        for letter in self._mailbox.take(0):  # what became durable while the runs were ending
+            if isinstance(letter, Durable) and letter.error is None:
+                self._durable(letter)
+        if (error := sys.exception()) is not None:
+            for lane in self._lanes:
+                lane.end(again(error))

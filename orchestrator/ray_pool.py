@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -13,9 +14,8 @@ from ray.exceptions import RayError
 
 from orchestrator.actors import Introduction, WorkerKind
 from orchestrator.errors import RunError
-from orchestrator.events import WorkerLost, WorkerStarted
+from orchestrator.events import WorkerLost
 from orchestrator.ray_cluster import Cluster, first_line
-from orchestrator.session import Session
 
 # Worker deaths without any progress in between, beyond one per worker, before the run is given up.
 SPARE_DEATHS = 5
@@ -36,6 +36,8 @@ class Member:
     handle: Any
     slot: int
     name: str = "starting"
+    traits: dict[str, Any] = field(default_factory=dict)
+    """Its device, threads and niceness, once it is ready."""
 
 
 class Pool:
@@ -44,8 +46,11 @@ class Pool:
     wanted: workers; None for all that fit. Workers take a GPU each if the cluster has any when the run begins.
     """
 
-    def __init__(self, session: Session, kind: WorkerKind, cluster: Cluster, wanted: int | None) -> None:
-        self._session, self._kind, self._cluster, self._wanted = session, kind, cluster, wanted
+    def __init__(
+        self, kind: WorkerKind, cluster: Cluster, wanted: int | None, tell: Callable[[Member, WorkerLost], None]
+    ) -> None:
+        """tell: of workers that are lost."""
+        self._kind, self._cluster, self._wanted, self._tell = kind, cluster, wanted, tell
         self.arguments: tuple[Any, ...] = ()
         """Of an actor's constructor; to be set before the first `fill`."""
         self.on_gpu = kind.gpus and cluster.room("GPU") > 0
@@ -56,7 +61,8 @@ class Pool:
         self._most = 0
         self._not_before = 0.0
         self._alone_since = self._reminded = time.monotonic()
-        self._proven = False  # a worker has started: later deaths are bad luck rather than a setting that cannot work
+        self.proven = False
+        """A worker was once ready for a run: later deaths are bad luck rather than a setting that cannot work."""
         if wanted and wanted > self._room:
             log.warning("%d workers asked for, the cluster has room for %d", wanted, self._room)
 
@@ -88,11 +94,8 @@ class Pool:
             self._lost(member, f"did not start: {first_line(err)}")
             return None
         member.name = hello.name
-        self._proven = True
+        member.traits = {"device": hello.device, "threads": hello.threads, "niceness": hello.niceness}
         self._members.append(member)
-        self._session.emit(
-            WorkerStarted(worker=hello.name, device=hello.device, threads=hello.threads, niceness=hello.niceness)
-        )
         return member
 
     def lost(self, member: Member, cause: str, *, kill: bool = False) -> None:
@@ -138,8 +141,8 @@ class Pool:
         self._alone_since = time.monotonic()
         pause = 0.0 if self._deaths < 2 else min(FIRST_PAUSE * 2 ** (self._deaths - 2), LONGEST_PAUSE)
         self._not_before = time.monotonic() + pause
-        self._session.emit(WorkerLost(worker=member.name, cause=cause, pause=pause))
-        if self._deaths > self._most + (SPARE_DEATHS if self._proven else 0):
+        self._tell(member, WorkerLost(worker=member.name, cause=cause, pause=pause))
+        if self._deaths > self._most + (SPARE_DEATHS if self.proven else 0):
             raise RunError(f"workers died {self._deaths} times without finishing a tile; the last: {cause}")
 
     def _wait_for_room(self, now: float) -> None:

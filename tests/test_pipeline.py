@@ -2,7 +2,9 @@
 
 import random
 import sys
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
+from dataclasses import dataclass
 from textwrap import dedent
 
 import numpy as np
@@ -35,14 +37,16 @@ class Piped:
 
     def execute(self, session):
         workers = [Worker(session.run_dir.root, session.plan) for _ in range(self.workers)]
-        pipelines = [Pipeline(worker, self.continuous) for worker in workers]
+        pipelines = [Pipeline(self.continuous) for _ in workers]
+        pairs = list(zip(pipelines, workers, strict=True))
         running = {}
         try:
             while session.frontier.ready or running:
                 while session.frontier.ready and self.rng.random() < 0.9:
                     keys = session.frontier.take(self.rng.randint(1, self.most))
                     self.rng.shuffle(keys)
-                    running[self.rng.choice(pipelines).submit(keys)] = keys
+                    pipeline, worker = self.rng.choice(pairs)
+                    running[pipeline.submit(worker, keys)] = keys
                 self.under_way = max(self.under_way, len(running))
                 for future in wait(running, timeout=60, return_when=FIRST_COMPLETED).done if running else ():
                     keys = running.pop(future)
@@ -224,6 +228,14 @@ def test_levels_overlap_a_fine_tile_waits_for_the_coarser_ones_under_it_only(sma
     assert 0 < len(graph.predecessors(finest[0])) < coarser
 
 
+@dataclass
+class Run:
+    """A run's tiles, and the workers that can take them."""
+
+    frontier: Frontier
+    opened: Sequence[object]
+
+
 @given(
     st.integers(1, 6),
     st.integers(1, 5),
@@ -240,8 +252,9 @@ def test_a_crew_gives_no_worker_more_than_two_batches_and_a_suspect_one_of_its_o
     sent, poison = [], set()
     failures = 4
     while not frontier.finished:
-        while turn := crew.turn(frontier, workers):
-            worker, size = turn
+        run = Run(frontier, range(workers))
+        while turn := crew.turn([run], workers):
+            _, worker, size = turn
             suspect = frontier.suspects > 0
             keys = frontier.take(size)
             assert 0 < len(keys) <= most
@@ -269,4 +282,5 @@ def test_a_worker_with_less_memory_is_sent_less_and_told_once():
     assert crew.limit("small", 2)
     assert not crew.limit("small", 2)
     assert not crew.limit("gone", 1)
-    assert crew.turn(frontier, 1) == ("small", 2)
+    run = Run(frontier, ["small"])
+    assert crew.turn([run], 1) == (run, "small", 2)
