@@ -15,6 +15,9 @@ import typer
 
 from cluster import bench, evaluate, observe, train
 from cluster import options as opt
+from cluster.batch import batch, resume_batch
+from cluster.batch_folder import BatchFolder
+from cluster.executors import pick
 from cluster.export import export
 from cluster.info import info
 from cluster.progress import ProgressView, duration
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
     from orchestrator.plan import Plan
     from orchestrator.run import Outcome
     from orchestrator.session import Executor
-    from orchestrator.stopping import Stop
 
 app = typer.Typer(
     name="gigarestore",
@@ -39,6 +41,7 @@ app.add_typer(bench.app, name="bench")
 app.command()(info)
 app.command()(observe.status)
 app.command()(observe.report)
+app.command()(batch)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
 
@@ -169,8 +172,10 @@ def resume(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
-    """Go on with an unfinished run. Where it runs may change; an option that would change pixels is refused."""
+    """Go on with an unfinished run, or batch. Where it runs may change; an option that would change pixels is refused."""
     given = {k: v for k, v in locals().items() if k in opt.PLACES}
+    if BatchFolder(out).exists:
+        raise typer.Exit(resume_batch(out, {k: v for k, v in given.items() if v is not None}, quiet))
     from orchestrator import run
     from orchestrator.rundir import RunDir
 
@@ -367,7 +372,7 @@ def _drive(spec: JobSpec, quiet: bool, go: Callable[[Executor, list[Callable[[Ev
     from storage.errors import SupersededError
 
     stop = Stop(spec.run.drain_seconds)
-    executor = _executor(spec, stop)
+    executor = pick(spec.run, stop)
     stop.listen()
     with ProgressView(quiet) as progress:
         try:
@@ -379,17 +384,6 @@ def _drive(spec: JobSpec, quiet: bool, go: Callable[[Executor, list[Callable[[Ev
             _fail(str(err), FAILED)
         except RunError as err:
             _fail(f"{err}; everything else is kept, go on with: gigarestore resume {spec.output}", FAILED)
-
-
-def _executor(spec: JobSpec, stop: Stop) -> Executor:
-    if spec.run.executor == "serial":
-        from orchestrator.serial import SerialExecutor
-
-        return SerialExecutor(stop)
-    from orchestrator.ray_executor import RayExecutor
-
-    run = spec.run
-    return RayExecutor(run.workers, run.batch, run.address, batching=run.batching, stop=stop)
 
 
 def _report(outcome: Outcome) -> None:
@@ -411,7 +405,7 @@ def _report(outcome: Outcome) -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    _complain(message)
+    complain(message)
     raise typer.Exit(code)
 
 
@@ -432,7 +426,7 @@ def _run(arguments: list[str] | None) -> int:
         print("gigarestore: interrupted", file=sys.stderr)
         return INTERRUPTED
     except DamagedError as err:  # found while reading pixels: nothing the user asked for was wrong
-        _complain(str(err))
+        complain(str(err))
         return FAILED
     except (PlanError, FormatError) as err:
         message = str(err)
@@ -440,13 +434,13 @@ def _run(arguments: list[str] | None) -> int:
         message = err.format_message()  # type: ignore[attr-defined]
     except OSError as err:
         message = f"{err.strerror or err}{f': {err.filename}' if err.filename else ''}"
-        _complain(message)
+        complain(message)
         return FAILED
-    _complain(message)
+    complain(message)
     return BAD_INPUT
 
 
-def _complain(message: str) -> None:
+def complain(message: str) -> None:
     """Print one line, without what a URL in it may carry of credentials."""
     from storage.source import redact
 
