@@ -15,7 +15,7 @@ from cluster import options as opt
 from cluster.batch_folder import BatchFolder, Shard, array_shard, parse_shard
 from cluster.batch_manifest import SHARED, Entry, read_entries, share_of
 from cluster.executors import pick
-from orchestrator.batch import WINDOW, Batch
+from orchestrator.batch import WINDOW, Batch, is_done
 from orchestrator.batch_records import Record, Records
 from orchestrator.errors import PlanError
 from storage.lock import RunLock
@@ -160,7 +160,7 @@ def _run(
     server = pick(run, stop)
     with RunLock(folder.lock(shard)):
         records = Records(folder.records(shard), folder.all_records())
-        left = images if overwrite else [image for image in images if not records.done(image.name, image.root)]
+        left = images if overwrite else [image for image in images if not is_done(image, records)]
         stop.listen()
         with BatchView(len(images), len(images) - len(left), usage, quiet) as view:
             work = Batch(left, records, window=settings.window, verify=settings.verify, overwrite=overwrite, watch=view)

@@ -14,16 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from kernels.catalog import absolute_ref
 from orchestrator import run as runs
 from orchestrator.arrivals import Arrivals, Elsewhere, Server
-from orchestrator.batch_records import Record, Records
+from orchestrator.batch_records import PUBLISHED, Record, Records
 from orchestrator.errors import PlanError, RunError
 from orchestrator.events import Listener
 from orchestrator.history import read_history
 from orchestrator.rundir import RunDir
 from orchestrator.session import Executor
 from orchestrator.spec import JobSpec
-from storage.errors import FormatError, LockedError, SupersededError
+from storage.errors import DamagedError, FormatError, LockedError, SupersededError
 from storage.source import redact
 
 # Images that are open at a time: enough to fill a narrow wavefront's pauses, few enough for the driver's memory.
@@ -42,6 +43,17 @@ class Image:
     source: str
     spec: Callable[[JobSpec | None], JobSpec]
     """Its job, or its options put on a job that was begun; raises PlanError."""
+
+
+def is_done(image: Image, records: Records) -> bool:
+    """Tell whether an image was published and recorded by a job with these options; else it is to be tried (again)."""
+    record, run = records.latest.get(image.name), RunDir(image.root)
+    if record is None or record.state not in PUBLISHED or not run.published:
+        return False
+    begun = run.load_spec()
+    wanted = image.spec(begun)
+    here = {"run": begun.run, "output": begun.output, "denoiser": absolute_ref(wanted.denoiser)}
+    return wanted.model_copy(update=here) == begun
 
 
 class Watch(Protocol):
@@ -132,12 +144,10 @@ class Batch:
         facts: dict[str, Any] = {"state": "failed"}
         try:
             facts = self._facts(image, self._drive(image, executor))
-        except LockedError as err:
+        except (RunError, SupersededError, LockedError, DamagedError, OSError) as err:
             facts["error"] = str(err)
         except (PlanError, FormatError) as err:
             facts = {"state": "refused", "error": str(err)}
-        except (RunError, SupersededError, OSError) as err:
-            facts["error"] = str(err)
         except KeyboardInterrupt:
             facts = {"state": "interrupted", "error": "interrupted"}
         except Exception as err:  # a bug: said in full here, and no reason to stop the other images

@@ -10,8 +10,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.rundir import RunDir
-
 State = Literal["published", "inconsistent", "failed", "refused", "interrupted"]
 PUBLISHED = ("published", "inconsistent")
 
@@ -53,11 +51,6 @@ class Records:
     def __init__(self, path: Path, known: Mapping[str, Record]) -> None:
         """known: the latest record of each image, whoever wrote it."""
         self._path, self.latest = path, dict(known)
-
-    def done(self, image: str, root: Path) -> bool:
-        """Tell whether an image's output is there and recorded, so that it need not be restored again."""
-        record = self.latest.get(image)
-        return record is not None and record.state in PUBLISHED and RunDir(root).published
 
     def append(self, record: Record) -> None:
         """Add a record; it is on the disk on return. Raises OSError."""
