@@ -23,6 +23,8 @@ class Lane:
         """Workers that can take its tiles."""
         self.refused: dict[Any, str] = {}
         """Workers that could not get ready for it, and why."""
+        self.deaths = 0
+        """Workers that died while they got ready for it."""
         self.tokens = Tokens()
         run = session.plan.spec.run
         self.deadlines = Deadlines(run.hang_seconds + run.store_seconds)

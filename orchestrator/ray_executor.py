@@ -10,21 +10,20 @@ A reference is dropped once every successor of its tiles has been dispatched.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ray.exceptions import RayError, RayTaskError
 
 from orchestrator.actors import WorkerKind
-from orchestrator.arrivals import Arrivals, again
+from orchestrator.arrivals import Arrivals
 from orchestrator.crew import Crew
-from orchestrator.errors import RunError, WorkerBroken
-from orchestrator.events import BatchHalved, Draining, WorkerLost, WorkerStarted
+from orchestrator.errors import WorkerBroken
+from orchestrator.events import BatchHalved, Draining
 from orchestrator.grid import TileKey
 from orchestrator.lane import Lane
 from orchestrator.mailbox import Durable, Mailbox, Result, Rung
@@ -33,6 +32,7 @@ from orchestrator.ray_cluster import Cluster, connected, first_line, knock
 from orchestrator.ray_metrics import RayMetrics
 from orchestrator.ray_pool import Member, Pool
 from orchestrator.report import Report
+from orchestrator.roster import Roster
 from orchestrator.session import Session
 from orchestrator.stopping import Stop
 
@@ -55,6 +55,10 @@ class _Call:
     began: float
     allowed: float
     """Seconds after which the worker counts as hung."""
+
+    def silence(self, now: float) -> float:
+        """Return the seconds since it was sent, or since the worker reported the batch before it."""
+        return now - max(self.began, self.worker.heard)
 
 
 class RayExecutor:
@@ -81,15 +85,13 @@ class RayExecutor:
         self._continuous = batching == "continuous"
         self._kind, self._stop = kind or WorkerKind(), stop or Stop()
         self._gathering = self._kind.gather
-        self._numbers = 0
         self._reset()
 
     def _reset(self) -> None:
-        self._lanes: list[Lane] = []
         self._inflight: dict[Any, _Call] = {}
-        self._opening: dict[Any, tuple[Lane, Member]] = {}
         self._crew: Crew[Member] = Crew(1, self._continuous)
         self._mailbox = Mailbox()
+        self._roster = Roster(self._mailbox)
 
     def execute(self, session: Session) -> None:
         """Drive the session's frontier to its end.
@@ -114,7 +116,7 @@ class RayExecutor:
         try:
             cpus = math.ceil((self.workers or 1) / self._kind.slots)
             with connected(self.address, cpus, self._stop) as cluster:
-                self._pool = Pool(self._kind, cluster, self.workers, self._tell_lost)
+                self._pool = Pool(self._kind, cluster, self.workers, self._roster.tell_lost)
                 most = self.batch or (GPU_BATCH if self._pool.on_gpu else 1)
                 self._pool.arguments = self._kind.arguments(most, self._continuous)
                 self._crew = Crew(most, self._continuous)
@@ -132,66 +134,34 @@ class RayExecutor:
             self._reset()
 
     def _loop(self, arrivals: Arrivals, cluster: Cluster) -> None:
-        while not (self._stop.requested or (arrivals.exhausted and not self._lanes)):
+        while not (self._stop.requested or (arrivals.exhausted and not self._roster.lanes)):
             self._admit(arrivals)
             for ref in self._pool.fill():
                 self._mailbox.expect(ref)
             self._dispatch()
             self._collect()
             self._tick(cluster)
-            self._settle()
+            self._roster.settle()
         if self._stop.requested:
-            for lane in self._lanes:
+            for lane in self._roster.lanes:
                 lane.session.emit(Draining(batches=len(self._inflight), seconds=self._stop.seconds))
-            while any(lane.frontier.running for lane in self._lanes):
+            while any(lane.frontier.running for lane in self._roster.lanes):
                 self._collect()
                 self._tick(cluster)
             raise KeyboardInterrupt
 
     def _admit(self, arrivals: Arrivals) -> None:
         for session, ended in arrivals.take():
-            self._numbers += 1
-            lane = Lane(self._numbers, session, ended, self._mailbox)
             left = session.frontier.total - session.frontier.done
             session.listeners.append(RayMetrics(str(session.run_dir.root), left))
-            self._lanes.append(lane)
-            for worker in self._crew:
-                self._open(lane, worker)
-
-    def _open(self, lane: Lane, worker: Member) -> None:
-        """Have a worker get ready for a run."""
-        root = str(lane.session.run_dir.root.absolute())
-        ref = worker.handle.open.remote(lane.number, root, lane.session.plan)
-        self._opening[ref] = (lane, worker)
-        self._mailbox.expect(ref)
-
-    def _settle(self) -> None:
-        """Give back the runs that are through."""
-        for lane in [lane for lane in self._lanes if lane.idle]:
-            self._leave(lane)
-            lane.end()
-
-    def _leave(self, lane: Lane) -> None:
-        self._lanes.remove(lane)
-        for worker in lane.opened:
-            worker.handle.close.remote(lane.number)
-
-    @contextlib.contextmanager
-    def _concerning(self, lane: Lane) -> Iterator[None]:
-        """Let what goes wrong within end this run alone."""
-        try:
-            yield
-        except Exception as err:
-            if not lane.over:
-                self._leave(lane)
-                lane.end(err)
+            self._roster.admit(session, ended)
 
     def _dispatch(self) -> None:
         """Give workers what is ready, as the crew says."""
-        if self._gathering and (self._pool.joining or self._opening):
+        if self._gathering and (self._pool.joining or self._roster.opening):
             return
         self._gathering = False
-        while turn := self._crew.turn(self._lanes, self._pool.live):
+        while turn := self._crew.turn(self._roster.lanes, self._pool.live):
             lane, worker, size = turn
             suspect = lane.frontier.suspects > 0
             keys = lane.frontier.take(size)
@@ -215,12 +185,12 @@ class RayExecutor:
         try:
             for letter in self._mailbox.take(TICK_SECONDS):
                 if isinstance(letter, Durable):
-                    self._durable(letter)
+                    self._roster.durable(letter)
                 elif isinstance(letter, Rung):
                     continue  # the loop looks who is there
                 elif letter.ref in self._pool.joining:
                     self._joined(letter)
-                elif letter.ref in self._opening:
+                elif letter.ref in self._roster.opening:
                     self._opened(letter)
                 elif (call := self._inflight.pop(letter.ref, None)) and (report := self._reported(call, letter)):
                     reports.setdefault(call.lane, []).append(report)
@@ -229,21 +199,14 @@ class RayExecutor:
                 if not lane.over:
                     lane.recorder.put(theirs)
 
-    def _durable(self, letter: Durable) -> None:
-        lane = next((lane for lane in self._lanes if lane.recorder is letter.by), None)
-        if lane is not None:
-            with self._concerning(lane):
-                lane.durable(letter)
-
     def _joined(self, letter: Result) -> None:
         if worker := self._pool.joined(letter.ref, letter.answer):
             self._crew.join(worker)
-            for lane in self._lanes:
-                self._open(lane, worker)
+            self._roster.join(worker)
 
     def _opened(self, letter: Result) -> None:
         """Count on a worker for a run, or note that it cannot take it."""
-        lane, worker = self._opening.pop(letter.ref)
+        _, worker = self._roster.opening[letter.ref]
         try:
             letter.answer.result()
         except RayTaskError as err:
@@ -251,29 +214,17 @@ class RayExecutor:
             if isinstance(error, WorkerBroken):
                 self._died(worker, [], first_line(error), kill=True)
             else:
-                lane.refused[worker] = first_line(error)
-                self._check_refusals(lane)
+                self._roster.refused(letter.ref, first_line(error), more=bool(self._pool.joining))
         except RayError as err:
             self._died(worker, [], first_line(err))
         else:
             self._pool.proven = True
-            if lane.over:
-                worker.handle.close.remote(lane.number)
-                return
-            lane.opened.add(worker)
-            lane.session.emit(WorkerStarted(worker=worker.name, **worker.traits))
-
-    def _check_refusals(self, lane: Lane) -> None:
-        """End a run that no worker can take."""
-        waiting = self._pool.joining or any(other is lane for other, _ in self._opening.values())
-        refused = [worker for worker in self._crew if worker in lane.refused]
-        if refused and not lane.over and not lane.opened and not waiting:
-            with self._concerning(lane):
-                raise RunError(f"no worker could get ready for this run: {lane.refused[refused[-1]]}")
+            self._roster.opened(letter.ref)
 
     def _reported(self, call: _Call, letter: Result) -> tuple[str, Report] | None:
         """Return a worker's name and report; None when it has none, because it failed or died, or nobody waits for it."""
         lane, worker = call.lane, call.worker
+        worker.heard = time.monotonic()
         self._crew.back(worker, len(call.keys))
         try:
             report = Report.of(call.keys, letter.answer.result())
@@ -284,10 +235,13 @@ class RayExecutor:
             self._died(worker, [call], first_line(err))
             return None
         self._pool.progress()
+        news = report.limit is not None and self._crew.limit(worker, report.limit)
+        if lane.over:
+            return None
         if report.nfe:
             lane.deadlines.ended(report.keys[0].level, len(report.keys), time.monotonic() - call.began)
         lane.tokens.keep(lane.frontier.graph, report.keys, letter.ref)
-        if report.limit is not None and self._crew.limit(worker, report.limit):
+        if news and report.limit is not None:
             lane.session.emit(BatchHalved(worker=worker.name, batch=report.limit))
         return worker.name, report
 
@@ -296,7 +250,7 @@ class RayExecutor:
         if isinstance(error, WorkerBroken):
             self._died(call.worker, [call], first_line(error), kill=True)
         elif not call.lane.over:
-            with self._concerning(call.lane):
+            with self._roster.concerning(call.lane):
                 if disk_full(error):
                     raise error
                 if call.lane.session.failed(call.worker.name, call.keys, first_line(error)):
@@ -308,22 +262,15 @@ class RayExecutor:
         calls = [*calls, *(self._inflight.pop(ref) for ref in others)]
         for call in calls:
             if not call.lane.over:
-                with self._concerning(call.lane):
+                with self._roster.concerning(call.lane):
                     if call.lane.session.failed(call.worker.name, call.keys, f"worker died: {cause}"):
                         self._pool.progress()
-        for ref in [ref for ref, (_, other) in self._opening.items() if other.handle is worker.handle]:
-            del self._opening[ref]
+        if self._roster.blame(worker, cause, self._pool.live):
+            self._pool.progress()
         for lost in [member for member in self._crew if member.handle is worker.handle]:
             self._crew.leave(lost)
             self._pool.lost(lost, cause, kill=kill)
-            for lane in self._lanes:
-                lane.opened.discard(lost)
-
-    def _tell_lost(self, worker: Member, event: WorkerLost) -> None:
-        """Tell the runs that had counted on a worker; all of them when it was not ready for any."""
-        counting = [lane for lane in self._lanes if worker in lane.opened]
-        for lane in counting or self._lanes:
-            lane.session.emit(event)
+            self._roster.leave(lost)
 
     def _tick(self, cluster: Cluster) -> None:
         """Look now and then whether a batch is overdue, the cluster gone, or another attempt has taken over."""
@@ -336,27 +283,32 @@ class RayExecutor:
             cluster.credit(still)
             for call in self._inflight.values():
                 call.began += still
+            for worker in self._crew:
+                worker.heard += still
             return
-        for lane in list(self._lanes):
-            with self._concerning(lane):
+        for lane in list(self._roster.lanes):
+            with self._roster.concerning(lane):
                 lane.session.fence()
         cluster.check()
-        overdue = next(((r, c) for r, c in self._inflight.items() if now - c.began > c.allowed), None)
-        if overdue is not None:  # others, if there are any, at the next look
-            ref, call = overdue
-            del self._inflight[ref]
+        firsts: dict[Member, Any] = {}
+        for ref, call in self._inflight.items():  # what waits behind another batch is not late
+            firsts.setdefault(call.worker, ref)
+        late = next(
+            (ref for ref in firsts.values() if self._inflight[ref].silence(now) > self._inflight[ref].allowed), None
+        )
+        if late is not None:  # others, if there are any, at the next look
+            call = self._inflight.pop(late)
             usual = call.lane.deadlines.usual(call.keys[0].level, len(call.keys))
             known = "" if usual is None else f", usually {usual:.1f} s"
-            self._died(call.worker, [call], f"no report for {now - call.began:.0f} s{known}", kill=True)
+            self._died(call.worker, [call], f"no report for {call.silence(now):.0f} s{known}", kill=True)
 
     def _close(self, cluster: Cluster) -> None:
-        for lane in self._lanes:
+        for lane in self._roster.lanes:
             lane.recorder.close()
         if not cluster.silent:
             self._pool.close()
         for letter in self._mailbox.take(0):  # what became durable while the runs were ending
             if isinstance(letter, Durable) and letter.error is None:
-                self._durable(letter)
+                self._roster.durable(letter)
         if (error := sys.exception()) is not None:
-            for lane in self._lanes:
-                lane.end(again(error))
+            self._roster.end(error)

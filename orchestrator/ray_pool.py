@@ -38,6 +38,8 @@ class Member:
     name: str = "starting"
     traits: dict[str, Any] = field(default_factory=dict)
     """Its device, threads and niceness, once it is ready."""
+    heard: float = 0.0
+    """When it last reported a batch, s."""
 
 
 class Pool:

@@ -141,14 +141,13 @@ def test_a_batch_whose_driver_died_goes_on(
         assert f"gigarestore resume {out}" in err.splitlines()[-1]
     first = next(name for name, record in records_of(out).items() if record["state"] == "published")
     before = (out / f"{first}.zarr" / "zarr.json").stat()
-    assert eventually(lambda: not marked_processes(mark), seconds=90), marked_processes(mark)
-
     done = cli("resume", out, "--executor", "serial")
     assert done.code == 0, done.err
     assert (out / f"{first}.zarr" / "zarr.json").stat().st_mtime_ns == before.st_mtime_ns
     for name in names:
         assert published_files(out / f"{name}.zarr") == references[name]
     assert {record["state"] for record in records_of(out).values()} == {"published"}
+    assert eventually(lambda: not marked_processes(mark), seconds=90), marked_processes(mark)
 
 
 class Watcher:
@@ -232,6 +231,27 @@ def test_workers_that_cannot_start_end_the_whole_batch(pictures, job, tmp_path):
     assert "no such device" in str(batch.trouble)
     assert {record.state for record in records.latest.values()} == {"failed"}
     assert "im2" not in records.latest, "nothing more was begun"
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_an_image_that_kills_every_worker_at_the_door_ends_alone(pictures, references, job, tmp_path, published_files):
+    class Fragile(RayWorker):
+        async def open(self, run, root, plan):
+            if root.endswith("im1"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            await super().open(run, root, plan)
+
+    records = Records(tmp_path / "batch.jsonl", {})
+    batch = Batch(images(["im0", "im1", "im2"], pictures, job, tmp_path), records, window=2, verify=False)
+    batch.run(RayExecutor(1, kind=WorkerKind(actor=Fragile)), 30.0)
+    assert batch.trouble is None
+    assert {name: record.state for name, record in records.latest.items()} == {
+        "im0": "published",
+        "im1": "failed",
+        "im2": "published",
+    }
+    assert "as they got ready for this run" in records.latest["im1"].error
+    assert published_files(tmp_path / "im2") == references["im2"]
 
 
 def test_a_manifest_gives_each_image_options_of_its_own(pictures, tmp_path, cli, published_pixels):
