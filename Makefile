@@ -7,8 +7,12 @@ STAMP  := $(VENV)/.installed
 # The test suite runs several Ray workers and torch processes on few cores: one thread each, and no usage reports.
 export OMP_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED = 0
+# SLURM's daemons are there.
+export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: demo test test-fast test-gpu lint type fmt check clean prior-smoke
+CLUSTER := $(VENV)/.cluster
+
+.PHONY: demo test test-fast test-gpu test-cluster cluster-tools lint type fmt check clean prior-smoke
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "gigarestore needs Python 3.11 or newer, found " + sys.version.split()[0] + "; set PYTHON=python3.11")'
@@ -19,14 +23,30 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/gigarestore demo
 
+# The tests on SLURM and on Ray clusters with a dashboard are apart: test-cluster.
 test: $(STAMP)
 	$(BIN)/python -m pytest
+	@echo "not run here: the tests on a real SLURM and a real Ray cluster (make test-cluster, as root on Debian)"
 
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -m "not ray and not slow"
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu
+
+# A real SLURM on virtual hosts and real Ray clusters with dashboards. What is missing is an error here, not a skip.
+test-cluster: $(CLUSTER) cluster-tools
+	GIGARESTORE_CLUSTER=1 $(BIN)/python -m pytest -m cluster
+
+$(CLUSTER): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,demo,jobs]"
+	@touch $(CLUSTER)
+
+cluster-tools:
+	@for program in slurmctld slurmd munged ip ps unshare nsenter; do command -v $$program >/dev/null && continue; \
+	  test "$$(id -u)" = 0 || { echo "$$program is missing; as root: apt-get install slurm-wlm munge iproute2 procps" >&2; exit 2; }; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -y -qq --no-install-recommends slurm-wlm munge iproute2 procps >/dev/null; exit; done
 
 # Two minutes on a processor: training improves by a margin, survives kill -9, and repeats its first losses.
 prior-smoke: $(STAMP)

@@ -29,9 +29,8 @@ from storage.box import Box
 
 BANDS, TILE = 3, 256
 MIB = 1 << 20
-# Data memory that a step may allocate before it fails, bytes: an image of 20,000 px does not fit.
-LIMIT = 1024 * MIB
-# What each step should reach: its share of the raw copy's rate, and peak anonymous memory in MiB.
+# What each step should reach: its share of the raw copy's rate, and peak anonymous memory in MiB, which is also what it
+# may allocate (with more it fails): an image of 20,000 px does not fit.
 TARGETS: dict[str, tuple[float | None, int]] = {
     "import": (0.15, 512),
     "publish": (0.10, 512),
@@ -168,7 +167,8 @@ def _main(name: str, folder: Path, side: int) -> None:
         path.parent.mkdir(exist_ok=True)
         if not path.exists():
             _make_source(path, length)
-    resource.setrlimit(resource.RLIMIT_DATA, (LIMIT, LIMIT))
+    limit = TARGETS.get(name, (None, 768))[1] * MIB
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     if name == "windows":
         print(json.dumps({"amplification": _amplification(source)}))
         return

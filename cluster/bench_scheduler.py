@@ -2,6 +2,7 @@
 
 Everything but the network is real: frontier, policy, Ray's actors and calls, session, journal with its fsyncs, event
 log. A simulated worker sleeps per_call + per_tile x tiles seconds, give or take a jitter that the simulator repeats.
+What the scheduler promises is checked row by row: ok, MISSED, or - where it does not apply.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from cluster.simulated import EVALUATIONS, SimulatedWorker, per_evaluation
 from orchestrator.actors import WorkerKind
 from orchestrator.errors import PlanError
 from orchestrator.events import BatchCommitted, Event, EventLog, WorkerStarted
+from orchestrator.forecast import BUSY_SHARE, forecast, known_device
 from orchestrator.frontier import Frontier
 from orchestrator.graph import TaskGraph
 from orchestrator.plan import Plan
@@ -32,6 +34,8 @@ from orchestrator.rundir import RunDir
 from orchestrator.session import Session
 from orchestrator.simulate import Device, Simulation, simulate, simulate_continuous
 from orchestrator.spec import JobSpec
+from orchestrator.trajectory import trajectory
+from orchestrator.waves import waves
 from storage.journal import Journal
 
 BATCHINGS = ("fair", "continuous")
@@ -40,6 +44,12 @@ PROCESSES = 8
 TILE, STRIDE = 256, 192
 # Share of the tiles after which the driver's memory is read first: by then everything is loaded.
 WARM = 0.25
+# What is promised (README): ideal / makespan, also for batches of half a second or more, and for which numbers of workers;
+# bound / makespan; the forecast's relative error; the driver's CPU time and memory per tile.
+AGAINST_IDEAL, AGAINST_IDEAL_LONG, LONG_SECONDS, PROMISED_WORKERS = 0.95, 0.97, 0.5, (8, 16, 32)
+AGAINST_BOUND = 0.95
+FORECAST_ERROR = 0.10
+DRIVER_MS, DRIVER_BYTES = 0.3, 20.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +65,13 @@ class Measured:
     """From the last worker's joining to the last commit."""
     ideal: float
     """The simulator's makespan, with the same batching."""
+    forecast: float
+    """What `plan` says that it takes with this cost model, fair batches and no jitter."""
     bound: float
+    promised_ideal: float | None
+    """The least ideal / makespan that is promised; None for numbers of workers of which nothing is."""
+    promised_bound: float | None
+    """The same for bound / makespan; None where workers x batch is beyond the graph's mean parallelism."""
     driver_cpu: float
     """CPU time of the driver's process, Ray's threads in it included."""
     driver_bytes: int
@@ -77,6 +93,17 @@ class Measured:
     def against_ideal(self) -> float:
         return self.ideal / self.makespan
 
+    @property
+    def claims(self) -> dict[str, bool | None]:
+        """What is promised, and whether it was kept; None where it does not apply."""
+        return {
+            "ideal/time": _kept(self.promised_ideal, self.against_ideal),
+            "bound/time": _kept(self.promised_bound, self.bound / self.makespan),
+            "plan": abs(self.forecast / self.makespan - 1) <= FORECAST_ERROR,
+            "CPU": 1000 * self.driver_cpu / self.tiles <= DRIVER_MS,
+            "bytes": self.bytes_per_tile <= DRIVER_BYTES,
+        }
+
     def as_dict(self) -> dict[str, Any]:
         return {
             **asdict(self),
@@ -85,20 +112,24 @@ class Measured:
             "driver_ms_per_tile": 1000 * self.driver_cpu / self.tiles,
             "driver_cores": self.driver_cpu / self.makespan,
             "driver_bytes_per_tile": self.bytes_per_tile,
-            "load": self.load,
+            "claims": self.claims,
         }
+
+
+def _kept(promised: float | None, found: float) -> bool | None:
+    return None if promised is None else found >= promised
 
 
 class _Meter:
     """A listener that reads clock, CPU time and memory when the last worker has joined and as tiles are committed."""
 
     def __init__(self, workers: int, tiles: int) -> None:
-        self._missing, self._warm = workers, WARM * tiles
+        self._missing, self._left, self._warm = workers, tiles, (1 - WARM) * tiles
         self._process = psutil.Process()
         self.first = self.last = (0.0, 0.0)
         self.memory = [0, 0, 0]
         """When all had joined, when warm, at the end."""
-        self.batches = self._tiles = 0
+        self.batches = 0
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, WorkerStarted):
@@ -108,10 +139,11 @@ class _Meter:
                 self.first = self.last = self._times()
         elif isinstance(event, BatchCommitted):
             self.batches += 1
-            self._tiles += len(event.keys)
-            if not self.memory[1] and self._tiles >= self._warm:
+            self._left -= len(event.keys)
+            if not self.memory[1] and self._left <= self._warm:
                 self.memory[1] = self._rss()
-            self.last = self._times()
+            if not self._left:
+                self.last = self._times()
 
     def end(self) -> None:
         self.memory[2] = self._rss()
@@ -165,6 +197,8 @@ def measure(
     graph = plan.graph()
     ideal = _ideal(graph, device, workers, batch, batching)
     kind = simulated(device, workers, processes)
+    busy = workers * batch <= BUSY_SHARE * waves([level.grid for level in plan.levels]).mean
+    long = device.per_call + batch * device.per_tile >= LONG_SECONDS
     meter = _Meter(workers, graph.count)
     with tempfile.TemporaryDirectory(prefix="gigarestore-bench-") as folder:
         run = RunDir(Path(folder))
@@ -183,7 +217,10 @@ def measure(
         batches=meter.batches,
         makespan=meter.last[0] - meter.first[0],
         ideal=ideal.makespan,
+        forecast=_forecast(plan, device, workers, batch),
         bound=ideal.bound,
+        promised_ideal=(AGAINST_IDEAL_LONG if long else AGAINST_IDEAL) if workers in PROMISED_WORKERS else None,
+        promised_bound=AGAINST_BOUND if busy else None,
         driver_cpu=meter.last[1] - meter.first[1],
         driver_bytes=meter.memory[2] - meter.memory[0],
         driver_bytes_warm=meter.memory[2] - meter.memory[1],
@@ -196,6 +233,13 @@ def _ideal(graph: TaskGraph, device: Device, workers: int, batch: int, batching:
     if batching == "fair":
         return simulate(graph, device, workers, batch)
     return simulate_continuous(graph, per_evaluation(device), workers, batch, [EVALUATIONS])
+
+
+def _forecast(plan: Plan, device: Device, workers: int, batch: int) -> float:
+    """Return what `gigarestore plan` answers when it is given this cost of a tile."""
+    evaluations = trajectory(plan, plan.levels[0]).nfe
+    known = known_device(plan, device.per_call / evaluations, device.per_tile / evaluations)
+    return forecast(plan, known, batch, run=True, workers=[workers]).simulations[0].makespan
 
 
 def run_bench(
@@ -214,7 +258,7 @@ def run_bench(
         f"{device.per_call:g} s + {device.per_tile:g} s a tile, jitter {device.jitter:.0%}"
     )
     found = [measure(plan, device, count, batch, batching) for batching in batchings for count in workers]
-    table = Table("batching", "workers", "time", "ideal", "ideal/time", "bound/time", box=None, pad_edge=False)
+    table = Table("batching", "workers", "time", "ideal", "plan", "ideal/time", "bound/time", box=None, pad_edge=False)
     for name in ("CPU ms/tile", "cores", "bytes/tile", "growth", "journal", "load"):
         table.add_column(name)
     for m in found:
@@ -223,6 +267,7 @@ def run_bench(
             f"{m.workers}",
             f"{m.makespan:.2f}",
             f"{m.ideal:.2f}",
+            f"{m.forecast:.2f}",
             f"{m.against_ideal:.3f}",
             f"{m.bound / m.makespan:.3f}",
             f"{1000 * m.driver_cpu / m.tiles:.3f}",
@@ -234,9 +279,26 @@ def run_bench(
         )
     console.print(table)
     console.print(
-        "times in s; ideal: simulated; continuous: tiles join at each of 10 evaluations; CPU, cores, bytes/tile, "
-        "growth (MB), journal: of the driver; load: of this machine"
+        "times in s; ideal: simulated; plan: its forecast; continuous: tiles join at each of 10 evaluations; "
+        "CPU, cores, bytes/tile, growth (MB), journal: of the driver; load: of this machine"
     )
+    _print_claims(console, plan, batch, found)
     shape = {"rows": rows, "cols": cols, "order": order, "batch": batch, "device": asdict(device)}
     print(json.dumps({"bench": "scheduler", **shape, "runs": [m.as_dict() for m in found]}))
     return found
+
+
+def _print_claims(console: Console, plan: Plan, batch: int, found: Sequence[Measured]) -> None:
+    """Print row by row which promises were kept."""
+    table = Table("promised", "workers", *found[0].claims, box=None, pad_edge=False)
+    said = {True: "ok", False: "MISSED", None: "-"}
+    for m in found:
+        table.add_row(m.batching, f"{m.workers}", *(said[kept] for kept in m.claims.values()))
+    console.print(table)
+    parallel = waves([level.grid for level in plan.levels]).mean
+    console.print(
+        f"ideal/time: {AGAINST_IDEAL:g} ({AGAINST_IDEAL_LONG:g} for batches of {LONG_SECONDS:g} s) with 8, 16 and 32 "
+        f"workers; bound/time: {AGAINST_BOUND:g} where workers x {batch} <= {BUSY_SHARE:g} x tiles / depth "
+        f"= {BUSY_SHARE * parallel:.0f}; plan: within {FORECAST_ERROR:.0%}; CPU: {DRIVER_MS:g} ms, {DRIVER_BYTES:g} "
+        "bytes a tile"
+    )

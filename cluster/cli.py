@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from cluster import bench, evaluate, observe, train
+from cluster import bench, evaluate, observe, submit, submitted, train
 from cluster import options as opt
 from cluster.batch import batch, resume_batch
 from cluster.batch_folder import BatchFolder
 from cluster.executors import pick
 from cluster.export import export
+from cluster.handles import Handle, submitted_as
 from cluster.info import info
 from cluster.progress import ProgressView, duration
 from orchestrator.errors import PlanError, RunError
@@ -42,6 +43,12 @@ app.command()(info)
 app.command()(observe.status)
 app.command()(observe.report)
 app.command()(batch)
+app.command(context_settings=submit.CONTEXT)(submit.submit)
+app.command()(submitted.logs)
+app.command()(submitted.cancel)
+app.command()(submitted.wait)
+app.command("list")(submitted.list_runs)
+app.add_typer(submitted.config, name="config")
 app.command()(train.train)
 app.command()(evaluate.evaluate)
 
@@ -52,6 +59,7 @@ ClickException: type[Exception] = next(k for k in typer.BadParameter.__mro__ if 
 
 In = Annotated[str | None, typer.Argument(metavar="IN", help="An image file, a zarr folder, or a URL of one.")]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the result, an OME-Zarr image.")]
+RunOrOut = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the result, or a submitted run's handle.")]
 
 
 @app.command()
@@ -133,7 +141,7 @@ def restore(
 
 @app.command()
 def resume(
-    out: Out,
+    out: RunOrOut,
     steps: opt.Steps = None,
     eta: opt.Eta = None,
     start: opt.Start = None,
@@ -172,8 +180,18 @@ def resume(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
-    """Go on with an unfinished run, or batch. Where it runs may change; an option that would change pixels is refused."""
+    """Go on with an unfinished run or batch, where it was submitted or, with an option such as --executor ray, here.
+
+    Where it runs may change; an option that would change pixels is refused.
+    """
     given = {k: v for k, v in locals().items() if k in opt.PLACES}
+    here = take_over or any(value is not None for value in given.values())
+    if here and (handle := Handle.parse(str(out))):
+        raise PlanError(
+            f"{handle} goes on as it was submitted, without options; `resume OUT` with options goes on here"
+        )
+    if not here and (handle := submitted_as(out)):
+        raise typer.Exit(submitted.resubmit(handle))
     if BatchFolder(out).exists:
         raise typer.Exit(resume_batch(out, {k: v for k, v in given.items() if v is not None}, quiet))
     from orchestrator import run

@@ -9,20 +9,35 @@ from typing import Annotated, Any
 import typer
 
 from cluster import options as opt
+from cluster.handles import submitted_as
 from cluster.progress import duration
 from orchestrator.errors import PlanError
 
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the result, an OME-Zarr image.")]
 
 
-def status(out: Out, as_json: opt.AsJson = False) -> None:
+def status(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the result, or a submitted run's handle.")],
+    as_json: opt.AsJson = False,
+) -> None:
     """Say how far the run at OUT is, also while it runs and after it died."""
     from orchestrator.status import read_status
+
+    if (handle := submitted_as(out)) is not None:
+        from cluster.submitted import print_status
+
+        print_status(handle, as_json)
+        return
 
     found = read_status(out)
     if as_json:
         print(json.dumps(found))
         return
+    print_run(out, found)
+
+
+def print_run(out: Path, found: dict[str, Any]) -> None:
+    """Print what `read_status` found."""
     done, tiles = found["done"], found["tiles"]
     print(f"{out}: {found['state']}, {done} of {tiles} tiles ({100 * done / tiles:.1f} %)")
     for line in found["levels"]:

@@ -31,7 +31,10 @@ Channel = Annotated[
 ]
 Z = Annotated[int | None, typer.Option("--z", help="Plane of a stack, from 0.")]
 T = Annotated[int | None, typer.Option("--t", help="Time point or page of IN, from 0.")]
-MaxPixels = Annotated[int | None, typer.Option(help="Largest size that IN may declare, px.")]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(help="Largest size that IN may declare, px; given, IN may also take over 384 MiB to decode."),
+]
 Pad = Annotated[str | None, typer.Option(help="Outpainting: px to invent, TOP,RIGHT,BOTTOM,LEFT.")]
 Kernel = Annotated[str | None, typer.Option(help="How sr was reduced: average or bicubic.", show_default="average")]
 Blur = Annotated[

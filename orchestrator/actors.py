@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import socket
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,6 @@ from orchestrator.errors import RunError, WorkerBroken, WorkerError
 from orchestrator.grid import TileKey
 from orchestrator.patience import patiently
 from orchestrator.plan import Plan
-from orchestrator.report import Report
 
 if TYPE_CHECKING:
     from orchestrator.worker import Worker
@@ -34,15 +32,24 @@ class Introduction(NamedTuple):
     threads: int = 1
     """Threads that its computations on the CPU use."""
     niceness: int = 0
+    node: str = ""
+    """Ray's name of the machine."""
 
 
 def introduce(device: str, threads: int = 1) -> Introduction:
-    """Introduce the worker in this process."""
-    return Introduction(f"{socket.gethostname()}:{os.getpid()}", device, threads, os.nice(0))
+    """Introduce the worker in this process, an actor's."""
+    import ray
+
+    node = ray.get_runtime_context().get_node_id()
+    return Introduction(f"{socket.gethostname()}:{os.getpid()}", device, threads, os.nice(0), node)
 
 
 class RayWorker:
-    """One device behind Ray's calls, several of which may be under way: a Worker for each run that is open."""
+    """One device behind Ray's calls, several of which may be under way, each in a thread of its own.
+
+    It has a Worker for each run that is open. Threads rather than coroutines: half the processor time a call, and a third
+    of a millisecond sooner.
+    """
 
     def __init__(self, batch: int, continuous: bool) -> None:
         from orchestrator.pipeline import Pipeline  # torch: the driver can do without
@@ -53,49 +60,47 @@ class RayWorker:
         self._workers: dict[int, Worker] = {}
         self._networks: dict[tuple[Any, ...], Any] = {}
         self._used: dict[int, tuple[Any, ...]] = {}
-        self._opener = ThreadPoolExecutor(1, "opener")
+        self._opening = threading.Lock()
 
-    async def ready(self) -> Introduction:
+    def ready(self) -> Introduction:
         """Return who this is."""
         import torch
 
         return introduce(str(self._device), torch.get_num_threads())
 
-    async def open(self, run: int, root: str, plan: Plan) -> None:
+    def open(self, run: int, root: str, plan: Plan) -> None:
         """Get ready for the tiles of one more run: its network, its stores."""
-        await self._elsewhere(self._opener, self._open, run, Path(root), plan)
+        from orchestrator.worker import Worker
 
-    async def close(self, run: int) -> None:
+        def begin() -> Worker:
+            return Worker(Path(root), plan, str(self._device), partial(self._network, run))
+
+        try:
+            with self._opening:
+                self._workers[run] = patiently(begin, plan.spec.run.store_seconds, _log.warning)
+        except Exception as err:
+            raise plain(err) from None
+
+    def close(self, run: int) -> None:
         """Forget a run; its network stays until another one is loaded."""
         self._workers.pop(run, None)
         self._used.pop(run, None)
 
-    async def run(self, slot: int, run: int, keys: list[list[int]], *after: list[Any]) -> list[Any]:
+    def run(self, slot: int, run: int, keys: list[list[int]], *after: list[Any]) -> list[Any]:
         """Restore a batch and report it; `after` are the reports of the tiles that it depends on."""
         try:
-            report = await asyncio.wrap_future(self._pipeline.submit(self._workers[run], _keys(keys)))
+            report = self._pipeline.submit(self._workers[run], _keys(keys)).result()
         except Exception as err:
             raise plain(err) from None
         return report.plain()
 
-    async def fill(self, slot: int, run: int, keys: list[list[int]]) -> list[Any]:
+    def fill(self, slot: int, run: int, keys: list[list[int]]) -> list[Any]:
         """Write what stands in for tiles that cannot be restored (orchestrator.substitute)."""
-        report: Report = await self._elsewhere(None, self._workers[run].substitute, _keys(keys))
-        return report.plain()
-
-    async def _elsewhere(self, threads: ThreadPoolExecutor | None, act: Callable[..., Any], *arguments: Any) -> Any:
-        """Do something that takes time on another thread."""
         try:
-            return await asyncio.get_running_loop().run_in_executor(threads, act, *arguments)
+            report = self._workers[run].substitute(_keys(keys))
         except Exception as err:
             raise plain(err) from None
-
-    def _open(self, run: int, root: Path, plan: Plan) -> None:
-        from orchestrator.worker import Worker
-
-        seconds = plan.spec.run.store_seconds
-        load = partial(self._network, run)
-        self._workers[run] = patiently(lambda: Worker(root, plan, str(self._device), load), seconds, _log.warning)
+        return report.plain()
 
     def _network(self, run: int, *name: Any) -> Any:
         """Return a run's network, shared with the others; one that nobody uses goes before another is loaded."""
@@ -128,7 +133,7 @@ class WorkerKind:
     """What the executor's actors are. The default restores; the scheduler's benchmark only lets time pass."""
 
     actor: type = RayWorker
-    """Its coroutines are RayWorker's."""
+    """Its methods are RayWorker's, called from several threads."""
     arguments: Callable[[int, bool], tuple[Any, ...]] = lambda batch, continuous: (batch, continuous)
     """Of its constructor, from the tiles at a time, and whether they join at any step."""
     slots: int = 1

@@ -12,10 +12,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kernels.catalog import absolute_ref
-from orchestrator import run as runs
 from orchestrator.arrivals import Arrivals, Elsewhere, Server
 from orchestrator.batch_records import PUBLISHED, Record, Records
 from orchestrator.errors import PlanError, RunError
@@ -26,6 +25,9 @@ from orchestrator.session import Executor
 from orchestrator.spec import JobSpec
 from storage.errors import DamagedError, FormatError, LockedError, SupersededError
 from storage.source import redact
+
+if TYPE_CHECKING:
+    from orchestrator.run import Outcome
 
 # Images that are open at a time: enough to fill a narrow wavefront's pauses, few enough for the driver's memory.
 WINDOW = 4
@@ -160,18 +162,20 @@ class Batch:
         seconds = round(time.perf_counter() - began, 3)
         return Record(image=image.name, input=redact(image.source), seconds=seconds, **facts)
 
-    def _drive(self, image: Image, executor: Executor) -> runs.Outcome:
+    def _drive(self, image: Image, executor: Executor) -> Outcome:
+        from orchestrator.run import resume, start  # imports zarr
+
         run, listeners = RunDir(image.root), [] if self._watch is None else [self._watch.listener(image)]
         if self._overwrite or not run.job.exists():
             image.root.parent.mkdir(parents=True, exist_ok=True)
-            return runs.start(image.spec(None), executor, listeners, overwrite=self._overwrite)
+            return start(image.spec(None), executor, listeners, overwrite=self._overwrite)
         begun = run.load_spec()
         wanted = image.spec(begun)
         if wanted.input.path != begun.input.path:
             raise PlanError(f"{image.root} was begun from {begun.input.path}; choose another output, or --overwrite")
-        return runs.resume(image.root, executor, listeners, changes=wanted)
+        return resume(image.root, executor, listeners, changes=wanted)
 
-    def _facts(self, image: Image, outcome: runs.Outcome) -> dict[str, Any]:
+    def _facts(self, image: Image, outcome: Outcome) -> dict[str, Any]:
         facts: dict[str, Any] = {
             "state": "published",
             "size": (outcome.plan.height, outcome.plan.width),

@@ -4,16 +4,19 @@ Several runs may share a crew: what is ready and running in all of them together
 oldest run that has so much goes first, so that the others fill what its wavefront leaves idle. A batch is of one run.
 
 A worker may have two batches: the one that it computes and, when tiles are plentiful, one that it reads meanwhile. A
-suspect tile (one that failed before) gets a worker for itself, so that it can take nothing else down with it.
+suspect tile (one that failed before) gets a worker for itself, so that it can take nothing else down with it, and one
+that has not failed at it while there is any, so that a broken worker is not taken for a poison tile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Hashable, Iterator, Sequence
+from collections.abc import Container, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
+from weakref import WeakKeyDictionary
 
 from orchestrator.frontier import Frontier
+from orchestrator.grid import TileKey
 from orchestrator.policy import ahead, continuous_batch, fair_batch
 
 W = TypeVar("W", bound=Hashable)
@@ -27,6 +30,14 @@ class Source(Protocol):
 
     @property
     def opened(self) -> Container[Any]: ...
+
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
+class Tiles:
+    """A run's tiles and who can take them, and nothing else."""
+
+    frontier: Frontier
+    opened: Container[Any]
 
 
 S = TypeVar("S", bound=Source)
@@ -56,12 +67,19 @@ class Crew(Generic[W]):
     """Those with nothing to do, longest first."""
     _single: dict[W, None] = field(default_factory=dict)
     """Those with one batch, no suspect, longest first: found at once among a thousand."""
+    _failed: WeakKeyDictionary[Any, dict[TileKey, set[W]]] = field(default_factory=WeakKeyDictionary)
+    """Per run the tiles that failed and are not done, with the workers that failed at them."""
 
     def __contains__(self, worker: object) -> bool:
         return worker in self._loads
 
     def __iter__(self) -> Iterator[W]:
         return iter(self._loads)
+
+    @property
+    def calls(self) -> int:
+        """Batches that a worker is given at most; those that join as slots fall free may be of single tiles."""
+        return 2 * self.most if self.continuous else 2
 
     def join(self, worker: W) -> None:
         """Count on a worker."""
@@ -83,21 +101,48 @@ class Crew(Generic[W]):
 
     def turn(self, runs: Sequence[S], workers: int) -> tuple[S, W, int] | None:
         """Return which worker takes how many tiles of which run, oldest first, None to wait. workers: alive, busy or not."""
-        ready = sum(run.frontier.ready for run in runs)
+        ready = running = suspects = 0
+        for run in runs:
+            frontier = run.frontier
+            ready += frontier.ready
+            running += frontier.running
+            suspects += frontier.suspects
         if not ready:
             return None
-        running = sum(run.frontier.running for run in runs)
-        suspicious = [run for run in runs if run.frontier.suspects]
-        for run in suspicious:
-            if (worker := next((free for free in self._free if free in run.opened), None)) is not None:
-                return run, worker, 1
-        if suspicious or (self._free and not self.continuous):
+        if suspects and (found := self._suspect(runs)) is not None:
+            return found
+        if suspects or (self._free and not self.continuous):  # with suspects about, nobody is given work ahead
             return self._fair(runs, self._free, ready, running, workers)
         if self.continuous:
             return self._share(runs, ready, running, workers)
         if ahead(ready, workers, self.most):
             return self._fair(runs, self._single, ready, running, workers)
         return None
+
+    def _suspect(self, runs: Sequence[S]) -> tuple[S, W, int] | None:
+        """Give a suspect to a free worker that has not failed at it; to any free one when all there are have."""
+        for run in runs:
+            if (suspect := run.frontier.suspect) is None:
+                continue
+            failed = self._failed.get(run, {}).get(suspect, set())
+            free = [worker for worker in self._free if worker in run.opened]
+            worker = next((worker for worker in free if worker not in failed), None)
+            if worker is None and all(other in failed for other in self._loads if other in run.opened):
+                worker = next(iter(free), None)
+            if worker is not None:
+                return run, worker, 1
+        return None
+
+    def failed(self, run: S, worker: W, keys: Iterable[TileKey]) -> None:
+        """Record that a worker, which lives on, has failed at tiles."""
+        for key in keys:
+            self._failed.setdefault(run, {}).setdefault(key, set()).add(worker)
+
+    def done(self, run: S, keys: Iterable[TileKey]) -> None:
+        """Record that tiles are restored."""
+        if (failed := self._failed.get(run)) is not None:
+            for key in keys:
+                failed.pop(key, None)
 
     def _fair(
         self, runs: Sequence[S], takers: dict[W, None], ready: int, running: int, workers: int

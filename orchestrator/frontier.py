@@ -13,9 +13,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from orchestrator.graph import TaskGraph
 from orchestrator.grid import TileKey
 
-# Two failures in company: then alone, so that one poison tile cannot drag a batch along; five in all: given up.
+# Two failures in company are a suspicion: then alone, so that one poison tile cannot drag a batch along, and only what
+# fails alone counts; after three of those given up.
 SOLO_AFTER = 2
-QUARANTINE_AFTER = 5
+QUARANTINE_AFTER = SOLO_AFTER + 3
 # How often filling a tile instead may fail.
 FILL_TRIES = 2
 
@@ -106,6 +107,11 @@ class Frontier:
         return len(self._solo)
 
     @property
+    def suspect(self) -> TileKey | None:
+        """The ready tile that must run alone and comes next."""
+        return self.graph.key(self._solo[0]) if self._solo else None
+
+    @property
     def finished(self) -> bool:
         return self.done == self.total
 
@@ -173,9 +179,16 @@ class Frontier:
             self._release_after(number)
 
     def returned(self, keys: Iterable[TileKey]) -> None:
-        """Put running tiles back to ready without blame (their worker was taken away)."""
+        """Put running tiles back to ready without blame (their worker was taken away); a suspect remains one."""
         for number in map(self.graph.number, keys):
             self._stop_running(number)
+            self._put_back(number)
+
+    def _put_back(self, number: int) -> None:
+        if self._failures.get(number, 0) >= SOLO_AFTER:
+            self._states[number] = READY
+            self._solo.append(number)
+        else:
             self._push(number)
 
     def failed(self, keys: Iterable[TileKey], cause: str) -> list[TileKey]:
@@ -191,11 +204,8 @@ class Frontier:
                 self._states[number] = GIVEN_UP
                 self.given_up[key] = cause
                 given_up.append(key)
-            elif tries >= SOLO_AFTER:
-                self._states[number] = READY
-                self._solo.append(number)
             else:
-                self._push(number)
+                self._put_back(number)
         return given_up
 
     def _stop_running(self, number: int) -> None:

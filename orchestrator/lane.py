@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
@@ -9,6 +10,7 @@ from orchestrator.deadlines import Deadlines
 from orchestrator.errors import RunError
 from orchestrator.frontier import Frontier
 from orchestrator.mailbox import Durable, Mailbox, Recorder
+from orchestrator.report import Report
 from orchestrator.session import Session
 from orchestrator.tokens import Tokens
 
@@ -31,6 +33,9 @@ class Lane:
         self.recorder = Recorder(session.record, mailbox)
         self.over = False
         """Nothing that its workers still say counts."""
+        self.flush: Callable[[], None] = lambda: None
+        """Tells its figures to whoever scrapes them."""
+        self._news: list[tuple[str, Report]] = []  # released, not announced
         self._ended = ended
 
     @property
@@ -44,10 +49,18 @@ class Lane:
         if letter.error is not None:
             raise letter.error
         self.session.release(letter.reports)
+        self._news += letter.reports
+
+    def announce(self) -> None:
+        """Tell of what was released: after what it released has been sent, whose workers wait for it."""
+        news, self._news = self._news, []
+        if news:
+            self.session.announce(news)
 
     def end(self, error: BaseException | None = None) -> None:
         """Give the run back to whoever waits for it; with an error, nothing is recorded for it any more."""
         self.over = True
+        self.flush()
         if error is None:
             self.recorder.close()
             self._ended.set_result(None)

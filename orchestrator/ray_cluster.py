@@ -24,6 +24,8 @@ KNOCK_SECONDS = 10.0
 # How often the cluster is asked what it has, and how long its head may stay silent; Ray itself would end this process
 # after 60 s, without a word of how to go on.
 POLL_SECONDS, SILENCE_SECONDS = 2.0, 30.0
+# How long the head may take to say whether a machine is gone, seconds.
+ANSWER_SECONDS = 3.0
 # How long Ray may take to end its processes before this one ends regardless, seconds.
 CLOSE_SECONDS = 20.0
 
@@ -32,14 +34,23 @@ class Cluster:
     """What the driver knows of the cluster that it is connected to."""
 
     def __init__(self) -> None:
-        self.resources: dict[str, float] = dict(ray.cluster_resources())
-        self._heard = time.monotonic()
-        self._over = threading.Event()
+        self.resources: dict[str, float] = {}
+        self._dead: frozenset[str] = frozenset()
+        self._over, self._look, self._looked = threading.Event(), threading.Event(), threading.Event()
+        self._ask()
         threading.Thread(target=self._watch, name="cluster watch", daemon=True).start()
 
     def room(self, resource: str) -> int:
         """Return how many workers that need one `resource` each fit into the cluster as it is now."""
         return int(self.resources.get(resource, 0))
+
+    def lost(self, node: str) -> bool:
+        """Tell whether a machine is no longer part of the cluster, as its head sees it now."""
+        if node not in self._dead:
+            self._looked.clear()
+            self._look.set()
+            self._looked.wait(ANSWER_SECONDS)
+        return node in self._dead
 
     @property
     def silent(self) -> bool:
@@ -58,12 +69,21 @@ class Cluster:
     def leave(self) -> None:
         """Stop watching."""
         self._over.set()
+        self._look.set()
 
     def _watch(self) -> None:
-        while not self._over.wait(POLL_SECONDS):
-            with contextlib.suppress(RayError, ConnectionError, RuntimeError, ValueError):  # silence says it all
-                self.resources = dict(ray.cluster_resources())
-                self._heard = time.monotonic()
+        while not self._over.is_set():
+            self._look.wait(POLL_SECONDS)
+            self._look.clear()
+            if not self._over.is_set():
+                with contextlib.suppress(RayError, ConnectionError, RuntimeError, ValueError):  # silence says it all
+                    self._ask()
+                    self._looked.set()
+
+    def _ask(self) -> None:
+        self.resources = dict(ray.cluster_resources())
+        self._dead = frozenset(node["NodeID"] for node in ray.nodes() if not node["Alive"])
+        self._heard = time.monotonic()
 
 
 @contextlib.contextmanager

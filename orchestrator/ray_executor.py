@@ -28,7 +28,7 @@ from orchestrator.grid import TileKey
 from orchestrator.lane import Lane
 from orchestrator.mailbox import Durable, Mailbox, Result, Rung
 from orchestrator.patience import disk_full
-from orchestrator.ray_cluster import Cluster, connected, first_line, knock
+from orchestrator.ray_cluster import connected, first_line, knock
 from orchestrator.ray_metrics import RayMetrics
 from orchestrator.ray_pool import Member, Pool
 from orchestrator.report import Report
@@ -38,6 +38,8 @@ from orchestrator.stopping import Stop
 
 # Tiles a GPU takes at a time when the user does not say; a CPU gains nothing from batches.
 GPU_BATCH = 8
+# Calls beside batches: `ready` or `close`, and `open`, which takes a while.
+OTHER_CALLS = 2
 # How often deadlines, signals and the cluster are looked at, seconds.
 TICK_SECONDS = 0.5
 # A longer pause between two looks means that this process stood still (stopped, suspended, waiting for a disk): then
@@ -118,43 +120,45 @@ class RayExecutor:
             with connected(self.address, cpus, self._stop) as cluster:
                 self._pool = Pool(self._kind, cluster, self.workers, self._roster.tell_lost)
                 most = self.batch or (GPU_BATCH if self._pool.on_gpu else 1)
+                self._crew, self._cluster = Crew(most, self._continuous), cluster
                 self._pool.arguments = self._kind.arguments(most, self._continuous)
-                self._crew = Crew(most, self._continuous)
+                self._pool.calls = self._crew.calls + OTHER_CALLS
                 self._ticked = time.monotonic()
                 arrivals.bell = lambda: self._mailbox.put(Rung())
                 try:
                     with self._stop.draining():
-                        self._loop(arrivals, cluster)
+                        self._loop(arrivals)
                 finally:
-                    self._close(cluster)
+                    self._close()
         except BaseException as err:
             arrivals.refuse(err)
             raise
         finally:
             self._reset()
 
-    def _loop(self, arrivals: Arrivals, cluster: Cluster) -> None:
+    def _loop(self, arrivals: Arrivals) -> None:
         while not (self._stop.requested or (arrivals.exhausted and not self._roster.lanes)):
             self._admit(arrivals)
             for ref in self._pool.fill():
                 self._mailbox.expect(ref)
             self._dispatch()
             self._collect()
-            self._tick(cluster)
+            self._tick()
             self._roster.settle()
         if self._stop.requested:
             for lane in self._roster.lanes:
                 lane.session.emit(Draining(batches=len(self._inflight), seconds=self._stop.seconds))
             while any(lane.frontier.running for lane in self._roster.lanes):
                 self._collect()
-                self._tick(cluster)
+                self._tick()
             raise KeyboardInterrupt
 
     def _admit(self, arrivals: Arrivals) -> None:
         for session, ended in arrivals.take():
             left = session.frontier.total - session.frontier.done
-            session.listeners.append(RayMetrics(str(session.run_dir.root), left))
-            self._roster.admit(session, ended)
+            metrics = RayMetrics(str(session.run_dir.root), left)
+            session.listeners.append(metrics)
+            self._roster.admit(session, ended).flush = metrics.flush
 
     def _dispatch(self) -> None:
         """Give workers what is ready, as the crew says."""
@@ -180,24 +184,27 @@ class RayExecutor:
         self._mailbox.expect(ref)
 
     def _collect(self) -> None:
-        """Wait for something to happen, and act on it and on all that has happened by then."""
+        """Announce what is new, wait for something to happen, and act on it and on all that has happened by then."""
+        self._roster.announce()
+        letters = self._mailbox.take(TICK_SECONDS)
         reports: dict[Lane, list[tuple[str, Report]]] = {}
         try:
-            for letter in self._mailbox.take(TICK_SECONDS):
-                if isinstance(letter, Durable):
-                    self._roster.durable(letter)
-                elif isinstance(letter, Rung):
-                    continue  # the loop looks who is there
-                elif letter.ref in self._pool.joining:
+            for letter in letters:
+                if isinstance(letter, Durable | Rung):  # the loop looks who rang
+                    continue
+                if letter.ref in self._pool.joining:
                     self._joined(letter)
                 elif letter.ref in self._roster.opening:
                     self._opened(letter)
                 elif (call := self._inflight.pop(letter.ref, None)) and (report := self._reported(call, letter)):
                     reports.setdefault(call.lane, []).append(report)
         finally:  # also when a death among them ends the run
-            for lane, theirs in reports.items():
+            for lane, theirs in reports.items():  # first of all: the disk is at it while what follows is dispatched
                 if not lane.over:
                     lane.recorder.put(theirs)
+            for letter in letters:
+                if isinstance(letter, Durable):
+                    self._roster.durable(letter)
 
     def _joined(self, letter: Result) -> None:
         if worker := self._pool.joined(letter.ref, letter.answer):
@@ -238,6 +245,7 @@ class RayExecutor:
         news = report.limit is not None and self._crew.limit(worker, report.limit)
         if lane.over:
             return None
+        self._crew.done(lane, report.keys)
         if report.nfe:
             lane.deadlines.ended(report.keys[0].level, len(report.keys), time.monotonic() - call.began)
         lane.tokens.keep(lane.frontier.graph, report.keys, letter.ref)
@@ -253,34 +261,40 @@ class RayExecutor:
             with self._roster.concerning(call.lane):
                 if disk_full(error):
                     raise error
+                self._crew.failed(call.lane, call.worker, call.keys)
                 if call.lane.session.failed(call.worker.name, call.keys, first_line(error)):
                     self._pool.progress()
 
     def _died(self, worker: Member, calls: Sequence[_Call], cause: str, *, kill: bool = False) -> None:
-        """Act on a worker's death: all its batches have failed."""
+        """Act on a worker's death: all its batches have failed, or have been taken from it with its machine."""
+        gone = self._cluster.lost(worker.node)
         others = [ref for ref, other in self._inflight.items() if other.worker.handle is worker.handle]
-        calls = [*calls, *(self._inflight.pop(ref) for ref in others)]
-        for call in calls:
+        for call in [*calls, *(self._inflight.pop(ref) for ref in others)]:
             if not call.lane.over:
                 with self._roster.concerning(call.lane):
-                    if call.lane.session.failed(call.worker.name, call.keys, f"worker died: {cause}"):
+                    session, name = call.lane.session, call.worker.name
+                    if gone:
+                        session.returned(name, call.keys, f"its machine is gone: {cause}")
+                    elif session.failed(name, call.keys, f"worker died: {cause}"):
                         self._pool.progress()
-        if self._roster.blame(worker, cause, self._pool.live):
+        if not gone and self._roster.blame(worker, cause, self._pool.live):
             self._pool.progress()
         for lost in [member for member in self._crew if member.handle is worker.handle]:
             self._crew.leave(lost)
-            self._pool.lost(lost, cause, kill=kill)
+            self._pool.lost(lost, cause, kill=kill, gone=gone)
             self._roster.leave(lost)
 
-    def _tick(self, cluster: Cluster) -> None:
+    def _tick(self) -> None:
         """Look now and then whether a batch is overdue, the cluster gone, or another attempt has taken over."""
         now = time.monotonic()
         still = now - self._ticked
         if still < TICK_SECONDS:
             return
         self._ticked = now
+        for lane in self._roster.lanes:
+            lane.flush()
         if still > STILL_SECONDS:
-            cluster.credit(still)
+            self._cluster.credit(still)
             for call in self._inflight.values():
                 call.began += still
             for worker in self._crew:
@@ -289,7 +303,7 @@ class RayExecutor:
         for lane in list(self._roster.lanes):
             with self._roster.concerning(lane):
                 lane.session.fence()
-        cluster.check()
+        self._cluster.check()
         firsts: dict[Member, Any] = {}
         for ref, call in self._inflight.items():  # what waits behind another batch is not late
             firsts.setdefault(call.worker, ref)
@@ -302,13 +316,17 @@ class RayExecutor:
             known = "" if usual is None else f", usually {usual:.1f} s"
             self._died(call.worker, [call], f"no report for {call.silence(now):.0f} s{known}", kill=True)
 
-    def _close(self, cluster: Cluster) -> None:
+    def _close(self) -> None:
         for lane in self._roster.lanes:
             lane.recorder.close()
-        if not cluster.silent:
+        if not self._cluster.silent:
             self._pool.close()
         for letter in self._mailbox.take(0):  # what became durable while the runs were ending
             if isinstance(letter, Durable) and letter.error is None:
                 self._roster.durable(letter)
+        self._roster.announce()
+        if self._cluster.silent:  # nobody listens to figures any more
+            for lane in self._roster.lanes:
+                lane.flush = lambda: None
         if (error := sys.exception()) is not None:
             self._roster.end(error)

@@ -8,7 +8,10 @@ from orchestrator.events import BatchCommitted, BatchFailed, Event, TileGivenUp,
 
 
 class RayMetrics:
-    """Listen to a run's events and keep its counters; `output` tells runs on one cluster apart, `left`: its tiles."""
+    """Listen to a run's events and keep its counters; `output` tells runs on one cluster apart, `left`: its tiles.
+
+    Ray hears of them at every `flush`: nobody scrapes as often as batches end.
+    """
 
     def __init__(self, output: str, left: int) -> None:
         tag = ("output",)
@@ -27,34 +30,35 @@ class RayMetrics:
         self._workers = Gauge("gigarestore_workers", "Workers that have joined.", tag)
         for metric in (*self._counters.values(), self._left, self._workers):
             metric.set_default_tags({"output": output})
-        self._joined = 0
-        self._set_left(left)
+        self._tiles_left, self._joined = left, 0
+        self._news: dict[str, float] = {}
+        self.flush()
 
     def __call__(self, event: Event) -> None:
         match event:
             case WorkerStarted():
-                self._set_workers(1)
+                self._joined += 1
             case WorkerLost():
                 self._add("workers_lost", 1)
-                self._set_workers(-1)
+                self._joined = max(self._joined - 1, 0)
             case BatchCommitted(keys=keys, nfe=nfe, seconds=seconds):
                 self._add("tiles_committed", len(keys))
                 self._add("network_evaluations", nfe)
                 self._add("busy_seconds", seconds)
-                self._set_left(self._tiles_left - len(keys))
+                self._tiles_left -= len(keys)
             case BatchFailed():
                 self._add("tries_failed", 1)
             case TileGivenUp():
                 self._add("tiles_given_up", 1)
 
-    def _set_left(self, left: int) -> None:
-        self._tiles_left = left
-        self._left.set(left)
-
-    def _set_workers(self, change: int) -> None:
-        self._joined = max(self._joined + change, 0)
+    def flush(self) -> None:
+        """Tell Ray what has changed."""
+        for name, value in self._news.items():
+            if value > 0:
+                self._counters[name].inc(value)
+        self._news.clear()
+        self._left.set(self._tiles_left)
         self._workers.set(self._joined)
 
     def _add(self, name: str, value: float) -> None:
-        if value > 0:
-            self._counters[name].inc(value)
+        self._news[name] = self._news.get(name, 0.0) + value

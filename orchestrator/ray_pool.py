@@ -21,8 +21,6 @@ from orchestrator.ray_cluster import Cluster, first_line
 SPARE_DEATHS = 5
 # The first replacement starts at once; then pauses begin with the first of these and double up to the second, seconds.
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
-# Calls that may be under way in a worker: `ready`, and batches, of which continuous ones may be of single tiles.
-CALLS = 1000
 # How long a run waits for a first worker, or for any after all have gone, and how often it says so, seconds.
 ROOM_SECONDS, REMIND_SECONDS = 1800.0, 60.0
 
@@ -36,6 +34,7 @@ class Member:
     handle: Any
     slot: int
     name: str = "starting"
+    node: str = ""
     traits: dict[str, Any] = field(default_factory=dict)
     """Its device, threads and niceness, once it is ready."""
     heard: float = 0.0
@@ -55,6 +54,8 @@ class Pool:
         self._kind, self._cluster, self._wanted, self._tell = kind, cluster, wanted, tell
         self.arguments: tuple[Any, ...] = ()
         """Of an actor's constructor; to be set before the first `fill`."""
+        self.calls = 1
+        """That may be under way on a worker; likewise."""
         self.on_gpu = kind.gpus and cluster.room("GPU") > 0
         self.joining: dict[Any, Member] = {}
         self._members: list[Member] = []
@@ -95,18 +96,21 @@ class Pool:
         except RayError as err:
             self._lost(member, f"did not start: {first_line(err)}")
             return None
-        member.name = hello.name
+        member.name, member.node = hello.name, hello.node
         member.traits = {"device": hello.device, "threads": hello.threads, "niceness": hello.niceness}
         self._members.append(member)
         return member
 
-    def lost(self, member: Member, cause: str, *, kill: bool = False) -> None:
-        """Record a worker's death; kill: it lives, but cannot be used any more. Raises RunError after too many."""
+    def lost(self, member: Member, cause: str, *, kill: bool = False, gone: bool = False) -> None:
+        """Record a worker's death; kill: it lives, but cannot be used any more; gone: its machine is.
+
+        Raises RunError after too many deaths that no machine's end explains.
+        """
         if kill:
             ray.kill(member.handle)
         if member in self._members:  # else another of its calls has told already
             self._members.remove(member)
-            self._lost(member, cause)
+            self._lost(member, cause, gone=gone)
 
     def progress(self) -> None:
         """Forget the deaths so far: something was done since."""
@@ -127,7 +131,7 @@ class Pool:
                 num_gpus=1 if self.on_gpu else 0,
                 max_restarts=0,
                 max_task_retries=0,
-                max_concurrency=self._kind.slots * CALLS,
+                max_concurrency=self._kind.slots * self.calls,
                 enable_task_events=False,
             )
             handle = actor.remote(*self.arguments)
@@ -137,10 +141,13 @@ class Pool:
         self.joining[ref] = member
         return ref
 
-    def _lost(self, member: Member, cause: str) -> None:
+    def _lost(self, member: Member, cause: str, *, gone: bool = False) -> None:
         self._spare = [spare for spare in self._spare if spare.handle is not member.handle]
-        self._deaths += 1
         self._alone_since = time.monotonic()
+        if gone:
+            self._tell(member, WorkerLost(worker=member.name, cause=cause, pause=0.0))
+            return
+        self._deaths += 1
         pause = 0.0 if self._deaths < 2 else min(FIRST_PAUSE * 2 ** (self._deaths - 2), LONGEST_PAUSE)
         self._not_before = time.monotonic() + pause
         self._tell(member, WorkerLost(worker=member.name, cause=cause, pause=pause))

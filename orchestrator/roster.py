@@ -30,13 +30,14 @@ class Roster:
         self._workers: dict[Any, None] = {}
         self._numbers = 0
 
-    def admit(self, session: Session, ended: Future[None]) -> None:
+    def admit(self, session: Session, ended: Future[None]) -> Lane:
         """Serve one more run; `ended` is told when it is through, or what went wrong."""
         self._numbers += 1
         lane = Lane(self._numbers, session, ended, self._mailbox)
         self.lanes.append(lane)
         for worker in self._workers:
             self._open(lane, worker)
+        return lane
 
     def join(self, worker: Any) -> None:
         """Have one more worker get ready for all runs."""
@@ -98,10 +99,19 @@ class Roster:
             with self.concerning(lane):
                 lane.durable(letter)
 
+    def announce(self) -> None:
+        """Tell listeners and outlets of what was released."""
+        for lane in list(self.lanes):
+            with self.concerning(lane):
+                lane.announce()
+
     def settle(self) -> None:
         """Give back the runs that are through."""
         for lane in [lane for lane in self.lanes if lane.idle]:
-            self._end(lane)
+            with self.concerning(lane):
+                lane.announce()
+            if not lane.over:
+                self._end(lane)
 
     def end(self, error: BaseException) -> None:
         """Give all runs back with an error; the workers are gone."""

@@ -76,7 +76,8 @@ def start(spec: JobSpec, executor: Executor, listeners: Sequence[Listener] = (),
                 shutil.rmtree(run.incoming)
             else:
                 _clear(run)
-                shutil.rmtree(run.root)
+                if not run.submissions.exists():  # a submitted run's log says what was wrong
+                    shutil.rmtree(run.root)
             raise PlanError(str(err)) from err
         return _drive(run, plan, marks, executor, listeners, attempt)
 
@@ -257,7 +258,7 @@ def _clear(run: RunDir) -> None:
         if path != run.state:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     for path in sorted(run.state.iterdir(), key=lambda path: path == run.job):
-        if path not in (run.lock, run.attempts, run.incoming):
+        if path not in (run.lock, run.attempts, run.incoming, run.submissions):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 

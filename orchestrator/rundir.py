@@ -12,6 +12,7 @@ OUT/.gigarestore/incoming        the staged input of a run that is about to repl
 OUT/.gigarestore/measured/K.zarr the measurement pooled for level K, when a level needs it
 OUT/.gigarestore/work/K.zarr     level K's cells
 OUT/.gigarestore/regions/N       the run of region N
+OUT/.gigarestore/submissions/ID  scripts, logs and signs of life of a run that was submitted to a cluster
 """
 
 from __future__ import annotations
@@ -72,6 +73,10 @@ class RunDir:
     @property
     def incoming(self) -> Path:
         return self.state / "incoming"
+
+    @property
+    def submissions(self) -> Path:
+        return self.state / "submissions"
 
     def measured(self, level: int) -> Path:
         return self.state / "measured" / f"{level}.zarr"

@@ -1,4 +1,4 @@
-"""Session: one driver's attempt at a run. Journals what workers report, then releases what waited for it."""
+"""Session: one driver's attempt at a run. Journals what workers report, releases what waited for it, tells everybody."""
 
 from __future__ import annotations
 
@@ -69,6 +69,7 @@ class Session:
         """Do the same for the batches of several workers with one write to the disk."""
         self.record(reports)
         self.release(reports)
+        self.announce(reports)
 
     def record(self, reports: Sequence[tuple[str, Report]]) -> None:
         """Make the completion of batches durable; any thread may, one at a time.
@@ -92,9 +93,13 @@ class Session:
             raise
 
     def release(self, reports: Sequence[tuple[str, Report]]) -> None:
-        """Release what waited for batches whose completion is durable."""
-        for worker, report in reports:
+        """Release what waited for batches whose completion is durable; `announce` is to follow."""
+        for _, report in reports:
             self.frontier.committed(report.keys)
+
+    def announce(self, reports: Sequence[tuple[str, Report]]) -> None:
+        """Tell listeners and outlet of batches that were released: nobody has to wait for this to be dispatched."""
+        for worker, report in reports:
             self.path.committed(report.keys)
             self.filled += report.filled
             self.emit(
@@ -127,6 +132,15 @@ class Session:
         for key in given_up:
             self.emit(TileGivenUp(key=key, cause=cause))
         return bool(given_up) or any(map(self.frontier.to_fill, keys))
+
+    def returned(self, worker: str, keys: Sequence[TileKey], cause: str) -> None:
+        """Put a batch back whose worker was taken away: nothing is held against its tiles.
+
+        Raises SupersededError when another attempt has taken over.
+        """
+        self.fence()
+        self.emit(BatchFailed(worker=worker, keys=tuple(keys), cause=cause))
+        self.frontier.returned(keys)
 
     def check_finished(self) -> None:
         """Raise the error of tiles that were given up, or RunError when tiles are left for another reason."""

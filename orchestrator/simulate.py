@@ -1,4 +1,4 @@
-"""Simulator: the real frontier and the real batch policy with workers that only cost time. No Ray, no clock.
+"""Simulator: the real frontier and the real crew with workers that only cost time. No Ray, no clock.
 
 It predicts a plan's makespan for any number of workers, and is the ideal that measured runs are held against: what
 remains between the two is overhead.
@@ -10,9 +10,10 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from orchestrator.crew import Crew, Tiles
 from orchestrator.frontier import Frontier
 from orchestrator.graph import TaskGraph
-from orchestrator.policy import continuous_batch, fair_batch
+from orchestrator.policy import continuous_batch
 from orchestrator.waves import critical_path
 
 _MASK = (1 << 64) - 1
@@ -29,7 +30,7 @@ class Device:
     jitter: float = 0.0
     """Greatest relative deviation of a batch's time; deviations are uniform and depend on the seed and the tile."""
     latency: float = 0.0
-    """Seconds between a worker's report and its next batch."""
+    """Seconds between a batch's end and the beginning of what it releases; a second batch in hand is begun meanwhile."""
     seed: int = 0
 
     def seconds(self, tiles: int, evaluations: int = 1, first: int = 0) -> float:
@@ -76,20 +77,28 @@ def simulate(
     evaluations: per level the network evaluations of a tile (default 1); bound: lower_bound(), when it is known.
     """
     evaluations = evaluations or [1] * len(graph.grids)
-    frontier, events = Frontier(graph), list[tuple[float, int, list[int]]]()
-    now, busy, idle, batches = 0.0, 0.0, workers, 0
+    frontier, crew, free = Frontier(graph), Crew[int](batch), [0.0] * workers
+    runs = [Tiles(frontier, range(workers))]
+    for worker in range(workers):
+        crew.join(worker)
+    events = list[tuple[float, int, int, list[int]]]()
+    now, busy, batches = 0.0, 0.0, 0
     while True:
-        while idle and (size := fair_batch(frontier.ready, frontier.running, workers, batch)):
+        while turn := crew.turn(runs, workers):
+            _, worker, size = turn
             taken = frontier.take_numbers(size)
+            crew.sent(worker, len(taken))
             cost = device.seconds(len(taken), evaluations[graph.level(taken[0])], taken[0])
-            busy, idle, batches = busy + cost, idle - 1, batches + 1
-            heapq.heappush(events, (now + cost + device.latency, batches, taken))
+            busy, batches = busy + cost, batches + 1
+            free[worker] = max(free[worker], now) + cost
+            heapq.heappush(events, (free[worker] + device.latency, batches, worker, taken))
         if not events:
             break
         now = events[0][0]
         while events and events[0][0] <= now:  # reports that arrive together are acted on together
-            frontier.committed_numbers(heapq.heappop(events)[2])
-            idle += 1
+            _, _, worker, taken = heapq.heappop(events)
+            frontier.committed_numbers(taken)
+            crew.back(worker, len(taken))
     return Simulation(
         workers=workers,
         batch=batch,

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def encode(part: NDArray[Any], side: int) -> bytes:
-    """Return the stored bytes of a chunk (..., side, side) from its part inside the image, zeros beyond the edge."""
+def encode(part: NDArray[Any], shape: tuple[int, int]) -> bytes:
+    """Return the stored bytes of a chunk (..., *shape) from its part inside the image, zeros beyond the edge."""
     stored = part.dtype.newbyteorder("<")
-    if part.shape[-2:] != (side, side):
-        whole = np.zeros((*part.shape[:-2], side, side), stored)
+    if part.shape[-2:] != shape:
+        whole = np.zeros((*part.shape[:-2], *shape), stored)
         whole[..., : part.shape[-2], : part.shape[-1]] = part
         part = whole
     return bytes(zstd.compress(np.ascontiguousarray(part, stored), ZSTD_LEVEL, True))

@@ -130,15 +130,13 @@ def check_inside(info: ImageInfo, box: Box) -> None:
         raise ValueError(f"{info.path}: {box} is not a window of an image of {info.height} x {info.width} px (H x W)")
 
 
-def check_size(path: str, height: int, width: int, limit: int, *, whole: str = "") -> None:
-    """Raise FormatError when a header declares more pixels than `limit`; `whole`: the format, if it is decoded whole."""
+def check_size(path: str, height: int, width: int, limit: int) -> None:
+    """Raise FormatError when a header declares more pixels than `limit`."""
     if height * width > limit:
-        way_out = (
-            f" for a {whole}, which is decoded whole; convert it to a tiled TIFF: vips tiffsave in out.tif --tile"
-            if whole
-            else "; raise it with --max-pixels if the size is right"
+        raise FormatError(
+            f"{path}: the header declares {height} x {width} px, above the limit of {limit} px; raise it with "
+            "--max-pixels if the size is right"
         )
-        raise FormatError(f"{path}: the header declares {height} x {width} px, above the limit of {limit} px{way_out}")
 
 
 def choose_bands(path: str, chosen: tuple[int, ...] | None, count: int, alpha: int | None) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ Data first, then its record, then whatever depends on it: after a kill the journ
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import uuid
@@ -117,12 +118,14 @@ class Journal:
         self.close()
 
     def _undo(self) -> None:
-        """Cut off what a failed append left; after a failed fsync nobody knows what is on the disk, so close too."""
-        try:
-            if self._fd is not None:
+        """Cut off what a failed append left; after a failed fsync nobody knows what is on the disk, so close too.
+
+        A disk that refuses this as well leaves a torn record, which `open` cuts off; the first error is the one to tell.
+        """
+        if self._fd is not None:
+            with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, self._end)
-        finally:
-            self.close()
+        self.close()
 
 
 def read_header(path: Path | str) -> dict[str, Any]:

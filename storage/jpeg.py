@@ -18,7 +18,8 @@ SIGNATURE = b"\xff\xd8\xff"
 _SUPPORTED = "supported: 8 bit grey or colour (YCbCr, RGB), baseline or progressive"
 _SOI, _EOI, _SOS, _APP1, _APP2 = 0xD8, 0xD9, 0xDA, 0xE1, 0xE2
 # Start-of-frame markers: C0 baseline, C1 extended, C2 progressive; the others are lossless, hierarchical or arithmetic.
-_FRAMES = {0xC0, 0xC1, 0xC2}
+_PROGRESSIVE = 0xC2
+_FRAMES = {0xC0, 0xC1, _PROGRESSIVE}
 _OTHER_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
 # Markers without a length: fill, TEM, restart markers, start of image.
 _BARE = {0x00, 0x01, _SOI, *range(0xD0, 0xD8)}
@@ -33,6 +34,8 @@ class JpegHeader:
     channels: int
     icc: bytes | None
     orientation: int
+    by_rows: bool
+    """Whether it can be decoded from top to bottom: all colours in one scan, which is not refined by later ones."""
 
 
 def read_header(path: str, data: Data) -> JpegHeader:
@@ -41,10 +44,10 @@ def read_header(path: str, data: Data) -> JpegHeader:
     Raises FormatError for a truncated file and for kinds of JPEG that are not supported.
     """
     frame: tuple[int, int, int, int] | None = None
-    turned, profile = 1, {}
+    turned, profile, by_rows, progressive = 1, {}, False, False
     for marker, start, length in _segments(path, data):
         if marker in _FRAMES and length >= 6:
-            frame = struct.unpack_from(">BHHB", data, start)
+            frame, progressive = struct.unpack_from(">BHHB", data, start), marker == _PROGRESSIVE
         elif marker in _OTHER_FRAMES:
             raise FormatError(f"{path}: found a lossless, hierarchical or arithmetic JPEG; {_SUPPORTED}; save it again")
         elif marker == _APP1 and data[start : start + 6] == b"Exif\0\0":
@@ -53,13 +56,14 @@ def read_header(path: str, data: Data) -> JpegHeader:
             profile[data[start + 12]] = data[start + 14 : start + length]
         elif marker == _SOS:
             _require_end(path, data, start + length)
+            by_rows = frame is not None and not progressive and data[start] == frame[3]
             break
     if frame is None:
         raise FormatError(f"{path}: the JPEG has no frame header before its pixels; get it again from its source")
     _refuse_unsupported(path, *frame)
     _, height, width, components = frame
     icc = b"".join(profile[n] for n in sorted(profile)) or None
-    return JpegHeader(height=height, width=width, channels=components, icc=icc, orientation=turned)
+    return JpegHeader(height=height, width=width, channels=components, icc=icc, orientation=turned, by_rows=by_rows)
 
 
 def _segments(path: str, data: Data) -> Iterator[tuple[int, int, int]]:

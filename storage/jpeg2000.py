@@ -1,6 +1,6 @@
 """JPEG 2000: the boxes of a JP2 file and the size marker of its code stream, by hand.
 
-Source: ITU-T T.800, annex A (SIZ) and annex I (boxes).
+Source: ITU-T T.800, annex A (SIZ, SOT) and annex I (boxes).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from storage.source import Data
 BOXES = b"\x00\x00\x00\x0cjP  \r\n\x87\n"
 CODE_STREAM = b"\xff\x4f\xff\x51"
 _END = b"\xff\xd9"
+_SOT = 0xFF90
 _GREY, _SRGB, _YCC, _CMYK, _LAB = 17, 16, 18, 12, 14
 
 
@@ -27,6 +28,8 @@ class Jpeg2000Header:
     bits: int
     signed: bool
     icc: bytes | None
+    tile_bytes: int
+    """Compressed bytes of the largest tile, which a decoder reads as a whole; often there is only one."""
 
 
 def read_header(path: str, data: Data) -> Jpeg2000Header:
@@ -53,8 +56,33 @@ def read_header(path: str, data: Data) -> Jpeg2000Header:
         raise FormatError(f"{path}: found a JPEG 2000 whose components differ in depth; save it again: gdal_translate")
     depth = depths.pop()
     return Jpeg2000Header(
-        height=y1 - y0, width=x1 - x0, samples=samples, bits=(depth & 0x7F) + 1, signed=bool(depth & 0x80), icc=icc
+        height=y1 - y0,
+        width=x1 - x0,
+        samples=samples,
+        bits=(depth & 0x7F) + 1,
+        signed=bool(depth & 0x80),
+        icc=icc,
+        tile_bytes=_largest_tile(data, start),
     )
+
+
+def _largest_tile(data: Data, start: int) -> int:
+    """Return the bytes of the largest tile by its tile parts; what cannot be followed counts as one tile."""
+    position, sizes = start + 2, dict[int, int]()
+    while position + 12 <= len(data):
+        marker, length = struct.unpack_from(">HH", data, position)
+        if marker != _SOT:
+            if sizes or marker < 0xFF00:
+                break
+            position += 2 + length
+            continue
+        tile, size = struct.unpack_from(">HI", data, position + 4)
+        if size < 14:  # 0: to the end of the code stream
+            sizes[tile] = sizes.get(tile, 0) + len(data) - position
+            break
+        sizes[tile] = sizes.get(tile, 0) + size
+        position += size
+    return max(sizes.values(), default=len(data) - start)
 
 
 def _code_stream(path: str, data: Data) -> tuple[int, bytes | None]:

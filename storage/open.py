@@ -8,7 +8,7 @@ from typing import Literal
 from storage import jpeg, jpeg2000, png
 from storage.errors import FormatError
 from storage.image import EVERYTHING, ImageInfo, Reader, Selection
-from storage.limits import MAX_PIXELS, MAX_WHOLE_BYTES, MAX_WHOLE_PIXELS
+from storage.limits import MAX_PIXELS, MAX_WHOLE_PIXELS
 from storage.source import Source, is_url, redact
 
 Kind = Literal["PNG", "JPEG", "JPEG 2000", "PNM", "TIFF", "zarr", "own zarr", "slide"]
@@ -70,13 +70,12 @@ def open_image(
     selection: Selection = EVERYTHING,
     *,
     level: int = 0,
-    max_bytes: int | None = None,
     max_pixels: int | None = None,
 ) -> Reader:
     """Open an image for reading by windows; `level` chooses from the pyramid of an OME-Zarr image.
 
     A JPEG is decoded whole at the first read: stage it first when several processes read it.
-    max_bytes: the largest size of pixels that are decoded whole; default `storage.limits.MAX_WHOLE_BYTES`.
+    max_pixels: as for `inspect`; it also allows what takes more memory than `storage.limits.MAX_WHOLE_BYTES`.
     Raises FormatError as `inspect` does.
     """
     path, kind = str(path), _kind(str(path))
@@ -99,8 +98,7 @@ def open_image(
     assert kind != "slide", "a slide is opened by OpenSlide or refused"
     from storage.raster import open_whole
 
-    limits = {"max_pixels": max_pixels or MAX_WHOLE_PIXELS, "max_bytes": max_bytes or MAX_WHOLE_BYTES}
-    return open_whole(path, kind, selection, **limits)
+    return open_whole(path, kind, selection, max_pixels=max_pixels)
 
 
 def _by_openslide(path: str, kind: Kind) -> bool:

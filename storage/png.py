@@ -20,6 +20,8 @@ _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _BITS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 # A colour profile is a few KiB; the limit stops a zlib bomb hidden in one.
 _MAX_ICC = 16 << 20
+# Compressed pixels that are taken from a file at a time, bytes.
+_PIECE = 1 << 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +89,9 @@ def check(path: str, data: Data) -> None:
 
 
 def pixel_data(path: str, data: Data) -> list[tuple[int, int]]:
-    """Return (start, length) of the pieces of the compressed pixels (IDAT), in order."""
-    return [(start, length) for name, start, length in _walk(path, data) if name == b"IDAT"]
+    """Return (start, length) of pieces of the compressed pixels, in order: of IDAT chunks, which may be of any length."""
+    chunks = [(start, start + length) for name, start, length in _walk(path, data) if name == b"IDAT"]
+    return [(at, min(_PIECE, end - at)) for start, end in chunks for at in range(start, end, _PIECE)]
 
 
 def _walk(path: str, data: Data) -> Iterator[tuple[bytes, int, int]]:

@@ -53,12 +53,14 @@ class PngRows:
             if not self._checked:
                 check(self._path, self._data)
                 self._checked = True
-            parts = []
+            out = np.empty((len(samples), *box.shape), np.uint16 if self._header.bits == 16 else np.uint8)
             for band in range(box.y0 // self._rows, (box.y1 - 1) // self._rows + 1):
                 rows, y0 = self._band(band), band * self._rows
-                part = rows[max(box.y0 - y0, 0) : box.y1 - y0, :]
-                parts.append(self._unpacked(part)[:, box.x0 : box.x1][..., list(samples)])
-        return np.ascontiguousarray(np.concatenate(parts).transpose(2, 0, 1))
+                part = self._unpacked(rows[max(box.y0 - y0, 0) : box.y1 - y0, :])[:, box.x0 : box.x1]
+                top = max(y0 - box.y0, 0)
+                for place, sample in enumerate(samples):
+                    out[place, top : top + len(part)] = part[..., sample]
+        return out
 
     def close(self) -> None:
         """Drop what was decoded."""

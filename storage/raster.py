@@ -1,31 +1,33 @@
-"""PNG, JPEG, JPEG 2000 and PNM: formats without windows, read from top to bottom or decoded whole."""
+"""PNG, JPEG, JPEG 2000 and PNM: formats without windows, read from top to bottom, by pieces, or decoded whole."""
 
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import imagecodecs
 import numpy as np
 
-from storage import exif, jpeg, jpeg2000, png
+from storage import exif, jpeg, jpeg2000, pieces, png
+from storage.blocks import BLOCK_BYTES, cut
 from storage.box import Box
-from storage.errors import DamagedError, FormatError, human_bytes, one_line
-from storage.image import EVERYTHING, ImageInfo, Selection, check_size, choose_bands, choose_frames
+from storage.errors import FormatError
+from storage.image import EVERYTHING, ITEMSIZE, ImageInfo, Selection, check_size, choose_bands, choose_frames
 from storage.limits import MAX_WHOLE_BYTES, MAX_WHOLE_PIXELS
+from storage.pieces import PiecesCore
 from storage.png_rows import PngRows
 from storage.source import Data, Source
 from storage.view import Conversion, Core, ViewReader
+from storage.whole import WholeCore
 
 if TYPE_CHECKING:
     from storage.image import Dtype, Pixels
 
 Kind = Literal["PNG", "JPEG", "JPEG 2000", "PNM"]
-# Two bands of a streamed PNG and what the codec holds of one.
-_STREAM_BYTES = 12 << 20
+# What streaming a PNG and GDAL's decoders hold besides the window: bands of a PNG, GDAL's cache and buffers.
+_STREAM_BYTES, _PIECES_BYTES = 12 << 20, pieces.CACHE + (32 << 20)
+_BY_PIECES = "too large to be decoded whole in bounded memory: decoded by pieces, by GDAL"
 _GAP = rb"(?:\s|#[^\n]*\n)+"
 _PNM = re.compile(rb"(P[56])" + _GAP + rb"(\d{1,9})" + _GAP + rb"(\d{1,9})" + _GAP + rb"(\d{1,5})\s")
 
@@ -44,10 +46,12 @@ class _Stored:
     alpha: int | None = None
     icc: bytes | None = None
     orientation: int = 1
-    core: Callable[[int], Core]
-    """Makes the core, given the limit on decoded bytes."""
+    core: Callable[[int | None], Core]
+    """Makes the core, given the limit on what decoding takes; None: allowed."""
     memory: int
-    """Bytes that decoding takes at its peak."""
+    """Bytes that decoding takes at its peak, besides the window that is read."""
+    grain: tuple[int, int] | None = None
+    """(y, x) of what is decoded at a time; None: rows, or everything."""
     conversion: Callable[[tuple[int, ...]], Conversion]
     notes: tuple[str, ...] = ()
     lazy: bool = False
@@ -68,12 +72,14 @@ def open_whole(
     kind: Kind,
     selection: Selection = EVERYTHING,
     *,
-    max_pixels: int = MAX_WHOLE_PIXELS,
-    max_bytes: int = MAX_WHOLE_BYTES,
+    max_pixels: int | None = None,
 ) -> ViewReader:
-    """Open a file; what can only be decoded whole is decoded by the first window and stays until `close`."""
-    info, stored, conversion = _described(path, kind, selection, max_pixels)
-    return ViewReader(info, stored.core(max_bytes), conversion)
+    """Open a file; what is decoded whole is decoded by the first window and stays until `close`.
+
+    max_pixels: also allows decoding that takes more than MAX_WHOLE_BYTES.
+    """
+    info, stored, conversion = _described(path, kind, selection, max_pixels or MAX_WHOLE_PIXELS)
+    return ViewReader(info, stored.core(MAX_WHOLE_BYTES if max_pixels is None else None), conversion)
 
 
 def _described(path: str, kind: Kind, selection: Selection, limit: int) -> tuple[ImageInfo, _Stored, Conversion]:
@@ -81,7 +87,7 @@ def _described(path: str, kind: Kind, selection: Selection, limit: int) -> tuple
         name, data = source.name, source.data()
     read = {"PNG": _png, "JPEG": _jpeg, "JPEG 2000": _jpeg_2000, "PNM": _pnm}[kind]
     stored = read(name, data)
-    check_size(name, stored.height, stored.width, limit, whole="" if stored.lazy else kind)
+    check_size(name, stored.height, stored.width, limit)
     choose_frames(name, selection, {})
     bands = choose_bands(name, selection.channel, stored.samples, stored.alpha)
     conversion, turned = stored.conversion(bands), exif.swaps_sides(stored.orientation)
@@ -89,19 +95,23 @@ def _described(path: str, kind: Kind, selection: Selection, limit: int) -> tuple
     if stored.alpha is not None and stored.alpha not in bands:
         kept = ",".join(map(str, range(stored.samples)))
         notes.append(f"the unassociated alpha channel is left out; --channel {kept} keeps it")
+    channels = 3 if conversion.palette is not None else len(bands)
     dtype: Dtype = "uint8" if conversion.palette is not None or conversion.bilevel else stored.dtype
+    height, width = (stored.width, stored.height) if turned else (stored.height, stored.width)
+    block = cut(height, width, channels * ITEMSIZE[dtype], stored.grain, turned=turned)
     info = ImageInfo(
         path=name,
         format=kind,
-        height=stored.width if turned else stored.height,
-        width=stored.height if turned else stored.width,
-        channels=3 if conversion.palette is not None else len(bands),
+        height=height,
+        width=width,
+        channels=channels,
         dtype=dtype,
         bits=stored.bits,
         lazy=stored.lazy,
         why_staged="" if stored.lazy else f"a {kind} has no windows: it is read from its beginning",
         layout="rows" if stored.lazy else "whole",
-        staging_bytes=0 if stored.lazy else stored.memory,
+        grain=stored.grain,
+        staging_bytes=0 if stored.lazy else stored.memory + 2 * block.nbytes,
         limits=_limits(stored, dtype),
         alpha="" if stored.alpha is None else "unassociated",
         icc=stored.icc,
@@ -137,11 +147,11 @@ def _png(path: str, data: Data) -> _Stored:
         )
     raw = header.height * header.width * header.samples * -(-header.bits // 8)
 
-    def core(max_bytes: int) -> Core:
+    def core(max_bytes: int | None) -> Core:
         if not header.interlaced:
             return PngRows(path, data, header)
         shape = (header.height, header.width, header.samples)
-        return WholeCore(path, "PNG", data, shape, max_bytes, before=lambda: png.check(path, data))
+        return WholeCore(path, "PNG", data, shape, raw, max_bytes, before=lambda: png.check(path, data))
 
     return _Stored(
         height=header.height,
@@ -153,7 +163,7 @@ def _png(path: str, data: Data) -> _Stored:
         icc=header.icc,
         orientation=header.orientation,
         core=core,
-        memory=raw if header.interlaced else min(_STREAM_BYTES, 6 * raw) + 2 * header.width * header.samples * 1024,
+        memory=raw if header.interlaced else min(_STREAM_BYTES + 8 * raw // header.height, 6 * raw),
         conversion=lambda bands: Conversion(samples=bands, palette=palette, bilevel=grey_bits and header.bits == 1),
         notes=tuple(notes),
     )
@@ -162,6 +172,14 @@ def _png(path: str, data: Data) -> _Stored:
 def _jpeg(path: str, data: Data) -> _Stored:
     header = jpeg.read_header(path, data)
     shape = (header.height, header.width, header.channels)
+    raw = header.height * header.width * header.channels
+    in_pieces = raw > MAX_WHOLE_BYTES - 2 * BLOCK_BYTES and header.by_rows and pieces.available()
+
+    def core(max_bytes: int | None) -> Core:
+        if in_pieces:
+            return PiecesCore(path, "JPEG", shape, "uint8")
+        return WholeCore(path, "JPEG", data, shape, raw, max_bytes)
+
     return _Stored(
         height=header.height,
         width=header.width,
@@ -170,9 +188,10 @@ def _jpeg(path: str, data: Data) -> _Stored:
         dtype="uint8",
         icc=header.icc,
         orientation=header.orientation,
-        core=lambda max_bytes: WholeCore(path, "JPEG", data, shape, max_bytes),
-        memory=header.height * header.width * header.channels,
+        core=core,
+        memory=_PIECES_BYTES if in_pieces else raw,
         conversion=lambda bands: Conversion(samples=bands),
+        notes=(_BY_PIECES,) if in_pieces else (),
     )
 
 
@@ -182,6 +201,16 @@ def _jpeg_2000(path: str, data: Data) -> _Stored:
     if header.bits > 16 or (header.signed and header.bits not in (8, 16)):
         raise FormatError(f"{path}: found a JPEG 2000 of {header.bits} bit samples; supported: up to 16 bit")
     dtype: Dtype = "int16" if header.signed else "uint8" if header.bits <= 8 else "uint16"
+    # The decoder holds its samples as 32 bit integers beside the result; by pieces it holds the tile's compressed data.
+    whole = header.height * header.width * header.samples * (4 + ITEMSIZE[dtype])
+    partly = _PIECES_BYTES + header.tile_bytes + pieces.AREA**2 * header.samples * (4 + ITEMSIZE[dtype])
+    in_pieces = whole > MAX_WHOLE_BYTES - 2 * BLOCK_BYTES and partly < whole and pieces.available()
+
+    def core(max_bytes: int | None) -> Core:
+        if in_pieces:
+            return PiecesCore(path, "JPEG 2000", shape, dtype)
+        return WholeCore(path, "JPEG 2000", data, shape, whole, max_bytes)
+
     return _Stored(
         height=header.height,
         width=header.width,
@@ -190,10 +219,11 @@ def _jpeg_2000(path: str, data: Data) -> _Stored:
         dtype=dtype,
         alpha=header.samples - 1 if header.samples in (2, 4) else None,
         icc=header.icc,
-        core=lambda max_bytes: WholeCore(path, "JPEG 2000", data, shape, max_bytes),
-        # The decoder holds its samples as 32 bit integers beside the result.
-        memory=header.height * header.width * header.samples * (4 + (1 if header.bits <= 8 else 2)),
+        core=core,
+        memory=partly if in_pieces else whole,
+        grain=(pieces.AREA, pieces.AREA) if in_pieces else None,
         conversion=lambda bands: Conversion(samples=bands),
+        notes=(_BY_PIECES,) if in_pieces else (),
     )
 
 
@@ -237,62 +267,3 @@ class _ArrayCore:
     def close(self) -> None:
         """Release the mapping."""
         self._pixels = self._pixels[:0]
-
-
-class WholeCore:
-    """Decode all pixels at the first window and keep them until `close`."""
-
-    def __init__(
-        self,
-        path: str,
-        kind: Kind,
-        data: Data,
-        shape: tuple[int, int, int],
-        max_bytes: int,
-        before: Callable[[], None] | None = None,
-    ) -> None:
-        self._path, self._kind, self._data, self._shape, self._max_bytes = path, kind, data, shape, max_bytes
-        self._before = before
-        self._pixels: Pixels | None = None
-        self._lock = threading.Lock()
-
-    def read(self, box: Box, samples: tuple[int, ...]) -> Pixels:
-        """Return (samples, h, w); see `Core.read`."""
-        with self._lock:
-            if self._pixels is None:
-                self._pixels = self._decoded()
-            pixels = self._pixels
-        return np.ascontiguousarray(pixels[box.slices()][..., list(samples)].transpose(2, 0, 1))
-
-    def close(self) -> None:
-        """Drop the decoded pixels."""
-        self._pixels = None
-
-    def _decoded(self) -> Pixels:
-        """Return the stored rows (H, W, S) and hold the decoder to the header."""
-        size = int(np.prod(self._shape))
-        if size > self._max_bytes:
-            raise FormatError(
-                f"{self._path}: {human_bytes(size)} of pixels in a {self._kind}, which is decoded whole; the limit is "
-                f"{human_bytes(self._max_bytes)}; convert it to a tiled TIFF: vips tiffsave in out.tif --tile"
-            )
-        if self._before:
-            self._before()
-        codecs = {
-            "PNG": imagecodecs.png_decode,
-            "JPEG": imagecodecs.jpeg8_decode,
-            "JPEG 2000": imagecodecs.jpeg2k_decode,
-        }
-        try:
-            pixels: Pixels = np.asarray(codecs[self._kind](self._data))
-        except Exception as error:  # codecs raise their own types, which all mean that the data is damaged
-            raise DamagedError(
-                f"{self._path}: the {self._kind} data is damaged: {one_line(error)}; get it again"
-            ) from error
-        found = pixels.reshape(*pixels.shape[:2], -1)
-        if found.shape != self._shape:
-            raise DamagedError(
-                f"{self._path}: the header says {self._shape}, the decoder found {found.shape}; the file is damaged, "
-                "get it again"
-            )
-        return found

@@ -88,7 +88,9 @@ def encode(level: Level, pixels: NDArray[Any], pool: Executor) -> list[bytes]:
     down, across = (side // level.chunk for side in level.shard)
     index = np.full((level.shape[0], down, across, 2), _ABSENT, "<u8")
     present = list(_present(level, pixels))
-    parts = list(pool.map(lambda where: chunks.encode(pixels[_slices(level, *where)], level.chunk), present))
+    parts = list(
+        pool.map(lambda where: chunks.encode(pixels[_slices(level, *where)], (level.chunk, level.chunk)), present)
+    )
     offset = 0
     for where, part in zip(present, parts, strict=True):
         index[where] = offset, len(part)

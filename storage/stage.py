@@ -1,4 +1,4 @@
-"""Stage an input that cannot be read by windows: copy its pixels once into a zarr array of (C, 512, 512) chunks."""
+"""Stage an input that cannot be read by windows: copy its pixels once into the chunks of a zarr array."""
 
 from __future__ import annotations
 
@@ -6,19 +6,24 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from storage import chunks, files, zarr_meta
+from storage.blocks import Blocks, cut
 from storage.box import Box
 from storage.errors import FormatError, human_bytes
-from storage.image import EVERYTHING, ImageInfo, Reader, Selection
+from storage.exif import swaps_sides
+from storage.image import EVERYTHING, ITEMSIZE, ImageInfo, Reader, Selection
 from storage.limits import MAX_WHOLE_BYTES
 from storage.open import inspect, open_image
 from storage.source import Source, is_url
 from storage.zarr_image import STAGED, inspect_zarr, staged_facts
 
-CHUNK = 512
-"""Side of a staged chunk, px."""
+if TYPE_CHECKING:
+    from storage.image import Pixels
+
+Progress = Callable[[int, int], None]
+"""Told of (done, total) blocks."""
 
 
 def stage(
@@ -27,61 +32,84 @@ def stage(
     selection: Selection = EVERYTHING,
     *,
     max_pixels: int | None = None,
-    max_bytes: int = MAX_WHOLE_BYTES,
-    progress: Callable[[int, int], None] | None = None,
+    max_bytes: int | None = None,
+    progress: Progress | None = None,
 ) -> ImageInfo:
     """Copy the chosen pixels of `path` to the new folder `dest` and return the description of the copy.
 
-    TIFF strips, large tiles and PNG stream in bands of 512 rows; JPEG and JPEG 2000 are decoded whole. Every chunk is stored, so
-    a missing one is an error later. `dest` appears complete or not at all; what a kill left in `dest`.partial is
-    started afresh. A `dest` made from the same file (name, size and time of change) and choice is kept as it is.
-    progress: (done, total) bands.
-    Raises FormatError when the pixels in memory would exceed `max_bytes`, or `dest` was made from another file.
+    The pixels go through memory in blocks (`storage.blocks`), whatever the image's size; JPEG, JPEG 2000 and interlaced
+    PNG are decoded whole where they are small. Every chunk is stored, so a missing one is an error later. `dest` appears
+    complete or not at all; what a kill left in `dest`.partial is started afresh. A `dest` made from the same file (name,
+    size and time of change) and choice is kept as it is.
+    max_bytes: of memory for pixels; default `storage.limits.MAX_WHOLE_BYTES`, and no limit with `max_pixels`.
+    Raises FormatError when that would be exceeded, or `dest` was made from another file.
     """
     source, dest = str(path), Path(dest)
     identity = _identity(source, selection)
     if dest.exists():
         return _reuse(dest, identity)
     info = inspect(source, selection, max_pixels=max_pixels)
-    if info.staging_bytes > max_bytes:
-        raise FormatError(
-            f"{info.path}: staging needs {human_bytes(info.staging_bytes)} of memory ({info.format}, {info.layout}), "
-            f"above the limit of {human_bytes(max_bytes)}; convert it to a tiled TIFF: vips tiffsave in out.tif --tile"
-        )
+    check_memory(info, max_pixels, max_bytes)
     partial = dest.with_name(dest.name + files.PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    reader = open_image(source, selection, max_pixels=max_pixels, max_bytes=max_bytes)
+    reader, blocks = open_image(source, selection, max_pixels=max_pixels), _blocks(info)
     try:
-        _copy(reader, partial, progress)
+        _copy(reader, blocks, partial, progress)
     finally:
         reader.close()
-    files.write_new(partial / zarr_meta.ZARR_JSON, [zarr_meta.dump(_metadata(info, identity))], fsync=True)
+    files.write_new(partial / zarr_meta.ZARR_JSON, [zarr_meta.dump(_metadata(info, blocks, identity))], fsync=True)
     files.fsync_folder(partial)
     partial.rename(dest)
     files.fsync_folder(dest.parent)
     return inspect_zarr(str(dest))
 
 
-def _copy(reader: Reader, folder: Path, progress: Callable[[int, int], None] | None) -> None:
-    """Write all chunks, one band of rows in memory."""
-    info = reader.info
-    bands = -(-info.height // CHUNK)
-    for row in range(bands):
-        band = reader.read(Box(row * CHUNK, 0, min((row + 1) * CHUNK, info.height), info.width))
-        (folder / zarr_meta.object_key(row, 0)).parent.mkdir(parents=True)
-        for col in range(-(-info.width // CHUNK)):
-            data = chunks.encode(band[:, :, col * CHUNK : (col + 1) * CHUNK], CHUNK)
-            files.write_new(folder / zarr_meta.object_key(row, col), [data], fsync=True)
-        if progress:
-            progress(row + 1, bands)
+def check_memory(info: ImageInfo, max_pixels: int | None = None, max_bytes: int | None = None) -> None:
+    """Raise FormatError when staging an image takes more memory than is allowed; see `stage`."""
+    if max_bytes is None and max_pixels is not None:
+        return
+    limit = max_bytes or MAX_WHOLE_BYTES
+    if info.staging_bytes > limit:
+        raise FormatError(
+            f"{info.path}: staging needs {human_bytes(info.staging_bytes)} of memory ({info.format}, {info.layout}), "
+            f"above the limit of {human_bytes(limit)}; convert it to a tiled TIFF (vips tiffsave in out.tif --tile), or "
+            f"allow it with --max-pixels {info.height * info.width}"
+        )
 
 
-def _metadata(info: ImageInfo, identity: dict[str, Any]) -> dict[str, Any]:
+def _blocks(info: ImageInfo) -> Blocks:
+    pixel = info.channels * ITEMSIZE[info.dtype]
+    return cut(info.height, info.width, pixel, info.grain, turned=swaps_sides(info.orientation))
+
+
+def _copy(reader: Reader, blocks: Blocks, folder: Path, progress: Progress | None) -> None:
+    """Write all chunks, one block of them in memory."""
+    info, (tall, wide) = reader.info, blocks.block
+    rows, columns = -(-info.height // tall), -(-info.width // wide)
+    for row in range(rows):
+        for col in range(columns):
+            box = Box(row * tall, col * wide, (row + 1) * tall, (col + 1) * wide).clip(info.height, info.width)
+            _write(folder, box, reader.read(box), blocks.chunk)
+            if progress:
+                progress(row * columns + col + 1, rows * columns)
+
+
+def _write(folder: Path, box: Box, pixels: Pixels, chunk: tuple[int, int]) -> None:
+    """Write the chunks of a block."""
+    tall, wide = chunk
+    for y in range(0, box.height, tall):
+        for x in range(0, box.width, wide):
+            file = folder / zarr_meta.object_key((box.y0 + y) // tall, (box.x0 + x) // wide)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            files.write_new(file, [chunks.encode(pixels[:, y : y + tall, x : x + wide], chunk)], fsync=True)
+
+
+def _metadata(info: ImageInfo, blocks: Blocks, identity: dict[str, Any]) -> dict[str, Any]:
     return zarr_meta.array_metadata(
         shape=info.shape,
         dtype=info.dtype,
-        chunk=(info.channels, CHUNK, CHUNK),
+        chunk=(info.channels, *blocks.chunk),
         codecs=[zarr_meta.bytes_codec(info.dtype), zarr_meta.ZSTD],
         attributes={STAGED: {"source": identity, **staged_facts(info)}},
     )

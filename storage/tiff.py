@@ -10,8 +10,9 @@ import numpy as np
 import tifffile
 
 from storage import exif, geotags
+from storage.blocks import cut
 from storage.errors import DamagedError, FormatError, one_line
-from storage.image import EVERYTHING, ImageInfo, Selection, check_size, choose_bands
+from storage.image import EVERYTHING, ITEMSIZE, ImageInfo, Selection, check_size, choose_bands
 from storage.jpeg import frame_size
 from storage.limits import MAX_PIXELS, MAX_SEGMENT_BYTES
 from storage.source import Source
@@ -55,7 +56,6 @@ _COMPRESSIONS = {
 # Above this side a tile is mostly pixels that a 256 px window does not need: staging once is cheaper than decoding
 # the tile for every window (storage.md 1.2).
 _LAZY_TILE = 1024
-_STAGE_ROWS = 512
 _SUPPORTED = "supported: 1 to 16 bit unsigned, 8 or 16 bit signed and 16 or 32 bit float samples, grey, RGB or bands"
 
 
@@ -166,20 +166,23 @@ def _describe(
     orientation = orientation if 1 <= orientation <= 8 else 1
     turned = exif.swaps_sides(orientation)
     palette = conversion.palette is not None
+    channels, grain = 3 if palette else len(bands), (wide, tall) if turned else (tall, wide)
+    shape = (width, height) if turned else (height, width)
+    block = cut(*shape, channels * ITEMSIZE[dtype], grain, turned=turned)
     info = ImageInfo(
         path=path,
         format="TIFF",
-        height=width if turned else height,
-        width=height if turned else width,
-        channels=3 if palette else len(bands),
-        grain=None if contiguous else ((wide, tall) if turned else (tall, wide)),
+        height=shape[0],
+        width=shape[1],
+        channels=channels,
+        grain=None if contiguous else grain,
         dtype=dtype,
         bits=int(page.bitspersample),
         lazy=contiguous or small,
         why_staged="" if contiguous or small else f"windows of {layout} are slow to read",
         layout=layout,
-        # A band of chunks, and the segments that cover it (kept for the next band).
-        staging_bytes=0 if contiguous or small else (_STAGE_ROWS + 2 * tall) * max(width, wide) * count * itemsize,
+        # A block before and after its conversion; the segments of all bands at one place, and their data before that.
+        staging_bytes=0 if contiguous or small else 2 * block.nbytes + 2 * tall * wide * count * itemsize,
         limits=_limits(page, dtype, palette=palette),
         names=tuple(names[band] for band in bands) if names and not palette else (),
         nodata=None if palette else nodata,

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from storage.source import Source
     from storage.tiff import Checked
 
+# Of segments that are kept although the next window in reading order does not need them, bytes.
+_KEPT_BYTES = 16 << 20
+
 
 def open_tiff(path: str, selection: Selection = EVERYTHING, *, max_pixels: int = MAX_PIXELS) -> ViewReader:
     """Open a TIFF file with the core that fits its layout."""
@@ -55,8 +58,8 @@ class _PagesCore:
 class PageCore:
     """Read windows of a checked TIFF page.
 
-    Memory: the window and the segments under it. The segments of the latest window are kept for the next one, so that
-    reading bands from top to bottom decodes every strip once, whatever its height.
+    Memory: the window, a segment, and what is kept of the latest window for the next one: segments that it has cut at
+    its bottom, so that bands from top to bottom decode every strip once, whatever its height; and a few more.
     """
 
     def __init__(self, found: Checked, page: tifffile.TiffPage) -> None:
@@ -75,10 +78,14 @@ class PageCore:
     def read(self, box: Box, samples: tuple[int, ...]) -> Pixels:
         """Return (samples, h, w) in the page's dtype; see `Core.read`."""
         out = np.empty((len(samples), *box.shape), self._page.dtype)
-        recent, used = self._recent, {}
+        recent, used, held = self._recent, {}, 0
         for index, chosen, place in self._segments(box, samples):
             segment = recent.get(index)
-            used[index] = segment = self._decode(index, place) if segment is None else segment
+            segment = self._decode(index, place) if segment is None else segment
+            cut = place.y1 > box.y1 or (self._page.is_tiled and place.x1 > box.x1)
+            if cut or held + segment.nbytes <= _KEPT_BYTES:
+                used[index] = segment
+                held += segment.nbytes
             part = place.intersect(box)
             source = segment[part.shift(-place.y0, -place.x0).slices()]
             target = part.shift(-box.y0, -box.x0).slices()

@@ -12,6 +12,7 @@ import zarr
 from zarr.storage import LocalStore, ObjectStore
 
 from storage import ngff
+from storage.blocks import cut
 from storage.box import Box
 from storage.errors import DamagedError, FormatError, one_line
 from storage.image import (
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 # Chunks above this side, or with more planes than this besides the wanted one, are staged: a window would decode much
 # that it does not need.
 _LAZY_SIDE, _LAZY_PLANES = 1024, 16
-_STAGE_ROWS = 512
+# Chunks that a block of chunks of ours can touch, which zarr decodes at the same time.
+_AT_ONCE = 4
 _KNOWN = {"row": "y", "col": "x", "column": "x", "band": "c", "channel": "c", "time": "t", "lat": "y", "lon": "x"}
 
 
@@ -195,6 +197,7 @@ def _describe(
     dtype, notes = DELIVERED[stored], [f"absent chunks are read as the fill value {array.fill_value}, as Zarr defines"]
     if stored in WIDENED:
         notes.append(f"{stored} is widened to {dtype}, value by value")
+    block = cut(lengths["y"], lengths["x"], len(bands) * ITEMSIZE[dtype], (chunk["y"], chunk["x"]))
     peak = 0.0 if array.dtype.kind != "u" else float(np.iinfo(array.dtype).max)
     info = ImageInfo(
         path=path,
@@ -208,7 +211,7 @@ def _describe(
         why_staged="" if lazy else f"windows of {layout} are slow to read",
         layout=layout,
         grain=(chunk["y"], chunk["x"]),
-        staging_bytes=0 if lazy else (_STAGE_ROWS + chunk["y"]) * lengths["x"] * planes * ITEMSIZE[dtype],
+        staging_bytes=0 if lazy else 2 * block.nbytes + _AT_ONCE * size,
         limits=(0.0, peak) if peak else None,
         names=tuple(names[band] for band in bands) if names else (),
         pixel_size=found.scale.pixel_size if found.scale else None,

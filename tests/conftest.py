@@ -14,6 +14,11 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 import pytest
+from hypothesis import settings
+
+# How long an example takes says how busy the machine is, nothing else.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 ROOT = Path(__file__).resolve().parents[1]
 

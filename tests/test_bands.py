@@ -148,7 +148,7 @@ def test_other_bands_than_grey_or_colour_are_exported_as_tiff_only(tmp_path: Pat
     pixels = image(tmp_path / "in.zarr", 5)
     export(tmp_path / "in.zarr", tmp_path / "out.tif")
     np.testing.assert_array_equal(open_image(tmp_path / "out.tif").read(Box(0, 0, 24, 40)), pixels)
-    with pytest.raises(FormatError, match=r"not 5; export to \.tif"):
+    with pytest.raises(FormatError, match=r"not uint8 with 5 bands; export to out\.tif"):
         export(tmp_path / "in.zarr", tmp_path / "out.png")
 
 

@@ -236,10 +236,10 @@ def test_workers_that_cannot_start_end_the_whole_batch(pictures, job, tmp_path):
 @pytest.mark.usefixtures("local_ray")
 def test_an_image_that_kills_every_worker_at_the_door_ends_alone(pictures, references, job, tmp_path, published_files):
     class Fragile(RayWorker):
-        async def open(self, run, root, plan):
+        def open(self, run, root, plan):
             if root.endswith("im1"):
                 os.kill(os.getpid(), signal.SIGKILL)
-            await super().open(run, root, plan)
+            super().open(run, root, plan)
 
     records = Records(tmp_path / "batch.jsonl", {})
     batch = Batch(images(["im0", "im1", "im2"], pictures, job, tmp_path), records, window=2, verify=False)

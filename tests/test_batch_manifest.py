@@ -1,8 +1,6 @@
 """What a batch is told: patterns, manifests, shares; and how its crew shares workers, without any."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +9,7 @@ from hypothesis import strategies as st
 from cluster.batch_folder import BatchFolder, array_shard, parse_shard
 from cluster.batch_manifest import Entry, read_entries, share_of
 from orchestrator.batch_records import Record, Records, read_records
-from orchestrator.crew import Crew
+from orchestrator.crew import Crew, Tiles
 from orchestrator.errors import PlanError
 from orchestrator.events import BatchCommitted, WorkerLost, WorkerStarted
 from orchestrator.frontier import Frontier
@@ -156,14 +154,6 @@ def test_overlapping_batches_of_a_worker_count_once(monkeypatch):
     assert usage.share == pytest.approx(8 / 22)
 
 
-@dataclass
-class Run:
-    """A run's tiles, and the workers that can take them."""
-
-    frontier: Frontier
-    opened: Sequence[object]
-
-
 def graph(rows, cols, order="raster"):
     return TaskGraph([TileGrid.build(0, 64 + 48 * rows, 64 + 48 * cols, 64, 48, order)], 2)
 
@@ -179,7 +169,7 @@ def graph(rows, cols, order="raster"):
 def test_runs_that_share_a_crew_all_end_and_each_only_where_it_is_known(shapes, workers, most, continuous, rng):
     """Any order of reports, failures and workers that open a run late: all tiles run, suspects alone."""
     crew = Crew(most, continuous)
-    runs = [Run(Frontier(graph(*shape)), {0}) for shape in shapes]
+    runs = [Tiles(Frontier(graph(*shape)), {0}) for shape in shapes]
     for worker in range(workers):
         crew.join(worker)
     sent, failures = [], 3
@@ -200,8 +190,10 @@ def test_runs_that_share_a_crew_all_end_and_each_only_where_it_is_known(shapes, 
         crew.back(worker, len(keys))
         if failures and rng.random() < 0.2:
             failures -= 1
+            crew.failed(run, worker, keys)
             run.frontier.failed(keys, "a try")
         else:
+            crew.done(run, keys)
             run.frontier.committed(keys)
 
 
@@ -209,7 +201,7 @@ def test_the_oldest_run_goes_first_and_the_next_fills_what_it_leaves_idle():
     crew, workers = Crew(1), ["a", "b", "c"]
     for worker in workers:
         crew.join(worker)
-    old, new = (Run(Frontier(graph(3, 3)), workers) for _ in range(2))
+    old, new = (Tiles(Frontier(graph(3, 3)), workers) for _ in range(2))
     turns = []
     while turn := crew.turn([old, new], 3):
         run, worker, size = turn

@@ -70,6 +70,14 @@ def test_a_cluster_with_a_token_is_used_refused_and_missed(
     assert process.returncode == 1
     assert "authentication token" in err.splitlines()[-1]
 
+    with monkeypatch.context() as other:
+        other.setenv("RAY_AUTH_TOKEN", uuid.uuid4().hex * 2)
+        process = begin("wrong", 2)
+        _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    print("WRONG", err)
+    assert "authentication token" in err.splitlines()[-1]
+
     process, run = begin("missed", 900), RunDir(tmp_path / "missed")
     deadline = time.monotonic() + PATIENCE
     while not run.journal.exists() or not list(read_records(run.journal)):

@@ -95,13 +95,13 @@ class Poisoned(RayWorker):
         super().__init__(batch, continuous)
         self._evil, self._once = evil, once
 
-    async def run(self, slot, run, keys, *after):
+    def run(self, slot, run, keys, *after):
         before = self._once is not None and os.path.exists(self._once)
         if list(POISON) in [list(key) for key in keys] and not before:
             if self._once is not None:
                 open(self._once, "x").close()
             self._act()
-        return await super().run(slot, run, keys, *after)
+        return super().run(slot, run, keys, *after)
 
     def _act(self):
         import torch
@@ -215,8 +215,8 @@ class Noting(RayWorker):
         super().__init__(batch, continuous)
         self._note = note
 
-    async def open(self, run, root, plan):
-        await super().open(run, root, plan)
+    def open(self, run, root, plan):
+        super().open(run, root, plan)
         self._workers[run].fence = self._note.touch
 
 
@@ -249,6 +249,45 @@ def test_a_full_disk_ends_the_run_and_says_what_is_needed(reference, small, job,
     assert "\n" not in str(failed.value)
     assert not heard.of(BatchFailed)
     resume(out, RayExecutor(1))
+    assert published_files(out) == reference
+
+
+def break_journal(run, device):
+    """Let the kernel answer this process's next write to the journal as `device` does."""
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{name}") == str(run.journal):
+                number = os.open(device, os.O_RDWR)
+                os.dup2(number, int(name))
+                os.close(number)
+        except FileNotFoundError:
+            continue  # it was only open while the folder was read
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="Linux's /proc/self/mem answers writes with EIO")
+def test_a_journal_that_cannot_be_written_for_once_costs_nothing(reference, small, job, tmp_path, published_files):
+    out = tmp_path / "out"
+    heard = Heard(lambda _: break_journal(RunDir(out), "/proc/self/mem"), commits(6))
+    start(job(small, out, **patience()), RayExecutor(2), [heard])
+    assert published_files(out) == reference
+    (trouble,) = heard.of(StoreTrouble)
+    assert trouble.worker == "driver"
+    assert os.strerror(errno.EIO) in trouble.cause
+    assert not heard.of(BatchFailed)
+    records = list(read_records(RunDir(out).journal))
+    assert len(records) == len(set(records)) == TILES
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's /dev/full")
+def test_a_journal_on_a_full_disk_ends_the_run(reference, small, job, tmp_path, published_files):
+    out = tmp_path / "out"
+    heard = Heard(lambda _: break_journal(RunDir(out), "/dev/full"), commits(6))
+    with pytest.raises(RunError, match=r"the disk is full .* MB are free"):
+        start(job(small, out, **patience()), RayExecutor(2), [heard])
+    assert not heard.of(BatchFailed)
+    done = len(list(read_records(RunDir(out).journal)))
+    assert 6 <= done < TILES
+    resume(out, RayExecutor(2))
     assert published_files(out) == reference
 
 

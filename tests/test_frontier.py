@@ -142,6 +142,28 @@ def test_a_suspect_tile_runs_alone_and_is_given_up_at_last():
     assert not frontier.finished
 
 
+def test_deaths_in_company_and_lost_machines_never_give_a_tile_up():
+    frontier = single()
+    frontier.committed(frontier.take(4))
+    for _ in range(SOLO_AFTER):
+        keys = frontier.take(4)
+        assert len(keys) > 1
+        assert frontier.failed(keys, "worker died") == []
+    assert frontier.suspects == len(keys)
+    suspect = frontier.suspect
+    for _ in range(10 * QUARANTINE_AFTER):
+        assert frontier.suspect in keys, "a suspect whose worker was taken away is one still"
+        taken = frontier.take(4)
+        assert len(taken) == 1
+        frontier.returned(taken)
+    assert not frontier.given_up
+    for _ in range(QUARANTINE_AFTER - SOLO_AFTER):
+        while (taken := frontier.take(4)) != [suspect]:
+            frontier.returned(taken)
+        gone = frontier.failed(taken, "boom")
+    assert gone == [suspect]
+
+
 def test_reporting_a_tile_twice_is_refused():
     frontier = single()
     keys = frontier.take(1)

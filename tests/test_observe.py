@@ -173,6 +173,7 @@ def test_prometheus_can_scrape_a_run(small, tmp_path):
     try:
         metrics = RayMetrics("out", 10)
         metrics(BatchCommitted(worker="w", keys=(TileKey(0, 0, 0),), seconds=1.5, nfe=5))
+        metrics.flush()
         lines, deadline = [], time.monotonic() + 90
         while not lines and time.monotonic() < deadline:
             time.sleep(1)

@@ -2,9 +2,7 @@
 
 import random
 import sys
-from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
-from dataclasses import dataclass
 from textwrap import dedent
 
 import numpy as np
@@ -12,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.crew import Crew
+from orchestrator.crew import Crew, Tiles
 from orchestrator.errors import TileError
 from orchestrator.events import BatchCommitted, BatchFailed, BatchHalved, WorkerStarted
 from orchestrator.frontier import QUARANTINE_AFTER, Frontier
@@ -228,14 +226,6 @@ def test_levels_overlap_a_fine_tile_waits_for_the_coarser_ones_under_it_only(sma
     assert 0 < len(graph.predecessors(finest[0])) < coarser
 
 
-@dataclass
-class Run:
-    """A run's tiles, and the workers that can take them."""
-
-    frontier: Frontier
-    opened: Sequence[object]
-
-
 @given(
     st.integers(1, 6),
     st.integers(1, 5),
@@ -249,10 +239,10 @@ def test_a_crew_gives_no_worker_more_than_two_batches_and_a_suspect_one_of_its_o
     frontier, crew = Frontier(TaskGraph([grid], 2)), Crew(most, continuous)
     for worker in range(workers):
         crew.join(worker)
+    run = Tiles(frontier, range(workers))
     sent, poison = [], set()
     failures = 4
     while not frontier.finished:
-        run = Run(frontier, range(workers))
         while turn := crew.turn([run], workers):
             _, worker, size = turn
             suspect = frontier.suspects > 0
@@ -269,10 +259,56 @@ def test_a_crew_gives_no_worker_more_than_two_batches_and_a_suspect_one_of_its_o
         crew.back(worker, len(keys))
         if failures and rng.random() < 0.1:
             failures -= 1
+            crew.failed(run, worker, keys)
             poison |= set(frontier.failed(keys, "a try"))
         else:
+            crew.done(run, keys)
             frontier.committed(keys)
     assert not poison
+
+
+def test_a_broken_worker_is_not_taken_for_a_poison_tile():
+    """One of three workers fails at everything: no tile is given up, because others try it before it comes again."""
+    grid = TileGrid.build(0, 256 + 192 * 3, 256 + 192 * 3, 256, 192, "colour", 32)
+    frontier, crew = Frontier(TaskGraph([grid], 2)), Crew(2)
+    run = Tiles(frontier, ("broken", "b", "c"))
+    for worker in run.opened:
+        crew.join(worker)
+    sent = []
+    while not frontier.finished:
+        while turn := crew.turn([run], 3):
+            _, worker, size = turn
+            suspect = frontier.suspects > 0
+            sent.append((worker, frontier.take(size)))
+            crew.sent(worker, len(sent[-1][1]), suspect=suspect)
+        sent.sort(key=lambda batch: batch[0] != "broken")  # it is always the first to answer, so always free
+        worker, keys = sent.pop(0)
+        crew.back(worker, len(keys))
+        if worker == "broken":
+            crew.failed(run, worker, keys)
+            assert frontier.failed(keys, "it is broken") == []
+        else:
+            crew.done(run, keys)
+            frontier.committed(keys)
+
+
+def test_a_poison_tile_is_tried_by_everybody_and_then_again():
+    grid = TileGrid.build(0, 256, 256, 256, 192, "raster", 32)
+    frontier, crew = Frontier(TaskGraph([grid], 2)), Crew(1)
+    run = Tiles(frontier, ("a", "b"))
+    for worker in run.opened:
+        crew.join(worker)
+    tried = []
+    while turn := crew.turn([run], 2):
+        _, worker, size = turn
+        (key,) = frontier.take(size)
+        crew.sent(worker, 1, suspect=True)
+        crew.back(worker, 1)
+        crew.failed(run, worker, [key])
+        frontier.failed([key], "poison")
+        tried.append(worker)
+    assert frontier.given_up
+    assert set(tried[:2]) == set(tried[2:]) == {"a", "b"}
 
 
 def test_a_worker_with_less_memory_is_sent_less_and_told_once():
@@ -282,5 +318,5 @@ def test_a_worker_with_less_memory_is_sent_less_and_told_once():
     assert crew.limit("small", 2)
     assert not crew.limit("small", 2)
     assert not crew.limit("gone", 1)
-    run = Run(frontier, ["small"])
+    run = Tiles(frontier, ["small"])
     assert crew.turn([run], 1) == (run, "small", 2)

@@ -66,7 +66,7 @@ JOBS = {
     "detail": {},
     "faithful": {"sampling": {"intent": "faithful"}},
     "no margin": {"tiling": {"margin": 0}},
-    "centre": {"tiling": {"order": "centre"}},
+    "raster": {"tiling": {"order": "raster"}},
     "bridge": {"tiling": {"order": "bridge", "block": 2}},
     "colour": {"tiling": {"order": "colour"}},
     "paper": {"sampling": {"intent": "paper", "travel": (2, 2)}},

@@ -1,0 +1,149 @@
+"""What a cluster runs: restores, or goes on where an earlier attempt ended; beats; stops when told.
+
+    python -m cluster.driver --output OUT --folder FOLDER [options] -- ARGUMENTS OF restore
+
+FOLDER/heartbeat.json is rewritten every few seconds, FOLDER/exit.json says how the driver ended, and a file FOLDER/cancel
+(or --stop FILE) ends the run like a signal: everything committed stays. Exit codes: those of
+`gigarestore restore`, 75 when it was stopped and can go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from orchestrator.rundir import RunDir
+from storage.attempt import EXPIRY
+
+BEAT_SECONDS = 2.0
+STOPPED, INTERRUPTED = 75, 130
+HERE = ("--executor", "ray")  # else `resume` would submit again
+
+
+class Beacon(threading.Thread):
+    """Say that the driver lives, and look for a wish that it stop."""
+
+    def __init__(self, folder: Path, stops: Sequence[Path]) -> None:
+        super().__init__(daemon=True)
+        self.folder, self.stops = folder, stops
+        self.told = False
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        while not self._ended.is_set():
+            self.write("heartbeat.json", {})
+            if not self.told and any(stop.exists() for stop in self.stops):
+                self.told = True
+                print("gigarestore: told to stop", file=sys.stderr, flush=True)
+                os.kill(os.getpid(), signal.SIGTERM)
+            self._ended.wait(BEAT_SECONDS)
+
+    def end(self, code: int) -> None:
+        self._ended.set()
+        self.join(timeout=BEAT_SECONDS)
+        self.write("exit.json", {"code": code})
+
+    def write(self, name: str, values: dict[str, Any]) -> None:
+        facts = {"time": time.time(), "host": socket.gethostname(), "pid": os.getpid(), **values}
+        partial = self.folder / f"{name}.{os.getpid()}.partial"
+        with contextlib.suppress(OSError):  # a full or absent file system is for the run itself to complain of
+            partial.write_text(json.dumps(facts), encoding="utf-8")
+            partial.replace(self.folder / name)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the driver; return its exit code."""
+    given, restore = parse(arguments)
+    if Path(given.directory).is_dir():
+        os.chdir(given.directory)
+    run, folder = RunDir(Path(given.output)), Path(given.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "exit.json").unlink(missing_ok=True)
+    command = command_line(run, folder, restore, given.resume)
+    if address := os.environ.get("RAY_ADDRESS"):
+        command += ["--address", address]
+    beacon = Beacon(folder, [folder / "cancel", *map(Path, given.stop)])
+    signal.signal(signal.SIGTERM, _interrupt)
+    beacon.start()
+    try:
+        code = _run(command)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        code = STOPPED
+    beacon.end(code)
+    return code
+
+
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Return the driver's options and the arguments of restore."""
+    split = list(arguments).index("--")
+    parser = argparse.ArgumentParser(prog="python -m cluster.driver")
+    parser.add_argument("--output", required=True)
+    parser.add_argument("--folder", required=True)
+    parser.add_argument("--directory", default=".")
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--stop", action="append", default=[], help="a file that ends the run when it appears")
+    return parser.parse_args(list(arguments)[:split]), list(arguments)[split + 1 :]
+
+
+def command_line(run: RunDir, folder: Path, restore: list[str], resume: bool) -> list[str]:
+    """Return `restore` for the first attempt, `resume` once this submission's own job stands in OUT.
+
+    Whether the job there is ours is told by its file: the first attempt notes what it found before it began. A later
+    attempt takes over: the scheduler has declared the earlier one dead, and the fence (storage.attempt) sees to it.
+    """
+    note = folder / "before.json"
+    again = note.exists()
+    if not again:
+        partial = note.with_name("before.json.partial")
+        partial.write_text(json.dumps(_identity(run.job)), encoding="utf-8")
+        partial.replace(note)
+    ours = again and run.job.exists() and _identity(run.job) != json.loads(note.read_text(encoding="utf-8"))
+    if ours or (resume and again):
+        return ["resume", str(run.root), *HERE, "--take-over"]
+    if resume:
+        return ["resume", str(run.root), *HERE]
+    if again and run.attempts.exists():
+        time.sleep(EXPIRY)  # it died before it wrote its job: its signs of life count for a while, here or elsewhere
+    return ["restore", *restore]
+
+
+def _identity(path: Path) -> list[int]:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return []
+    return [found.st_ino, found.st_mtime_ns, found.st_size]
+
+
+def _run(command: list[str]) -> int:
+    from cluster import cli
+
+    print(f"gigarestore: {' '.join(command)}", file=sys.stderr, flush=True)
+    try:
+        cli.main(command)
+    except SystemExit as ended:
+        return int(ended.code or 0)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # Ray's own farewell waits a minute for a head that is gone

@@ -1,0 +1,140 @@
+"""A submission as an sbatch script: a pure function. No text of a user reaches an #SBATCH line unescaped.
+
+The script only traps, waits and requeues; what happens on the nodes is cluster.slurm_launcher's.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+from cluster.settings import mebibytes, seconds
+from cluster.submission import Submission, quoted, this_python
+from orchestrator.errors import PlanError
+
+# The scheduler may deliver the warning up to a minute early, and sleeps through the last seconds: never less.
+LEAST_WARNING = 120
+
+BODY = """\
+set -u
+run={run}
+output={output}
+cap={restarts}
+attempt="$run/$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}"
+umask 077
+mkdir -p "$attempt" || exit 70
+{exports}{setup}committed() {{
+  local tiles
+  tiles=$(grep -ac '^T ' "$output/.gigarestore/journal" 2>/dev/null)
+  echo "${{tiles:-0}}"
+}}
+before=$(committed)
+echo "gigarestore: job $SLURM_JOB_ID, attempt ${{SLURM_RESTART_COUNT:-0}}, nodes $SLURM_JOB_NODELIST"
+# Only this shell is told of the time limit: a signal to the step would end Ray's own processes with it.
+trap 'echo "gigarestore: the time limit is near, stopping"; echo limit > "$attempt/stop"' USR1
+srun {step} \\
+  {launcher} --folder "$attempt" --restarts "$cap" -- \\
+  {driver} &
+srun=$!
+while :; do
+  wait "$srun"; code=$?
+  kill -0 "$srun" 2>/dev/null || break
+done
+# srun speaks for all nodes, also for one that died; the driver's own code is what the job ends with.
+[ -s "$attempt/exit" ] && code=$(cat "$attempt/exit")
+if [ "$code" = 75 ] && [ ! -e "$run/cancel" ]; then
+  if [ "${{SLURM_RESTART_COUNT:-0}}" -ge "$cap" ]; then
+    echo "gigarestore: stopped after $cap restarts; go on with: gigarestore resume slurm:$SLURM_JOB_ID"
+  elif [ "$(committed)" = "$before" ]; then
+    echo "gigarestore: this attempt finished no tile, so no other is made; give it a longer --time"
+  elif ! command -v scontrol >/dev/null; then
+    echo "gigarestore: no scontrol on this node; go on with: gigarestore resume slurm:$SLURM_JOB_ID"
+  elif scontrol requeue "$SLURM_JOB_ID"; then
+    sleep 60  # SLURM ends this script
+  fi
+fi
+exit "$code"
+"""
+
+
+def render(submission: Submission) -> str:
+    """Return the complete script."""
+    common = submission.settings.submit
+    lines = ["#!/bin/bash", *(f"#SBATCH {option}" for option in options(submission)), ""]
+    exports = {**submission.environment(), "GIGARESTORE_RUN": submission.run_id}
+    if submission.code is not None:
+        exports["PYTHONPATH"] = submission.code
+    python = common.python or this_python()
+    driver = submission.driver(python=python)
+    launcher = [python, "-u", "-m", "cluster.slurm_launcher"]
+    body = BODY.format(
+        run=shlex.quote(submission.folder),
+        output=shlex.quote(submission.output),
+        restarts=common.restarts,
+        exports="".join(f"export {name}={shlex.quote(value)}\n" for name, value in exports.items()),
+        step=quoted(_step_options(submission)),
+        setup="".join(f"{line}\n" for line in common.setup),
+        launcher=quoted(launcher),
+        driver=quoted(driver),
+    )
+    return "\n".join(lines) + body
+
+
+def options(submission: Submission) -> list[str]:
+    """Return the options of sbatch, escaped for #SBATCH lines."""
+    common, slurm = submission.settings.submit, submission.settings.slurm
+    least = common.min_nodes or common.nodes
+    limit = seconds(common.time)
+    warning = max(common.grace, LEAST_WARNING)
+    found = {
+        "job-name": submission.name,
+        "nodes": str(common.nodes) if least == common.nodes else f"{least}-{common.nodes}",
+        "ntasks-per-node": "1",
+        "cpus-per-task": str(common.cpus),
+        "mem": f"{mebibytes(common.memory)}M",
+        "time": str(-(-limit // 60)),
+        "output": log_pattern(submission),
+        "open-mode": "append",
+        "requeue": None,
+        "partition": slurm.partition,
+        "account": slurm.account,
+        "qos": slurm.qos,
+        "constraint": slurm.constraint,
+        "reservation": slurm.reservation,
+    }
+    if limit > 2 * warning:
+        found["signal"] = f"B:USR1@{warning}"
+    elif limit > LEAST_WARNING / 2:
+        found["signal"] = f"B:USR1@{limit // 4}"  # a very short limit: better a small warning than none
+    if common.gpus:
+        found["gpus-per-node"] = str(common.gpus)
+    if common.on_node_fail == "continue":
+        found["no-kill"] = None
+    needed = {"requeue", "no-kill"}
+    given = [f"--{k}" if v is None else f"--{k}={escape(v)}" for k, v in found.items() if v is not None or k in needed]
+    own = [text.partition("=") for text in slurm.options]
+    return given + [f"{key}={escape(value)}" if equals else key for key, equals, value in own]
+
+
+def log_pattern(submission: Submission) -> str:
+    """Return the name of the job's log as sbatch expands it; raises PlanError for one that it would not."""
+    if "\\" in submission.folder:
+        raise PlanError(
+            f"OUT {submission.output} has a backslash, which SLURM drops from its log's name; choose another"
+        )
+    return submission.folder.replace("%", "%%") + "/%j.log"
+
+
+def escape(text: str) -> str:
+    """Return a value as sbatch reads it back from an #SBATCH line; settings hold no control characters.
+
+    In double quotes: outside of them sbatch ends a word at a space, also at one behind a backslash.
+    """
+    if re.fullmatch(r"[A-Za-z0-9_./:,=+@%\[\]-]+", text):
+        return text
+    return '"' + re.sub(r'["\\]', lambda match: "\\" + match[0], text) + '"'
+
+
+def _step_options(submission: Submission) -> list[str]:
+    always = ["--ntasks-per-node=1", "--kill-on-bad-exit=0", "--wait=0", "--unbuffered"]
+    return [*always, "--no-kill"] if submission.settings.submit.on_node_fail == "continue" else always

@@ -1,0 +1,77 @@
+"""Submission: one restoration that a cluster is to run, as a frozen value; every backend renders its text from it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.settings import Settings
+from orchestrator.rundir import STATE
+
+# Under OUT/.gigarestore: one folder per submission, which a new run in OUT leaves alone.
+FOLDER = "submissions"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """What to run, with which settings, and where its files are."""
+
+    run_id: str
+    """Our own identity, 12 hexadecimal digits: job ids of schedulers repeat."""
+    arguments: tuple[str, ...]
+    """The arguments of `gigarestore restore`."""
+    output: str
+    """OUT: an absolute path, or an address of a store."""
+    directory: str
+    """Where relative paths among the arguments begin."""
+    settings: Settings
+    code: str | None
+    """Folder to import gigarestore from; None: it is installed."""
+    resumed: bool = False
+    """Go on with what is at OUT rather than begin."""
+
+    @property
+    def name(self) -> str:
+        """Return a name that every scheduler takes: letters, digits and dashes, 40 at most."""
+        wanted = self.settings.submit.name or Path(self.output).stem
+        plain = re.sub(r"[^a-z0-9]+", "-", wanted.lower()).strip("-")[:32].strip("-")
+        return f"gr-{plain or 'run'}"
+
+    @property
+    def folder(self) -> str:
+        """Return the folder of scripts, logs, heartbeats and stop files."""
+        return f"{self.output}/{STATE}/{FOLDER}/{self.run_id}"
+
+    def driver(self, *, python: str) -> list[str]:
+        """Return the command that restores or goes on, beats, and stops when told (cluster.driver)."""
+        common = ["--output", self.output, "--folder", self.folder, "--directory", self.directory]
+        resume = ["--resume"] if self.resumed else []
+        return [python, "-u", "-m", "cluster.driver", *common, *resume, "--", *self.arguments]
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that the user wants set."""
+        return dict(text.split("=", 1) for text in self.settings.submit.env)
+
+
+def new_run_id() -> str:
+    """Return an identity for a submission."""
+    return uuid.uuid4().hex[:12]
+
+
+def code_folder() -> str | None:
+    """Return the folder that gigarestore is imported from, None when it is an installed copy that every node has."""
+    root = Path(__file__).resolve().parents[1]
+    return None if any(part in ("site-packages", "dist-packages") for part in root.parts) else str(root)
+
+
+def this_python() -> str:
+    return sys.executable
+
+
+def quoted(words: list[str]) -> str:
+    """Return words as the shell reads them back, whatever is in them."""
+    return shlex.join(words)

@@ -1,0 +1,95 @@
+"""Machines of a cluster come and go: what they had under way is restored elsewhere, and no tile is blamed for it."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import ray.cloudpickle
+
+from orchestrator.actors import RayWorker, WorkerKind
+from orchestrator.events import BatchFailed, TileGivenUp, WorkerLost, WorkerStarted
+from orchestrator.frontier import QUARANTINE_AFTER
+from orchestrator.grid import TileKey
+from orchestrator.ray_executor import RayExecutor
+from orchestrator.run import start
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+TILE = TileKey(0, 1, 1)
+# A machine counts as gone when its raylet has not answered for about so long, instead of a minute.
+HEALTH = {
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 1000,
+    "health_check_timeout_ms": 3000,
+    "health_check_failure_threshold": 3,
+}
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """A Ray cluster whose head has no room for workers."""
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    ray.cloudpickle.register_pickle_by_value(__import__("sys").modules[__name__])
+    head = {"num_cpus": 0, "include_dashboard": False, "_system_config": HEALTH}
+    found = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        yield found
+    finally:
+        found.shutdown()
+
+
+class Doomed(RayWorker):
+    """Send a signal to the raylet of the machine that gets a tile, the first `times` times; `notes`: a folder."""
+
+    def __init__(self, batch, continuous, number, times, notes):
+        super().__init__(batch, continuous)
+        self._number, self._times, self._notes = number, times, notes
+
+    def run(self, slot, run, keys, *after):
+        if list(TILE) in [list(key) for key in keys] and len(list(self._notes.iterdir())) < self._times:
+            (self._notes / str(os.getppid())).touch()
+            os.kill(os.getppid(), self._number)
+            time.sleep(10_000)
+        return super().run(slot, run, keys, *after)
+
+
+@pytest.mark.parametrize(
+    ("number", "times"), [(signal.SIGKILL, QUARANTINE_AFTER + 1), (signal.SIGSTOP, 1)], ids=["killed", "silent"]
+)
+def test_machines_that_go_are_followed_by_others_and_no_tile_is_blamed(
+    number, times, cluster, small, job, serially, tmp_path, published_files
+):
+    serially(job(small, tmp_path / "reference"))
+    notes, heard = tmp_path / "notes", []
+    notes.mkdir()
+
+    def listen(event):
+        heard.append(event)
+        if isinstance(event, WorkerLost):
+            cluster.add_node(num_cpus=1)
+
+    def arguments(batch, continuous):
+        return batch, continuous, number, times, notes
+
+    cluster.add_node(num_cpus=1)
+    executor = RayExecutor(address=cluster.address, kind=WorkerKind(actor=Doomed, arguments=arguments))
+    try:
+        start(job(small, tmp_path / "out", run={"hang_seconds": 600.0}), executor, [listen])
+    finally:
+        for note in notes.iterdir():
+            if Path(f"/proc/{note.name}/comm").exists():
+                os.kill(int(note.name), signal.SIGKILL)
+    of = lambda kind: [event for event in heard if isinstance(event, kind)]  # noqa: E731
+    assert published_files(tmp_path / "out") == published_files(tmp_path / "reference")
+    assert len(list(notes.iterdir())) == times
+    assert len(of(WorkerLost)) >= times
+    assert len({event.worker for event in of(WorkerStarted)}) > times
+    assert not of(TileGivenUp)
+    failed = [event for event in of(BatchFailed) if TILE in event.keys]
+    assert len(failed) == times
+    assert all("its machine is gone" in event.cause for event in failed)
