@@ -53,6 +53,7 @@ def measure(
         def work() -> None:
             while left:
                 run = RunDir(Path(folder) / str(left.pop(0)))
+                arrivals.more = bool(left)
                 run.state.mkdir(parents=True)
                 log = EventLog(run.events)
                 executor.execute(

@@ -33,6 +33,8 @@ class Arrivals:
         self._changed = threading.Condition()
         self._closed = False
         self._refusal: BaseException | None = None
+        self.more = True
+        """False when all runs that are ever to come have been begun: then the longest of those under way matters."""
         self.bell: Callable[[], None] = lambda: None
         """Rung when something has arrived, or nothing will any more."""
 

@@ -138,7 +138,9 @@ class Batch:
 
     def _next(self) -> Image | None:
         with self._lock:
-            return None if self._halted or not self._left else self._left.popleft()
+            image = None if self._halted or not self._left else self._left.popleft()
+            self._arrivals.more = bool(self._left) and not self._halted
+            return image
 
     def _restore(self, image: Image, executor: Executor) -> Record:
         """Restore an image and return its record; nothing that goes wrong with it goes further."""

@@ -1,7 +1,7 @@
 """Crew: which worker takes how many tiles of which run next. Pure bookkeeping: no Ray, no clock.
 
 Several runs may share a crew: what is ready and running in all of them together decides how much a worker takes, and the
-oldest run that has so much goes first, so that the others fill what its wavefront leaves idle. A batch is of one run.
+first run that has so much gives it, so that the others fill what its wavefront leaves idle. A batch is of one run.
 
 A worker may have two batches: the one that it computes and, when tiles are plentiful, one that it reads meanwhile. A
 suspect tile (one that failed before) gets a worker for itself, so that it can take nothing else down with it, and one
@@ -100,7 +100,7 @@ class Crew(Generic[W]):
         return True
 
     def turn(self, runs: Sequence[S], workers: int) -> tuple[S, W, int] | None:
-        """Return which worker takes how many tiles of which run, oldest first, None to wait. workers: alive, busy or not."""
+        """Return which worker takes how many tiles of which run, the first first; None to wait. workers: alive, busy or not."""
         ready = running = suspects = 0
         for run in runs:
             frontier = run.frontier
@@ -191,7 +191,7 @@ class Crew(Generic[W]):
 
 
 def _fullest(runs: Sequence[S], worker: Hashable, size: int) -> S | None:
-    """Return the oldest run with so many tiles for a worker, else the one with most; None when none has any."""
+    """Return the first run with so many tiles for a worker, else the one with most; None when none has any."""
     found: S | None = None
     for run in runs:
         if run.frontier.suspects or worker not in run.opened:

@@ -124,6 +124,7 @@ class RayExecutor:
                 self._pool.arguments = self._kind.arguments(most, self._continuous)
                 self._pool.calls = self._crew.calls + OTHER_CALLS
                 self._ticked = time.monotonic()
+                self._roster.follow(arrivals)
                 arrivals.bell = lambda: self._mailbox.put(Rung())
                 try:
                     with self._stop.draining():
@@ -165,7 +166,7 @@ class RayExecutor:
         if self._gathering and (self._pool.joining or self._roster.opening):
             return
         self._gathering = False
-        while turn := self._crew.turn(self._roster.lanes, self._pool.live):
+        while turn := self._crew.turn(self._roster.order(), self._pool.live):
             lane, worker, size = turn
             suspect = lane.frontier.suspects > 0
             keys = lane.frontier.take(size)

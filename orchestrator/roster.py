@@ -1,4 +1,4 @@
-"""Roster: the runs that an executor serves, oldest first, and which of its workers are ready for which of them.
+"""Roster: the runs that an executor serves, in which order, and which of its workers are ready for which of them.
 
 Every worker is asked to open every run, and takes tiles of those that it has opened. What goes wrong with a run ends that
 run alone.
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
 
-from orchestrator.arrivals import again
+from orchestrator.arrivals import Arrivals, again
 from orchestrator.errors import RunError
 from orchestrator.events import WorkerLost, WorkerStarted
 from orchestrator.lane import Lane
@@ -29,6 +29,7 @@ class Roster:
         self._mailbox = mailbox
         self._workers: dict[Any, None] = {}
         self._numbers = 0
+        self._arrivals = Arrivals()
 
     def admit(self, session: Session, ended: Future[None]) -> Lane:
         """Serve one more run; `ended` is told when it is through, or what went wrong."""
@@ -98,6 +99,20 @@ class Roster:
         for lane in [lane for lane in self.lanes if lane.recorder is letter.by]:
             with self.concerning(lane):
                 lane.durable(letter)
+
+    def follow(self, arrivals: Arrivals) -> None:
+        """Ask `arrivals` whether more runs are to come."""
+        self._arrivals = arrivals
+
+    def order(self) -> list[Lane]:
+        """Return the runs in the order in which workers serve them.
+
+        While more are to come the oldest goes first: it makes room for the next. Then the one with the longest chain
+        left does, because it ends last (simulated: 3 to 8 points of utilisation with 16 or 32 workers, docs/RESULTS.md).
+        """
+        if self._arrivals.more or len(self.lanes) == 1:
+            return self.lanes
+        return sorted(self.lanes, key=lambda lane: -lane.session.path.length)
 
     def announce(self) -> None:
         """Tell listeners and outlets of what was released."""
