@@ -125,7 +125,7 @@ def batch(
     raise typer.Exit(_run(folder, entries, settings, share, overwrite=overwrite, quiet=quiet, as_json=as_json))
 
 
-def resume_batch(out: Path, given: dict[str, Any], quiet: bool) -> int:
+def resume_batch(out: Path, given: dict[str, Any], *, take_over: bool, quiet: bool) -> int:
     """Go on with the batch at `out` and return the exit code; given: options of where it runs."""
     folder = BatchFolder(out)
     entries, options = folder.load()
@@ -133,7 +133,7 @@ def resume_batch(out: Path, given: dict[str, Any], quiet: bool) -> int:
         raise PlanError(
             f"{out} is a batch: --{wrong[0].replace('_', '-')} is in its manifest; give it to `batch` again"
         )
-    return _run(folder, entries, Settings(**options).but(**given), quiet=quiet)
+    return _run(folder, entries, Settings(**options).but(**given), take_over=take_over, quiet=quiet)
 
 
 def _run(
@@ -143,6 +143,7 @@ def _run(
     shard: Shard | None = None,
     *,
     overwrite: bool = False,
+    take_over: bool = False,
     quiet: bool = False,
     as_json: bool = False,
 ) -> int:
@@ -158,12 +159,20 @@ def _run(
     run = mine[0].spec().run
     stop, interrupted = Stop(run.drain_seconds), False
     server = pick(run, stop)
-    with RunLock(folder.lock(shard)):
+    with RunLock(folder.lock(shard), force=take_over):
         records = Records(folder.records(shard), folder.all_records())
         left = images if overwrite else [image for image in images if not is_done(image, records)]
         stop.listen()
         with BatchView(len(images), len(images) - len(left), usage, quiet) as view:
-            work = Batch(left, records, window=settings.window, verify=settings.verify, overwrite=overwrite, watch=view)
+            work = Batch(
+                left,
+                records,
+                window=settings.window,
+                verify=settings.verify,
+                overwrite=overwrite,
+                take_over=take_over,
+                watch=view,
+            )
             try:
                 work.run(server, stop.seconds)
             except KeyboardInterrupt:

@@ -193,7 +193,8 @@ def resume(
     if not here and (handle := submitted_as(out)):
         raise typer.Exit(submitted.resubmit(handle))
     if BatchFolder(out).exists:
-        raise typer.Exit(resume_batch(out, {k: v for k, v in given.items() if v is not None}, quiet))
+        here_only = {name: value for name, value in given.items() if value is not None}
+        raise typer.Exit(resume_batch(out, here_only, take_over=take_over, quiet=quiet))
     from orchestrator import run
     from orchestrator.rundir import RunDir
 

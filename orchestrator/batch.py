@@ -81,11 +81,12 @@ class Batch:
         window: int = WINDOW,
         verify: bool = True,
         overwrite: bool = False,
+        take_over: bool = False,
         watch: Watch | None = None,
     ) -> None:
-        """images: those to be restored now. watch: is told of what happens, on several threads."""
+        """images: those to be restored now. take_over: also from drivers that hang. watch: is told of what happens."""
         self._records, self._window, self._verify, self._overwrite = records, window, verify, overwrite
-        self._watch = watch
+        self._take_over, self._watch = take_over, watch
         self._left = deque(images)
         self._lock = threading.Lock()
         self._arrivals = Arrivals()
@@ -175,7 +176,7 @@ class Batch:
         wanted = image.spec(begun)
         if wanted.input.path != begun.input.path:
             raise PlanError(f"{image.root} was begun from {begun.input.path}; choose another output, or --overwrite")
-        return resume(image.root, executor, listeners, changes=wanted)
+        return resume(image.root, executor, listeners, changes=wanted, take_over=self._take_over)
 
     def _facts(self, image: Image, outcome: Outcome) -> dict[str, Any]:
         facts: dict[str, Any] = {

@@ -134,6 +134,7 @@ def test_a_batch_whose_driver_died_goes_on(
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, "no image was ever published"
         time.sleep(0.005)
+    assert f"{out}: 4 images: " in cli("status", out).out
     process.send_signal(number)
     _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == (130 if number == signal.SIGTERM else -number), err
@@ -284,6 +285,9 @@ def test_shares_of_a_batch_restore_it_together(pictures, tmp_path, cli, monkeypa
     assert cli(*command, "--shard", "1/2", "--no-verify").code == 0
     assert (out / "im0.zarr" / "zarr.json").exists()
     assert (out / "im1.zarr" / "zarr.json").exists()
+    told = cli("status", out)
+    assert f"{out}: 3 images: 2 published, 1 refused" in told.out
+    assert f"{BROKEN}.zarr: refused: " in told.out
     whole = cli("resume", out)
     assert whole.code == 1
     assert "no worker was needed" in whole.out
