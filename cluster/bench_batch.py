@@ -19,13 +19,12 @@ from rich.table import Table
 
 from cluster.bench_scheduler import grid_plan, simulated
 from orchestrator.arrivals import Arrivals, Elsewhere
-from orchestrator.events import EventLog
+from orchestrator.events import BatchCommitted, Event, EventLog
 from orchestrator.frontier import Frontier
 from orchestrator.plan import Plan
 from orchestrator.rundir import RunDir
 from orchestrator.session import Session
 from orchestrator.simulate import Device, simulate
-from orchestrator.usage import Usage
 from storage.journal import Journal
 
 
@@ -35,9 +34,26 @@ class Shared:
 
     window: int
     seconds: float
-    """From the first worker's joining to the last tile."""
+    """From the first tile's beginning to the last one's end."""
     utilisation: float
     """Share of the workers' time that was spent on tiles."""
+
+
+class _Clock:
+    """Time from the first tile's beginning to the last one's end, and what was worked meanwhile, s."""
+
+    def __init__(self) -> None:
+        self._began = self._ended = self.busy = 0.0
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, BatchCommitted):
+            self._ended = time.monotonic()
+            self._began = self._began or self._ended - event.seconds
+            self.busy += event.seconds
+
+    @property
+    def seconds(self) -> float:
+        return self._ended - self._began
 
 
 def measure(
@@ -46,7 +62,7 @@ def measure(
     """Run the tiles of so many images of one plan, `window` of them at a time, on simulated workers."""
     from orchestrator.ray_executor import RayExecutor
 
-    usage, arrivals, left = Usage(), Arrivals(), list(range(images))
+    clock, arrivals, left = _Clock(), Arrivals(), list(range(images))
     executor, working = Elsewhere(arrivals, "ray"), [window]
     with tempfile.TemporaryDirectory(prefix="gigarestore-bench-") as folder:
 
@@ -57,7 +73,7 @@ def measure(
                 run.state.mkdir(parents=True)
                 log = EventLog(run.events)
                 executor.execute(
-                    Session(run, plan, Frontier(plan.graph()), Journal.create(run.journal, {}), [log, usage])
+                    Session(run, plan, Frontier(plan.graph()), Journal.create(run.journal, {}), [log, clock])
                 )
                 log.close()
                 time.sleep(between)
@@ -71,8 +87,7 @@ def measure(
         RayExecutor(workers, batch, kind=simulated(device, workers)).serve(arrivals)
         for thread in threads:
             thread.join()
-    assert usage.share is not None, "a plan has tiles"
-    return Shared(window=window, seconds=usage.seconds, utilisation=usage.share)
+    return Shared(window=window, seconds=clock.seconds, utilisation=clock.busy / (workers * clock.seconds))
 
 
 def run_bench(
