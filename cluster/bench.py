@@ -72,6 +72,32 @@ def scheduler(
 
 
 @app.command()
+def batch(
+    tiles: Annotated[str, typer.Option(help="Tiles of an image, ROWSxCOLUMNS.")] = "8x12",
+    images: Annotated[int, typer.Option(help="Images.", min=1)] = 8,
+    open_images: Annotated[str, typer.Option("--open", help="Images open at a time, with commas.")] = "1,2,4,8",
+    workers: Annotated[int, typer.Option(help="Workers.", min=1)] = 8,
+    batch: Annotated[int, typer.Option(help="Tiles per worker call.", min=1)] = 1,
+    order: Annotated[str, typer.Option(help="raster, centre, bridge or colour.")] = "centre",
+    call_seconds: Annotated[float, typer.Option(help="Time of a batch, whatever its size.")] = 0.08,
+    tile_seconds: Annotated[float, typer.Option(help="Time of a batch for each tile in it.")] = 0.02,
+    jitter: Annotated[float, typer.Option(help="Greatest relative deviation of a batch's time.")] = 0.05,
+    between: Annotated[
+        float, typer.Option(help="Time between an image's last tile and its thread's next image.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of the jitter.")] = 0,
+) -> None:
+    """Run several images on workers that only let time pass, one at a time and more: how busy are the workers?"""
+    from cluster import options as opt
+    from cluster.bench_batch import run_bench
+    from orchestrator.simulate import Device
+
+    rows, cols = opt.parse_size(tiles, "--tiles", "8x12")
+    device = Device(per_call=call_seconds, per_tile=tile_seconds, jitter=jitter, seed=seed)
+    run_bench(rows, cols, order, images, opt.parse_counts(open_images), device, workers, batch, between)
+
+
+@app.command()
 def io(
     side: Annotated[int, typer.Option(help="Side of the image, px.", min=600)] = 4000,
     folder: Annotated[

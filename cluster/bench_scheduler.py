@@ -176,24 +176,29 @@ def grid_plan(rows: int, cols: int, order: str) -> Plan:
     return plan_job(JobSpec.build({"input": {"size": size}, "task": {"name": "generate"}, "tiling": tiling}))
 
 
+def simulated(device: Device, workers: int, processes: int = PROCESSES) -> WorkerKind:
+    """Return workers that only let time pass, in so many processes at most."""
+    slots = max(2, math.ceil(workers / processes))
+    return WorkerKind(
+        actor=SimulatedWorker,
+        arguments=lambda most, continuous: (device, slots, most, continuous),
+        slots=slots,
+        gpus=False,
+        gather=True,
+    )
+
+
 def measure(
     plan: Plan, device: Device, workers: int, batch: int, batching: str = "fair", processes: int = PROCESSES
 ) -> Measured:
     """Run a plan's tiles once on simulated workers and return what it took beside what it should take."""
     from orchestrator.ray_executor import RayExecutor
 
-    graph, columns = plan.graph(), plan.levels[0].grid.cols.count
+    graph = plan.graph()
     ideal = _ideal(graph, device, workers, batch, batching)
+    kind = simulated(device, workers, processes)
     busy = workers * batch <= BUSY_SHARE * waves([level.grid for level in plan.levels]).mean
     long = device.per_call + batch * device.per_tile >= LONG_SECONDS
-    slots = max(2, math.ceil(workers / processes))
-    kind = WorkerKind(
-        actor=SimulatedWorker,
-        arguments=lambda _, most, continuous: (device, columns, slots, most, continuous),
-        slots=slots,
-        gpus=False,
-        gather=True,
-    )
     meter = _Meter(workers, graph.count)
     with tempfile.TemporaryDirectory(prefix="gigarestore-bench-") as folder:
         run = RunDir(Path(folder))
@@ -207,7 +212,7 @@ def measure(
     return Measured(
         batching=batching,
         workers=workers,
-        processes=math.ceil(workers / slots),
+        processes=math.ceil(workers / kind.slots),
         tiles=graph.count,
         batches=meter.batches,
         makespan=meter.last[0] - meter.first[0],

@@ -16,7 +16,10 @@ import typer
 
 from cluster import bench, evaluate, observe, submit, submitted, train
 from cluster import options as opt
+from cluster.batch import batch, resume_batch
+from cluster.batch_folder import BatchFolder
 from cluster.doctor import doctor
+from cluster.executors import pick
 from cluster.export import export
 from cluster.handles import Handle, submitted_as
 from cluster.info import info
@@ -29,7 +32,6 @@ if TYPE_CHECKING:
     from orchestrator.plan import Plan
     from orchestrator.run import Outcome
     from orchestrator.session import Executor
-    from orchestrator.stopping import Stop
 
 app = typer.Typer(
     name="gigarestore",
@@ -42,6 +44,7 @@ app.add_typer(bench.app, name="bench")
 app.command()(info)
 app.command()(observe.status)
 app.command()(observe.report)
+app.command()(batch)
 app.command(context_settings=submit.CONTEXT)(submit.submit)
 app.command()(submitted.logs)
 app.command()(submitted.cancel)
@@ -179,7 +182,7 @@ def resume(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
-    """Go on with an unfinished run, where it was submitted or, with an option such as --executor ray, here.
+    """Go on with an unfinished run or batch, where it was submitted or, with an option such as --executor ray, here.
 
     Where it runs may change; an option that would change pixels is refused.
     """
@@ -191,6 +194,9 @@ def resume(
         )
     if not here and (handle := submitted_as(out)):
         raise typer.Exit(submitted.resubmit(handle))
+    if BatchFolder(out).exists:
+        here_only = {name: value for name, value in given.items() if value is not None}
+        raise typer.Exit(resume_batch(out, here_only, take_over=take_over, quiet=quiet))
     from orchestrator import run
     from orchestrator.rundir import RunDir
 
@@ -384,7 +390,7 @@ def _drive(spec: JobSpec, quiet: bool, go: Callable[[Executor, list[Callable[[Ev
     from storage.errors import SupersededError
 
     stop = Stop(spec.run.drain_seconds)
-    executor = _executor(spec, stop)
+    executor = pick(spec.run, stop)
     stop.listen()
     with ProgressView(quiet) as progress:
         try:
@@ -396,17 +402,6 @@ def _drive(spec: JobSpec, quiet: bool, go: Callable[[Executor, list[Callable[[Ev
             _fail(str(err), FAILED)
         except RunError as err:
             _fail(f"{err}; everything else is kept, go on with: gigarestore resume {spec.output}", FAILED)
-
-
-def _executor(spec: JobSpec, stop: Stop) -> Executor:
-    if spec.run.executor == "serial":
-        from orchestrator.serial import SerialExecutor
-
-        return SerialExecutor(stop)
-    from orchestrator.ray_executor import RayExecutor
-
-    run = spec.run
-    return RayExecutor(run.workers, run.batch, run.address, batching=run.batching, stop=stop)
 
 
 def _report(outcome: Outcome) -> None:
@@ -428,7 +423,7 @@ def _report(outcome: Outcome) -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    _complain(message)
+    complain(message)
     raise typer.Exit(code)
 
 
@@ -449,7 +444,7 @@ def _run(arguments: list[str] | None) -> int:
         print("gigarestore: interrupted", file=sys.stderr)
         return INTERRUPTED
     except DamagedError as err:  # found while reading pixels: nothing the user asked for was wrong
-        _complain(str(err))
+        complain(str(err))
         return FAILED
     except (PlanError, FormatError) as err:
         message = str(err)
@@ -457,13 +452,13 @@ def _run(arguments: list[str] | None) -> int:
         message = err.format_message()  # type: ignore[attr-defined]
     except OSError as err:
         message = f"{err.strerror or err}{f': {err.filename}' if err.filename else ''}"
-        _complain(message)
+        complain(message)
         return FAILED
-    _complain(message)
+    complain(message)
     return BAD_INPUT
 
 
-def _complain(message: str) -> None:
+def complain(message: str) -> None:
     """Print one line, without what a URL in it may carry of credentials."""
     from storage.source import redact
 

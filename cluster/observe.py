@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from cluster import options as opt
+from cluster.batch_folder import BatchFolder
 from cluster.handles import submitted_as
 from cluster.progress import duration
 from orchestrator.errors import PlanError
@@ -29,6 +30,11 @@ def status(
         print_status(handle, as_json)
         return
 
+    if BatchFolder(out).exists:
+        from cluster.batch_status import print_batch_status
+
+        print_batch_status(out, as_json)
+        return
     found = read_status(out)
     if as_json:
         print(json.dumps(found))

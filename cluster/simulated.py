@@ -10,6 +10,7 @@ from threading import Event, Lock, Thread
 from typing import Any
 
 from orchestrator.actors import Introduction, introduce
+from orchestrator.plan import Plan
 from orchestrator.report import Report
 from orchestrator.simulate import Device
 
@@ -28,8 +29,8 @@ class SimulatedWorker:
     A device keeps its own time: what it has to do it begins when the last thing ended, however late its process woke.
     """
 
-    def __init__(self, device: Device, columns: int, slots: int, batch: int, continuous: bool) -> None:
-        self._device, self._columns = device, columns
+    def __init__(self, device: Device, slots: int, batch: int, continuous: bool) -> None:
+        self._device, self._columns = device, dict[int, int]()
         self._free, self._lock = [0.0] * slots, Lock()
         self._steppers = [_Stepper(device, batch) for _ in range(slots if continuous else 0)]
 
@@ -37,10 +38,18 @@ class SimulatedWorker:
         """Return who this is."""
         return introduce("simulated")
 
-    def run(self, slot: int, keys: list[list[int]], *after: list[Any]) -> list[Any]:
+    def open(self, run: int, root: str, plan: Plan) -> None:
+        """Take a run's tiles from now on."""
+        self._columns[run] = plan.levels[0].grid.cols.count
+
+    def close(self, run: int) -> None:
+        """Forget a run."""
+        self._columns.pop(run, None)
+
+    def run(self, slot: int, run: int, keys: list[list[int]], *after: list[Any]) -> list[Any]:
         """Sleep as long as the batch takes."""
         _, row, col = keys[0]
-        number, now = row * self._columns + col, time.perf_counter()
+        number, now = row * self._columns[run] + col, time.perf_counter()
         if self._steppers:
             self._steppers[slot].run(len(keys), number)
             cost = time.perf_counter() - now

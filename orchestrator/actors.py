@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orchestrator.errors import RunError, WorkerBroken, WorkerError
 from orchestrator.grid import TileKey
+from orchestrator.patience import patiently
 from orchestrator.plan import Plan
-from orchestrator.session import Session
+
+if TYPE_CHECKING:
+    from orchestrator.worker import Worker
+
+_log = logging.getLogger(__name__)
 
 
 class Introduction(NamedTuple):
@@ -36,37 +44,76 @@ def introduce(device: str, threads: int = 1) -> Introduction:
 
 
 class RayWorker:
-    """A Worker behind Ray's calls, several of which may be under way, each in a thread of its own.
+    """One device behind Ray's calls, several of which may be under way, each in a thread of its own.
 
-    Threads rather than coroutines: half the processor time a call, and a third of a millisecond sooner.
+    It has a Worker for each run that is open. Threads rather than coroutines: half the processor time a call, and a third
+    of a millisecond sooner.
     """
 
-    def __init__(self, root: str, plan: Plan, batch: int, continuous: bool) -> None:
+    def __init__(self, batch: int, continuous: bool) -> None:
         from orchestrator.pipeline import Pipeline  # torch: the driver can do without
-        from orchestrator.worker import Worker
+        from orchestrator.worker import choose_device
 
-        self._worker = Worker(Path(root), plan)
-        self._pipeline = Pipeline(self._worker, batch if continuous else None)
+        self._device = choose_device()
+        self._pipeline = Pipeline(batch if continuous else None)
+        self._workers: dict[int, Worker] = {}
+        self._networks: dict[tuple[Any, ...], Any] = {}
+        self._used: dict[int, tuple[Any, ...]] = {}
+        self._opening = threading.Lock()
 
     def ready(self) -> Introduction:
         """Return who this is."""
-        return introduce(str(self._worker.device), self._worker.threads)
+        import torch
 
-    def run(self, slot: int, keys: list[list[int]], *after: list[Any]) -> list[Any]:
+        return introduce(str(self._device), torch.get_num_threads())
+
+    def open(self, run: int, root: str, plan: Plan) -> None:
+        """Get ready for the tiles of one more run: its network, its stores."""
+        from orchestrator.worker import Worker
+
+        def begin() -> Worker:
+            return Worker(Path(root), plan, str(self._device), partial(self._network, run))
+
+        try:
+            with self._opening:
+                self._workers[run] = patiently(begin, plan.spec.run.store_seconds, _log.warning)
+        except Exception as err:
+            raise plain(err) from None
+
+    def close(self, run: int) -> None:
+        """Forget a run; its network stays until another one is loaded."""
+        self._workers.pop(run, None)
+        self._used.pop(run, None)
+
+    def run(self, slot: int, run: int, keys: list[list[int]], *after: list[Any]) -> list[Any]:
         """Restore a batch and report it; `after` are the reports of the tiles that it depends on."""
         try:
-            report = self._pipeline.submit([TileKey(*key) for key in keys]).result()
+            report = self._pipeline.submit(self._workers[run], _keys(keys)).result()
         except Exception as err:
             raise plain(err) from None
         return report.plain()
 
-    def fill(self, slot: int, keys: list[list[int]]) -> list[Any]:
+    def fill(self, slot: int, run: int, keys: list[list[int]]) -> list[Any]:
         """Write what stands in for tiles that cannot be restored (orchestrator.substitute)."""
         try:
-            report = self._worker.substitute([TileKey(*key) for key in keys])
+            report = self._workers[run].substitute(_keys(keys))
         except Exception as err:
             raise plain(err) from None
         return report.plain()
+
+    def _network(self, run: int, *name: Any) -> Any:
+        """Return a run's network, shared with the others; one that nobody uses goes before another is loaded."""
+        from kernels.denoiser import load_denoiser
+
+        if name not in self._networks:
+            self._networks = {used: self._networks[used] for used in set(self._used.values())}
+            self._networks[name] = load_denoiser(*name)
+        self._used[run] = name
+        return self._networks[name]
+
+
+def _keys(plain: list[list[int]]) -> list[TileKey]:
+    return [TileKey(*key) for key in plain]
 
 
 def plain(error: Exception) -> Exception:
@@ -85,14 +132,9 @@ class WorkerKind:
     """What the executor's actors are. The default restores; the scheduler's benchmark only lets time pass."""
 
     actor: type = RayWorker
-    """Its methods `ready` and `run` are RayWorker's, called from several threads."""
-    arguments: Callable[[Session, int, bool], tuple[Any, ...]] = lambda session, batch, continuous: (
-        str(session.run_dir.root.absolute()),
-        session.plan,
-        batch,
-        continuous,
-    )
-    """Of its constructor, from session, tiles at a time, and whether they join at any step."""
+    """Its methods are RayWorker's, called from several threads."""
+    arguments: Callable[[int, bool], tuple[Any, ...]] = lambda batch, continuous: (batch, continuous)
+    """Of its constructor, from the tiles at a time, and whether they join at any step."""
     slots: int = 1
     """Workers that share one process; `run` is told which of them is meant."""
     gpus: bool = True

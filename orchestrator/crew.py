@@ -1,4 +1,7 @@
-"""Crew: which worker takes how many tiles next. Pure bookkeeping: no Ray, no clock.
+"""Crew: which worker takes how many tiles of which run next. Pure bookkeeping: no Ray, no clock.
+
+Several runs may share a crew: what is ready and running in all of them together decides how much a worker takes, and the
+first run that has so much gives it, so that the others fill what its wavefront leaves idle. A batch is of one run.
 
 A worker may have two batches: the one that it computes and, when tiles are plentiful, one that it reads meanwhile. A
 suspect tile (one that failed before) gets a worker for itself, so that it can take nothing else down with it, and one
@@ -7,15 +10,37 @@ that has not failed at it while there is any, so that a broken worker is not tak
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Container, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
+from weakref import WeakKeyDictionary
 
 from orchestrator.frontier import Frontier
 from orchestrator.grid import TileKey
 from orchestrator.policy import ahead, continuous_batch, fair_batch
 
 W = TypeVar("W", bound=Hashable)
+
+
+class Source(Protocol):
+    """A run's tiles, and the workers that can take them."""
+
+    @property
+    def frontier(self) -> Frontier: ...
+
+    @property
+    def opened(self) -> Container[Any]: ...
+
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
+class Tiles:
+    """A run's tiles and who can take them, and nothing else."""
+
+    frontier: Frontier
+    opened: Container[Any]
+
+
+S = TypeVar("S", bound=Source)
 
 
 @dataclass(slots=True)
@@ -42,8 +67,8 @@ class Crew(Generic[W]):
     """Those with nothing to do, longest first."""
     _single: dict[W, None] = field(default_factory=dict)
     """Those with one batch, no suspect, longest first: found at once among a thousand."""
-    _failed: dict[TileKey, set[W]] = field(default_factory=dict)
-    """Tiles that failed and are not done, with the workers that failed at them."""
+    _failed: WeakKeyDictionary[Any, dict[TileKey, set[W]]] = field(default_factory=WeakKeyDictionary)
+    """Per run the tiles that failed and are not done, with the workers that failed at them."""
 
     def __contains__(self, worker: object) -> bool:
         return worker in self._loads
@@ -74,45 +99,62 @@ class Crew(Generic[W]):
         load.most = most
         return True
 
-    def turn(self, frontier: Frontier, workers: int) -> tuple[W, int] | None:
-        """Return who takes how many of the frontier's tiles now, None to wait. workers: alive, busy or not."""
-        ready, running = frontier.ready, frontier.running
+    def turn(self, runs: Sequence[S], workers: int) -> tuple[S, W, int] | None:
+        """Return which worker takes how many tiles of which run, the first first; None to wait. workers: alive, busy or not."""
+        ready = running = suspects = 0
+        for run in runs:
+            frontier = run.frontier
+            ready += frontier.ready
+            running += frontier.running
+            suspects += frontier.suspects
         if not ready:
             return None
-        if (suspect := frontier.suspect) is not None:
-            worker = self._for_suspect(suspect)
-            return None if worker is None else (worker, 1)
-        if self._free and not self.continuous:
-            worker = next(iter(self._free))
-            size = fair_batch(ready, running, workers, self.most)
-            return (worker, min(size, self._loads[worker].most)) if size else None
-        return self._share(ready, running, workers) if self.continuous else self._ahead(ready, running, workers)
+        if suspects and (found := self._suspect(runs)) is not None:
+            return found
+        if suspects or (self._free and not self.continuous):  # with suspects about, nobody is given work ahead
+            return self._fair(runs, self._free, ready, running, workers)
+        if self.continuous:
+            return self._share(runs, ready, running, workers)
+        if ahead(ready, workers, self.most):
+            return self._fair(runs, self._single, ready, running, workers)
+        return None
 
-    def _for_suspect(self, suspect: TileKey) -> W | None:
-        """Return a free worker that has not failed at a tile; any free one when all there are have."""
-        failed = self._failed.get(suspect, set())
-        fresh = next((worker for worker in self._free if worker not in failed), None)
-        return next(iter(self._free), None) if fresh is None and failed.issuperset(self._loads) else fresh
+    def _suspect(self, runs: Sequence[S]) -> tuple[S, W, int] | None:
+        """Give a suspect to a free worker that has not failed at it; to any free one when all there are have."""
+        for run in runs:
+            if (suspect := run.frontier.suspect) is None:
+                continue
+            failed = self._failed.get(run, {}).get(suspect, set())
+            free = [worker for worker in self._free if worker in run.opened]
+            worker = next((worker for worker in free if worker not in failed), None)
+            if worker is None and all(other in failed for other in self._loads if other in run.opened):
+                worker = next(iter(free), None)
+            if worker is not None:
+                return run, worker, 1
+        return None
 
-    def failed(self, worker: W, keys: Iterable[TileKey]) -> None:
+    def failed(self, run: S, worker: W, keys: Iterable[TileKey]) -> None:
         """Record that a worker, which lives on, has failed at tiles."""
         for key in keys:
-            self._failed.setdefault(key, set()).add(worker)
+            self._failed.setdefault(run, {}).setdefault(key, set()).add(worker)
 
-    def done(self, keys: Iterable[TileKey]) -> None:
+    def done(self, run: S, keys: Iterable[TileKey]) -> None:
         """Record that tiles are restored."""
-        if self._failed:
+        if (failed := self._failed.get(run)) is not None:
             for key in keys:
-                self._failed.pop(key, None)
+                failed.pop(key, None)
 
-    def _ahead(self, ready: int, running: int, workers: int) -> tuple[W, int] | None:
-        worker = next(iter(self._single), None)
-        if worker is None or not ahead(ready, workers, self.most):
-            return None
+    def _fair(
+        self, runs: Sequence[S], takers: dict[W, None], ready: int, running: int, workers: int
+    ) -> tuple[S, W, int] | None:
+        """Give the taker that has waited longest, and knows such a run, a fair share of all tiles."""
         size = fair_batch(ready, running, workers, self.most)
-        return (worker, min(size, self._loads[worker].most)) if size else None
+        for worker in takers if size else ():
+            if (run := _fullest(runs, worker, size)) is not None:
+                return run, worker, min(size, run.frontier.ready, self._loads[worker].most)
+        return None
 
-    def _share(self, ready: int, running: int, workers: int) -> tuple[W, int] | None:
+    def _share(self, runs: Sequence[S], ready: int, running: int, workers: int) -> tuple[S, W, int] | None:
         """Fill up the least busy worker; where tiles are plentiful, one more batch waits at its door."""
         spare = 2 if ahead(ready, workers, self.most) else 1
         least = min(
@@ -122,8 +164,10 @@ class Crew(Generic[W]):
         if least is None:
             return None
         worker = least[2]
-        size = continuous_batch(ready, running, workers, spare * self._loads[worker].most, least[0])
-        return (worker, min(size, self._loads[worker].most)) if size else None
+        most = self._loads[worker].most
+        size = min(continuous_batch(ready, running, workers, spare * most, least[0]), most)
+        run = _fullest(runs, worker, size) if size else None
+        return None if run is None else (run, worker, min(size, run.frontier.ready))
 
     def sent(self, worker: W, tiles: int, *, suspect: bool = False) -> None:
         """Record that a worker has been given a batch."""
@@ -144,3 +188,17 @@ class Crew(Generic[W]):
             self._free[worker] = None
         elif load.batches == 1 and not load.alone:
             self._single[worker] = None
+
+
+def _fullest(runs: Sequence[S], worker: Hashable, size: int) -> S | None:
+    """Return the first run with so many tiles for a worker, else the one with most; None when none has any."""
+    found: S | None = None
+    for run in runs:
+        if run.frontier.suspects or worker not in run.opened:
+            continue
+        ready = run.frontier.ready
+        if ready >= size:
+            return run
+        if ready and (found is None or ready > found.frontier.ready):
+            found = run
+    return found

@@ -55,8 +55,7 @@ class Flight:
     @property
     def limit(self) -> int | None:
         """Tiles that fit at a time; None while everything has."""
-        rows = self._worker.limit
-        return None if rows is None else max(rows // self._groups, 1)
+        return self._worker.fitting
 
     @property
     def _rows(self) -> int:

@@ -27,24 +27,32 @@ class Result:
 class Durable:
     """The completion of batches is on the disk, or could not be put there."""
 
+    by: Recorder
     reports: Reports
     error: Exception | None = None
+
+
+class Rung:
+    """Somebody wants to be attended to."""
+
+
+Letter = Result | Durable | Rung
 
 
 class Mailbox:
     """Collect what happens on other threads for the one that acts on it."""
 
     def __init__(self) -> None:
-        self._letters: SimpleQueue[Result | Durable] = SimpleQueue()
+        self._letters: SimpleQueue[Letter] = SimpleQueue()
 
     def expect(self, ref: Any) -> None:
         """Put a remote call's result here when it is there."""
         ref.future().add_done_callback(lambda answer: self.put(Result(ref, answer)))
 
-    def put(self, letter: Result | Durable) -> None:
+    def put(self, letter: Letter) -> None:
         self._letters.put(letter)
 
-    def take(self, timeout: float | None = None) -> list[Result | Durable]:
+    def take(self, timeout: float | None = None) -> list[Letter]:
         """Wait for a letter, at most `timeout` seconds, and return all that have come."""
         try:
             found = [self._letters.get(timeout=timeout)]
@@ -75,8 +83,12 @@ class Recorder:
 
     def close(self) -> None:
         """Return when everything put has its letter."""
-        self._reports.put(None)
+        self.abandon()
         self._thread.join()
+
+    def abandon(self) -> None:
+        """End when everything put has its letter, and do not wait for that."""
+        self._reports.put(None)
 
     def _write(self) -> None:
         while (first := self._reports.get()) is not None:
@@ -88,8 +100,8 @@ class Recorder:
             try:
                 self._record(reports)
             except Exception as err:  # the disk's refusal: the driver's thread raises it
-                self._mailbox.put(Durable(reports, err))
+                self._mailbox.put(Durable(self, reports, err))
             else:
-                self._mailbox.put(Durable(reports))
+                self._mailbox.put(Durable(self, reports))
             if last:
                 return

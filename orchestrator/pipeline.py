@@ -2,7 +2,8 @@
 
 A batch is read as soon as it is submitted, computed when its turn comes, and reported when all of it is durable. `fair`:
 batches are computed one after another. `continuous`: the tiles of a batch join those under way at the next boundary
-between two steps. Memory: the batches that were submitted and are not yet reported, which the driver bounds.
+between two steps. Several runs may share a pipeline: a batch of another run begins when those under way have ended.
+Memory: the batches that were submitted and are not yet reported, which the driver bounds.
 """
 
 from __future__ import annotations
@@ -23,19 +24,23 @@ from orchestrator.worker import Load, Worker
 class _Batch:
     """A submitted batch: what is left of it, and who waits for its report."""
 
-    def __init__(self, load: Load, future: Future[Report]) -> None:
-        self.load, self.future = load, future
+    def __init__(self, worker: Worker, load: Load, future: Future[Report]) -> None:
+        self.worker, self.load, self.future = worker, load, future
         self.left = len(load.keys)
         self.began = time.perf_counter()
 
 
 class Pipeline:
-    """Run batches on a worker, several under way at a time."""
+    """Run batches of one run's worker or of several on one device, several under way at a time."""
 
-    def __init__(self, worker: Worker, continuous: int | None = None) -> None:
+    def __init__(self, continuous: int | None = None) -> None:
         """continuous: tiles that may be under way at a time; None for batches one after another."""
-        self._worker, self._continuous = worker, continuous is not None
-        self._flight = Flight(worker, continuous)
+        self._continuous, self._room = continuous is not None, continuous
+        self._worker: Worker | None = None
+        """Whose tiles are under way."""
+        self._flight: Flight | None = None
+        self._next: _Batch | None = None
+        """A batch of another run, which waits for those under way."""
         self._owner: dict[TileKey, _Batch] = {}
         self._loaded: SimpleQueue[_Batch | None] = SimpleQueue()
         self._reader = ThreadPoolExecutor(1, "reader")
@@ -43,10 +48,10 @@ class Pipeline:
         self._thread = threading.Thread(target=self._compute, name="compute", daemon=True)
         self._thread.start()
 
-    def submit(self, keys: Sequence[TileKey]) -> Future[Report]:
+    def submit(self, worker: Worker, keys: Sequence[TileKey]) -> Future[Report]:
         """Restore tiles of one level whose predecessors are committed; the future's error names what went wrong."""
         future: Future[Report] = Future()
-        self._reader.submit(self._read, list(keys), future)
+        self._reader.submit(self._read, worker, list(keys), future)
         return future
 
     def close(self) -> None:
@@ -56,9 +61,9 @@ class Pipeline:
         self._thread.join()
         self._writer.shutdown()
 
-    def _read(self, keys: list[TileKey], future: Future[Report]) -> None:
+    def _read(self, worker: Worker, keys: list[TileKey], future: Future[Report]) -> None:
         try:
-            batch = _Batch(self._worker.load(keys), future)
+            batch = _Batch(worker, worker.load(keys), future)
         except Exception as err:
             _refuse(future, err)
             return
@@ -69,25 +74,34 @@ class Pipeline:
 
     def _compute(self) -> None:
         """Let batches join, take a step, pass on what has ended; until `close`, or for ever."""
-        while self._join_in():
-            for ended in self._flight.step():
+        while (flight := self._join_in()) is not None:
+            for ended in flight.step():
                 self._end(ended)
 
-    def _join_in(self) -> bool:
-        """Let in who may join now; wait for somebody when nothing is under way. False at the end."""
+    def _join_in(self) -> Flight | None:
+        """Let in who may join now and return the flight; wait for somebody when nothing is under way. None at the end."""
         while not self._flight or self._continuous:
             try:
-                batch = self._loaded.get(block=not self._flight)
+                batch = self._next or self._loaded.get(block=not self._flight)
             except Empty:
-                return True
+                return self._flight
             if batch is None:
                 self._loaded.put(None)  # for the next time, when those under way have ended
-                return bool(self._flight)
+                return self._flight or None
+            if self._flight and batch.worker is not self._worker:
+                self._next = batch
+                return self._flight
+            self._next = None
             batch.began = time.perf_counter()
-            self._forget(batch.load.tiles)  # a batch that failed may still be under way when it comes again
-            self._owner |= dict.fromkeys(batch.load.tiles, batch)
-            self._flight.add(batch.load.tiles)
-        return True
+            self._board(batch)
+        return self._flight
+
+    def _board(self, batch: _Batch) -> None:
+        if self._flight is None or batch.worker is not self._worker:
+            self._worker, self._flight = batch.worker, Flight(batch.worker, self._room)
+        self._forget(batch.load.tiles)  # a batch that failed may still be under way when it comes again
+        self._owner |= dict.fromkeys(batch.load.tiles, batch)
+        self._flight.add(batch.load.tiles)
 
     def _end(self, ended: Ended) -> None:
         batch = self._owner.pop(ended.key, None)
@@ -101,19 +115,20 @@ class Pipeline:
 
     def _forget(self, keys: Iterable[TileKey]) -> None:
         left = [key for key in keys if self._owner.pop(key, None) is not None]
-        self._flight.drop(left)
+        if self._flight is not None:
+            self._flight.drop(left)
 
     def _write(self, batch: _Batch, key: TileKey, pixels: Array) -> None:
         """Write a tile and report its batch after the last one: all of it is durable then."""
         try:
-            self._worker.write(key, pixels)
+            batch.worker.write(key, pixels)
         except Exception as err:
             _refuse(batch.future, err)
             return
         batch.left -= 1
         if not batch.left:
             seconds = time.perf_counter() - batch.began
-            batch.future.set_result(self._worker.report(batch.load, seconds, self._flight.limit))
+            batch.future.set_result(batch.worker.report(batch.load, seconds))
 
 
 def _refuse(future: Future[Report], err: Exception) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -13,9 +14,8 @@ from ray.exceptions import RayError
 
 from orchestrator.actors import Introduction, WorkerKind
 from orchestrator.errors import RunError
-from orchestrator.events import WorkerLost, WorkerStarted
+from orchestrator.events import WorkerLost
 from orchestrator.ray_cluster import Cluster, first_line
-from orchestrator.session import Session
 
 # Worker deaths without any progress in between, beyond one per worker, before the run is given up.
 SPARE_DEATHS = 5
@@ -35,6 +35,10 @@ class Member:
     slot: int
     name: str = "starting"
     node: str = ""
+    traits: dict[str, Any] = field(default_factory=dict)
+    """Its device, threads and niceness, once it is ready."""
+    heard: float = 0.0
+    """When it last reported a batch, s."""
 
 
 class Pool:
@@ -43,8 +47,11 @@ class Pool:
     wanted: workers; None for all that fit. Workers take a GPU each if the cluster has any when the run begins.
     """
 
-    def __init__(self, session: Session, kind: WorkerKind, cluster: Cluster, wanted: int | None) -> None:
-        self._session, self._kind, self._cluster, self._wanted = session, kind, cluster, wanted
+    def __init__(
+        self, kind: WorkerKind, cluster: Cluster, wanted: int | None, tell: Callable[[Member, WorkerLost], None]
+    ) -> None:
+        """tell: of workers that are lost."""
+        self._kind, self._cluster, self._wanted, self._tell = kind, cluster, wanted, tell
         self.arguments: tuple[Any, ...] = ()
         """Of an actor's constructor; to be set before the first `fill`."""
         self.calls = 1
@@ -57,7 +64,8 @@ class Pool:
         self._most = 0
         self._not_before = 0.0
         self._alone_since = self._reminded = time.monotonic()
-        self._proven = False  # a worker has started: later deaths are bad luck rather than a setting that cannot work
+        self.proven = False
+        """A worker was once ready for a run: later deaths are bad luck rather than a setting that cannot work."""
         if wanted and wanted > self._room:
             log.warning("%d workers asked for, the cluster has room for %d", wanted, self._room)
 
@@ -89,11 +97,8 @@ class Pool:
             self._lost(member, f"did not start: {first_line(err)}")
             return None
         member.name, member.node = hello.name, hello.node
-        self._proven = True
+        member.traits = {"device": hello.device, "threads": hello.threads, "niceness": hello.niceness}
         self._members.append(member)
-        self._session.emit(
-            WorkerStarted(worker=hello.name, device=hello.device, threads=hello.threads, niceness=hello.niceness)
-        )
         return member
 
     def lost(self, member: Member, cause: str, *, kill: bool = False, gone: bool = False) -> None:
@@ -140,13 +145,13 @@ class Pool:
         self._spare = [spare for spare in self._spare if spare.handle is not member.handle]
         self._alone_since = time.monotonic()
         if gone:
-            self._session.emit(WorkerLost(worker=member.name, cause=cause, pause=0.0))
+            self._tell(member, WorkerLost(worker=member.name, cause=cause, pause=0.0))
             return
         self._deaths += 1
         pause = 0.0 if self._deaths < 2 else min(FIRST_PAUSE * 2 ** (self._deaths - 2), LONGEST_PAUSE)
         self._not_before = time.monotonic() + pause
-        self._session.emit(WorkerLost(worker=member.name, cause=cause, pause=pause))
-        if self._deaths > self._most + (SPARE_DEATHS if self._proven else 0):
+        self._tell(member, WorkerLost(worker=member.name, cause=cause, pause=pause))
+        if self._deaths > self._most + (SPARE_DEATHS if self.proven else 0):
             raise RunError(f"workers died {self._deaths} times without finishing a tile; the last: {cause}")
 
     def _wait_for_room(self, now: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from orchestrator.arrivals import Arrivals, again
 from orchestrator.errors import RunError
 from orchestrator.events import BatchHalved, WorkerStarted
 from orchestrator.grid import TileKey
@@ -35,6 +36,21 @@ class SerialExecutor:
         session.emit(WorkerStarted(worker="serial", device=str(worker.device)))
         with self._stop.draining():
             self._loop(session, worker)
+
+    def serve(self, arrivals: Arrivals) -> None:
+        """Execute the sessions that arrive one after another; raises KeyboardInterrupt when asked to stop."""
+        while arrivals.wait():
+            for session, ended in arrivals.take():
+                try:
+                    self.execute(session)
+                except KeyboardInterrupt as err:
+                    ended.set_exception(again(err))
+                    arrivals.refuse(err)
+                    raise
+                except Exception as err:  # this run's own: whoever waits for it is told
+                    ended.set_exception(err)
+                else:
+                    ended.set_result(None)
 
     def _loop(self, session: Session, worker: Worker) -> None:
         most = session.plan.spec.run.batch or 1

@@ -10,7 +10,7 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from orchestrator.crew import Crew
+from orchestrator.crew import Crew, Tiles
 from orchestrator.frontier import Frontier
 from orchestrator.graph import TaskGraph
 from orchestrator.policy import continuous_batch
@@ -78,13 +78,14 @@ def simulate(
     """
     evaluations = evaluations or [1] * len(graph.grids)
     frontier, crew, free = Frontier(graph), Crew[int](batch), [0.0] * workers
+    runs = [Tiles(frontier, range(workers))]
     for worker in range(workers):
         crew.join(worker)
     events = list[tuple[float, int, int, list[int]]]()
     now, busy, batches = 0.0, 0.0, 0
     while True:
-        while turn := crew.turn(frontier, workers):
-            worker, size = turn
+        while turn := crew.turn(runs, workers):
+            _, worker, size = turn
             taken = frontier.take_numbers(size)
             crew.sent(worker, len(taken))
             cost = device.seconds(len(taken), evaluations[graph.level(taken[0])], taken[0])

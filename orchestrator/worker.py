@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kernels.constraints import Known, Measurement, Problem, to
 from kernels.continuous import advance_within
-from kernels.denoiser import load_denoiser
+from kernels.denoiser import Denoiser, load_denoiser
 from kernels.ensemble import symmetric
 from kernels.method_catalog import MethodConfig
 from kernels.noise import KeyedNoise
@@ -55,16 +55,25 @@ class Load:
     """Pixels of those that need none."""
 
 
+def choose_device(name: str | None = None) -> torch.device:
+    """Return the device that this process computes on: the one named, else a GPU where there is one."""
+    device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cpu":
+        torch.set_num_threads(1)  # more workers beat more threads (docs/RESULTS.md), and one thread is repeatable
+    return device
+
+
 class Worker:
     """Restore tiles of one run; holds the network, open stores and no pixels between calls."""
 
-    def __init__(self, root: Path, plan: Plan, device: str | None = None) -> None:
+    def __init__(
+        self, root: Path, plan: Plan, device: str | None = None, load: Callable[..., Denoiser] = load_denoiser
+    ) -> None:
+        """load: stands in for `load_denoiser` where several runs share a network."""
         self.run_dir, self.plan = RunDir(root), plan
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if self.device.type == "cpu":
-            torch.set_num_threads(1)  # more workers beat more threads (docs/RESULTS.md), and one thread is repeatable
+        self.device = choose_device(device)
         label = network_label(plan.spec.denoiser, plan.spec.guidance)
-        loaded = load_denoiser(plan.spec.denoiser, str(self.device), label)
+        loaded = load(plan.spec.denoiser, str(self.device), label)
         self.denoiser = symmetric(loaded, plan.spec.sampling.ensemble or "1")
         self.guide = ClassGuide.load(plan.spec.guidance, str(self.device))
         self.noise = KeyedNoise(plan.spec.sampling.seed)
@@ -79,6 +88,11 @@ class Worker:
         """Rows of a batch that fit into memory; None while every batch has."""
         self._configs: dict[int, SamplerConfig] = {}
 
+    @property
+    def fitting(self) -> int | None:
+        """Tiles that fit into memory at a time; None while every batch has."""
+        return None if self.limit is None else max(self.limit // len(self.plan.bands.groups), 1)
+
     def run(self, keys: list[TileKey]) -> Report:
         """Restore tiles of one level and write their owned boxes; raises TileError naming a tile that went wrong."""
         began = time.perf_counter()
@@ -90,7 +104,7 @@ class Worker:
         while flight:
             for ended in flight.step():
                 self.write(ended.key, ended.pixels())
-        return self.report(work, time.perf_counter() - began, flight.limit)
+        return self.report(work, time.perf_counter() - began)
 
     def load(self, keys: Sequence[TileKey]) -> Load:
         """Read tiles of one level whose predecessors are committed; several threads may."""
@@ -150,12 +164,12 @@ class Worker:
         self.fence()
         self._trouble = trouble
 
-    def report(self, work: Load, seconds: float, limit: int | None) -> Report:
+    def report(self, work: Load, seconds: float) -> Report:
         """Return what the driver is told of a batch whose tiles are written."""
         groups = len(self.plan.bands.groups)
         nfe = self.trajectories[work.keys[0].level].nfe * len(work.tiles) * groups
         trouble, self._trouble = self._trouble, ""
-        return Report(work.keys, seconds, nfe, len(work.determined), limit, trouble=trouble)
+        return Report(work.keys, seconds, nfe, len(work.determined), self.fitting, trouble=trouble)
 
     def _start(self, level: Level, keys: list[TileKey], tiles: list[TileInput]) -> State:
         route = self.trajectories[level.index]

@@ -91,17 +91,17 @@ def commits(count):
 class Poisoned(RayWorker):
     """Do what is said to the process, or raise it, when the poison tile comes; `once`: a file that remembers."""
 
-    def __init__(self, root, plan, batch, continuous, evil, once):
-        super().__init__(root, plan, batch, continuous)
+    def __init__(self, batch, continuous, evil, once):
+        super().__init__(batch, continuous)
         self._evil, self._once = evil, once
 
-    def run(self, slot, keys, *after):
+    def run(self, slot, run, keys, *after):
         before = self._once is not None and os.path.exists(self._once)
         if list(POISON) in [list(key) for key in keys] and not before:
             if self._once is not None:
                 open(self._once, "x").close()
             self._act()
-        return super().run(slot, keys, *after)
+        return super().run(slot, run, keys, *after)
 
     def _act(self):
         import torch
@@ -117,8 +117,8 @@ class Poisoned(RayWorker):
 
 
 def poisoned(evil, once=None):
-    def arguments(session, batch, continuous):
-        return str(session.run_dir.root.absolute()), session.plan, batch, continuous, evil, once
+    def arguments(batch, continuous):
+        return batch, continuous, evil, once
 
     return WorkerKind(actor=Poisoned, arguments=arguments)
 
@@ -211,9 +211,13 @@ def test_filling_survives_a_resume_and_gives_the_same_bytes(small, job, tmp_path
 class Noting(RayWorker):
     """Leave a file when the store has failed."""
 
-    def __init__(self, root, plan, batch, continuous, note):
-        super().__init__(root, plan, batch, continuous)
-        self._worker.fence = note.touch
+    def __init__(self, batch, continuous, note):
+        super().__init__(batch, continuous)
+        self._note = note
+
+    def open(self, run, root, plan):
+        super().open(run, root, plan)
+        self._workers[run].fence = self._note.touch
 
 
 def test_a_store_that_goes_away_for_a_while_costs_no_try(reference, small, job, tmp_path, published_files, eventually):
@@ -228,8 +232,8 @@ def test_a_store_that_goes_away_for_a_while_costs_no_try(reference, small, job, 
         work.rename(away)
         threading.Thread(target=come_back).start()
 
-    def arguments(session, batch, continuous):
-        return str(session.run_dir.root.absolute()), session.plan, batch, continuous, note
+    def arguments(batch, continuous):
+        return batch, continuous, note
 
     heard = Heard(leave, commits(6))
     start(job(small, out, **patience()), RayExecutor(2, kind=WorkerKind(actor=Noting, arguments=arguments)), [heard])

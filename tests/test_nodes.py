@@ -45,16 +45,16 @@ def cluster(monkeypatch):
 class Doomed(RayWorker):
     """Send a signal to the raylet of the machine that gets a tile, the first `times` times; `notes`: a folder."""
 
-    def __init__(self, root, plan, batch, continuous, number, times, notes):
-        super().__init__(root, plan, batch, continuous)
+    def __init__(self, batch, continuous, number, times, notes):
+        super().__init__(batch, continuous)
         self._number, self._times, self._notes = number, times, notes
 
-    def run(self, slot, keys, *after):
+    def run(self, slot, run, keys, *after):
         if list(TILE) in [list(key) for key in keys] and len(list(self._notes.iterdir())) < self._times:
             (self._notes / str(os.getppid())).touch()
             os.kill(os.getppid(), self._number)
             time.sleep(10_000)
-        return super().run(slot, keys, *after)
+        return super().run(slot, run, keys, *after)
 
 
 # That any number of losses gives no tile up is the frontier's matter (test_frontier.py).
@@ -71,8 +71,8 @@ def test_machines_that_go_are_followed_by_others_and_no_tile_is_blamed(
         if isinstance(event, WorkerLost):
             cluster.add_node(num_cpus=1)
 
-    def arguments(session, batch, continuous):
-        return str(session.run_dir.root.absolute()), session.plan, batch, continuous, number, times, notes
+    def arguments(batch, continuous):
+        return batch, continuous, number, times, notes
 
     cluster.add_node(num_cpus=1)
     executor = RayExecutor(address=cluster.address, kind=WorkerKind(actor=Doomed, arguments=arguments))

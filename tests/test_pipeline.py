@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.crew import Crew
+from orchestrator.crew import Crew, Tiles
 from orchestrator.errors import TileError
 from orchestrator.events import BatchCommitted, BatchFailed, BatchHalved, WorkerStarted
 from orchestrator.frontier import QUARANTINE_AFTER, Frontier
@@ -35,14 +35,16 @@ class Piped:
 
     def execute(self, session):
         workers = [Worker(session.run_dir.root, session.plan) for _ in range(self.workers)]
-        pipelines = [Pipeline(worker, self.continuous) for worker in workers]
+        pipelines = [Pipeline(self.continuous) for _ in workers]
+        pairs = list(zip(pipelines, workers, strict=True))
         running = {}
         try:
             while session.frontier.ready or running:
                 while session.frontier.ready and self.rng.random() < 0.9:
                     keys = session.frontier.take(self.rng.randint(1, self.most))
                     self.rng.shuffle(keys)
-                    running[self.rng.choice(pipelines).submit(keys)] = keys
+                    pipeline, worker = self.rng.choice(pairs)
+                    running[pipeline.submit(worker, keys)] = keys
                 self.under_way = max(self.under_way, len(running))
                 for future in wait(running, timeout=60, return_when=FIRST_COMPLETED).done if running else ():
                     keys = running.pop(future)
@@ -237,11 +239,12 @@ def test_a_crew_gives_no_worker_more_than_two_batches_and_a_suspect_one_of_its_o
     frontier, crew = Frontier(TaskGraph([grid], 2)), Crew(most, continuous)
     for worker in range(workers):
         crew.join(worker)
+    run = Tiles(frontier, range(workers))
     sent, poison = [], set()
     failures = 4
     while not frontier.finished:
-        while turn := crew.turn(frontier, workers):
-            worker, size = turn
+        while turn := crew.turn([run], workers):
+            _, worker, size = turn
             suspect = frontier.suspects > 0
             keys = frontier.take(size)
             assert 0 < len(keys) <= most
@@ -256,10 +259,10 @@ def test_a_crew_gives_no_worker_more_than_two_batches_and_a_suspect_one_of_its_o
         crew.back(worker, len(keys))
         if failures and rng.random() < 0.1:
             failures -= 1
-            crew.failed(worker, keys)
+            crew.failed(run, worker, keys)
             poison |= set(frontier.failed(keys, "a try"))
         else:
-            crew.done(keys)
+            crew.done(run, keys)
             frontier.committed(keys)
     assert not poison
 
@@ -268,12 +271,13 @@ def test_a_broken_worker_is_not_taken_for_a_poison_tile():
     """One of three workers fails at everything: no tile is given up, because others try it before it comes again."""
     grid = TileGrid.build(0, 256 + 192 * 3, 256 + 192 * 3, 256, 192, "colour", 32)
     frontier, crew = Frontier(TaskGraph([grid], 2)), Crew(2)
-    for worker in ("broken", "b", "c"):
+    run = Tiles(frontier, ("broken", "b", "c"))
+    for worker in run.opened:
         crew.join(worker)
     sent = []
     while not frontier.finished:
-        while turn := crew.turn(frontier, 3):
-            worker, size = turn
+        while turn := crew.turn([run], 3):
+            _, worker, size = turn
             suspect = frontier.suspects > 0
             sent.append((worker, frontier.take(size)))
             crew.sent(worker, len(sent[-1][1]), suspect=suspect)
@@ -281,26 +285,28 @@ def test_a_broken_worker_is_not_taken_for_a_poison_tile():
         worker, keys = sent.pop(0)
         crew.back(worker, len(keys))
         if worker == "broken":
-            crew.failed(worker, keys)
+            crew.failed(run, worker, keys)
             assert frontier.failed(keys, "it is broken") == []
         else:
-            crew.done(keys)
+            crew.done(run, keys)
             frontier.committed(keys)
 
 
 def test_a_poison_tile_is_tried_by_everybody_and_then_again():
     grid = TileGrid.build(0, 256, 256, 256, 192, "raster", 32)
     frontier, crew = Frontier(TaskGraph([grid], 2)), Crew(1)
-    for worker in ("a", "b"):
+    run = Tiles(frontier, ("a", "b"))
+    for worker in run.opened:
         crew.join(worker)
     tried = []
-    while turn := crew.turn(frontier, 2):
-        (key,) = frontier.take(turn[1])
-        crew.sent(turn[0], 1, suspect=True)
-        crew.back(turn[0], 1)
-        crew.failed(turn[0], [key])
+    while turn := crew.turn([run], 2):
+        _, worker, size = turn
+        (key,) = frontier.take(size)
+        crew.sent(worker, 1, suspect=True)
+        crew.back(worker, 1)
+        crew.failed(run, worker, [key])
         frontier.failed([key], "poison")
-        tried.append(turn[0])
+        tried.append(worker)
     assert frontier.given_up
     assert set(tried[:2]) == set(tried[2:]) == {"a", "b"}
 
@@ -312,4 +318,5 @@ def test_a_worker_with_less_memory_is_sent_less_and_told_once():
     assert crew.limit("small", 2)
     assert not crew.limit("small", 2)
     assert not crew.limit("gone", 1)
-    assert crew.turn(frontier, 1) == ("small", 2)
+    run = Tiles(frontier, ["small"])
+    assert crew.turn([run], 1) == (run, "small", 2)

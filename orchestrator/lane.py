@@ -1,0 +1,74 @@
+"""Lane: what an executor keeps for one of the runs that it serves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from orchestrator.deadlines import Deadlines
+from orchestrator.errors import RunError
+from orchestrator.frontier import Frontier
+from orchestrator.mailbox import Durable, Mailbox, Recorder
+from orchestrator.report import Report
+from orchestrator.session import Session
+from orchestrator.tokens import Tokens
+
+
+class Lane:
+    """A run under way; `number` names it to the workers."""
+
+    def __init__(self, number: int, session: Session, ended: Future[None], mailbox: Mailbox) -> None:
+        self.number, self.session = number, session
+        self.frontier: Frontier = session.frontier
+        self.opened: set[Any] = set()
+        """Workers that can take its tiles."""
+        self.refused: dict[Any, str] = {}
+        """Workers that could not get ready for it, and why."""
+        self.deaths = 0
+        """Workers that died while they got ready for it."""
+        self.tokens = Tokens()
+        run = session.plan.spec.run
+        self.deadlines = Deadlines(run.hang_seconds + run.store_seconds)
+        self.recorder = Recorder(session.record, mailbox)
+        self.over = False
+        """Nothing that its workers still say counts."""
+        self.flush: Callable[[], None] = lambda: None
+        """Tells its figures to whoever scrapes them."""
+        self._news: list[tuple[str, Report]] = []  # released, not announced
+        self._ended = ended
+
+    @property
+    def idle(self) -> bool:
+        """True when no tile runs or can run."""
+        return not (self.frontier.ready or self.frontier.running)
+
+    def durable(self, letter: Durable) -> None:
+        """Release what waited for batches that are on the disk; raises what kept them from it."""
+        self.recorder.pending -= len(letter.reports)
+        if letter.error is not None:
+            raise letter.error
+        self.session.release(letter.reports)
+        self._news += letter.reports
+
+    def announce(self) -> None:
+        """Tell of what was released: after what it released has been sent, whose workers wait for it."""
+        news, self._news = self._news, []
+        if news:
+            self.session.announce(news)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Give the run back to whoever waits for it; with an error, nothing is recorded for it any more."""
+        self.over = True
+        self.flush()
+        if error is None:
+            self.recorder.close()
+            self._ended.set_result(None)
+            return
+        self.session.fence = _fenced
+        self.recorder.abandon()
+        self._ended.set_exception(error)
+
+
+def _fenced() -> None:
+    raise RunError("this run has ended")
