@@ -21,6 +21,10 @@ run={run}
 output={output}
 cap={restarts}
 attempt="$run/$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}"
+if [ "${{SLURM_RESTART_COUNT:-0}}" -gt "$cap" ]; then
+  echo "gigarestore: begun again $cap times already; go on with: gigarestore resume slurm:$SLURM_JOB_ID"
+  exit 75
+fi
 (umask 077; mkdir -p "$attempt") || exit 70
 {exports}{setup}committed() {{
   local tiles
