@@ -32,7 +32,7 @@ from orchestrator.session import Executor, Session
 from orchestrator.spec import JobSpec
 from storage.attempt import Attempt
 from storage.errors import FormatError, SupersededError
-from storage.journal import Journal
+from storage.journal import Journal, read_header
 from storage.lock import RunLock
 
 
@@ -97,8 +97,11 @@ def resume(
     if changes is not None:
         check_same(_marks(run.load_spec()), _marks(changes))
     plan = plan_job(run.load_spec() if changes is None else changes)
+    marks = fingerprint(plan)
+    if run.journal.exists():  # what is refused leaves no mark, not even an attempt's number
+        check_same(read_header(run.journal)["fingerprint"], marks)
     with _alone(run, take_over=take_over) as attempt, _room(run, plan):
-        return _drive(run, plan, fingerprint(plan), executor, listeners, attempt)
+        return _drive(run, plan, marks, executor, listeners, attempt)
 
 
 @contextlib.contextmanager
