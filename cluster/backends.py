@@ -83,7 +83,8 @@ def attempt(command: list[str], text: str | None = None, timeout: float = 60.0) 
     except subprocess.TimeoutExpired:
         raise Unreachable(f"{command[0]} has not answered for {timeout:.0f} s; try again later") from None
     if done.returncode and any(sign in done.stderr for sign in SILENCES):
-        raise Unreachable(f"{command[0]} cannot reach its server: {one_line(done.stderr)}; try again later")
+        last = done.stderr.strip().rpartition("\n")[2]  # kubectl's earlier lines are its own log
+        raise Unreachable(f"{command[0]} cannot reach its server: {one_line(last)}; try again later")
     return done
 
 

@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 bad input or usage, 1 failed but resumable, 130 interrupte
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from cluster import bench, evaluate, observe, submit, submitted, train
 from cluster import options as opt
 from cluster.batch import batch, resume_batch
 from cluster.batch_folder import BatchFolder
+from cluster.doctor import doctor
 from cluster.executors import pick
 from cluster.export import export
 from cluster.handles import Handle, submitted_as
@@ -255,6 +257,9 @@ def plan(
     order_block: opt.OrderBlock = None,
     workers: opt.Workers = None,
     batch: opt.Batch = None,
+    nodes: Annotated[int | None, typer.Option(help="Nodes that you think of, for advice.", show_default=False)] = None,
+    gpus: Annotated[int | None, typer.Option(help="GPUs of a node.", show_default=False)] = None,
+    cpus: Annotated[int | None, typer.Option(help="Cores of a node.", show_default=False)] = None,
     step_seconds: Annotated[
         float | None, typer.Option(help="Seconds per network evaluation of one tile, for the time estimate.")
     ] = None,
@@ -268,8 +273,10 @@ def plan(
     ] = None,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Say what a restoration would take: tiles, levels, NFE, critical path, useful workers, memory, disk, time."""
+    """Say what a restoration would take: tiles, levels, NFE, critical path, nodes that pay, memory, disk, time."""
     given = {k: v for k, v in locals().items() if k in opt.PLACES}
+    from cluster.settings import load
+    from cluster.sizing import size_up
     from orchestrator.estimate import estimate
     from orchestrator.filled import count_filled
     from orchestrator.forecast import CHEAP_TILES, forecast, known_device
@@ -286,16 +293,20 @@ def plan(
     filled = count_filled(planned)
     worth = numbers.tiles <= CHEAP_TILES if simulate is None else simulate
     outlook = forecast(planned, device, tiles, run=worth)
+    asked = load({"submit.nodes": nodes, "submit.gpus": gpus, "submit.cpus": cpus}, Path.cwd(), os.environ)
+    advice = size_up(planned, outlook.parallelism, asked)
     if as_json:
         spec = planned.spec.model_dump(mode="json")
         from storage.source import redact
 
         found = {"spec": spec, "filled": filled, **numbers.as_dict(), "forecast": outlook.as_dict()}
+        found["recommended"] = advice.as_dict()
         print(redact(json.dumps(found)))
         return
-    from cluster.tables import print_forecast, print_plan
+    from cluster.tables import print_forecast, print_plan, print_sizing
 
     print_plan(planned, numbers, filled)
+    print_sizing(advice)
     print_forecast(planned, outlook)
 
 
@@ -359,19 +370,7 @@ def verify(out: Out, as_json: opt.AsJson = False) -> None:
 app.command()(export)
 
 
-@app.command()
-def doctor(as_json: opt.AsJson = False) -> None:
-    """Check this machine: versions, shadowed packages, GPU, memory, disk, Ray. One line each; exit 1 on a failure."""
-    from cluster.doctor import run_checks
-
-    checks = run_checks()
-    if as_json:
-        print(json.dumps([check.as_dict() for check in checks]))
-    else:
-        for check in checks:
-            print(f"{check.verdict:4}  {check.name}: {check.text}")
-    if any(check.verdict == "fail" for check in checks):
-        raise typer.Exit(FAILED)
+app.command()(doctor)
 
 
 @app.command()

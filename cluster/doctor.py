@@ -1,25 +1,22 @@
-"""Checks of this machine, one line each: what was found, and what to do about it."""
+"""Checks of this machine and of a cluster's nodes, one line each: what was found, and what to do about it."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import importlib.util
-import os
+import json
 import platform
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-import psutil
+import typer
 
 PACKAGES = ("kernels", "storage", "orchestrator", "cluster")
 NEEDED = ("ray", "torch", "numpy", "zarr", "tifffile", "imagecodecs", "pydantic", "typer", "rich", "safetensors")
-# Below these a run of any size is unlikely to end well, bytes.
-LEAST_MEMORY, LEAST_DISK, LEAST_SHM = 2 << 30, 2 << 30, 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,20 +26,62 @@ class Check:
     verdict: Literal["ok", "warn", "fail"]
     name: str
     text: str
+    """What was found; for warn and fail also what to do."""
 
     def as_dict(self) -> dict[str, str]:
         return asdict(self)
 
 
-def run_checks() -> list[Check]:
-    """Return every check's finding, in the order in which a person would fix them."""
-    checks: list[Callable[[], list[Check]]] = [_python, _versions, _shadowed, _device, _memory, _disk, _shm, _weights]
+def doctor(
+    store: Annotated[
+        Path | None, typer.Argument(metavar="STORE", help="Folder where outputs go.", show_default="here")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to try, HOST:PORT or auto.")] = None,
+    nodes: Annotated[
+        bool, typer.Option("--nodes", help="Run the checks on every node of the cluster at --address, and compare.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")] = False,
+) -> None:
+    """Check this machine and a cluster: versions, names, GPUs, memory, store, ports, Ray, clocks; exit 1 on a failure."""
+    checks = run_checks(store)
+    if as_json and not (address or nodes):
+        print(json.dumps([check.as_dict() for check in checks]))
+    else:
+        from cluster.doctor_nodes import check_cluster
+
+        found = {"": checks, **check_cluster(address, nodes, store, checks)}
+        _print(found, as_json)
+        checks = [check for part in found.values() for check in part]
+    if any(check.verdict == "fail" for check in checks):
+        raise typer.Exit(1)
+
+
+def run_checks(store: Path | None = None) -> list[Check]:
+    """Return every check's finding for this machine, in the order in which a person would fix them."""
+    from cluster.doctor_machine import disk, gpus, memory, ports, shared_memory, try_store
+
+    where = (store or Path.cwd()).absolute()
+    checks: list[Callable[[], list[Check]]] = [
+        *(_python, _versions, _code, _shadowed, gpus, memory, shared_memory),
+        *(lambda: disk(where), lambda: try_store(where), ports, _weights),
+    ]
     return [finding for check in checks for finding in check()]
 
 
+def _print(found: dict[str, list[Check]], as_json: bool) -> None:
+    """Print findings by node; "" is this machine and the cluster as a whole."""
+    if as_json:
+        rows = [{**check.as_dict(), "node": node} for node, checks in found.items() for check in checks]
+        print(json.dumps(rows))
+        return
+    for node, checks in found.items():
+        for check in checks:
+            print(f"{check.verdict:4}  {f'{node}: ' if node else ''}{check.name}: {check.text}")
+
+
 def _python() -> list[Check]:
-    version = platform.python_version()
-    return [Check("ok" if sys.version_info >= (3, 11) else "fail", "python", f"{version}, needs 3.11 or newer")]
+    version, good = platform.python_version(), sys.version_info >= (3, 11)
+    return [Check("ok", "python", version) if good else Check("fail", "python", f"{version}; install 3.11 or newer")]
 
 
 def _versions() -> list[Check]:
@@ -56,6 +95,15 @@ def _versions() -> list[Check]:
     if missing:
         checks.append(Check("fail", "packages", f"missing: {', '.join(missing)}; pip install gigarestore"))
     return checks
+
+
+def _code() -> list[Check]:
+    """Name the code by its content: two nodes whose versions agree may still run different code."""
+    root, digest = Path(__file__).resolve().parents[1], hashlib.sha256()
+    for package in PACKAGES:
+        for path in sorted((root / package).glob("*.py")):
+            digest.update(f"{package}/{path.name}\0".encode() + path.read_bytes() + b"\0")
+    return [Check("ok", "code", f"{digest.hexdigest()[:12]} in {root}")]
 
 
 def _shadowed() -> list[Check]:
@@ -78,51 +126,10 @@ def _shadowed() -> list[Check]:
     return checks or [Check("ok", "import names", f"{', '.join(PACKAGES)} are gigarestore's own")]
 
 
-def _device() -> list[Check]:
-    import torch
-
-    if not torch.cuda.is_available():
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        return [Check("warn", "GPU", f"none usable; {cores} CPU cores: small images and the built-in network only")]
-    names = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    return [Check("ok", "GPU", ", ".join(f"{p.name} ({p.total_memory / 1e9:.0f} GB)" for p in names))]
-
-
-def _memory() -> list[Check]:
-    free = psutil.virtual_memory().available
-    return [Check("ok" if free > LEAST_MEMORY else "warn", "memory", f"{free / 1e9:.1f} GB available")]
-
-
-def _disk() -> list[Check]:
-    here = Path.cwd()
-    free = shutil.disk_usage(here).free
-    checks = [Check("ok" if free > LEAST_DISK else "warn", "disk", f"{free / 1e9:.1f} GB free in {here}")]
-    try:
-        with tempfile.TemporaryDirectory(dir=here) as folder:
-            first, second = Path(folder, "a"), Path(folder, "b")
-            first.write_bytes(b"x")
-            os.link(first, second)
-            first.replace(second)
-        checks.append(Check("ok", "file system", "atomic rename and hard links work here"))
-    except OSError as err:
-        text = f"{here}: {err.strerror}; outputs need rename and hard links, choose another folder for OUT"
-        checks.append(Check("fail", "file system", text))
-    return checks
-
-
-def _shm() -> list[Check]:
-    path = Path("/dev/shm")
-    if not path.exists():
-        return []
-    free = shutil.disk_usage(path).free
-    text = f"{free / 1e9:.1f} GB free in {path}, for Ray (it holds no pixels)"
-    return [Check("ok" if free > LEAST_SHM else "warn", "shared memory", text)]
-
-
 def _weights() -> list[Check]:
     from kernels.catalog import describe
 
     try:
         return [Check("ok", "built-in network", f"content {describe('builtin').content[:12]}")]
     except ValueError as err:
-        return [Check("fail", "built-in network", str(err))]
+        return [Check("fail", "built-in network", f"{err}; install gigarestore again")]

@@ -84,10 +84,19 @@ def _lines(found: ImageInfo) -> list[str]:
         *_map(found),
         *([("levels", ", ".join(f"{h}x{w}" for h, w in found.levels))] if found.levels else []),
         *([("axes", ", ".join(f"{axis} {length}" for axis, length in found.axes))] if found.axes else []),
-        ("read", read),
+        ("read", read + _too_much(found)),
         *[("note", note) for note in found.notes],
     ]
     return [f"{name + ':':16} {text}" for name, text in facts]
+
+
+def _too_much(found: ImageInfo) -> str:
+    """Say where `restore` would refuse to stage an image."""
+    from storage.limits import MAX_WHOLE_BYTES
+
+    if found.staging_bytes <= MAX_WHOLE_BYTES:
+        return ""
+    return f"; above the limit of {size(MAX_WHOLE_BYTES)}, allow it with --max-pixels {found.height * found.width}"
 
 
 def _names(found: ImageInfo) -> str:

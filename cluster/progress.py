@@ -8,7 +8,16 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from orchestrator.events import (
     BatchCommitted,
@@ -18,6 +27,7 @@ from orchestrator.events import (
     Draining,
     Event,
     RunStarted,
+    Staging,
     StoreTrouble,
     TileGivenUp,
     TileSubstituted,
@@ -52,6 +62,8 @@ class ProgressView:
 
     def __call__(self, event: Event) -> None:
         match event:
+            case Staging(name=name, done=done, total=total):
+                self._stage(name, done, total)
             case RunStarted():
                 self._start(event)
             case DomainChecked(far=True, residual=residual, known=known, limit=limit):
@@ -83,15 +95,32 @@ class ProgressView:
             case Draining(batches=batches, seconds=seconds):
                 self._say(f"stopping: {batches} running batches may take {seconds:.0f} s; again to stop at once")
 
+    def _stage(self, name: str, done: int, total: int) -> None:
+        """Show how much of an input has been copied; a bar of its own, which goes when it is whole."""
+        if self._console.is_terminal:
+            if self._bar is None:
+                self._open_bar(f"reading {name}", total, TimeRemainingColumn())
+            if self._bar is not None and self._task is not None:
+                self._bar.update(self._task, completed=done)
+            if self._bar is not None and done == total:
+                self._bar.stop()
+                self._bar = None
+        elif time.monotonic() - self._last_line > PLAIN_INTERVAL:
+            self._last_line = time.monotonic()
+            self._say(f"reading {name}: {100 * done // total} %")
+
+    def _open_bar(self, text: str, total: int, last: ProgressColumn, done: int = 0) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), last)
+        self._bar = Progress(*columns, console=self._console)
+        self._task = self._bar.add_task(text, total=total, completed=done, rate="")
+        self._bar.start()
+
     def _start(self, event: RunStarted) -> None:
         self._pace.started(time.monotonic(), event.tiles, event.done)
         if event.done:
             self._say(f"resuming: {event.done} of {event.tiles} tiles are done")
         if self._console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-            self._bar = Progress(*columns, TextColumn("{task.fields[rate]}"), console=self._console)
-            self._task = self._bar.add_task("tiles", total=event.tiles, completed=event.done, rate="")
-            self._bar.start()
+            self._open_bar("tiles", event.tiles, TextColumn("{task.fields[rate]}"), event.done)
 
     def _commit(self, event: BatchCommitted) -> None:
         now, pace = time.monotonic(), self._pace

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import json
 import os
-import socket
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from cluster.backends import Unreachable, one_line
 from cluster.handles import SILENCE, Found, Handle, Record, State, ended_code, silence
@@ -26,7 +27,7 @@ from cluster.submission import Submission, quoted
 from orchestrator.errors import PlanError
 
 OLDEST_RAY = (2, 50)
-KNOCK_SECONDS = 5.0
+KNOCK_SECONDS = 15.0
 TRIES = 3
 POLL = 1.0
 # How long a log is waited for while the dashboard does not answer, seconds.
@@ -200,15 +201,20 @@ def _token(settings: Settings) -> str | None:
         return None
 
 
+def _knock(url: str) -> None:
+    """Raise Unreachable where no dashboard answers soon; its own client would wait for ever for one that hangs."""
+    try:
+        urllib.request.urlopen(f"{url}/api/version", timeout=KNOCK_SECONDS).close()
+    except urllib.error.HTTPError:
+        return  # it wants a token, or has something else to say
+    except (OSError, http.client.HTTPException) as err:
+        raise Unreachable(f"no Ray dashboard answers at {url} ({err}); check --dashboard, or its tunnel") from None
+
+
 @contextlib.contextmanager
 def _answers(url: str) -> Iterator[None]:
     """Turn what the dashboard and its client raise into Unreachable and PlanError."""
-    parts = urlsplit(url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        socket.create_connection((parts.hostname or "", port), KNOCK_SECONDS).close()
-    except OSError as err:
-        raise Unreachable(f"no Ray dashboard answers at {url} ({err}); check --dashboard, or its tunnel") from None
+    _knock(url)
     try:
         from ray.exceptions import AuthenticationError
         from requests import RequestException

@@ -138,8 +138,12 @@ class KubeRay(_Section):
     """KEY=VALUE."""
     ray_version: str | None = None
     """Version of Ray in the image; None: the installed one."""
+    copy_to: str | None = None
+    """URL of a store for the finished image, s3://BUCKET/PREFIX."""
     scratch: str = "20Gi"
+    """Room of a pod's own /tmp."""
     shared_memory: str = "2Gi"
+    """Size of /dev/shm, counted inside the pod's memory."""
 
     @field_validator("claims")
     @classmethod

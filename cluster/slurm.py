@@ -21,8 +21,11 @@ run={run}
 output={output}
 cap={restarts}
 attempt="$run/$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}"
-umask 077
-mkdir -p "$attempt" || exit 70
+if [ "${{SLURM_RESTART_COUNT:-0}}" -gt "$cap" ]; then
+  echo "gigarestore: begun again $cap times already; go on with: gigarestore resume slurm:$SLURM_JOB_ID"
+  exit 75
+fi
+(umask 077; mkdir -p "$attempt") || exit 70
 {exports}{setup}committed() {{
   local tiles
   tiles=$(grep -ac '^T ' "$output/.gigarestore/journal" 2>/dev/null)

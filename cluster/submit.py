@@ -80,6 +80,7 @@ def submit(
     service_account: Annotated[Text, _option("--service-account", text="kuberay: service account.")] = None,
     claims: Annotated[Texts, _option("--claim", text="kuberay: CLAIM:/MOUNT; may be repeated.")] = None,
     secrets: Annotated[Texts, _option("--secret", text="kuberay: NAME=SECRET:KEY; may be repeated.")] = None,
+    copy_to: Annotated[Text, _option("--copy-to", text="kuberay: URL for the finished image, s3://...")] = None,
     queue: Annotated[Text, _option("--queue", text="kuberay: Kueue's local queue.")] = None,
     tolerations: Annotated[Texts, _option("--toleration", text="kuberay: KEY[=VALUE][:EFFECT]; may repeat.")] = None,
     node_selector: Annotated[Texts, _option("--node-selector", text="kuberay: KEY=VALUE; may be repeated.")] = None,
@@ -115,6 +116,7 @@ def submit(
         "kuberay.service_account": service_account,
         "kuberay.claims": claims,
         "kuberay.secrets": secrets,
+        "kuberay.copy_to": copy_to,
         "kuberay.queue": queue,
         "kuberay.tolerations": tolerations,
         "kuberay.node_selector": node_selector,
@@ -140,16 +142,16 @@ def make_submission(arguments: list[str], loaded: Loaded) -> Submission:
     if spec.output is None:
         raise PlanError("no output named; usage: gigarestore submit IN OUT [options of restore]")
     remote = settings.submit.backend == "kuberay"
-    if not remote or (spec.input.path and Path(spec.input.path).exists()):
+    if not is_elsewhere(spec.input.path, str(settings.submit.backend)):
         from orchestrator.resolve import plan_job
 
         plan_job(spec)
     output = spec.output
+    if remote:
+        from cluster.kuberay import check_places
+
+        check_places(spec, settings.kuberay)
     if "://" not in output:
-        if remote and not any(output.startswith(claim.partition(":")[2]) for claim in settings.kuberay.claims):
-            raise PlanError(
-                f"OUT {output} is on no volume of the pods; give --claim CLAIM:/MOUNT with OUT below the mount"
-            )
         output = os.path.abspath(output)
     if not output.isprintable():
         raise PlanError(f"OUT {output!r} has line breaks or control characters; choose another")
@@ -161,6 +163,13 @@ def make_submission(arguments: list[str], loaded: Loaded) -> Submission:
         settings=settings,
         code=code_folder(),
     )
+
+
+def is_elsewhere(path: str | None, backend_name: str) -> bool:
+    """Tell whether IN is a file on the cluster alone: then it is planned there."""
+    if backend_name == "slurm" or (path and Path(path).exists()):
+        return False
+    return backend_name == "kuberay" or (path is not None and Path(path).is_absolute())
 
 
 def parse_restore(arguments: list[str]) -> JobSpec:

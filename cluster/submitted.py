@@ -17,6 +17,7 @@ from cluster.backends import UNREACHABLE, Unreachable, backend
 from cluster.handles import Found, Handle, Record, Registry, State
 from cluster.settings import keys, load
 from cluster.submission import new_run_id
+from orchestrator.errors import PlanError
 
 Target = Annotated[
     str, typer.Argument(metavar="RUN", help="A handle (slurm:ID, ray:ID@URL, k8s:NAMESPACE/NAME) or OUT.")
@@ -66,7 +67,7 @@ def wait(
 
 def list_runs(as_json: opt.AsJson = False) -> None:
     """List the runs that you submitted, the latest first."""
-    rows = [(record, look(Handle.parse(record.handle), record)) for record in Registry().all()]
+    rows = [(record, _listed(record)) for record in Registry().all()]
     if as_json:
         print(json.dumps([{**asdict(record), "state": found.state, "reason": found.reason} for record, found in rows]))
         return
@@ -101,6 +102,14 @@ def look(handle: Handle | None, record: Record | None) -> Found:
         return Found(State.UNKNOWN, None, str(err))
 
 
+def _listed(record: Record) -> Found:
+    """Return a run's state for a list, which one run's missing program or token must not spoil."""
+    try:
+        return look(Handle.parse(record.handle), record)
+    except PlanError as err:
+        return Found(State.UNKNOWN, None, str(err))
+
+
 def print_status(handle: Handle, as_json: bool) -> None:
     """Print what the backend says of a run, and how far it is where this machine sees its output."""
     from cluster.observe import print_run
@@ -126,7 +135,6 @@ def print_status(handle: Handle, as_json: bool) -> None:
 def resubmit(handle: Handle) -> int:
     """Submit a run again where it was, to go on with what is at its OUT; return the exit code."""
     from cluster.submit import hand_in
-    from orchestrator.errors import PlanError
 
     _, record = Registry().find(str(handle))
     if record is None:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.progress import duration, size
+from cluster.sizing import Sizing, describe
 from orchestrator.estimate import Estimate
 from orchestrator.forecast import Forecast
 from orchestrator.plan import Plan
@@ -56,6 +57,15 @@ def print_plan(plan: Plan, numbers: Estimate, filled: int | None) -> None:
         (f"time with {numbers.workers} worker{'s' if numbers.workers > 1 else ''}", time),
     ):
         console.print(f"{name + ':':22} {value}")
+
+
+def print_sizing(found: Sizing) -> None:
+    """Print the nodes that are worth having, and a warning when more were asked for."""
+    console = Console(highlight=False)
+    console.print(f"{'recommended:':22} {describe(found.gpu, 'GPU(s)')}; or")
+    console.print(f"{'':22} {describe(found.cpu, 'CPU core(s)')}")
+    if found.warning:
+        console.print(f"{'warning:':22} {found.warning}", soft_wrap=True)
 
 
 def print_forecast(plan: Plan, found: Forecast) -> None:

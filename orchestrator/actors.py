@@ -38,10 +38,9 @@ class Introduction(NamedTuple):
 
 def introduce(device: str, threads: int = 1) -> Introduction:
     """Introduce the worker in this process, an actor's."""
-    import ray
+    from orchestrator.ray_node import this_node  # Ray, which runs this
 
-    node = ray.get_runtime_context().get_node_id()
-    return Introduction(f"{socket.gethostname()}:{os.getpid()}", device, threads, os.nice(0), node)
+    return Introduction(f"{socket.gethostname()}:{os.getpid()}", device, threads, os.nice(0), this_node())
 
 
 class RayWorker:

@@ -14,6 +14,15 @@ from storage.source import redact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Staging:
+    """A part of an input that cannot be read by windows was copied; told before the run starts, and in no log."""
+
+    name: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted:
     """A driver began or resumed a run."""
 
@@ -127,7 +136,8 @@ class RunFinished:
 
 
 Event = (
-    RunStarted
+    Staging
+    | RunStarted
     | DomainChecked
     | WorkerStarted
     | WorkerLost

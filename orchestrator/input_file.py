@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from orchestrator.spec import InputSpec
 from orchestrator.values import Values
-from storage.image import ImageInfo, Reader, Selection
+from storage.image import ImageInfo, Reader, Selection, check_memory
 from storage.open import inspect, open_image
 
 
@@ -22,7 +22,9 @@ def selection(given: InputSpec) -> Selection:
 
 def inspect_file(given: InputSpec) -> ImageInfo:
     """Describe the input file; raises FormatError on one line."""
-    return inspect(given.path or "", selection(given), max_pixels=given.max_pixels)
+    info = inspect(given.path or "", selection(given), max_pixels=given.max_pixels)
+    check_memory(info, given.max_pixels)
+    return info
 
 
 def open_file(given: InputSpec, staged: Path) -> Reader:

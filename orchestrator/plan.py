@@ -125,8 +125,6 @@ class Plan:
                 f"the measurement has {channels} bands, {denoiser.name} restores {denoiser.channels}, or 1 replicated; "
                 "measure groups of that many bands"
             )
-        if spec.task.skip_flat is not None and spec.task.sigma > 0:
-            raise PlanError("--skip-flat is for noise-free measurements; leave it or --sigma out")
         tiling = spec.tiling
         assert tiling.tile and tiling.stride and tiling.levels and tiling.order, "resolve() fills the tiling"
         assert tiling.margin is not None, "resolve() fills the tiling"

@@ -10,6 +10,8 @@ FAIR_SHARE = 0.85
 # Ready tiles, as a share of what fills all workers once, from which a busy worker is given a second batch. Simulated with
 # 10 ms between a batch and what it releases, 80 ms batches, 16 workers: 0.88 of the ideal without, 0.89 from 1, 0.96 here.
 AHEAD_SHARE = 0.25
+# Tiles a worker takes at a time when the user does not say; a CPU gains nothing from batches.
+GPU_BATCH, CPU_BATCH = 8, 1
 
 
 def fair_batch(ready: int, running: int, workers: int, most: int) -> int:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePath
 
 from orchestrator.errors import PlanError
+from orchestrator.events import Listener, Staging
 from orchestrator.grid import TileKey
 from orchestrator.input_file import inspect_file, selection
 from orchestrator.level_cells import LevelCells
@@ -22,18 +23,19 @@ from storage.files import sweep
 from storage.image import EVERYTHING
 from storage.open import inspect
 from storage.pooled import build_pooled
+from storage.source import redact
 from storage.stage import stage
 
 # Free space asked for beyond the estimate, as a share of it: file system overhead, journal, logs.
 DISK_SLACK = 0.05
 
 
-def prepare(run: RunDir, plan: Plan) -> None:
+def prepare(run: RunDir, plan: Plan, listeners: Sequence[Listener] = ()) -> None:
     """Stage the input if it cannot be read by windows, pool the measurement for coarse levels, create the cells."""
     run.state.mkdir(parents=True, exist_ok=True)
     for folder in (run.state, run.state / "measured"):
         sweep(folder)
-    _stage(plan, run.staged_input, run.staged_mask)
+    _stage(plan, run.staged_input, run.staged_mask, listeners)
     if plan.task.measured:
         _pool(run, plan)
     for level in plan.levels:
@@ -43,11 +45,12 @@ def prepare(run: RunDir, plan: Plan) -> None:
             LevelCells.create(run, plan, level)
 
 
-def stage_beside(run: RunDir, plan: Plan) -> None:
+def stage_beside(run: RunDir, plan: Plan, listeners: Sequence[Listener] = ()) -> None:
     """Stage the inputs of a run that is to replace another, which stays whole should they be damaged."""
     shutil.rmtree(run.incoming, ignore_errors=True)
     run.incoming.mkdir()
-    _stage(plan, *(run.incoming / path.name for path in (run.staged_input, run.staged_mask)))
+    staged_input, staged_mask = (run.incoming / path.name for path in (run.staged_input, run.staged_mask))
+    _stage(plan, staged_input, staged_mask, listeners)
 
 
 def adopt_staged(run: RunDir) -> None:
@@ -58,14 +61,24 @@ def adopt_staged(run: RunDir) -> None:
     run.incoming.rmdir()
 
 
-def _stage(plan: Plan, staged_input: Path, staged_mask: Path) -> None:
+def _stage(plan: Plan, staged_input: Path, staged_mask: Path, listeners: Sequence[Listener]) -> None:
     spec = plan.spec.input
     for path, staged in ((spec.path, staged_input), (spec.mask, staged_mask)):
         if path is None or plan.task.name == "cs" or staged.exists():
             continue
         chosen, limit = (selection(spec), spec.max_pixels) if staged is staged_input else (EVERYTHING, None)
         if not inspect(path, chosen, max_pixels=limit).lazy:
-            stage(path, staged, chosen, max_pixels=limit)
+            stage(path, staged, chosen, max_pixels=limit, progress=_teller(listeners, path))
+
+
+def _teller(listeners: Sequence[Listener], path: str) -> Callable[[int, int], None]:
+    """Return what tells listeners of the progress of staging a file."""
+
+    def tell(done: int, total: int) -> None:
+        for listener in listeners:
+            listener(Staging(name=PurePath(redact(path)).name, done=done, total=total))
+
+    return tell
 
 
 def _pool(run: RunDir, plan: Plan) -> None:

@@ -131,8 +131,14 @@ class _Keeper:
         if self._error is not None:
             where = self._address or "this machine"
             raise RunError(
-                f"cannot start or reach Ray on {where}: {first_line(self._error)}; check --address"
+                f"cannot start or reach Ray on {where}: {first_line(self._error)}; check --address{self._token_hint()}"
             ) from None
+
+    def _token_hint(self) -> str:
+        """Return what else to check where something listens (`knock`) that Ray cannot talk to; Ray does not say why."""
+        if self._address is None or not isinstance(self._error, ConnectionError):
+            return ""
+        return " and RAY_AUTH_TOKEN: the cluster may want another authentication token"
 
     def close(self) -> None:
         self._over.set()

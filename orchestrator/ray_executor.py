@@ -28,6 +28,7 @@ from orchestrator.grid import TileKey
 from orchestrator.lane import Lane
 from orchestrator.mailbox import Durable, Mailbox, Result, Rung
 from orchestrator.patience import disk_full
+from orchestrator.policy import CPU_BATCH, GPU_BATCH
 from orchestrator.ray_cluster import connected, first_line, knock
 from orchestrator.ray_metrics import RayMetrics
 from orchestrator.ray_pool import Member, Pool
@@ -36,8 +37,6 @@ from orchestrator.roster import Roster
 from orchestrator.session import Session
 from orchestrator.stopping import Stop
 
-# Tiles a GPU takes at a time when the user does not say; a CPU gains nothing from batches.
-GPU_BATCH = 8
 # Calls beside batches: `ready` or `close`, and `open`, which takes a while.
 OTHER_CALLS = 2
 # How often deadlines, signals and the cluster are looked at, seconds.
@@ -119,7 +118,7 @@ class RayExecutor:
             cpus = math.ceil((self.workers or 1) / self._kind.slots)
             with connected(self.address, cpus, self._stop) as cluster:
                 self._pool = Pool(self._kind, cluster, self.workers, self._roster.tell_lost)
-                most = self.batch or (GPU_BATCH if self._pool.on_gpu else 1)
+                most = self.batch or (GPU_BATCH if self._pool.on_gpu else CPU_BATCH)
                 self._crew, self._cluster = Crew(most, self._continuous), cluster
                 self._pool.arguments = self._kind.arguments(most, self._continuous)
                 self._pool.calls = self._crew.calls + OTHER_CALLS

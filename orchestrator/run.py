@@ -65,7 +65,7 @@ def start(spec: JobSpec, executor: Executor, listeners: Sequence[Listener] = (),
     with _alone(run) as attempt, _room(run, plan):
         replaced = run.job.exists() or run.published
         try:  # damaged pixels show only when they are decoded: leave nothing of such a run, and what was there before
-            stage_beside(run, plan)
+            stage_beside(run, plan, listeners)
             _clear(run)
             replaced = False
             _write_whole(run.job, plan.spec.to_toml())
@@ -142,7 +142,7 @@ def _drive(
     log = EventLog(run.events)
     finished = Frontier(plan.graph(), done).finished
     if not (finished and run.published):
-        prepare(run, plan)
+        prepare(run, plan, listeners)
         done = with_cells(run, plan, done)
         if not Frontier(plan.graph(), done).finished:
             _restore_regions(run, plan, marks, executor, attempt)

@@ -39,8 +39,9 @@ def determined(plan: Plan, level: Level, tile: TileInput, owned: Box) -> Array |
     """Return the pixels (stored bands, h, w) of a tile's owned box where nothing is left to restore, else None.
 
     Four cases: every pixel is pinned already; every pixel is itself measured without noise; the measurement under the
-    whole tile is flat to `task.skip_flat`, and the pixels are its replication, which measures y exactly; or all of it
-    is nodata, which the output keeps.
+    whole tile is flat to `task.skip_flat`, and the pixels are its replication, which measures y exactly (also where noise
+    is stated: what varies by less has none of it, like the empty areas of a mosaic); or all of it is nodata, which the
+    output keeps.
     owned: within the tile, px.
     """
     rows, cols = owned.slices()
@@ -50,11 +51,9 @@ def determined(plan: Plan, level: Level, tile: TileInput, owned: Box) -> Array |
     if tile.y is None or not plan.pixelwise:
         return None
     nothing = is_empty(plan, tile.y)
-    if level.sigma_y > 0 and not nothing:
-        return None
     scale = level.posed.scale
     cells = tile.y[:, owned.y0 // scale : owned.y1 // scale, owned.x0 // scale : owned.x1 // scale]
-    complete = scale == 1 and not plan.grey and not np.isnan(cells).any()
+    complete = level.sigma_y == 0 and scale == 1 and not plan.grey and not np.isnan(cells).any()
     if not complete and not nothing and not _flat(plan, tile.y):
         return None
     pixels = to_channels(cells.repeat(scale, axis=1).repeat(scale, axis=2), plan.bands.stored)

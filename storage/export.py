@@ -7,15 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from storage import files, flat, geotiff, tiff_writer
-from storage.box import Box
 from storage.errors import FormatError, human_bytes
 from storage.meaning import Meaning
 from storage.published import PublishedImage
 from storage.tiff_writer import COMPRESSIONS
 
 Progress = Callable[[int, int], None]
-MAX_WHOLE_BYTES = 1 << 30
-"""Default limit on the pixels of a PNG or JPEG, bytes: it is made whole in memory; few programs open a larger one."""
+MAX_WHOLE_BYTES = 256 << 20
+"""Limit on the pixels of a PNG or JPEG, bytes: pixels and file are whole in memory, which stays below 768 MiB."""
 FORMATS = ("tiff", "ome-tiff", "geotiff", "cog", "png", "jpeg")
 """What can be written: a tiled TIFF with its pyramid in four dialects, and two formats for small images."""
 QUALITY = 90
@@ -61,9 +60,9 @@ def export(
     levels = len(image.levels) if pyramid or kind == "cog" else 1
     with files.atomic_output(file, overwrite=overwrite) as temporary:
         if kind in ("png", "jpeg"):
-            pixels, icc = image.read(0, Box(0, 0, *image.levels[0].shape[1:])), image.meaning.icc
-            encoded = flat.encode_png(pixels, icc) if kind == "png" else flat.encode_jpeg(pixels, icc, quality)
-            temporary.write_bytes(encoded)
+            rows, icc = flat.read_rows(image), image.meaning.icc
+            parts = flat.encode_png(rows, icc) if kind == "png" else flat.encode_jpeg(rows, icc, quality)
+            files.write_new(temporary, parts, fsync=False)  # atomic_output flushes it
         elif kind == "cog":
             _write_cog(temporary, image, compression, quality, progress)
         else:

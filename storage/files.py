@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import mmap
 import os
 import shutil
 import uuid
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -82,13 +84,15 @@ def replace(path: Path, data: Buffers, *, fsync: bool, scratch: Path | None = No
 def atomic_output(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """Yield a temporary name beside `path`; on success give it the final name, on any failure delete it.
 
+    What killed processes of this machine left beside `path` for the same name is deleted first.
     Raises FormatError when `path` exists and `overwrite` is false, before and again at the end.
     """
     if path.exists() and not overwrite:
         raise FormatError(f"{path}: exists already; choose another name or ask for overwriting")
     if not path.parent.is_dir():
         raise FormatError(f"{path}: the folder {path.parent} does not exist; create it first")
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PARTIAL}")
+    _sweep_dead(path)
+    temporary = path.with_name(f".{path.name}.{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:12]}{PARTIAL}")
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -100,6 +104,31 @@ def atomic_output(path: Path, *, overwrite: bool) -> Iterator[Path]:
         fsync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _machine() -> str:
+    """Return what stands for the processes whose numbers can be asked for here."""
+    namespace = Path("/proc/self/ns/pid")
+    number = namespace.stat().st_ino if namespace.exists() else 0
+    return f"{zlib.crc32(f'{os.uname().nodename} {number}'.encode()):08x}"
+
+
+def _sweep_dead(path: Path) -> None:
+    """Delete temporary files for `path` whose writer is dead; those of other machines are left alone."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{_machine()}-*{PARTIAL}"):
+        process = left.name.removeprefix(f".{path.name}.{_machine()}-").partition("-")[0]
+        if process.isdecimal() and not _alive(int(process)):
+            left.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
 
 
 def _link_exclusive(temporary: Path, path: Path) -> None:

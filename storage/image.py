@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from storage.box import Box
-from storage.errors import FormatError
+from storage.errors import FormatError, human_bytes
+from storage.limits import MAX_WHOLE_BYTES
 
 if TYPE_CHECKING:  # numpy is loaded by whoever reads pixels, not by whoever looks at a header
     from numpy.typing import NDArray
@@ -136,6 +137,22 @@ def check_size(path: str, height: int, width: int, limit: int) -> None:
         raise FormatError(
             f"{path}: the header declares {height} x {width} px, above the limit of {limit} px; raise it with "
             "--max-pixels if the size is right"
+        )
+
+
+def check_memory(info: ImageInfo, max_pixels: int | None = None, max_bytes: int | None = None) -> None:
+    """Raise FormatError when staging an image takes more memory than is allowed.
+
+    max_bytes: default `storage.limits.MAX_WHOLE_BYTES`, and no limit where `max_pixels` allows the image.
+    """
+    if max_bytes is None and max_pixels is not None:
+        return
+    limit = max_bytes or MAX_WHOLE_BYTES
+    if info.staging_bytes > limit:
+        raise FormatError(
+            f"{info.path}: staging needs {human_bytes(info.staging_bytes)} of memory ({info.format}, {info.layout}), "
+            f"above the limit of {human_bytes(limit)}; convert it to a tiled TIFF (vips tiffsave in out.tif --tile), or "
+            f"allow it with --max-pixels {info.height * info.width}"
         )
 
 

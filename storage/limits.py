@@ -8,6 +8,6 @@ MAX_WHOLE_PIXELS = 1 << 31
 """Default limit on the size that the header of a PNG or JPEG may declare, px: a larger one is a mistake or an attack."""
 MAX_WHOLE_BYTES = 384 << 20
 """Memory that staging may take for pixels, bytes, unless --max-pixels allows the image: with the rest of the process it
-stays below 512 MiB. A JPEG of 130 megapixels, a JPEG 2000 of 26 (RGB) or one compressed strip of 64 still fit."""
+stays below 512 MiB. A progressive JPEG of about 115 megapixels or one compressed strip of about 60 still fit (RGB)."""
 MAX_SEGMENT_BYTES = 256 << 20
 """Largest tile, strip or chunk that is decoded for a window, bytes; files with larger ones are staged or refused."""

@@ -47,10 +47,11 @@ class PiecesCore:
 
     def read(self, box: Box, samples: tuple[int, ...]) -> Pixels:
         """Return (samples, h, w); see `Core.read`."""
+        import rasterio
         from rasterio.errors import RasterioError
         from rasterio.windows import Window
 
-        with self._lock:
+        with self._lock, rasterio.Env(**_OPTIONS):  # GDAL reads the size of its cache when it first needs it
             try:
                 if self._dataset is None:
                     self._open()
@@ -80,7 +81,7 @@ class PiecesCore:
                 raise FileNotFoundError(asked)
             return source.opened()
 
-        with warnings.catch_warnings(), rasterio.Env(**_OPTIONS):
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
             self._dataset = rasterio.open(name, driver=_DRIVERS[self._kind], opener=opened)
         found = (self._dataset.height, self._dataset.width, self._dataset.count)

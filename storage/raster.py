@@ -203,7 +203,7 @@ def _jpeg_2000(path: str, data: Data) -> _Stored:
     dtype: Dtype = "int16" if header.signed else "uint8" if header.bits <= 8 else "uint16"
     # The decoder holds its samples as 32 bit integers beside the result; by pieces it holds the tile's compressed data.
     whole = header.height * header.width * header.samples * (4 + ITEMSIZE[dtype])
-    partly = _PIECES_BYTES + header.tile_bytes + pieces.AREA**2 * header.samples * (4 + ITEMSIZE[dtype])
+    partly = _PIECES_BYTES + header.tile_bytes + pieces.AREA**2 * header.samples * (8 + ITEMSIZE[dtype])
     in_pieces = whole > MAX_WHOLE_BYTES - 2 * BLOCK_BYTES and partly < whole and pieces.available()
 
     def core(max_bytes: int | None) -> Core:

@@ -154,7 +154,7 @@ class _RemoteObject:
         store, key = remote_store(url, name, parent=True)
         self._store, self._key, self._name = store, key, name
         self._lock = threading.Lock()
-        obstore = _obstore(name)
+        obstore = obstore_for(name)
         try:
             self.size = int(obstore.head(store, key)["size"])
         except Exception as error:  # every store raises errors of its own
@@ -164,7 +164,7 @@ class _RemoteObject:
         if count <= 0:
             return b""
         try:
-            found = bytes(_obstore(self._name).get_range(self._store, self._key, start=offset, length=count))
+            found = bytes(obstore_for(self._name).get_range(self._store, self._key, start=offset, length=count))
         except Exception as error:  # every store raises errors of its own
             raise DamagedError(
                 f"{self._name}: bytes {offset} to {offset + count} cannot be read: {_why(error)}"
@@ -185,7 +185,7 @@ def remote_store(url: str, name: str, *, parent: bool) -> tuple[Any, str]:
         raise FormatError(f"{name}: unknown kind of address {scheme}://; supported: {', '.join(_SCHEMES)} and paths")
     if "@" in found["rest"].partition("/")[0]:
         raise FormatError(f"{name}: a URL with a user name or password is not accepted; set them in the environment")
-    obstore = _obstore(name)
+    obstore = obstore_for(name)
     rest, _, query = found["rest"].partition("?")
     base, _, key = rest.rstrip("/").rpartition("/")
     if not base or not key:
@@ -203,7 +203,8 @@ def remote_store(url: str, name: str, *, parent: bool) -> tuple[Any, str]:
         raise _refused(name, error) from None
 
 
-def _obstore(name: str) -> Any:
+def obstore_for(name: str) -> Any:
+    """Return the module obstore; raises FormatError, which names the URL, where it is not installed."""
     try:
         import obstore
         import obstore.store

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 from storage import chunks, files, zarr_meta
 from storage.blocks import Blocks, cut
 from storage.box import Box
-from storage.errors import FormatError, human_bytes
+from storage.errors import FormatError
 from storage.exif import swaps_sides
-from storage.image import EVERYTHING, ITEMSIZE, ImageInfo, Reader, Selection
-from storage.limits import MAX_WHOLE_BYTES
+from storage.image import EVERYTHING, ITEMSIZE, ImageInfo, Reader, Selection, check_memory
 from storage.open import inspect, open_image
 from storage.source import Source, is_url
 from storage.zarr_image import STAGED, inspect_zarr, staged_facts
@@ -63,19 +62,6 @@ def stage(
     partial.rename(dest)
     files.fsync_folder(dest.parent)
     return inspect_zarr(str(dest))
-
-
-def check_memory(info: ImageInfo, max_pixels: int | None = None, max_bytes: int | None = None) -> None:
-    """Raise FormatError when staging an image takes more memory than is allowed; see `stage`."""
-    if max_bytes is None and max_pixels is not None:
-        return
-    limit = max_bytes or MAX_WHOLE_BYTES
-    if info.staging_bytes > limit:
-        raise FormatError(
-            f"{info.path}: staging needs {human_bytes(info.staging_bytes)} of memory ({info.format}, {info.layout}), "
-            f"above the limit of {human_bytes(limit)}; convert it to a tiled TIFF (vips tiffsave in out.tif --tile), or "
-            f"allow it with --max-pixels {info.height * info.width}"
-        )
 
 
 def _blocks(info: ImageInfo) -> Blocks:

@@ -15,9 +15,10 @@ from storage import blocks, pieces, png_rows, raster
 from storage.blocks import BLOCK_BYTES, CHUNK, cut
 from storage.box import Box
 from storage.errors import DamagedError, FormatError
+from storage.image import check_memory
 from storage.limits import MAX_WHOLE_BYTES
 from storage.open import inspect, open_image
-from storage.stage import check_memory, stage
+from storage.stage import stage
 
 LIMIT = 1 << 20
 
@@ -224,5 +225,68 @@ def test_nothing_beside_a_large_jpeg_is_opened(tmp_path, nothing_whole):
     reader.close()
 
 
+def test_a_run_refuses_what_takes_too_much_memory_before_it_writes_anything(tmp_path, cli):
+    """A header alone: 12,000 x 12,000 px in one compressed strip."""
+    path, out = tmp_path / "in.tif", tmp_path / "out"
+    strip = zlib.compress(bytes(12_000 * 12_000), 1)
+    shape = (12_000, 12_000)
+    tifffile.imwrite(
+        path, iter([strip]), shape=shape, dtype=np.uint8, rowsperstrip=12_000, compression="zlib", metadata=None
+    )
+    told = cli("info", path)
+    assert told.code == 0
+    assert "above the limit of 402.7 MB, allow it with --max-pixels 144000000" not in told.out, "274 MiB are allowed"
+    shape = (24_000, 12_000)
+    tifffile.imwrite(
+        path, iter([strip]), shape=shape, dtype=np.uint8, rowsperstrip=24_000, compression="zlib", metadata=None
+    )
+    assert "; above the limit of 402.7 MB, allow it with --max-pixels 288000000" in cli("info", path).out
+    for command in (("plan", path), ("restore", path, out)):
+        refused = cli(*command, "--scale", 2)
+        assert refused.code == 2
+        assert "staging needs" in refused.complaint
+        assert "or allow it with --max-pixels 288000000" in refused.complaint
+    assert not out.exists()
+    assert cli("plan", path, "--scale", 2, "--max-pixels", 288_000_000).code == 0
+
+
 def test_the_limit_leaves_room_for_the_process_below_512_mib():
     assert MAX_WHOLE_BYTES + (100 << 20) < 512 << 20
+
+
+def restored(path, out, on):
+    from orchestrator.run import start
+    from orchestrator.serial import SerialExecutor
+    from orchestrator.spec import JobSpec
+
+    spec = JobSpec.build(
+        {
+            "input": {"path": str(path)},
+            "output": str(out),
+            "task": {"name": "sr", "scale": 2, "skip_flat": 255.0},
+            "denoiser": "analytic:",
+            "tiling": {"tile": 512, "stride": 384, "levels": 1, "margin": 64},
+            "run": {"executor": "serial"},
+        }
+    )
+    start(spec, SerialExecutor(), on)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_run_shows_a_bar_while_its_input_is_staged(tmp_path, monkeypatch, capsys, terminal):
+    from cluster import progress
+    from orchestrator.events import Staging
+
+    path, told = tmp_path / "scan.png", []
+    path.write_bytes(imagecodecs.png_encode(waves(1, 1100, 600)[0]))
+    monkeypatch.setenv("FORCE_COLOR" if terminal else "NO_COLOR", "1")
+    monkeypatch.setattr(progress, "PLAIN_INTERVAL", -1.0)
+    with progress.ProgressView() as view:
+        restored(path, tmp_path / "out", [view, told.append])
+    assert [event for event in told if isinstance(event, Staging)] == [
+        Staging(name="scan.png", done=done, total=3) for done in (1, 2, 3)
+    ]
+    shown = capsys.readouterr().err
+    assert "reading scan.png" in shown
+    assert ("3/3" if terminal else "reading scan.png: 66 %") in shown
+    assert '"Staging"' not in (tmp_path / "out/.gigarestore/events.jsonl").read_text()

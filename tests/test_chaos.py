@@ -18,7 +18,9 @@ STEPS = 8
 OPTIONS = ["--scale", 4, "--tile", 32, "--stride", 16, "--levels", 2, "--intent", "detail", "--steps", STEPS]
 TILES = 24
 # Who dies, in random order: at least 25 in all, and all of each kind.
-VICTIMS = ["worker"] * 14 + ["driver"] * 6 + ["raylet"] * 5
+VICTIMS = ["worker"] * 17 + ["driver"] * 4 + ["raylet"] * 4
+# A machine counts as gone when its raylet has not answered for about three seconds, instead of fifteen.
+HEALTH = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 3}
 PATIENCE = 1200
 AT_LAST = 90
 
@@ -32,7 +34,9 @@ def cluster(monkeypatch):
     monkeypatch.setenv("GIGARESTORE_TEST_MARKER", mark)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    found = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, "_system_config": HEALTH}
+    )
     try:
         yield found, mark
     finally:

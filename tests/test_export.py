@@ -171,27 +171,78 @@ def test_what_a_format_cannot_hold_is_refused_in_one_line(tmp_path, name, option
 
 
 EXPORTER = """
-import sys
+import os, sys, time
+from storage import files
 from storage.export import export
-export(sys.argv[1], sys.argv[2], format=sys.argv[3], compression="none",
-       progress=lambda done, total: print(done, flush=True))
+
+source, target, kind, moment = sys.argv[1:]
+
+def wait(*_, **__):
+    print("here", flush=True)
+    time.sleep(60)
+
+def half(path, data, fsync):
+    path.write_bytes(bytes(data[-1][: len(data[-1]) // 2]))
+    wait()
+
+def progress(done, total):
+    if done == (total if moment == "last tile" else int(moment)):
+        if moment == "last tile":
+            print("here", flush=True)
+        else:
+            wait()
+
+if moment == "naming":
+    os.link = wait
+elif moment == "half":
+    files.write_new = half
+else:
+    export(source, target, format=kind, compression="none", progress=progress)
+export(source, target, format=kind, compression="none")
 """
+MOMENTS = {
+    "tiff": ("1", "10", "naming"),
+    "ome-tiff": ("1", "10", "naming"),
+    "geotiff": ("1", "10", "naming"),
+    "cog": ("1", "last tile", "naming"),  # after its last tile GDAL writes the file
+    "png": ("half", "naming"),
+    "jpeg": ("half", "naming"),
+}
 
 
-@pytest.mark.parametrize("kind", ["tiff", "ome-tiff", "cog"])
+@pytest.mark.parametrize("kind", MOMENTS)
 def test_kill_9_leaves_no_file_under_the_final_name_and_the_next_export_is_whole(tmp_path, kind):
     geo = Georeference(crs="", transform=(2.0, 0.0, 10.0, 0.0, -2.0, 20.0))
-    pixels = image(3, "uint16", 1500, 1500)
+    if kind in ("geotiff", "cog"):
+        pytest.importorskip("rasterio")
+    side = 600 if kind in ("png", "jpeg") else 1500
+    pixels = image(3, "uint8" if kind == "jpeg" else "uint16", side, side)
     source = published(tmp_path / "out", pixels, meaning=Meaning(geo=geo))
-    target, reference = tmp_path / "image.tif", tmp_path / "reference.tif"
-    for tiles in (1, 10):
-        command = [sys.executable, "-c", EXPORTER, str(source), str(target), kind]
+    suffix = {"png": ".png", "jpeg": ".jpg"}.get(kind, ".tif")
+    target, reference = tmp_path / f"image{suffix}", tmp_path / f"reference{suffix}"
+    for moment in MOMENTS[kind]:
+        command = [sys.executable, "-c", EXPORTER, str(source), str(target), kind, moment]
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as run:
-            for _ in range(tiles):
-                run.stdout.readline()
+            assert run.stdout.readline() == b"here\n"
             run.send_signal(signal.SIGKILL)
+        assert run.returncode == -signal.SIGKILL
         assert not target.exists()
+        assert [name for name in tmp_path.iterdir() if name.suffix == ".partial"], "it was at work"
     for file in (target, reference):
         export(source, file, format=kind, compression="none")
     assert target.read_bytes() == reference.read_bytes()
-    assert inspect(target).shape == (3, 1500, 1500)
+    assert inspect(target).shape == (3, side, side)
+    assert sorted(tmp_path.iterdir()) == sorted([target, reference, source]), "what was left is gone"
+
+
+def test_temporary_files_of_a_living_process_are_left_alone(tmp_path):
+    source = published(tmp_path / "out", image(1))
+    command = [sys.executable, "-c", EXPORTER, str(source), str(tmp_path / "image.png"), "png", "half"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as run:
+        assert run.stdout.readline() == b"here\n"
+        (left,) = tmp_path.glob(".image.png.*.partial")
+        export(source, tmp_path / "image.png")
+        assert left.exists()
+        run.kill()
+    export(source, tmp_path / "image.png", overwrite=True)
+    assert not left.exists()

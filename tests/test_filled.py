@@ -13,7 +13,6 @@ import pytest
 from numpy.typing import NDArray
 
 from orchestrator import run
-from orchestrator.errors import PlanError
 from orchestrator.filled import count_filled
 from orchestrator.resolve import plan_job
 from orchestrator.run import Outcome
@@ -141,8 +140,11 @@ def test_a_flat_but_partly_unknown_tile_is_restored(tmp_path: Path) -> None:
     assert done.filled == 0
 
 
-def test_skipping_flat_tiles_of_a_noisy_measurement_is_refused(tmp_path: Path) -> None:
-    write(tmp_path / "in.png", noise(32, 32))
-    task = {"name": "denoise", "sigma": 10.0, "skip_flat": 1.0}
-    with pytest.raises(PlanError, match="noise-free"):
-        plan_job(JobSpec.build({"input": {"path": str(tmp_path / "in.png")}, "denoiser": "analytic:", "task": task}))
+def test_flat_tiles_of_a_noisy_measurement_are_kept_as_they_are_and_the_rest_is_denoised(tmp_path: Path) -> None:
+    pixels = noise(32, 96)
+    pixels[:, :40] = 240
+    done = restore(tmp_path, {"name": "denoise", "sigma": 10.0, "skip_flat": 0.0}, pixels, None)
+    assert 0 < done.filled < done.tiles
+    result = open_image(tmp_path / "out.zarr").read(Box(0, 0, 32, 96))
+    assert (result[:, :, :8] == 240).all()
+    assert (result[:, :, 48:] != pixels.transpose(2, 0, 1)[:, :, 48:]).any()

@@ -73,6 +73,7 @@ def test_the_wheel_holds_every_module_and_the_weights(wheel):
             assert f"{package}/{path.name}" in names
         assert f"{package}/py.typed" in names
     assert str(BUILTIN_WEIGHTS.relative_to(ROOT)) in names
+    assert "cluster/rayjob.schema.json" in names
     tops = {name.partition("/")[0] for name in names if ".dist-info" not in name}
     assert tops == set(PACKAGES)
 
@@ -141,6 +142,7 @@ def test_every_third_party_import_is_a_declared_dependency():
         "google_crc32c": "google-crc32c",
         "tomli_w": "tomli-w",
         "PIL": "pillow",
+        "yaml": "pyyaml",
         "openslide": "openslide-python",
         "aiohttp": "ray",  # ray[default] brings both
         "requests": "ray",

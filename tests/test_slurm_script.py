@@ -204,6 +204,7 @@ def test_a_stopped_attempt_is_queued_again(tmp_path):
     ("why", "said"),
     [
         ({"cap": 2, "restarts": 2}, "stopped after 2 restarts; go on with: gigarestore resume slurm:5"),
+        ({"cap": 2, "restarts": 3}, "begun again 2 times already; go on with: gigarestore resume slurm:5"),
         ({"progress": False}, "finished no tile"),
         ({"scontrol": False}, "no scontrol on this node; go on with: gigarestore resume slurm:5"),
         ({"cancelled": True}, "job 5"),

@@ -87,6 +87,14 @@ def test_a_missing_picture_is_refused(home, cli):
     assert "missing.png" in ended.complaint
 
 
+def test_a_picture_that_only_the_cluster_sees_is_planned_there(home, cli):
+    words = ["submit", "/data/on/the/cluster.png", "/data/out.zarr", "--scale", 4, "--dry-run", "--backend"]
+    assert "/data/on/the/cluster.png" in cli(*words, "ray").out
+    assert "no such file" in cli(*words, "slurm").complaint
+    relative = cli("submit", "typo.png", "/data/out.zarr", "--scale", 4, "--dry-run", "--backend", "ray")
+    assert "typo.png" in relative.complaint
+
+
 @pytest.mark.parametrize("command", ["status", "logs", "cancel", "wait", "resume"])
 def test_what_was_never_submitted_is_said_to_be_unknown(home, cli, command):
     ended = cli(command, "nothing.zarr")
