@@ -88,7 +88,6 @@ class BatchView:
     def _event(self, name: str, event: Event) -> None:
         match event:
             case RunStarted(tiles=tiles, done=done):
-                self._tiles.setdefault(name, [done, tiles])  # of regions the image's own comes last
                 self._tiles[name] = [done, tiles]
                 if self._bars is not None and name not in self._tasks:
                     self._tasks[name] = self._bars.add_task(name, total=tiles, completed=done)
