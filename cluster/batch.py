@@ -66,6 +66,7 @@ def batch(
     operator: opt.Operator = None,
     operator_args: opt.OperatorArg = None,
     denoiser: opt.DenoiserRef = None,
+    region: opt.Region = None,
     label: opt.Label = None,
     classifier: opt.Classifier = None,
     guidance: opt.Guidance = None,

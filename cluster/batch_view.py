@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -88,7 +88,6 @@ class BatchView:
     def _event(self, name: str, event: Event) -> None:
         match event:
             case RunStarted(tiles=tiles, done=done):
-                self._tiles.setdefault(name, [done, tiles])  # of regions the image's own comes last
                 self._tiles[name] = [done, tiles]
                 if self._bars is not None and name not in self._tasks:
                     self._tasks[name] = self._bars.add_task(name, total=tiles, completed=done)
@@ -139,7 +138,7 @@ def print_records(records: Sequence[Record], usage: Usage, seconds: float) -> No
     table = Table("image", "state", "size", "tiles", "NFE", "time", "|A x - y|", "seam", "", box=None, pad_edge=False)
     shown = [record for i, record in enumerate(records) if i < ROWS or record.state != "published"]
     for r in shown:
-        measured = "" if r.consistency is None else f"{r.consistency['max']:.2f} (limit {r.consistency['limit']:.2f})"
+        measured = "" if r.consistency is None else _measured(**r.consistency)
         size = "" if r.size is None else f"{r.size[0]}x{r.size[1]}"
         seam = "" if r.seam is None else f"{r.seam:.3f}"
         note = r.error or (f"{r.substituted} tiles filled" if r.substituted else "")
@@ -151,3 +150,8 @@ def print_records(records: Sequence[Record], usage: Usage, seconds: float) -> No
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     console.print(f"{len(records)} images: {counts}; {usage.tiles:,} tiles, {usage.nfe:,} NFE in {duration(seconds)}")
     console.print(busy(usage))
+
+
+def _measured(max: float, limit: float, noisy: bool, **_: Any) -> str:
+    """Return the largest |A x - y| and what it may be; of a noisy measurement a residual is expected."""
+    return f"{max:.2f} ({'noisy' if noisy else f'limit {limit:.2f}'})"

@@ -200,7 +200,7 @@ def _verified(image: Image) -> dict[str, Any]:
     facts: dict[str, Any] = {"seam": round(found.seams.overall.ratio, 4)}
     if (measured := found.consistency) is not None:
         facts["consistency"] = {"max": round(measured.max, 4), "rms": round(measured.rms, 4)}
-        facts["consistency"] |= {"limit": round(found.limit, 4), "holds": found.consistent}
+        facts["consistency"] |= {"limit": round(found.limit, 4), "holds": found.consistent, "noisy": found.noisy}
     if not found.passed:
         facts |= {"state": "inconsistent", "error": f"A x = y does not hold; see `gigarestore verify {image.root}`"}
     return facts

@@ -39,7 +39,8 @@ class Record:
     busy_seconds: float = 0.0
     """What workers spent on it in all attempts."""
     consistency: dict[str, Any] | None = None
-    """Largest and root mean square |A x - y|, and the limit, in grey levels; whether it holds. None: not verified."""
+    """Largest and root mean square |A x - y|, and the limit, in grey levels; whether it holds, whether a residual is
+    expected because the measurement is noisy. None: not verified."""
     seam: float | None = None
     """Seam ratio over all edges (`gigarestore verify`)."""
     time: str = field(default_factory=lambda: time.strftime("%Y-%m-%d %H:%M:%S"))
