@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 from collections.abc import Iterator
 from typing import Protocol
@@ -56,10 +55,9 @@ def backend(name: str) -> Backend:
         from cluster.ray_jobs import RayJobsBackend
 
         return RayJobsBackend()
-    if importlib.util.find_spec("cluster.kuberay_client") is None:
-        raise PlanError("this version of gigarestore has no backend kuberay; use slurm or ray")
-    found: Backend = importlib.import_module("cluster.kuberay_client").KubeRayBackend()
-    return found
+    from cluster.kuberay_client import KubeRayBackend
+
+    return KubeRayBackend()
 
 
 def call(command: list[str], text: str | None = None, timeout: float = 60.0) -> str:
