@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
     run, folder = RunDir(Path(given.output)), Path(given.folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "exit.json").unlink(missing_ok=True)
-    command = command_line(run, folder, restore, given.resume)
+    command = command_line(run, folder, restore, given.earlier)
     if address := os.environ.get("RAY_ADDRESS"):
         command += ["--address", address]
     beacon = Beacon(folder, [folder / "cancel", *map(Path, given.stop)])
@@ -93,16 +93,17 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--output", required=True)
     parser.add_argument("--folder", required=True)
     parser.add_argument("--directory", default=".")
-    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--earlier", action="append", default=[], help="identity of a submission to go on from")
     parser.add_argument("--stop", action="append", default=[], help="a file that ends the run when it appears")
     return parser.parse_args(list(arguments)[:split]), list(arguments)[split + 1 :]
 
 
-def command_line(run: RunDir, folder: Path, restore: list[str], resume: bool) -> list[str]:
-    """Return `restore` for the first attempt, `resume` once this submission's own job stands in OUT.
+def command_line(run: RunDir, folder: Path, restore: list[str], earlier: Sequence[str]) -> list[str]:
+    """Return `restore` for the first attempt, `resume` once the job in OUT is this submission's or an earlier one's.
 
-    Whether the job there is ours is told by its file: the first attempt notes what it found before it began. A later
-    attempt takes over: the scheduler has declared the earlier one dead, and the fence (storage.attempt) sees to it.
+    Whose job stands there is told by its file: the first attempt of each submission notes what it found before it began; one
+    without a note never began. A later attempt takes over: the scheduler has declared the one before it dead, and the fence
+    (storage.attempt) sees to it.
     """
     note = folder / "before.json"
     again = note.exists()
@@ -110,11 +111,11 @@ def command_line(run: RunDir, folder: Path, restore: list[str], resume: bool) ->
         partial = note.with_name("before.json.partial")
         partial.write_text(json.dumps(_identity(run.job)), encoding="utf-8")
         partial.replace(note)
-    ours = again and run.job.exists() and _identity(run.job) != json.loads(note.read_text(encoding="utf-8"))
-    if ours or (resume and again):
-        return ["resume", str(run.root), *HERE, "--take-over"]
-    if resume:
-        return ["resume", str(run.root), *HERE]
+    now = _identity(run.job)
+    began = [path for name in earlier if (path := folder.with_name(name) / note.name).exists()]
+    notes = [json.loads(path.read_text(encoding="utf-8")) for path in (note, *began)]
+    if now and any(before != now for before in notes):
+        return ["resume", str(run.root), *HERE, *(["--take-over"] if again else [])]
     if again and run.attempts.exists():
         time.sleep(EXPIRY)  # it died before it wrote its job: its signs of life count for a while, here or elsewhere
     return ["restore", *restore]

@@ -8,7 +8,7 @@ import os
 import re
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,8 @@ class Record:
     settings: dict[str, Any]
     code: str | None
     submitted: float
+    earlier: list[str] = field(default_factory=list)
+    """Identities of the submissions that this one went on from."""
 
     @property
     def folder(self) -> Path | None:
@@ -116,7 +118,7 @@ class Record:
             directory=self.directory,
             settings=Settings.model_validate(self.settings),
             code=self.code,
-            resumed=True,
+            earlier=(*self.earlier, self.run_id),
         )
 
 

@@ -31,8 +31,8 @@ class Submission:
     settings: Settings
     code: str | None
     """Folder to import gigarestore from; None: it is installed."""
-    resumed: bool = False
-    """Go on with what is at OUT rather than begin."""
+    earlier: tuple[str, ...] = ()
+    """Identities of the submissions that this one goes on from: what they began is resumed rather than restored."""
 
     @property
     def name(self) -> str:
@@ -49,8 +49,8 @@ class Submission:
     def driver(self, *, python: str) -> list[str]:
         """Return the command that restores or goes on, beats, and stops when told (cluster.driver)."""
         common = ["--output", self.output, "--folder", self.folder, "--directory", self.directory]
-        resume = ["--resume"] if self.resumed else []
-        return [python, "-u", "-m", "cluster.driver", *common, *resume, "--", *self.arguments]
+        earlier = [word for run_id in self.earlier for word in ("--earlier", run_id)]
+        return [python, "-u", "-m", "cluster.driver", *common, *earlier, "--", *self.arguments]
 
     def environment(self) -> dict[str, str]:
         """Return the variables that the user wants set."""

@@ -210,9 +210,13 @@ def hand_in(
         settings=submission.settings.model_dump(mode="json"),
         code=submission.code,
         submitted=time.time(),
+        earlier=list(submission.earlier),
     )
-    Registry().keep(record)
     print(json.dumps({**asdict(record), "folder": submission.folder}) if as_json else handle, flush=True)
+    try:
+        Registry().keep(record)
+    except OSError as err:  # the job is queued all the same
+        tell(f"warning: {handle} cannot be remembered here ({err}), so `list` and `resume {handle}` do not know it")
     tell(f"submitted; look with: gigarestore status {handle}")
     return attend(chosen, handle, record, follow=follow) if wait or follow else 0
 

@@ -168,7 +168,7 @@ def test_a_job_is_checked_created_looked_at_and_deleted(api, cli):
     assert again.out.strip() == f"k8s:imaging/{second}" != handle
     head = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
     (driver,) = [json.loads(entry["value"]) for entry in head["env"] if entry["name"] == "GIGARESTORE_DRIVER"]
-    assert driver[driver.index("--") - 1] == "--resume"
+    assert driver[driver.index("--") - 2 : driver.index("--")] == ["--earlier", handle.rpartition("-")[2]]
     listed = [line.split("  ")[:2] for line in cli("list").out.splitlines()]
     assert sorted(listed) == sorted([[f"k8s:imaging/{second}", "pending"], [handle, "cancelled"]])
 

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from cluster.driver import command_line
 from cluster.handles import Found, Handle, Record, Registry, State
 from cluster.settings import load
 from cluster.submission import new_run_id
+from orchestrator.rundir import RunDir
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -179,10 +181,40 @@ def test_a_damaged_record_hides_no_other(tmp_path):
 def test_a_record_makes_the_same_submission_under_a_new_identity(tmp_path):
     old = record(tmp_path / "out", "a" * 12, 1.0, "slurm:11")
     again = old.submission(new_run_id())
-    assert again.resumed
     assert again.run_id != old.run_id
     assert list(again.arguments) == old.arguments
-    assert "--resume" in again.driver(python="python")
+    assert again.earlier == (old.run_id,)
+    assert " ".join(again.driver(python="python")).count(f"--earlier {old.run_id} -- ") == 1
+
+
+def test_going_on_resumes_what_an_earlier_submission_began_and_nothing_else(tmp_path):
+    """OUT holds an older image; three submissions over it, of which the first ends before its driver begins."""
+    run, restore = RunDir(tmp_path / "out"), ["in.png", "out", "--overwrite"]
+    folders = [run.submissions / name for name in ("a", "b", "c")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    run.job.write_text("of an older run")
+    assert command_line(run, folders[1], restore, ["a"]) == ["restore", *restore]
+    assert command_line(run, folders[1], restore, ["a"]) == ["restore", *restore]  # it died while staging
+    fresh = run.job.with_name("fresh")
+    fresh.write_text("of this run")
+    fresh.replace(run.job)
+    resume = ["resume", str(run.root), "--executor", "ray"]
+    assert command_line(run, folders[1], restore, ["a"]) == [*resume, "--take-over"]
+    assert command_line(run, folders[2], restore, ["a", "b"]) == resume
+    assert command_line(run, folders[2], restore, ["a", "b"]) == [*resume, "--take-over"]
+    run.job.unlink()
+    assert command_line(run, folders[2], restore, ["a", "b"]) == ["restore", *restore]
+
+
+def test_a_handle_is_printed_also_when_it_cannot_be_remembered(home, cli, small):
+    sbatch = home / "bin" / "sbatch"
+    sbatch.write_text("#!/bin/sh\necho 77\n")
+    sbatch.chmod(0o755)
+    (home / ".local").write_text("no folder")
+    ended = cli("submit", small, "out.zarr", "--scale", 4, "--backend", "slurm")
+    assert (ended.code, ended.out) == (0, "slurm:77\n")
+    assert "slurm:77 cannot be remembered" in ended.err
 
 
 def test_names_of_jobs_are_what_every_scheduler_takes(home, cli, small):
