@@ -9,6 +9,7 @@ Exit codes: the driver's; 70 when Ray did not start.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import importlib.util
 import json
@@ -46,6 +47,8 @@ from cluster.node import (
 NO_RAY, STOPPED = 70, 75
 HEAD_PATIENCE = 180.0
 RENDEZVOUS_PATIENCE = 300.0
+# How long the file system may refuse the driver's exit code, seconds.
+EXIT_PATIENCE = 20.0
 # A head that has not beaten for so long is dead, seconds.
 HEAD_SILENCE = float(os.environ.get("GIGARESTORE_HEAD_SILENCE", "120"))
 BEAT = 2.0
@@ -129,16 +132,24 @@ class Launcher:
             command, env={**os.environ, "RAY_ADDRESS": meeting["address"]}, start_new_session=True
         )
         code = self._drive(driver, ray)
-        write_private(self.folder / "exit", str(code))
+        if not self._until(lambda: self._write("exit", str(code)), EXIT_PATIENCE):
+            self._say(f"the driver's exit code cannot be written to {self.folder}")
         self._say(f"driver ended with {code}")
         return code
+
+    def _write(self, name: str, text: str) -> bool:
+        """Try to write a file for the other ranks: a full or stale file system must not end the attempt."""
+        with contextlib.suppress(OSError):
+            write_private(self.folder / name, text)
+            return True
+        return False
 
     def _drive(self, driver: subprocess.Popen[bytes], ray: subprocess.Popen[bytes]) -> int:
         told, beats, last = False, 0, -BEAT
         while driver.poll() is None:
             if time.monotonic() - last >= BEAT:
                 last, beats = time.monotonic(), beats + 1
-                write_private(self.folder / "head", str(beats))
+                self._write("head", str(beats))
             if ray.poll() is not None:
                 self._say(
                     f"Ray's head ended with {ray.returncode} under the driver; the end of its log:\n{self._tail()}"

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.node import PREFIX, Pulse, sweep, write_private
+from cluster.node import MARK, PREFIX, Pulse, sweep, write_private
 from cluster.settings import Settings, load
 from cluster.slurm import escape, options, render
+from cluster.slurm_launcher import Launcher
 from cluster.submission import Submission
 from orchestrator.errors import PlanError
 
@@ -236,6 +237,22 @@ def test_a_private_file_is_its_owners_alone_and_appears_whole(tmp_path):
         os.umask(before)
     assert path.stat().st_mode & 0o777 == 0o600
     assert os.listdir(tmp_path) == ["rendezvous.json"]
+
+
+def test_a_file_system_that_refuses_beats_ends_no_attempt(tmp_path, monkeypatch):
+    """The attempt's folder is gone, as behind a stale mount; the driver's code is told all the same."""
+    monkeypatch.setenv(MARK, "")
+    for module in ("node", "slurm_launcher"):
+        monkeypatch.setattr(f"cluster.{module}.short_temporary", lambda: str(tmp_path))
+    launcher = Launcher(tmp_path / "gone", [], 0, 0)
+    python = [sys.executable, "-c"]
+    with subprocess.Popen([*python, "input()"], stdin=subprocess.PIPE) as ray:
+        assert launcher._drive(subprocess.Popen([*python, "raise SystemExit(3)"]), ray) == 3
+    assert not launcher._write("exit", "3")
+    (tmp_path / "gone").mkdir()
+    assert launcher._write("exit", "3")
+    assert (tmp_path / "gone" / "exit").read_text() == "3"
+    launcher._lock.close()
 
 
 def test_the_folder_of_a_dead_launcher_is_swept_and_a_living_ones_is_not(tmp_path, monkeypatch):
