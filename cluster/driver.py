@@ -131,8 +131,9 @@ def _identity(path: Path) -> list[int]:
 
 def _run(command: list[str]) -> int:
     from cluster import cli
+    from storage.source import redact
 
-    print(f"gigarestore: {' '.join(command)}", file=sys.stderr, flush=True)
+    print(f"gigarestore: {redact(' '.join(command))}", file=sys.stderr, flush=True)
     try:
         cli.main(command)
     except SystemExit as ended:

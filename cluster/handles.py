@@ -109,6 +109,13 @@ class Record:
         found = Path(self.output) / STATE / FOLDER / self.run_id
         return found if found.is_dir() else None
 
+    def shown(self) -> dict[str, Any]:
+        """Return what is remembered as others may see it: URLs without signatures, the job's variables without values."""
+        common = self.settings["submit"]
+        environment = [f"{text.partition('=')[0]}=..." for text in common["env"]]
+        settings = {**self.settings, "submit": {**common, "env": environment}}
+        return {**asdict(self), "arguments": _redacted(self.arguments), "settings": _redacted(settings)}
+
     def submission(self, run_id: str) -> Submission:
         """Return the same submission under a new identity, to go on with what is at OUT."""
         return Submission(
@@ -196,6 +203,20 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def _redacted(value: Any) -> Any:
+    """Return a JSON value with what URLs carry of credentials taken out of its texts."""
+    from storage.source import redact
+
+    match value:
+        case str():
+            return redact(value)
+        case list():
+            return [_redacted(item) for item in value]
+        case dict():
+            return {key: _redacted(item) for key, item in value.items()}
+    return value
 
 
 def _latest(paths: list[Path]) -> list[Record]:

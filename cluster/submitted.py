@@ -6,7 +6,6 @@ import json
 import os
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -69,7 +68,7 @@ def list_runs(as_json: opt.AsJson = False) -> None:
     """List the runs that you submitted, the latest first."""
     rows = [(record, _listed(record)) for record in Registry().all()]
     if as_json:
-        print(json.dumps([{**asdict(record), "state": found.state, "reason": found.reason} for record, found in rows]))
+        print(json.dumps([{**record.shown(), "state": found.state, "reason": found.reason} for record, found in rows]))
         return
     for record, found in rows:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(record.submitted))
@@ -121,7 +120,7 @@ def print_status(handle: Handle, as_json: bool) -> None:
     out = None if record is None else Path(record.output)
     run = None if out is None or not RunDir(out).job.exists() else read_status(out)
     if as_json:
-        known = {} if record is None else asdict(record)
+        known = {} if record is None else record.shown()
         said = {"handle": str(handle), "state": found.state, "code": found.code, "reason": found.reason, "run": run}
         print(json.dumps(known | said))
         return
