@@ -7,7 +7,6 @@ import json
 import os
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +18,7 @@ from cluster.handles import Handle, Record, Registry, State
 from cluster.settings import Loaded, load
 from cluster.submission import Submission, code_folder, new_run_id
 from orchestrator.errors import PlanError
+from orchestrator.rundir import RunDir, check_output
 from orchestrator.spec import JobSpec
 
 POLL = 2.0
@@ -136,7 +136,7 @@ def make_submission(arguments: list[str], loaded: Loaded) -> Submission:
     settings = loaded.settings
     if settings.submit.backend is None:
         raise PlanError("no backend named; give --backend slurm, ray or kuberay, or set submit.backend (`config show`)")
-    spec = parse_restore(arguments)
+    spec, overwrite = parse_restore(arguments)
     if spec.run.executor != "ray" or spec.run.address is not None:
         raise PlanError("--executor serial and --address are for `restore`; a submitted run uses the cluster's own Ray")
     if spec.output is None:
@@ -153,11 +153,12 @@ def make_submission(arguments: list[str], loaded: Loaded) -> Submission:
         check_places(spec, settings.kuberay)
     if "://" not in output:
         output = os.path.abspath(output)
+        check_output(RunDir(Path(output)), overwrite)
     if not output.isprintable():
         raise PlanError(f"OUT {output!r} has line breaks or control characters; choose another")
     return Submission(
         run_id=new_run_id(),
-        arguments=tuple(arguments),
+        arguments=tuple(with_output(arguments, spec, output)),
         output=output,
         directory=os.getcwd(),
         settings=settings,
@@ -172,8 +173,22 @@ def is_elsewhere(path: str | None, backend_name: str) -> bool:
     return backend_name == "kuberay" or (path is not None and Path(path).is_absolute())
 
 
-def parse_restore(arguments: list[str]) -> JobSpec:
-    """Return the job that `gigarestore restore` would run; its usage errors are ours."""
+def with_output(arguments: list[str], spec: JobSpec, output: str) -> list[str]:
+    """Return the arguments with the absolute OUT: the driver may not find the folder that a relative one begins in.
+
+    The word that is OUT is the one whose change changes nothing else of the job; none is where a job file names OUT.
+    """
+    wanted = spec.model_copy(update={"output": output})
+    for place, word in enumerate(arguments):
+        if os.path.abspath(word) == output:
+            changed = [*arguments[:place], output, *arguments[place + 1 :]]
+            if parse_restore(changed)[0] == wanted:
+                return changed
+    return arguments
+
+
+def parse_restore(arguments: list[str]) -> tuple[JobSpec, bool]:
+    """Return the job that `gigarestore restore` would run, and whether it may overwrite; its usage errors are ours."""
     from cluster import cli
 
     command = typer.main.get_command(cli.app).commands["restore"]  # type: ignore[attr-defined]
@@ -185,7 +200,7 @@ def parse_restore(arguments: list[str]) -> JobSpec:
     spec = opt.job_spec(JobSpec.load(job) if job else JobSpec(), {**options, "path": source, "output": out})
     if spec.input.path is None and spec.task.name != "generate":
         raise PlanError("no input named; usage: gigarestore submit IN OUT [options of restore]")
-    return spec
+    return spec, bool(given["overwrite"])
 
 
 def hand_in(
@@ -212,7 +227,7 @@ def hand_in(
         submitted=time.time(),
         earlier=list(submission.earlier),
     )
-    print(json.dumps({**asdict(record), "folder": submission.folder}) if as_json else handle, flush=True)
+    print(json.dumps({**record.shown(), "folder": submission.folder}) if as_json else handle, flush=True)
     try:
         Registry().keep(record)
     except OSError as err:  # the job is queued all the same

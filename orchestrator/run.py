@@ -27,7 +27,7 @@ from orchestrator.prepare import adopt_staged, check_disk, prepare, stage_beside
 from orchestrator.publish import substituted_tiles
 from orchestrator.publisher import Publisher
 from orchestrator.resolve import plan_job
-from orchestrator.rundir import STATE, RunDir, parse_tile_record
+from orchestrator.rundir import RunDir, check_output, parse_tile_record
 from orchestrator.session import Executor, Session
 from orchestrator.spec import JobSpec
 from storage.attempt import Attempt
@@ -58,7 +58,7 @@ def start(spec: JobSpec, executor: Executor, listeners: Sequence[Listener] = (),
     if spec.output is None:
         raise PlanError("no output named; give OUT, a folder for the OME-Zarr image")
     run = RunDir(Path(spec.output))
-    _check_output(run, overwrite)
+    check_output(run, overwrite)
     check_disk(run, disk_bytes(plan) + staging_bytes(plan))
     marks = fingerprint(plan)
     run.state.mkdir(parents=True, exist_ok=True)
@@ -224,31 +224,6 @@ def _exists(plan: Plan, key: TileKey) -> bool:
         return False
     grid = plan.levels[key.level].grid
     return key.row < grid.rows.count and key.col < grid.cols.count
-
-
-def _check_output(run: RunDir, overwrite: bool) -> None:
-    if run.root.suffix.lower() in {".png", ".jpg", ".jpeg", ".tif", ".tiff"}:
-        zarr_name = run.root.with_suffix(".zarr")
-        raise PlanError(
-            f"{run.root}: OUT is a folder (OME-Zarr); restore to {zarr_name}, then "
-            f"`gigarestore export {zarr_name} {run.root}`"
-        )
-    if not run.root.exists() or (run.root.is_dir() and _untouched(run)):
-        return
-    if overwrite and (run.job.exists() or run.published):
-        return
-    if overwrite:
-        raise PlanError(f"{run.root} is not a gigarestore output, so --overwrite leaves it alone; choose another OUT")
-    if run.job.exists() and not run.published:
-        raise PlanError(
-            f"{run.root} holds an unfinished run; `gigarestore resume {run.root}` goes on, --overwrite begins again"
-        )
-    raise PlanError(f"{run.root} exists; choose another OUT, or --overwrite to replace it")
-
-
-def _untouched(run: RunDir) -> bool:
-    """Tell whether a folder is empty, but for what a start leaves that was killed before it wrote its job."""
-    return {path.name for path in run.root.iterdir()} <= {STATE} and not run.job.exists()
 
 
 def _clear(run: RunDir) -> None:

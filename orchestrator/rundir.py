@@ -104,6 +104,32 @@ class RunDir:
         return JobSpec.load(self.job)
 
 
+def check_output(run: RunDir, overwrite: bool) -> None:
+    """Raise PlanError where OUT's name is that of a file, or what is there may not be replaced."""
+    if run.root.suffix.lower() in {".png", ".jpg", ".jpeg", ".tif", ".tiff"}:
+        zarr_name = run.root.with_suffix(".zarr")
+        raise PlanError(
+            f"{run.root}: OUT is a folder (OME-Zarr); restore to {zarr_name}, then "
+            f"`gigarestore export {zarr_name} {run.root}`"
+        )
+    if not run.root.exists() or (run.root.is_dir() and _untouched(run)):
+        return
+    if overwrite and (run.job.exists() or run.published):
+        return
+    if overwrite:
+        raise PlanError(f"{run.root} is not a gigarestore output, so --overwrite leaves it alone; choose another OUT")
+    if run.job.exists() and not run.published:
+        raise PlanError(
+            f"{run.root} holds an unfinished run; `gigarestore resume {run.root}` goes on, --overwrite begins again"
+        )
+    raise PlanError(f"{run.root} exists; choose another OUT, or --overwrite to replace it")
+
+
+def _untouched(run: RunDir) -> bool:
+    """Tell whether a folder is empty, but for what a start leaves that was killed before it wrote its job."""
+    return {path.name for path in run.root.iterdir()} <= {STATE} and not run.job.exists()
+
+
 def tile_record(key: TileKey, *, substituted: bool = False) -> str:
     """Return a committed tile's journal record; substituted: it could not be restored (orchestrator.substitute)."""
     return f"{'F' if substituted else 'T'} {key.level} {key.row} {key.col}"

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from cluster.driver import command_line
 from cluster.handles import Found, Handle, Record, Registry, State
 from cluster.settings import load
 from cluster.submission import new_run_id
+from cluster.submit import make_submission
 from orchestrator.rundir import RunDir
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,6 +83,52 @@ def test_what_restore_would_refuse_is_refused_before_it_is_submitted(home, cli, 
     assert ended.code == 2
     assert said in ended.complaint
     assert files(home) == before
+
+
+@pytest.mark.parametrize(
+    ("out", "options", "said"),
+    [
+        ("out.tif", [], "OUT is a folder (OME-Zarr); restore to"),
+        ("done", [], "exists; choose another OUT, or --overwrite"),
+        ("unfinished", [], "holds an unfinished run"),
+        ("other", ["--overwrite"], "is not a gigarestore output"),
+    ],
+)
+@pytest.mark.parametrize("backend", ["slurm", "ray"])
+def test_an_output_that_restore_would_refuse_is_refused_before_it_is_submitted(
+    home, cli, small, out, options, said, backend
+):
+    for name, file in (("done", "zarr.json"), ("unfinished", ".gigarestore/job.toml"), ("other", "precious")):
+        (home / name / file).parent.mkdir(parents=True)
+        (home / name / file).touch()
+    before = files(home)
+    ended = cli("submit", small, out, "--scale", 4, "--backend", backend, *options)
+    assert ended.code == 2
+    assert said in ended.complaint
+    assert files(home) == before
+    assert cli("submit", small, "done", "--scale", 4, "--backend", backend, "--overwrite", "--dry-run").code == 0
+
+
+def test_the_driver_is_given_the_absolute_output_and_every_other_word_as_it_was(home):
+    loaded = load({"submit.backend": "ray"}, home, {})
+    generate = ["--task", "generate", "--size", "64x64"]
+    for words in (["out.zarr", *generate], [*generate, "./out.zarr/"], ["--seed", "3", *generate, "out.zarr"]):
+        given = make_submission(words, loaded).arguments
+        assert [word for word in given if word not in words] == [f"{home}/out.zarr"]
+        assert len(given) == len(words)
+
+
+def test_what_is_shown_of_a_submission_holds_no_secret(home, cli):
+    url = "https://user:hidden1@host/in.tif?sig=hidden2"
+    kept = record(home / "out", "a" * 12, 1.0, "slurm:11")
+    settings = {**kept.settings, "submit": {**kept.settings["submit"], "env": ["AWS_SECRET=hidden3"]}}
+    Registry().keep(replace(kept, arguments=[url, "out"], settings=settings))
+    for words in (["list", "--json"], ["status", "slurm:11", "--json"]):
+        ended = cli(*words)
+        assert "hidden" not in ended.out
+        assert "https://...@host/in.tif?..." in ended.out
+        assert "AWS_SECRET=..." in ended.out
+    assert Registry().all()[0].arguments == [url, "out"]
 
 
 def test_a_missing_picture_is_refused(home, cli):
