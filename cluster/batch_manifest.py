@@ -21,7 +21,7 @@ from orchestrator.batch import Image
 from orchestrator.errors import PlanError
 from orchestrator.spec import JobSpec
 from storage import files
-from storage.source import is_url, located
+from storage.source import is_url, located, redact
 
 SUFFIXES = {".csv", ".jsonl", ".ndjson"}
 # Options of the whole batch, which an image cannot have for itself.
@@ -99,9 +99,11 @@ def _expand(sources: Sequence[str]) -> Iterator[Entry]:
         paths = [source] if is_url(source) or Path(source).exists() else sorted(glob.glob(source, recursive=True))
         if not paths:
             raise PlanError(f"{source}: no such image; give a manifest (.csv, .jsonl), images, or a pattern in quotes")
-        for path in paths:
-            if Path(path).is_dir() and not path.endswith(".zarr"):
-                continue
+        images = [path for path in paths if is_url(path) or Path(path).suffix == ".zarr" or not Path(path).is_dir()]
+        if not images:
+            folder = redact(source).rstrip("/")
+            raise PlanError(f'{folder}: no image but a folder; give a pattern in quotes, for example "{folder}/*.tif"')
+        for path in images:
             name = _name(path, "" if path == source else _fixed(source))
             yield Entry(path, {"path": located(path), "output": name})
 

@@ -37,6 +37,9 @@ def test_a_pattern_keeps_the_folders_below_its_first_wildcard(tmp_path):
     assert names(read_entries([f"{tmp_path}/a/red.tif"], {})) == ["red.zarr"]
     with pytest.raises(PlanError, match=r"output red.zarr is that of .* too"):
         read_entries([f"{tmp_path}/a/red.tif", f"{tmp_path}/b/red.tif"], {})
+    for folders in (f"{tmp_path}/a", f"{tmp_path}/a/", f"{tmp_path}/?"):
+        with pytest.raises(PlanError, match=r'no image but a folder; .* for example ".*[a?]/\*.tif"'):
+            read_entries([folders], {})
     with pytest.raises(PlanError, match="no such image"):
         read_entries([f"{tmp_path}/*/blue.tif"], {})
 
