@@ -89,6 +89,11 @@ def write_entries(path: Path, entries: Sequence[Entry]) -> None:
     files.replace(path, ["".join(f"{line}\n" for line in lines).encode()], fsync=True)
 
 
+def kept_images(path: Path) -> dict[str, str]:
+    """Return the inputs of a manifest that was kept, by their outputs' names."""
+    return {entry.name: entry.given["path"] for entry in _read_manifest(path)}
+
+
 def share_of(entries: Sequence[Entry], shard: tuple[int, int] | None) -> list[Entry]:
     """Return every N-th image, from the I-th on; all without a share."""
     return list(entries) if shard is None else list(entries[shard[0] - 1 :: shard[1]])

@@ -16,6 +16,7 @@ from orchestrator.frontier import Frontier
 from orchestrator.graph import TaskGraph
 from orchestrator.grid import TileGrid
 from orchestrator.usage import Usage
+from storage.lock import RunLock
 
 
 def entries(count):
@@ -93,7 +94,8 @@ def test_what_a_batch_keeps_is_what_it_was_given(tmp_path):
     before = [Entry("here", {**entry.given, **given}) for entry in entries(3)]
     folder = BatchFolder(tmp_path / "out")
     assert not folder.exists
-    folder.begin(before, {"window": 2})
+    folder.make()
+    folder.keep(before, {"window": 2})
     after, options = folder.load()
     assert options == {"window": 2}
     assert names(after) == names(before)
@@ -104,7 +106,45 @@ def test_a_batch_is_not_put_into_an_image(tmp_path):
     (tmp_path / "out" / ".gigarestore").mkdir(parents=True)
     (tmp_path / "out" / ".gigarestore" / "job.toml").touch()
     with pytest.raises(PlanError, match="is the output of one image"):
-        BatchFolder(tmp_path / "out").begin(entries(1), {})
+        BatchFolder(tmp_path / "out").make()
+
+
+def test_a_batch_may_grow_but_forgets_no_image_unless_told(tmp_path):
+    folder = BatchFolder(tmp_path / "out")
+    folder.make()
+    folder.keep(entries(2), {})
+    folder.keep(entries(3), {})
+    moved = [Entry("line 0", {"path": "/elsewhere/0.png", "output": "0.zarr"}), *entries(3)[1:]]
+    for other in (entries(2), moved):
+        with pytest.raises(PlanError, match="is a batch of other images"):
+            folder.keep(other, {"window": 9})
+        assert folder.load()[1] == {}
+        assert len(folder.load()[0]) == 3
+    folder.keep(moved, {"window": 9}, overwrite=True)
+    assert folder.load()[0][0].given["path"] == "/elsewhere/0.png"
+
+
+def test_a_batch_that_is_refused_changes_nothing_of_the_one_that_was_begun(tmp_path, cli):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.png").touch()
+    out = tmp_path / "out"
+    command = ["batch", tmp_path / "a.png", out]
+    assert cli(*command, "--shard", "2/2").code == 2
+    assert cli(*command, "--address", "127.0.0.1:1").code == 2
+    assert not out.exists()
+    folder = BatchFolder(out)
+    folder.make()
+    folder.keep(read_entries([str(tmp_path / "a.png")], {}), {})
+    before = folder.manifest.read_bytes()
+    other = ["batch", tmp_path / "b.png", out, "--executor", "serial"]
+    with RunLock(folder.lock(None)):
+        done = cli(*other, "--overwrite")
+        assert "another run works here" in done.err
+    refused = cli(*other)
+    assert refused.code == 2
+    assert "is a batch of other images" in refused.err
+    assert folder.manifest.read_bytes() == before
+    assert not (out / "batch.jsonl").exists()
 
 
 @given(st.integers(0, 20), st.integers(1, 25))
