@@ -120,7 +120,8 @@ def batch(
     if array and shard is not None:
         raise PlanError("--array takes its share from SLURM; leave out --shard")
     share = array_shard() if array else None if shard is None else parse_shard(shard)
-    given |= {name: located(path) for name, path in (("mask", mask), ("classifier", classifier), ("job", job)) if path}
+    if job is not None:
+        given["job"] = located(job)
     folder, entries = BatchFolder(outdir), read_entries(sources, given)
     raise typer.Exit(
         _run(folder, entries, settings, share, fresh=True, overwrite=overwrite, quiet=quiet, as_json=as_json)

@@ -102,6 +102,29 @@ def test_what_a_batch_keeps_is_what_it_was_given(tmp_path):
     assert [entry.spec() for entry in after] == [entry.spec() for entry in before]
 
 
+def test_what_a_batch_keeps_holds_in_every_folder(tmp_path, monkeypatch):
+    (tmp_path / "images.csv").write_text(
+        "input,job,classifier,denoiser,region,blur,mask\n"
+        'a.png,job.toml,,,"0,0,8,8:diffusers:net:3 8,8,16,16:builtin:1",gaussian:2,m.png\n'
+        "b.png,,guide.pt,guided-diffusion:n.pt,,kernel.png,\n"
+    )
+    (tmp_path / "job.toml").write_text('denoiser = "prior:own.safetensors"\n[guidance]\nclassifier = "c.pt"\n')
+    folder = BatchFolder(tmp_path / "out")
+    folder.make()
+    monkeypatch.chdir(tmp_path)
+    folder.keep(read_entries(["images.csv"], {}), {})
+    folder.root.joinpath("below").mkdir()
+    monkeypatch.chdir(folder.root / "below")
+    first, second = (entry.spec() for entry in folder.load()[0])
+    assert first.denoiser == f"prior:{tmp_path}/own.safetensors"
+    assert (first.input.mask, first.task.blur) == (f"{tmp_path}/m.png", "gaussian:2")
+    assert first.guidance.classifier == f"{tmp_path}/c.pt"
+    assert [r.denoiser for r in first.regions] == [f"diffusers:{tmp_path}/net", "builtin"]
+    assert [r.label for r in first.regions] == [3, 1]
+    assert second.denoiser == f"guided-diffusion:{tmp_path}/n.pt"
+    assert (second.guidance.classifier, second.task.blur) == (f"{tmp_path}/guide.pt", f"{tmp_path}/kernel.png")
+
+
 def test_a_batch_is_not_put_into_an_image(tmp_path):
     (tmp_path / "out" / ".gigarestore").mkdir(parents=True)
     (tmp_path / "out" / ".gigarestore" / "job.toml").touch()
