@@ -125,6 +125,24 @@ def test_what_a_batch_keeps_holds_in_every_folder(tmp_path, monkeypatch):
     assert (second.guidance.classifier, second.task.blur) == (f"{tmp_path}/guide.pt", f"{tmp_path}/kernel.png")
 
 
+def test_an_image_with_a_region_is_done_once(tmp_path, cli, make_picture, write_picture):
+    write_picture(tmp_path / "a.png", make_picture(24, 24))
+    command = ["batch", tmp_path / "a.png", tmp_path / "out", "--executor", "serial", "--no-verify", "--scale", 2]
+    command += ["--tile", 32, "--stride", 16, "--levels", 1, "--steps", 2]
+    records = tmp_path / "out" / "batch.jsonl"
+    first = cli(*command, "--region", "1,1,16,16:analytic:")
+    assert first.code == 0, first.err
+    again = cli(*command, "--region", "1,1,16,16:analytic:")
+    assert (again.code, "no worker was needed" in again.out) == (0, True), again.err
+    assert len(records.read_text().splitlines()) == 1
+    records.unlink()
+    resumed = cli("resume", tmp_path / "out")
+    assert resumed.code == 0, resumed.err
+    moved = cli(*command, "--region", "1,1,16,32:analytic:")
+    assert moved.code == 2
+    assert "cannot resume: regions" in moved.err
+
+
 def test_a_batch_is_not_put_into_an_image(tmp_path):
     (tmp_path / "out" / ".gigarestore").mkdir(parents=True)
     (tmp_path / "out" / ".gigarestore" / "job.toml").touch()
