@@ -111,10 +111,11 @@ class Crew(Generic[W]):
             return None
         if suspects and (found := self._suspect(runs)) is not None:
             return found
-        if suspects or (self._free and not self.continuous):  # with suspects about, nobody is given work ahead
-            return self._fair(runs, self._free, ready, running, workers)
-        if self.continuous:
+        if self.continuous and not suspects:
             return self._share(runs, ready, running, workers)
+        found = self._fair(runs, self._free, ready, running, workers)
+        if found is not None or suspects:  # with suspects about, nobody is given work ahead
+            return found
         if ahead(ready, workers, self.most):
             return self._fair(runs, self._single, ready, running, workers)
         return None
@@ -155,19 +156,16 @@ class Crew(Generic[W]):
         return None
 
     def _share(self, runs: Sequence[S], ready: int, running: int, workers: int) -> tuple[S, W, int] | None:
-        """Fill up the least busy worker; where tiles are plentiful, one more batch waits at its door."""
+        """Fill up the least busy worker that knows such a run; where tiles are plentiful, one more batch waits there."""
         spare = 2 if ahead(ready, workers, self.most) else 1
-        least = min(
-            ((load.tiles, i, worker) for i, (worker, load) in enumerate(self._loads.items()) if not load.alone),
-            default=None,
-        )
-        if least is None:
-            return None
-        worker = least[2]
-        most = self._loads[worker].most
-        size = min(continuous_batch(ready, running, workers, spare * most, least[0]), most)
-        run = _fullest(runs, worker, size) if size else None
-        return None if run is None else (run, worker, min(size, run.frontier.ready))
+        for worker in sorted(
+            (w for w, load in self._loads.items() if not load.alone), key=lambda w: self._loads[w].tiles
+        ):
+            load = self._loads[worker]
+            size = min(continuous_batch(ready, running, workers, spare * load.most, load.tiles), load.most)
+            if size and (run := _fullest(runs, worker, size)) is not None:
+                return run, worker, min(size, run.frontier.ready)
+        return None
 
     def sent(self, worker: W, tiles: int, *, suspect: bool = False) -> None:
         """Record that a worker has been given a batch."""

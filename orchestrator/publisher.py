@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import BinaryIO, Self
 
 from orchestrator import publish
@@ -119,7 +120,12 @@ class Publisher:
 
     def _delete(self, keys: Iterable[TileKey]) -> None:
         for key in keys:
-            self._cells[key.level].delete(Box(*self._plan.levels[key.level].grid.owned(key)))
+            cells, box = self._cells[key.level], Box(*self._plan.levels[key.level].grid.owned(key))
+            patiently(partial(cells.delete, box), self._plan.spec.run.store_seconds, _trouble)
+
+
+def _trouble(cause: str) -> None:
+    _log.warning("the store failed, trying again: %s", cause)
 
 
 class _Helper:

@@ -112,9 +112,9 @@ class RayExecutor:
         Raises RunError when workers keep dying or the cluster is gone, KeyboardInterrupt when asked to stop; all
         sessions then end with it.
         """
-        if not arrivals.wait():
-            return
         try:
+            if not arrivals.wait():
+                return
             cpus = math.ceil((self.workers or 1) / self._kind.slots)
             with connected(self.address, cpus, self._stop) as cluster:
                 self._pool = Pool(self._kind, cluster, self.workers, self._roster.tell_lost)
@@ -299,11 +299,15 @@ class RayExecutor:
                 call.began += still
             for worker in self._crew:
                 worker.heard += still
+            self._roster.credit(still)
             return
         for lane in list(self._roster.lanes):
             with self._roster.concerning(lane):
-                lane.session.fence()
+                lane.session.check_attempt()
         self._cluster.check()
+        for worker in self._roster.late(now):
+            self._died(worker, [], "it did not get ready for a run in time", kill=True)
+        self._roster.check_takers(more=bool(self._pool.joining) or self._pool.live < self._pool.target)
         firsts: dict[Member, Any] = {}
         for ref, call in self._inflight.items():  # what waits behind another batch is not late
             firsts.setdefault(call.worker, ref)

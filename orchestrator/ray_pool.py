@@ -75,12 +75,17 @@ class Pool:
         return len(self._members) + len(self.joining)
 
     @property
+    def target(self) -> int:
+        """Number of workers that there should be."""
+        return min(self._wanted or self._room, self._room)
+
+    @property
     def _room(self) -> int:
         return self._cluster.room("GPU" if self.on_gpu else "CPU") * self._kind.slots
 
     def fill(self) -> list[Any]:
         """Start the workers that are missing, unless a pause after deaths lasts; return what tells that they are ready."""
-        now, target, new = time.monotonic(), min(self._wanted or self._room, self._room), []
+        now, target, new = time.monotonic(), self.target, []
         self._most = max(self._most, target)
         if now >= self._not_before:
             new = [self._start() for _ in range(target - self.live)]

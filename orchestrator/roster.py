@@ -7,11 +7,13 @@ run alone.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
 
 from orchestrator.arrivals import Arrivals, again
+from orchestrator.deadlines import FIRST_SECONDS
 from orchestrator.errors import RunError
 from orchestrator.events import WorkerLost, WorkerStarted
 from orchestrator.lane import Lane
@@ -26,6 +28,7 @@ class Roster:
         self.lanes: list[Lane] = []
         self.opening: dict[Any, tuple[Lane, Any]] = {}
         """What tells that a worker is ready for a run."""
+        self._asked: dict[Any, float] = {}  # when, by the monotonic clock
         self._mailbox = mailbox
         self._workers: dict[Any, None] = {}
         self._numbers = 0
@@ -50,13 +53,13 @@ class Roster:
         """Forget a worker that is lost."""
         self._workers.pop(worker, None)
         for ref in [ref for ref, (_, other) in self.opening.items() if other is worker]:
-            del self.opening[ref]
+            self._answered(ref)
         for lane in self.lanes:
             lane.opened.discard(worker)
 
     def opened(self, ref: Any) -> None:
         """Count on a worker for a run that it is ready for."""
-        lane, worker = self.opening.pop(ref)
+        lane, worker = self._answered(ref)
         if lane.over:
             worker.handle.close.remote(lane.number)
         elif worker in self._workers:
@@ -65,14 +68,32 @@ class Roster:
 
     def refused(self, ref: Any, cause: str, *, more: bool) -> None:
         """Note that a worker cannot take a run; when none can, and no `more` are to come, it ends."""
-        lane, worker = self.opening.pop(ref)
+        lane, worker = self._answered(ref)
         if lane.over:
             return
         lane.refused[worker] = cause
-        left = more or lane.opened or any(other is lane for other, _ in self.opening.values())
-        if not left:
-            with self.concerning(lane):
-                raise RunError(f"no worker could get ready for this run: {cause}")
+        self.check_takers(more=more)
+
+    def check_takers(self, *, more: bool) -> None:
+        """End the runs that a worker has refused and that nobody takes, unless `more` workers are to come."""
+        opening = {lane for lane, _ in self.opening.values()}
+        for lane in [] if more else list(self.lanes):
+            if lane.refused and not lane.opened and lane not in opening:
+                with self.concerning(lane):
+                    cause = list(lane.refused.values())[-1]
+                    raise RunError(f"no worker could get ready for this run: {cause}")
+
+    def late(self, now: float) -> list[Any]:
+        """Return the workers that have been getting ready for a run for longer than a run's first batch may take."""
+        asked = ((*self.opening[ref], since) for ref, since in self._asked.items())
+        return list(
+            {worker: None for lane, worker, since in asked if now - since > FIRST_SECONDS + lane.deadlines.slack}
+        )
+
+    def credit(self, seconds: float) -> None:
+        """Give everybody the time that this process stood still."""
+        for ref in self._asked:
+            self._asked[ref] += seconds
 
     def blame(self, worker: Any, cause: str, most: int) -> bool:
         """Count a death at the run that the worker was getting ready for; True when that ends the run, for good.
@@ -146,8 +167,12 @@ class Roster:
     def _open(self, lane: Lane, worker: Any) -> None:
         root = str(lane.session.run_dir.root.absolute())
         ref = worker.handle.open.remote(lane.number, root, lane.session.plan)
-        self.opening[ref] = (lane, worker)
+        self.opening[ref], self._asked[ref] = (lane, worker), time.monotonic()
         self._mailbox.expect(ref)
+
+    def _answered(self, ref: Any) -> tuple[Lane, Any]:
+        del self._asked[ref]
+        return self.opening.pop(ref)
 
     def _end(self, lane: Lane, error: BaseException | None = None) -> None:
         self.lanes.remove(lane)

@@ -160,7 +160,8 @@ def _drive(
         outlet = None
         if not run.published:
             beside = executor.name != "serial"
-            outlet = Publisher(run, plan, frontier, beside=beside, reclaim=not keep, fence=attempt.check)
+            fence = session.check_attempt
+            outlet = Publisher(run, plan, frontier, beside=beside, reclaim=not keep, fence=fence)
             session.outlet = stack.enter_context(outlet)
         session.emit(RunStarted(tiles=session.frontier.total, done=len(done), executor=executor.name))
         outcome: str | None = "interrupted"

@@ -80,6 +80,10 @@ class Session:
         records = [tile_record(key, substituted=report.substituted) for _, report in reports for key in report.keys]
         patiently(lambda: self._append(records), self.plan.spec.run.store_seconds, self._trouble.append)
 
+    def check_attempt(self) -> None:
+        """Raise SupersededError when a later attempt has taken over; a store that cannot tell is asked for a while."""
+        patiently(self.fence, self.plan.spec.run.store_seconds, self._trouble.append)
+
     def _append(self, records: Sequence[str]) -> None:
         self.fence()
         if self._reopen:
@@ -126,7 +130,7 @@ class Session:
 
         Raises SupersededError when another attempt has taken over: failures are then its doing.
         """
-        self.fence()
+        self.check_attempt()
         self.emit(BatchFailed(worker=worker, keys=tuple(keys), cause=cause))
         given_up = self.frontier.failed(keys, cause)
         for key in given_up:
@@ -138,7 +142,7 @@ class Session:
 
         Raises SupersededError when another attempt has taken over.
         """
-        self.fence()
+        self.check_attempt()
         self.emit(BatchFailed(worker=worker, keys=tuple(keys), cause=cause))
         self.frontier.returned(keys)
 

@@ -253,7 +253,7 @@ def graph(rows, cols, order="raster"):
 def test_runs_that_share_a_crew_all_end_and_each_only_where_it_is_known(shapes, workers, most, continuous, rng):
     """Any order of reports, failures and workers that open a run late: all tiles run, suspects alone."""
     crew = Crew(most, continuous)
-    runs = [Tiles(Frontier(graph(*shape)), {0}) for shape in shapes]
+    runs = [Tiles(Frontier(graph(*shape)), {rng.randrange(workers)}) for shape in shapes]
     for worker in range(workers):
         crew.join(worker)
     sent, failures = [], 3
