@@ -120,10 +120,12 @@ def batch(
     if array and shard is not None:
         raise PlanError("--array takes its share from SLURM; leave out --shard")
     share = array_shard() if array else None if shard is None else parse_shard(shard)
-    given |= {name: located(path) for name, path in (("mask", mask), ("classifier", classifier), ("job", job)) if path}
+    if job is not None:
+        given["job"] = located(job)
     folder, entries = BatchFolder(outdir), read_entries(sources, given)
-    folder.begin(entries, asdict(settings))
-    raise typer.Exit(_run(folder, entries, settings, share, overwrite=overwrite, quiet=quiet, as_json=as_json))
+    raise typer.Exit(
+        _run(folder, entries, settings, share, fresh=True, overwrite=overwrite, quiet=quiet, as_json=as_json)
+    )
 
 
 def resume_batch(out: Path, given: dict[str, Any], *, take_over: bool, quiet: bool) -> int:
@@ -143,12 +145,16 @@ def _run(
     settings: Settings,
     shard: Shard | None = None,
     *,
+    fresh: bool = False,
     overwrite: bool = False,
     take_over: bool = False,
     quiet: bool = False,
     as_json: bool = False,
 ) -> int:
-    """Restore a batch, or a share of it, and return the exit code."""
+    """Restore a batch, or a share of it, and return the exit code.
+
+    fresh: it is given now, and kept once nothing can be refused any more.
+    """
     from cluster.batch_view import BatchView, print_records
     from orchestrator.stopping import Stop
     from orchestrator.usage import Usage
@@ -160,7 +166,10 @@ def _run(
     run = mine[0].spec().run
     stop, interrupted = Stop(run.drain_seconds), False
     server = pick(run, stop)
+    folder.make()
     with RunLock(folder.lock(shard), force=take_over):
+        if fresh:
+            folder.keep(entries, asdict(settings), overwrite=overwrite)
         records = Records(folder.records(shard), folder.all_records())
         left = images if overwrite else [image for image in images if not is_done(image, records)]
         stop.listen()

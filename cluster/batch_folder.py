@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.batch_manifest import Entry, read_entries, write_entries
+from cluster.batch_manifest import Entry, kept_images, read_entries, write_entries
 from orchestrator.batch_records import Record, read_records
 from orchestrator.errors import PlanError
 from orchestrator.rundir import STATE, RunDir
@@ -52,13 +52,27 @@ class BatchFolder:
     def lock(self, shard: Shard | None) -> Path:
         return self.root / STATE / f"lock{_of(shard)}"
 
-    def begin(self, entries: Sequence[Entry], options: Mapping[str, Any]) -> None:
-        """Keep what is to be restored; raises PlanError where something else is."""
+    def make(self) -> None:
+        """Make the folder; raises PlanError where something else is."""
         if self.root.exists() and not self.root.is_dir():
             raise PlanError(f"{self.root} is a file; give a folder for the results")
         if RunDir(self.root).job.exists():
             raise PlanError(f"{self.root} is the output of one image; give a folder for the results of all")
         self.manifest.parent.mkdir(parents=True, exist_ok=True)
+
+    def keep(self, entries: Sequence[Entry], options: Mapping[str, Any], *, overwrite: bool = False) -> None:
+        """Keep what is to be restored; raises PlanError when that would forget images of a batch that was begun.
+
+        overwrite: forget them. Images may always be added.
+        """
+        if self.exists and not overwrite:
+            given = {entry.name: entry.given["path"] for entry in entries}
+            for name, path in kept_images(self.manifest).items():
+                if given.get(name) != path:
+                    raise PlanError(
+                        f"{self.root} is a batch of other images: its {name} is of {path}; choose another OUTDIR, go on "
+                        f"with `gigarestore resume {self.root}`, or --overwrite"
+                    )
         files.replace(self.options, [json.dumps(options).encode()], fsync=True)
         write_entries(self.manifest, entries)
 

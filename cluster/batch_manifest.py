@@ -1,7 +1,8 @@
 """Which images a batch restores: a pattern, names of files, or a manifest (CSV or JSON lines) with options for each.
 
 A manifest's columns are named like the options of `restore`, and `input` and `output`. Its paths of inputs and masks are
-relative to its own folder. What a batch is to restore is kept in its folder as such a manifest, every option filled in.
+relative to its own folder, others to the working directory. What a batch is to restore is kept in its folder as such a
+manifest, every option filled in and every path absolute.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cluster import options as opt
+from kernels.catalog import absolute_ref
 from orchestrator.batch import Image
 from orchestrator.errors import PlanError
-from orchestrator.spec import JobSpec
+from orchestrator.spec import JobSpec, RegionSpec
 from storage import files
-from storage.source import is_url, located
+from storage.source import is_url, located, redact
 
 SUFFIXES = {".csv", ".jsonl", ".ndjson"}
 # Options of the whole batch, which an image cannot have for itself.
@@ -78,9 +80,7 @@ def read_entries(sources: Sequence[str], given: dict[str, Any]) -> list[Entry]:
     found = list(_read_manifest(Path(manifests[0]))) if manifests else list(_expand(sources))
     entries = [Entry(entry.where, {**given, **entry.given}) for entry in found]
     _check_names(entries)
-    for entry in entries:
-        entry.spec()
-    return entries
+    return [_anchored(entry) for entry in entries]
 
 
 def write_entries(path: Path, entries: Sequence[Entry]) -> None:
@@ -89,9 +89,46 @@ def write_entries(path: Path, entries: Sequence[Entry]) -> None:
     files.replace(path, ["".join(f"{line}\n" for line in lines).encode()], fsync=True)
 
 
+def kept_images(path: Path) -> dict[str, str]:
+    """Return the inputs of a manifest that was kept, by their outputs' names."""
+    return {entry.name: entry.given["path"] for entry in _read_manifest(path)}
+
+
 def share_of(entries: Sequence[Entry], shard: tuple[int, int] | None) -> list[Entry]:
     """Return every N-th image, from the I-th on; all without a share."""
     return list(entries) if shard is None else list(entries[shard[0] - 1 :: shard[1]])
+
+
+def _anchored(entry: Entry) -> Entry:
+    """Return it with the paths of all its files made absolute, those that its job file names among them.
+
+    A batch may be gone on with from any folder. Raises PlanError, with the place, for options that cannot be.
+    """
+    spec, given = entry.spec(), dict(entry.given)
+    if "job" in given:
+        given["job"] = located(given["job"])
+    if spec.input.mask is not None:
+        given["mask"] = located(spec.input.mask)
+    if spec.guidance.classifier is not None:
+        given["classifier"] = located(spec.guidance.classifier)
+    if spec.task.blur is not None:
+        from orchestrator.blur import absolute_blur
+
+        given["blur"] = absolute_blur(spec.task.blur)
+    try:
+        if (denoiser := absolute_ref(spec.denoiser)) != spec.denoiser:
+            given["denoiser"] = denoiser
+        if "region" in given:
+            given["region"] = [_region(region) for region in spec.regions]
+    except ValueError as err:
+        raise PlanError(f"{entry.where}: {err}") from None
+    return Entry(entry.where, given)
+
+
+def _region(region: RegionSpec) -> str:
+    """Return a region as the command line has it, the path of its network absolute."""
+    label = "" if region.label is None else f":{region.label}"
+    return f"{','.join(map(str, region.box))}:{absolute_ref(region.denoiser)}{label}"
 
 
 def _expand(sources: Sequence[str]) -> Iterator[Entry]:
@@ -99,9 +136,11 @@ def _expand(sources: Sequence[str]) -> Iterator[Entry]:
         paths = [source] if is_url(source) or Path(source).exists() else sorted(glob.glob(source, recursive=True))
         if not paths:
             raise PlanError(f"{source}: no such image; give a manifest (.csv, .jsonl), images, or a pattern in quotes")
-        for path in paths:
-            if Path(path).is_dir() and not path.endswith(".zarr"):
-                continue
+        images = [path for path in paths if is_url(path) or Path(path).suffix == ".zarr" or not Path(path).is_dir()]
+        if not images:
+            folder = redact(source).rstrip("/")
+            raise PlanError(f'{folder}: no image but a folder; give a pattern in quotes, for example "{folder}/*.tif"')
+        for path in images:
             name = _name(path, "" if path == source else _fixed(source))
             yield Entry(path, {"path": located(path), "output": name})
 

@@ -54,6 +54,13 @@ def is_done(image: Image, records: Records) -> bool:
         return False
     begun = run.load_spec()
     wanted = image.spec(begun)
+    if wanted.regions:
+        from orchestrator.resolve import keep_regions
+
+        try:
+            wanted = keep_regions(wanted, run)
+        except PlanError:
+            return False  # it is refused when it is tried
     here = {"run": begun.run, "output": begun.output, "denoiser": absolute_ref(wanted.denoiser)}
     return wanted.model_copy(update=here) == begun
 

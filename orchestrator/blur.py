@@ -12,7 +12,9 @@ from orchestrator.errors import PlanError
 from orchestrator.spec import TaskSpec
 from storage.box import Box
 from storage.open import open_image
+from storage.source import located
 
+NAMED = ("uniform", "gaussian", "anisotropic")
 FORMS = "uniform:TAPS, gaussian:SIGMA[:TAPS], anisotropic:SIGMA_Y,SIGMA_X[:TAPS] or a kernel file"
 
 
@@ -46,6 +48,11 @@ def read_blur(text: str) -> Stencil:
         return _read_file(Path(text))
     except ValueError as err:
         raise PlanError(f"--blur {text}: {err}") from None
+
+
+def absolute_blur(text: str) -> str:
+    """Return --blur with the path of a kernel file made absolute, so that it holds in every folder."""
+    return text if text.partition(":")[0] in NAMED else located(text)
 
 
 def kernel_of(stencil: Stencil) -> tuple[tuple[float, ...], ...]:

@@ -65,6 +65,31 @@ def load_plan(run: RunDir) -> Plan:
         raise PlanError(str(err)) from None
 
 
+def keep_regions(changes: JobSpec, run: RunDir) -> JobSpec:
+    """Return the changed job of a run that was begun; regions given again stay what they were resolved to then.
+
+    Resolved anew they would follow what was chosen for the rest since. Raises PlanError for a region outside the image.
+    """
+    begun = run.load_spec()
+    if changes.regions == begun.regions or len(changes.regions) != len(begun.regions):
+        return changes
+    plan = load_plan(run)
+    try:
+        given = tuple(
+            grown(region, plan).model_copy(
+                update={
+                    "denoiser": absolute_ref(region.denoiser),
+                    "sampling": region.sampling or kept.sampling,
+                    "tiling": region.tiling or kept.tiling,
+                }
+            )
+            for region, kept in zip(changes.regions, begun.regions, strict=True)
+        )
+    except ValueError as err:
+        raise PlanError(str(err)) from None
+    return changes.model_copy(update={"regions": begun.regions}) if given == begun.regions else changes
+
+
 def _with_regions(spec: JobSpec, plan: Plan) -> Plan:
     """Plan every region as a job of its own, and keep what was chosen for it in the main job; spec: as it was given."""
     grown_regions = tuple(grown(region, plan) for region in spec.regions)

@@ -26,7 +26,7 @@ from orchestrator.plan import Plan
 from orchestrator.prepare import adopt_staged, check_disk, prepare, stage_beside, staging_bytes, with_cells
 from orchestrator.publish import substituted_tiles
 from orchestrator.publisher import Publisher
-from orchestrator.resolve import plan_job
+from orchestrator.resolve import keep_regions, plan_job
 from orchestrator.rundir import RunDir, check_output, parse_tile_record
 from orchestrator.session import Executor, Session
 from orchestrator.spec import JobSpec
@@ -96,6 +96,7 @@ def resume(
     run = RunDir.existing(root)
     if changes is not None:
         check_same(_marks(run.load_spec()), _marks(changes))
+        changes = keep_regions(changes, run)
     plan = plan_job(run.load_spec() if changes is None else changes)
     marks = fingerprint(plan)
     if run.journal.exists():  # what is refused leaves no mark, not even an attempt's number

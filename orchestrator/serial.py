@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.arrivals import Arrivals, again
+from orchestrator.arrivals import Arrival, Arrivals, again
 from orchestrator.errors import RunError
 from orchestrator.events import BatchHalved, WorkerStarted
 from orchestrator.grid import TileKey
@@ -39,18 +39,23 @@ class SerialExecutor:
 
     def serve(self, arrivals: Arrivals) -> None:
         """Execute the sessions that arrive one after another; raises KeyboardInterrupt when asked to stop."""
-        while arrivals.wait():
-            for session, ended in arrivals.take():
-                try:
-                    self.execute(session)
-                except KeyboardInterrupt as err:
+        taken: list[Arrival] = []
+        try:
+            while arrivals.wait():
+                taken = arrivals.take()
+                for session, ended in taken:
+                    try:
+                        self.execute(session)
+                    except Exception as err:  # this run's own: whoever waits for it is told
+                        ended.set_exception(err)
+                    else:
+                        ended.set_result(None)
+        except BaseException as err:  # also those that were taken and have not had their turn wait to be told
+            arrivals.refuse(err)
+            for _, ended in taken:
+                if not ended.done():
                     ended.set_exception(again(err))
-                    arrivals.refuse(err)
-                    raise
-                except Exception as err:  # this run's own: whoever waits for it is told
-                    ended.set_exception(err)
-                else:
-                    ended.set_result(None)
+            raise
 
     def _loop(self, session: Session, worker: Worker) -> None:
         most = session.plan.spec.run.batch or 1

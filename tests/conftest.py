@@ -176,6 +176,14 @@ marked_fixture = _as_fixture(marked_processes)
 eventually_fixture = _as_fixture(eventually)
 
 
+@pytest.fixture(autouse=True)
+def denormals():
+    """Training flushes denormal numbers to 0 in its whole process: not in the tests that follow."""
+    yield
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_flush_denormal(False)
+
+
 @pytest.fixture
 def cli(capfd):
     """Run the command line in this process: cli("plan", ...) -> Ended. Signal handlers are put back."""

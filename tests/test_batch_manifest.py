@@ -16,6 +16,7 @@ from orchestrator.frontier import Frontier
 from orchestrator.graph import TaskGraph
 from orchestrator.grid import TileGrid
 from orchestrator.usage import Usage
+from storage.lock import RunLock
 
 
 def entries(count):
@@ -37,6 +38,9 @@ def test_a_pattern_keeps_the_folders_below_its_first_wildcard(tmp_path):
     assert names(read_entries([f"{tmp_path}/a/red.tif"], {})) == ["red.zarr"]
     with pytest.raises(PlanError, match=r"output red.zarr is that of .* too"):
         read_entries([f"{tmp_path}/a/red.tif", f"{tmp_path}/b/red.tif"], {})
+    for folders in (f"{tmp_path}/a", f"{tmp_path}/a/", f"{tmp_path}/?"):
+        with pytest.raises(PlanError, match=r'no image but a folder; .* for example ".*[a?]/\*.tif"'):
+            read_entries([folders], {})
     with pytest.raises(PlanError, match="no such image"):
         read_entries([f"{tmp_path}/*/blue.tif"], {})
 
@@ -90,18 +94,98 @@ def test_what_a_batch_keeps_is_what_it_was_given(tmp_path):
     before = [Entry("here", {**entry.given, **given}) for entry in entries(3)]
     folder = BatchFolder(tmp_path / "out")
     assert not folder.exists
-    folder.begin(before, {"window": 2})
+    folder.make()
+    folder.keep(before, {"window": 2})
     after, options = folder.load()
     assert options == {"window": 2}
     assert names(after) == names(before)
     assert [entry.spec() for entry in after] == [entry.spec() for entry in before]
 
 
+def test_what_a_batch_keeps_holds_in_every_folder(tmp_path, monkeypatch):
+    (tmp_path / "images.csv").write_text(
+        "input,job,classifier,denoiser,region,blur,mask\n"
+        'a.png,job.toml,,,"0,0,8,8:diffusers:net:3 8,8,16,16:builtin:1",gaussian:2,m.png\n'
+        "b.png,,guide.pt,guided-diffusion:n.pt,,kernel.png,\n"
+    )
+    (tmp_path / "job.toml").write_text('denoiser = "prior:own.safetensors"\n[guidance]\nclassifier = "c.pt"\n')
+    folder = BatchFolder(tmp_path / "out")
+    folder.make()
+    monkeypatch.chdir(tmp_path)
+    folder.keep(read_entries(["images.csv"], {}), {})
+    folder.root.joinpath("below").mkdir()
+    monkeypatch.chdir(folder.root / "below")
+    first, second = (entry.spec() for entry in folder.load()[0])
+    assert first.denoiser == f"prior:{tmp_path}/own.safetensors"
+    assert (first.input.mask, first.task.blur) == (f"{tmp_path}/m.png", "gaussian:2")
+    assert first.guidance.classifier == f"{tmp_path}/c.pt"
+    assert [r.denoiser for r in first.regions] == [f"diffusers:{tmp_path}/net", "builtin"]
+    assert [r.label for r in first.regions] == [3, 1]
+    assert second.denoiser == f"guided-diffusion:{tmp_path}/n.pt"
+    assert (second.guidance.classifier, second.task.blur) == (f"{tmp_path}/guide.pt", f"{tmp_path}/kernel.png")
+
+
+def test_an_image_with_a_region_is_done_once(tmp_path, cli, make_picture, write_picture):
+    write_picture(tmp_path / "a.png", make_picture(24, 24))
+    command = ["batch", tmp_path / "a.png", tmp_path / "out", "--executor", "serial", "--no-verify", "--scale", 2]
+    command += ["--tile", 32, "--stride", 16, "--levels", 1, "--steps", 2]
+    records = tmp_path / "out" / "batch.jsonl"
+    first = cli(*command, "--region", "1,1,16,16:analytic:")
+    assert first.code == 0, first.err
+    again = cli(*command, "--region", "1,1,16,16:analytic:")
+    assert (again.code, "no worker was needed" in again.out) == (0, True), again.err
+    assert len(records.read_text().splitlines()) == 1
+    records.unlink()
+    resumed = cli("resume", tmp_path / "out")
+    assert resumed.code == 0, resumed.err
+    moved = cli(*command, "--region", "1,1,16,32:analytic:")
+    assert moved.code == 2
+    assert "cannot resume: regions" in moved.err
+
+
 def test_a_batch_is_not_put_into_an_image(tmp_path):
     (tmp_path / "out" / ".gigarestore").mkdir(parents=True)
     (tmp_path / "out" / ".gigarestore" / "job.toml").touch()
     with pytest.raises(PlanError, match="is the output of one image"):
-        BatchFolder(tmp_path / "out").begin(entries(1), {})
+        BatchFolder(tmp_path / "out").make()
+
+
+def test_a_batch_may_grow_but_forgets_no_image_unless_told(tmp_path):
+    folder = BatchFolder(tmp_path / "out")
+    folder.make()
+    folder.keep(entries(2), {})
+    folder.keep(entries(3), {})
+    moved = [Entry("line 0", {"path": "/elsewhere/0.png", "output": "0.zarr"}), *entries(3)[1:]]
+    for other in (entries(2), moved):
+        with pytest.raises(PlanError, match="is a batch of other images"):
+            folder.keep(other, {"window": 9})
+        assert folder.load()[1] == {}
+        assert len(folder.load()[0]) == 3
+    folder.keep(moved, {"window": 9}, overwrite=True)
+    assert folder.load()[0][0].given["path"] == "/elsewhere/0.png"
+
+
+def test_a_batch_that_is_refused_changes_nothing_of_the_one_that_was_begun(tmp_path, cli):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.png").touch()
+    out = tmp_path / "out"
+    command = ["batch", tmp_path / "a.png", out]
+    assert cli(*command, "--shard", "2/2").code == 2
+    assert cli(*command, "--address", "127.0.0.1:1").code == 2
+    assert not out.exists()
+    folder = BatchFolder(out)
+    folder.make()
+    folder.keep(read_entries([str(tmp_path / "a.png")], {}), {})
+    before = folder.manifest.read_bytes()
+    other = ["batch", tmp_path / "b.png", out, "--executor", "serial"]
+    with RunLock(folder.lock(None)):
+        done = cli(*other, "--overwrite")
+        assert "another run works here" in done.err
+    refused = cli(*other)
+    assert refused.code == 2
+    assert "is a batch of other images" in refused.err
+    assert folder.manifest.read_bytes() == before
+    assert not (out / "batch.jsonl").exists()
 
 
 @given(st.integers(0, 20), st.integers(1, 25))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from orchestrator.arrivals import Arrivals
 from orchestrator.errors import PlanError, RunError, TileError
 from orchestrator.estimate import disk_bytes
 from orchestrator.events import BatchCommitted, BatchFailed, DomainChecked, Staging, TileGivenUp, WorkerStarted
@@ -442,3 +443,16 @@ def test_a_run_folder_can_be_moved(reference, small, job, serially, tmp_path, pu
     resumed(moved)
     assert published_files(moved) == reference("detail")
     assert not run.root.exists()
+
+
+def test_an_interrupt_tells_the_runs_that_wait_for_their_turn_too():
+    class Interrupted(SerialExecutor):
+        def execute(self, session):
+            raise KeyboardInterrupt
+
+    arrivals = Arrivals()
+    ended = [arrivals.put(None) for _ in range(3)]
+    with pytest.raises(KeyboardInterrupt):
+        Interrupted().serve(arrivals)
+    ended.append(arrivals.put(None))
+    assert [type(one.exception(timeout=0)) for one in ended] == [KeyboardInterrupt] * 4
