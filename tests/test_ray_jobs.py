@@ -135,14 +135,14 @@ def test_a_job_restores_is_followed_and_ends_with_the_drivers_code(user, referen
     assert done.returncode == 0, done.stderr
     handle = done.stdout.strip()
     assert handle.startswith("ray:gr-out-")
-    assert "gigarestore: restore small.png out.zarr" in done.stderr
+    assert f"gigarestore: restore small.png {user.folder}/out.zarr" in done.stderr
     assert f"{handle}: succeeded, exit code 0" in done.stderr
     assert published_files(user.folder / "out.zarr") == reference
     status = user.run("status", handle)
     assert status.stdout.startswith(f"{handle}: succeeded\n")
     assert f"{TILES} of {TILES} tiles" in status.stdout
     logs = user.run("logs", "out.zarr")
-    assert logs.stdout.count("gigarestore: restore small.png out.zarr") == 1
+    assert logs.stdout.count(f"gigarestore: restore small.png {user.folder}/out.zarr") == 1
     assert user.run("wait", "out.zarr").returncode == 0
     everything = done.stderr + logs.stdout + user.run("list", "--json").stdout
     assert user.head.token not in everything
@@ -293,7 +293,7 @@ def test_a_log_is_followed_across_lost_connections(user):
     assert following.wait(timeout=60) == 0, following.stderr.read()
     back.drop()
     assert out == user.run("logs", handle).stdout
-    assert out.count("gigarestore: restore small.png out.zarr") == 1
+    assert out.count(f"gigarestore: restore small.png {user.folder}/out.zarr") == 1
 
 
 def test_a_head_that_dies_reads_as_lost_and_the_run_goes_on_elsewhere(
