@@ -26,7 +26,7 @@ i=0; for d in $keep; do i=$((i+1)); mkdir -p $etc/keep$i; mount --bind $d /mnt; 
   { umount /mnt; mount --bind $d $etc/keep$i; }; done
 exec 9<$etc
 mount -t tmpfs tmpfs /tmp
-i=0; for d in $keep; do i=$((i+1)); mkdir -p $d; mount --bind /proc/self/fd/9/keep$i $d; done
+i=0; for d in $keep; do i=$((i+1)); mkdir -p $d; mount -c --bind /proc/self/fd/9/keep$i $d; done
 mount -t tmpfs -o size=2g tmpfs /dev/shm
 trap : TERM
 "$@" 9<&- & pid=$!
