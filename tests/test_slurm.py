@@ -123,13 +123,14 @@ def events(folder):
 def leftovers(slurm):
     """Return what jobs have left on the living hosts: processes beside slurmd, and files in /tmp."""
     found = []
+    kept = {slurm.folder.name, *(ROOT.parts[2:3] if ROOT.parts[1] == "tmp" else ())}  # what the hosts were given of it
     for i, init in slurm.inits.items():
         if init.poll() is None:
             lines = slurm.inside(i, "ps", "-e", "-o", "args=").splitlines()
             known = ("slurmd -D", "bash -c", "ps -e", "slurmstepd: [", "slurmd: ")
             found += [f"n{i}: {line[:150]}" for line in lines if line.strip() and not line.startswith(known)]
             names = slurm.inside(i, "ls", "-A", "/tmp").split()
-            found += [f"n{i}: /tmp/{name}" for name in names if name != slurm.folder.name]
+            found += [f"n{i}: /tmp/{name}" for name in names if name not in kept]
     return found
 
 
