@@ -184,6 +184,24 @@ def denormals():
         torch.set_flush_denormal(False)
 
 
+@pytest.fixture(scope="module")
+def local_ray():
+    """One Ray for a module's tests, begun in this process: executors find it and leave it running."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=100_000_000,
+        _system_config={"worker_niceness": 0},
+    )
+    yield
+    ray.shutdown()
+
+
 @pytest.fixture
 def cli(capfd):
     """Run the command line in this process: cli("plan", ...) -> Ended. Signal handlers are put back."""

@@ -8,7 +8,6 @@ import time
 import uuid
 
 import pytest
-import ray
 
 from orchestrator.actors import RayWorker, WorkerKind
 from orchestrator.batch import Batch, Image
@@ -48,22 +47,6 @@ def references(tmp_path_factory, pictures, job, serially, published_files):
             serially(job(pictures / f"{name}.png", out))
             found[name] = published_files(out)
     return found
-
-
-@pytest.fixture(scope="module")
-def local_ray():
-    """One Ray for the tests that drive it from this process."""
-    ray.init(
-        address="local",
-        num_cpus=4,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        object_store_memory=100_000_000,
-        _system_config={"worker_niceness": 0},
-    )
-    yield
-    ray.shutdown()
 
 
 def records_of(out):

@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -48,20 +49,9 @@ def reference(tmp_path_factory, small, job, serially, published_files):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def local_ray():
+def faulty_workers(local_ray):
     """One Ray for all tests; its workers get the classes of this file by value."""
-    ray.cloudpickle.register_pickle_by_value(__import__("sys").modules[__name__])
-    ray.init(
-        address="local",
-        num_cpus=4,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        object_store_memory=100_000_000,
-        _system_config={"worker_niceness": 0},
-    )
-    yield
-    ray.shutdown()
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 class Heard(list):

@@ -5,7 +5,6 @@ import signal
 from pathlib import Path
 
 import pytest
-import ray
 
 from orchestrator.errors import PlanError, RunError, TileError
 from orchestrator.events import BatchCommitted, BatchFailed, WorkerLost, WorkerStarted
@@ -57,22 +56,6 @@ def test_a_cluster_that_is_not_there_is_refused_at_once(address):
     with pytest.raises(PlanError, match="no Ray cluster answers at") as refused:
         RayExecutor(1, address=address)
     assert "\n" not in str(refused.value)
-
-
-@pytest.fixture(scope="module")
-def local_ray():
-    """One Ray for all tests below; executors find it and leave it running."""
-    ray.init(
-        address="local",
-        num_cpus=4,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        object_store_memory=100_000_000,
-        _system_config={"worker_niceness": 0},
-    )
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")
