@@ -1,7 +1,7 @@
 """Roster: the runs that an executor serves, in which order, and which of its workers are ready for which of them.
 
-Every worker is asked to open every run, and takes tiles of those that it has opened. What goes wrong with a run ends that
-run alone.
+Every worker is asked to open every run, one after another, and takes tiles of those that it has opened: when it dies, the
+run that it was getting ready for is known. What goes wrong with a run ends that run alone.
 """
 
 from __future__ import annotations
@@ -40,20 +40,19 @@ class Roster:
         lane = Lane(self._numbers, session, ended, self._mailbox)
         self.lanes.append(lane)
         for worker in self._workers:
-            self._open(lane, worker)
+            self._ask(worker)
         return lane
 
     def join(self, worker: Any) -> None:
         """Have one more worker get ready for all runs."""
         self._workers[worker] = None
-        for lane in self.lanes:
-            self._open(lane, worker)
+        self._ask(worker)
 
     def leave(self, worker: Any) -> None:
         """Forget a worker that is lost."""
         self._workers.pop(worker, None)
         for ref in [ref for ref, (_, other) in self.opening.items() if other is worker]:
-            self._answered(ref)
+            del self.opening[ref], self._asked[ref]
         for lane in self.lanes:
             lane.opened.discard(worker)
 
@@ -62,23 +61,23 @@ class Roster:
         lane, worker = self._answered(ref)
         if lane.over:
             worker.handle.close.remote(lane.number)
-        elif worker in self._workers:
+        else:
             lane.opened.add(worker)
             lane.session.emit(WorkerStarted(worker=worker.name, **worker.traits))
+        self._ask(worker)
 
     def refused(self, ref: Any, cause: str, *, more: bool) -> None:
         """Note that a worker cannot take a run; when none can, and no `more` are to come, it ends."""
         lane, worker = self._answered(ref)
-        if lane.over:
-            return
-        lane.refused[worker] = cause
-        self.check_takers(more=more)
+        if not lane.over:
+            lane.refused[worker] = cause
+            self.check_takers(more=more)
+        self._ask(worker)
 
     def check_takers(self, *, more: bool) -> None:
         """End the runs that a worker has refused and that nobody takes, unless `more` workers are to come."""
-        opening = {lane for lane, _ in self.opening.values()}
         for lane in [] if more else list(self.lanes):
-            if lane.refused and not lane.opened and lane not in opening:
+            if lane.refused and not lane.opened and all(worker in lane.refused for worker in self._workers):
                 with self.concerning(lane):
                     cause = list(lane.refused.values())[-1]
                     raise RunError(f"no worker could get ready for this run: {cause}")
@@ -164,7 +163,13 @@ class Roster:
             if not lane.over:
                 self._end(lane, err)
 
-    def _open(self, lane: Lane, worker: Any) -> None:
+    def _ask(self, worker: Any) -> None:
+        """Have a worker get ready for the next run that it does not know, unless it is at it with another."""
+        if any(other is worker for _, other in self.opening.values()):
+            return
+        unknown = (lane for lane in self.lanes if worker not in lane.opened and worker not in lane.refused)
+        if (lane := next(unknown, None)) is None:
+            return
         root = str(lane.session.run_dir.root.absolute())
         ref = worker.handle.open.remote(lane.number, root, lane.session.plan)
         self.opening[ref], self._asked[ref] = (lane, worker), time.monotonic()
