@@ -1,8 +1,8 @@
 """Frontier: which tiles may run now. A pure state machine: no I/O, no Ray, no clock, no randomness.
 
-A tile is waiting (a predecessor is missing), ready, running or done; a tile that failed too often is given up, and its
-successors then never become ready. Events in: `take`, `committed`, `returned`, `failed`. Memory: one byte per tile
-plus the ready set; nothing is computed for a tile before a predecessor of it is done.
+A tile is waiting (a predecessor is missing), ready, running, reported or done; a tile that failed too often is given up,
+and its successors then never become ready. Events in: `take`, `reported`, `committed`, `returned`, `failed`. Memory: one
+byte per tile plus the ready set; nothing is computed for a tile before a predecessor of it is reported.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ QUARANTINE_AFTER = SOLO_AFTER + 3
 FILL_TRIES = 2
 
 # A tile's byte; above COUNTING it is waiting too, and the excess is the number of predecessors that are missing.
-WAITING, READY, RUNNING, DONE, GIVEN_UP, COUNTING = range(6)
+WAITING, READY, RUNNING, REPORTED, DONE, GIVEN_UP, COUNTING = range(7)
 
 
 class Frontier:
@@ -45,6 +45,8 @@ class Frontier:
         self.total = graph.count
         self.done = 0
         self.running = 0
+        self.recording = 0
+        """Tiles whose pixels are on the disk and whose records are on their way there."""
         self.given_up: dict[TileKey, str] = {}
         self._failures: dict[int, int] = {}
         self._states = bytearray(graph.count)
@@ -118,7 +120,7 @@ class Frontier:
     @property
     def stuck(self) -> bool:
         """True when nothing runs, nothing can run, and tiles are left: they wait for one that was given up."""
-        return not self.finished and self.running == 0 and self.ready == 0
+        return not (self.finished or self.running or self.recording or self.ready)
 
     def take(self, most: int) -> list[TileKey]:
         """Move up to `most` ready tiles of one level to running and return them; a suspect tile comes first, alone."""
@@ -146,7 +148,7 @@ class Frontier:
         return self._heaps[next(near, waiting[-1])]
 
     def all_done(self, level: int, rows: range, cols: range) -> bool:
-        """Tell whether all tiles of some rows and columns of a level are committed."""
+        """Tell whether all tiles of some rows and columns of a level are durably committed."""
         columns = self.graph.grids[level].cols.count
         first, count = self.graph.bases[level] + cols.start, len(cols)
         starts = (first + row * columns for row in reversed(rows))  # the last rows are the last to be done
@@ -161,22 +163,34 @@ class Frontier:
         """Tell whether a tile that was taken is to be filled: restoring it has failed too often."""
         return self.graph.number(key) in self._to_fill
 
+    def reported(self, keys: Iterable[TileKey]) -> None:
+        """Release the tiles that waited for some whose records will be durable before those of what is released."""
+        for number in map(self.graph.number, keys):
+            self._report(number)
+
+    def _report(self, number: int) -> None:
+        self._stop_running(number)
+        self._states[number] = REPORTED
+        self.recording += 1
+        self._release_after(number)
+
     def committed(self, keys: Iterable[TileKey]) -> None:
-        """Record tiles as durable and release the tiles that waited for them."""
+        """Record tiles as durable, and release the tiles that waited for them unless `reported` has."""
         self.committed_numbers([self.graph.number(key) for key in keys])
 
     def committed_numbers(self, numbers: Sequence[int]) -> None:
         """Do what `committed` does."""
         for number in numbers:
-            self._stop_running(number)
+            if self._states[number] != REPORTED:
+                self._report(number)
             self._states[number] = DONE
+            self.recording -= 1
             self.done += 1
             if self._ahead is not None:
                 self._kept[self.graph.level(number)] += 1
             if self._failures:
                 self._failures.pop(number, None)
                 self._to_fill.discard(number)
-            self._release_after(number)
 
     def returned(self, keys: Iterable[TileKey]) -> None:
         """Put running tiles back to ready without blame (their worker was taken away); a suspect remains one."""

@@ -9,7 +9,7 @@ from typing import Any
 from orchestrator.deadlines import Deadlines
 from orchestrator.errors import RunError
 from orchestrator.frontier import Frontier
-from orchestrator.mailbox import Durable, Mailbox, Recorder
+from orchestrator.mailbox import Durable, Mailbox, Recorder, Reports
 from orchestrator.report import Report
 from orchestrator.session import Session
 from orchestrator.tokens import Tokens
@@ -40,11 +40,25 @@ class Lane:
 
     @property
     def idle(self) -> bool:
-        """True when no tile runs or can run."""
-        return not (self.frontier.ready or self.frontier.running)
+        """True when no tile runs, can run or is being recorded."""
+        return not (self.frontier.ready or self.frontier.running or self.frontier.recording)
+
+    @property
+    def draining(self) -> bool:
+        """True while what runs, or is being recorded, is worth waiting for."""
+        return bool(self.frontier.running or self.frontier.recording)
+
+    def put(self, reports: Reports) -> None:
+        """Have batches recorded, and release what waited for them: it will be recorded after them.
+
+        Journal records reach the disk in the order in which they were put, or not at all: after a crash a tile is
+        never known without what it was built on.
+        """
+        self.recorder.put(reports)
+        self.session.reported(reports)
 
     def durable(self, letter: Durable) -> None:
-        """Release what waited for batches that are on the disk; raises what kept them from it."""
+        """Count batches as committed that are on the disk; raises what kept them from it."""
         self.recorder.pending -= len(letter.reports)
         if letter.error is not None:
             raise letter.error

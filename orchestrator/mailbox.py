@@ -66,7 +66,10 @@ class Mailbox:
 
 
 class Recorder:
-    """Write the journal on a thread: reports that come meanwhile share the next write to the disk."""
+    """Write the journal on a thread: reports that come meanwhile share the next write to the disk.
+
+    They are written in the order in which they were put; after a failure nothing is: what follows may build on it.
+    """
 
     def __init__(self, record: Callable[[Reports], None], mailbox: Mailbox) -> None:
         self._record, self._mailbox = record, mailbox
@@ -91,6 +94,7 @@ class Recorder:
         self._reports.put(None)
 
     def _write(self) -> None:
+        failure: Exception | None = None
         while (first := self._reports.get()) is not None:
             reports, last = list(first), False
             while not self._reports.empty():
@@ -98,10 +102,10 @@ class Recorder:
                 last = more is None
                 reports += more or ()
             try:
-                self._record(reports)
+                if failure is None:
+                    self._record(reports)
             except Exception as err:  # the disk's refusal: the driver's thread raises it
-                self._mailbox.put(Durable(self, reports, err))
-            else:
-                self._mailbox.put(Durable(self, reports))
+                failure = err
+            self._mailbox.put(Durable(self, reports, failure))
             if last:
                 return

@@ -148,7 +148,7 @@ class RayExecutor:
         if self._stop.requested:
             for lane in self._roster.lanes:
                 lane.session.emit(Draining(batches=len(self._inflight), seconds=self._stop.seconds))
-            while any(lane.frontier.running for lane in self._roster.lanes):
+            while any(lane.draining for lane in self._roster.lanes):
                 self._collect()
                 self._tick()
             raise KeyboardInterrupt
@@ -201,7 +201,7 @@ class RayExecutor:
         finally:  # also when a death among them ends the run
             for lane, theirs in reports.items():  # first of all: the disk is at it while what follows is dispatched
                 if not lane.over:
-                    lane.recorder.put(theirs)
+                    lane.put(theirs)
             for letter in letters:
                 if isinstance(letter, Durable):
                     self._roster.durable(letter)

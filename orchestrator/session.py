@@ -96,8 +96,13 @@ class Session:
             self._reopen = True
             raise
 
+    def reported(self, reports: Sequence[tuple[str, Report]]) -> None:
+        """Release what waited for batches that will be recorded before anything that is released here."""
+        for _, report in reports:
+            self.frontier.reported(report.keys)
+
     def release(self, reports: Sequence[tuple[str, Report]]) -> None:
-        """Release what waited for batches whose completion is durable; `announce` is to follow."""
+        """Count batches as done whose completion is durable, and release what waited for them; `announce` is to follow."""
         for _, report in reports:
             self.frontier.committed(report.keys)
 

@@ -172,6 +172,30 @@ def test_reporting_a_tile_twice_is_refused():
         frontier.committed(keys)
 
 
+@given(graphs(), st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_what_is_reported_releases_its_successors_and_is_done_when_it_is_recorded(graph: TaskGraph, seed: int):
+    frontier, rng = Frontier(graph), random.Random(seed)
+    reported: list[TileKey] = []
+    recorded = 0
+    while keys := frontier.take(rng.randint(1, 4)):
+        assert {before for key in keys for before in graph.predecessors(key)} <= set(reported)
+        frontier.reported(keys)
+        reported += keys
+        if rng.random() < 0.3:  # some records reach the disk, in the order of the reports
+            until = rng.randint(recorded, len(reported))
+            frontier.committed(reported[recorded:until])
+            recorded = until
+        assert (frontier.done, frontier.recording) == (recorded, len(reported) - recorded)
+        assert list(frontier.finished_keys()) == sorted(reported[:recorded], key=graph.number)
+    assert len(reported) == graph.count
+    for level, grid in enumerate(graph.grids):
+        there = recorded == graph.count or all(key.level != level for key in reported[recorded:])
+        assert frontier.all_done(level, range(grid.rows.count), range(grid.cols.count)) == there
+    frontier.committed(reported[recorded:])
+    assert frontier.finished
+
+
 def test_a_batch_holds_tiles_of_one_level():
     graph = TaskGraph([TileGrid.build(k, 256 >> k, 256 >> k, 32, 16, "centre") for k in range(3)], 2)
     frontier, rng = Frontier(graph), random.Random(3)
