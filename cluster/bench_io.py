@@ -180,14 +180,18 @@ def _main(name: str, folder: Path, side: int) -> None:
 
 
 def _step(name: str, folder: Path, source: Path) -> Callable[[], object]:
+    """Return a step; what it wrote before is deleted here, outside the measurement."""
     if name in COPIES:
-        return lambda: _raw_copy(source, folder / "copy.raw", flush=name == COPIES[1])
+        copy = folder / "copy.raw"
+        copy.unlink(missing_ok=True)
+        return lambda: _raw_copy(source, copy, flush=name == COPIES[1])
     if name == "import":
         from storage.stage import stage
 
         shutil.rmtree(folder / "staged.zarr", ignore_errors=True)
         return lambda: stage(source, folder / "staged.zarr")
     if name == "publish":
+        shutil.rmtree(folder / "out.zarr", ignore_errors=True)
         return lambda: _publish(source, folder / "out.zarr")
     if name == "read published":
         return lambda: _read_published(folder / "out.zarr")
@@ -195,7 +199,8 @@ def _step(name: str, folder: Path, source: Path) -> Callable[[], object]:
 
     _, kind, compression = name.split(" ")
     file = folder / "out.tif"
-    return lambda: export(folder / "out.zarr", file, format=kind, compression=compression, overwrite=True)
+    file.unlink(missing_ok=True)
+    return lambda: export(folder / "out.zarr", file, format=kind, compression=compression)
 
 
 def _raw_copy(source: Path, dest: Path, *, flush: bool) -> None:
@@ -206,7 +211,6 @@ def _raw_copy(source: Path, dest: Path, *, flush: bool) -> None:
             file.write(np.array(pixels[start : start + 16 * MIB]).data)
         if flush:
             os.fsync(file.fileno())
-    dest.unlink()
 
 
 def _publish(source: Path, dest: Path) -> None:
@@ -226,7 +230,6 @@ def _publish(source: Path, dest: Path) -> None:
         channels=info.channels,
         dtype=info.dtype,
         meaning=Meaning(geo=geo),
-        overwrite=True,
     )
 
 

@@ -136,7 +136,7 @@ def test_the_same_pixels_give_the_same_bytes(tmp_path):
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
 
 
-def test_the_source_is_asked_once_for_every_shard_row_by_row(tmp_path):
+def test_the_source_is_asked_once_for_every_shard_in_squares_of_neighbours(tmp_path):
     pixels, asked, reports = noise(1, 70, 70), [], []
 
     def source(box):
@@ -153,9 +153,18 @@ def test_the_source_is_asked_once_for_every_shard_row_by_row(tmp_path):
         progress=lambda *r: reports.append(r),
         **SMALL,
     )
-    assert asked[:4] == [Box(0, 0, 32, 32), Box(0, 32, 32, 64), Box(0, 64, 32, 70), Box(32, 0, 64, 32)]
-    assert len(asked) == 9
+    assert asked[:4] == [Box(0, 0, 32, 32), Box(0, 32, 32, 64), Box(32, 0, 64, 32), Box(32, 32, 64, 64)]
+    assert len(asked) == len(set(asked)) == 9
     assert reports == [(n + 1, 15) for n in range(15)]
+
+
+@pytest.mark.parametrize("held", [0, 1024, 2048, 1 << 20])
+def test_levels_made_of_what_is_in_memory_are_those_made_of_the_files(tmp_path, monkeypatch, held):
+    pixels = noise(1, 150, 130)
+    publish_array(pixels, tmp_path / "reference", **SMALL)
+    monkeypatch.setattr("storage.publish._HELD_BYTES", held)
+    publish_array(pixels, tmp_path / "out", **SMALL)
+    assert tree(tmp_path / "out") == tree(tmp_path / "reference")
 
 
 def test_black_shards_are_stored_and_a_lost_or_damaged_one_is_an_error(tmp_path):
