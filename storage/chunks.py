@@ -36,9 +36,12 @@ def encode(part: NDArray[Any], shape: tuple[int, int]) -> bytes:
     return bytes(zstd.compress(whole, _NOISE_LEVEL if _is_noise(whole) else ZSTD_LEVEL, True))
 
 
-def decode(data: bytes | memoryview, out: NDArray[Any]) -> None:
-    """Fill a C-contiguous little-endian array with a chunk; raises ValueError when these are not its bytes."""
-    flat = memoryview(out).cast("B")
+def decode(data: Any, out: NDArray[Any]) -> None:
+    """Fill a C-contiguous little-endian array with a chunk; raises ValueError when these are not its bytes.
+
+    data: bytes or a view of them.
+    """
+    flat = out.data.cast("B")
     try:
         found = imagecodecs.zstd_decode(data, out=flat)
     except RuntimeError as error:
@@ -49,7 +52,7 @@ def decode(data: bytes | memoryview, out: NDArray[Any]) -> None:
 
 def _is_noise(whole: NDArray[Any]) -> bool:
     """Tell from a sample whether compressing a chunk is hardly worth decompressing it."""
-    flat = memoryview(whole).cast("B")
+    flat = whole.data.cast("B")
     if len(flat) < _LEAST:
         return False
     step, length = len(flat) // _STRETCHES, len(flat) // (_STRETCHES * _SHARE)

@@ -64,7 +64,7 @@ def _sums(values: Array, dtype: DTypeLike) -> Array:
         pairs = values.view(np.uint16)
         across = pairs & np.uint16(255)
         across += pairs >> np.uint16(8)
-        return np.add(across[:, 0::2], across[:, 1::2], dtype=dtype)
+        return np.asarray(np.add(across[:, 0::2], across[:, 1::2], dtype=dtype))
     rows = np.add(values[:, 0::2], values[:, 1::2], dtype=dtype)
     return np.add(rows[:, :, 0::2], rows[:, :, 1::2], dtype=dtype)
 
