@@ -8,24 +8,22 @@ import imagecodecs
 import numpy as np
 from numcodecs import zstd  # type: ignore[import-untyped]
 
-from storage.zarr_meta import ZSTD_LEVEL
+from storage.zarr_meta import FAST_LEVEL, ZSTD_LEVEL
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# What noise is stored with: matches are still found, but samples that do not repeat are kept as they are, which takes a
-# few percent more and decodes several times as fast.
-_NOISE_LEVEL = -10
 # Noise is what zstd makes less than an eighth smaller.
 _WORTH = 8 / 9
 # The sample that decides: so many stretches of a chunk, together this share of it, at least so many bytes.
 _STRETCHES, _SHARE, _LEAST = 4, 32, 1 << 16
 
 
-def encode(part: NDArray[Any], shape: tuple[int, int]) -> bytes:
+def encode(part: NDArray[Any], shape: tuple[int, int], *, fast: bool = False) -> bytes:
     """Return the stored bytes of a chunk (..., *shape) from its part inside the image, zeros beyond the edge.
 
-    The same samples give the same bytes. Every zstd decoder reads them, whatever level they were made with.
+    fast: for a copy that does not stay; otherwise only what is noise is stored so. The same samples give the same
+    bytes. Every zstd decoder reads them, whatever level they were made with.
     """
     stored = part.dtype.newbyteorder("<")
     if part.shape[-2:] != shape:
@@ -33,7 +31,7 @@ def encode(part: NDArray[Any], shape: tuple[int, int]) -> bytes:
         whole[..., : part.shape[-2], : part.shape[-1]] = part
         part = whole
     whole = np.ascontiguousarray(part, stored)
-    return bytes(zstd.compress(whole, _NOISE_LEVEL if _is_noise(whole) else ZSTD_LEVEL, True))
+    return bytes(zstd.compress(whole, FAST_LEVEL if fast or _is_noise(whole) else ZSTD_LEVEL, True))
 
 
 def decode(data: Any, out: NDArray[Any]) -> None:
