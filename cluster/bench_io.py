@@ -42,7 +42,7 @@ TARGETS: dict[str, tuple[float | None, int]] = {
 }
 COPIES = ("raw copy", "raw copy, flushed")
 MOST_AMPLIFICATION = 1.25
-REPEATS, REPEATED_SIDE = 3, 8000
+REPEATS, REPEATED_SIDE = 5, 20_000
 _WATCH_SECONDS, _TABLE_WIDTH = 0.02, 100
 # Side of the image with which a step is tried first, so that what it loads and starts is not measured.
 _WARM_SIDE = 600
@@ -127,9 +127,8 @@ def _print(steps: list[Step], amplification: float) -> None:
 
 
 def _measured(name: str, folder: Path, side: int) -> dict[str, Any]:
-    """Return the best of a few tries where they are short: others use the machine too, and its caches."""
-    short = side <= REPEATED_SIDE or name in COPIES
-    tries = [_child(name, folder, side) for _ in range(REPEATS if short else 1)]
+    """Return the best of a few tries where they are short: others use the machine, and pages are slow the first time."""
+    tries = [_child(name, folder, side) for _ in range(REPEATS if side <= REPEATED_SIDE else 1)]
     return {key: min(float(one[key]) for one in tries) for key in ("cpu", "wall")} | {
         "peak": max(float(one["peak"]) for one in tries)
     }

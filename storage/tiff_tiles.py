@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -36,36 +36,65 @@ _AHEAD = 8
 _ROOM = 2
 
 
-def encoded(
-    image: PublishedImage, number: int, *, planar: bool, compression: str, quality: int, pool: Executor
-) -> Iterator[memoryview]:
-    """Yield the stored bytes of the tiles of a level, row by row, zeros beyond the far edges.
+class TileEncoder:
+    """Make the stored bytes of tiles. Memory: three times eight tiles, which are used again and again."""
 
-    planar: tiles of one band, one band after the other; else of all bands, interleaved. compression: a name in
-    `tiff_writer.COMPRESSIONS`; deflate, zstd and lzw store what differs from the sample before (TIFF 6.0, section 14), of
-    floats the exponents first (Adobe's Technical Note 3). What is yielded holds until the next one is asked for.
-    Memory: three times eight tiles, which are used again and again.
-    """
-    whole = np.dtype(image.dtype).kind in "iu"
-    parts = _parts(image, number, range(image.channels) if planar else (None,))
-    shape = (TILE, TILE, 1 if planar else image.channels)
-    differences = compression in _ENCODERS and whole
-    if compression == "none":
-        return _plain(parts, _Slot(shape, image.dtype))
-    encode: Encode
-    if compression == "jpeg":
-        encode = partial(imagecodecs.jpeg_encode, level=quality, **(_JPEG_COLOURS if shape[2] == 3 else {}))
-    elif whole:
-        encode = _ENCODERS[compression]
-    else:
-        encode = partial(_floats, encode=_ENCODERS[compression])
-    return _ahead(encode, parts, [_Slot(shape, image.dtype) for _ in range(_AHEAD)], pool, differences=differences)
+    def __init__(
+        self, image: PublishedImage, pool: Executor, *, planar: bool, compression: str, quality: int = 0
+    ) -> None:
+        """Set up for an image.
 
+        planar: tiles of one band, one band after the other; else of all bands, interleaved. compression: a name in
+        `tiff_writer.COMPRESSIONS`; deflate, zstd and lzw store what differs from the sample before (TIFF 6.0, section
+        14), of floats the exponents first (Adobe's Technical Note 3). quality: of JPEG, 1 to 100.
+        """
+        self._image, self._pool, self._planar = image, pool, planar
+        depth = 1 if planar else image.channels
+        whole = np.dtype(image.dtype).kind in "iu"
+        self._differences = compression in _ENCODERS and whole
+        self._encode: Encode | None = None
+        if compression == "jpeg":
+            colours = _JPEG_COLOURS if depth == 3 else {}
+            self._encode = partial(imagecodecs.jpeg_encode, level=quality, **colours)
+        elif compression in _ENCODERS:
+            self._encode = _ENCODERS[compression] if whole else partial(_floats, encode=_ENCODERS[compression])
+        waiting = 1 if compression == "none" else min(_AHEAD, self.count(0))
+        self._free = deque(_Slot((TILE, TILE, depth), image.dtype) for _ in range(waiting))
 
-def count(image: PublishedImage, number: int, *, planar: bool) -> int:
-    """Return the number of tiles of a level."""
-    channels, height, width = image.levels[number].shape
-    return -(-height // TILE) * -(-width // TILE) * (channels if planar else 1)
+    def count(self, number: int) -> int:
+        """Return the number of tiles of a level."""
+        channels, height, width = self._image.levels[number].shape
+        return -(-height // TILE) * -(-width // TILE) * (channels if self._planar else 1)
+
+    def tiles(self, number: int) -> Iterator[memoryview]:
+        """Yield the tiles of a level, row by row, zeros beyond the far edges; each holds until the next is asked for."""
+        waiting: deque[tuple[_Slot, Future[memoryview]]] = deque()
+        for pixels in self._parts(number):
+            if not self._free:
+                yield self._first(waiting)
+            tile = self._free[0].fill(pixels, differences=self._differences)
+            if self._encode is None:
+                yield tile.data.cast("B")
+            else:
+                slot = self._free.popleft()
+                waiting.append((slot, self._pool.submit(self._encode, tile, out=slot.room)))
+        while waiting:
+            yield self._first(waiting)
+
+    def _first(self, waiting: deque[tuple[_Slot, Future[memoryview]]]) -> memoryview:
+        """Return the stored bytes that wait longest; their slot is filled again when more is asked for."""
+        slot, stored = waiting.popleft()
+        self._free.append(slot)
+        return stored.result()
+
+    def _parts(self, number: int) -> Iterator[Pixels]:
+        """Yield (C, h, w) under the tiles of a level; of bands that are planes one after the other."""
+        _, height, width = self._image.levels[number].shape
+        for channel in range(self._image.channels) if self._planar else (None,):
+            for y0 in range(0, height, TILE):
+                for x0 in range(0, width, TILE):
+                    box = Box(y0, x0, min(y0 + TILE, height), min(x0 + TILE, width))
+                    yield self._image.read(number, box, channel)
 
 
 class _Slot:
@@ -90,35 +119,5 @@ class _Slot:
         return self.tile
 
 
-def _parts(image: PublishedImage, number: int, channels: Iterable[int | None]) -> Iterator[Pixels]:
-    """Yield (C, h, w) under the tiles of a level, row by row; of the given bands, one after the other."""
-    _, height, width = image.levels[number].shape
-    for channel in channels:
-        for y0 in range(0, height, TILE):
-            for x0 in range(0, width, TILE):
-                yield image.read(number, Box(y0, x0, min(y0 + TILE, height), min(x0 + TILE, width)), channel)
-
-
-def _plain(parts: Iterator[Pixels], slot: _Slot) -> Iterator[memoryview]:
-    for pixels in parts:
-        yield slot.fill(pixels, differences=False).data.cast("B")
-
-
 def _floats(tile: Pixels, encode: Encode, out: bytearray) -> Any:
     return encode(imagecodecs.floatpred_encode(tile, axis=1), out=out)
-
-
-def _ahead(
-    encode: Encode, parts: Iterator[Pixels], slots: list[_Slot], pool: Executor, *, differences: bool
-) -> Iterator[memoryview]:
-    """Yield what the pool makes of the tiles, in order, as many ahead as there are slots."""
-    free, waiting = deque(slots), deque[tuple[_Slot, Future[memoryview]]]()
-    for pixels in parts:
-        if not free:
-            slot, stored = waiting.popleft()
-            yield stored.result()
-            free.append(slot)
-        slot = free.popleft()
-        waiting.append((slot, pool.submit(encode, slot.fill(pixels, differences=differences), out=slot.room)))
-    for _, stored in waiting:
-        yield stored.result()

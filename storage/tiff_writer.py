@@ -9,6 +9,7 @@ GeoTIFF. tifffile writes the tables, of tiles that are still empty.
 
 from __future__ import annotations
 
+import itertools
 import json
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -20,11 +21,10 @@ from typing import Any, BinaryIO
 import numpy as np
 import tifffile
 
-from storage import tiff_tiles
 from storage.geotiff import Tag
 from storage.meaning import Meaning
 from storage.published import PublishedImage
-from storage.tiff_tiles import TILE
+from storage.tiff_tiles import TILE, TileEncoder
 
 Progress = Callable[[int, int], None]
 
@@ -78,29 +78,29 @@ def write_tiff(
     Memory: some tiles and the tables of the file, 16 bytes for every tile.
     """
     planar = ome and not _rgb(image)
-    _write_tables(file, image, levels, ome=ome, cog=cog, planar=planar, compression=compression, tags=tags)
-    pages = _pages(file, levels, ome=ome)
-    total, done = sum(tiff_tiles.count(image, number, planar=planar) for number in range(levels)), 0
-    with file.open("r+b") as target, ThreadPoolExecutor(2) as pool:
-        target.seek(0, 2)
-        for number in reversed(range(levels)):
-            tiles = tiff_tiles.encoded(
-                image, number, planar=planar, compression=compression, quality=quality, pool=pool
-            )
-            for page in pages[number]:
-                places = []
-                for _ in range(page.tiles):
-                    places.append(_append(target, next(tiles), cog=cog))
-                    done += 1
-                    if progress:
-                        progress(done, total)
-                _fill(target, page, places)
+    with ThreadPoolExecutor(2) as pool:
+        encoder = TileEncoder(image, pool, planar=planar, compression=compression, quality=quality)
+        counts = [encoder.count(number) for number in range(levels)]
+        _write_tables(file, image, counts, ome=ome, cog=cog, planar=planar, compression=compression, tags=tags)
+        pages, done = _pages(file, levels, ome=ome), 0
+        with file.open("r+b") as target:
+            target.seek(0, 2)
+            for number in reversed(range(levels)):
+                tiles = encoder.tiles(number)
+                for page in pages[number]:
+                    places = []
+                    for data in itertools.islice(tiles, page.tiles):
+                        places.append(_append(target, data, cog=cog))
+                        done += 1
+                        if progress:
+                            progress(done, sum(counts))
+                    _fill(target, page, places)
 
 
 def _write_tables(
     file: Path,
     image: PublishedImage,
-    levels: int,
+    counts: Sequence[int],
     *,
     ome: bool,
     cog: bool,
@@ -108,17 +108,18 @@ def _write_tables(
     compression: str,
     tags: Sequence[Tag],
 ) -> None:
-    """Write the file without the bytes of its tiles."""
+    """Write the file without the bytes of its tiles. counts: tiles of every level."""
+    levels = len(counts)
     with tifffile.TiffWriter(file, bigtiff=image.nbytes(levels) > CLASSIC_LIMIT, ome=ome) as tiff:
         if cog:
             tiff.filehandle.write(_GHOST + b" " * (len(_GHOST) % 2))
-        for number in range(levels):
+        for number, tiles in enumerate(counts):
             first = number == 0
             options: dict[str, Any] = {"metadata": None}
             if first and ome:
                 options = {"metadata": _ome_metadata(image), "subifds": levels - 1}
             tiff.write(
-                _empty_tiles(image, number, planar=planar, compression=compression),
+                _empty_tiles(image.levels[number].shape, tiles, compression),
                 shape=_shape(image, number, planar),
                 dtype=np.dtype(image.dtype).newbyteorder("<"),
                 tile=(TILE, TILE),
@@ -135,14 +136,12 @@ def _write_tables(
             )
 
 
-def _empty_tiles(image: PublishedImage, number: int, *, planar: bool, compression: str) -> Iterator[bytes] | None:
+def _empty_tiles(shape: tuple[int, int, int], tiles: int, compression: str) -> Iterator[bytes] | None:
     """Return what tifffile writes as the tiles of a level: nothing.
 
     Pages that are one plain tile it writes as one array and leaves a hole of that size, which stays empty.
     """
-    if compression == "none" and image.levels[number].shape[1:] == (TILE, TILE):
-        return None
-    return iter([b""] * tiff_tiles.count(image, number, planar=planar))
+    return None if compression == "none" and shape[1:] == (TILE, TILE) else iter([b""] * tiles)
 
 
 def _pages(file: Path, levels: int, *, ome: bool) -> list[list[_Page]]:
