@@ -239,11 +239,17 @@ def test_a_source_of_another_shape_or_dtype_is_refused(tmp_path):
 
 
 PUBLISHER = """
-import sys, numpy as np
+import sys, time, numpy as np
 from storage.publish import publish
+
+def progress(done, total):
+    print(done, total, flush=True)
+    if done == total and sys.argv[2] == "wait":  # whoever kills may be slower than who publishes
+        time.sleep(60)
+
 pixels = np.random.default_rng(5).integers(0, 255, (3, 300, 300), "uint8", endpoint=True)
 publish(lambda box: pixels[(slice(None), *box.slices())], sys.argv[1], height=300, width=300, channels=3, dtype="uint8",
-        chunk=32, shard=64, progress=lambda done, total: print(done, total, flush=True))
+        chunk=32, shard=64, progress=progress)
 """
 
 
@@ -252,7 +258,8 @@ def test_kill_9_leaves_no_image_and_publishing_again_gives_the_same_bytes(tmp_pa
     total = sum(level.grid[0] * level.grid[1] for level in plan_levels((3, 300, 300), "uint8", chunk=32, shard=64))
     command = [sys.executable, "-c", PUBLISHER, str(tmp_path / "out")]
     for shards in (3, 30, total - 1):
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as run:
+        last = "go on" if shards == total - 1 else "wait"
+        with subprocess.Popen([*command, last], cwd=ROOT, stdout=subprocess.PIPE) as run:
             for _ in range(shards):
                 run.stdout.readline()
             run.send_signal(signal.SIGKILL)
