@@ -63,8 +63,6 @@ def export(
             rows, icc = flat.read_rows(image), image.meaning.icc
             parts = flat.encode_png(rows, icc) if kind == "png" else flat.encode_jpeg(rows, icc, quality)
             files.write_new(temporary, parts, fsync=False)  # atomic_output flushes it
-        elif kind == "cog":
-            _write_cog(temporary, image, compression, quality, progress)
         else:
             meaning = image.meaning if kind != "ome-tiff" else Meaning(nodata=image.meaning.nodata)
             tiff_writer.write_tiff(
@@ -72,31 +70,12 @@ def export(
                 image,
                 levels=levels,
                 ome=kind == "ome-tiff",
+                cog=kind == "cog",
                 compression=compression,
                 quality=quality,
                 tags=geotiff.tags(meaning, channels=image.channels, dtype=image.dtype),
                 progress=progress,
             )
-
-
-def _write_cog(file: Path, image: PublishedImage, compression: str, quality: int, progress: Progress | None) -> None:
-    """Write a tiled TIFF beside `file`, then have GDAL bring its parts into the order of a COG."""
-    tags = geotiff.tags(image.meaning, channels=image.channels, dtype=image.dtype)
-    plain = file.with_name(file.name.removesuffix(files.PARTIAL) + ".tif" + files.PARTIAL)
-    try:
-        tiff_writer.write_tiff(
-            plain,
-            image,
-            levels=len(image.levels),
-            ome=False,
-            compression="none",
-            quality=quality,
-            tags=tags,
-            progress=progress,
-        )
-        geotiff.to_cog(plain, file, compression=compression, quality=quality, dtype=image.dtype)
-    finally:
-        plain.unlink(missing_ok=True)
 
 
 def _kind(file: Path, format: str | None) -> str:
@@ -145,7 +124,7 @@ def _check(file: Path, image: PublishedImage, kind: str, compression: str, quali
 
 def _check_disk(file: Path, image: PublishedImage, kind: str, compression: str) -> None:
     """Raise FormatError when even the uncompressed parts of an export do not fit on the disk."""
-    needed = image.nbytes() if kind == "cog" or (kind not in ("png", "jpeg") and compression == "none") else 0
+    needed = image.nbytes() if kind not in ("png", "jpeg") and compression == "none" else 0
     if needed and file.parent.is_dir() and (free := shutil.disk_usage(file.parent).free) < needed:
         raise FormatError(
             f"{file}: needs about {human_bytes(needed)} of disk, {human_bytes(free)} are free; free some or go elsewhere"

@@ -1,11 +1,10 @@
-"""GeoTIFF tags, and Cloud Optimized GeoTIFF: the two things for which the extra `geo` (rasterio, GDAL) is needed."""
+"""GeoTIFF tags, as GDAL writes them: for these the extra `geo` (rasterio) is needed."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import tifffile
@@ -21,7 +20,6 @@ Tag = tuple[int, int, int, Any, bool]
 _TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113)
 # Of memory for GDAL's block cache, bytes: the default is 5 % of the machine's.
 _CACHE = 128 << 20
-_COMPRESSIONS = {"none": "NONE", "deflate": "DEFLATE", "zstd": "ZSTD", "lzw": "LZW", "jpeg": "JPEG"}
 
 
 def tags(meaning: Meaning, *, channels: int, dtype: str) -> list[Tag]:
@@ -63,35 +61,6 @@ def tags(meaning: Meaning, *, channels: int, dtype: str) -> list[Tag]:
 def nodata_text(nodata: float) -> str:
     """Return the text of GDAL's nodata tag; a whole number has no decimals."""
     return str(int(nodata)) if float(nodata).is_integer() and abs(nodata) < 2**53 else repr(float(nodata)).lower()
-
-
-def to_cog(tiff: Path, file: Path, *, compression: str, quality: int, dtype: str) -> None:
-    """Write the Cloud Optimized GeoTIFF `file` from a tiled TIFF that carries its georeference and its overviews.
-
-    GDAL copies the levels that are there instead of computing its own. Memory: GDAL's cache of 128 MiB.
-    Raises FormatError when the extra `geo` is not installed or GDAL fails.
-    """
-    rasterio = _rasterio()
-    from rasterio.shutil import copy
-
-    options: dict[str, Any] = {
-        "COMPRESS": _COMPRESSIONS[compression],
-        "BLOCKSIZE": 512,
-        "OVERVIEWS": "FORCE_USE_EXISTING",
-        "BIGTIFF": "IF_SAFER",
-        "NUM_THREADS": 2,
-    }
-    if compression in ("deflate", "zstd"):
-        options["LEVEL"] = 1  # higher levels gain a few percent and cost several times the CPU
-    if compression in ("deflate", "zstd", "lzw"):
-        options["PREDICTOR"] = "FLOATING_POINT" if dtype == "float32" else "STANDARD"
-    if compression == "jpeg":
-        options["QUALITY"] = quality
-    try:
-        with _quiet(), rasterio.Env(GDAL_CACHEMAX=_CACHE, GDAL_TIFF_INTERNAL_MASK=True):
-            copy(str(tiff), str(file), driver="COG", **options)
-    except rasterio.errors.RasterioError as error:
-        raise FormatError(f"{file}: GDAL cannot write the COG ({one_line(error)}); check the disk space") from error
 
 
 def require() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,23 +72,35 @@ class Publication:
         """Tell whether a shard of a level is there."""
         return self._path(number, row, col).is_file()
 
-    def write(self, row: int, col: int, pixels: NDArray[Any], pool: Executor) -> None:
-        """Write a shard of level 0; when this returns, its bytes and its name survive a power cut.
+    def write(self, row: int, col: int, pixels: NDArray[Any], pool: Executor, number: int = 0) -> None:
+        """Write a shard of a level; when this returns, its bytes and its name survive a power cut.
 
         pixels: (C, h, w), the shard's box clipped to the image. The same pixels give the same bytes.
         """
-        self._put(self._path(0, row, col), shards.encode(self.levels[0], pixels, pool))
+        self._put(self._path(number, row, col), shards.encode(self.levels[number], pixels, pool))
 
     def reduce(self, number: int, row: int, col: int, pool: Executor) -> None:
         """Write a shard of a coarser level from the shards of the finer one, decoding one of them at a time."""
-        box = self.levels[number].box(row, col)
         finer = self.levels[number - 1]
+
+        def halved(row: int, col: int) -> NDArray[Any]:
+            path = self._path(number - 1, row, col)
+            return self.halved(shards.decode(finer, memoryview(path.read_bytes()), finer.box(row, col), str(path)))
+
+        self.write(row, col, self.gathered(number, row, col, halved), pool, number)
+
+    def gathered(self, number: int, row: int, col: int, halved: Callable[[int, int], NDArray[Any]]) -> NDArray[Any]:
+        """Return the pixels of a shard of a coarser level. halved: shard of the finer one -> its `halved` pixels."""
+        finer, box = self.levels[number - 1], self.levels[number].box(row, col)
         out = np.empty((finer.shape[0], *box.shape), finer.dtype)
         for place in self._under(number, row, col):
-            path, part = self._path(number - 1, *place), finer.box(*place)
-            half = halve(shards.decode(finer, path.read_bytes(), part, str(path)), self.nodata)
-            out[(slice(None), *part.cover(2).shift(-box.y0, -box.x0).slices())] = half
-        self._put(self._path(number, row, col), shards.encode(self.levels[number], out, pool))
+            part = finer.box(*place).cover(2).shift(-box.y0, -box.x0)
+            out[(slice(None), *part.slices())] = halved(*place)
+        return out
+
+    def halved(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        """Return the 2 x 2 means of a shard: its part of the next level."""
+        return halve(pixels, self.nodata)
 
     def climb(self, row: int, col: int, pool: Executor) -> None:
         """Write the coarser shards above a shard of level 0 as far as everything under them is there."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["is_published", "plan_levels", "publish", "unpublish"]
 
 Progress = Callable[[int, int], None]
+# Of shards that wait for their neighbours, so that they need not be decoded for the next level, bytes.
+_HELD_BYTES = 64 << 20
 
 
 def publish(
@@ -45,12 +48,14 @@ def publish(
 ) -> list[Level]:
     """Write the image that `source` delivers to the folder `dest` and return its levels, finest first.
 
-    source: box -> (C, h, w) in `dtype` (uint8, uint16, int16 or float32), called once per shard of level 0, row by row.
+    source: box -> (C, h, w) in `dtype` (uint8, uint16, int16 or float32), called once per shard of level 0: row by row
+    in squares of 2 x 2 shards, of 4 x 4 and so on, so that coarser levels are made of what is in memory.
     window: values shown as black and white. attributes: written beside the OME metadata. progress: (done, total)
     shards of all levels. Levels are 2 x 2 means of what is not nodata, down to one that fits a chunk.
     The group's metadata appears last, by an atomic rename: a killed publish is not an image, and publishing again
     starts afresh. The same pixels give the same bytes. Other folders in `dest` are left alone.
-    Memory: one shard of C x shard x shard samples, its compressed bytes, and one shard of the level below.
+    Memory: some shards of C x shard x shard samples (one of every level up to 64 MiB, at least two), and their
+    compressed bytes.
     Raises FormatError when `dest` holds an image already and `overwrite` is false, or a folder in the way.
     """
     meaning = meaning or Meaning()
@@ -60,17 +65,33 @@ def publish(
     group = publication.group(name=name, meaning=meaning, attributes=attributes or {}, window=window)
     publication.begin(group)
     total, done = sum(level.grid[0] * level.grid[1] for level in levels), 0
+    top = _held_levels(levels)
+
     with ThreadPoolExecutor(threads) as pool:
-        for number, level in enumerate(levels):
+
+        def count() -> None:
+            nonlocal done
+            done += 1
+            if progress:
+                progress(done, total)
+
+        def build(number: int, row: int, col: int) -> NDArray[Any]:
+            """Write a shard and everything under it; return its part of the next level."""
+            if number:
+                pixels = publication.gathered(number, row, col, partial(build, number - 1))
+            else:
+                box = levels[0].box(row, col)
+                pixels = checked(levels[0], source(box), box)
+            publication.write(row, col, pixels, pool, number)
+            count()
+            return publication.halved(pixels)
+
+        for row, col in levels[top].places():
+            build(top, row, col)
+        for number, level in enumerate(levels[top + 1 :], top + 1):
             for row, col in level.places():
-                if number:
-                    publication.reduce(number, row, col, pool)
-                else:
-                    box = level.box(row, col)
-                    publication.write(row, col, checked(level, source(box), box), pool)
-                done += 1
-                if progress:
-                    progress(done, total)
+                publication.reduce(number, row, col, pool)
+                count()
     publication.finish(group)
     return levels
 
@@ -92,6 +113,13 @@ def plan_levels(shape: tuple[int, int, int], dtype: DTypeLike, *, chunk: int = 5
     while max(levels[-1].shape[1:]) > chunk:
         levels.append(levels[-1].halved(shard))
     return levels
+
+
+def _held_levels(levels: list[Level]) -> int:
+    """Return the number of the coarsest level whose shards are made of what is in memory: one of each level waits."""
+    channels, shard = levels[0].shape[0], levels[0].shard
+    each = channels * shard[0] * shard[1] * np.dtype(levels[0].dtype).itemsize
+    return min(len(levels) - 1, _HELD_BYTES // each)
 
 
 def make_way(dest: Path, *, overwrite: bool) -> None:

@@ -13,6 +13,9 @@ Array = NDArray[Any]
 # What holds the sum of four samples exactly.
 _WIDE = {"uint8": np.uint16, "uint16": np.uint32, "int16": np.int32, "float32": np.float64}
 
+# Samples whose means are taken at a time, bytes.
+_CACHED_BYTES = 1 << 18
+
 
 def halve(pixels: Array, nodata: float | None = None) -> Array:
     """Return the 2 x 2 means of (C, H, W) samples in their own dtype: (C, ceil(H/2), ceil(W/2)).
@@ -25,10 +28,10 @@ def halve(pixels: Array, nodata: float | None = None) -> Array:
     if height % 2 or width % 2:
         pixels = np.pad(pixels, ((0, 0), (0, height % 2), (0, width % 2)), mode="edge")
     if nodata is None or not fits(nodata, pixels.dtype):
-        return _divided(_sums(pixels, _WIDE[pixels.dtype.name]), 4, pixels.dtype)
+        return _means(pixels)
     known = ~np.isnan(pixels) if math.isnan(nodata) else pixels != pixels.dtype.type(nodata)
     if known.all():
-        return halve(pixels)
+        return _means(pixels)
     total = _sums(np.where(known, pixels, pixels.dtype.type(0)), _WIDE[pixels.dtype.name])
     count = _sums(known, np.uint8)
     means = _divided(total, np.maximum(count, 1), pixels.dtype)
@@ -44,7 +47,24 @@ def fits(nodata: float, dtype: DTypeLike) -> bool:
     return float(nodata).is_integer() and limits.min <= nodata <= limits.max
 
 
+def _means(pixels: Array) -> Array:
+    """Return the means of (C, H, W) samples of even height and width, a few rows at a time: they stay in the cache."""
+    channels, height, width = pixels.shape
+    out = np.empty((channels, height // 2, width // 2), pixels.dtype)
+    rows = max(2, _CACHED_BYTES // (width * pixels.itemsize) // 2 * 2)
+    for channel in range(channels):
+        for start in range(0, height, rows):
+            part = _sums(pixels[channel : channel + 1, start : start + rows], _WIDE[pixels.dtype.name])
+            out[channel, start // 2 : (start + rows) // 2] = _divided(part, 4, pixels.dtype)[0]
+    return out
+
+
 def _sums(values: Array, dtype: DTypeLike) -> Array:
+    if values.dtype == np.uint8 and values.flags.c_contiguous:  # two neighbours are the bytes of one number
+        pairs = values.view(np.uint16)
+        across = pairs & np.uint16(255)
+        across += pairs >> np.uint16(8)
+        return np.asarray(np.add(across[:, 0::2], across[:, 1::2], dtype=dtype))
     rows = np.add(values[:, 0::2], values[:, 1::2], dtype=dtype)
     return np.add(rows[:, :, 0::2], rows[:, :, 1::2], dtype=dtype)
 

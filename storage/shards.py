@@ -109,19 +109,22 @@ def decode(level: Level, data: Data, window: Box, name: str, channel: int | None
     part = window.shift(-corner[0], -corner[1])
     index = _index(level, data, name)
     channels = range(level.shape[0]) if channel is None else range(channel, channel + 1)
-    out = np.empty((len(channels), *window.shape), level.dtype)
+    out = np.empty((len(channels), *window.shape), np.dtype(level.dtype).newbyteorder("<"))
     side = level.chunk
+    scratch = np.empty((side, side), out.dtype)
     tiles = part.cover(side)
     for band, row, col in itertools.product(channels, range(tiles.y0, tiles.y1), range(tiles.x0, tiles.x1)):
         start, length = (int(v) for v in index[band, row, col])
-        try:
-            chunk = chunks.decode(data[start : start + length], level.dtype, (side, side))
-        except ValueError as error:
-            raise DamagedError(f"{name}: chunk {(band, row, col)} is damaged ({error}); publish again") from error
         inside = Box(row, col, row + 1, col + 1).scale(side).intersect(part)
         target = out[(band - channels.start, *inside.shift(-part.y0, -part.x0).slices())]
-        target[...] = chunk[inside.shift(-row * side, -col * side).slices()]
-    return out
+        whole = target.shape == scratch.shape and target.flags.c_contiguous
+        try:
+            chunks.decode(data[start : start + length], target if whole else scratch)
+        except ValueError as error:
+            raise DamagedError(f"{name}: chunk {(band, row, col)} is damaged ({error}); publish again") from error
+        if not whole:
+            target[...] = scratch[inside.shift(-row * side, -col * side).slices()]
+    return out.astype(level.dtype, copy=False)
 
 
 def _corner(level: Level, window: Box) -> tuple[int, int]:

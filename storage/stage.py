@@ -88,7 +88,8 @@ def _write(folder: Path, box: Box, pixels: Pixels, chunk: tuple[int, int]) -> No
         for x in range(0, box.width, wide):
             file = folder / zarr_meta.object_key((box.y0 + y) // tall, (box.x0 + x) // wide)
             file.parent.mkdir(parents=True, exist_ok=True)
-            files.write_new(file, [chunks.encode(pixels[:, y : y + tall, x : x + wide], chunk)], fsync=True)
+            data = chunks.encode(pixels[:, y : y + tall, x : x + wide], chunk, fast=True)
+            files.write_new(file, [data], fsync=True)
 
 
 def _metadata(info: ImageInfo, blocks: Blocks, identity: dict[str, Any]) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def _metadata(info: ImageInfo, blocks: Blocks, identity: dict[str, Any]) -> dict
         shape=info.shape,
         dtype=info.dtype,
         chunk=(info.channels, *blocks.chunk),
-        codecs=[zarr_meta.bytes_codec(info.dtype), zarr_meta.ZSTD],
+        codecs=[zarr_meta.bytes_codec(info.dtype), zarr_meta.zstd_codec(zarr_meta.FAST_LEVEL)],
         attributes={STAGED: {"source": identity, **staged_facts(info)}},
     )
 

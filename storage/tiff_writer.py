@@ -2,44 +2,61 @@
 
 reduced pages (subfiletype 1, after the image)   OpenSlide, GDAL, QuPath, vips; GeoTIFF
 SubIFDs and OME-XML (OME-TIFF 6)                 Bio-Formats, QuPath, napari, tifffile; OpenSlide sees level 0
+
+All tables come first, then the tiles of the smallest level, at last those of the image: the order of a Cloud Optimized
+GeoTIFF. tifffile writes the tables, of tiles that are still empty.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import tifffile
-from numpy.typing import NDArray
 
-from storage.box import Box
 from storage.geotiff import Tag
 from storage.meaning import Meaning
 from storage.published import PublishedImage
+from storage.tiff_tiles import TILE, TileEncoder
 
 Progress = Callable[[int, int], None]
-Pixels = NDArray[Any]
 
 COMPRESSIONS: dict[str, dict[str, Any]] = {
-    "none": {"compression": None},
-    "deflate": {"compression": "adobe_deflate", "compressionargs": {"level": 1}, "predictor": True},
-    "zstd": {"compression": "zstd", "compressionargs": {"level": 1}, "predictor": True},
+    "none": {"compression": "none"},
+    "deflate": {"compression": "adobe_deflate", "predictor": True},
+    "zstd": {"compression": "zstd", "predictor": True},
     "lzw": {"compression": "lzw", "predictor": True},
     "jpeg": {"compression": "jpeg"},
 }
-"""All lossless but jpeg: deflate opens everywhere, zstd is several times as fast; higher levels gain little."""
-TILE = 512
-# Tiles are read from the source in blocks of this many columns: the width of a published shard.
-_BLOCK = 2048
-# tifffile collects encoded tiles up to so many bytes before it writes them.
-_BUFFER = 16 << 20
+"""All lossless but jpeg: deflate opens everywhere, zstd is several times as fast."""
 # Classic TIFF counts bytes in 32 bits; the reserve is for tables and for data that compression makes larger.
 CLASSIC_LIMIT = (1 << 32) - (1 << 28)
 _MICROMETRES_PER_CM = 1e4
+# What tells GDAL that a file is a COG, and that every tile lies between its length and its last four bytes (GDAL's COG
+# driver, "Header ghost area").
+_LAYOUT = (
+    b"LAYOUT=IFDS_BEFORE_DATA\nBLOCK_ORDER=ROW_MAJOR\nBLOCK_LEADER=SIZE_AS_UINT4\n"
+    b"BLOCK_TRAILER=LAST_4_BYTES_REPEATED\nKNOWN_INCOMPATIBLE_EDITION=NO\n "
+)
+_GHOST = b"GDAL_STRUCTURAL_METADATA_SIZE=%06d bytes\n%s" % (len(_LAYOUT), _LAYOUT)
+# Formats of the types in which tables count bytes: SHORT, LONG, LONG8.
+_TABLES = {3: "<u2", 4: "<u4", 16: "<u8"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """Where the tables of a page lie in the file: (first byte, number format)."""
+
+    tiles: int
+    offsets: tuple[int, str]
+    counts: tuple[int, str]
 
 
 def write_tiff(
@@ -47,7 +64,8 @@ def write_tiff(
     image: PublishedImage,
     *,
     levels: int,
-    ome: bool,
+    ome: bool = False,
+    cog: bool = False,
     compression: str,
     quality: int,
     tags: Sequence[Tag] = (),
@@ -56,22 +74,52 @@ def write_tiff(
     """Write the first `levels` levels of `image`; BigTIFF where the pixels may pass 4 GiB.
 
     ome: SubIFDs with OME-XML, bands of anything but RGB as planes; else reduced pages, bands interleaved.
-    tags: further tags of the first page. Memory: some rows of tiles, whatever the image's size.
+    cog: say that the file is a Cloud Optimized GeoTIFF. tags: further tags of the first page.
+    Memory: some tiles and the tables of the file, 16 bytes for every tile.
     """
     planar = ome and not _rgb(image)
-    total = sum(_tile_count(image, number, planar) for number in range(levels))
-    count = _Counter(total, progress)
-    codec = dict(COMPRESSIONS[compression])
-    if compression == "jpeg":
-        codec["compressionargs"] = {"level": quality}
+    with ThreadPoolExecutor(2) as pool:
+        encoder = TileEncoder(image, pool, planar=planar, compression=compression, quality=quality)
+        counts = [encoder.count(number) for number in range(levels)]
+        _write_tables(file, image, counts, ome=ome, cog=cog, planar=planar, compression=compression, tags=tags)
+        pages, done = _pages(file, levels, ome=ome), 0
+        with file.open("r+b") as target:
+            target.seek(0, 2)
+            for number in reversed(range(levels)):
+                tiles = encoder.tiles(number)
+                for page in pages[number]:
+                    places = []
+                    for data in itertools.islice(tiles, page.tiles):
+                        places.append(_append(target, data, cog=cog))
+                        done += 1
+                        if progress:
+                            progress(done, sum(counts))
+                    _fill(target, page, places)
+
+
+def _write_tables(
+    file: Path,
+    image: PublishedImage,
+    counts: Sequence[int],
+    *,
+    ome: bool,
+    cog: bool,
+    planar: bool,
+    compression: str,
+    tags: Sequence[Tag],
+) -> None:
+    """Write the file without the bytes of its tiles. counts: tiles of every level."""
+    levels = len(counts)
     with tifffile.TiffWriter(file, bigtiff=image.nbytes(levels) > CLASSIC_LIMIT, ome=ome) as tiff:
-        for number in range(levels):
+        if cog:
+            tiff.filehandle.write(_GHOST + b" " * (len(_GHOST) % 2))
+        for number, tiles in enumerate(counts):
             first = number == 0
             options: dict[str, Any] = {"metadata": None}
             if first and ome:
                 options = {"metadata": _ome_metadata(image), "subifds": levels - 1}
             tiff.write(
-                count.each(_planes(image, number) if planar else _tiles(image, number)),
+                _empty_tiles(image.levels[number].shape, tiles, compression),
                 shape=_shape(image, number, planar),
                 dtype=np.dtype(image.dtype).newbyteorder("<"),
                 tile=(TILE, TILE),
@@ -81,12 +129,59 @@ def write_tiff(
                 iccprofile=image.meaning.icc if first else None,
                 extratags=list(tags) if first else [],
                 software="gigarestore",
-                buffersize=_BUFFER,
-                maxworkers=2,
-                **codec,
+                align=2,
+                **COMPRESSIONS[compression],
                 **_resolution(image.meaning, number),
                 **options,
             )
+
+
+def _empty_tiles(shape: tuple[int, int, int], tiles: int, compression: str) -> Iterator[bytes] | None:
+    """Return what tifffile writes as the tiles of a level: nothing.
+
+    Pages that are one plain tile it writes as one array and leaves a hole of that size, which stays empty.
+    """
+    return None if compression == "none" and shape[1:] == (TILE, TILE) else iter([b""] * tiles)
+
+
+def _pages(file: Path, levels: int, *, ome: bool) -> list[list[_Page]]:
+    """Return the pages of every level: one, or one for every band."""
+    with tifffile.TiffFile(file, is_ome=False) as tiff:
+        found: list[Any] = list(tiff.pages)
+        if ome:
+            below = [list(page.pages) if levels > 1 else [] for page in found]
+            return [[_page(page) for page in found]] + [
+                [_page(pages[number]) for pages in below] for number in range(levels - 1)
+            ]
+        return [[_page(page)] for page in found]
+
+
+def _page(page: Any) -> _Page:
+    offsets, counts = (page.tags[code] for code in (324, 325))
+    return _Page(
+        int(offsets.count),
+        (int(offsets.valueoffset), _TABLES[int(offsets.dtype)]),
+        (int(counts.valueoffset), _TABLES[int(counts.dtype)]),
+    )
+
+
+def _append(file: BinaryIO, data: memoryview, *, cog: bool) -> tuple[int, int]:
+    """Write a tile and return (offset, length)."""
+    if cog:
+        file.write(len(data).to_bytes(4, "little"))
+    place = file.tell(), len(data)
+    file.write(data)
+    if cog:
+        file.write(data[-4:])
+    return place
+
+
+def _fill(file: BinaryIO, page: _Page, places: list[tuple[int, int]]) -> None:
+    """Enter where the tiles of a page lie; the file is left at its end."""
+    for (start, kind), column in ((page.offsets, 0), (page.counts, 1)):
+        file.seek(start)
+        file.write(np.array([place[column] for place in places], kind).tobytes())
+    file.seek(0, 2)
 
 
 def _rgb(image: PublishedImage) -> bool:
@@ -125,56 +220,3 @@ def _ome_metadata(image: PublishedImage) -> dict[str, Any]:
     if len(image.meaning.names) == channels and not _rgb(image):
         metadata["Channel"] = {"Name": list(image.meaning.names)}
     return metadata
-
-
-def _tile_count(image: PublishedImage, number: int, planar: bool) -> int:
-    channels, height, width = image.levels[number].shape
-    return -(-height // TILE) * -(-width // TILE) * (channels if planar else 1)
-
-
-def _tiles(image: PublishedImage, number: int) -> Iterator[Pixels]:
-    """Yield the tiles of a level, (512, 512) or (512, 512, C), row by row, padded with zeros at the far edges."""
-    channels = image.channels
-    for pixels in _parts(image, number):
-        tile = np.empty((TILE, TILE, channels), image.dtype)
-        if pixels.shape[1:] != (TILE, TILE):
-            tile[...] = 0
-        height, width = pixels.shape[1:]
-        for channel in range(channels):  # band by band: several times faster than a transposed copy
-            tile[:height, :width, channel] = pixels[channel]
-        yield tile[:, :, 0] if channels == 1 else tile
-
-
-def _planes(image: PublishedImage, number: int) -> Iterator[Pixels]:
-    """Yield the tiles of a level, (512, 512), one band after the other."""
-    for channel in range(image.channels):
-        for pixels in _parts(image, number, channel):
-            tile = np.zeros((TILE, TILE), image.dtype)
-            height, width = pixels.shape[1:]
-            tile[:height, :width] = pixels[0]
-            yield tile
-
-
-def _parts(image: PublishedImage, number: int, channel: int | None = None) -> Iterator[Pixels]:
-    """Yield (C, h, w) under the tiles of a level, row by row; with `channel` of that band only."""
-    _, height, width = image.levels[number].shape
-    for y0 in range(0, height, TILE):
-        for left in range(0, width, _BLOCK):
-            block = Box(y0, left, min(y0 + TILE, height), min(left + _BLOCK, width))
-            pixels = image.read(number, block, channel)
-            for x0 in range(0, block.width, TILE):
-                yield pixels[:, :, x0 : x0 + TILE]
-
-
-class _Counter:
-    """Count tiles of all levels for a progress display."""
-
-    def __init__(self, total: int, progress: Progress | None) -> None:
-        self._done, self._total, self._progress = 0, total, progress
-
-    def each(self, tiles: Iterator[Pixels]) -> Iterator[Pixels]:
-        for tile in tiles:
-            self._done += 1
-            if self._progress:
-                self._progress(self._done, self._total)
-            yield tile

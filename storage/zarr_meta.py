@@ -19,8 +19,13 @@ AXES = ("c", "y", "x")
 CRC32C = {"name": "crc32c"}
 ZSTD_LEVEL = 1
 """Higher levels gain a few percent on photographs and cost several times the CPU."""
-# The checksum makes a flipped bit an error on reading, in every zarr implementation.
-ZSTD = {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": True}}
+FAST_LEVEL = -10
+"""Repetitions are still found, but samples that do not repeat are kept as they are: they decode several times as fast."""
+
+
+def zstd_codec(level: int = ZSTD_LEVEL) -> dict[str, Any]:
+    """Return the codec that compresses; its checksum makes a flipped bit an error in every zarr implementation."""
+    return {"name": "zstd", "configuration": {"level": level, "checksum": True}}
 
 
 def bytes_codec(dtype: str) -> dict[str, Any]:
@@ -34,7 +39,7 @@ def sharding_codec(dtype: str, chunk: Sequence[int]) -> dict[str, Any]:
         "name": "sharding_indexed",
         "configuration": {
             "chunk_shape": list(chunk),
-            "codecs": [bytes_codec(dtype), ZSTD],
+            "codecs": [bytes_codec(dtype), zstd_codec()],
             "index_codecs": [bytes_codec("uint64"), CRC32C],
             "index_location": "end",
         },

@@ -136,7 +136,7 @@ def test_the_same_pixels_give_the_same_bytes(tmp_path):
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
 
 
-def test_the_source_is_asked_once_for_every_shard_row_by_row(tmp_path):
+def test_the_source_is_asked_once_for_every_shard_in_squares_of_neighbours(tmp_path):
     pixels, asked, reports = noise(1, 70, 70), [], []
 
     def source(box):
@@ -153,9 +153,18 @@ def test_the_source_is_asked_once_for_every_shard_row_by_row(tmp_path):
         progress=lambda *r: reports.append(r),
         **SMALL,
     )
-    assert asked[:4] == [Box(0, 0, 32, 32), Box(0, 32, 32, 64), Box(0, 64, 32, 70), Box(32, 0, 64, 32)]
-    assert len(asked) == 9
+    assert asked[:4] == [Box(0, 0, 32, 32), Box(0, 32, 32, 64), Box(32, 0, 64, 32), Box(32, 32, 64, 64)]
+    assert len(asked) == len(set(asked)) == 9
     assert reports == [(n + 1, 15) for n in range(15)]
+
+
+@pytest.mark.parametrize("held", [0, 1024, 2048, 1 << 20])
+def test_levels_made_of_what_is_in_memory_are_those_made_of_the_files(tmp_path, monkeypatch, held):
+    pixels = noise(1, 150, 130)
+    publish_array(pixels, tmp_path / "reference", **SMALL)
+    monkeypatch.setattr("storage.publish._HELD_BYTES", held)
+    publish_array(pixels, tmp_path / "out", **SMALL)
+    assert tree(tmp_path / "out") == tree(tmp_path / "reference")
 
 
 def test_black_shards_are_stored_and_a_lost_or_damaged_one_is_an_error(tmp_path):
@@ -230,11 +239,17 @@ def test_a_source_of_another_shape_or_dtype_is_refused(tmp_path):
 
 
 PUBLISHER = """
-import sys, numpy as np
+import sys, time, numpy as np
 from storage.publish import publish
+
+def progress(done, total):
+    print(done, total, flush=True)
+    if done == total and sys.argv[2] == "wait":  # whoever kills may be slower than who publishes
+        time.sleep(60)
+
 pixels = np.random.default_rng(5).integers(0, 255, (3, 300, 300), "uint8", endpoint=True)
 publish(lambda box: pixels[(slice(None), *box.slices())], sys.argv[1], height=300, width=300, channels=3, dtype="uint8",
-        chunk=32, shard=64, progress=lambda done, total: print(done, total, flush=True))
+        chunk=32, shard=64, progress=progress)
 """
 
 
@@ -243,7 +258,8 @@ def test_kill_9_leaves_no_image_and_publishing_again_gives_the_same_bytes(tmp_pa
     total = sum(level.grid[0] * level.grid[1] for level in plan_levels((3, 300, 300), "uint8", chunk=32, shard=64))
     command = [sys.executable, "-c", PUBLISHER, str(tmp_path / "out")]
     for shards in (3, 30, total - 1):
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as run:
+        last = "go on" if shards == total - 1 else "wait"
+        with subprocess.Popen([*command, last], cwd=ROOT, stdout=subprocess.PIPE) as run:
             for _ in range(shards):
                 run.stdout.readline()
             run.send_signal(signal.SIGKILL)

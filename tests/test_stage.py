@@ -157,9 +157,15 @@ def test_a_damaged_source_leaves_nothing_that_looks_staged(tmp_path):
 
 
 STAGER = """
-import sys
+import sys, time
 from storage.stage import stage
-stage(sys.argv[1], sys.argv[2], progress=lambda done, total: print(done, flush=True))
+
+def progress(done, total):
+    print(done, flush=True)
+    if done == total:  # whoever kills may be slower than who stages
+        time.sleep(60)
+
+stage(sys.argv[1], sys.argv[2], progress=progress)
 """
 
 

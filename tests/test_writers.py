@@ -234,6 +234,8 @@ class TestCog(WriterTests):
         import rasterio
 
         levels = []
+        with tifffile.TiffFile(file) as tiff:
+            icc = tiff.pages[0].iccprofile
         with rasterio.open(file) as whole:
             assert whole.transform.to_gdal() == pytest.approx((UTM[2], UTM[0], UTM[1], UTM[5], UTM[3], UTM[4]))
             assert whole.crs.to_epsg() == 32633
@@ -242,7 +244,7 @@ class TestCog(WriterTests):
         for level in range(overviews):
             with rasterio.open(file, overview_level=level) as reduced:
                 levels.append(reduced.read())
-        return Found(levels, names=names, nodata=nodata, icc=ICC)  # GDAL's COG driver carries no profile
+        return Found(levels, names=names, nodata=nodata, icc=icc)
 
     def test_the_file_is_a_strictly_valid_cog(self, tmp_path):
         cogeo = pytest.importorskip("rio_cogeo")
@@ -253,3 +255,16 @@ class TestCog(WriterTests):
             file = self.write(folder, picture(3, "uint8"), self.meaning(3))
             valid, errors, remarks = cogeo.cog_validate(file, strict=True)
             assert valid, (errors, remarks)
+
+    def test_the_file_says_that_it_is_a_cog_and_tiles_lie_between_their_length_and_their_end(self, tmp_path):
+        import rasterio
+
+        file = self.write(tmp_path, picture(3, "uint8"), self.meaning(3))
+        with rasterio.open(file) as opened:
+            assert opened.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        data = file.read_bytes()
+        with tifffile.TiffFile(file) as tiff:
+            for page in tiff.pages:
+                for start, length in zip(page.dataoffsets, page.databytecounts, strict=True):
+                    assert int.from_bytes(data[start - 4 : start], "little") == length
+                    assert data[start + length : start + length + 4] == data[start + length - 4 : start + length]
