@@ -38,6 +38,7 @@ from cluster.node import (
     free_port,
     listens,
     own_address,
+    own_job,
     short_temporary,
     sweep,
     visible,
@@ -196,7 +197,7 @@ class Launcher:
 
         Not while the controller does not answer, since then it is this node that is cut off, and not once the head is heard.
         """
-        job, attempt = os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_RESTART_COUNT", "0")
+        job, attempt = own_job(), os.environ.get("SLURM_RESTART_COUNT", "0")
         self._say(f"the head has not beaten for {HEAD_SILENCE:.0f} s")
         while pulse.silent and not self._over():
             if f" Restarts={attempt} " not in ask("scontrol", "show", "job", job):
@@ -208,7 +209,9 @@ class Launcher:
             if int(attempt) < self.restarts:
                 ask("scontrol", "requeue", job)
             else:
-                self._say(f"begun again {attempt} times already; go on with: gigarestore resume slurm:{job}")
+                self._say(
+                    f"begun again {attempt} times already; go on with: gigarestore resume slurm:{job.partition('_')[0]}"
+                )
                 ask("scancel", job)
             self._until(self._over, HEAD_SILENCE)
 

@@ -29,7 +29,9 @@ def test_records_are_written_in_order_and_none_after_a_failure(bad: int | None):
     letters = [letter for letter in mailbox.take(0) if isinstance(letter, Durable)]
     assert [key.col for letter in letters for _, report in letter.reports for key in report.keys] == list(range(6))
     assert written == list(range(len(written)))
-    told = [key.col for letter in letters if letter.error is None for _, report in letter.reports for key in report.keys]
+    told = [
+        key.col for letter in letters if letter.error is None for _, report in letter.reports for key in report.keys
+    ]
     assert told == written
     assert (bad is None) == (len(written) == 6)
     assert bad is None or bad not in written
