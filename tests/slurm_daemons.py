@@ -98,11 +98,15 @@ class Daemons:
         return shell(*command, check=False, env=self.env).stdout
 
     def stop_controller(self):
-        """End all jobs and the daemons."""
+        """End all jobs and the daemons, which write until they are gone."""
         shell("scancel", "--state=PENDING,RUNNING", "-f", "-u", self.user, check=False, env=self.env)
         for name in ("slurmctld.pid", "munge/pid"):
             with contextlib.suppress(OSError, ValueError):
-                os.kill(int((self.folder / name).read_text()), signal.SIGTERM)
+                pid, deadline = int((self.folder / name).read_text()), time.monotonic() + 20
+                os.kill(pid, signal.SIGTERM)
+                while time.monotonic() < deadline:
+                    os.kill(pid, 0)
+                    time.sleep(0.1)
 
     def logs(self):
         return "\n".join(path.read_text()[-1500:] for path in (self.folder / "log").iterdir())

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.cli import BAD_INPUT
 from tests.slurm_daemons import Loopback, lacking
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -70,9 +71,8 @@ def test_the_drivers_exit_code_is_the_jobs(run, slurm, small, tmp_path):
     place = damaged.index(b"IDAT") + 100
     damaged[place : place + 20] = bytes(20)
     (tmp_path / "damaged.png").write_bytes(damaged)
-    alone = run("restore", "damaged.png", "alone.zarr", *OPTIONS, "--executor", "serial")
-    done = run("submit", "damaged.png", "out.zarr", *OPTIONS, *SUBMIT, "--wait")
-    assert alone.returncode not in (0, 75)
-    assert done.returncode == alone.returncode, done.stderr
+    done = run("submit", "damaged.png", "out.zarr", *OPTIONS, *SUBMIT, "--follow")
+    assert done.returncode == BAD_INPUT, done.stderr
+    assert f"driver ended with {BAD_INPUT}" in done.stderr
     job = done.stdout.strip().removeprefix("slurm:")
-    assert f"ExitCode={alone.returncode}:0" in slurm.ask("scontrol", "show", "job", job)
+    assert f"ExitCode={BAD_INPUT}:0" in slurm.ask("scontrol", "show", "job", job)
