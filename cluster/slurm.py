@@ -128,6 +128,11 @@ def options(submission: Submission) -> list[str]:
         found["no-kill"] = None
     needed = {"requeue", "no-kill"}
     given = [f"--{k}" if v is None else f"--{k}={escape(v)}" for k, v in found.items() if v is not None or k in needed]
+    for text in slurm.options:
+        if text.startswith("--array") and re.fullmatch(rf"--array=1-{submission.shares}%\d+", text) is None:
+            raise PlanError(
+                f"{text}: an array is --shares N of a batch; what may be added is a limit, --array=1-N%LIMIT"
+            )
     own = [text.partition("=") for text in slurm.options]
     return given + [f"{key}={escape(value)}" if equals else key for key, equals, value in own]
 

@@ -82,7 +82,8 @@ def test_one_job_for_all_images_needs_no_array(home, programs, cli):
 
 def test_a_dry_run_touches_nothing_and_is_a_script(home, cli):
     before = files(home)
-    ended = cli("submit", "batch", "scans/*.png", "out", *OPTIONS, *SLURM, "--dry-run")
+    ended = cli("submit", "batch", "scans/*.png", "out", *OPTIONS, *SLURM, "--sbatch-option=--array=1-2%1", "--dry-run")
+    assert ended.out.index("--array=1-2\n") < ended.out.index("--array=1-2%1\n")  # the last one counts
     assert (ended.code, ended.err, files(home)) == (0, "", before)
     assert subprocess.run(["/bin/bash", "-n"], input=ended.out, text=True, check=False).returncode == 0
 
@@ -111,6 +112,8 @@ def test_on_ray_and_kuberay_one_driver_has_all_images(home, cli):
         (["scans/*.png", "out", "--executor", "serial"], "uses the cluster's own Ray"),
         (["scans/*.png", "out", "--shares", 4], "--shares 4 are more than 3 images"),
         (["scans/*.png", "out", "--shares", 2, "--backend", "ray"], "--shares is for slurm"),
+        (["scans/*.png", "out", "--shares", 3, "--sbatch-option=--array=1-2%1"], "an array is --shares N of a batch"),
+        (["scans/*.png", "out", "--sbatch-option=--array=1-2"], "an array is --shares N of a batch"),
         (["scans/*.png", "out", "--shares", 0], "slurm.shares = 0 (flag)"),
         (["scans/*.png", "scans/a.png"], "is a file"),
         (["scans/*.png", "one"], "is the output of one image"),
