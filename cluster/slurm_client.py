@@ -62,12 +62,12 @@ class SlurmBackend:
         return one_line(done.stderr or done.stdout)
 
     def submit(self, submission: Submission) -> Handle:
-        folder = Path(submission.folder)
+        text, folder = render(submission), Path(submission.folder)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if submission.manifest is not None:
             (folder / MANIFEST).write_text(submission.manifest, encoding="utf-8")
         script = folder / "job.sh"
-        script.write_text(render(submission), encoding="utf-8")
+        script.write_text(text, encoding="utf-8")
         # A time-out here may hide a job that was accepted: its name is unique, so it can be looked for.
         answer = call(["sbatch", "--parsable", f"--comment=gigarestore {submission.run_id}", str(script)])
         match = re.fullmatch(r"(\d+)(;\S+)?", answer.strip())
