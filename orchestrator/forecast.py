@@ -19,8 +19,9 @@ WORKERS = tuple(2**k for k in range(11))
 BATCHES = (1, 4, 8, 16)
 # Workers x batch that a graph keeps busy, as a share of its mean parallelism (design: efficiency 0.95 up to here).
 BUSY_SHARE = 0.75
-# What lies between a batch's end and the beginning of what it releases: reply, journal, dispatch. Measured, docs/RESULTS.md.
-LATENCY_SECONDS = 0.006
+# What lies between a batch's end and the beginning of what it releases (reply, call), and what each batch costs the driver,
+# which sends one after another. Measured, docs/RESULTS.md.
+LATENCY_SECONDS, DISPATCH_SECONDS = 0.003, 0.0004
 # A plan with fewer tiles is simulated unasked: half a second for all of WORKERS.
 CHEAP_TILES = 20_000
 
@@ -93,7 +94,7 @@ def _ordered(grid: TileGrid, order: str, block: int) -> TileGrid:
 def simulations_of(plan: Plan, device: Device, batch: int, workers: Sequence[int], peak: int) -> list[Simulation]:
     """Simulate a plan for each number of workers, ascending; beyond `peak` parallel tiles more change nothing."""
     graph, evaluations = plan.graph(), [trajectory(plan, level).nfe for level in plan.levels]
-    device = replace(device, latency=LATENCY_SECONDS)
+    device = replace(device, latency=LATENCY_SECONDS, dispatch=DISPATCH_SECONDS)
     found: list[Simulation] = []
     for count in workers:
         if found and found[-1].workers >= peak:

@@ -56,6 +56,8 @@ class Lane:
         """
         self.recorder.put(reports)
         self.session.reported(reports)
+        if not (self.frontier.ready or self.frontier.running):
+            self.recorder.hurry()
 
     def durable(self, letter: Durable) -> None:
         """Count batches as committed that are on the disk; raises what kept them from it."""

@@ -6,10 +6,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 from orchestrator.report import Report
+
+# Reports are collected so long, s, before they share a write to the disk: nobody waits for it, and a crash costs no more
+# than what was reported meanwhile. Each write costs the driver about .4 ms of CPU, threads that wake up included.
+GATHER_SECONDS = 0.05
 
 Reports = Sequence[tuple[str, Report]]
 """Names of workers and what they reported."""
@@ -74,6 +78,7 @@ class Recorder:
     def __init__(self, record: Callable[[Reports], None], mailbox: Mailbox) -> None:
         self._record, self._mailbox = record, mailbox
         self._reports: SimpleQueue[Reports | None] = SimpleQueue()
+        self._urgent = Event()
         self._thread = Thread(target=self._write, name="journal", daemon=True)
         self._thread.start()
         self.pending = 0
@@ -92,11 +97,17 @@ class Recorder:
     def abandon(self) -> None:
         """End when everything put has its letter, and do not wait for that."""
         self._reports.put(None)
+        self.hurry()
+
+    def hurry(self) -> None:
+        """Collect no longer: somebody waits for the disk now."""
+        self._urgent.set()
 
     def _write(self) -> None:
         failure: Exception | None = None
         while (first := self._reports.get()) is not None:
             reports, last = list(first), False
+            self._urgent.wait(GATHER_SECONDS)
             while not self._reports.empty():
                 more = self._reports.get()
                 last = more is None

@@ -31,6 +31,8 @@ class Device:
     """Greatest relative deviation of a batch's time; deviations are uniform and depend on the seed and the tile."""
     latency: float = 0.0
     """Seconds between a batch's end and the beginning of what it releases; a second batch in hand is begun meanwhile."""
+    dispatch: float = 0.0
+    """Seconds that the driver spends on each batch, on one after another; batches that join others cost none here."""
     seed: int = 0
 
     def seconds(self, tiles: int, evaluations: int = 1, first: int = 0) -> float:
@@ -82,7 +84,7 @@ def simulate(
     for worker in range(workers):
         crew.join(worker)
     events = list[tuple[float, int, int, list[int]]]()
-    now, busy, batches = 0.0, 0.0, 0
+    now, busy, batches, driver = 0.0, 0.0, 0, 0.0
     while True:
         while turn := crew.turn(runs, workers):
             _, worker, size = turn
@@ -90,7 +92,8 @@ def simulate(
             crew.sent(worker, len(taken))
             cost = device.seconds(len(taken), evaluations[graph.level(taken[0])], taken[0])
             busy, batches = busy + cost, batches + 1
-            free[worker] = max(free[worker], now) + cost
+            driver = max(driver, now) + device.dispatch
+            free[worker] = max(free[worker], driver) + cost
             heapq.heappush(events, (free[worker] + device.latency, batches, worker, taken))
         if not events:
             break

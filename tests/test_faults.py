@@ -139,6 +139,34 @@ def test_a_worker_that_fails_once_is_replaced(evil, reference, small, job, tmp_p
         assert "CUDA error" in heard.of(WorkerLost)[0].cause
 
 
+class Dawdling(RayWorker):
+    """Never get ready, once: a file remembers."""
+
+    def __init__(self, batch, continuous, once):
+        super().__init__(batch, continuous)
+        self._once = once
+
+    def open(self, run, root, plan):
+        if not os.path.exists(self._once):
+            open(self._once, "x").close()
+            time.sleep(10_000)
+        super().open(run, root, plan)
+
+
+def test_a_worker_that_does_not_get_ready_in_time_is_replaced(
+    reference, small, job, tmp_path, published_files, monkeypatch
+):
+    monkeypatch.setattr("orchestrator.roster.FIRST_SECONDS", 4.0)
+    once = str(tmp_path / "once")
+    kind = WorkerKind(actor=Dawdling, arguments=lambda batch, continuous: (batch, continuous, once))
+    heard = Heard()
+    spec = job(small, tmp_path / "out", run={"hang_seconds": 1.0, "store_seconds": 0.0})
+    start(spec, RayExecutor(1, kind=kind), [heard])
+    assert published_files(tmp_path / "out") == reference
+    assert [event.cause for event in heard.of(WorkerLost)] == ["it did not get ready for a run in time"]
+    assert not heard.of(BatchFailed)
+
+
 def test_a_poison_tile_stops_what_needs_it_and_nothing_else(reference, small, job, tmp_path, published_files):
     out, heard = tmp_path / "out", Heard()
     with pytest.raises(TileError, match=r"tile level 0 row 1 column 1 failed: worker died.*tiles wait for") as failed:

@@ -1,5 +1,6 @@
 """One attempt at a time writes to an output: others are refused, and what a superseded one still does is lost."""
 
+import errno
 import json
 import os
 import signal
@@ -8,7 +9,11 @@ import uuid
 
 import pytest
 
+from cluster.bench_scheduler import grid_plan
+from orchestrator.events import StoreTrouble
+from orchestrator.frontier import Frontier
 from orchestrator.rundir import RunDir
+from orchestrator.session import Session
 from storage import attempt as attempts
 from storage.attempt import Attempt
 from storage.errors import LockedError, SupersededError
@@ -72,6 +77,29 @@ def test_a_store_that_is_away_does_not_look_like_a_later_attempt(tmp_path):
         found.check()
         (tmp_path / "away").rename(folder)
         found.check()
+
+
+def test_a_store_that_cannot_tell_who_holds_the_run_is_asked_again(tmp_path):
+    asked, heard = [], []
+
+    def fence():
+        asked.append(time.monotonic())
+        if len(asked) < 4:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    plan = grid_plan(2, 2, "raster")
+    run = RunDir(tmp_path)
+    run.state.mkdir()
+    frontier = Frontier(plan.graph())
+    with Journal.create(run.journal, {}) as journal:
+        session = Session(run, plan, frontier, journal, [heard.append], fence=fence)
+        session.committed("worker", frontier.take(1), 0.1, 1)
+        assert len(asked) == 4
+        assert [event.cause for event in heard if isinstance(event, StoreTrouble)] == [
+            "OSError: [Errno 5] " + os.strerror(5)
+        ] * 3
+        assert len(list(journal.records)) == frontier.done == 1
+        session.check_attempt()
 
 
 def test_what_is_appended_to_a_journal_that_was_taken_over_is_lost(tmp_path):
