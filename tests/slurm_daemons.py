@@ -94,12 +94,15 @@ class Daemons:
             assert time.monotonic() < deadline, self.ask("sinfo", "-N") + self.logs()
             time.sleep(0.3)
 
+    def cancel_all(self):
+        self.ask("scancel", "--user", self.user)
+
     def ask(self, *command):
         return shell(*command, check=False, env=self.env).stdout
 
     def stop_controller(self):
         """End all jobs and the daemons, which write until they are gone."""
-        shell("scancel", "--state=PENDING,RUNNING", "-f", "-u", self.user, check=False, env=self.env)
+        self.cancel_all()
         for name in ("slurmctld.pid", "munge/pid"):
             with contextlib.suppress(OSError, ValueError):
                 pid, deadline = int((self.folder / name).read_text()), time.monotonic() + 20

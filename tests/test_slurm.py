@@ -124,8 +124,8 @@ class Login:
         self.slurm.ask("scancel", "--batch", "--signal=USR1", job)
 
     def everything(self, out):
-        logs = list((self.folder / out).rglob("*.log"))
-        return self.slurm.ask("squeue", "-t", "all") + "\n".join(f"{p}:\n{p.read_text()[-3000:]}" for p in logs)
+        told = [*(self.folder / out).rglob("*.log"), *(self.folder / out).rglob("events.jsonl")]
+        return self.slurm.ask("squeue", "-t", "all") + "\n".join(f"{p}:\n{p.read_text()[-3000:]}" for p in told)
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def login(slurm, small, request):
     folder = slurm.folder / f"{len(os.listdir(slurm.folder))}-{name}"
     folder.mkdir()
     yield Login(slurm, folder, small)
-    slurm.ask("scancel", "--state=PENDING,RUNNING", "-u", "root")
+    slurm.cancel_all()
     slurm.wait_idle()
 
 
