@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from kernels.catalog import BUILTIN_WEIGHTS, DenoiserInfo, file_hash
+from kernels.catalog import BUILTIN_WEIGHTS, DenoiserInfo, describe, file_hash
 from kernels.schedule import linear_alpha_bar
 
 # Standard deviation of clean images in [-1, 1] that the preconditioning assumes (Karras et al. 2022, Table 1).
@@ -224,7 +224,8 @@ def load_builtin(device: torch.device | str = "cpu", dtype: torch.dtype = torch.
 
     dtype: float32 by default; bfloat16 about halves the time on processors that compute in it, at about 1e-2 in eps.
     """
-    return load_prior(BUILTIN_WEIGHTS, device, dtype, name="builtin")
+    prior = load_prior(BUILTIN_WEIGHTS, device, dtype)
+    return BuiltinDenoiser(prior.net, describe("builtin"), device, dtype)
 
 
 def load_prior(
@@ -232,13 +233,14 @@ def load_prior(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     name: str = "",
+    kind: str = FORMAT,
 ) -> BuiltinDenoiser:
-    """Load a prior of this family from a safetensors file, float16 or float32.
+    """Load a prior of this family from a safetensors file, float16 or float32; kind: its format.
 
     Raises ValueError when the file is missing, is no prior, or its tensors do not have the shapes it announces.
     """
     path = Path(path)
-    config, state = read_prior(path)
+    config, state = read_prior(path, kind)
     net = LocalUNet(config)
     _check_state(path, net.state_dict(), state)
     net.load_state_dict({key: value.float() for key, value in state.items()})
@@ -265,13 +267,13 @@ def _info(path: Path, config: PriorConfig, name: str) -> DenoiserInfo:
     )
 
 
-def read_prior(path: Path) -> tuple[PriorConfig, dict[str, Tensor]]:
-    """Read configuration and tensors of a prior file; raise ValueError when it is not one."""
+def read_prior(path: Path, kind: str = FORMAT) -> tuple[PriorConfig, dict[str, Tensor]]:
+    """Read configuration and tensors of a prior file; raise ValueError when it is not one of the kind."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise ValueError(f"{path} is no prior of this family: format {metadata.get('format')}, not {FORMAT}")
+            if metadata.get("format") != kind:
+                raise ValueError(f"{path} is no prior of this family: format {metadata.get('format')}, not {kind}")
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"cannot read the prior {path}: {error}; give a .safetensors file") from error

@@ -35,6 +35,8 @@ UNET_VALUES_PER_WIDTH = 16
 
 # The weights in the repository (kernels/builtin.py loads them).
 BUILTIN_WEIGHTS = Path(__file__).parent / "weights" / "builtin.safetensors"
+# Its companion that predicts where super-resolution starts (kernels/predictor.py).
+PREDICTOR_WEIGHTS = Path(__file__).parent / "weights" / "predictor.safetensors"
 
 # Names the constants of kernels/analytic.py; change it whenever one of them changes, since the pixels then do.
 ANALYTIC_CONTENT = "stationary-inverse-square-1"
@@ -67,6 +69,8 @@ class DenoiserInfo:
     """Memory of the parameters in float32, bytes; 0 where nobody says (one's own function)."""
     values_per_pixel: int = 160
     """float32 values alive per pixel of a tile in the sampler and the network at the worst moment of a step."""
+    predicts: bool = False
+    """Whether a network that predicts where super-resolution starts comes with it (kernels.predictor)."""
     local: bool = False
     """Whether it knows textures only and no objects, so that sampling heads for the average by default."""
 
@@ -81,9 +85,16 @@ def describe(ref: str, label: int | None = None) -> DenoiserInfo:
     if scheme not in CONDITIONAL and label is not None:
         raise ValueError(f"denoiser {ref!r} knows no classes, found class {label}; leave --class out")
     if scheme == "builtin":
-        content = file_hash(BUILTIN_WEIGHTS)
-        weights = 2 * BUILTIN_WEIGHTS.stat().st_size  # stored as float16
-        return DenoiserInfo(name="builtin", tile=256, multiple=8, content=content, weight_bytes=weights, local=True)
+        files = (BUILTIN_WEIGHTS, PREDICTOR_WEIGHTS)
+        return DenoiserInfo(
+            name="builtin",
+            tile=256,
+            multiple=8,
+            content="+".join(map(file_hash, files)),
+            weight_bytes=sum(2 * path.stat().st_size for path in files),  # stored as float16
+            predicts=True,
+            local=True,
+        )
     if scheme == "analytic":
         return DenoiserInfo(name="analytic", tile=256, multiple=1, content=ANALYTIC_CONTENT)
     if scheme == "prior":

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-Init = Literal["bicubic", "pinv", "none"]
+Init = Literal["bicubic", "predicted", "pinv", "none"]
 Ensemble = Literal["1", "2", "4", "8", "cycle"]
 
 # Network evaluations of a step under the symmetries of kernels.ensemble.
@@ -29,7 +29,8 @@ class Preset:
     noise_scale: float
     """Factor of every draw: 1 samples the posterior, 0 heads for its average."""
     init: Init
-    """Picture of the warm start: the measurement enlarged bicubically, its pseudo-inverse, or none."""
+    """Picture of the warm start: the measurement enlarged bicubically, what a network makes of that
+    (kernels.predictor), its pseudo-inverse, or none."""
     guided_steps: int | None = None
     """`steps` at levels whose low frequencies a coarser level has settled; None: the same."""
     ensemble: Ensemble = "1"
@@ -54,6 +55,13 @@ FAITHFUL = Preset(
     init="bicubic",
     ensemble="cycle",
 )
+# From a predicted picture little is left to do: three steps from noise level 0.07 (start 10) gave the best PSNR and
+# SSIM, at a sixth of the evaluations.
+PREDICTED = replace(FAITHFUL, start=10, steps=3, guided_steps=3, init="predicted")
+# The network that predicts was trained for enlargements up to this, px, and is evaluated under these symmetries.
+PREDICTED_SCALE = 8
+PREDICTION_ENSEMBLE: Ensemble = "4"
+
 # Levels that only start from a coarser one, and are not held to it, settle their own low frequencies.
 STARTED_STEPS = 20
 

@@ -12,8 +12,10 @@ from torch import Tensor
 from kernels.builtin import FORMAT, BuiltinDenoiser, LocalUNet, PriorConfig
 from kernels.catalog import DenoiserInfo
 from kernels.domain import statistics
+from kernels.predictor import FORMAT as PREDICTOR_FORMAT
 from kernels.prior_metadata import Metadata
-from kernels.trainer import VALIDATION_SIGMAS, read_state, validate
+from kernels.trainer import VALIDATION_SIGMAS, read_state, validate, validate_predictions
+from kernels.training import PREDICTED_SCALES
 
 
 def export_prior(
@@ -29,12 +31,13 @@ def export_prior(
     chosen, step = (state["average"], state["step"]) if best is None else (best, state["best_at"])
     config = PriorConfig.from_json(json.dumps(spec["config"]))
     tensors = {key: value.half().contiguous() for key, value in chosen.items()}
+    predicts = spec.get("objective") == "predict"
     metadata = {
-        "format": FORMAT,
+        "format": PREDICTOR_FORMAT if predicts else FORMAT,
         "config": config.to_json(),
         "training": json.dumps(spec | {"step": step, "init": Path(spec["init"]).name}),
         **extra,
-        **measured(config, tensors, held_out, domain_pictures),
+        **(predicted(config, tensors, held_out) if predicts else measured(config, tensors, held_out, domain_pictures)),
     }
     write_prior(path, tensors, metadata)
     return metadata
@@ -50,6 +53,14 @@ def measured(config: PriorConfig, tensors: Mapping[str, Tensor], held_out: Tenso
         "validation": json.dumps({"sigmas": VALIDATION_SIGMAS, "psnr": psnr, "pictures": len(held_out)}),
         "domain": statistics(denoiser, known).to_json(),
     }
+
+
+def predicted(config: PriorConfig, tensors: Mapping[str, Tensor], held_out: Tensor) -> dict[str, str]:
+    """Return the metadata that are figures of a predictor."""
+    net = LocalUNet(config)
+    net.load_state_dict({key: value.float() for key, value in tensors.items()})
+    psnr = validate_predictions(net, held_out)
+    return {"validation": json.dumps({"scales": PREDICTED_SCALES, "psnr": psnr, "pictures": len(held_out)})}
 
 
 def write_prior(path: Path, tensors: Mapping[str, Tensor], metadata: Metadata) -> None:

@@ -17,7 +17,18 @@ import torch
 from torch import Tensor
 
 from kernels.builtin import LocalUNet, estimate_x0, network_output, network_target, read_prior
-from kernels.training import Batch, CropSource, TrainingSpec, learning_rate, make_batch
+from kernels.predictor import SIGMA as PREDICTION_SIGMA
+from kernels.training import (
+    PREDICTED_SCALES,
+    PREDICTION_WEIGHT,
+    Batch,
+    CropSource,
+    TrainingSpec,
+    enlarged,
+    learning_rate,
+    make_batch,
+    undetermined,
+)
 
 # Noise levels of the validation, in the [-1, 1] range: 0.05, 0.125 and 0.25 of full scale.
 VALIDATION_SIGMAS = (0.1, 0.25, 0.5)
@@ -34,7 +45,7 @@ class Progress:
     loss: float
     """Mean since the last validation; NaN before the first step."""
     psnr: tuple[float, ...] = ()
-    """Validation PSNR at VALIDATION_SIGMAS, dB; empty between validations."""
+    """Validation PSNR at VALIDATION_SIGMAS (of a predictor: from PREDICTED_SCALES), dB; empty between validations."""
     seconds: float = 0.0
     """Since this call began."""
 
@@ -73,7 +84,11 @@ class Trainer:
             group["lr"] = learning_rate(self.spec, self.step)
         with torch.autocast(self.device.type, torch.bfloat16):
             output = network_output(self.net, z, sigma)
-        loss = (output - network_target(x0, z, sigma)).square().mean()
+        if batch.scale:
+            error = estimate_x0(output, z, sigma) - x0
+            loss = PREDICTION_WEIGHT * undetermined(error, batch.scale).square().mean()
+        else:
+            loss = (output - network_target(x0, z, sigma)).square().mean()
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
@@ -89,7 +104,10 @@ class Trainer:
     def assess(self, held_out: Tensor) -> tuple[float, tuple[float, ...]]:
         """Validate the moving average and keep it if it is the best; return the loss since the last time, and PSNRs."""
         loss = float(np.mean(self.losses)) if self.losses else math.nan
-        psnr = tuple(validate(self.average, held_out, self.spec.seed))
+        if self.spec.objective == "predict":
+            psnr = tuple(validate_predictions(self.average, held_out))
+        else:
+            psnr = tuple(validate(self.average, held_out, self.spec.seed))
         gained = not self.history or np.mean(psnr) > self.best_psnr + BETTER
         self.history.append([self.step, *psnr])
         self.losses = []
@@ -158,6 +176,21 @@ def validate(net: LocalUNet, x0: Tensor, seed: int) -> list[float]:
         z = x0 + level * noise
         errors = [_error(net, x0[i : i + 1].to(device), z[i : i + 1].to(device), level) for i in range(len(x0))]
         figures.append(round(float(-10 * torch.stack(errors).log10().mean()), 3))
+    return figures
+
+
+@torch.no_grad()
+def validate_predictions(net: LocalUNet, x0: Tensor) -> list[float]:
+    """Return the mean PSNR, dB, of predictions of held-out pictures (B, C, H, W) from each of PREDICTED_SCALES."""
+    x0 = x0.to(next(net.parameters()).device)
+    sigma = torch.full((1,), PREDICTION_SIGMA, device=x0.device)
+    figures = []
+    for scale in PREDICTED_SCALES:
+        z = enlarged(x0, scale, rounded=False)
+        pictures = zip(x0.split(1), z.split(1), strict=True)
+        errors = [estimate_x0(network_output(net, one, sigma), one, sigma) - clean for clean, one in pictures]
+        squares = [undetermined(error, scale).square().mean() / 4 for error in errors]
+        figures.append(round(float(-10 * torch.stack(squares).log10().mean()), 3))
     return figures
 
 

@@ -9,18 +9,25 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from kernels.builtin import PriorConfig
+from kernels.operators import replicate
 from kernels.pool import Collection
+from kernels.predictor import SIGMA as PREDICTION_SIGMA
 
 # Weights of red, green and blue in a grey version of a crop, about the eye's.
 GREY = np.array([0.3, 0.6, 0.1], np.float32)
+# Enlargements that a predictor learns, and their shares of its steps.
+PREDICTED_SCALES, PREDICTED_SHARES = (2, 4, 8), (0.25, 0.6, 0.15)
+# Errors of predictions are a tenth of those that noise leaves; so their squares do not vanish beside the weight decay.
+PREDICTION_WEIGHT = 100.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +54,8 @@ class TrainingSpec:
     image_side: int = 320
     shard_images: int = 32
     shards: int = 64
+    objective: Literal["denoise", "predict"] = "denoise"
+    """What the network learns: to remove noise, or to predict where super-resolution starts (kernels.prediction)."""
     steps_per_shard: int = 100
     """Steps until one more shard of images comes into use: drawing keeps pace with training."""
 
@@ -66,6 +75,10 @@ PRESETS = {
     # For a GPU: 4.4 M parameters, 8.8 MB.
     "builtin-large": TrainingSpec(
         config=PriorConfig(channels=(80, 112, 160), blocks=(3, 3, 2)), steps=60_000, batch=128, shards=256
+    ),
+    # The companion of the built-in prior; begin from it: --init kernels/weights/builtin.safetensors.
+    "predictor": TrainingSpec(
+        objective="predict", steps=10_000, learning_rate=4e-4, warmup=100, ema=0.998, steps_per_shard=25
     ),
     # Two minutes on one CPU core: shows that training works, makes nothing worth keeping.
     "smoke": TrainingSpec(
@@ -90,11 +103,13 @@ class CropSource(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Hold one step's examples: z = x0 + sigma n."""
+    """Hold one step's examples: z = x0 + sigma n, or what was left of x0 by pooling and enlarging."""
 
     x0: Tensor
     z: Tensor
     sigma: Tensor
+    scale: int = 0
+    """Side of the cells that x0 was pooled over, px; 0 for noise."""
 
 
 def make_batch(spec: TrainingSpec, source: CropSource, step: int) -> Batch:
@@ -105,9 +120,26 @@ def make_batch(spec: TrainingSpec, source: CropSource, step: int) -> Batch:
     visible = 1 + step // spec.steps_per_shard
     crops = [augment(rng, source.crop(rng, visible, side), spec.recolour) for _ in range(count)]
     x0 = torch.from_numpy(np.stack(crops))
+    if spec.objective == "predict":
+        scale = int(rng.choice(PREDICTED_SCALES, p=PREDICTED_SHARES))
+        z = enlarged(x0, scale, rounded=bool(rng.random() < 0.5))
+        return Batch(x0=x0, z=z, sigma=torch.full((count,), PREDICTION_SIGMA), scale=scale)
     sigma = torch.from_numpy(draw_sigma(rng, count))
     noise = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32))
     return Batch(x0=x0, z=x0 + sigma[:, None, None, None] * noise, sigma=sigma)
+
+
+def enlarged(x0: Tensor, scale: int, *, rounded: bool) -> Tensor:
+    """Return pictures (B, C, H, W) in [-1, 1] pooled, rounded to 8 bit or not, and enlarged bicubically again."""
+    y = F.avg_pool2d(x0, scale)
+    if rounded:
+        y = ((y + 1) * 127.5).round() / 127.5 - 1
+    return F.interpolate(y, scale_factor=scale, mode="bicubic", align_corners=False)
+
+
+def undetermined(error: Tensor, scale: int) -> Tensor:
+    """Return the part of an error (B, C, H, W) that cells of scale x scale px do not measure: the rest is mended anyway."""
+    return error - replicate(F.avg_pool2d(error, scale), scale)
 
 
 def draw_sigma(rng: np.random.Generator, count: int) -> NDArray[np.float32]:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from kernels.catalog import DenoiserInfo, absolute_ref
 from kernels.method_catalog import MethodInfo, describe_method
-from kernels.presets import DENOISING, INTENTS, PAPER, STARTED_STEPS, Preset
+from kernels.presets import DENOISING, INTENTS, PAPER, PREDICTED, PREDICTED_SCALE, STARTED_STEPS, Preset
 from orchestrator.axis import BLOCK
 from orchestrator.errors import PlanError
 from orchestrator.guiding import check_tile, describe_network, resolve_guidance
@@ -135,12 +135,13 @@ def resolve(spec: JobSpec, info: DenoiserInfo) -> JobSpec:
 def _sampling(given: SamplingSpec, info: DenoiserInfo, task: Task, sigma: float) -> SamplingSpec:
     intent = given.intent or _usual_intent(given, info)
     presets = {"paper": PAPER, **INTENTS, **(DENOISING if task.name == "denoise" else {})}
-    defaults = {**_fields(presets[intent]), "intent": intent}
+    predicted = intent == "faithful" and _predicted(info, task, given, sigma)
+    defaults = {**_fields(PREDICTED if predicted else presets[intent]), "intent": intent}
     if not info.local:
         defaults["ensemble"] = "1"  # upside down, a network that knows objects knows them no longer
     free = intent == "faithful" and task.name == "sr" and info.local
     defaults["guide"] = given.guide or ("start" if free else "constraint")
-    if free and defaults["guide"] == "start":
+    if free and defaults["guide"] == "start" and not predicted:
         defaults["guided_steps"] = STARTED_STEPS
     if task.name == "cs" and intent != "paper":
         defaults |= COEFFICIENTS
@@ -158,6 +159,11 @@ def _sampling(given: SamplingSpec, info: DenoiserInfo, task: Task, sigma: float)
     defaults["inverse"] = "replicate" if plain else "smooth"
     if given.inverse == "smooth" and (sigma > 0 or given.method != "ddnm"):
         raise PlanError("the smooth inverse serves method ddnm and noise-free measurements only; leave --inverse out")
+    if given.init == "predicted" and not predicted:
+        raise PlanError(
+            "init predicted needs task sr from noise-free means by at most "
+            f"x{PREDICTED_SCALE}, intent faithful, method ddnm and the denoiser builtin; leave it out"
+        )
     sampling = given.model_copy(update={k: v for k, v in defaults.items() if getattr(given, k) is None})
     _check_method(method, sampling, task, sigma)
     for start in (sampling.start, sampling.guided_start):
@@ -165,6 +171,13 @@ def _sampling(given: SamplingSpec, info: DenoiserInfo, task: Task, sigma: float)
             last = info.n_timesteps - 1
             raise PlanError(f"--start {start} is beyond the last timestep of {info.name}; choose 1 to {last}")
     return sampling
+
+
+def _predicted(info: DenoiserInfo, task: Task, given: SamplingSpec, sigma: float) -> bool:
+    """Tell whether a network predicts where the task starts: enlargement of exact means, by what it was trained for."""
+    pooled = task.name == "sr" and task.stencil is None and task.scale <= PREDICTED_SCALE
+    asked = given.init == "predicted" or (given.init is None and given.start is None)
+    return info.predicts and pooled and asked and given.method == "ddnm" and sigma == 0
 
 
 def _usual_intent(given: SamplingSpec, info: DenoiserInfo) -> Literal["faithful", "detail", "paper"]:
@@ -196,7 +209,7 @@ def _fields(preset: Preset) -> dict[str, Any]:
         "guided_start": preset.start,
         "guided_steps": preset.guided_steps or preset.steps,
         "spacing": preset.spacing,
-        "init": "none" if preset.init == "none" else "bicubic",  # bicubic at scale 1 is the measurement itself
+        "init": "bicubic" if preset.init == "pinv" else preset.init,  # bicubic at scale 1 is the measurement itself
         "noise_scale": preset.noise_scale,
         "ensemble": preset.ensemble,
         "travel": (preset.travel_length, preset.travel_repeat),

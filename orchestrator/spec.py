@@ -148,7 +148,8 @@ class SamplingSpec(_Section):
     """Symmetries of the square that the network is averaged over, or one after another (kernels.ensemble)."""
     inverse: Literal["replicate", "smooth"] | None = None
     """A+ of average pooling: replication (Moore-Penrose, the paper's) or a smooth one (kernels.smooth_pool)."""
-    init: Literal["bicubic", "none"] | None = None
+    init: Literal["bicubic", "predicted", "none"] | None = None
+    """Picture of a warm start: the measurement enlarged, or what the built-in prior's companion predicts from that."""
     noise_scale: Annotated[float, Field(ge=0, le=1)] | None = None
     travel: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
     """Time travel: length, repeat."""

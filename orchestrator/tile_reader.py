@@ -34,7 +34,7 @@ class TileReader:
         self.measured = [level_measured(run, plan, level) for level in plan.levels]
         self.regions = RegionLayer.open(run, plan)
         self.fine_known = fine_known(run, plan)
-        self.warm = [trajectory(plan, level).warm for level in plan.levels]
+        self.routes = [trajectory(plan, level) for level in plan.levels]
         self._lock = threading.Lock()  # readers of image files keep positions and caches
 
     def read(self, key: TileKey, *, measured: bool = True) -> TileInput:
@@ -70,7 +70,7 @@ class TileReader:
             coarse, smooth = self._read_guide(level, key)
         if self.fine_known is not None and level.index == 0 and with_measured:
             fine = self.fine_known.read(y0, x0, y1, x1)
-        start = self._start(level, wide, smooth) if self.warm[level.index] else None
+        start = self._start(level, wide, smooth) if self.routes[level.index].warm else None
         return TileInput(y=y, known_mask=known_mask, known=known, guide=coarse, start=start, fine=fine)
 
     def _wide(self, measured: Measured, level: Level, y0: int, x0: int, y1: int, x1: int) -> Array:
@@ -81,11 +81,13 @@ class TileReader:
     def _start(self, level: Level, wide: Array | None, smooth: Array | None) -> Array | None:
         """Return the picture that a warm start begins with: the coarser result enlarged, else the measurement enlarged.
 
+        The latter also where a network makes more of it, to which the coarser result is added (orchestrator.worker).
         wide: the measurement with START_MARGIN pixels around; smooth: the coarser level's result at this size.
         Where the level measures every pixel itself, its own (noisy) pixels are the start, and unknown ones are filled.
         """
         unlike = self.plan.task.name in ("cs", "operator")
-        if wide is None or unlike or (smooth is not None and (level.posed.scale > 1 or self.plan.grey)):
+        coarse = level.posed.scale > 1 and not self.routes[level.index].predicted
+        if wide is None or unlike or (smooth is not None and (coarse or self.plan.grey)):
             return smooth
         s, m = level.posed.scale, START_MARGIN
         picture = to_channels(wide, self.plan.bands.stored)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kernels.catalog import DenoiserInfo
-from kernels.presets import EVALUATIONS
+from kernels.presets import EVALUATIONS, PREDICTION_ENSEMBLE
 from kernels.schedule import Schedule, base_alpha_bar, log_sigma_timesteps, respaced_timesteps, time_travel
 from orchestrator.plan import Level, Plan
 from orchestrator.spec import SamplingSpec
@@ -24,11 +24,14 @@ class Trajectory:
     """True when it starts from a picture instead of pure noise (a deviation from Algorithm 1, CCDF)."""
     evaluations: int = 1
     """Of the network per step: more than one where it is averaged over symmetries."""
+    predicted: bool = False
+    """Whether a network predicts the picture of the warm start."""
 
     @property
     def nfe(self) -> int:
         """Network evaluations per tile."""
-        return self.evaluations * sum(later < now for now, later in zip(self.times, self.times[1:], strict=False))
+        steps = sum(later < now for now, later in zip(self.times, self.times[1:], strict=False))
+        return self.evaluations * steps + (EVALUATIONS[PREDICTION_ENSEMBLE] if self.predicted else 0)
 
 
 def trajectory(plan: Plan, level: Level) -> Trajectory:
@@ -56,7 +59,9 @@ def build_trajectory(
         timesteps = respaced_timesteps(len(alpha_bar), steps, start)
     schedule = Schedule.from_timesteps(alpha_bar, timesteps)
     times = tuple(time_travel(len(timesteps), *sampling.travel))
-    return Trajectory(schedule, times, warm, EVALUATIONS[sampling.ensemble or "1"])
+    return Trajectory(
+        schedule, times, warm, EVALUATIONS[sampling.ensemble or "1"], sampling.init == "predicted" and warm
+    )
 
 
 def _sigma(plan: Plan, level: Level) -> float | None:

@@ -19,6 +19,7 @@ from kernels.denoiser import Denoiser, load_denoiser
 from kernels.ensemble import symmetric
 from kernels.method_catalog import MethodConfig
 from kernels.noise import KeyedNoise
+from kernels.predictor import load_predictor, predict
 from kernels.sampler import SamplerConfig, State
 from kernels.sampler import start as start_tiles
 from kernels.tasks import measurement_operator
@@ -75,6 +76,8 @@ class Worker:
         label = network_label(plan.spec.denoiser, plan.spec.guidance)
         loaded = load(plan.spec.denoiser, str(self.device), label)
         self.denoiser = symmetric(loaded, plan.spec.sampling.ensemble or "1")
+        predicted = plan.spec.sampling.init == "predicted"
+        self.predictor = load_predictor(self.device) if predicted else None
         self.guide = ClassGuide.load(plan.spec.guidance, str(self.device))
         self.noise = KeyedNoise(plan.spec.sampling.seed)
         self.reader = TileReader(self.run_dir, plan)
@@ -177,6 +180,8 @@ class Worker:
         start = self._stack([t.start for t in tiles]) if route.warm and tiles[0].start is not None else None
         if route.warm and start is None and problem.measurement is not None:  # no picture itself
             start = problem.measurement.operator.pinv(problem.measurement.y)
+        if start is not None and route.predicted:
+            start = self._predict(start, tiles)
         channels, side = self.plan.denoiser.channels, self.plan.tile
         return start_tiles(
             problem,
@@ -188,6 +193,15 @@ class Worker:
             device=self.device,
             guidance=None if self.guide is None else self.guide.batch(len(keys)),
         )
+
+    def _predict(self, start: Tensor, tiles: list[TileInput]) -> Tensor:
+        """Return what the enlarged measurement may have been, with the low frequencies of the coarser result."""
+        assert self.predictor is not None, "loaded with the worker"
+        picture = predict(self.predictor, start)
+        if tiles[0].guide is None:
+            return picture
+        pooling = measurement_operator(FACTOR, grey=False, known=None, channels=0, smooth=self._smooth)
+        return pooling.project(picture, self._stack([t.guide for t in tiles]))
 
     def problem(self, level: Level, keys: list[TileKey], tiles: list[TileInput]) -> Problem:
         """Return what the pictures of a batch have to satisfy."""

@@ -153,7 +153,7 @@ PIXEL_CHANGES = {
     "sampling.form": {"sampling": {"form": "posterior"}},
     "sampling.eta": {"sampling": {"eta": 0.5}},
     "sampling.steps": {"sampling": {"steps": 7}},
-    "sampling.guided_steps": {"sampling": {"guided_steps": 3}},
+    "sampling.guided_steps": {"sampling": {"guided_steps": 4}},
     "sampling.start": {"sampling": {"start": 99}},
     "sampling.guided_start": {"sampling": {"guided_start": 99}},
     "sampling.spacing": {"sampling": {"spacing": "uniform"}},
