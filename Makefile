@@ -26,7 +26,7 @@ demo: $(STAMP)
 # The tests on SLURM and on Ray clusters with a dashboard are apart: test-cluster.
 test: $(STAMP)
 	$(BIN)/python -m pytest
-	@echo "not run here: the tests on a real SLURM and a real Ray cluster (make test-cluster, as root on Debian)"
+	@echo "not run here: the tests on several nodes of a real SLURM and a real Ray cluster (make test-cluster, as root on Debian)"
 
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -m "not ray and not slow"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -111,21 +111,40 @@ def batch(
     shard: ShardOption = None,
     array: Array = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Restore all again.")] = False,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Also when another driver works at OUTDIR, because that one hangs.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     as_json: opt.AsJson = False,
 ) -> None:
     """Restore many images into OUTDIR as one run, all on the same workers; the same command goes on after any death."""
-    given = {k: v for k, v in locals().items() if k in opt.PLACES and v not in (None, [])}
-    settings = Settings(window, verify, {name: given.pop(name) for name in SHARED if name in given})
+    given, settings = sort_out(locals())
     if array and shard is not None:
         raise PlanError("--array takes its share from SLURM; leave out --shard")
     share = array_shard() if array else None if shard is None else parse_shard(shard)
-    if job is not None:
-        given["job"] = located(job)
     folder, entries = BatchFolder(outdir), read_entries(sources, given)
     raise typer.Exit(
-        _run(folder, entries, settings, share, fresh=True, overwrite=overwrite, quiet=quiet, as_json=as_json)
+        _run(
+            folder,
+            entries,
+            settings,
+            share,
+            fresh=True,
+            overwrite=overwrite,
+            take_over=take_over,
+            quiet=quiet,
+            as_json=as_json,
+        )
     )
+
+
+def sort_out(values: Mapping[str, Any]) -> tuple[dict[str, Any], Settings]:
+    """Return the options that images have for themselves, and those of the whole batch; values: the command's parameters."""
+    given = {name: value for name, value in values.items() if name in opt.PLACES and value not in (None, [], ())}
+    settings = Settings(values["window"], values["verify"], {n: given.pop(n) for n in SHARED if n in given})
+    if values["job"] is not None:
+        given["job"] = located(values["job"])
+    return given, settings
 
 
 def resume_batch(out: Path, given: dict[str, Any], *, take_over: bool, quiet: bool) -> int:

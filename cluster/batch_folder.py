@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.batch_manifest import Entry, kept_images, read_entries, write_entries
+from cluster.batch_manifest import Entry, kept_images, manifest_text, read_entries, share_of
 from orchestrator.batch_records import Record, read_records
 from orchestrator.errors import PlanError
 from orchestrator.rundir import STATE, RunDir
@@ -52,20 +52,13 @@ class BatchFolder:
     def lock(self, shard: Shard | None) -> Path:
         return self.root / STATE / f"lock{_of(shard)}"
 
-    def make(self) -> None:
-        """Make the folder; raises PlanError where something else is."""
+    def check(self, entries: Sequence[Entry] = ()) -> None:
+        """Raise PlanError where something else is, or a batch that was begun with other images than these."""
         if self.root.exists() and not self.root.is_dir():
             raise PlanError(f"{self.root} is a file; give a folder for the results")
         if RunDir(self.root).job.exists():
             raise PlanError(f"{self.root} is the output of one image; give a folder for the results of all")
-        self.manifest.parent.mkdir(parents=True, exist_ok=True)
-
-    def keep(self, entries: Sequence[Entry], options: Mapping[str, Any], *, overwrite: bool = False) -> None:
-        """Keep what is to be restored; raises PlanError when that would forget images of a batch that was begun.
-
-        overwrite: forget them. Images may always be added.
-        """
-        if self.exists and not overwrite:
+        if entries and self.exists:
             given = {entry.name: entry.given["path"] for entry in entries}
             for name, path in kept_images(self.manifest).items():
                 if given.get(name) != path:
@@ -73,12 +66,30 @@ class BatchFolder:
                         f"{self.root} is a batch of other images: its {name} is of {path}; choose another OUTDIR, go on "
                         f"with `gigarestore resume {self.root}`, or --overwrite"
                     )
+
+    def make(self) -> None:
+        """Make the folder; raises PlanError where something else is."""
+        self.check()
+        self.manifest.parent.mkdir(parents=True, exist_ok=True)
+
+    def keep(self, entries: Sequence[Entry], options: Mapping[str, Any], *, overwrite: bool = False) -> None:
+        """Keep what is to be restored; raises PlanError when that would forget images of a batch that was begun.
+
+        overwrite: forget them. Images may always be added.
+        """
+        if not overwrite:
+            self.check(entries)
         files.replace(self.options, [json.dumps(options).encode()], fsync=True)
-        write_entries(self.manifest, entries)
+        files.replace(self.manifest, [manifest_text(entries).encode()], fsync=True)
 
     def load(self) -> tuple[list[Entry], dict[str, Any]]:
         """Return the images and options of a batch that was begun."""
         return read_entries([str(self.manifest)], {}), json.loads(self.options.read_bytes())
+
+    def runs(self, shard: Shard | None) -> list[RunDir]:
+        """Return the folders of a share's images, of a batch that was begun or is yet to be."""
+        names = list(kept_images(self.manifest)) if self.exists else []
+        return [RunDir(self.root / name) for name in share_of(names, shard)]
 
     def all_records(self) -> dict[str, Record]:
         """Return the latest record of each image, whichever share restored it."""

@@ -15,16 +15,16 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from cluster import options as opt
 from kernels.catalog import absolute_ref
 from orchestrator.batch import Image
 from orchestrator.errors import PlanError
 from orchestrator.spec import JobSpec, RegionSpec
-from storage import files
 from storage.source import is_url, located, redact
 
+T = TypeVar("T")
 SUFFIXES = {".csv", ".jsonl", ".ndjson"}
 # Options of the whole batch, which an image cannot have for itself.
 SHARED = ("executor", "workers", "batch", "batching", "address", "drain_seconds")
@@ -83,10 +83,10 @@ def read_entries(sources: Sequence[str], given: dict[str, Any]) -> list[Entry]:
     return [_anchored(entry) for entry in entries]
 
 
-def write_entries(path: Path, entries: Sequence[Entry]) -> None:
-    """Keep images as a manifest that is there whole or not at all."""
+def manifest_text(entries: Sequence[Entry]) -> str:
+    """Return images as a manifest, JSON lines."""
     lines = (json.dumps({("input" if k == "path" else k): v for k, v in entry.given.items()}) for entry in entries)
-    files.replace(path, ["".join(f"{line}\n" for line in lines).encode()], fsync=True)
+    return "".join(f"{line}\n" for line in lines)
 
 
 def kept_images(path: Path) -> dict[str, str]:
@@ -94,7 +94,7 @@ def kept_images(path: Path) -> dict[str, str]:
     return {entry.name: entry.given["path"] for entry in _read_manifest(path)}
 
 
-def share_of(entries: Sequence[Entry], shard: tuple[int, int] | None) -> list[Entry]:
+def share_of(entries: Sequence[T], shard: tuple[int, int] | None) -> list[T]:
     """Return every N-th image, from the I-th on; all without a share."""
     return list(entries) if shard is None else list(entries[shard[0] - 1 :: shard[1]])
 

@@ -1,14 +1,22 @@
-"""How far a batch is, from its folder alone: works while it runs and after it died."""
+"""How far a batch is, from its folder alone: works while it runs and after it died.
+
+    python -m cluster.batch_status OUTDIR
+
+prints the number of committed tiles, in a task of a SLURM array those of its share: what a script asks after an attempt.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cluster.batch_folder import BatchFolder
+from cluster.batch_folder import BatchFolder, array_shard
 from orchestrator.rundir import RunDir
+from storage.journal import read_records
 
 
 def read_batch_status(folder: BatchFolder) -> dict[str, Any]:
@@ -39,6 +47,11 @@ def print_batch_status(out: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps(found))
         return
+    print_images(out, found)
+
+
+def print_images(out: Path, found: dict[str, Any]) -> None:
+    """Print what `read_batch_status` found."""
     counts = ", ".join(f"{count} {state}" for state, count in found["states"].items())
     print(f"{out}: {len(found['images'])} images: {counts}")
     for image in found["images"]:
@@ -48,3 +61,13 @@ def print_batch_status(out: Path, as_json: bool) -> None:
             print(f"  {image['image']}: {image['state']}: {image['error']}")
     if set(found["states"]) - {"published", "running"}:
         print(f"  go on with: gigarestore resume {out}")
+
+
+def committed(folder: BatchFolder) -> int:
+    """Return the number of tiles that are committed, in a task of a SLURM array those of its share."""
+    runs = folder.runs(array_shard() if "SLURM_ARRAY_TASK_ID" in os.environ else None)
+    return sum(1 for run in runs if run.journal.exists() for _ in read_records(run.journal))
+
+
+if __name__ == "__main__":
+    print(committed(BatchFolder(Path(sys.argv[1]))))

@@ -1,10 +1,13 @@
 """What a cluster runs: restores, or goes on where an earlier attempt ended; beats; stops when told.
 
     python -m cluster.driver --output OUT --folder FOLDER [options] -- ARGUMENTS OF restore
+    python -m cluster.driver --output OUTDIR --folder FOLDER [options] -- batch ARGUMENTS OF batch
+
+With --array each task of a SLURM array does its share of a batch, and FOLDER/share-I is its folder.
 
 FOLDER/heartbeat.json is rewritten every few seconds, FOLDER/exit.json says how the driver ended, and a file FOLDER/cancel
 (or --stop FILE) ends the run like a signal: everything committed stays. Exit codes: those of
-`gigarestore restore`, 75 when it was stopped and can go on.
+`gigarestore restore` or `batch`, 75 when it was stopped and can go on.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from cluster.submission import BATCH, SHARE
 from orchestrator.rundir import RunDir
 from storage.attempt import EXPIRY
 
@@ -64,16 +68,23 @@ class Beacon(threading.Thread):
 
 def main(arguments: Sequence[str]) -> int:
     """Run the driver; return its exit code."""
-    given, restore = parse(arguments)
+    given, words = parse(arguments)
     if Path(given.directory).is_dir():
         os.chdir(given.directory)
-    run, folder = RunDir(Path(given.output)), Path(given.folder)
+    out, folder = Path(given.output), Path(given.folder)
+    stops = [folder / "cancel", *map(Path, given.stop)]
+    if given.array:
+        folder = folder / f"{SHARE}{os.environ['SLURM_ARRAY_TASK_ID']}"
+        stops.append(folder / "cancel")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "exit.json").unlink(missing_ok=True)
-    command = command_line(run, folder, restore, given.earlier)
+    if words[:1] == [BATCH]:
+        command = batch_line(out, folder, words, array=given.array)
+    else:
+        command = command_line(RunDir(out), folder, words, given.earlier)
     if address := os.environ.get("RAY_ADDRESS"):
         command += ["--address", address]
-    beacon = Beacon(folder, [folder / "cancel", *map(Path, given.stop)])
+    beacon = Beacon(folder, stops)
     signal.signal(signal.SIGTERM, _interrupt)
     beacon.start()
     try:
@@ -87,7 +98,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Return the driver's options and the arguments of restore."""
+    """Return the driver's options and the arguments of restore or batch."""
     split = list(arguments).index("--")
     parser = argparse.ArgumentParser(prog="python -m cluster.driver")
     parser.add_argument("--output", required=True)
@@ -95,6 +106,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--directory", default=".")
     parser.add_argument("--earlier", action="append", default=[], help="identity of a submission to go on from")
     parser.add_argument("--stop", action="append", default=[], help="a file that ends the run when it appears")
+    parser.add_argument("--array", action="store_true", help="this is a task of a SLURM array, with a share of a batch")
     return parser.parse_args(list(arguments)[:split]), list(arguments)[split + 1 :]
 
 
@@ -119,6 +131,18 @@ def command_line(run: RunDir, folder: Path, restore: list[str], earlier: Sequenc
     if again and run.attempts.exists():
         time.sleep(EXPIRY)  # it died before it wrote its job: its signs of life count for a while, here or elsewhere
     return ["restore", *restore]
+
+
+def batch_line(out: Path, folder: Path, words: list[str], *, array: bool) -> list[str]:
+    """Return `batch`, which goes on by itself; a later attempt takes over from the one before, which is dead."""
+    from cluster.batch_folder import BatchFolder, array_shard
+
+    note, share = folder / "begun", array_shard() if array else None
+    again = note.exists()
+    note.touch()
+    if again and any(run.attempts.exists() and not run.job.exists() for run in BatchFolder(out).runs(share)):
+        time.sleep(EXPIRY)  # it died before it wrote an image's job: as above
+    return [*words, *HERE, *(["--array"] if array else []), *(["--take-over"] if again else [])]
 
 
 def _identity(path: Path) -> list[int]:

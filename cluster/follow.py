@@ -1,27 +1,33 @@
-"""Follow a log file that another machine writes."""
+"""Follow log files that other machines write."""
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 PAUSE = 1.0
-# Looks at the file per question to the scheduler.
+# Looks at the files per question to the scheduler.
 LOOKS = 5
 
 
-def follow_file(path: Path, ended: Callable[[], bool]) -> Iterator[str]:
-    """Yield a file's text as it grows, from its beginning, until `ended`; what came before the end is all there."""
-    place = 0
+def follow_files(paths: Sequence[Path], ended: Callable[[], bool]) -> Iterator[str]:
+    """Yield files' texts as they grow, from their beginnings, until `ended`; what came before the end is all there.
+
+    Of several files each piece's is named where it is not that of the piece before.
+    """
+    places, told = dict.fromkeys(paths, 0), None
     for look in itertools.count():
         last = look % LOOKS == 0 and ended()
-        if path.exists():
+        for path in filter(Path.exists, paths):
             with path.open("rb") as file:
-                file.seek(place)
+                file.seek(places[path])
                 while piece := file.read(1 << 16):
-                    place += len(piece)
+                    if len(paths) > 1 and path != told:
+                        yield f"==> {path.name} <==\n"
+                    told = path
+                    places[path] += len(piece)
                     yield piece.decode(errors="replace")
         if last:
             return

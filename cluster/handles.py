@@ -153,7 +153,8 @@ class Registry:
     def find(self, target: str) -> tuple[Handle, Record | None]:
         """Return the latest submission that a handle or an output names; raises PlanError where there is none."""
         if handle := Handle.parse(target):
-            return handle, next((r for r in self.all() if r.handle == str(handle)), None)
+            names = (str(handle), str(handle).partition("_")[0] if handle.backend == "slurm" else None)
+            return handle, next((record for record in self.all() if record.handle in names), None)
         output = target if "://" in target else os.path.abspath(target)
         beside = _latest(list((Path(output) / STATE / FOLDER).glob("*/record.json")))
         known = beside or [record for record in self.all() if record.output == output]
@@ -190,9 +191,9 @@ def silence(record: Record | None) -> float | None:
         probe.unlink(missing_ok=True)
 
 
-def ended_code(record: Record | None) -> int | None:
-    """Return the exit code that the last driver left beside OUT, None when it left none or is not seen from here."""
-    told = None if record is None or record.folder is None else read_json(record.folder / "exit.json")
+def ended_code(folder: Path | None) -> int | None:
+    """Return the exit code that the last driver left in its folder, None when it left none or is not seen from here."""
+    told = None if folder is None else read_json(folder / "exit.json")
     return None if told is None else int(told["code"])
 
 

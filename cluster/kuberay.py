@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from cluster.kuberay_driver import ARGUMENTS, COPY_TO, RUNNING, SCRATCH, STOP
@@ -16,7 +17,6 @@ from cluster.kuberay_rules import LONGEST_NAME, QUEUE_LABEL, check
 from cluster.settings import KubeRay, mebibytes, seconds
 from cluster.submission import Submission
 from orchestrator.errors import PlanError
-from orchestrator.spec import JobSpec
 from storage.source import is_url, redact
 
 # Ray, its dashboard and the driver, which holds a byte per tile and no pixels; staging an input takes a core.
@@ -51,11 +51,14 @@ def render(submission: Submission) -> str:
     return str(yaml.safe_dump(document, sort_keys=False, width=120))
 
 
-def check_places(spec: JobSpec, settings: KubeRay) -> None:
-    """Raise PlanError unless the pods see IN and OUT: on a claim, IN also behind a URL; and a copy goes to a URL."""
+def check_places(places: Iterable[tuple[str, str | None]], settings: KubeRay) -> None:
+    """Raise PlanError unless the pods see IN and OUT: on a claim, IN also behind a URL; and a copy goes to a URL.
+
+    places: what each path is (IN, OUT, another option), and the path.
+    """
     if settings.copy_to is not None and not is_url(settings.copy_to):
         raise PlanError(f"--copy-to {settings.copy_to} is no URL; give s3://BUCKET/PREFIX, gs:// or az://")
-    for what, path in (("IN", spec.input.path), ("OUT", spec.output), ("--mask", spec.input.mask)):
+    for what, path in places:
         if path is None or (what != "OUT" and is_url(path)):
             continue
         if re.match(r"[a-z][a-z0-9+.-]*:/", path):  # as a path type leaves the two slashes of an address

@@ -54,7 +54,7 @@ class KubeRayBackend:
         except PlanError as err:
             if "NotFound" not in str(err):
                 raise
-            code = ended_code(record)
+            code = ended_code(None if record is None else record.folder)
             if code is None:
                 return Found(State.CANCELLED, None, "there is no such RayJob any more: it was deleted")
             return Found(

@@ -50,6 +50,12 @@ def ask(*command: str) -> str:
         return ""
 
 
+def own_job() -> str:
+    """Return this job's name for scontrol: the number of an array's last task is that of the whole array."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
+
+
 def own_address(peer: str | None = None) -> str:
     """Return this node's address on the way to `peer`, or to the node that the job's script runs on; nothing is sent."""
     peer = peer or os.environ.get("SLURM_LAUNCH_NODE_IPADDR") or socket.gethostname()

@@ -279,7 +279,7 @@ def _settings(record: Record | None) -> Settings:
 
 def _gone(record: Record | None, reason: str) -> Found:
     """Return how a run ended that its cluster cannot tell of: by its own files, else it is lost."""
-    code = ended_code(record)
+    code = ended_code(None if record is None else record.folder)
     if code is None:
         return Found(State.LOST, None, reason)
     return Found(State.SUCCEEDED if code == 0 else State.INTERRUPTED if code == 75 else State.FAILED, code)

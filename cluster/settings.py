@@ -90,6 +90,8 @@ class Slurm(_Section):
     qos: str | None = None
     constraint: str | None = None
     reservation: str | None = None
+    shares: Count | None = None
+    """Of a batch: tasks of an array, each with its share of the images; None: one job for all of them."""
     options: tuple[str, ...] = ()
     """Further options of sbatch, --name or --name=value."""
 

@@ -9,7 +9,7 @@ import re
 import shlex
 
 from cluster.settings import mebibytes, seconds
-from cluster.submission import Submission, quoted, this_python
+from cluster.submission import SHARE, Submission, quoted, this_python
 from orchestrator.errors import PlanError
 
 # The scheduler may deliver the warning up to a minute early, and sleeps through the last seconds: never less.
@@ -20,19 +20,19 @@ set -u
 run={run}
 output={output}
 cap={restarts}
-attempt="$run/$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}"
+{names}attempt="$run/$job.${{SLURM_RESTART_COUNT:-0}}"
 if [ "${{SLURM_RESTART_COUNT:-0}}" -gt "$cap" ]; then
-  echo "gigarestore: begun again $cap times already; go on with: gigarestore resume slurm:$SLURM_JOB_ID"
+  echo "gigarestore: begun again $cap times already; go on with: gigarestore resume $handle"
   exit 75
 fi
 (umask 077; mkdir -p "$attempt") || exit 70
 {exports}{setup}committed() {{
   local tiles
-  tiles=$(grep -ac '^T ' "$output/.gigarestore/journal" 2>/dev/null)
+  tiles=$({count})
   echo "${{tiles:-0}}"
 }}
 before=$(committed)
-echo "gigarestore: job $SLURM_JOB_ID, attempt ${{SLURM_RESTART_COUNT:-0}}, nodes $SLURM_JOB_NODELIST"
+echo "gigarestore: job $job, attempt ${{SLURM_RESTART_COUNT:-0}}, nodes $SLURM_JOB_NODELIST"
 # Only this shell is told of the time limit: a signal to the step would end Ray's own processes with it.
 trap 'echo "gigarestore: the time limit is near, stopping"; echo limit > "$attempt/stop"' USR1
 srun {step} \\
@@ -45,19 +45,29 @@ while :; do
 done
 # srun speaks for all nodes, also for one that died; the driver's own code is what the job ends with.
 [ -s "$attempt/exit" ] && code=$(cat "$attempt/exit")
-if [ "$code" = 75 ] && [ ! -e "$run/cancel" ]; then
+if [ "$code" = 75 ] && [ ! -e "$run/cancel" ] && [ ! -e "$share/cancel" ]; then
   if [ "${{SLURM_RESTART_COUNT:-0}}" -ge "$cap" ]; then
-    echo "gigarestore: stopped after $cap restarts; go on with: gigarestore resume slurm:$SLURM_JOB_ID"
+    echo "gigarestore: stopped after $cap restarts; go on with: gigarestore resume $handle"
   elif [ "$(committed)" = "$before" ]; then
     echo "gigarestore: this attempt finished no tile, so no other is made; give it a longer --time"
   elif ! command -v scontrol >/dev/null; then
-    echo "gigarestore: no scontrol on this node; go on with: gigarestore resume slurm:$SLURM_JOB_ID"
-  elif scontrol requeue "$SLURM_JOB_ID"; then
+    echo "gigarestore: no scontrol on this node; go on with: gigarestore resume $handle"
+  elif scontrol requeue "$job"; then
     sleep 60  # SLURM ends this script
   fi
 fi
 exit "$code"
 """
+# Of one job: it may have been submitted from within an array's task, whose variables it was handed.
+ALONE = """\
+unset "${!SLURM_ARRAY_@}"
+job=$SLURM_JOB_ID handle=slurm:$SLURM_JOB_ID share=$run
+"""
+# The number of an array's last task is that of the whole array: scontrol is told ARRAY_TASK.
+TASK = f"""\
+job=${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID handle=slurm:$SLURM_ARRAY_JOB_ID share=$run/{SHARE}$SLURM_ARRAY_TASK_ID
+"""
+COUNT = """grep -ac '^T ' "$output/.gigarestore/journal" 2>/dev/null"""
 
 
 def render(submission: Submission) -> str:
@@ -75,6 +85,8 @@ def render(submission: Submission) -> str:
         output=shlex.quote(submission.output),
         restarts=common.restarts,
         exports="".join(f"export {name}={shlex.quote(value)}\n" for name, value in exports.items()),
+        names=ALONE if submission.shares is None else TASK,
+        count=f'{quoted([python, "-m", "cluster.batch_status"])} "$output"' if submission.is_batch else COUNT,
         step=quoted(_step_options(submission)),
         setup="".join(f"{line}\n" for line in common.setup),
         launcher=quoted(launcher),
@@ -96,6 +108,7 @@ def options(submission: Submission) -> list[str]:
         "cpus-per-task": str(common.cpus),
         "mem": f"{mebibytes(common.memory)}M",
         "time": str(-(-limit // 60)),
+        "array": None if submission.shares is None else f"1-{submission.shares}",
         "output": log_pattern(submission),
         "open-mode": "append",
         "requeue": None,
@@ -115,6 +128,11 @@ def options(submission: Submission) -> list[str]:
         found["no-kill"] = None
     needed = {"requeue", "no-kill"}
     given = [f"--{k}" if v is None else f"--{k}={escape(v)}" for k, v in found.items() if v is not None or k in needed]
+    for text in slurm.options:
+        if text.startswith("--array") and re.fullmatch(rf"--array=1-{submission.shares}%\d+", text) is None:
+            raise PlanError(
+                f"{text}: an array is --shares N of a batch; what may be added is a limit, --array=1-N%LIMIT"
+            )
     own = [text.partition("=") for text in slurm.options]
     return given + [f"{key}={escape(value)}" if equals else key for key, equals, value in own]
 
@@ -125,7 +143,8 @@ def log_pattern(submission: Submission) -> str:
         raise PlanError(
             f"OUT {submission.output} has a backslash, which SLURM drops from its log's name; choose another"
         )
-    return submission.folder.replace("%", "%%") + "/%j.log"
+    name = "%j" if submission.shares is None else "%A_%a"
+    return submission.folder.replace("%", "%%") + f"/{name}.log"
 
 
 def escape(text: str) -> str:

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cluster.backends import Unreachable, attempt, call, one_line
-from cluster.follow import follow_file
-from cluster.handles import Found, Handle, Record, State, ended_code
+from cluster.follow import follow_files
+from cluster.handles import RESUMABLE, Found, Handle, Record, State, ended_code
 from cluster.slurm import render
-from cluster.submission import Submission
+from cluster.submission import MANIFEST, SHARE, Submission
 from orchestrator.errors import PlanError
 
 STATES = {
@@ -62,10 +62,12 @@ class SlurmBackend:
         return one_line(done.stderr or done.stdout)
 
     def submit(self, submission: Submission) -> Handle:
-        folder = Path(submission.folder)
+        text, folder = render(submission), Path(submission.folder)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if submission.manifest is not None:
+            (folder / MANIFEST).write_text(submission.manifest, encoding="utf-8")
         script = folder / "job.sh"
-        script.write_text(render(submission), encoding="utf-8")
+        script.write_text(text, encoding="utf-8")
         # A time-out here may hide a job that was accepted: its name is unique, so it can be looked for.
         answer = call(["sbatch", "--parsable", f"--comment=gigarestore {submission.run_id}", str(script)])
         match = re.fullmatch(r"(\d+)(;\S+)?", answer.strip())
@@ -74,36 +76,24 @@ class SlurmBackend:
         return Handle("slurm", match[1])
 
     def state(self, handle: Handle, record: Record | None) -> Found:
-        queued = _squeue(handle.rest)
-        if queued is not None and not queued.state.ended:
-            return queued
-        code = _own_code(handle.rest, record)
-        found = queued or _sacct(handle.rest) or _scontrol(handle.rest)
-        if found is None or found.state is State.UNKNOWN:
-            if code is None:
-                return Found(State.UNKNOWN, None, "SLURM no longer knows the job, and it left no exit code")
-            found = Found(State.FAILED if code else State.SUCCEEDED)
-        if found.state is State.FAILED:
-            code = code if code is not None else _exit_code(handle.rest)
-            if code == 75:
-                cancelled = record is not None and record.folder is not None and (record.folder / "cancel").exists()
-                return Found(State.CANCELLED if cancelled else State.INTERRUPTED, code)
-        return Found(found.state, 0 if found.state is State.SUCCEEDED else code, found.reason)
+        asked = _squeue(handle.rest)
+        return together([_settle(job, parse_squeue(asked, job), record) for job in _jobs(handle, record)])
 
     def logs(self, handle: Handle, record: Record | None, follow: bool) -> Iterator[str]:
         if record is None or record.folder is None:
             raise PlanError(f"the log of {handle} lies beside its OUT, which this machine does not see")
-        path = record.folder / f"{handle.rest.replace('_', '.')}.log"
-        return follow_file(path, (lambda: self.state(handle, record).state.ended) if follow else (lambda: True))
+        paths = [record.folder / f"{job}.log" for job in _jobs(handle, record)]
+        return follow_files(paths, (lambda: self.state(handle, record).state.ended) if follow else (lambda: True))
 
     def cancel(self, handle: Handle, record: Record | None, grace: float) -> str:
         found = self.state(handle, record)
         if found.state.ended:
             return f"{handle} has already ended: {found.state}"
-        gentle = found.state is State.RUNNING and record is not None and record.folder is not None
-        if record is not None and record.folder is not None:
-            (record.folder / "cancel").touch()
-        deadline = time.monotonic() + (grace if gentle else 0)
+        gentle, folder = found.state is State.RUNNING, _folder(handle.rest, record, within="_" in handle.rest)
+        if folder is not None:
+            folder.mkdir(exist_ok=True)
+            (folder / "cancel").touch()
+        deadline = time.monotonic() + (grace if gentle and folder is not None else 0)
         while time.monotonic() < deadline:
             if self.state(handle, record).state.ended:
                 return f"{handle} has stopped; everything committed is kept"
@@ -112,11 +102,64 @@ class SlurmBackend:
         return f"{handle} is cancelled; everything committed is kept"
 
 
-def _squeue(job: str) -> Found | None:
-    done = attempt(["squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%i|%T|%r"])
-    if done.returncode:
-        return None  # it has forgotten the job
-    return parse_squeue(done.stdout, job)
+def _jobs(handle: Handle, record: Record | None) -> list[str]:
+    """Return the names of a submission's jobs: those of all tasks for the handle of an array."""
+    shares = None if record is None else record.submission(record.run_id).shares
+    if shares is None or "_" in handle.rest:
+        return [handle.rest]
+    return [f"{handle.rest}_{task}" for task in range(1, shares + 1)]
+
+
+def _folder(job: str, record: Record | None, *, within: bool = True) -> Path | None:
+    """Return the folder in which a job's driver beats, where this machine sees it; not within: that of all tasks."""
+    _, _, task = job.partition("_")
+    if record is None or record.folder is None:
+        return None
+    return record.folder / f"{SHARE}{task}" if task and within else record.folder
+
+
+def _settle(job: str, queued: Found | None, record: Record | None) -> Found:
+    """Return the state of one job, by squeue's answer and whoever else may know."""
+    if queued is not None and not queued.state.ended:
+        return queued
+    code = _own_code(job, record)
+    found = queued or _sacct(job) or _scontrol(job)
+    if found is None or found.state is State.UNKNOWN:
+        if code is None:
+            return Found(State.UNKNOWN, None, "SLURM no longer knows the job, and it left no exit code")
+        found = Found(State.FAILED if code else State.SUCCEEDED)
+    if found.state is State.FAILED:
+        code = code if code is not None else _exit_code(job)
+        if code == RESUMABLE:
+            places = [_folder(job, record, within=within) for within in (True, False)]
+            cancelled = any(place is not None and (place / "cancel").exists() for place in places)
+            return Found(State.CANCELLED if cancelled else State.INTERRUPTED, code)
+    return Found(found.state, 0 if found.state is State.SUCCEEDED else code, found.reason)
+
+
+def together(found: list[Found]) -> Found:
+    """Return the state of an array from those of its tasks: under way while one is, else what is wrong with those that are."""
+    if len(found) == 1:
+        return found[0]
+    ended = sum(task.state.ended for task in found)
+    for state in (State.RUNNING, State.REQUEUED, State.PENDING, State.UNKNOWN):
+        if reasons := [task.reason for task in found if task.state is state]:
+            said = next(filter(None, reasons), "")
+            return Found(state, None, f"{ended} of {len(found)} shares have ended{f', {said}' if said else ''}")
+    bad = [task for task in found if task.state is not State.SUCCEEDED]
+    if not bad:
+        return Found(State.SUCCEEDED, 0)
+    states, codes = {task.state for task in bad}, {task.exit_code for task in bad}
+    said = f"{len(bad)} of {len(found)} shares"
+    if len(states) == 1 and len(codes) == 1:
+        return Found(states.pop(), codes.pop(), said)
+    return Found(State.INTERRUPTED, RESUMABLE, said) if codes == {RESUMABLE} else Found(State.FAILED, 1, said)
+
+
+def _squeue(job: str) -> str:
+    """Return what squeue says of a job and, of an array, of each of its tasks; nothing once it has forgotten it."""
+    done = attempt(["squeue", "--noheader", "--array", "--states=all", f"--jobs={job}", "--format=%i|%T|%r"])
+    return "" if done.returncode else done.stdout
 
 
 def parse_squeue(text: str, job: str) -> Found | None:
@@ -196,4 +239,4 @@ def _own_code(job: str, record: Record | None) -> int | None:
         last = max(ended, key=lambda path: int(path.parent.name.rpartition(".")[2]))
         text = last.read_text(encoding="utf-8").strip()
         return int(text) if text.isdigit() else None
-    return ended_code(record)
+    return ended_code(_folder(job, record))

@@ -38,6 +38,7 @@ from cluster.node import (
     free_port,
     listens,
     own_address,
+    own_job,
     short_temporary,
     sweep,
     visible,
@@ -49,6 +50,8 @@ HEAD_PATIENCE = 180.0
 RENDEZVOUS_PATIENCE = 300.0
 # How long the file system may refuse the driver's exit code, seconds.
 EXIT_PATIENCE = 20.0
+# What a driver is left once SLURM ends the job: it kills all of us soon (KillWait, 30 s), and something is to be swept, seconds.
+LAST_PATIENCE = 5.0
 # A head that has not beaten for so long is dead, seconds.
 HEAD_SILENCE = float(os.environ.get("GIGARESTORE_HEAD_SILENCE", "120"))
 BEAT = 2.0
@@ -145,7 +148,7 @@ class Launcher:
         return False
 
     def _drive(self, driver: subprocess.Popen[bytes], ray: subprocess.Popen[bytes]) -> int:
-        told, beats, last = False, 0, -BEAT
+        told, beats, last = float("inf"), 0, -BEAT
         while driver.poll() is None:
             if time.monotonic() - last >= BEAT:
                 last, beats = time.monotonic(), beats + 1
@@ -157,9 +160,11 @@ class Launcher:
                 driver.kill()
                 driver.wait()
                 return STOPPED
-            if self.stopped and not told:
-                told = True
+            if self.stopped and told == float("inf"):
+                told = time.monotonic()
                 driver.send_signal(signal.SIGTERM)
+            if time.monotonic() - told > LAST_PATIENCE:
+                driver.kill()
             time.sleep(PAUSE)
         # A driver that a signal has killed left a resumable run.
         return driver.returncode if driver.returncode >= 0 else STOPPED
@@ -196,7 +201,7 @@ class Launcher:
 
         Not while the controller does not answer, since then it is this node that is cut off, and not once the head is heard.
         """
-        job, attempt = os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_RESTART_COUNT", "0")
+        job, attempt = own_job(), os.environ.get("SLURM_RESTART_COUNT", "0")
         self._say(f"the head has not beaten for {HEAD_SILENCE:.0f} s")
         while pulse.silent and not self._over():
             if f" Restarts={attempt} " not in ask("scontrol", "show", "job", job):
@@ -208,7 +213,9 @@ class Launcher:
             if int(attempt) < self.restarts:
                 ask("scontrol", "requeue", job)
             else:
-                self._say(f"begun again {attempt} times already; go on with: gigarestore resume slurm:{job}")
+                self._say(
+                    f"begun again {attempt} times already; go on with: gigarestore resume slurm:{job.partition('_')[0]}"
+                )
                 ask("scancel", job)
             self._until(self._over, HEAD_SILENCE)
 

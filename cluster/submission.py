@@ -1,4 +1,4 @@
-"""Submission: one restoration that a cluster is to run, as a frozen value; every backend renders its text from it."""
+"""Submission: one restoration or batch that a cluster is to run, as a frozen value; every backend renders its text from it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from pathlib import Path
 from cluster.settings import Settings
 from orchestrator.rundir import STATE
 
+BATCH = "batch"
 # Under OUT/.gigarestore: one folder per submission, which a new run in OUT leaves alone.
-FOLDER = "submissions"
+FOLDER, MANIFEST = "submissions", "manifest.jsonl"
+# Below it, of an array: one folder per task.
+SHARE = "share-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,9 +26,9 @@ class Submission:
     run_id: str
     """Our own identity, 12 hexadecimal digits: job ids of schedulers repeat."""
     arguments: tuple[str, ...]
-    """The arguments of `gigarestore restore`."""
+    """The arguments of `gigarestore restore`, or those of `batch` behind that word."""
     output: str
-    """OUT: an absolute path, or an address of a store."""
+    """OUT or OUTDIR: an absolute path, or an address of a store."""
     directory: str
     """Where relative paths among the arguments begin."""
     settings: Settings
@@ -33,6 +36,19 @@ class Submission:
     """Folder to import gigarestore from; None: it is installed."""
     earlier: tuple[str, ...] = ()
     """Identities of the submissions that this one goes on from: what they began is resumed rather than restored."""
+
+    manifest: str | None = None
+    """A batch's images as they were when it was submitted, to be kept in `folder` as MANIFEST."""
+
+    @property
+    def is_batch(self) -> bool:
+        """True for many images."""
+        return self.arguments[:1] == (BATCH,)
+
+    @property
+    def shares(self) -> int | None:
+        """Return into how many tasks of a SLURM array the images go, None for one job."""
+        return self.settings.slurm.shares if self.is_batch else None
 
     @property
     def name(self) -> str:
@@ -50,7 +66,8 @@ class Submission:
         """Return the command that restores or goes on, beats, and stops when told (cluster.driver)."""
         common = ["--output", self.output, "--folder", self.folder, "--directory", self.directory]
         earlier = [word for run_id in self.earlier for word in ("--earlier", run_id)]
-        return [python, "-u", "-m", "cluster.driver", *common, *earlier, "--", *self.arguments]
+        array = [] if self.shares is None else ["--array"]
+        return [python, "-u", "-m", "cluster.driver", *common, *earlier, *array, "--", *self.arguments]
 
     def environment(self) -> dict[str, str]:
         """Return the variables that the user wants set."""

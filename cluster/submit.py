@@ -1,4 +1,7 @@
-"""`gigarestore submit`: check a restoration as `restore` would, and hand it to a cluster. stdout carries the handle alone."""
+"""`gigarestore submit`: check a restoration as `restore` would, or a batch (cluster.submit_batch), and hand it to a cluster.
+
+stdout carries the handle alone.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +20,7 @@ from cluster import options as opt
 from cluster.backends import UNREACHABLE, Backend, Unreachable, backend
 from cluster.handles import Handle, Record, Registry, State
 from cluster.settings import Loaded, load
-from cluster.submission import Submission, code_folder, new_run_id
+from cluster.submission import BATCH, Submission, code_folder, new_run_id
 from orchestrator.errors import PlanError
 from orchestrator.rundir import RunDir, check_output
 from orchestrator.spec import JobSpec
@@ -37,7 +41,11 @@ def _option(*names: str, text: str, metavar: str | None = None) -> Any:
 
 def submit(
     arguments: Annotated[
-        list[str], typer.Argument(metavar="IN OUT [OPTIONS OF restore]", help="As for `gigarestore restore`.")
+        list[str],
+        typer.Argument(
+            metavar="[batch] IN OUT [OPTIONS]",
+            help="As for `gigarestore restore`; behind the word batch as for `gigarestore batch`.",
+        ),
     ],
     backend_name: Annotated[Text, _option("--backend", text="slurm, ray (Jobs API) or kuberay.")] = None,
     dry_run: Annotated[
@@ -67,6 +75,9 @@ def submit(
     qos: Annotated[Text, _option("--qos", text="slurm: quality of service.")] = None,
     constraint: Annotated[Text, _option("--constraint", text="slurm: node features.")] = None,
     reservation: Annotated[Text, _option("--reservation", text="slurm: reservation.")] = None,
+    shares: Annotated[
+        int | None, _option("--shares", text="slurm: tasks of an array, each with its share of a batch [one job].")
+    ] = None,
     sbatch: Annotated[
         Texts, _option("--sbatch-option", text="slurm: --name=value for sbatch; may be repeated.")
     ] = None,
@@ -86,7 +97,7 @@ def submit(
     node_selector: Annotated[Texts, _option("--node-selector", text="kuberay: KEY=VALUE; may be repeated.")] = None,
     ray_version: Annotated[Text, _option("--ray-version", text="kuberay: Ray's version in the image.")] = None,
 ) -> None:
-    """Restore IN into OUT on a cluster: SLURM, a Ray cluster, or Kubernetes. Prints the run's handle."""
+    """Restore IN into OUT, or a batch of images, on a cluster: SLURM, Ray or Kubernetes. Prints the run's handle."""
     flags = {
         "submit.backend": backend_name,
         "submit.name": name,
@@ -107,6 +118,7 @@ def submit(
         "slurm.qos": qos,
         "slurm.constraint": constraint,
         "slurm.reservation": reservation,
+        "slurm.shares": shares,
         "slurm.options": sbatch,
         "ray.dashboard": dashboard,
         "ray.token_file": token_file,
@@ -132,33 +144,38 @@ def submit(
 
 
 def make_submission(arguments: list[str], loaded: Loaded) -> Submission:
-    """Return the submission of restore's arguments; raises PlanError on what `restore` itself would refuse."""
+    """Return the submission of arguments; raises PlanError on what `restore` or `batch` itself would refuse."""
     settings = loaded.settings
     if settings.submit.backend is None:
         raise PlanError("no backend named; give --backend slurm, ray or kuberay, or set submit.backend (`config show`)")
+    if arguments[0] == BATCH:
+        from cluster.submit_batch import batch_submission
+
+        return batch_submission(arguments[1:], loaded)
+    if loaded.origins.get("slurm.shares") == "flag":
+        raise PlanError("--shares is for a batch: gigarestore submit batch IMAGES OUTDIR")
     spec, overwrite = parse_restore(arguments)
-    if spec.run.executor != "ray" or spec.run.address is not None:
-        raise PlanError("--executor serial and --address are for `restore`; a submitted run uses the cluster's own Ray")
+    check_where(spec.run.executor, spec.run.address)
     if spec.output is None:
         raise PlanError("no output named; usage: gigarestore submit IN OUT [options of restore]")
-    remote = settings.submit.backend == "kuberay"
     if not is_elsewhere(spec.input.path, str(settings.submit.backend)):
         from orchestrator.resolve import plan_job
 
         plan_job(spec)
     output = spec.output
-    if remote:
+    if settings.submit.backend == "kuberay":
         from cluster.kuberay import check_places
 
-        check_places(spec, settings.kuberay)
+        places = [("IN", spec.input.path), ("OUT", output), ("--mask", spec.input.mask)]
+        check_places(places, settings.kuberay)
     if "://" not in output:
         output = os.path.abspath(output)
         check_output(RunDir(Path(output)), overwrite)
-    if not output.isprintable():
-        raise PlanError(f"OUT {output!r} has line breaks or control characters; choose another")
+    check_printable(output)
+    wanted = spec.model_copy(update={"output": output})
     return Submission(
         run_id=new_run_id(),
-        arguments=tuple(with_output(arguments, spec, output)),
+        arguments=tuple(with_output(arguments, output, lambda words: parse_restore(words)[0] == wanted)),
         output=output,
         directory=os.getcwd(),
         settings=settings,
@@ -173,26 +190,42 @@ def is_elsewhere(path: str | None, backend_name: str) -> bool:
     return backend_name == "kuberay" or (path is not None and Path(path).is_absolute())
 
 
-def with_output(arguments: list[str], spec: JobSpec, output: str) -> list[str]:
+def with_output(arguments: list[str], output: str, is_wanted: Callable[[list[str]], bool]) -> list[str]:
     """Return the arguments with the absolute OUT: the driver may not find the folder that a relative one begins in.
 
     The word that is OUT is the one whose change changes nothing else of the job; none is where a job file names OUT.
     """
-    wanted = spec.model_copy(update={"output": output})
     for place, word in enumerate(arguments):
         if os.path.abspath(word) == output:
             changed = [*arguments[:place], output, *arguments[place + 1 :]]
-            if parse_restore(changed)[0] == wanted:
+            if is_wanted(changed):
                 return changed
     return arguments
 
 
-def parse_restore(arguments: list[str]) -> tuple[JobSpec, bool]:
-    """Return the job that `gigarestore restore` would run, and whether it may overwrite; its usage errors are ours."""
+def check_where(executor: str, address: str | None) -> None:
+    """Raise PlanError for options of where it runs that a submitted run has not."""
+    if executor != "ray" or address is not None:
+        raise PlanError("--executor serial and --address are for `restore`; a submitted run uses the cluster's own Ray")
+
+
+def check_printable(output: str) -> None:
+    """Raise PlanError for an output that a script or manifest cannot name."""
+    if not output.isprintable():
+        raise PlanError(f"OUT {output!r} has line breaks or control characters; choose another")
+
+
+def command_values(name: str, arguments: list[str]) -> dict[str, Any]:
+    """Return the parameters of a command of ours for these arguments; its usage errors are ours."""
     from cluster import cli
 
-    command = typer.main.get_command(cli.app).commands["restore"]  # type: ignore[attr-defined]
-    given = command.make_context("submit", list(arguments)).params
+    command = typer.main.get_command(cli.app).commands[name]  # type: ignore[attr-defined]
+    return dict(command.make_context("submit", list(arguments)).params)
+
+
+def parse_restore(arguments: list[str]) -> tuple[JobSpec, bool]:
+    """Return the job that `gigarestore restore` would run, and whether it may overwrite; its usage errors are ours."""
+    given = command_values("restore", arguments)
     source, out, job = given["source"], given["out"], given["job"]
     if given["task"] == "generate" and out is None:
         source, out = None, source

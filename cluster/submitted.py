@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -111,6 +111,8 @@ def _listed(record: Record) -> Found:
 
 def print_status(handle: Handle, as_json: bool) -> None:
     """Print what the backend says of a run, and how far it is where this machine sees its output."""
+    from cluster.batch_folder import BatchFolder
+    from cluster.batch_status import print_images, read_batch_status
     from cluster.observe import print_run
     from orchestrator.rundir import RunDir
     from orchestrator.status import read_status
@@ -118,14 +120,21 @@ def print_status(handle: Handle, as_json: bool) -> None:
     _, record = Registry().find(str(handle))
     found = look(handle, record)
     out = None if record is None else Path(record.output)
-    run = None if out is None or not RunDir(out).job.exists() else read_status(out)
+    batch = None if out is None or not BatchFolder(out).exists else BatchFolder(out)
+    run: dict[str, Any] | None = None
+    if batch is not None:
+        run = read_batch_status(batch)
+    elif out is not None and RunDir(out).job.exists():
+        run = read_status(out)
     if as_json:
         known = {} if record is None else record.shown()
         said = {"handle": str(handle), "state": found.state, "code": found.code, "reason": found.reason, "run": run}
         print(json.dumps(known | said))
         return
     print(f"{handle}: {found.state}{f' ({found.reason})' if found.reason else ''}")
-    if out is not None and run is not None:
+    if batch is not None and run is not None:
+        print_images(batch.root, run)
+    elif out is not None and run is not None:
         print_run(out, run)
     if found.state is State.UNKNOWN and record is None:
         raise typer.Exit(UNREACHABLE)

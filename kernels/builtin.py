@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from kernels.catalog import BUILTIN_WEIGHTS, DenoiserInfo, describe, file_hash
+from kernels.catalog import BUILTIN_WEIGHTS, PREDICTOR_WEIGHTS, DenoiserInfo, describe, file_hash
 from kernels.schedule import linear_alpha_bar
 
 # Standard deviation of clean images in [-1, 1] that the preconditioning assumes (Karras et al. 2022, Table 1).
@@ -257,12 +257,15 @@ def describe_prior(path: Path | str) -> DenoiserInfo:
 
 
 def _info(path: Path, config: PriorConfig, name: str) -> DenoiserInfo:
+    predicts = config.image_channels == 3
+    files = (path, PREDICTOR_WEIGHTS) if predicts else (path,)
     return DenoiserInfo(
         name=name or f"prior:{path.name}",
         channels=config.image_channels,
         multiple=config.multiple,
-        content=file_hash(path),
-        weight_bytes=2 * path.stat().st_size,  # stored as float16
+        content="+".join(map(file_hash, files)),
+        weight_bytes=sum(2 * file.stat().st_size for file in files),  # stored as float16
+        predicts=predicts,
         local=True,
     )
 

@@ -52,6 +52,10 @@ class Cluster:
             self._looked.wait(ANSWER_SECONDS)
         return node in self._dead
 
+    def given_up(self, node: str) -> bool:
+        """Tell whether a machine was no longer part of the cluster when its head was last asked."""
+        return node in self._dead
+
     @property
     def silent(self) -> bool:
         """True when the cluster's head has not answered for a while."""

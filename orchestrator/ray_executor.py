@@ -305,6 +305,9 @@ class RayExecutor:
             with self._roster.concerning(lane):
                 lane.session.check_attempt()
         self._cluster.check()
+        for worker in [worker for worker in self._crew if self._cluster.given_up(worker.node)]:
+            # No call tells of a worker that had nothing to do, and none would take its place when its machine is back.
+            self._died(worker, [], "the cluster has given it up")
         for worker in self._roster.late(now):
             self._died(worker, [], "it did not get ready for a run in time", kill=True)
         self._roster.check_takers(more=bool(self._pool.joining) or self._pool.live < self._pool.target)

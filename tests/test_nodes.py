@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import ray.cloudpickle
 
 from orchestrator.actors import RayWorker, WorkerKind
-from orchestrator.events import BatchFailed, TileGivenUp, WorkerLost, WorkerStarted
+from orchestrator.events import BatchCommitted, BatchFailed, TileGivenUp, WorkerLost, WorkerStarted
 from orchestrator.grid import TileKey
 from orchestrator.ray_executor import RayExecutor
 from orchestrator.run import start
@@ -94,3 +95,55 @@ def test_machines_that_go_are_followed_by_others_and_no_tile_is_blamed(
     failed = [event for event in of(BatchFailed) if TILE in event.keys]
     assert len(failed) == times
     assert all("its machine is gone" in event.cause for event in failed)
+
+
+class Held(RayWorker):
+    """Hold the first tile until the file `go` is there; `notes` tell on which machines workers are, by their raylets."""
+
+    def __init__(self, batch, continuous, notes):
+        super().__init__(batch, continuous)
+        self._notes = notes
+        (notes / f"worker-{os.getppid()}").touch()
+
+    def run(self, slot, run, keys, *after):
+        deadline = time.monotonic() + 60
+        if not (self._notes / "go").exists():
+            (self._notes / f"held-{os.getppid()}").touch()
+        while not (self._notes / "go").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return super().run(slot, run, keys, *after)
+
+
+def test_a_machine_that_goes_while_its_worker_has_nothing_to_do_is_missed_and_replaced(
+    cluster, small, job, serially, tmp_path, published_files, eventually
+):
+    """Only one tile is ready at first, and it is held: no call is under way on the other worker when its machine dies."""
+    serially(job(small, tmp_path / "reference"))
+    notes, heard = tmp_path / "notes", []
+    notes.mkdir()
+
+    def raylets(what):
+        return {int(note.name.partition("-")[2]) for note in notes.glob(f"{what}-*")}
+
+    def kill_idle():
+        assert eventually(lambda: raylets("held"), seconds=60)
+        (idle,) = raylets("worker") - raylets("held")
+        os.kill(idle, signal.SIGKILL)
+
+    def listen(event):
+        heard.append(event)
+        started = sum(isinstance(event, WorkerStarted) for event in heard)
+        if isinstance(event, WorkerStarted) and started == 2:
+            threading.Thread(target=kill_idle).start()
+        elif isinstance(event, WorkerLost):
+            cluster.add_node(num_cpus=1)
+        elif isinstance(event, WorkerStarted) and started == 3:
+            (notes / "go").touch()
+
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+    kind = WorkerKind(actor=Held, arguments=lambda batch, continuous: (batch, continuous, notes))
+    start(job(small, tmp_path / "out"), RayExecutor(address=cluster.address, kind=kind), [listen])
+    kinds = [type(event) for event in heard if isinstance(event, WorkerStarted | WorkerLost | BatchCommitted)]
+    assert kinds[:4] == [WorkerStarted, WorkerStarted, WorkerLost, WorkerStarted]
+    assert published_files(tmp_path / "out") == published_files(tmp_path / "reference")

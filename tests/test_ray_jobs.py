@@ -222,6 +222,23 @@ def test_cancel_lets_the_driver_checkpoint_and_resume_goes_on(user, reference, p
     assert published_files(user.folder / "out.zarr") == reference
 
 
+def test_a_batch_is_one_job_whose_images_share_the_workers(
+    user, make_picture, write_picture, job, serially, published_files
+):
+    for seed, name in enumerate("ab"):
+        write_picture(user.folder / f"{name}.png", make_picture(14, 16, seed=seed))
+    done = user.run("submit", "batch", "[ab].png", "out", *OPTIONS, "--steps", 2, "--follow")
+    assert done.returncode == 0, done.stderr
+    handle = done.stdout.strip()
+    assert "2 images: 2 published" in done.stderr
+    assert user.run("status", handle).stdout.startswith(
+        f"{handle}: succeeded\n{user.folder}/out: 2 images: 2 published"
+    )
+    for name in "ab":
+        serially(job(user.folder / f"{name}.png", user.folder / f"{name}-alone"))
+        assert published_files(user.folder / "out" / f"{name}.zarr") == published_files(user.folder / f"{name}-alone")
+
+
 def test_the_same_submission_twice_is_one_job(user, monkeypatch):
     """As after an answer that was lost on its way: the second try finds the first one's job."""
     from cluster.ray_jobs import RayJobsBackend, job_id

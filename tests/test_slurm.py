@@ -12,13 +12,15 @@ import time
 
 import pytest
 
-from tests.virtual_hosts import ROOT, Slurm, missing
+from tests.virtual_hosts import NEEDED, ROOT, Slurm, missing
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(400)]
 
 OPTIONS = ["--scale", "4", "--tile", "32", "--stride", "16", "--levels", "2", "--intent", "detail"]
 TILES, STEPS = 24, 60
 SMALL = ["--backend", "slurm", "--cpus", "2", "--memory", "2G"]
+# Workers that a test holds are not taken for hung.
+TWO = ["--nodes", "2", "--sbatch-option=--nodelist=n1,n2", "--hang-seconds", "600"]
 # For tests of lost nodes alone: on a busy machine healthy nodes would be taken for dead.
 QUICK_HEALTH = [
     *("--env", "RAY_health_check_period_ms=1000", "--env", "RAY_health_check_timeout_ms=2000"),
@@ -90,6 +92,27 @@ class Login:
             assert time.monotonic() < deadline, f"{self.done(out)} tiles; {self.everything(out)}"
             time.sleep(0.1)
 
+    def until_second_joins(self, out, eventually):
+        """Hold the first node's workers from their first tile on until the second's are there, and leave them held.
+
+        A second node needs seconds to join, in which a fast machine would be done.
+        """
+        self.until_done(out, 1)
+        joined = eventually(lambda: self.hold(1) or self.workers(out, "n2"), seconds=100, pause=0.5)
+        assert joined, self.everything(out)
+        assert self.done(out) < TILES
+
+    def hold(self, host):
+        self.slurm.inside(host, "pkill", "-STOP", "-f", "^ray::")
+
+    def release(self, host):
+        self.slurm.inside(host, "pkill", "-CONT", "-f", "^ray::")
+
+    def workers(self, out, node):
+        """Return the workers of a node that were ever ready."""
+        started = {e["worker"] for e in events(self.folder / out) if e["event"] == "WorkerStarted"}
+        return {worker for worker in started if worker.startswith(f"{node}:")}
+
     def restarts(self, job):
         return int(re.search(r"Restarts=(\d+)", self.slurm.ask("scontrol", "show", "job", job))[1])
 
@@ -101,8 +124,8 @@ class Login:
         self.slurm.ask("scancel", "--batch", "--signal=USR1", job)
 
     def everything(self, out):
-        logs = list((self.folder / out).rglob("*.log"))
-        return self.slurm.ask("squeue", "-t", "all") + "\n".join(f"{p}:\n{p.read_text()[-3000:]}" for p in logs)
+        told = [*(self.folder / out).rglob("*.log"), *(self.folder / out).rglob("events.jsonl")]
+        return self.slurm.ask("squeue", "-t", "all") + "\n".join(f"{p}:\n{p.read_text()[-3000:]}" for p in told)
 
 
 @pytest.fixture
@@ -111,7 +134,7 @@ def login(slurm, small, request):
     folder = slurm.folder / f"{len(os.listdir(slurm.folder))}-{name}"
     folder.mkdir()
     yield Login(slurm, folder, small)
-    slurm.ask("scancel", "--state=PENDING,RUNNING", "-u", "root")
+    slurm.cancel_all()
     slurm.wait_idle()
 
 
@@ -123,7 +146,7 @@ def events(folder):
 def leftovers(slurm):
     """Return what jobs have left on the living hosts: processes beside slurmd, and files in /tmp."""
     found = []
-    kept = {slurm.folder.name, *(ROOT.parts[2:3] if ROOT.parts[1] == "tmp" else ())}  # what the hosts were given of it
+    kept = {path.parts[2] for path in (slurm.folder, *NEEDED)}  # what the hosts were given of this machine's
     for i, init in slurm.inits.items():
         if init.poll() is None:
             lines = slurm.inside(i, "ps", "-e", "-o", "args=").splitlines()
@@ -135,13 +158,16 @@ def leftovers(slurm):
 
 
 def test_two_nodes_restore_together_and_leave_nothing_behind(slurm, login, reference, published_files, eventually):
-    job = login.submit("out.zarr", "--nodes", 2)
+    """One worker per node: a wavefront two tiles wide needs both."""
+    job = login.submit("out.zarr", *TWO, "--cpus", 1)
+    login.until_second_joins("out.zarr", eventually)
+    login.release(1)
     ended = login.wait(job)
     assert ended.returncode == 0, login.everything("out.zarr")
     assert published_files(login.folder / "out.zarr") == reference
     told = events(login.folder / "out.zarr")
-    workers = {event["worker"].partition(":")[0] for event in told if event["event"] == "BatchCommitted"}
-    assert len(workers) == 2, f"tiles were restored on {workers}"
+    nodes = {event["worker"].partition(":")[0] for event in told if event["event"] == "BatchCommitted"}
+    assert nodes == {"n1", "n2"}, login.everything("out.zarr")
     assert eventually(lambda: not leftovers(slurm), seconds=10), leftovers(slurm)
     status = login.run("status", f"slurm:{job}")
     assert status.stdout.startswith(f"slurm:{job}: succeeded\nout.zarr".replace("out.zarr", str(login.folder)))
@@ -186,11 +212,11 @@ def test_the_time_limit_leads_to_a_checkpoint_a_requeue_and_the_same_bytes(
     here = ["--workers", 1, "--drain-seconds", 5, "--sbatch-option=--nodelist=n1"]
     job = login.submit("out.zarr", "--time", 4, *here)
     login.until_done("out.zarr", 2)
-    slurm.inside(1, "pkill", "-STOP", "-f", "^ray::")
+    login.hold(1)
     began = time.time() - min(event["time"] for event in events(out))
     login.set_limit(job, int(began // 60) + 2)  # near: the scheduler warns 60 s before it
     assert eventually(lambda: "the time limit is near" in login.log(job), seconds=120), login.everything("out.zarr")
-    slurm.inside(1, "pkill", "-CONT", "-f", "^ray::")
+    login.release(1)
     assert eventually(lambda: login.restarts(job) == 1, seconds=60), login.everything("out.zarr")
     login.set_limit(job, 20)
     ended = login.wait(job)
@@ -298,27 +324,17 @@ def test_the_death_of_the_host_that_holds_the_driver_leads_to_a_requeue(
 
 
 def test_a_cable_that_is_cut_and_mended_costs_time_only(slurm, login, reference, published_files, eventually):
-    """Longer than Ray forgives, so that the node is given up and joins again; shorter than SLURM does.
-
-    The other node's workers are held meanwhile, so that a fast machine is not done before.
-    """
-    job = login.submit("out.zarr", "--nodes", 2, *QUICK_HEALTH, "--sbatch-option=--nodelist=n1,n2")
+    """Longer than Ray forgives, so that the node is given up and joins again; shorter than SLURM does."""
+    job = login.submit("out.zarr", *TWO, *QUICK_HEALTH)
     out = login.folder / "out.zarr"
-
-    def workers(node):
-        return {
-            e["worker"] for e in events(out) if e["event"] == "WorkerStarted" and e["worker"].startswith(f"{node}:")
-        }
-
-    login.until_done("out.zarr", 1)
-    assert eventually(lambda: workers("n1") and workers("n2"), seconds=60), login.everything("out.zarr")
-    before = workers("n2")
+    login.until_second_joins("out.zarr", eventually)
+    before = login.workers("out.zarr", "n2")
     slurm.cut(2)
-    slurm.inside(1, "pkill", "-STOP", "-f", "^ray::")
     time.sleep(14)
     slurm.heal(2)
-    assert eventually(lambda: workers("n2") - before, seconds=120), login.everything("out.zarr")
-    slurm.inside(1, "pkill", "-CONT", "-f", "^ray::")
+    again = eventually(lambda: login.workers("out.zarr", "n2") - before, seconds=120, pause=0.5)
+    assert again, login.everything("out.zarr")
+    login.release(1)
     ended = login.wait(job, 200)
     assert ended.returncode == 0, login.everything("out.zarr")
     assert "joining again" in login.log(job), login.log(job)
@@ -344,3 +360,47 @@ def test_hostile_names_reach_the_driver_as_they_are(login, reference, published_
     assert published_files(login.folder / out) == reference
     assert not list(login.folder.rglob("pwned"))
     assert "driver ended with 0" in login.log(job)
+
+
+def test_an_array_restores_a_batch_in_two_shares_and_names_what_it_cannot(
+    login, make_picture, write_picture, job, serially, published_files
+):
+    """Four pictures, of which the second share's first ends too early: the first share succeeds, the array fails."""
+    names = ["a", "b", "c", "d"]
+    for seed, name in enumerate(names):
+        write_picture(login.folder / f"{name}.png", make_picture(14, 16, seed=seed))
+    whole = (login.folder / "b.png").read_bytes()
+    (login.folder / "b.png").write_bytes(whole[:-100])
+    words = ["submit", "batch", "[a-d].png", "out", *OPTIONS, "--steps", 2, *SMALL, "--shares", 2, "--wait"]
+    done = login.run(*words)
+    assert done.returncode == 1, login.everything("out")
+    handle = done.stdout.strip()
+    assert f"{handle}: failed, exit code 1, 1 of 2 shares" in done.stderr
+    records = {}
+    for share in (1, 2):
+        lines = (login.folder / "out" / f"batch-{share}-of-2.jsonl").read_text().splitlines()
+        records |= {record["image"]: (share, record["state"]) for record in map(json.loads, lines)}
+    published = {name: published_files(login.folder / "out" / f"{name}.zarr") for name in "acd"}
+    assert records == {
+        "a.zarr": (1, "published"),
+        "b.zarr": (2, "refused"),
+        "c.zarr": (1, "published"),
+        "d.zarr": (2, "published"),
+    }
+    for name, found in published.items():
+        alone = login.folder / f"{name}-alone"
+        serially(job(login.folder / f"{name}.png", alone))
+        assert found == published_files(alone)
+    status = login.run("status", handle).stdout
+    assert status.startswith(f"{handle}: failed (1 of 2 shares)\n{login.folder}/out: 4 images: ")
+    assert "b.zarr: refused: " in status
+    assert login.run("status", f"{handle}_1").stdout.startswith(f"{handle}_1: succeeded\n")
+    logs = login.run("logs", "out").stdout
+    assert all(f"==> {handle.removeprefix('slurm:')}_{share}.log <==" in logs for share in (1, 2))
+
+    (login.folder / "b.png").write_bytes(whole)
+    again = login.run("resume", handle).stdout.strip()
+    ended = login.wait(again.removeprefix("slurm:"))
+    assert ended.returncode == 0, login.everything("out")
+    assert "4 images: 4 published" in login.run("status", "out").stdout
+    assert {name: published_files(login.folder / "out" / f"{name}.zarr") for name in "acd"} == published

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -252,6 +253,26 @@ def test_a_file_system_that_refuses_beats_ends_no_attempt(tmp_path, monkeypatch)
     (tmp_path / "gone").mkdir()
     assert launcher._write("exit", "3")
     assert (tmp_path / "gone" / "exit").read_text() == "3"
+    launcher._lock.close()
+
+
+def test_a_driver_that_does_not_end_is_killed_before_slurm_kills_all(tmp_path, monkeypatch):
+    """Else nobody would be left to end Ray and to remove the temporary folder."""
+    monkeypatch.setenv(MARK, "")
+    for module in ("node", "slurm_launcher"):
+        monkeypatch.setattr(f"cluster.{module}.short_temporary", lambda: str(tmp_path))
+    monkeypatch.setattr("cluster.slurm_launcher.LAST_PATIENCE", 0.3)
+    launcher = Launcher(tmp_path, [], 0, 0)
+    deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); input()"
+    python = [sys.executable, "-c"]
+    with (
+        subprocess.Popen([*python, "input()"], stdin=subprocess.PIPE) as ray,
+        subprocess.Popen([*python, deaf], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as driver,
+    ):
+        assert driver.stdout.readline() == b"deaf\n"
+        launcher.stopped = True
+        assert launcher._drive(driver, ray) == 75
+        assert driver.returncode == -signal.SIGKILL
     launcher._lock.close()
 
 

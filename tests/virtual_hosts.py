@@ -4,18 +4,20 @@ Killing a host's first process is its loss of power; taking its link down is a c
 namespaces; `missing()` says what is not there.
 """
 
-import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
+from tests import slurm_daemons
+from tests.slurm_daemons import Daemons, shell, short_hostname
+
 ROOT = Path(__file__).resolve().parents[1]
-PROGRAMS = ("ip", "nsenter", "unshare", "slurmctld", "slurmd", "sbatch", "munged")
+PROGRAMS = ("ip", "nsenter", "unshare", *slurm_daemons.PROGRAMS)
+# Hosts have a /tmp of their own; what they need of this machine's: the checkout and Python's environment, if they are there.
+NEEDED = sorted({path for path in (ROOT, Path(sys.prefix)) if path.is_relative_to("/tmp")})
 
 # What a host runs first. Arguments: its name, its folder of /etc files, the folders to keep below /tmp, then the command.
 INIT = """
@@ -36,8 +38,7 @@ while kill -0 $pid 2>/dev/null; do wait $pid; done
 
 def missing():
     """Return what this machine lacks for virtual hosts with SLURM; an empty text when nothing."""
-    lacking = [name for name in PROGRAMS if shutil.which(name) is None]
-    if lacking:
+    if lacking := slurm_daemons.lacking(PROGRAMS):
         return f"programs: {', '.join(lacking)} (Debian: apt-get install slurm-wlm munge iproute2)"
     if os.geteuid() != 0:
         return "root"
@@ -51,10 +52,6 @@ def missing():
     ]
     shell("ip", "link", "del", bridge, check=False)
     return ", ".join(lacking)
-
-
-def shell(*command, check=True, **options):
-    return subprocess.run(list(map(str, command)), check=check, capture_output=True, text=True, timeout=60, **options)
 
 
 class Hosts:
@@ -75,7 +72,7 @@ class Hosts:
         shell("ip", "link", "add", bridge, "type", "bridge")
         shell("ip", "addr", "add", f"{self.net}.1/24", "dev", bridge)
         shell("ip", "link", "set", bridge, "up")
-        names = [f"{self.net}.1 {os.uname().nodename.partition('.')[0]}"]
+        names = [f"{self.net}.1 {short_hostname()}"]
         names += [f"{self.address(i)} n{i}" for i in range(1, self.count + 1)]
         for i in range(1, self.count + 1):
             space, link = f"{self.tag}n{i}", f"{self.tag}v{i}"
@@ -94,7 +91,7 @@ class Hosts:
 
     def boot(self, i, command, env, log):
         """Start host i with `command` as its only service."""
-        keep = [str(self.folder)] + [str(ROOT)] * str(ROOT).startswith("/tmp/")
+        keep = [str(path) for path in (self.folder, *NEEDED)]
         init = [f"n{i}", str(self.folder / f"etc-n{i}"), " ".join(keep), *command]
         space = ["unshare", "--mount", "--uts", "--pid", "--ipc", "--fork", "--kill-child=SIGKILL", "--mount-proc"]
         with log.open("ab") as out:
@@ -133,96 +130,29 @@ class Hosts:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-CONF = """\
-ClusterName=ci
-SlurmctldHost={host}({net}.1)
-SlurmctldPort={port}
-SlurmUser=root
-SlurmdUser=root
-AuthType=auth/munge
-CredType=cred/munge
-AuthInfo=socket={d}/munge/sock,cred_expire=5
-StateSaveLocation={d}/ctl
-SlurmdSpoolDir={d}/spool/%n
-SlurmctldPidFile={d}/slurmctld.pid
-SlurmdPidFile={d}/spool/%n.pid
-SlurmctldLogFile={d}/log/slurmctld.log
-SlurmdLogFile={d}/log/slurmd-%n.log
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-MpiDefault=none
-SelectType=select/cons_tres
-SelectTypeParameters=CR_Core_Memory
-SlurmdParameters=config_overrides
-JobCompType=jobcomp/none
-JobAcctGatherType=jobacct_gather/none
-AccountingStorageType=accounting_storage/none
-ReturnToService=2
-SlurmdTimeout=20
-KillWait=15
-MinJobAge=600
-SchedulerParameters=sched_interval=2,bf_interval=2,requeue_delay=1
-BatchStartTimeout=10
-MessageTimeout=5
-JobRequeue=1
-GresTypes=gpu
-"""
-
-
-class Slurm(Hosts):
+class Slurm(Hosts, Daemons):
     """SLURM on virtual hosts: the controller on this machine, one slurmd per host, two made-up GPUs and two cores each."""
 
     def start(self):
         self.up()
-        for name in ("ctl", "spool", "log", "etc", "munge"):
-            (self.folder / name).mkdir()
+        hosts = range(1, self.count + 1)
+        nodes = [f"n{i} NodeHostname=n{i} NodeAddr={self.address(i)} Gres=gpu:2" for i in hosts]
+        self.configure(f"{self.net}.1", nodes)
         for gpu in (0, 1):
             os.mknod(self.folder / "etc" / f"gpu{gpu}", 0o020666, os.makedev(1, 3))
-        port = 30000 + os.getpid() % 20000
-        conf = CONF.format(host=os.uname().nodename.partition(".")[0], net=self.net, port=port, d=self.folder)
-        for i in range(1, self.count + 1):
-            node = f"NodeName=n{i} NodeHostname=n{i} NodeAddr={self.address(i)}"
-            conf += f"{node} CPUs=2 RealMemory=6000 Gres=gpu:2 State=UNKNOWN\n"
-        conf += "PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO\n"
-        gres = [f"NodeName=n{i} Name=gpu File={self.folder}/etc/gpu[0-1]" for i in range(1, self.count + 1)]
-        (self.folder / "etc" / "slurm.conf").write_text(conf)
+        gres = [f"NodeName=n{i} Name=gpu File={self.folder}/etc/gpu[0-1]" for i in hosts]
         (self.folder / "etc" / "gres.conf").write_text("\n".join(gres) + "\n")
-        self.env = {**os.environ, "SLURM_CONF": str(self.folder / "etc" / "slurm.conf")}
-        key = self.folder / "munge" / "key"
-        key.write_bytes(os.urandom(128))
-        key.chmod(0o600)
-        m = self.folder / "munge"
-        where = ["-S", m / "sock", "--key-file", key, "--pid-file", m / "pid", "--log-file", m / "log"]
-        shell("munged", "--force", *where, "--seed-file", m / "seed", "--num-threads", "2")
-        shell("slurmctld", "-c", env=self.env)
-        for i in range(1, self.count + 1):
+        self.start_controller()
+        for i in hosts:
             self.power_on(i)
         self.wait_idle()
 
     def power_on(self, i):
         self.boot(i, ["slurmd", "-D"], self.env, self.folder / "log" / f"host-n{i}.out")
 
-    def wait_idle(self, seconds=60):
-        deadline = time.monotonic() + seconds
-        while len(self.ask("sinfo", "-h", "-N", "-t", "idle", "-o", "%N").split()) < self.count:
-            assert time.monotonic() < deadline, self.ask("sinfo", "-N") + self._logs()
-            time.sleep(0.3)
-
-    def ask(self, *command):
-        return shell(*command, check=False, env=self.env).stdout
-
     def stop(self):
-        shell("scancel", "--state=PENDING,RUNNING", "-f", "-u", "root", check=False, env=self.env)
-        self.down_daemons()
+        self.stop_controller()
         self.down()
-
-    def down_daemons(self):
-        for name in ("slurmctld.pid", "munge/pid"):
-            with contextlib.suppress(OSError, ValueError):
-                os.kill(int((self.folder / name).read_text()), signal.SIGTERM)
-
-    def _logs(self):
-        return "\n".join(path.read_text()[-1500:] for path in (self.folder / "log").iterdir())
 
 
 if __name__ == "__main__":
