@@ -81,7 +81,9 @@ def region_job(spec: JobSpec, number: int) -> JobSpec:
     under: dict[str, Any] = {"size": (crop[2] - crop[0], crop[3] - crop[1])}
     if spec.input.path is not None:
         under["crop"] = crop
-    sampling = region.sampling or spec.sampling.model_copy(update={"seed": (spec.sampling.seed + number + 1) % 2**63})
+    # Another denoiser may have no network that predicts its start.
+    rest = spec.sampling.model_copy(update={"init": None} if spec.sampling.init == "predicted" else {})
+    sampling = region.sampling or rest.model_copy(update={"seed": (spec.sampling.seed + number + 1) % 2**63})
     return spec.model_copy(
         update={
             "input": spec.input.model_copy(update=under),
