@@ -48,7 +48,7 @@ class Submission:
     @property
     def shares(self) -> int | None:
         """Return into how many tasks of a SLURM array the images go, None for one job."""
-        return self.settings.slurm.shares if self.is_batch else None
+        return self.settings.slurm.shares if self.is_batch and self.settings.submit.backend == "slurm" else None
 
     @property
     def name(self) -> str:

@@ -70,6 +70,8 @@ def _fixed(submission: Submission, entries: list[Entry], whole: Whole) -> Submis
     """Return it with the images as they are now: tasks that begin on different days must mean the same shares."""
     shared = [word for name, value in whole.shared.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     options = ["--open", str(whole.window), "--verify" if whole.verify else "--no-verify", *shared]
+    if "--take-over" in submission.arguments:
+        options.append("--take-over")
     arguments = (BATCH, f"{submission.folder}/{MANIFEST}", submission.output, *options)
     return replace(submission, arguments=arguments, manifest=manifest_text(entries))
 

@@ -147,6 +147,10 @@ def resubmit(handle: Handle) -> int:
     _, record = Registry().find(str(handle))
     if record is None:
         raise PlanError(f"nothing is remembered of {handle}; submit again, or `gigarestore resume OUT` where OUT is")
+    if str(handle) != record.handle:
+        raise PlanError(
+            f"{handle} is one share of {record.handle}; `gigarestore resume {record.handle}` goes on with all"
+        )
     chosen = backend(handle.backend)
     if not (found := look(handle, record)).state.ended and found.state is not State.UNKNOWN:
         raise PlanError(f"{handle} is still {found.state}; `gigarestore cancel {handle}` ends it")

@@ -263,7 +263,7 @@ def _info(path: Path, config: PriorConfig, name: str) -> DenoiserInfo:
         name=name or f"prior:{path.name}",
         channels=config.image_channels,
         multiple=config.multiple,
-        content="+".join(map(file_hash, files)),
+        content=file_hash(path),
         weight_bytes=sum(2 * file.stat().st_size for file in files),  # stored as float16
         predicts=predicts,
         local=True,

@@ -10,6 +10,7 @@ every one of which holds A x = y as always. Reading the file as a prior would be
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -28,8 +29,9 @@ _ALPHA_BAR = float(linear_alpha_bar(1000)[TIMESTEP])
 SIGMA = math.sqrt((1 - _ALPHA_BAR) / _ALPHA_BAR)
 
 
+@lru_cache(maxsize=2)
 def load_predictor(device: torch.device | str = "cpu") -> Denoiser:
-    """Load the companion of the built-in prior; raises ValueError when its file is missing or is none."""
+    """Load the companion of the built-in prior, once per process and device; raises ValueError when its file is none."""
     return symmetric(load_prior(PREDICTOR_WEIGHTS, device, name="predictor", kind=FORMAT), PREDICTION_ENSEMBLE)
 
 

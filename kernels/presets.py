@@ -58,8 +58,8 @@ FAITHFUL = Preset(
 # From a predicted picture little is left to do: three steps from noise level 0.07 (start 10) gave the best PSNR and
 # SSIM, at a sixth of the evaluations.
 PREDICTED = replace(FAITHFUL, start=10, steps=3, guided_steps=3, init="predicted")
-# The network that predicts was trained for enlargements up to this, px, and is evaluated under these symmetries.
-PREDICTED_SCALE = 8
+# The network that predicts was trained for these enlargements, and is evaluated under these symmetries.
+PREDICTED_SCALES = (2, 4, 8)
 PREDICTION_ENSEMBLE: Ensemble = "4"
 
 # Levels that only start from a coarser one, and are not held to it, settle their own low frequencies.

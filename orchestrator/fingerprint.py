@@ -9,10 +9,12 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from kernels.catalog import PREDICTOR_WEIGHTS, file_hash
 from orchestrator.errors import PlanError
 from orchestrator.guiding import guidance_marks
 from orchestrator.plan import Plan
 from orchestrator.regions import region_marks
+from orchestrator.spec import SamplingSpec
 from storage.errors import FormatError
 from storage.open import ZARR_FILES
 from storage.source import Source, is_url, redact
@@ -41,6 +43,7 @@ def fingerprint(plan: Plan) -> Fingerprint:
         "input_bands": spec.input.bands,
         "input_dtype": spec.input.dtype,
         "denoiser": plan.denoiser.content,
+        "predictor": predictor_content(spec.sampling),
         "regions": region_marks(plan),
         **guidance_marks(spec.guidance),
         "input_values": None if spec.input.values is None else list(spec.input.values),
@@ -52,6 +55,11 @@ def fingerprint(plan: Plan) -> Fingerprint:
         **{f"sampling.{k}": v for k, v in spec.sampling.model_dump(mode="json").items()},
         **{f"tiling.{k}": v for k, v in spec.tiling.model_dump(mode="json").items()},
     }
+
+
+def predictor_content(sampling: SamplingSpec) -> str | None:
+    """Return the hash of the network that predicts the start, None without one."""
+    return file_hash(PREDICTOR_WEIGHTS) if sampling.init == "predicted" else None
 
 
 def operator_content(name: str | None) -> str | None:

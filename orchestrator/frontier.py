@@ -172,6 +172,8 @@ class Frontier:
         self._stop_running(number)
         self._states[number] = REPORTED
         self.recording += 1
+        if self._ahead is not None:
+            self._kept[self.graph.level(number)] += 1
         self._release_after(number)
 
     def committed(self, keys: Iterable[TileKey]) -> None:
@@ -186,8 +188,6 @@ class Frontier:
             self._states[number] = DONE
             self.recording -= 1
             self.done += 1
-            if self._ahead is not None:
-                self._kept[self.graph.level(number)] += 1
             if self._failures:
                 self._failures.pop(number, None)
                 self._to_fill.discard(number)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.catalog import PREDICTOR_WEIGHTS, file_hash
 from orchestrator.errors import PlanError
 from orchestrator.plan import Plan, alignment
 from orchestrator.rundir import RunDir
@@ -25,6 +26,10 @@ from storage.box import Box
 
 if TYPE_CHECKING:
     from orchestrator.level_cells import LevelCells
+
+
+# What a predicted start brings into a sampling; nothing for a denoiser that has none.
+PREDICTED_FIELDS = ("init", "start", "guided_start", "steps", "guided_steps")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +86,8 @@ def region_job(spec: JobSpec, number: int) -> JobSpec:
     under: dict[str, Any] = {"size": (crop[2] - crop[0], crop[3] - crop[1])}
     if spec.input.path is not None:
         under["crop"] = crop
-    # Another denoiser may have no network that predicts its start.
-    rest = spec.sampling.model_copy(update={"init": None} if spec.sampling.init == "predicted" else {})
+    predicted = spec.sampling.init == "predicted"
+    rest = spec.sampling.model_copy(update=dict.fromkeys(PREDICTED_FIELDS) if predicted else {})
     sampling = region.sampling or rest.model_copy(update={"seed": (spec.sampling.seed + number + 1) % 2**63})
     return spec.model_copy(
         update={
@@ -122,6 +127,7 @@ def region_marks(plan: Plan) -> list[dict[str, Any]] | None:
             "denoiser": region.plan.denoiser.content,
             "sampling": region.plan.spec.sampling.model_dump(mode="json"),
             "tiling": region.plan.spec.tiling.model_dump(mode="json"),
+            **({"predictor": file_hash(PREDICTOR_WEIGHTS)} if region.plan.spec.sampling.init == "predicted" else {}),
         }
         for spec, region in zip(plan.spec.regions, plan.regions, strict=True)
     ]

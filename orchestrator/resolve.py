@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from kernels.catalog import DenoiserInfo, absolute_ref
 from kernels.method_catalog import MethodInfo, describe_method
-from kernels.presets import DENOISING, INTENTS, PAPER, PREDICTED, PREDICTED_SCALE, STARTED_STEPS, Preset
+from kernels.presets import DENOISING, INTENTS, PAPER, PREDICTED, PREDICTED_SCALES, STARTED_STEPS, Preset
 from orchestrator.axis import BLOCK
 from orchestrator.errors import PlanError
 from orchestrator.guiding import check_tile, describe_network, resolve_guidance
@@ -161,8 +161,8 @@ def _sampling(given: SamplingSpec, info: DenoiserInfo, task: Task, sigma: float)
         raise PlanError("the smooth inverse serves method ddnm and noise-free measurements only; leave --inverse out")
     if given.init == "predicted" and not predicted:
         raise PlanError(
-            "init predicted needs task sr from noise-free means by at most "
-            f"x{PREDICTED_SCALE}, intent faithful, method ddnm and the denoiser builtin; leave it out"
+            "sampling.init predicted needs task sr from noise-free means by 2, 4 or 8, intent faithful, method ddnm and "
+            "a prior of the built-in family; leave it out of the job file, with start and steps"
         )
     sampling = given.model_copy(update={k: v for k, v in defaults.items() if getattr(given, k) is None})
     _check_method(method, sampling, task, sigma)
@@ -175,7 +175,7 @@ def _sampling(given: SamplingSpec, info: DenoiserInfo, task: Task, sigma: float)
 
 def _predicted(info: DenoiserInfo, task: Task, given: SamplingSpec, sigma: float) -> bool:
     """Tell whether a network predicts where the task starts: enlargement of exact means, by what it was trained for."""
-    pooled = task.name == "sr" and task.stencil is None and task.scale <= PREDICTED_SCALE
+    pooled = task.name == "sr" and task.stencil is None and task.scale in PREDICTED_SCALES
     asked = given.init == "predicted" or (given.init is None and given.start is None)
     return info.predicts and pooled and asked and given.method == "ddnm" and sigma == 0
 

@@ -110,7 +110,10 @@ def _write_tables(
 ) -> None:
     """Write the file without the bytes of its tiles. counts: tiles of every level."""
     levels = len(counts)
-    with tifffile.TiffWriter(file, bigtiff=image.nbytes(levels) > CLASSIC_LIMIT, ome=ome) as tiff:
+    # Tiles are padded to full size; LZW makes noise up to 1.4 times as large.
+    largest = sum(counts) * TILE * TILE * (1 if planar else image.channels) * np.dtype(image.dtype).itemsize
+    bigtiff = largest * (1.5 if compression == "lzw" else 1.0) > CLASSIC_LIMIT
+    with tifffile.TiffWriter(file, bigtiff=bigtiff, ome=ome) as tiff:
         if cog:
             tiff.filehandle.write(_GHOST + b" " * (len(_GHOST) % 2))
         for number, tiles in enumerate(counts):

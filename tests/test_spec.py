@@ -149,6 +149,7 @@ PIXEL_CHANGES = {
     "task.scale": {"task": {"scale": 2}},
     "task.sigma": {"task": {"sigma": 1}},
     "task.sigma_unit": {"task": {"sigma": 1, "sigma_unit": "fraction"}},
+    "predictor": {"task": {"sigma": 1}},
     "sampling.intent": {"sampling": {"intent": "detail"}},
     "sampling.form": {"sampling": {"form": "posterior"}},
     "sampling.eta": {"sampling": {"eta": 0.5}},
