@@ -28,10 +28,6 @@ if TYPE_CHECKING:
     from orchestrator.level_cells import LevelCells
 
 
-# What a predicted start brings into a sampling; nothing for a denoiser that has none.
-PREDICTED_FIELDS = ("init", "start", "guided_start", "steps", "guided_steps")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Region:
     """A region with its own plan."""
@@ -86,8 +82,7 @@ def region_job(spec: JobSpec, number: int) -> JobSpec:
     under: dict[str, Any] = {"size": (crop[2] - crop[0], crop[3] - crop[1])}
     if spec.input.path is not None:
         under["crop"] = crop
-    predicted = spec.sampling.init == "predicted"
-    rest = spec.sampling.model_copy(update=dict.fromkeys(PREDICTED_FIELDS) if predicted else {})
+    rest = spec.sampling.unpredicted()
     sampling = region.sampling or rest.model_copy(update={"seed": (spec.sampling.seed + number + 1) % 2**63})
     return spec.model_copy(
         update={

@@ -136,6 +136,8 @@ def _sampling(given: SamplingSpec, info: DenoiserInfo, task: Task, sigma: float)
     intent = given.intent or _usual_intent(given, info)
     presets = {"paper": PAPER, **INTENTS, **(DENOISING if task.name == "denoise" else {})}
     predicted = intent == "faithful" and _predicted(info, task, given, sigma)
+    if not predicted:
+        given = given.unpredicted()
     defaults = {**_fields(PREDICTED if predicted else presets[intent]), "intent": intent}
     if not info.local:
         defaults["ensemble"] = "1"  # upside down, a network that knows objects knows them no longer
@@ -159,11 +161,6 @@ def _sampling(given: SamplingSpec, info: DenoiserInfo, task: Task, sigma: float)
     defaults["inverse"] = "replicate" if plain else "smooth"
     if given.inverse == "smooth" and (sigma > 0 or given.method != "ddnm"):
         raise PlanError("the smooth inverse serves method ddnm and noise-free measurements only; leave --inverse out")
-    if given.init == "predicted" and not predicted:
-        raise PlanError(
-            "sampling.init predicted needs task sr from noise-free means by 2, 4 or 8, intent faithful, method ddnm and "
-            "a prior of the built-in family; leave it out of the job file, with start and steps"
-        )
     sampling = given.model_copy(update={k: v for k, v in defaults.items() if getattr(given, k) is None})
     _check_method(method, sampling, task, sigma)
     for start in (sampling.start, sampling.guided_start):

@@ -149,11 +149,19 @@ class SamplingSpec(_Section):
     inverse: Literal["replicate", "smooth"] | None = None
     """A+ of average pooling: replication (Moore-Penrose, the paper's) or a smooth one (kernels.smooth_pool)."""
     init: Literal["bicubic", "predicted", "none"] | None = None
-    """Picture of a warm start: the measurement enlarged, or what the built-in prior's companion predicts from that."""
+    """Picture of a warm start: the measurement enlarged, or what the built-in prior's companion predicts from that.
+
+    Where nothing can be predicted (another task, scale, method or network), `predicted` is taken back, with the start and
+    the steps that belong to it."""
     noise_scale: Annotated[float, Field(ge=0, le=1)] | None = None
     travel: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
     """Time travel: length, repeat."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+    def unpredicted(self) -> SamplingSpec:
+        """Return it without a predicted start, and what belongs to one."""
+        names = ("init", "start", "guided_start", "steps", "guided_steps")
+        return self.model_copy(update=dict.fromkeys(names)) if self.init == "predicted" else self
 
 
 class TilingSpec(_Section):

@@ -14,7 +14,6 @@ from kernels.predictor import FORMAT, load_predictor, predict
 from kernels.smooth_pool import SmoothPool
 from kernels.train import export, train
 from kernels.training import PRESETS, enlarged, undetermined
-from orchestrator.errors import PlanError
 from orchestrator.fingerprint import fingerprint
 from orchestrator.resolve import plan_job
 from orchestrator.spec import JobSpec
@@ -89,13 +88,13 @@ def test_exact_super_resolution_starts_from_a_prediction_and_takes_three_steps()
         ({"name": "inpaint", "scale": 1}, {}),
     ],
 )
-def test_other_tasks_start_as_before_and_cannot_be_told_to(task: dict, sampling: dict):
+def test_other_tasks_start_as_before_whatever_they_are_told(task: dict, sampling: dict):
     masked = {"input": {"size": (128, 160), "nodata": 0}} if task.get("name") == "inpaint" else {}
-    assert plan(task, sampling, **masked).spec.sampling.init in ("bicubic", "none")
-    if sampling == {"start": 100}:  # may be combined, if somebody says both
-        return
-    with pytest.raises(PlanError, match="init predicted needs task sr"):
-        plan(task, {**sampling, "init": "predicted"}, **masked)
+    found = plan(task, sampling, **masked).spec.sampling
+    assert found.init in ("bicubic", "none")
+    if sampling != {"start": 100}:  # may be combined, if somebody says both
+        predicted = plan().spec.sampling.model_dump(include={"init", "start", "guided_start", "steps", "guided_steps"})
+        assert plan(task, {**predicted, **sampling}, **masked).spec.sampling == found, "as if nobody had said so"
 
 
 def test_both_networks_are_in_the_fingerprint_of_what_they_decide():
