@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from kernels.catalog import BUILTIN_WEIGHTS, PREDICTOR_WEIGHTS, DenoiserInfo, describe, file_hash
+from kernels.catalog import BUILTIN_WEIGHTS, PREDICTOR_WEIGHTS, DenoiserInfo, file_hash
 from kernels.schedule import linear_alpha_bar
 
 # Standard deviation of clean images in [-1, 1] that the preconditioning assumes (Karras et al. 2022, Table 1).
@@ -224,8 +224,7 @@ def load_builtin(device: torch.device | str = "cpu", dtype: torch.dtype = torch.
 
     dtype: float32 by default; bfloat16 about halves the time on processors that compute in it, at about 1e-2 in eps.
     """
-    prior = load_prior(BUILTIN_WEIGHTS, device, dtype)
-    return BuiltinDenoiser(prior.net, describe("builtin"), device, dtype)
+    return load_prior(BUILTIN_WEIGHTS, device, dtype, name="builtin")
 
 
 def load_prior(
