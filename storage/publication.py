@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from storage import files, ome, shards, zarr_meta
 from storage.meaning import Meaning
 from storage.pyramid import halve
-from storage.shards import Level
+from storage.shards import Level, Shard
 
 UNFINISHED = f".publish{files.PARTIAL}"
 """Folder inside the destination that holds an image until it is finished."""
@@ -84,8 +84,8 @@ class Publication:
         finer = self.levels[number - 1]
 
         def halved(row: int, col: int) -> NDArray[Any]:
-            path = self._path(number - 1, row, col)
-            return self.halved(shards.decode(finer, memoryview(path.read_bytes()), finer.box(row, col), str(path)))
+            with Shard.open(finer, self._path(number - 1, row, col)) as shard:
+                return self.halved(shard.read(finer.box(row, col)))
 
         self.write(row, col, self.gathered(number, row, col, halved), pool, number)
 

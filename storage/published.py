@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,16 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from storage import files, ome, shards, zarr_meta
+from storage import ome, zarr_meta
 from storage.box import Box
-from storage.errors import DamagedError, FormatError
+from storage.errors import FormatError
 from storage.meaning import Meaning
-from storage.shards import DTYPES, Level
+from storage.shards import DTYPES, Level, Shard
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedImage:
-    """A finished image that this program published. Keeps nothing between reads."""
+    """A finished image that this program published. Keeps nothing between reads; safe to read in several threads."""
 
     path: Path
     levels: tuple[Level, ...]
@@ -57,23 +60,32 @@ class PublishedImage:
 
         Raises DamagedError for lost or damaged shards.
         """
+        channels = range(self.channels) if channel is None else (channel,)
+        out = np.empty((len(channels), *box.shape), self.dtype)
+        for shard, part in self._shards(number, box):
+            with shard as opened:
+                for band, chosen in zip(out, channels, strict=True):
+                    opened.fill(band[part.shift(-box.y0, -box.x0).slices()], part, chosen)
+        return out
+
+    def bands(self, number: int, box: Box, channel: int | None = None) -> Iterator[NDArray[Any]]:
+        """Yield the bands of a window one after the other, (h, w); each holds until the next is asked for, see `read`."""
+        out = np.empty(box.shape, self.dtype)
+        with contextlib.ExitStack() as stack:
+            shards = [(stack.enter_context(shard), part) for shard, part in self._shards(number, box)]
+            for chosen in range(self.channels) if channel is None else (channel,):
+                for shard, part in shards:
+                    shard.fill(out[part.shift(-box.y0, -box.x0).slices()], part, chosen)
+                yield out
+
+    def _shards(self, number: int, box: Box) -> Iterator[tuple[AbstractContextManager[Shard], Box]]:
+        """Yield the shards under a window, to be opened, and which part of it lies in them."""
         level = self.levels[number]
         height, width = level.shard
-        out = np.empty((level.shape[0] if channel is None else 1, *box.shape), level.dtype)
         for row in range(box.y0 // height, -(-box.y1 // height)):
             for col in range(box.x0 // width, -(-box.x1 // width)):
-                part = level.box(row, col).intersect(box)
                 path = self.path / str(number) / zarr_meta.object_key(row, col)
-                try:
-                    data = files.mapped(path)
-                except (FileNotFoundError, ValueError):  # an empty file cannot be mapped
-                    raise DamagedError(f"{path}: missing from the array; restore the image again") from None
-                with data, memoryview(data) as view:
-                    pixels = shards.decode(level, view, part, str(path), channel)
-                if part == box:
-                    return pixels
-                out[(slice(None), *part.shift(-box.y0, -box.x0).slices())] = pixels
-        return out
+                yield Shard.open(level, path), level.box(row, col).intersect(box)
 
 
 def _level(folder: Path) -> Level:

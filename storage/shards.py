@@ -5,7 +5,10 @@ Source: sharding-indexed codec 1.0. The chunks lie in C order without gaps, so t
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,12 +21,10 @@ from storage.box import Box
 from storage.errors import DamagedError
 
 if TYPE_CHECKING:
-    import mmap
     from concurrent.futures import Executor
+    from pathlib import Path
 
     from numpy.typing import NDArray
-
-    Data = bytes | memoryview | mmap.mmap
 
 DTYPES = ("uint8", "uint16", "int16", "float32")
 """What a published image can hold."""
@@ -99,47 +100,88 @@ def encode(level: Level, pixels: NDArray[Any], pool: Executor) -> list[bytes]:
     return [*parts, table, google_crc32c.value(table).to_bytes(_CRC_BYTES, "little")]
 
 
-def decode(level: Level, data: Data, window: Box, name: str, channel: int | None = None) -> NDArray[Any]:
-    """Return (C, h, w) of a window of the image that lies in one shard, decoding only the chunks under it.
+class _Room(threading.local):
+    """Memory of every thread for the stored bytes of a chunk: using it again costs less than page faults of a map."""
 
-    data: all bytes of the shard, a memory map for example. channel: only this one, (1, h, w). Raises DamagedError
-    naming the object.
-    """
-    corner = _corner(level, window)
-    part = window.shift(-corner[0], -corner[1])
-    index = _index(level, data, name)
-    channels = range(level.shape[0]) if channel is None else range(channel, channel + 1)
-    out = np.empty((len(channels), *window.shape), np.dtype(level.dtype).newbyteorder("<"))
-    side = level.chunk
-    scratch = np.empty((side, side), out.dtype)
-    tiles = part.cover(side)
-    for band, row, col in itertools.product(channels, range(tiles.y0, tiles.y1), range(tiles.x0, tiles.x1)):
-        start, length = (int(v) for v in index[band, row, col])
-        inside = Box(row, col, row + 1, col + 1).scale(side).intersect(part)
-        target = out[(band - channels.start, *inside.shift(-part.y0, -part.x0).slices())]
-        whole = target.shape == scratch.shape and target.flags.c_contiguous
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+
+    def read(self, fd: int, start: int, length: int) -> memoryview:
+        """Return what lies there in a file; it holds until the next read of this thread."""
+        if len(self._bytes) < length:
+            self._bytes = bytearray(length)
+        view = memoryview(self._bytes)[:length]
+        return view[: os.preadv(fd, [view], start)]
+
+
+_ROOM = _Room()
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A shard in its file, whose chunks are read and decoded when they are asked for. Safe to use in several threads."""
+
+    level: Level
+    path: Path
+    fd: int
+    size: int
+    """Of the file, bytes."""
+    index: NDArray[np.uint64]
+    """(C, down, across, 2): first byte and length of every chunk."""
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, level: Level, path: Path) -> Iterator[Shard]:
+        """Read the index; raises DamagedError naming the file when it is missing or fails its checksum."""
         try:
-            chunks.decode(data[start : start + length], target if whole else scratch)
-        except ValueError as error:
-            raise DamagedError(f"{name}: chunk {(band, row, col)} is damaged ({error}); publish again") from error
-        if not whole:
-            target[...] = scratch[inside.shift(-row * side, -col * side).slices()]
-    return out.astype(level.dtype, copy=False)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise DamagedError(f"{path}: missing from the array; restore the image again") from None
+        try:
+            size = os.fstat(fd).st_size
+            yield cls(level, path, fd, size, _index(level, path, fd, size))
+        finally:
+            os.close(fd)
+
+    def read(self, window: Box) -> NDArray[Any]:
+        """Return (C, h, w) of a window of the image that lies in this shard, decoding only the chunks under it.
+
+        Raises DamagedError naming the chunk.
+        """
+        out = np.empty((self.level.shape[0], *window.shape), self.level.dtype)
+        for channel, band in enumerate(out):
+            self.fill(band, window, channel)
+        return out
+
+    def fill(self, out: NDArray[Any], window: Box, channel: int) -> None:
+        """Decode one band of a window into (h, w) of the level's dtype; see `read`."""
+        height, width = self.level.shard
+        part = window.shift(-(window.y0 // height * height), -(window.x0 // width * width))
+        side, stored = self.level.chunk, np.dtype(self.level.dtype).newbyteorder("<")
+        tiles = part.cover(side)
+        for row, col in itertools.product(range(tiles.y0, tiles.y1), range(tiles.x0, tiles.x1)):
+            inside = Box(row, col, row + 1, col + 1).scale(side).intersect(part)
+            target = out[inside.shift(-part.y0, -part.x0).slices()]
+            whole = target.shape == (side, side) and target.dtype == stored and target.flags.c_contiguous
+            chunk = target if whole else np.empty((side, side), stored)
+            start, length = (int(v) for v in self.index[channel, row, col])
+            try:
+                chunks.decode(_ROOM.read(self.fd, start, length) if start + length <= self.size else b"", chunk)
+            except ValueError as error:
+                where = (channel, row, col)
+                raise DamagedError(f"{self.path}: chunk {where} is damaged ({error}); publish again") from error
+            if not whole:
+                target[...] = chunk[inside.shift(-row * side, -col * side).slices()]
 
 
-def _corner(level: Level, window: Box) -> tuple[int, int]:
-    """Return the first pixel (y, x) of the shard that holds a window."""
-    height, width = level.shard
-    return window.y0 // height * height, window.x0 // width * width
-
-
-def _index(level: Level, data: Data, name: str) -> NDArray[np.uint64]:
-    """Return (offset, length) of every chunk, (C, down, across, 2)."""
+def _index(level: Level, path: Path, fd: int, size: int) -> NDArray[np.uint64]:
+    """Return (first byte, length) of every chunk, (C, down, across, 2)."""
     down, across = (side // level.chunk for side in level.shard)
-    size = level.shape[0] * down * across * 16
-    table = bytes(data[-size - _CRC_BYTES : -_CRC_BYTES])
-    if len(table) != size or google_crc32c.value(table) != int.from_bytes(data[-_CRC_BYTES:], "little"):
-        raise DamagedError(f"{name}: the index of the shard fails its checksum; publish again")
+    length = level.shape[0] * down * across * 16
+    data = os.pread(fd, length + _CRC_BYTES, max(0, size - length - _CRC_BYTES))
+    table, crc = data[:length], data[length:]
+    if len(crc) != _CRC_BYTES or google_crc32c.value(table) != int.from_bytes(crc, "little"):
+        raise DamagedError(f"{path}: the index of the shard fails its checksum; publish again")
     return np.frombuffer(table, "<u8").reshape(level.shape[0], down, across, 2)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
@@ -37,7 +38,10 @@ _ROOM = 2
 
 
 class TileEncoder:
-    """Make the stored bytes of tiles. Memory: three times eight tiles, which are used again and again."""
+    """Make the stored bytes of tiles, in a pool: a tile goes its whole way in one thread, through memory in its cache.
+
+    Memory: a tile for every thread, and two for each of eight whose bytes wait; used again and again.
+    """
 
     def __init__(
         self, image: PublishedImage, pool: Executor, *, planar: bool, compression: str, quality: int = 0
@@ -51,15 +55,15 @@ class TileEncoder:
         self._image, self._pool, self._planar = image, pool, planar
         depth = 1 if planar else image.channels
         whole = np.dtype(image.dtype).kind in "iu"
-        self._differences = compression in _ENCODERS and whole
         self._encode: Encode | None = None
         if compression == "jpeg":
             colours = _JPEG_COLOURS if depth == 3 else {}
             self._encode = partial(imagecodecs.jpeg_encode, level=quality, **colours)
         elif compression in _ENCODERS:
             self._encode = _ENCODERS[compression] if whole else partial(_floats, encode=_ENCODERS[compression])
-        waiting = 1 if compression == "none" else min(_AHEAD, self.count(0))
-        self._free = deque(_Slot((TILE, TILE, depth), image.dtype) for _ in range(waiting))
+        self._tile = _Tile(depth, image.dtype, compression in _ENCODERS and whole)
+        waiting = 0 if self._encode is None else min(_AHEAD, self.count(0))
+        self._free = deque(bytearray(_ROOM * self._tile.pixels.nbytes) for _ in range(waiting))
 
     def count(self, number: int) -> int:
         """Return the number of tiles of a level."""
@@ -68,55 +72,64 @@ class TileEncoder:
 
     def tiles(self, number: int) -> Iterator[memoryview]:
         """Yield the tiles of a level, row by row, zeros beyond the far edges; each holds until the next is asked for."""
-        waiting: deque[tuple[_Slot, Future[memoryview]]] = deque()
-        for pixels in self._parts(number):
+        if self._encode is None:
+            for place in self._places(number):
+                yield self._filled(number, *place).data.cast("B")
+            return
+        waiting: deque[tuple[bytearray, Future[memoryview]]] = deque()
+        for place in self._places(number):
             if not self._free:
                 yield self._first(waiting)
-            tile = self._free[0].fill(pixels, differences=self._differences)
-            if self._encode is None:
-                yield tile.data.cast("B")
-            else:
-                slot = self._free.popleft()
-                waiting.append((slot, self._pool.submit(self._encode, tile, out=slot.room)))
+            room = self._free.popleft()
+            waiting.append((room, self._pool.submit(self._encoded, self._encode, room, number, *place)))
         while waiting:
             yield self._first(waiting)
 
-    def _first(self, waiting: deque[tuple[_Slot, Future[memoryview]]]) -> memoryview:
-        """Return the stored bytes that wait longest; their slot is filled again when more is asked for."""
-        slot, stored = waiting.popleft()
-        self._free.append(slot)
+    def _first(self, waiting: deque[tuple[bytearray, Future[memoryview]]]) -> memoryview:
+        """Return the stored bytes that wait longest; their room is used again when more is asked for."""
+        room, stored = waiting.popleft()
+        self._free.append(room)
         return stored.result()
 
-    def _parts(self, number: int) -> Iterator[Pixels]:
-        """Yield (C, h, w) under the tiles of a level; of bands that are planes one after the other."""
+    def _places(self, number: int) -> Iterator[tuple[Box, int | None]]:
+        """Yield (window, band or all) of the tiles of a level; of bands that are planes one after the other."""
         _, height, width = self._image.levels[number].shape
         for channel in range(self._image.channels) if self._planar else (None,):
             for y0 in range(0, height, TILE):
                 for x0 in range(0, width, TILE):
-                    box = Box(y0, x0, min(y0 + TILE, height), min(x0 + TILE, width))
-                    yield self._image.read(number, box, channel)
+                    yield Box(y0, x0, min(y0 + TILE, height), min(x0 + TILE, width)), channel
+
+    def _encoded(self, encode: Encode, room: bytearray, number: int, box: Box, channel: int | None) -> Any:
+        return encode(self._filled(number, box, channel), out=room)
+
+    def _filled(self, number: int, box: Box, channel: int | None) -> Pixels:
+        return self._tile.fill(box, self._image.bands(number, box, channel))
 
 
-class _Slot:
-    """Memory for one tile, little endian, and for its stored bytes: fresh memory costs as much as compressing."""
+class _Tile(threading.local):
+    """Memory for a tile, little endian, of every thread: fresh memory costs as much as compressing."""
 
-    def __init__(self, shape: tuple[int, int, int], dtype: str) -> None:
-        self._whole = np.zeros(shape, np.dtype(dtype).newbyteorder("<"))
-        self.tile = self._whole[:, :, 0] if shape[2] == 1 else self._whole
-        self.room = bytearray(_ROOM * self._whole.nbytes)
+    def __init__(self, depth: int, dtype: str, differences: bool) -> None:
+        self.pixels = np.zeros((TILE, TILE, depth), np.dtype(dtype).newbyteorder("<"))
+        self._band = np.empty(TILE * TILE, dtype) if differences else None
 
-    def fill(self, pixels: Pixels, *, differences: bool) -> Pixels:
-        """Return the tile of (C, h, w) pixels: (512, 512), or (512, 512, C) of several bands."""
-        _, height, width = pixels.shape
+    def fill(self, box: Box, bands: Iterator[Pixels]) -> Pixels:
+        """Return the tile of the bands (h, w) of a box: (512, 512), or (512, 512, C) of several."""
+        height, width = box.shape
         if (height, width) != (TILE, TILE):
-            self._whole[...] = 0
-        for channel, band in enumerate(pixels):  # band by band: several times faster than a transposed copy
-            if differences:  # in the same pass; what overflows wraps, and back again
-                self._whole[:height, 0, channel] = band[:, 0]
-                np.subtract(band[:, 1:], band[:, :-1], out=self._whole[:height, 1:width, channel])
-            else:
-                self._whole[:height, :width, channel] = band
-        return self.tile
+            self.pixels[...] = 0
+        for channel, band in enumerate(bands):  # band by band: several times faster than a transposed copy
+            self.pixels[:height, :width, channel] = band if self._band is None else self._differences(band, self._band)
+        return self.pixels[:, :, 0] if self.pixels.shape[2] == 1 else self.pixels
+
+    @staticmethod
+    def _differences(band: Pixels, room: Pixels) -> Pixels:
+        """Return what differs from the sample before; what overflows wraps, and back again."""
+        flat, out = band.reshape(-1), room[: band.size]
+        np.subtract(flat[1:], flat[:-1], out=out[1:])  # in one run over all rows
+        found = out.reshape(band.shape)
+        found[:, 0] = band[:, 0]
+        return found
 
 
 def _floats(tile: Pixels, encode: Encode, out: bytearray) -> Any:
