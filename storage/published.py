@@ -72,10 +72,13 @@ class PublishedImage:
         """Yield the bands of a window one after the other, (h, w); each holds until the next is asked for, see `read`."""
         out = np.empty(box.shape, self.dtype)
         with contextlib.ExitStack() as stack:
-            shards = [(stack.enter_context(shard), part) for shard, part in self._shards(number, box)]
+            parts = [
+                (stack.enter_context(shard), part, out[part.shift(-box.y0, -box.x0).slices()])
+                for shard, part in self._shards(number, box)
+            ]
             for chosen in range(self.channels) if channel is None else (channel,):
-                for shard, part in shards:
-                    shard.fill(out[part.shift(-box.y0, -box.x0).slices()], part, chosen)
+                for shard, part, target in parts:
+                    shard.fill(target, part, chosen)
                 yield out
 
     def _shards(self, number: int, box: Box) -> Iterator[tuple[AbstractContextManager[Shard], Box]]:

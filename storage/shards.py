@@ -155,23 +155,23 @@ class Shard:
 
     def fill(self, out: NDArray[Any], window: Box, channel: int) -> None:
         """Decode one band of a window into (h, w) of the level's dtype; see `read`."""
-        height, width = self.level.shard
-        part = window.shift(-(window.y0 // height * height), -(window.x0 // width * width))
         side, stored = self.level.chunk, np.dtype(self.level.dtype).newbyteorder("<")
-        tiles = part.cover(side)
-        for row, col in itertools.product(range(tiles.y0, tiles.y1), range(tiles.x0, tiles.x1)):
-            inside = Box(row, col, row + 1, col + 1).scale(side).intersect(part)
-            target = out[inside.shift(-part.y0, -part.x0).slices()]
+        down, across = (length // side for length in self.level.shard)
+        rows, cols = range(window.y0 // side, -(-window.y1 // side)), range(window.x0 // side, -(-window.x1 // side))
+        for row, col in itertools.product(rows, cols):
+            y0, x0 = row * side, col * side
+            target = out[max(0, y0 - window.y0) : y0 + side - window.y0, max(0, x0 - window.x0) : x0 + side - window.x0]
             whole = target.shape == (side, side) and target.dtype == stored and target.flags.c_contiguous
             chunk = target if whole else np.empty((side, side), stored)
-            start, length = (int(v) for v in self.index[channel, row, col])
+            where = (channel, row % down, col % across)
+            start, length = self.index[where].tolist()
             try:
                 chunks.decode(_ROOM.read(self.fd, start, length) if start + length <= self.size else b"", chunk)
             except ValueError as error:
-                where = (channel, row, col)
                 raise DamagedError(f"{self.path}: chunk {where} is damaged ({error}); publish again") from error
             if not whole:
-                target[...] = chunk[inside.shift(-row * side, -col * side).slices()]
+                inside = chunk[max(0, window.y0 - y0) :, max(0, window.x0 - x0) :]
+                target[...] = inside[: target.shape[0], : target.shape[1]]
 
 
 def _index(level: Level, path: Path, fd: int, size: int) -> NDArray[np.uint64]:
