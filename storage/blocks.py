@@ -34,8 +34,6 @@ def cut(height: int, width: int, pixel_bytes: int, grain: tuple[int, int] | None
         while rows > 1 and rows * width * pixel_bytes > BLOCK_BYTES:
             rows //= 2
         return _blocks((rows, CHUNK * CHUNK // rows), (rows, width), pixel_bytes)
-    if CHUNK % tall == 0 and CHUNK % wide == 0:  # a chunk at a time stays in the processor's cache, and cuts no tile
-        return _blocks((CHUNK, CHUNK), (CHUNK, CHUNK), pixel_bytes)
     columns = _up(wide, CHUNK)
     rows = min(_up(tall, CHUNK), max(CHUNK, _down(BLOCK_BYTES // (columns * pixel_bytes), CHUNK)))
     columns *= max(1, BLOCK_BYTES // (rows * columns * pixel_bytes))
