@@ -121,7 +121,8 @@ def _settle(job: str, answers: Answers, record: Record | None) -> Found:
             return Found(State.UNKNOWN, None, "SLURM no longer knows the job, and it left no exit code")
         found = Found(State.FAILED if code else State.SUCCEEDED)
     if found.state is State.FAILED:
-        code = code if code is not None else answers.exit_code(job)
+        if code is None:
+            code = answers.exit_code(job) if found.code is None else found.code
         if code == RESUMABLE:
             places = [_folder(job, record, within=within) for within in (True, False)]
             cancelled = any(place is not None and (place / "cancel").exists() for place in places)
