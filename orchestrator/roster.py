@@ -130,11 +130,13 @@ class Roster:
 
     def try_suspect(self, is_busy: Callable[[Any], bool]) -> None:
         """Have a suspect opened by a worker that has nothing else to do: one at a time, the others go on with their tiles."""
-        if self._trial is not None and (self._trial[0].over or not self._trial[0].suspect):
+        suspects = [lane for lane in self.lanes if lane.suspect]
+        if self._trial is not None and self._trial[0] not in suspects:
             self._trial = None
+        if not suspects:
+            return
         at_it = {worker for _, worker in self.opening.values()}
         if self._trial is None:
-            suspects = [lane for lane in self.lanes if lane.suspect]
             pairs = [(lane, w) for lane in suspects for w in self._workers if w not in at_it and w not in lane.refused]
             self._trial = min(pairs, key=lambda pair: is_busy(pair[1]), default=None)
         if self._trial is not None and self._trial[1] not in at_it and not is_busy(self._trial[1]):
