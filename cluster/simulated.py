@@ -10,6 +10,7 @@ from threading import Event, Lock, Thread
 from typing import Any
 
 from orchestrator.actors import Introduction, introduce
+from orchestrator.batch_call import BatchCall
 from orchestrator.plan import Plan
 from orchestrator.report import Report
 from orchestrator.simulate import Device
@@ -46,8 +47,9 @@ class SimulatedWorker:
         """Forget a run."""
         self._columns.pop(run, None)
 
-    def run(self, slot: int, run: int, keys: list[list[int]], *after: list[Any]) -> list[Any]:
+    def run(self, call: bytes, *after: list[Any]) -> list[Any]:
         """Sleep as long as the batch takes."""
+        slot, run, keys = BatchCall.of(call)
         _, row, col = keys[0]
         number, now = row * self._columns[run] + col, time.perf_counter()
         if self._steppers:

@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from orchestrator.batch_call import BatchCall
 from orchestrator.errors import RunError, WorkerBroken, WorkerError
-from orchestrator.grid import TileKey
 from orchestrator.patience import patiently
 from orchestrator.plan import Plan
 
@@ -85,18 +85,20 @@ class RayWorker:
         self._workers.pop(run, None)
         self._used.pop(run, None)
 
-    def run(self, slot: int, run: int, keys: list[list[int]], *after: list[Any]) -> list[Any]:
-        """Restore a batch and report it; `after` are the reports of the tiles that it depends on."""
+    def run(self, call: bytes, *after: list[Any]) -> list[Any]:
+        """Restore a batch (a packed BatchCall) and report it; `after` are the reports of the tiles that it depends on."""
+        _, run, keys = BatchCall.of(call)
         try:
-            report = self._pipeline.submit(self._workers[run], _keys(keys)).result()
+            report = self._pipeline.submit(self._workers[run], list(keys)).result()
         except Exception as err:
             raise plain(err) from None
         return report.plain()
 
-    def fill(self, slot: int, run: int, keys: list[list[int]]) -> list[Any]:
+    def fill(self, call: bytes) -> list[Any]:
         """Write what stands in for tiles that cannot be restored (orchestrator.substitute)."""
+        _, run, keys = BatchCall.of(call)
         try:
-            report = self._workers[run].substitute(_keys(keys))
+            report = self._workers[run].substitute(list(keys))
         except Exception as err:
             raise plain(err) from None
         return report.plain()
@@ -110,10 +112,6 @@ class RayWorker:
             self._networks[name] = load_denoiser(*name)
         self._used[run] = name
         return self._networks[name]
-
-
-def _keys(plain: list[list[int]]) -> list[TileKey]:
-    return [TileKey(*key) for key in plain]
 
 
 def plain(error: Exception) -> Exception:
@@ -136,7 +134,7 @@ class WorkerKind:
     arguments: Callable[[int, bool], tuple[Any, ...]] = lambda batch, continuous: (batch, continuous)
     """Of its constructor, from the tiles at a time, and whether they join at any step."""
     slots: int = 1
-    """Workers that share one process; `run` is told which of them is meant."""
+    """Workers that share one process; a call says which of them is meant."""
     gpus: bool = True
     """Take a GPU each where there are any."""
     gather: bool = False

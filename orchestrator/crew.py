@@ -81,6 +81,13 @@ class Crew(Generic[W]):
         """Batches that a worker is given at most; those that join as slots fall free may be of single tiles."""
         return 2 * self.most if self.continuous else 2
 
+    @property
+    def supplied(self) -> bool:
+        """True while every worker has its next batch in hand."""
+        if self._free or self._single or self.continuous:
+            return False
+        return bool(self._loads) and all(load.batches > 1 for load in self._loads.values())
+
     def join(self, worker: W) -> None:
         """Count on a worker."""
         self._loads[worker] = _Load(self.most)
@@ -108,6 +115,8 @@ class Crew(Generic[W]):
 
         workers: how many are alive, busy or not. apart: those that are to get nothing.
         """
+        if not (self._free or self._single or self.continuous):
+            return None
         ready = running = suspects = 0
         for run in runs:
             frontier = run.frontier

@@ -21,6 +21,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from orchestrator.actors import WorkerKind
 from orchestrator.arrivals import Arrivals
+from orchestrator.batch_call import BatchCall
 from orchestrator.crew import Crew
 from orchestrator.errors import WorkerBroken
 from orchestrator.events import BatchHalved, Draining
@@ -41,6 +42,9 @@ from orchestrator.stopping import Stop
 OTHER_CALLS = 2
 # How often deadlines, signals and the cluster are looked at, seconds.
 TICK_SECONDS = 0.5
+# While every worker has its next batch in hand nobody waits for this process: it sleeps on for this share of what the last
+# batches took, at most so many seconds, and acts in one go on what was reported meanwhile (docs/RESULTS.md).
+NAP_SHARE, LONGEST_NAP = 0.25, 0.1
 # A longer pause between two looks means that this process stood still (stopped, suspended, waiting for a disk): then
 # what it waits for is not late, seconds.
 STILL_SECONDS = 5.0
@@ -93,6 +97,7 @@ class RayExecutor:
         self._crew: Crew[Member] = Crew(1, self._continuous)
         self._mailbox = Mailbox()
         self._roster = Roster(self._mailbox)
+        self._nap = 0.0
 
     def execute(self, session: Session) -> None:
         """Drive the session's frontier to its end.
@@ -175,12 +180,11 @@ class RayExecutor:
             self._crew.sent(worker, len(keys), suspect=suspect)
 
     def _send(self, lane: Lane, worker: Member, keys: list[TileKey]) -> None:
-        plain = [list(key) for key in keys]  # what Ray sends without pickling
+        call = BatchCall(worker.slot, lane.number, tuple(keys)).packed()
         if lane.frontier.to_fill(keys[0]):
-            ref = worker.handle.fill.remote(worker.slot, lane.number, plain)
+            ref = worker.handle.fill.remote(call)
         else:
-            after = lane.tokens.spend(lane.frontier.graph, keys)
-            ref = worker.handle.run.remote(worker.slot, lane.number, plain, *after)
+            ref = worker.handle.run.remote(call, *lane.tokens.spend(lane.frontier.graph, keys))
         allowed = lane.deadlines.allowed(keys[0].level, len(keys))
         self._inflight[ref] = _Call(lane, worker, keys, time.monotonic(), allowed)
         self._mailbox.expect(ref)
@@ -188,6 +192,8 @@ class RayExecutor:
     def _collect(self) -> None:
         """Announce what is new, wait for something to happen, and act on it and on all that has happened by then."""
         self._roster.announce()
+        if self._nap and self._crew.supplied:
+            time.sleep(self._nap)
         letters = self._mailbox.take(TICK_SECONDS)
         reports: dict[Lane, list[tuple[str, Report]]] = {}
         try:
@@ -202,6 +208,7 @@ class RayExecutor:
                     reports.setdefault(call.lane, []).append(report)
         finally:  # also when a death among them ends the run
             for lane, theirs in reports.items():  # first of all: the disk is at it while what follows is dispatched
+                self._nap = min(LONGEST_NAP, *(NAP_SHARE * report.seconds for _, report in theirs))
                 if not lane.over:
                     lane.put(theirs)
             for letter in letters:

@@ -13,6 +13,7 @@ import ray.cloudpickle
 import zarr
 
 from orchestrator.actors import RayWorker, WorkerKind, plain
+from orchestrator.batch_call import BatchCall
 from orchestrator.errors import RunError, TileError
 from orchestrator.events import (
     BatchCommitted,
@@ -85,13 +86,13 @@ class Poisoned(RayWorker):
         super().__init__(batch, continuous)
         self._evil, self._once = evil, once
 
-    def run(self, slot, run, keys, *after):
+    def run(self, call, *after):
         before = self._once is not None and os.path.exists(self._once)
-        if list(POISON) in [list(key) for key in keys] and not before:
+        if POISON in BatchCall.of(call).keys and not before:
             if self._once is not None:
                 open(self._once, "x").close()
             self._act()
-        return super().run(slot, run, keys, *after)
+        return super().run(call, *after)
 
     def _act(self):
         import torch

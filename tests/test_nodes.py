@@ -10,6 +10,7 @@ import pytest
 import ray.cloudpickle
 
 from orchestrator.actors import RayWorker, WorkerKind
+from orchestrator.batch_call import BatchCall
 from orchestrator.events import BatchCommitted, BatchFailed, TileGivenUp, WorkerLost, WorkerStarted
 from orchestrator.grid import TileKey
 from orchestrator.ray_executor import RayExecutor
@@ -50,12 +51,12 @@ class Doomed(RayWorker):
         super().__init__(batch, continuous)
         self._number, self._times, self._notes = number, times, notes
 
-    def run(self, slot, run, keys, *after):
-        if list(TILE) in [list(key) for key in keys] and len(list(self._notes.iterdir())) < self._times:
+    def run(self, call, *after):
+        if TILE in BatchCall.of(call).keys and len(list(self._notes.iterdir())) < self._times:
             (self._notes / str(os.getppid())).touch()
             os.kill(os.getppid(), self._number)
             time.sleep(10_000)
-        return super().run(slot, run, keys, *after)
+        return super().run(call, *after)
 
 
 # That any number of losses gives no tile up is the frontier's matter (test_frontier.py).
@@ -105,13 +106,13 @@ class Held(RayWorker):
         self._notes = notes
         (notes / f"worker-{os.getppid()}").touch()
 
-    def run(self, slot, run, keys, *after):
+    def run(self, call, *after):
         deadline = time.monotonic() + 60
         if not (self._notes / "go").exists():
             (self._notes / f"held-{os.getppid()}").touch()
         while not (self._notes / "go").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
-        return super().run(slot, run, keys, *after)
+        return super().run(call, *after)
 
 
 def test_a_machine_that_goes_while_its_worker_has_nothing_to_do_is_missed_and_replaced(

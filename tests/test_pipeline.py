@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.batch_call import BatchCall
 from orchestrator.crew import Crew, Tiles
 from orchestrator.errors import TileError
 from orchestrator.events import BatchCommitted, BatchFailed, BatchHalved, WorkerStarted
 from orchestrator.frontier import QUARANTINE_AFTER, Frontier
 from orchestrator.graph import TaskGraph
-from orchestrator.grid import TileGrid
+from orchestrator.grid import TileGrid, TileKey
 from orchestrator.pipeline import Pipeline
 from orchestrator.ray_executor import RayExecutor
 from orchestrator.resolve import plan_job
@@ -320,3 +321,35 @@ def test_a_worker_with_less_memory_is_sent_less_and_told_once():
     assert not crew.limit("gone", 1)
     run = Tiles(frontier, ["small"])
     assert crew.turn([run], 1) == (run, "small", 2)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["join", "leave", "sent", "suspect", "back"]), st.sampled_from("abc"))))
+def test_all_are_supplied_while_every_worker_has_two_batches_and_none_can_be_given_another(doings):
+    crew, batches = Crew(4), {}
+    for what, worker in doings:
+        if what == "join" and worker not in batches:
+            crew.join(worker)
+            batches[worker] = 0
+        elif what == "leave":
+            crew.leave(worker)
+            batches.pop(worker, None)
+        elif what in ("sent", "suspect") and batches.get(worker, 2) < (1 if what == "suspect" else 2):
+            crew.sent(worker, 1, suspect=what == "suspect")
+            batches[worker] += 1
+        elif what == "back" and batches.get(worker):
+            crew.back(worker, 1)
+            batches[worker] -= 1
+        assert crew.supplied == (bool(batches) and min(batches.values()) == 2)
+        if crew.supplied:
+            grid = TileGrid.build(0, 256 + 192 * 9, 256 + 192 * 9, 256, 192, "colour", 32)
+            assert crew.turn([Tiles(Frontier(TaskGraph([grid], 2)), "abc")], len(batches)) is None
+
+
+@given(
+    st.integers(0, 2**40),
+    st.integers(0, 2**40),
+    st.lists(st.tuples(*[st.integers(0, 2**62)] * 3), min_size=1).map(tuple),
+)
+def test_a_call_says_the_same_when_it_is_unpacked(slot, run, keys):
+    call = BatchCall(slot, run, tuple(TileKey(*key) for key in keys))
+    assert BatchCall.of(call.packed()) == call
