@@ -12,7 +12,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 
 CLUSTER := $(VENV)/.cluster
 
-.PHONY: demo test test-fast test-gpu test-cluster cluster-tools lint type fmt check clean prior-smoke
+.PHONY: demo test test-fast test-gpu test-cluster cluster-python cluster-tools lint type fmt check clean prior-smoke
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "gigarestore needs Python 3.11 or newer, found " + sys.version.split()[0] + "; set PYTHON=python3.11")'
@@ -35,8 +35,10 @@ test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu
 
 # A real SLURM on virtual hosts and real Ray clusters with dashboards. What is missing is an error here, not a skip.
-test-cluster: $(CLUSTER) cluster-tools
+test-cluster: cluster-python cluster-tools
 	GIGARESTORE_CLUSTER=1 $(BIN)/python -m pytest -m cluster
+
+cluster-python: $(CLUSTER)
 
 $(CLUSTER): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,demo,jobs]"

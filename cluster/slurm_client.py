@@ -1,7 +1,7 @@
 """SLURM by its own programs: sbatch, squeue, sacct, scontrol, scancel. "Unknown" is never "failed".
 
-The state is asked of squeue, then of the run's own files, then of sacct and scontrol: accounting may be switched off or
-days behind, squeue forgets a job after minutes, and a requeued job has its dead attempts in sacct under the same id.
+The state is asked of squeue, then of the run's own files, then of sacct and scontrol (cluster.slurm_answers): of an array
+once for all tasks.
 """
 
 from __future__ import annotations
@@ -15,42 +15,23 @@ from cluster.backends import Unreachable, attempt, call, one_line
 from cluster.follow import follow_files
 from cluster.handles import RESUMABLE, Found, Handle, Record, State, ended_code
 from cluster.slurm import render
+from cluster.slurm_answers import Answers
 from cluster.submission import MANIFEST, SHARE, Submission
 from orchestrator.errors import PlanError
 
-STATES = {
-    "PENDING": State.PENDING,
-    "CONFIGURING": State.PENDING,
-    "RUNNING": State.RUNNING,
-    "COMPLETING": State.RUNNING,
-    "SUSPENDED": State.RUNNING,
-    "STAGE_OUT": State.RUNNING,
-    "SIGNALING": State.RUNNING,
-    "STOPPED": State.RUNNING,
-    "RESIZING": State.RUNNING,
-    "REQUEUED": State.REQUEUED,
-    "REQUEUE_HOLD": State.REQUEUED,
-    "REQUEUE_FED": State.REQUEUED,
-    "SPECIAL_EXIT": State.REQUEUED,
-    "RESV_DEL_HOLD": State.PENDING,
-    "COMPLETED": State.SUCCEEDED,
-    "FAILED": State.FAILED,
-    "BOOT_FAIL": State.NODE_FAIL,
-    "CANCELLED": State.CANCELLED,
-    "PREEMPTED": State.INTERRUPTED,
-    "REVOKED": State.CANCELLED,
-    "TIMEOUT": State.TIMEOUT,
-    "DEADLINE": State.TIMEOUT,
-    "NODE_FAIL": State.NODE_FAIL,
-    "OUT_OF_MEMORY": State.OUT_OF_MEMORY,
-}
-# Jobs that SLURM accepts and that will never run as they are.
-HOPELESS = ("PartitionNodeLimit", "PartitionTimeLimit", "DependencyNeverSatisfied", "BadConstraints", "PartitionConfig")
+# Ends that are a job's own. One whose node died or that was preempted may be queued again, one that stopped be cancelled.
+FINAL = (State.SUCCEEDED, State.FAILED, State.CANCELLED, State.TIMEOUT, State.OUT_OF_MEMORY)
 POLL = 2.0
 
 
 class SlurmBackend:
-    """Submit to the SLURM that the programs on PATH belong to."""
+    """Submit to the SLURM that the programs on PATH belong to.
+
+    It remembers how jobs ended: of hundreds of tasks, those that have are neither asked for nor looked up again.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, Found] = {}
 
     def render(self, submission: Submission) -> str:
         return render(submission)
@@ -76,8 +57,21 @@ class SlurmBackend:
         return Handle("slurm", match[1])
 
     def state(self, handle: Handle, record: Record | None) -> Found:
-        asked = _squeue(handle.rest)
-        return together([_settle(job, parse_squeue(asked, job), record) for job in _jobs(handle, record)])
+        answers = Answers(handle.rest)
+        return together([self._state(job, answers, record) for job in _jobs(handle, record)])
+
+    def _state(self, job: str, answers: Answers, record: Record | None) -> Found:
+        """Return the state of one job; what is known of its end holds until somebody has queued it again."""
+        queued = answers.squeue.get(job)
+        if queued is not None and not queued.state.ended:
+            self._known.pop(job, None)
+            return queued
+        if job not in self._known:
+            found = _settle(job, answers, record)
+            if found.state not in FINAL or (found.state is State.FAILED and found.code is None):
+                return found
+            self._known[job] = found
+        return self._known[job]
 
     def logs(self, handle: Handle, record: Record | None, follow: bool) -> Iterator[str]:
         if record is None or record.folder is None:
@@ -118,18 +112,17 @@ def _folder(job: str, record: Record | None, *, within: bool = True) -> Path | N
     return record.folder / f"{SHARE}{task}" if task and within else record.folder
 
 
-def _settle(job: str, queued: Found | None, record: Record | None) -> Found:
-    """Return the state of one job, by squeue's answer and whoever else may know."""
-    if queued is not None and not queued.state.ended:
-        return queued
+def _settle(job: str, answers: Answers, record: Record | None) -> Found:
+    """Return the state of one job that does not wait or run, by whoever knows it."""
     code = _own_code(job, record)
-    found = queued or _sacct(job) or _scontrol(job)
+    found = answers.squeue.get(job) or answers.ended(job)
     if found is None or found.state is State.UNKNOWN:
         if code is None:
             return Found(State.UNKNOWN, None, "SLURM no longer knows the job, and it left no exit code")
         found = Found(State.FAILED if code else State.SUCCEEDED)
     if found.state is State.FAILED:
-        code = code if code is not None else _exit_code(job)
+        if code is None:
+            code = answers.exit_code(job) if found.code is None else found.code
         if code == RESUMABLE:
             places = [_folder(job, record, within=within) for within in (True, False)]
             cancelled = any(place is not None and (place / "cancel").exists() for place in places)
@@ -154,80 +147,6 @@ def together(found: list[Found]) -> Found:
     if len(states) == 1 and len(codes) == 1:
         return Found(states.pop(), codes.pop(), said)
     return Found(State.INTERRUPTED, RESUMABLE, said) if codes == {RESUMABLE} else Found(State.FAILED, 1, said)
-
-
-def _squeue(job: str) -> str:
-    """Return what squeue says of a job and, of an array, of each of its tasks; nothing once it has forgotten it."""
-    done = attempt(["squeue", "--noheader", "--array", "--states=all", f"--jobs={job}", "--format=%i|%T|%r"])
-    return "" if done.returncode else done.stdout
-
-
-def parse_squeue(text: str, job: str) -> Found | None:
-    """Return the state of a job from lines ID|STATE|REASON; None where it is not named."""
-    for line in text.splitlines():
-        identity, _, rest = line.strip().partition("|")
-        name, _, reason = rest.partition("|")
-        if identity == job and name:
-            state = STATES.get(name, State.UNKNOWN)
-            said = "" if reason in ("None", "") else reason
-            if state is State.PENDING and reason in HOPELESS:
-                said = f"{reason}: it will never start like this; cancel it and change the options"
-            return Found(state, None, said)
-    return None
-
-
-def _sacct(job: str) -> Found | None:
-    try:
-        done = attempt(["sacct", "-n", "-P", "-X", "-D", "-j", job, "-o", "JobID,State,ExitCode,Reason"])
-    except Unreachable:
-        return None
-    return None if done.returncode else parse_sacct(done.stdout, job)
-
-
-def parse_sacct(text: str, job: str) -> Found | None:
-    """Return the state of a job's last attempt from lines JobID|State|ExitCode|Reason; earlier ones read REQUEUED."""
-    found = None
-    for line in text.splitlines():
-        identity, *fields = line.strip().split("|")
-        if identity != job or len(fields) < 2:
-            continue
-        state = STATES.get(fields[0].split(" ")[0], State.UNKNOWN)  # CANCELLED by 1000
-        if found is None or state is not State.REQUEUED:
-            found = Found(state, parse_exit(fields[1]), "" if fields[2:] in ([], ["None"]) else fields[2])
-    return found
-
-
-def _scontrol(job: str) -> Found | None:
-    try:
-        done = attempt(["scontrol", "--oneliner", "show", "job", job])
-    except Unreachable:
-        return None
-    return None if done.returncode else parse_scontrol(done.stdout)
-
-
-def parse_scontrol(text: str) -> Found | None:
-    """Return the state from `scontrol show job`."""
-    facts = dict(reversed(re.findall(r"(\w+)=(\S*)", text)))  # the first wins: a command may hold anything
-    if "JobState" not in facts:
-        return None
-    return Found(
-        STATES.get(facts["JobState"], State.UNKNOWN), parse_exit(facts.get("ExitCode", "")), facts.get("Reason", "")
-    )
-
-
-def parse_exit(text: str) -> int | None:
-    """Return the exit code of CODE:SIGNAL, as a shell states it."""
-    match = re.fullmatch(r"(\d+):(\d+)", text)
-    if match is None:
-        return None
-    return int(match[1]) if match[2] == "0" else 128 + int(match[2])
-
-
-def _exit_code(job: str) -> int | None:
-    for found in (_scontrol(job), _sacct(job)):
-        if found is not None and found.code is not None:
-            return found.code
-    return None
 
 
 def _own_code(job: str, record: Record | None) -> int | None:

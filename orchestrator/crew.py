@@ -106,8 +106,15 @@ class Crew(Generic[W]):
         load.most = most
         return True
 
-    def turn(self, runs: Sequence[S], workers: int) -> tuple[S, W, int] | None:
-        """Return which worker takes how many tiles of which run, the first first; None to wait. workers: alive, busy or not."""
+    def busy(self, worker: W) -> bool:
+        """Tell whether a worker has been given tiles that it has not reported."""
+        return worker in self._loads and self._loads[worker].batches > 0
+
+    def turn(self, runs: Sequence[S], workers: int, apart: Container[W] = ()) -> tuple[S, W, int] | None:
+        """Return which worker takes how many tiles of which run, the first first; None to wait.
+
+        workers: how many are alive, busy or not. apart: those that are to get nothing.
+        """
         if not (self._free or self._single or self.continuous):
             return None
         ready = running = suspects = 0
@@ -118,24 +125,24 @@ class Crew(Generic[W]):
             suspects += frontier.suspects
         if not ready:
             return None
-        if suspects and (found := self._suspect(runs)) is not None:
+        if suspects and (found := self._suspect(runs, apart)) is not None:
             return found
         if self.continuous and not suspects:
-            return self._share(runs, ready, running, workers)
-        found = self._fair(runs, self._free, ready, running, workers)
+            return self._share(runs, ready, running, workers, apart)
+        found = self._fair(runs, self._free, ready, running, workers, apart)
         if found is not None or suspects:  # with suspects about, nobody is given work ahead
             return found
         if ahead(ready, workers, self.most):
-            return self._fair(runs, self._single, ready, running, workers)
+            return self._fair(runs, self._single, ready, running, workers, apart)
         return None
 
-    def _suspect(self, runs: Sequence[S]) -> tuple[S, W, int] | None:
+    def _suspect(self, runs: Sequence[S], apart: Container[W]) -> tuple[S, W, int] | None:
         """Give a suspect to a free worker that has not failed at it; to any free one when all there are have."""
         for run in runs:
             if (suspect := run.frontier.suspect) is None:
                 continue
             failed = self._failed.get(run, {}).get(suspect, set())
-            free = [worker for worker in self._free if worker in run.opened]
+            free = [worker for worker in self._free if worker in run.opened and worker not in apart]
             worker = next((worker for worker in free if worker not in failed), None)
             if worker is None and all(other in failed for other in self._loads if other in run.opened):
                 worker = next(iter(free), None)
@@ -155,20 +162,23 @@ class Crew(Generic[W]):
                 failed.pop(key, None)
 
     def _fair(
-        self, runs: Sequence[S], takers: dict[W, None], ready: int, running: int, workers: int
+        self, runs: Sequence[S], takers: dict[W, None], ready: int, running: int, workers: int, apart: Container[W]
     ) -> tuple[S, W, int] | None:
         """Give the taker that has waited longest, and knows such a run, a fair share of all tiles."""
         size = fair_batch(ready, running, workers, self.most)
         for worker in takers if size else ():
-            if (run := _fullest(runs, worker, size)) is not None:
+            if worker not in apart and (run := _fullest(runs, worker, size)) is not None:
                 return run, worker, min(size, run.frontier.ready, self._loads[worker].most)
         return None
 
-    def _share(self, runs: Sequence[S], ready: int, running: int, workers: int) -> tuple[S, W, int] | None:
+    def _share(
+        self, runs: Sequence[S], ready: int, running: int, workers: int, apart: Container[W]
+    ) -> tuple[S, W, int] | None:
         """Fill up the least busy worker that knows such a run; where tiles are plentiful, one more batch waits there."""
         spare = 2 if ahead(ready, workers, self.most) else 1
         for worker in sorted(
-            (w for w, load in self._loads.items() if not load.alone), key=lambda w: self._loads[w].tiles
+            (w for w, load in self._loads.items() if not load.alone and w not in apart),
+            key=lambda w: self._loads[w].tiles,
         ):
             load = self._loads[worker]
             size = min(continuous_batch(ready, running, workers, spare * load.most, load.tiles), load.most)

@@ -26,7 +26,9 @@ class Lane:
         self.refused: dict[Any, str] = {}
         """Workers that could not get ready for it, and why."""
         self.deaths = 0
-        """Workers that died while they got ready for it."""
+        """Workers that died while they got ready for it, with nothing else to do that could have been the cause."""
+        self.suspect = False
+        """One died that had other tiles too: until a worker is ready for it, this run is opened with nothing beside it."""
         self.tokens = Tokens()
         run = session.plan.spec.run
         self.deadlines = Deadlines(run.hang_seconds + run.store_seconds)

@@ -170,7 +170,9 @@ class RayExecutor:
         if self._gathering and (self._pool.joining or self._roster.opening):
             return
         self._gathering = False
-        while turn := self._crew.turn(self._roster.order(), self._pool.live):
+        self._roster.try_suspect(self._crew.busy)
+        apart = self._roster.apart()
+        while turn := self._crew.turn(self._roster.order(), self._pool.live, apart):
             lane, worker, size = turn
             suspect = lane.frontier.suspects > 0
             keys = lane.frontier.take(size)
@@ -276,7 +278,8 @@ class RayExecutor:
         """Act on a worker's death: all its batches have failed, or have been taken from it with its machine."""
         gone = self._cluster.lost(worker.node)
         others = [ref for ref, other in self._inflight.items() if other.worker.handle is worker.handle]
-        for call in [*calls, *(self._inflight.pop(ref) for ref in others)]:
+        under_way = [*calls, *(self._inflight.pop(ref) for ref in others)]
+        for call in under_way:
             if not call.lane.over:
                 with self._roster.concerning(call.lane):
                     session, name = call.lane.session, call.worker.name
@@ -284,7 +287,7 @@ class RayExecutor:
                         session.returned(name, call.keys, f"its machine is gone: {cause}")
                     elif session.failed(name, call.keys, f"worker died: {cause}"):
                         self._pool.progress()
-        if not gone and self._roster.blame(worker, cause, self._pool.live):
+        if not gone and self._roster.blame(worker, cause, self._pool.live, beside=bool(under_way)):
             self._pool.progress()
         for lost in [member for member in self._crew if member.handle is worker.handle]:
             self._crew.leave(lost)

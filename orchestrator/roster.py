@@ -1,14 +1,16 @@
 """Roster: the runs that an executor serves, in which order, and which of its workers are ready for which of them.
 
 Every worker is asked to open every run, one after another, and takes tiles of those that it has opened: when it dies, the
-run that it was getting ready for is known. What goes wrong with a run ends that run alone.
+run that it was getting ready for is known. When it had tiles of another run as well, either may have been the cause: the
+run is a suspect, and what follows is tried on a worker that has nothing else to do. What goes wrong with a run ends that
+run alone.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
 from typing import Any
 
@@ -31,6 +33,9 @@ class Roster:
         self._asked: dict[Any, float] = {}  # when, by the monotonic clock
         self._mailbox = mailbox
         self._workers: dict[Any, None] = {}
+        self._trial: tuple[Lane, Any] | None = (
+            None  # the suspect that is opened next, and the worker that is to be idle
+        )
         self._numbers = 0
         self._arrivals = Arrivals()
 
@@ -51,6 +56,7 @@ class Roster:
     def leave(self, worker: Any) -> None:
         """Forget a worker that is lost."""
         self._workers.pop(worker, None)
+        self._tried(worker)
         for ref in [ref for ref, (_, other) in self.opening.items() if other is worker]:
             del self.opening[ref], self._asked[ref]
         for lane in self.lanes:
@@ -59,12 +65,15 @@ class Roster:
     def opened(self, ref: Any) -> None:
         """Count on a worker for a run that it is ready for."""
         lane, worker = self._answered(ref)
+        waiting = self._workers if lane.suspect else (worker,)
+        lane.suspect = False
         if lane.over:
             worker.handle.close.remote(lane.number)
         else:
             lane.opened.add(worker)
             lane.session.emit(WorkerStarted(worker=worker.name, **worker.traits))
-        self._ask(worker)
+        for other in waiting:
+            self._ask(other)
 
     def refused(self, ref: Any, cause: str, *, more: bool) -> None:
         """Note that a worker cannot take a run; when none can, and no `more` are to come, it ends."""
@@ -94,19 +103,44 @@ class Roster:
         for ref in self._asked:
             self._asked[ref] += seconds
 
-    def blame(self, worker: Any, cause: str, most: int) -> bool:
+    def blame(self, worker: Any, cause: str, most: int, *, beside: bool) -> bool:
         """Count a death at the run that the worker was getting ready for; True when that ends the run, for good.
 
-        It ends when nobody has ever been ready for it and more than `most` have died of it.
+        It ends when nobody is ready for it and more than `most` have died of it. beside: the worker had tiles of other
+        runs, which proves nothing: the next to open this run will have none, so that its death counts.
         """
         lane = next((lane for lane, other in self.opening.values() if other is worker), None)
         if lane is None or lane.over or lane.opened:
+            return False
+        if beside and self._trial != (lane, worker):
+            lane.suspect = True
             return False
         lane.deaths += 1
         if lane.deaths > most:
             with self.concerning(lane):
                 raise RunError(f"workers died {lane.deaths} times as they got ready for this run; the last: {cause}")
         return lane.over
+
+    def apart(self) -> Collection[Any]:
+        """Return the workers that are to get no tiles now, because what they open, or are to, is a suspect."""
+        if not any(lane.suspect for lane in self.lanes):
+            return ()
+        found = {worker for lane, worker in self.opening.values() if lane.suspect}
+        return found if self._trial is None else found | {self._trial[1]}
+
+    def try_suspect(self, is_busy: Callable[[Any], bool]) -> None:
+        """Have a suspect opened by a worker that has nothing else to do: one at a time, the others go on with their tiles."""
+        suspects = [lane for lane in self.lanes if lane.suspect]
+        if self._trial is not None and self._trial[0] not in suspects:
+            self._trial = None
+        if not suspects:
+            return
+        at_it = {worker for _, worker in self.opening.values()}
+        if self._trial is None:
+            pairs = [(lane, w) for lane in suspects for w in self._workers if w not in at_it and w not in lane.refused]
+            self._trial = min(pairs, key=lambda pair: is_busy(pair[1]), default=None)
+        if self._trial is not None and self._trial[1] not in at_it and not is_busy(self._trial[1]):
+            self._open(*self._trial)
 
     def tell_lost(self, worker: Any, event: WorkerLost) -> None:
         """Tell the runs that had counted on a worker; all of them when it was not ready for any."""
@@ -168,8 +202,10 @@ class Roster:
         if any(other is worker for _, other in self.opening.values()):
             return
         unknown = (lane for lane in self.lanes if worker not in lane.opened and worker not in lane.refused)
-        if (lane := next(unknown, None)) is None:
-            return
+        if (lane := next((lane for lane in unknown if not lane.suspect), None)) is not None:
+            self._open(lane, worker)
+
+    def _open(self, lane: Lane, worker: Any) -> None:
         root = str(lane.session.run_dir.root.absolute())
         ref = worker.handle.open.remote(lane.number, root, lane.session.plan)
         self.opening[ref], self._asked[ref] = (lane, worker), time.monotonic()
@@ -177,7 +213,13 @@ class Roster:
 
     def _answered(self, ref: Any) -> tuple[Lane, Any]:
         del self._asked[ref]
-        return self.opening.pop(ref)
+        lane, worker = self.opening.pop(ref)
+        self._tried(worker)
+        return lane, worker
+
+    def _tried(self, worker: Any) -> None:
+        if self._trial is not None and self._trial[1] is worker:
+            self._trial = None
 
     def _end(self, lane: Lane, error: BaseException | None = None) -> None:
         self.lanes.remove(lane)

@@ -238,6 +238,54 @@ def test_an_image_that_kills_every_worker_at_the_door_ends_alone(pictures, refer
     assert published_files(tmp_path / "im2") == references["im2"]
 
 
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize("guilty", ["opening", "tile"])
+def test_a_death_while_a_run_opens_beside_anothers_tiles_is_held_against_neither_before_it_is_tried_alone(
+    pictures, references, job, tmp_path, published_files, guilty
+):
+    """The first time both are under way. Then an opening dies always, or a tile whenever the other run opens beside it."""
+    knocked, first = tmp_path / "knocked", tmp_path / "first"
+
+    class Deadly(RayWorker):
+        tiles, at_the_door = 0, False
+
+        def open(self, run, root, plan):
+            if not first.exists():
+                first.write_text(os.path.basename(root))
+            self.at_the_door = first.read_text() != os.path.basename(root)
+            if self.at_the_door:
+                while not knocked.exists() and not self.tiles:
+                    time.sleep(0.02)
+                knocked.touch()
+                if guilty == "opening":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                time.sleep(2)  # for tiles to come by
+            super().open(run, root, plan)
+            self.at_the_door = False
+
+        def run(self, *words):
+            self.tiles += 1
+            while not knocked.exists():
+                time.sleep(0.02)
+            if self.at_the_door:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().run(*words)
+
+    watcher, names = Watcher(lambda *_: None), ["im0", "im1"]
+    records = Records(tmp_path / "batch.jsonl", {})
+    batch = Batch(images(names, pictures, job, tmp_path), records, window=2, verify=False, watch=watcher)
+    batch.run(RayExecutor(1, kind=WorkerKind(actor=Deadly)), 30.0)
+    assert batch.trouble is None
+    failed = {*names} - {first.read_text()} if guilty == "opening" else set()
+    assert {name for name, record in records.latest.items() if record.state != "published"} == failed
+    for name in {*names} - failed:
+        assert published_files(tmp_path / name) == references[name]
+    deaths = {event.worker for _, event in watcher.events if isinstance(event, WorkerLost)}
+    for name in failed:
+        assert "workers died 2 times as they got ready for this run" in records.latest[name].error
+    assert len(deaths) == (3 if failed else 1), "one beside tiles, which proves nothing, and two alone"
+
+
 def test_a_manifest_gives_each_image_options_of_its_own(pictures, tmp_path, cli, published_pixels):
     manifest, out = tmp_path / "images.csv", tmp_path / "out"
     with manifest.open("w", newline="") as file:

@@ -251,7 +251,7 @@ def graph(rows, cols, order="raster"):
 )
 @settings(max_examples=80, deadline=None)
 def test_runs_that_share_a_crew_all_end_and_each_only_where_it_is_known(shapes, workers, most, continuous, rng):
-    """Any order of reports, failures and workers that open a run late: all tiles run, suspects alone."""
+    """Any order of reports, failures, workers that open a run late or are kept apart: all tiles run, suspects alone."""
     crew = Crew(most, continuous)
     runs = [Tiles(Frontier(graph(*shape)), {rng.randrange(workers)}) for shape in shapes]
     for worker in range(workers):
@@ -259,9 +259,12 @@ def test_runs_that_share_a_crew_all_end_and_each_only_where_it_is_known(shapes, 
     sent, failures = [], 3
     while not all(run.frontier.finished for run in runs):
         rng.choice(runs).opened.add(rng.randrange(workers))
-        while turn := crew.turn(runs, workers):
+        apart = {worker for worker in range(workers) if sent and rng.random() < 0.3}
+        while turn := crew.turn(runs, workers, apart):
             run, worker, size = turn
             assert worker in run.opened
+            assert worker not in apart
+            assert crew.busy(worker) == any(w == worker for _, w, *_ in sent)
             suspect = run.frontier.suspects > 0
             keys = run.frontier.take(size)
             assert 0 < len(keys) <= most

@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from tests.slurm_daemons import calls, counted
 from tests.virtual_hosts import NEEDED, ROOT, Slurm, missing
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(400)]
@@ -61,10 +62,11 @@ class Login:
         self.env = {**slurm.env, "PYTHONPATH": str(ROOT), "HOME": str(folder), "XDG_STATE_HOME": str(folder / "state")}
         self.env |= {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 
-    def run(self, *words, timeout=240):
+    def run(self, *words, timeout=240, **env):
         command = [sys.executable, "-m", "cluster", *map(str, words)]
+        env = {**self.env, **env}
         done = subprocess.run(
-            command, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=timeout, check=False
+            command, cwd=self.folder, env=env, capture_output=True, text=True, timeout=timeout, check=False
         )
         assert "Traceback" not in done.stderr, done.stderr
         return done
@@ -225,11 +227,13 @@ def test_the_time_limit_leads_to_a_checkpoint_a_requeue_and_the_same_bytes(
     assert published_files(out) == reference
 
 
-def assert_resumed(out):
+def assert_resumed(out, attempts=2):
     """Nothing was lost between attempts, and nothing done twice."""
     starts = [event["done"] for event in events(out) if event["event"] == "RunStarted"]
     assert starts[0] == 0
     assert 0 < starts[1] < TILES
+    assert len(starts) == attempts
+    assert starts == sorted(starts)
     commits = [tuple(key) for event in events(out) if event["event"] == "BatchCommitted" for key in event["keys"]]
     assert len(commits) == len(set(commits)) == TILES
 
@@ -404,3 +408,45 @@ def test_an_array_restores_a_batch_in_two_shares_and_names_what_it_cannot(
     assert ended.returncode == 0, login.everything("out")
     assert "4 images: 4 published" in login.run("status", "out").stdout
     assert {name: published_files(login.folder / "out" / f"{name}.zarr") for name in "acd"} == published
+
+
+def test_shares_that_reach_the_time_limit_go_on_each_by_itself(slurm, login, reference, published_files, eventually):
+    """Both are held until the scheduler's warning has come to them; the second is warned once more later on."""
+    names = ["a", "b"]
+    for name in names:
+        (login.folder / f"{name}.png").write_bytes((login.folder / "small.png").read_bytes())
+    one_each = ["--workers", 1, "--drain-seconds", 5, "--sbatch-option=--exclude=n3"]
+    words = ["submit", "batch", "[ab].png", "out", *OPTIONS, "--steps", STEPS, *SMALL, "--shares", 2, "--time", 4]
+    handle = login.run(*words, *one_each).stdout.strip()
+    job = handle.removeprefix("slurm:")
+    tasks = [f"{job}_{share}" for share in (1, 2)]
+    outs = [f"out/{name}.zarr" for name in names]
+    for out in outs:
+        login.until_done(out, 2)
+    for host in (1, 2):
+        login.hold(host)
+    for task, out in zip(tasks, outs, strict=True):
+        began = time.time() - min(event["time"] for event in events(login.folder / out))
+        login.set_limit(task, int(began // 60) + 2)  # near: the scheduler warns 60 s before it
+    warned = eventually(lambda: all("the time limit is near" in login.log(task) for task in tasks), seconds=150)
+    assert warned, login.everything("out")
+    for host in (1, 2):
+        login.release(host)
+    assert eventually(lambda: [login.restarts(task) for task in tasks] == [1, 1], seconds=90), login.everything("out")
+    for task in tasks:
+        login.set_limit(task, 20)
+    login.until_done(outs[1], login.done(outs[1]) + 2)
+    assert login.done(outs[1]) < TILES, "too fast for a second warning"
+    login.limit_is_near(tasks[1])
+    assert eventually(lambda: login.restarts(tasks[1]) == 2, seconds=60), login.everything("out")
+
+    programs = counted(login.folder / "bin")
+    ended = login.run("wait", handle, "--timeout", 200, timeout=230, PATH=f"{programs}:{os.environ['PATH']}")
+    assert ended.returncode == 0, login.everything("out")
+    asked = [line.partition(" ")[0] for line in calls(programs)]
+    assert set(asked) == {"squeue"}, "the queue knows them all"
+    assert [login.restarts(task) for task in tasks] == [1, 2]
+    for out, attempts in zip(outs, (2, 3), strict=True):
+        assert_resumed(login.folder / out, attempts)
+        assert published_files(login.folder / out) == reference
+    assert "2 images: 2 published" in login.run("status", handle).stdout

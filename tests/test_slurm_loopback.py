@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from cluster.cli import BAD_INPUT
-from tests.slurm_daemons import Loopback, lacking
+from cluster.handles import Handle, State
+from cluster.slurm_client import SlurmBackend
+from tests.slurm_daemons import Loopback, calls, counted, lacking, shell
+from tests.test_slurm_arrays import array
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -76,3 +79,38 @@ def test_the_drivers_exit_code_is_the_jobs(run, slurm, small, tmp_path):
     assert f"driver ended with {BAD_INPUT}" in done.stderr
     job = done.stdout.strip().removeprefix("slurm:")
     assert f"ExitCode={BAD_INPUT}:0" in slurm.ask("scontrol", "show", "job", job)
+
+
+def test_the_controller_is_asked_once_a_look_for_all_tasks_of_an_array(slurm, tmp_path, monkeypatch, eventually):
+    """The third task fails, the second is queued again by itself, and later the fourth by its user."""
+    script = """#!/bin/bash
+    me=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+    [ $me = ${SLURM_ARRAY_JOB_ID}_2 ] && [ ${SLURM_RESTART_COUNT:-0} = 0 ] && { scontrol requeue $me; sleep 60; }
+    [ $SLURM_ARRAY_TASK_ID = 3 ] && exit 7
+    exit 0
+    """
+    options = ["--parsable", "--array=1-6", "--mem=100M", "--requeue", "--output=/dev/null"]
+    number = shell("sbatch", *options, env=slurm.env, input=script).stdout.strip()
+    monkeypatch.setenv("SLURM_CONF", slurm.env["SLURM_CONF"])
+    programs = counted(tmp_path / "bin")
+    monkeypatch.setenv("PATH", str(programs), prepend=":")
+    backend, record, handle = SlurmBackend(), array(tmp_path, 6), Handle("slurm", number)
+
+    def look():
+        calls(programs)
+        found = backend.state(handle, record)
+        assert (asked := calls(programs))[0].startswith("squeue ")
+        assert len(asked) == len({line.partition(" ")[0] for line in asked}), asked
+        assert f"{number}_" not in "".join(asked)
+        return found
+
+    assert eventually(lambda: look().state is State.FAILED, seconds=60), slurm.logs()
+    found = look()
+    assert (found.exit_code, found.reason) == (7, "1 of 6 shares")
+    assert "Restarts=1" in slurm.ask("scontrol", "show", "job", f"{number}_2")
+    calls(programs)
+    backend.state(handle, record)
+    assert len(calls(programs)) == 1, "squeue alone, once all is known"
+    slurm.ask("scontrol", "requeue", f"{number}_4")
+    assert not look().state.ended
+    assert eventually(lambda: look().state is State.FAILED, seconds=60), slurm.logs()

@@ -11,7 +11,8 @@ import pytest
 
 from cluster.backends import Unreachable
 from cluster.handles import Handle, Record, State
-from cluster.slurm_client import SlurmBackend, parse_exit, parse_sacct, parse_scontrol, parse_squeue
+from cluster.slurm_answers import parse_exit, parse_sacct, parse_scontrol, parse_squeue
+from cluster.slurm_client import SlurmBackend
 from orchestrator.errors import PlanError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,28 +59,28 @@ SACCT = """\
     ],
 )
 def test_sacct_is_read_row_by_row(job, state, code):
-    found = parse_sacct(SACCT, job)
+    found = parse_sacct(SACCT)[job]
     assert (found.state, found.code) == (state, code)
 
 
 @pytest.mark.parametrize("text", ["", "\n", "slurm_load: error\n", "1\n", "|||\n"])
 def test_an_empty_or_garbled_answer_is_no_answer(text):
-    assert parse_sacct(text, "1") is None
-    assert parse_squeue(text, "1") is None
-    assert parse_scontrol(text) is None
+    assert "1" not in parse_sacct(text)
+    assert not parse_squeue(text)
+    assert not parse_scontrol(text)
 
 
 def test_a_job_that_can_never_start_is_said_to():
-    found = parse_squeue("3|PENDING|Resources\n4|PENDING|PartitionNodeLimit\n", "4")
-    assert found.state is State.PENDING
-    assert "never start" in found.reason
-    assert parse_squeue("3|PENDING|Resources\n", "3").reason == "Resources"
-    assert parse_squeue("31|RUNNING|None\n", "3") is None
+    found = parse_squeue("3|PENDING|Resources\n4|PENDING|PartitionNodeLimit\n31|RUNNING|None\n")
+    assert (found["3"].state, found["3"].reason) == (State.PENDING, "Resources")
+    assert found["4"].state is State.PENDING
+    assert "never start" in found["4"].reason
+    assert found.keys() == {"3", "4", "31"}
 
 
 def test_scontrol_is_read_by_its_first_mention():
     text = "JobId=2 JobName=gr-x JobState=FAILED Reason=NonZeroExitCode ExitCode=7:0 Command=/x/JobState=COMPLETED\n"
-    found = parse_scontrol(text)
+    found = parse_scontrol(text)["2"]
     assert (found.state, found.code, found.reason) == (State.FAILED, 7, "NonZeroExitCode")
 
 
@@ -150,7 +151,9 @@ def test_a_stopped_driver_is_interrupted_or_was_cancelled(programs, record):
 
 
 def test_the_exit_code_is_asked_for_where_no_file_tells_it(programs):
-    programs(squeue="echo '5|FAILED|NonZeroExitCode'", sacct="exit 1", scontrol="echo JobState=FAILED ExitCode=9:0")
+    programs(
+        squeue="echo '5|FAILED|NonZeroExitCode'", sacct="exit 1", scontrol="echo JobId=5 JobState=FAILED ExitCode=9:0"
+    )
     assert SlurmBackend().state(FIVE, None).exit_code == 9
 
 
