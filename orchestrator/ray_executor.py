@@ -207,8 +207,10 @@ class RayExecutor:
                 elif (call := self._inflight.pop(letter.ref, None)) and (report := self._reported(call, letter)):
                     reports.setdefault(call.lane, []).append(report)
         finally:  # also when a death among them ends the run
+            if reports:
+                took = (report.seconds for theirs in reports.values() for _, report in theirs)
+                self._nap = min(LONGEST_NAP, NAP_SHARE * min(took))
             for lane, theirs in reports.items():  # first of all: the disk is at it while what follows is dispatched
-                self._nap = min(LONGEST_NAP, *(NAP_SHARE * report.seconds for _, report in theirs))
                 if not lane.over:
                     lane.put(theirs)
             for letter in letters:
