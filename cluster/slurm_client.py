@@ -31,7 +31,8 @@ class SlurmBackend:
     """
 
     def __init__(self) -> None:
-        self._known: dict[str, Found] = {}
+        self._known: dict[str, tuple[State | None, Found]] = {}
+        """How jobs ended, and what the queue said of them then."""
 
     def render(self, submission: Submission) -> str:
         return render(submission)
@@ -61,17 +62,18 @@ class SlurmBackend:
         return together([self._state(job, answers, record) for job in _jobs(handle, record)])
 
     def _state(self, job: str, answers: Answers, record: Record | None) -> Found:
-        """Return the state of one job; what is known of its end holds until somebody has queued it again."""
+        """Return the state of one job; what is known of its end holds until the queue says something else."""
         queued = answers.squeue.get(job)
         if queued is not None and not queued.state.ended:
             self._known.pop(job, None)
             return queued
-        if job not in self._known:
-            found = _settle(job, answers, record)
-            if found.state not in FINAL or (found.state is State.FAILED and found.code is None):
-                return found
-            self._known[job] = found
-        return self._known[job]
+        said, known = self._known.get(job, (None, None))
+        if known is None or (queued is not None and queued.state is not said):
+            known = _settle(job, answers, record)
+            self._known.pop(job, None)
+            if known.state in FINAL and (known.state is not State.FAILED or known.code is not None):
+                self._known[job] = None if queued is None else queued.state, known
+        return known
 
     def logs(self, handle: Handle, record: Record | None, follow: bool) -> Iterator[str]:
         if record is None or record.folder is None:

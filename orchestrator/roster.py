@@ -22,6 +22,10 @@ from orchestrator.lane import Lane
 from orchestrator.mailbox import Durable, Mailbox
 from orchestrator.session import Session
 
+# Workers that may die of a run that is opened with nothing beside it, one after another: by then it is the run. With those
+# that died of it together before they are fewer than the pool endures.
+ALONE = 2
+
 
 class Roster:
     """Runs and the workers that count for them; a worker is an orchestrator.ray_pool.Member."""
@@ -33,9 +37,8 @@ class Roster:
         self._asked: dict[Any, float] = {}  # when, by the monotonic clock
         self._mailbox = mailbox
         self._workers: dict[Any, None] = {}
-        self._trial: tuple[Lane, Any] | None = (
-            None  # the suspect that is opened next, and the worker that is to be idle
-        )
+        # The suspect that is opened next, and the worker that is to be idle.
+        self._trial: tuple[Lane, Any] | None = None
         self._numbers = 0
         self._arrivals = Arrivals()
 
@@ -106,17 +109,19 @@ class Roster:
     def blame(self, worker: Any, cause: str, most: int, *, beside: bool) -> bool:
         """Count a death at the run that the worker was getting ready for; True when that ends the run, for good.
 
-        It ends when nobody is ready for it and more than `most` have died of it. beside: the worker had tiles of other
-        runs, which proves nothing: the next to open this run will have none, so that its death counts.
+        It ends when nobody is ready for it and more than `most` have died of it, or than ALONE of them when it is tried
+        alone. beside: the worker had tiles of other runs, which proves nothing: the next to open this run will have none,
+        so that its death counts.
         """
         lane = next((lane for lane, other in self.opening.values() if other is worker), None)
         if lane is None or lane.over or lane.opened:
             return False
-        if beside and self._trial != (lane, worker):
+        alone = self._trial == (lane, worker)
+        if beside and not alone:
             lane.suspect = True
             return False
         lane.deaths += 1
-        if lane.deaths > most:
+        if lane.deaths > (min(most, ALONE) if alone else most):
             with self.concerning(lane):
                 raise RunError(f"workers died {lane.deaths} times as they got ready for this run; the last: {cause}")
         return lane.over

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob
-import mmap
 import os
 import shutil
 import uuid
@@ -154,9 +153,3 @@ def sweep(folder: Path) -> int:
         else:
             path.unlink(missing_ok=True)
     return len(stale)
-
-
-def mapped(path: Path | str) -> mmap.mmap:
-    """Map a whole file read-only: parsers and codecs read it in place, through the page cache."""
-    with open(path, "rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

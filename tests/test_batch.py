@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import time
 import uuid
@@ -15,6 +16,7 @@ from orchestrator.batch_records import Records
 from orchestrator.events import BatchCommitted, WorkerLost, WorkerStarted
 from orchestrator.history import read_events
 from orchestrator.ray_executor import RayExecutor
+from orchestrator.roster import ALONE
 from orchestrator.rundir import RunDir
 from storage.attempt import Attempt
 
@@ -239,9 +241,9 @@ def test_an_image_that_kills_every_worker_at_the_door_ends_alone(pictures, refer
 
 
 @pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize("guilty", ["opening", "tile"])
+@pytest.mark.parametrize(("guilty", "workers"), [("opening", 1), ("opening", 3), ("tile", 1)])
 def test_a_death_while_a_run_opens_beside_anothers_tiles_is_held_against_neither_before_it_is_tried_alone(
-    pictures, references, job, tmp_path, published_files, guilty
+    pictures, references, job, tmp_path, published_files, guilty, workers
 ):
     """The first time both are under way. Then an opening dies always, or a tile whenever the other run opens beside it."""
     knocked, first = tmp_path / "knocked", tmp_path / "first"
@@ -274,7 +276,7 @@ def test_a_death_while_a_run_opens_beside_anothers_tiles_is_held_against_neither
     watcher, names = Watcher(lambda *_: None), ["im0", "im1"]
     records = Records(tmp_path / "batch.jsonl", {})
     batch = Batch(images(names, pictures, job, tmp_path), records, window=2, verify=False, watch=watcher)
-    batch.run(RayExecutor(1, kind=WorkerKind(actor=Deadly)), 30.0)
+    batch.run(RayExecutor(workers, kind=WorkerKind(actor=Deadly)), 30.0)
     assert batch.trouble is None
     failed = {*names} - {first.read_text()} if guilty == "opening" else set()
     assert {name for name, record in records.latest.items() if record.state != "published"} == failed
@@ -282,8 +284,11 @@ def test_a_death_while_a_run_opens_beside_anothers_tiles_is_held_against_neither
         assert published_files(tmp_path / name) == references[name]
     deaths = {event.worker for _, event in watcher.events if isinstance(event, WorkerLost)}
     for name in failed:
-        assert "workers died 2 times as they got ready for this run" in records.latest[name].error
-    assert len(deaths) == (3 if failed else 1), "one beside tiles, which proves nothing, and two alone"
+        assert re.search(r"workers died \d times as they got ready for this run", records.latest[name].error)
+    if failed:  # those beside tiles, of any of the first workers, prove nothing; those alone, of more than ALONE, do
+        assert 3 <= len(deaths) <= workers + min(workers, ALONE) + 1
+    else:
+        assert len(deaths) == 1
 
 
 def test_a_manifest_gives_each_image_options_of_its_own(pictures, tmp_path, cli, published_pixels):

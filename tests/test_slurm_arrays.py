@@ -118,6 +118,15 @@ def test_what_is_known_of_an_end_holds_until_the_task_is_queued_again(programs, 
     assert asked(tmp_path) == ["squeue", "squeue"]
 
 
+def test_an_end_that_the_queue_tells_otherwise_than_before_is_looked_at_again(programs, tmp_path):
+    """Queued again and done between two looks."""
+    backend, record, handle = SlurmBackend(), array(tmp_path, 4), Handle("slurm", "1")
+    programs(squeue=SQUEUE, sacct="", scontrol=SCONTROL)
+    assert backend.state(handle, record).state is State.FAILED
+    programs(squeue=SQUEUE.replace("1_3|FAILED|NonZeroExitCode", "1_3|COMPLETED|None"))
+    assert backend.state(handle, record).state is State.SUCCEEDED
+
+
 @pytest.mark.parametrize("state", ["NODE_FAIL", "PREEMPTED"])
 def test_a_task_that_may_yet_be_queued_again_is_asked_for_again(programs, tmp_path, state):
     backend, record, handle = SlurmBackend(), array(tmp_path, 2), Handle("slurm", "1")

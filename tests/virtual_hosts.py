@@ -17,7 +17,7 @@ from tests.slurm_daemons import Daemons, shell, short_hostname
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = ("ip", "nsenter", "unshare", *slurm_daemons.PROGRAMS)
 # Hosts have a /tmp of their own; what they need of this machine's: the checkout and Python's environment, if they are there.
-NEEDED = sorted({path for path in (ROOT, Path(sys.prefix).resolve()) if path.is_relative_to("/tmp")})
+NEEDED = sorted({path for path in (ROOT, Path(sys.prefix), Path(sys.prefix).resolve()) if path.is_relative_to("/tmp")})
 
 # What a host runs first. Arguments: its name, its folder of /etc files, the folders to keep below /tmp, then the command.
 INIT = """
@@ -156,4 +156,6 @@ class Slurm(Hosts, Daemons):
 
 
 if __name__ == "__main__":
-    sys.exit(missing() or 0)
+    if lacking := missing():  # a code of its own: any other one is a fault of this file
+        print(lacking)
+        sys.exit(3)
