@@ -13,7 +13,7 @@ from orchestrator.report import Report
 
 # Reports are collected so long, s, before they share a write to the disk: nobody waits for it, and a crash costs no more
 # than what was reported meanwhile. Each write costs the driver about .4 ms of CPU, threads that wake up included.
-GATHER_SECONDS = 0.1
+GATHER_SECONDS = 0.05
 
 Reports = Sequence[tuple[str, Report]]
 """Names of workers and what they reported."""

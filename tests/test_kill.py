@@ -119,7 +119,7 @@ def finish(run, small, resume_with, reference, published_files, unfinished_files
 
 @pytest.mark.parametrize(
     ("tiles", "resume_with"),
-    [(1, ["--executor", "serial"]), (11, ["--executor", "serial", "--batch", 4]), (21, ["--workers", 2])],
+    [(1, ["--executor", "serial"]), (11, ["--executor", "serial", "--batch", 4]), (18, ["--workers", 2])],
     ids=["early", "middle", "late"],
 )
 def test_a_killed_driver_leaves_no_process_and_resumes_to_the_same_bytes(
