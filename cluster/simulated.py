@@ -7,7 +7,6 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 from threading import Event, Lock, Thread
-from typing import Any
 
 from orchestrator.actors import Introduction, introduce
 from orchestrator.batch_call import BatchCall
@@ -47,7 +46,7 @@ class SimulatedWorker:
         """Forget a run."""
         self._columns.pop(run, None)
 
-    def run(self, call: bytes, *after: list[Any]) -> list[Any]:
+    def run(self, call: bytes, *after: bytes) -> bytes:
         """Sleep as long as the batch takes."""
         slot, run, keys = BatchCall.of(call)
         _, row, col = keys[0]
@@ -60,7 +59,7 @@ class SimulatedWorker:
             with self._lock:
                 end = self._free[slot] = max(now, self._free[slot]) + cost
             _sleep_until(end)
-        return Report((), cost, len(keys)).plain()
+        return Report((), cost, len(keys)).packed()
 
 
 class _Stepper:

@@ -85,23 +85,23 @@ class RayWorker:
         self._workers.pop(run, None)
         self._used.pop(run, None)
 
-    def run(self, call: bytes, *after: list[Any]) -> list[Any]:
+    def run(self, call: bytes, *after: bytes) -> bytes:
         """Restore a batch (a packed BatchCall) and report it; `after` are the reports of the tiles that it depends on."""
         _, run, keys = BatchCall.of(call)
         try:
             report = self._pipeline.submit(self._workers[run], list(keys)).result()
         except Exception as err:
             raise plain(err) from None
-        return report.plain()
+        return report.packed()
 
-    def fill(self, call: bytes) -> list[Any]:
+    def fill(self, call: bytes) -> bytes:
         """Write what stands in for tiles that cannot be restored (orchestrator.substitute)."""
         _, run, keys = BatchCall.of(call)
         try:
             report = self._workers[run].substitute(list(keys))
         except Exception as err:
             raise plain(err) from None
-        return report.plain()
+        return report.packed()
 
     def _network(self, run: int, *name: Any) -> Any:
         """Return a run's network, shared with the others; one that nobody uses goes before another is loaded."""

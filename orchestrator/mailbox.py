@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from threading import Event, Thread
 from typing import Any
 
 from orchestrator.report import Report
 
-# Reports are collected so long, s, before they share a write to the disk: nobody waits for it, and a crash costs no more
-# than what was reported meanwhile. Each write costs the driver about .4 ms of CPU, threads that wake up included.
-GATHER_SECONDS = 0.05
+# Reports are collected for this share of the time that there has been work, within these limits, s, before they share a
+# write to the disk: nobody waits for it, and a crash costs no more than what was reported meanwhile. Each write costs the
+# driver about .4 ms of CPU, threads that wake up included.
+GATHER_SHARE, LEAST_GATHER, MOST_GATHER = 0.01, 0.05, 0.5
 
 Reports = Sequence[tuple[str, Report]]
 """Names of workers and what they reported."""
@@ -43,6 +46,20 @@ class Rung:
 Letter = Result | Durable | Rung
 
 
+_here = threading.local()
+
+
+def _stay() -> None:
+    """Keep the thread that calls this, one of Ray's, known to Python.
+
+    Python would forget it after each call, and map a stack for the next: three system calls, and an interrupt of the
+    other cores (docs/RESULTS.md).
+    """
+    if not hasattr(_here, "known"):
+        _here.known = True
+        ctypes.pythonapi.PyGILState_Ensure()  # without the release that would end what Python knows of the thread
+
+
 class Mailbox:
     """Collect what happens on other threads for the one that acts on it."""
 
@@ -51,7 +68,12 @@ class Mailbox:
 
     def expect(self, ref: Any) -> None:
         """Put a remote call's result here when it is there."""
-        ref.future().add_done_callback(lambda answer: self.put(Result(ref, answer)))
+
+        def arrived(answer: Future[Any]) -> None:
+            _stay()
+            self.put(Result(ref, answer))
+
+        ref.future().add_done_callback(arrived)
 
     def put(self, letter: Letter) -> None:
         self._letters.put(letter)
@@ -77,9 +99,10 @@ class Recorder:
 
     def __init__(self, record: Callable[[Reports], None], mailbox: Mailbox) -> None:
         self._record, self._mailbox = record, mailbox
+        self._began = time.monotonic()
         self._reports: SimpleQueue[Reports | None] = SimpleQueue()
-        self._urgent = Event()
-        self._thread = Thread(target=self._write, name="journal", daemon=True)
+        self._urgent = threading.Event()
+        self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
         self._thread.start()
         self.pending = 0
         """Reports whose letter has not been taken; whoever takes it counts down."""
@@ -107,7 +130,7 @@ class Recorder:
         failure: Exception | None = None
         while (first := self._reports.get()) is not None:
             reports, last = list(first), False
-            self._urgent.wait(GATHER_SECONDS)
+            self._urgent.wait(min(max(GATHER_SHARE * (time.monotonic() - self._began), LEAST_GATHER), MOST_GATHER))
             while not self._reports.empty():
                 more = self._reports.get()
                 last = more is None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from orchestrator.grid import TileKey
+
+# Seconds, evaluations, tiles filled, limit (0: none), substituted or not; then the trouble in UTF-8.
+_HEAD = struct.Struct("<dqqq?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +28,13 @@ class Report:
     trouble: str = ""
     """How the store failed before it worked again; empty when it did not."""
 
-    def plain(self) -> list[Any]:
-        """Return it without the keys, which the driver knows, as Ray sends it without pickling."""
-        return [self.seconds, self.nfe, self.filled, self.limit, self.substituted, self.trouble]
+    def packed(self) -> bytes:
+        """Return it without the keys, which the driver knows, as bytes: Ray sends them without pickling."""
+        head = _HEAD.pack(self.seconds, self.nfe, self.filled, self.limit or 0, self.substituted)
+        return head + self.trouble.encode(errors="backslashreplace")
 
     @classmethod
-    def of(cls, keys: Sequence[TileKey], plain: list[Any]) -> Report:
-        """Return the report of a batch from its plain form."""
-        return cls(tuple(keys), *plain)
+    def of(cls, keys: Sequence[TileKey], packed: bytes) -> Report:
+        """Return the report of a batch from its packed form."""
+        seconds, nfe, filled, limit, substituted = _HEAD.unpack_from(packed)
+        return cls(tuple(keys), seconds, nfe, filled, limit or None, substituted, packed[_HEAD.size :].decode())
