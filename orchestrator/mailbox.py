@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -44,6 +46,8 @@ class Rung:
 
 
 Letter = Result | Durable | Rung
+Answers = Callable[[Collection[Any]], Sequence[tuple[Any, Future[Any]]]]
+"""Returns which of some remote calls have ended, and how."""
 
 
 _here = threading.local()
@@ -65,30 +69,56 @@ class Mailbox:
 
     def __init__(self) -> None:
         self._letters: SimpleQueue[Letter] = SimpleQueue()
+        self._quiet: deque[Letter] = deque()
+        self._expected: dict[Any, None] = {}
+        """Remote calls whose result nobody has been asked to bring."""
 
     def expect(self, ref: Any) -> None:
-        """Put a remote call's result here when it is there."""
+        """Have a remote call's result here when it is there."""
+        self._expected[ref] = None
 
+    def put(self, letter: Letter) -> None:
+        self._letters.put(letter)
+
+    def put_quietly(self, letter: Letter) -> None:
+        """Put a letter that wakes nobody: it is found by who looks for another reason, or has waited in vain."""
+        self._quiet.append(letter)
+
+    def take(self, timeout: float | None = None) -> list[Letter]:
+        """Wait for a letter, at most `timeout` seconds, and return all that have come."""
+        for ref in self._expected:
+            self._have_brought(ref)
+        self._expected.clear()
+        try:
+            first = [self._letters.get(timeout=timeout)]
+        except Empty:
+            first = []
+        return first + self._come()
+
+    def look(self, answers: Answers) -> list[Letter]:
+        """Return what has come by now; what `answers` tells need not be brought, so that nothing wakes this process."""
+        found = self._come()
+        for ref, answer in answers(self._expected):
+            del self._expected[ref]
+            found.append(Result(ref, answer))
+        return found
+
+    def _come(self) -> list[Letter]:
+        found: list[Letter] = []
+        with suppress(Empty):
+            while True:
+                found.append(self._letters.get_nowait())
+        with suppress(IndexError):
+            while True:
+                found.append(self._quiet.popleft())
+        return found
+
+    def _have_brought(self, ref: Any) -> None:
         def arrived(answer: Future[Any]) -> None:
             _stay()
             self.put(Result(ref, answer))
 
         ref.future().add_done_callback(arrived)
-
-    def put(self, letter: Letter) -> None:
-        self._letters.put(letter)
-
-    def take(self, timeout: float | None = None) -> list[Letter]:
-        """Wait for a letter, at most `timeout` seconds, and return all that have come."""
-        try:
-            found = [self._letters.get(timeout=timeout)]
-        except Empty:
-            return []
-        while True:
-            try:
-                found.append(self._letters.get_nowait())
-            except Empty:
-                return found
 
 
 class Recorder:
@@ -108,7 +138,7 @@ class Recorder:
         """Reports whose letter has not been taken; whoever takes it counts down."""
 
     def put(self, reports: Reports) -> None:
-        """Record batches; a `Durable` follows."""
+        """Record batches; a `Durable` follows, quietly unless there is a hurry or it failed."""
         self.pending += len(reports)
         self._reports.put(reports)
 
@@ -140,6 +170,10 @@ class Recorder:
                     self._record(reports)
             except Exception as err:  # the disk's refusal: the driver's thread raises it
                 failure = err
-            self._mailbox.put(Durable(self, reports, failure))
+            letter = Durable(self, reports, failure)
+            if self._urgent.is_set() or failure is not None:
+                self._mailbox.put(letter)
+            else:
+                self._mailbox.put_quietly(letter)
             if last:
                 return

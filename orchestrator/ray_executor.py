@@ -27,9 +27,10 @@ from orchestrator.errors import WorkerBroken
 from orchestrator.events import BatchHalved, Draining
 from orchestrator.grid import TileKey
 from orchestrator.lane import Lane
-from orchestrator.mailbox import Durable, Mailbox, Result, Rung
+from orchestrator.mailbox import Durable, Letter, Mailbox, Result, Rung
 from orchestrator.patience import disk_full
 from orchestrator.policy import CPU_BATCH, GPU_BATCH
+from orchestrator.ray_answers import answers
 from orchestrator.ray_cluster import connected, first_line, knock
 from orchestrator.ray_metrics import RayMetrics
 from orchestrator.ray_pool import Member, Pool
@@ -44,7 +45,7 @@ OTHER_CALLS = 2
 TICK_SECONDS = 0.5
 # While every worker has its next batch in hand nobody waits for this process: it sleeps on for this share of what the last
 # batches took, at most so many seconds, and acts in one go on what was reported meanwhile (docs/RESULTS.md).
-NAP_SHARE, LONGEST_NAP = 0.25, 0.1
+NAP_SHARE, LONGEST_NAP = 0.5, 0.1
 # A longer pause between two looks means that this process stood still (stopped, suspended, waiting for a disk): then
 # what it waits for is not late, seconds.
 STILL_SECONDS = 5.0
@@ -153,6 +154,7 @@ class RayExecutor:
         if self._stop.requested:
             for lane in self._roster.lanes:
                 lane.session.emit(Draining(batches=len(self._inflight), seconds=self._stop.seconds))
+                lane.recorder.hurry()
             while any(lane.draining for lane in self._roster.lanes):
                 self._collect()
                 self._tick()
@@ -192,9 +194,11 @@ class RayExecutor:
     def _collect(self) -> None:
         """Announce what is new, wait for something to happen, and act on it and on all that has happened by then."""
         self._roster.announce()
+        letters: list[Letter] = []
         if self._nap and self._crew.supplied:
             time.sleep(self._nap)
-        letters = self._mailbox.take(TICK_SECONDS)
+            letters = self._mailbox.look(answers)
+        letters = letters or self._mailbox.take(TICK_SECONDS)
         reports: dict[Lane, list[tuple[str, Report]]] = {}
         try:
             for letter in letters:

@@ -1,13 +1,17 @@
-"""The journal's thread: records in the order of the reports, and none after one that could not be written."""
+"""The driver's mailbox and the journal's thread: records in the order of the reports, and none after one that failed."""
 
 import os
+import threading
+import time
+from collections.abc import Collection
+from concurrent.futures import Future
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.grid import TileKey
-from orchestrator.mailbox import Durable, Mailbox, Recorder
+from orchestrator.mailbox import Durable, Mailbox, Recorder, Result
 from orchestrator.report import Report
 
 
@@ -39,6 +43,52 @@ def test_records_are_written_in_order_and_none_after_a_failure(bad: int | None):
     assert told == written
     assert (bad is None) == (len(written) == 6)
     assert bad is None or bad not in written
+
+
+def test_a_record_wakes_nobody_unless_there_is_a_hurry():
+    mailbox = Mailbox()
+    recorder = Recorder(lambda _: None, mailbox)
+    recorder.put(reports(0))
+    for _ in range(600):
+        began = time.monotonic()
+        found = mailbox.take(0.2)
+        assert time.monotonic() - began > 0.19, "the record rang"
+        if found:
+            break
+    assert len(found) == 1
+    recorder.hurry()
+    recorder.put(reports(1))
+    assert len(mailbox.take(600)) == 1
+    recorder.close()
+
+
+class Call:
+    """A remote call, as far as the mailbox needs one."""
+
+    def __init__(self) -> None:
+        self.answer = Future[str]()
+
+    def future(self) -> Future[str]:
+        return self.answer
+
+
+def ended(calls: Collection[Call]) -> list[tuple[Call, Future[str]]]:
+    return [(call, call.answer) for call in calls if call.answer.done()]
+
+
+def test_an_answer_is_found_once_by_looking_or_by_waiting():
+    mailbox, (first, second, third) = Mailbox(), (Call(), Call(), Call())
+    for call in (first, second, third):
+        mailbox.expect(call)
+    assert mailbox.look(ended) == []
+    first.answer.set_result("first")
+    assert mailbox.look(ended) == [Result(first, first.answer)]
+    second.answer.set_result("second")
+    assert mailbox.take(600) == [Result(second, second.answer)]
+    later = threading.Timer(0.05, third.answer.set_result, ["third"])
+    later.start()
+    assert mailbox.take(600) == [Result(third, third.answer)]
+    assert mailbox.look(ended) == mailbox.take(0) == []
 
 
 @given(
