@@ -6,7 +6,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TextIO
 
@@ -83,6 +83,8 @@ class BatchCommitted:
     """Tiles of the batch that needed none."""
     path: int = 0
     """Tiles on the longest chain that was then left (orchestrator.remaining)."""
+    ended: float = field(default_factory=time.time)
+    """When the batch was over, s since 1970; batches share writes of the journal, so this is told up to a second later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,12 +81,19 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
                 continue  # the disk was full while it was written
 
 
+def ended(event: dict[str, Any]) -> float:
+    """Return when a `BatchCommitted` was over; older logs tell only when it was durable."""
+    when: float = event.get("ended", event["time"])
+    return when
+
+
 def read_history(path: Path) -> History:
     """Read an event log twice: for its length, then for what happened in each column of the timeline."""
     found = History()
     for event in read_events(path):
-        begin = event["time"] - event.get("seconds", 0.0) * (event["event"] == "BatchCommitted")
-        found.began = min(found.began, begin)
+        if event["event"] == "BatchCommitted":
+            found.began = min(found.began, ended(event) - event["seconds"])
+        found.began = min(found.began, event["time"])
         found.ended = max(found.ended, event["time"])
     for event in read_events(path):
         _apply(found, event)
@@ -137,7 +144,7 @@ def _commit(found: History, event: dict[str, Any]) -> None:
     found.done += len(keys)
     found.nfe += event["nfe"]
     found.filled += event.get("filled", 0)
-    end = event["time"] - found.began
+    end = ended(event) - found.began
     found.progress[int(end / found.column)] = found.done
     lo, coarse = end - seconds, int(keys[0][0] > 0)
     for column in range(int(lo / found.column), int(end / found.column) + 1):

@@ -58,6 +58,9 @@ class Lane:
         """
         self.recorder.put(reports)
         self.session.reported(reports)
+
+    def hurry(self) -> None:
+        """Collect reports no longer when there is nothing else to wait for than their records."""
         if not (self.frontier.ready or self.frontier.running):
             self.recorder.hurry()
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from orchestrator.report import Report
 
-# Reports are collected for this share of the time that there has been work, within these limits, s, before they share a
-# write to the disk: nobody waits for it, and a crash costs no more than what was reported meanwhile. Each write costs the
-# driver about .4 ms of CPU, threads that wake up included.
+# Reports are collected for this share of the time since the first, within these limits, s, before they share a write to the
+# disk: nobody waits for it, and a crash costs no more than what was reported meanwhile. Each write costs the driver about
+# .4 ms of CPU, threads that wake up included.
 GATHER_SHARE, LEAST_GATHER, MOST_GATHER = 0.01, 0.05, 0.5
 
 Reports = Sequence[tuple[str, Report]]
@@ -54,10 +54,10 @@ _here = threading.local()
 
 
 def _stay() -> None:
-    """Keep the thread that calls this, one of Ray's, known to Python.
+    """Keep the thread that calls this known to Python; without effect on a thread that Python has started.
 
-    Python would forget it after each call, and map a stack for the next: three system calls, and an interrupt of the
-    other cores (docs/RESULTS.md).
+    Ray brings answers on a thread of its own. Python would forget it after each call, and map a stack for the next: three
+    system calls, and an interrupt of the other cores (docs/RESULTS.md).
     """
     if not hasattr(_here, "known"):
         _here.known = True
@@ -70,6 +70,7 @@ class Mailbox:
     def __init__(self) -> None:
         self._letters: SimpleQueue[Letter] = SimpleQueue()
         self._quiet: deque[Letter] = deque()
+        """Letters that have woken nobody."""
         self._expected: dict[Any, None] = {}
         """Remote calls whose result nobody has been asked to bring."""
 
@@ -78,33 +79,30 @@ class Mailbox:
         self._expected[ref] = None
 
     def put(self, letter: Letter) -> None:
+        """Put a letter, and wake who waits for one."""
         self._letters.put(letter)
 
     def put_quietly(self, letter: Letter) -> None:
-        """Put a letter that wakes nobody: it is found by who looks for another reason, or has waited in vain."""
+        """Put a letter that is found by who looks: for another reason, or because waiting has taken too long."""
         self._quiet.append(letter)
 
-    def take(self, timeout: float | None = None) -> list[Letter]:
-        """Wait for a letter, at most `timeout` seconds, and return all that have come."""
+    def take(self, timeout: float) -> list[Letter]:
+        """Return all letters that have come; when there is none, wait for one, at most `timeout` seconds."""
         for ref in self._expected:
             self._have_brought(ref)
         self._expected.clear()
-        try:
-            first = [self._letters.get(timeout=timeout)]
-        except Empty:
-            first = []
-        return first + self._come()
+        if found := self.look():
+            return found
+        with suppress(Empty):
+            found.append(self._letters.get(timeout=timeout))
+        return found + self.look()
 
-    def look(self, answers: Answers) -> list[Letter]:
+    def look(self, answers: Answers = lambda _: ()) -> list[Letter]:
         """Return what has come by now; what `answers` tells need not be brought, so that nothing wakes this process."""
-        found = self._come()
+        found: list[Letter] = []
         for ref, answer in answers(self._expected):
             del self._expected[ref]
             found.append(Result(ref, answer))
-        return found
-
-    def _come(self) -> list[Letter]:
-        found: list[Letter] = []
         with suppress(Empty):
             while True:
                 found.append(self._letters.get_nowait())
@@ -129,7 +127,6 @@ class Recorder:
 
     def __init__(self, record: Callable[[Reports], None], mailbox: Mailbox) -> None:
         self._record, self._mailbox = record, mailbox
-        self._began = time.monotonic()
         self._reports: SimpleQueue[Reports | None] = SimpleQueue()
         self._urgent = threading.Event()
         self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
@@ -138,7 +135,7 @@ class Recorder:
         """Reports whose letter has not been taken; whoever takes it counts down."""
 
     def put(self, reports: Reports) -> None:
-        """Record batches; a `Durable` follows, quietly unless there is a hurry or it failed."""
+        """Record batches; a `Durable` follows: quietly unless there is a hurry, or they cannot be recorded."""
         self.pending += len(reports)
         self._reports.put(reports)
 
@@ -158,9 +155,11 @@ class Recorder:
 
     def _write(self) -> None:
         failure: Exception | None = None
+        began: float | None = None
         while (first := self._reports.get()) is not None:
             reports, last = list(first), False
-            self._urgent.wait(min(max(GATHER_SHARE * (time.monotonic() - self._began), LEAST_GATHER), MOST_GATHER))
+            began = began or time.monotonic()
+            self._urgent.wait(min(max(GATHER_SHARE * (time.monotonic() - began), LEAST_GATHER), MOST_GATHER))
             while not self._reports.empty():
                 more = self._reports.get()
                 last = more is None
@@ -170,10 +169,8 @@ class Recorder:
                     self._record(reports)
             except Exception as err:  # the disk's refusal: the driver's thread raises it
                 failure = err
-            letter = Durable(self, reports, failure)
+            self._mailbox.put_quietly(Durable(self, reports, failure))
             if self._urgent.is_set() or failure is not None:
-                self._mailbox.put(letter)
-            else:
-                self._mailbox.put_quietly(letter)
+                self._mailbox.put(Rung())
             if last:
                 return

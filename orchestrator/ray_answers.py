@@ -17,9 +17,9 @@ def answers(refs: Collection[Any]) -> list[tuple[Any, Future[Any]]]:
 
 
 def _answer(ref: Any) -> Future[Any]:
-    answer = Future[Any]()
+    answer: Future[Any] = Future()
     try:
         answer.set_result(ray.get(ref))
     except RayError as err:
-        answer.set_exception(err)
+        answer.set_exception(err.with_traceback(None))  # which would hold the reference
     return answer

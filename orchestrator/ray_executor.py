@@ -43,8 +43,9 @@ from orchestrator.stopping import Stop
 OTHER_CALLS = 2
 # How often deadlines, signals and the cluster are looked at, seconds.
 TICK_SECONDS = 0.5
-# While every worker has its next batch in hand nobody waits for this process: it sleeps on for this share of what the last
-# batches took, at most so many seconds, and acts in one go on what was reported meanwhile (docs/RESULTS.md).
+# While every worker has its next batch in hand nobody waits for this process: it sleeps on for this share of what the
+# shortest of the last batches took, at most so many seconds, and acts in one go on what was reported meanwhile
+# (docs/RESULTS.md).
 NAP_SHARE, LONGEST_NAP = 0.5, 0.1
 # A longer pause between two looks means that this process stood still (stopped, suspended, waiting for a disk): then
 # what it waits for is not late, seconds.
@@ -344,7 +345,7 @@ class RayExecutor:
             lane.recorder.close()
         if not self._cluster.silent:
             self._pool.close()
-        for letter in self._mailbox.take(0):  # what became durable while the runs were ending
+        for letter in self._mailbox.look():  # what became durable while the runs were ending
             if isinstance(letter, Durable) and letter.error is None:
                 self._roster.durable(letter)
         self._roster.announce()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from orchestrator.grid import TileKey
 
@@ -27,6 +28,8 @@ class Report:
     """The tiles could not be restored, and hold what stands in for them."""
     trouble: str = ""
     """How the store failed before it worked again; empty when it did not."""
+    ended: float = field(default_factory=time.time, compare=False)
+    """When the batch was over by the clock of whoever holds the report, s since 1970: it becomes durable later."""
 
     def packed(self) -> bytes:
         """Return it without the keys, which the driver knows, as bytes: Ray sends them without pickling."""

@@ -180,7 +180,9 @@ class Roster:
                 lane.announce()
 
     def settle(self) -> None:
-        """Give back the runs that are through."""
+        """Give back the runs that are through, and have the last records of others written at once."""
+        for lane in self.lanes:
+            lane.hurry()
         for lane in [lane for lane in self.lanes if lane.idle]:
             with self.concerning(lane):
                 lane.announce()

@@ -119,6 +119,7 @@ class Session:
                     nfe=report.nfe,
                     filled=report.filled,
                     path=self.path.length,
+                    ended=round(report.ended, 3),
                 )
             )
             if report.trouble:

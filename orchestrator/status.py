@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestrator.history import read_events
+from orchestrator.history import ended, read_events
 from orchestrator.pace import Pace
 from orchestrator.resolve import load_plan
 from orchestrator.rundir import RunDir, parse_tile_record, substituted_keys
@@ -72,7 +72,7 @@ def _events(path: Path) -> _Told:
             case "BatchCommitted":
                 told.pace.workers.add(event["worker"])
                 told.pace.committed(
-                    event["time"], event["seconds"], len(event["keys"]), event["nfe"], event.get("path", 0)
+                    ended(event), event["seconds"], len(event["keys"]), event["nfe"], event.get("path", 0)
                 )
             case "BatchFailed" | "TileGivenUp":
                 told.failures, told.last_failure = told.failures + 1, event["cause"]

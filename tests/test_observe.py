@@ -136,6 +136,17 @@ def test_busy_time_is_spread_over_the_columns_in_which_it_was_spent(tmp_path):
     assert all(sum(column) <= found.column * 1.001 for column in worker.columns.values())
 
 
+def test_a_batch_was_worked_on_until_it_ended_not_until_its_record_was_written(tmp_path):
+    now = time.time()
+    batch = BatchCommitted(worker="w", keys=((0, 0, 0),), seconds=20.0, nfe=1, ended=now - 30.0)
+    path = written(tmp_path / "events.jsonl", [RunStarted(tiles=1, done=0, executor="ray"), batch])
+    found = read_history(path)
+    assert found.seconds == pytest.approx(50.0, abs=5.0)
+    worked = found.workers["w"].columns
+    assert max(worked) <= 0.5 * COLUMNS
+    assert sum(sum(column) for column in worked.values()) == pytest.approx(20.0)
+
+
 def test_status_and_report_tell_of_a_finished_run(small, job, serially, tmp_path, cli):
     serially(job(small, tmp_path / "out", sampling={"intent": "faithful", "steps": 1}))
     told = json.loads(cli("status", tmp_path / "out", "--json").out)
