@@ -47,7 +47,7 @@ class _Clock:
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, BatchCommitted):
-            self._ended = time.monotonic()
+            self._ended = event.ended
             self._began = self._began or self._ended - event.seconds
             self.busy += event.seconds
 

@@ -84,7 +84,8 @@ class BatchCommitted:
     path: int = 0
     """Tiles on the longest chain that was then left (orchestrator.remaining)."""
     ended: float = field(default_factory=time.time)
-    """When the batch was over, s since 1970; batches share writes of the journal, so this is told up to a second later."""
+    """When the driver learned that the batch was over, s since 1970; batches share writes of the journal, so that this is
+    told about a second later at most, and later while the store fails."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

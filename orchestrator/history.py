@@ -91,10 +91,10 @@ def read_history(path: Path) -> History:
     """Read an event log twice: for its length, then for what happened in each column of the timeline."""
     found = History()
     for event in read_events(path):
+        begin = end = event["time"]
         if event["event"] == "BatchCommitted":
-            found.began = min(found.began, ended(event) - event["seconds"])
-        found.began = min(found.began, event["time"])
-        found.ended = max(found.ended, event["time"])
+            begin, end = ended(event) - event["seconds"], max(end, ended(event))
+        found.began, found.ended = min(found.began, begin), max(found.ended, end)
     for event in read_events(path):
         _apply(found, event)
     return found

@@ -66,7 +66,6 @@ class Lane:
 
     def durable(self, letter: Durable) -> None:
         """Count batches as committed that are on the disk; raises what kept them from it."""
-        self.recorder.pending -= len(letter.reports)
         if letter.error is not None:
             raise letter.error
         self.session.release(letter.reports)

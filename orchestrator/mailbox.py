@@ -100,12 +100,12 @@ class Mailbox:
     def look(self, answers: Answers = lambda _: ()) -> list[Letter]:
         """Return what has come by now; what `answers` tells need not be brought, so that nothing wakes this process."""
         found: list[Letter] = []
+        with suppress(Empty):  # first: they answer older calls than those that nobody has been asked to bring
+            while True:
+                found.append(self._letters.get_nowait())
         for ref, answer in answers(self._expected):
             del self._expected[ref]
             found.append(Result(ref, answer))
-        with suppress(Empty):
-            while True:
-                found.append(self._letters.get_nowait())
         with suppress(IndexError):
             while True:
                 found.append(self._quiet.popleft())
@@ -131,12 +131,9 @@ class Recorder:
         self._urgent = threading.Event()
         self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
         self._thread.start()
-        self.pending = 0
-        """Reports whose letter has not been taken; whoever takes it counts down."""
 
     def put(self, reports: Reports) -> None:
         """Record batches; a `Durable` follows: quietly unless there is a hurry, or they cannot be recorded."""
-        self.pending += len(reports)
         self._reports.put(reports)
 
     def close(self) -> None:

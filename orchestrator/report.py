@@ -29,7 +29,7 @@ class Report:
     trouble: str = ""
     """How the store failed before it worked again; empty when it did not."""
     ended: float = field(default_factory=time.time, compare=False)
-    """When the batch was over by the clock of whoever holds the report, s since 1970: it becomes durable later."""
+    """When whoever holds the report learned that the batch was over, s since 1970: it becomes durable later."""
 
     def packed(self) -> bytes:
         """Return it without the keys, which the driver knows, as bytes: Ray sends them without pickling."""

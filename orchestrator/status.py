@@ -70,7 +70,6 @@ def _events(path: Path) -> _Told:
             case "WorkerLost":
                 told.pace.workers.discard(event["worker"])
             case "BatchCommitted":
-                told.pace.workers.add(event["worker"])
                 told.pace.committed(
                     ended(event), event["seconds"], len(event["keys"]), event["nfe"], event.get("path", 0)
                 )

@@ -23,7 +23,7 @@ class Usage:
         self.nfe = self.tiles = 0
 
     def __call__(self, event: Event) -> None:
-        now = time.monotonic()
+        now = time.time()
         with self._lock:
             match event:
                 case WorkerStarted(worker=worker):
@@ -32,9 +32,10 @@ class Usage:
                     self._most = max(self._most, len(self._since))
                 case WorkerLost(worker=worker) if worker in self._since:
                     self._present += now - self._since.pop(worker)
-                case BatchCommitted(worker=worker, seconds=seconds, nfe=nfe, keys=keys):
-                    self.busy += now - max(now - seconds, self._until.get(worker, 0.0))
-                    self._until[worker] = self._ended = now
+                case BatchCommitted(worker=worker, seconds=seconds, nfe=nfe, keys=keys, ended=ended):
+                    self.busy += max(ended - max(ended - seconds, self._until.get(worker, 0.0)), 0.0)
+                    self._until[worker] = max(ended, self._until.get(worker, 0.0))
+                    self._ended = max(ended, self._ended)
                     self.nfe += nfe
                     self.tiles += len(keys)
 

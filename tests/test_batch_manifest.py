@@ -1,6 +1,7 @@
 """What a batch is told: patterns, manifests, shares; and how its crew shares workers, without any."""
 
 import json
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -224,18 +225,30 @@ def test_a_torn_record_is_left_out_and_harms_no_other(tmp_path):
 
 def test_overlapping_batches_of_a_worker_count_once(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr("time.time", lambda: now[0])
     usage = Usage()
     assert usage.share is None
     for worker in ("a", "b", "a", "b"):  # two runs that share both workers
         usage(WorkerStarted(worker=worker, device="cpu"))
     now[0] = 110.0
-    usage(BatchCommitted(worker="a", keys=((0, 0, 0),), seconds=6.0, nfe=2))
+    usage(BatchCommitted(worker="a", keys=((0, 0, 0),), seconds=6.0, nfe=2, ended=110.0))
     usage(WorkerLost(worker="b", cause="why"))
-    now[0] = 112.0
-    usage(BatchCommitted(worker="a", keys=((0, 0, 1),), seconds=5.0, nfe=2))
+    now[0] = 115.0  # it is told of later than it ended
+    usage(BatchCommitted(worker="a", keys=((0, 0, 1),), seconds=5.0, nfe=2, ended=112.0))
     assert (usage.busy, usage.nfe, usage.tiles, usage.workers, usage.seconds) == (8.0, 4, 2, 2, 12.0)
     assert usage.share == pytest.approx(8 / 22)
+
+
+def test_batches_that_are_told_of_together_all_count():
+    now, usage = time.time(), Usage()
+    usage(WorkerStarted(worker="a", device="cpu"))
+    for number in range(5):
+        batch = BatchCommitted(
+            worker="a", keys=((0, 0, number),), seconds=100.0, nfe=1, ended=now + 100.0 * (number + 1)
+        )
+        usage(batch)
+    assert usage.busy == pytest.approx(500.0)
+    assert usage.share == pytest.approx(1.0, abs=0.05)
 
 
 def graph(rows, cols, order="raster"):

@@ -18,6 +18,8 @@ from orchestrator.grid import TileGrid, TileKey
 from orchestrator.history import COLUMNS, read_history
 from orchestrator.pace import RECENT, Pace
 from orchestrator.remaining import RemainingPath
+from orchestrator.rundir import RunDir
+from orchestrator.status import read_status
 from orchestrator.waves import critical_path
 
 
@@ -145,6 +147,20 @@ def test_a_batch_was_worked_on_until_it_ended_not_until_its_record_was_written(t
     worked = found.workers["w"].columns
     assert max(worked) <= 0.5 * COLUMNS
     assert sum(sum(column) for column in worked.values()) == pytest.approx(20.0)
+
+
+def test_a_worker_that_is_lost_is_not_counted_again_when_its_last_batch_becomes_durable(tmp_path, small, job, serially):
+    out, told = tmp_path / "out", []
+
+    def lose(event):
+        if isinstance(event, WorkerStarted):
+            written(RunDir(out).events, [WorkerLost(worker=event.worker, cause="killed")])
+        elif isinstance(event, BatchCommitted):
+            told.append(read_status(out))
+
+    serially(job(small, out, sampling={"intent": "faithful", "steps": 1}), [lose])
+    assert {(status["state"], status["workers"]) for status in told} == {("running", 0)}
+    assert told[-1]["done"] > 1
 
 
 def test_status_and_report_tell_of_a_finished_run(small, job, serially, tmp_path, cli):

@@ -119,6 +119,40 @@ def test_a_killed_worker_is_replaced_and_the_bytes_are_the_same(
 
 
 @pytest.mark.usefixtures("local_ray")
+def test_the_driver_finds_results_errors_and_deaths_by_looking(eventually):
+    import ray
+
+    from orchestrator.ray_answers import answers
+
+    @ray.remote(num_cpus=0, max_restarts=0, max_concurrency=2)
+    class Worker:
+        def say(self, what: str) -> str:
+            return what
+
+        def fail(self) -> None:
+            raise ValueError("why")
+
+        def die(self) -> None:
+            os._exit(1)
+
+        def wait(self) -> None:
+            signal.pause()
+
+    first, second = Worker.remote(), Worker.remote()
+    waiting = first.wait.remote()
+    assert answers([]) == []
+    assert answers([waiting]) == []
+    calls = [first.say.remote("well"), first.fail.remote(), second.die.remote(), waiting]
+    assert eventually(lambda: len(answers(calls)) == 3, 100)
+    found = dict(answers(calls))
+    assert list(found) == calls[:3]
+    assert found[calls[0]].result() == "well"
+    assert isinstance(found[calls[1]].exception().cause, ValueError)
+    assert isinstance(found[calls[2]].exception(), ray.exceptions.RayActorError)
+    ray.kill(first)
+
+
+@pytest.mark.usefixtures("local_ray")
 def test_a_tile_that_keeps_failing_is_named_and_the_run_is_resumable(reference, small, job, tmp_path, published_files):
     """Take the measurement away before the first tile (later ones find it in the read cache); put it back; resume."""
     out, hidden, heard = tmp_path / "out", tmp_path / "hidden", Heard(lambda _: None, at=[])

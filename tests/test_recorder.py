@@ -10,9 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.bench_scheduler import grid_plan
+from orchestrator.frontier import QUARANTINE_AFTER, Frontier
 from orchestrator.grid import TileKey
 from orchestrator.mailbox import Durable, Mailbox, Recorder, Reports, Result, Rung
 from orchestrator.report import Report
+from orchestrator.roster import Roster
+from orchestrator.rundir import RunDir
+from orchestrator.session import Session
+from storage.journal import Journal, read_records
 
 
 def reports(*columns: int) -> list[tuple[str, Report]]:
@@ -46,15 +52,17 @@ def test_records_are_written_in_order_and_none_after_a_failure(bad: int | None):
 
 
 def test_a_record_wakes_nobody_unless_there_is_a_hurry():
-    mailbox, written = Mailbox(), threading.Event()
+    mailbox, waited, written = Mailbox(), threading.Event(), threading.Event()
 
     def write(_: Reports) -> None:
-        time.sleep(0.5)  # until the other thread waits for letters
+        assert waited.wait(600)
         written.set()
 
     recorder = Recorder(write, mailbox)
-    began = time.monotonic()
     recorder.put(reports(0))
+    later = threading.Timer(0.3, waited.set)
+    later.start()
+    began = time.monotonic()
     first = mailbox.take(1.5)
     assert time.monotonic() - began > 1.4, "the record rang"
     assert written.wait(600)
@@ -67,6 +75,40 @@ def test_a_record_wakes_nobody_unless_there_is_a_hurry():
     recorder.close()
     found = [letter for letter in first + mailbox.look() if isinstance(letter, Durable)]
     assert [key.col for letter in found for _, report in letter.reports for key in report.keys] == [0, 1]
+
+
+def test_the_last_records_of_a_run_hurry_also_when_its_last_tile_is_given_up(tmp_path):
+    plan, settled = grid_plan(1, 2, "raster"), threading.Event()
+
+    def fence() -> None:
+        if threading.current_thread().name == "journal":
+            assert settled.wait(250)
+
+    run, mailbox = RunDir(tmp_path), Mailbox()
+    run.state.mkdir()
+    frontier = Frontier(plan.graph())
+    with Journal.create(run.journal, {}) as journal:
+        ended, roster = Future[None](), Roster(mailbox)
+        session = Session(run, plan, frontier, journal, [], fence=fence)
+        lane = roster.admit(session, ended)
+        first = tuple(frontier.take(1))
+        lane.put([("worker", Report(first, 0.1, 1))])
+        roster.settle()
+        last = frontier.take(1)
+        for _ in range(QUARANTINE_AFTER - 1):
+            assert not session.failed("worker", last, "why")
+            assert frontier.take(1) == last
+        assert session.failed("worker", last, "why")
+        roster.settle()
+        settled.set()
+        letters = mailbox.take(100)
+        assert any(isinstance(letter, Rung) for letter in letters)
+        for letter in letters + mailbox.look():
+            if isinstance(letter, Durable):
+                roster.durable(letter)
+        roster.settle()
+        assert ended.done()
+    assert len(list(read_records(run.journal))) == len(first)
 
 
 class Call:
@@ -96,6 +138,16 @@ def test_an_answer_is_found_once_by_looking_or_by_waiting():
     later.start()
     assert mailbox.take(600) == [Result(third, third.answer)]
     assert mailbox.look(ended) == mailbox.take(0) == []
+
+
+def test_answers_of_older_calls_come_before_those_of_newer_ones():
+    mailbox, (older, newer) = Mailbox(), (Call(), Call())
+    mailbox.expect(older)
+    assert mailbox.take(0) == []
+    mailbox.expect(newer)
+    newer.answer.set_result("newer")
+    older.answer.set_result("older")
+    assert mailbox.look(ended) == [Result(older, older.answer), Result(newer, newer.answer)]
 
 
 @given(
