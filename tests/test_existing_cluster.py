@@ -58,26 +58,24 @@ def test_a_cluster_with_a_token_is_used_refused_and_missed(
         command = ["restore", small, tmp_path / name, *OPTIONS, "--steps", steps, "--address", address]
         return start_command(*command, cwd=tmp_path, marker=mark)
 
+    # At the beginning and beside the others, for Ray takes its time to refuse.
+    with monkeypatch.context() as without:
+        without.delenv("RAY_AUTH_TOKEN")
+        refused = begin("refused", 2)
+    with monkeypatch.context() as other:
+        other.setenv("RAY_AUTH_TOKEN", uuid.uuid4().hex * 2)
+        wrong = begin("wrong", 2)
     process = begin("out", 2)
     _, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, err) == (0, "")
     assert published_files(tmp_path / "out") == published_files(tmp_path / "reference")
 
-    with monkeypatch.context() as without:
-        without.delenv("RAY_AUTH_TOKEN")
-        process = begin("refused", 2)
-        _, err = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 1
-    assert "authentication token" in err.splitlines()[-1]
-
-    with monkeypatch.context() as other:
-        other.setenv("RAY_AUTH_TOKEN", uuid.uuid4().hex * 2)
-        process = begin("wrong", 2)
-        _, err = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 1
-    assert "check --address and RAY_AUTH_TOKEN" in err.splitlines()[-1]
-
     process, run = begin("missed", 900), RunDir(tmp_path / "missed")
+    for stranger, hint in ((refused, "authentication token"), (wrong, "check --address and RAY_AUTH_TOKEN")):
+        _, err = stranger.communicate(timeout=PATIENCE)
+        assert stranger.returncode == 1
+        assert hint in err.splitlines()[-1]
+
     deadline = time.monotonic() + PATIENCE
     while not run.journal.exists() or not list(read_records(run.journal)):
         assert process.poll() is None, process.communicate()
