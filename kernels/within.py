@@ -21,6 +21,9 @@ from torch import Tensor
 RELAXATION = 1.7
 # Iterations between two looks at the residual, the only point where the device is waited for.
 CHECK_EVERY = 5
+# Conjugate gradients have converged when |A^T r|^2 has fallen to this share. Beyond it float64's rounding takes over, and what
+# cannot hold within the tolerance drifts away from its best: from 1.008 to 19 tolerances in 1000 steps (bicubic, 16 bit).
+CONVERGED = 1e-20
 
 Ridge = Callable[[Tensor], tuple[Tensor, Tensor]]
 """w -> (z, B z), where z minimises |z|^2 + rho |B z - w|^2."""
@@ -110,12 +113,14 @@ def least_squares(
 ) -> Tensor:
     """Return the least z with |r - A z| <= tolerance by conjugate gradients (CGLS), each tile by its own steps.
 
-    For operators whose measurements can all hold exactly: no noise is amplified on the way.
+    For operators whose measurements can all hold exactly: no noise is amplified on the way. Where pinned pixels leave
+    some of them out of reach, z is the least-squares solution.
     """
     r, s = residual, adjoint(residual)
     z, p, size = torch.zeros_like(s), s, _squared(s)
+    enough = CONVERGED * size
     for i in range(iterations):
-        if i % CHECK_EVERY == 0 and float(r.abs().max()) <= tolerance:
+        if i % CHECK_EVERY == 0 and (float(r.abs().max()) <= tolerance or bool((size <= enough).all())):
             break
         q = A(p)
         step = size / _squared(q).clamp(min=1e-300)

@@ -112,7 +112,8 @@ def _apply(found: History, event: dict[str, Any]) -> None:
             worker = _worker(found, event["worker"])
             worker.joined, worker.device, worker.lost = time, event["device"], None
         case "WorkerLost":
-            _worker(found, event["worker"]).lost = time
+            if (lost := found.workers.get(event["worker"])) is not None:  # else it could not start
+                lost.lost = time
             _note(found, time, f"worker {event['worker']} lost: {event['cause']}")
         case "BatchHalved":
             _note(found, time, f"worker {event['worker']} ran out of memory: batches of {event['batch']} from then on")

@@ -136,10 +136,10 @@ class Recorder:
         """Record batches; a `Durable` follows: quietly unless there is a hurry, or they cannot be recorded."""
         self._reports.put(reports)
 
-    def close(self) -> None:
-        """Return when everything put has its letter."""
+    def close(self, seconds: float | None = None) -> None:
+        """Return when everything put has its letter, or after so many seconds: the store may not answer."""
         self.abandon()
-        self._thread.join()
+        self._thread.join(seconds)
 
     def abandon(self) -> None:
         """End when everything put has its letter, and do not wait for that."""

@@ -36,7 +36,8 @@ class Cluster:
     def __init__(self) -> None:
         self.resources: dict[str, float] = {}
         self._dead: frozenset[str] = frozenset()
-        self._over, self._look, self._looked = threading.Event(), threading.Event(), threading.Event()
+        self._over, self._look, self._told = threading.Event(), threading.Event(), threading.Condition()
+        self._asked = self._answered = 0  # how often; the last one that was answered
         self._ask()
         threading.Thread(target=self._watch, name="cluster watch", daemon=True).start()
 
@@ -47,10 +48,26 @@ class Cluster:
     def lost(self, node: str) -> bool:
         """Tell whether a machine is no longer part of the cluster, as its head sees it now."""
         if node not in self._dead:
-            self._looked.clear()
-            self._look.set()
-            self._looked.wait(ANSWER_SECONDS)
+            self._ask_anew()
         return node in self._dead
+
+    @property
+    def losses(self) -> int:
+        """Machines that had gone when the cluster's head was last asked."""
+        return len(self._dead)
+
+    def lost_since(self, losses: int) -> bool:
+        """Tell whether a machine has gone since there were so many losses, as the cluster's head sees it now."""
+        if self.losses <= losses:
+            self._ask_anew()
+        return self.losses > losses
+
+    def _ask_anew(self) -> None:
+        """Have the head asked after this moment, and wait for its answer for a while."""
+        with self._told:
+            wanted = self._asked + 1  # what it is being asked now it may have answered before what is to be known
+            self._look.set()
+            self._told.wait_for(lambda: self._answered >= wanted, ANSWER_SECONDS)
 
     def given_up(self, node: str) -> bool:
         """Tell whether a machine was no longer part of the cluster when its head was last asked."""
@@ -82,12 +99,16 @@ class Cluster:
             if not self._over.is_set():
                 with contextlib.suppress(RayError, ConnectionError, RuntimeError, ValueError):  # silence says it all
                     self._ask()
-                    self._looked.set()
 
     def _ask(self) -> None:
+        with self._told:
+            self._asked += 1
         self.resources = dict(ray.cluster_resources())
         self._dead = frozenset(node["NodeID"] for node in ray.nodes() if not node["Alive"])
         self._heard = time.monotonic()
+        with self._told:
+            self._answered = self._asked
+            self._told.notify_all()
 
 
 @contextlib.contextmanager

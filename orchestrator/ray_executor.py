@@ -47,6 +47,9 @@ TICK_SECONDS = 0.5
 # shortest of the last batches took, at most so many seconds, and acts in one go on what was reported meanwhile
 # (docs/RESULTS.md).
 NAP_SHARE, LONGEST_NAP = 0.5, 0.1
+# How long the records of what was reported may take to be written when a run is ended, seconds; a store that fails then is
+# not waited for: whoever ends it has waited already, and what is not recorded is restored again.
+LAST_RECORDS_SECONDS = 5.0
 # A longer pause between two looks means that this process stood still (stopped, suspended, waiting for a disk): then
 # what it waits for is not late, seconds.
 STILL_SECONDS = 5.0
@@ -341,8 +344,9 @@ class RayExecutor:
             self._died(call.worker, [call], f"no report for {call.silence(now):.0f} s{known}", kill=True)
 
     def _close(self) -> None:
+        until = time.monotonic() + LAST_RECORDS_SECONDS
         for lane in self._roster.lanes:
-            lane.recorder.close()
+            lane.recorder.close(max(until - time.monotonic(), 0.0))
         if not self._cluster.silent:
             self._pool.close()
         for letter in self._mailbox.look():  # what became durable while the runs were ending

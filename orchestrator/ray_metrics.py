@@ -30,17 +30,17 @@ class RayMetrics:
         self._workers = Gauge("gigarestore_workers", "Workers that have joined.", tag)
         for metric in (*self._counters.values(), self._left, self._workers):
             metric.set_default_tags({"output": output})
-        self._tiles_left, self._joined = left, 0
+        self._tiles_left, self._joined = left, set[str]()
         self._news: dict[str, float] = {}
         self.flush()
 
     def __call__(self, event: Event) -> None:
         match event:
-            case WorkerStarted():
-                self._joined += 1
-            case WorkerLost():
+            case WorkerStarted(worker=worker):
+                self._joined.add(worker)
+            case WorkerLost(worker=worker):
                 self._add("workers_lost", 1)
-                self._joined = max(self._joined - 1, 0)
+                self._joined.discard(worker)  # not there when it could not start
             case BatchCommitted(keys=keys, nfe=nfe, seconds=seconds):
                 self._add("tiles_committed", len(keys))
                 self._add("network_evaluations", nfe)
@@ -58,7 +58,7 @@ class RayMetrics:
                 self._counters[name].inc(value)
         self._news.clear()
         self._left.set(self._tiles_left)
-        self._workers.set(self._joined)
+        self._workers.set(len(self._joined))
 
     def _add(self, name: str, value: float) -> None:
         self._news[name] = self._news.get(name, 0.0) + value

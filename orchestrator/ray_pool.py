@@ -39,6 +39,8 @@ class Member:
     """Its device, threads and niceness, once it is ready."""
     heard: float = 0.0
     """When it last reported a batch, s."""
+    losses: int = 0
+    """Machines that the cluster had lost when it was started."""
 
 
 class Pool:
@@ -99,7 +101,8 @@ class Pool:
         try:
             hello = answer.result()
         except RayError as err:
-            self._lost(member, f"did not start: {first_line(err)}")
+            gone = self._cluster.lost_since(member.losses)  # on which machine it was to be nobody tells
+            self._lost(member, f"did not start: {first_line(err)}", gone=gone)
             return None
         member.name, member.node = hello.name, hello.node
         member.traits = {"device": hello.device, "threads": hello.threads, "niceness": hello.niceness}
@@ -140,7 +143,7 @@ class Pool:
                 enable_task_events=False,
             )
             handle = actor.remote(*self.arguments)
-            self._spare = [Member(handle, slot) for slot in range(self._kind.slots)]
+            self._spare = [Member(handle, slot, losses=self._cluster.losses) for slot in range(self._kind.slots)]
         member = self._spare.pop()
         ref = member.handle.ready.remote()
         self.joining[ref] = member

@@ -7,6 +7,20 @@ import time
 
 from orchestrator.events import BatchCommitted, Event, WorkerLost, WorkerStarted
 
+# Spans of a worker that are remembered, the last ones: runs tell of its batches within a second or so of their ends.
+KEPT = 256
+
+Span = tuple[float, float]
+"""From when until when, s."""
+
+
+def cover(spans: list[Span], span: Span) -> float:
+    """Add a span to disjoint ones, in order of time; return how much of it they did not cover yet, s."""
+    met = [other for other in spans if other[0] <= span[1] and other[1] >= span[0]]
+    whole = (min(span[0], *(lo for lo, _ in met)), max(span[1], *(hi for _, hi in met))) if met else span
+    spans[:] = sorted([*(other for other in spans if other not in met), whole])[-KEPT:]
+    return max(whole[1] - whole[0] - sum(hi - lo for lo, hi in met), 0.0)
+
 
 class Usage:
     """Listen to all runs that share workers; a worker counts from the first run that it is ready for."""
@@ -14,7 +28,7 @@ class Usage:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._since: dict[str, float] = {}
-        self._until: dict[str, float] = {}
+        self._spans: dict[str, list[Span]] = {}
         self._present = 0.0
         self._most = 0
         self._began = self._ended = 0.0
@@ -33,8 +47,7 @@ class Usage:
                 case WorkerLost(worker=worker) if worker in self._since:
                     self._present += now - self._since.pop(worker)
                 case BatchCommitted(worker=worker, seconds=seconds, nfe=nfe, keys=keys, ended=ended):
-                    self.busy += max(ended - max(ended - seconds, self._until.get(worker, 0.0)), 0.0)
-                    self._until[worker] = max(ended, self._until.get(worker, 0.0))
+                    self.busy += cover(self._spans.setdefault(worker, []), (ended - seconds, ended))
                     self._ended = max(ended, self._ended)
                     self.nfe += nfe
                     self.tiles += len(keys)

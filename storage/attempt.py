@@ -48,7 +48,10 @@ class Attempt:
         self._path = self._folder / str(self.number)
         who = {"pid": os.getpid(), "host": socket.gethostname(), "machine": _machine(), "since": _now()}
         if not files.write_once(self._path, [json.dumps(who).encode()], fsync=True):
-            raise LockedError(f"{self._folder.parent}: another run began here at this moment; wait for it or stop it")
+            raise self._beaten()
+        if self._numbers()[-1] > self.number:  # it was freed by one that has overtaken this one since it looked
+            self._path.unlink(missing_ok=True)
+            raise self._beaten()
         for number in earlier:
             (self._folder / str(number)).unlink(missing_ok=True)
         self._over = threading.Event()
@@ -74,6 +77,9 @@ class Attempt:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+    def _beaten(self) -> LockedError:
+        return LockedError(f"{self._folder.parent}: another run began here at this moment; wait for it or stop it")
 
     def _numbers(self) -> list[int]:
         return sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdecimal())

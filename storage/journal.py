@@ -1,9 +1,10 @@
-"""An append-only record of what is committed: text lines, each with its CRC, fsynced before anyone acts on them.
+"""An append-only record of what is committed: text lines, each with its CRC, fsynced by `append`.
 
     {"format": "gigarestore-journal", "version": 1, "header": {...}} 5b1c0a77
     <payload> <crc32 of the payload, 8 hex digits>
 
-Data first, then its record, then whatever depends on it: after a kill the journal names only what is whole.
+Data first, then its record, then the records of whatever depends on it: after a kill the journal names only what is
+whole, and nothing without what it was built on.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from orchestrator.events import BatchCommitted, WorkerLost, WorkerStarted
 from orchestrator.frontier import Frontier
 from orchestrator.graph import TaskGraph
 from orchestrator.grid import TileGrid
-from orchestrator.usage import Usage
+from orchestrator.usage import KEPT, Usage, cover
 from storage.lock import RunLock
 
 
@@ -237,6 +237,28 @@ def test_overlapping_batches_of_a_worker_count_once(monkeypatch):
     usage(BatchCommitted(worker="a", keys=((0, 0, 1),), seconds=5.0, nfe=2, ended=112.0))
     assert (usage.busy, usage.nfe, usage.tiles, usage.workers, usage.seconds) == (8.0, 4, 2, 2, 12.0)
     assert usage.share == pytest.approx(8 / 22)
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(1, 12), st.randoms(use_true_random=False))
+def test_a_worker_that_is_never_idle_counts_whole_in_whatever_order_runs_tell_of_it(runs, most, rng):
+    """Each run tells of its own batches in order, of several at once, and none knows what the others tell."""
+    usage, left = Usage(), {run: [n for n, other in enumerate(runs) if other == run] for run in set(runs)}
+    while any(left.values()):
+        run = rng.choice([run for run, batches in left.items() if batches])
+        told, left[run] = left[run][:most], left[run][most:]
+        for number in told:
+            ended = 100.0 + 0.5 * (number + 1)
+            usage(BatchCommitted(worker="a", keys=((0, 0, number),), seconds=0.5, nfe=1, ended=ended))
+    assert usage.busy == pytest.approx(0.5 * len(runs))
+
+
+def test_a_worker_with_many_pauses_counts_without_them_in_bounded_memory():
+    spans, found = [], 0.0
+    for number in range(10 * KEPT):
+        found += cover(spans, (2.0 * number, 2.0 * number + 1.0))
+        found += cover(spans, (2.0 * number + 0.5, 2.0 * number + 1.0))
+    assert found == pytest.approx(10 * KEPT)
+    assert len(spans) == KEPT
 
 
 def test_batches_that_are_told_of_together_all_count():

@@ -14,7 +14,7 @@ import pytest
 from orchestrator.rundir import RunDir
 from storage.journal import read_records
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 OPTIONS = ["--scale", 4, "--tile", 32, "--stride", 16, "--levels", 2, "--intent", "detail", "--quiet"]
 PATIENCE = 250
@@ -49,16 +49,26 @@ def cluster(monkeypatch, tmp_path, marked_processes):
 
 
 def test_a_cluster_with_a_token_is_used_refused_and_missed(
-    cluster, small, job, serially, tmp_path, start_command, published_files, marked_processes, monkeypatch
+    cluster,
+    small,
+    job,
+    serially,
+    make_picture,
+    write_picture,
+    tmp_path,
+    start_command,
+    published_files,
+    marked_processes,
+    monkeypatch,
 ):
     address, mark = cluster
     serially(job(small, tmp_path / "reference"))
 
-    def begin(name, steps):
-        command = ["restore", small, tmp_path / name, *OPTIONS, "--steps", steps, "--address", address]
+    def begin(name, steps, source=small):
+        command = ["restore", source, tmp_path / name, *OPTIONS, "--steps", steps, "--address", address]
         return start_command(*command, cwd=tmp_path, marker=mark)
 
-    # At the beginning and beside the others, for Ray takes its time to refuse.
+    # At the beginning and beside the first run, for Ray takes its time to refuse.
     with monkeypatch.context() as without:
         without.delenv("RAY_AUTH_TOKEN")
         refused = begin("refused", 2)
@@ -70,12 +80,15 @@ def test_a_cluster_with_a_token_is_used_refused_and_missed(
     assert (process.returncode, err) == (0, "")
     assert published_files(tmp_path / "out") == published_files(tmp_path / "reference")
 
-    process, run = begin("missed", 900), RunDir(tmp_path / "missed")
+    # Before the run that is to be missed begins: it must not be over when they are.
     for stranger, hint in ((refused, "authentication token"), (wrong, "check --address and RAY_AUTH_TOKEN")):
         _, err = stranger.communicate(timeout=PATIENCE)
         assert stranger.returncode == 1
         assert hint in err.splitlines()[-1]
 
+    # Hundreds of tiles of seconds each: no machine is through before the head has been missed.
+    large = write_picture(tmp_path / "large.png", make_picture(100, 100))
+    process, run = begin("missed", 900, large), RunDir(tmp_path / "missed")
     deadline = time.monotonic() + PATIENCE
     while not run.journal.exists() or not list(read_records(run.journal)):
         assert process.poll() is None, process.communicate()

@@ -59,6 +59,18 @@ def test_a_silent_driver_or_one_that_the_user_gives_up_is_superseded(tmp_path, s
         assert found.number == 5
 
 
+def test_an_attempt_whose_number_another_has_used_and_left_meanwhile_is_refused(tmp_path, monkeypatch):
+    """It looks, stands still, and finds the next number free again: two others have taken it, and it from another, since."""
+    elsewhere(tmp_path, 4, silent_for=0.0)
+    (tmp_path / "6").touch()
+    seen = [[4]]  # what it saw when it looked
+    now = Attempt._numbers
+    monkeypatch.setattr(Attempt, "_numbers", lambda self: seen.pop() if seen else now(self))
+    with pytest.raises(LockedError, match="another run began here"):
+        Attempt(tmp_path, force=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["4", "6"]
+
+
 def test_an_attempt_that_has_ended_keeps_nobody_out_and_one_that_lives_says_so(tmp_path, monkeypatch, eventually):
     monkeypatch.setattr(attempts, "HEARTBEAT", 0.02)
     with Attempt(tmp_path) as found:

@@ -1,4 +1,4 @@
-"""Neither driver nor worker grows with the image: the memory of both in one process after 100 and after 10,000 tiles."""
+"""Neither driver nor worker grows with the image: the memory of both after 100 and after 10,000 tiles."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 SIDE = 820  # 102 x 102 tiles of 16 px every 8 px at scale 2
 EARLY, LATE = 100, 10_000
@@ -20,19 +20,23 @@ NEEDED = 500_000_000
 SCRIPT = """
 import json, sys
 import psutil
-from orchestrator.events import BatchCommitted
+from orchestrator.events import BatchCommitted, WorkerStarted
+from orchestrator.ray_executor import RayExecutor
 from orchestrator.run import start
-from orchestrator.serial import SerialExecutor
 from orchestrator.spec import JobSpec
 
-EARLY, LATE, done, seen = int(sys.argv[3]), int(sys.argv[4]), 0, {}
+early, late = int(sys.argv[3]), int(sys.argv[4])
+processes, done, seen = {"driver": psutil.Process()}, 0, {}
 
 def watch(event):
     global done
+    if isinstance(event, WorkerStarted):
+        processes["worker"] = psutil.Process(int(event.worker.rpartition(":")[2]))
     if isinstance(event, BatchCommitted):
-        done += len(event.keys)
-        if done in (EARLY, LATE):
-            seen[done] = psutil.Process().memory_info().rss
+        before, done = done, done + len(event.keys)
+        for tiles in (early, late):
+            if before < tiles <= done:
+                seen[tiles] = {name: process.memory_info().rss for name, process in processes.items()}
 
 spec = JobSpec.build({
     "input": {"path": sys.argv[1]},
@@ -42,8 +46,8 @@ spec = JobSpec.build({
     "sampling": {"steps": 1, "intent": "faithful"},
     "tiling": {"tile": 16, "stride": 8, "levels": 1, "margin": 4},
 })
-start(spec, SerialExecutor(), [watch])
-print(json.dumps(seen))
+start(spec, RayExecutor(workers=1, batch=8), [watch])
+print(json.dumps([seen[early], seen[late]]))
 """
 
 
@@ -70,5 +74,7 @@ def test_memory_after_ten_thousand_tiles_is_that_after_a_hundred(make_picture, w
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
-    early, late = json.loads(ended.stdout).values()
-    assert late < 1.05 * early, (early, late)
+    early, late = json.loads(ended.stdout)
+    assert set(early) == set(late) == {"driver", "worker"}
+    for name in early:
+        assert late[name] < 1.05 * early[name], (name, early, late)

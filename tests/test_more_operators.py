@@ -16,6 +16,7 @@ from kernels.hadamard import BlockHadamard, drawn, hadamard
 from kernels.laws import check_laws
 from kernels.operators import AveragePool
 from kernels.separable import Separable
+from kernels.within import least_squares
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden" / "operators"
 SIDE, EXACT = 32, 1e-9
@@ -173,6 +174,17 @@ def test_measurements_hold_beside_pinned_pixels_which_stay_bit_for_bit(stencil, 
     assert torch.equal(pinned, kept)
     assert before > 1
     assert after <= 0.53
+
+
+def test_what_cannot_hold_is_least_squares_however_many_steps_are_allowed():
+    """Rounding takes over once the gradients have converged: 1000 steps too many must not undo the first fifty."""
+    rng = np.random.default_rng(5)
+    u, v = (torch.from_numpy(np.linalg.qr(rng.standard_normal((40, 40)))[0]) for _ in range(2))
+    matrix = u[:, :24] @ torch.diag(torch.logspace(0, -2.5, 24, dtype=torch.float64)) @ v[:24]
+    wanted = torch.from_numpy(rng.standard_normal((1, 1, 40, 1)))
+    found = least_squares(lambda z: matrix @ z, lambda w: matrix.mT @ w, wanted, 1e-9, 3000)
+    best = torch.linalg.pinv(matrix, rtol=1e-9) @ wanted
+    assert torch.allclose(found, best, rtol=1e-4, atol=1e-4 * float(best.abs().max()))
 
 
 def test_projecting_pins_before_and_after_a_measurement_that_overlaps_them():

@@ -48,15 +48,28 @@ class Doomed(RayWorker):
     """Send a signal to the raylet of the machine that gets a tile, the first `times` times; `notes`: a folder."""
 
     def __init__(self, batch, continuous, number, times, notes):
-        super().__init__(batch, continuous)
         self._number, self._times, self._notes = number, times, notes
+        super().__init__(batch, continuous)
 
-    def run(self, call, *after):
-        if TILE in BatchCall.of(call).keys and len(list(self._notes.iterdir())) < self._times:
+    def _doom(self):
+        if len(list(self._notes.iterdir())) < self._times:
             (self._notes / str(os.getppid())).touch()
             os.kill(os.getppid(), self._number)
             time.sleep(10_000)
+
+    def run(self, call, *after):
+        if TILE in BatchCall.of(call).keys:
+            self._doom()
         return super().run(call, *after)
+
+
+class StillBorn(Doomed):
+    """Do it while it starts."""
+
+    def __init__(self, *arguments):
+        self._number, self._times, self._notes = arguments[2:]
+        self._doom()
+        super().__init__(*arguments)
 
 
 # That any number of losses gives no tile up is the frontier's matter (test_frontier.py).
@@ -96,6 +109,30 @@ def test_machines_that_go_are_followed_by_others_and_no_tile_is_blamed(
     failed = [event for event in of(BatchFailed) if TILE in event.keys]
     assert len(failed) == times
     assert all("its machine is gone" in event.cause for event in failed)
+
+
+def test_machines_that_go_while_their_workers_start_are_no_workers_deaths(
+    cluster, small, job, serially, tmp_path, published_files
+):
+    serially(job(small, tmp_path / "reference"))
+    notes, lost = tmp_path / "notes", []
+    notes.mkdir()
+
+    def listen(event):
+        if isinstance(event, WorkerLost):
+            lost.append(event)
+            cluster.add_node(num_cpus=1)
+
+    def arguments(batch, continuous):
+        return batch, continuous, signal.SIGKILL, 2, notes
+
+    cluster.add_node(num_cpus=1)
+    executor = RayExecutor(address=cluster.address, kind=WorkerKind(actor=StillBorn, arguments=arguments))
+    start(job(small, tmp_path / "out"), executor, [listen])
+    assert published_files(tmp_path / "out") == published_files(tmp_path / "reference")
+    assert len(list(notes.iterdir())) == 2
+    assert len(lost) >= 2
+    assert {event.pause for event in lost} == {0.0}
 
 
 class Held(RayWorker):

@@ -97,6 +97,7 @@ def test_a_history_sums_what_workers_did_and_ignores_the_line_that_a_dying_drive
             WorkerStarted(worker="a", device="cpu"),
             BatchCommitted(worker="a", keys=keys, seconds=0.0, nfe=8),
             WorkerLost(worker="a", cause="killed"),
+            WorkerLost(worker="starting", cause="did not start"),
             RunStarted(tiles=10, done=2, executor="ray"),
             WorkerStarted(worker="b", device="cpu"),
             BatchCommitted(worker="b", keys=((0, 0, 0),), seconds=0.0, nfe=3, filled=1),
@@ -109,7 +110,8 @@ def test_a_history_sums_what_workers_did_and_ignores_the_line_that_a_dying_drive
     assert (found.attempts, found.done, found.nfe, found.filled, found.outcome) == (2, 3, 11, 1, "interrupted")
     assert found.workers["a"].lost is not None
     assert found.workers["b"].lost is None
-    assert [text for _, text in found.notes] == ["worker a lost: killed"]
+    assert set(found.workers) == {"a", "b"}
+    assert [text for _, text in found.notes] == ["worker a lost: killed", "worker starting lost: did not start"]
 
 
 def test_busy_time_is_spread_over_the_columns_in_which_it_was_spent(tmp_path):
