@@ -22,7 +22,7 @@ RELAXATION = 1.7
 # Iterations between two looks at the residual, the only point where the device is waited for.
 CHECK_EVERY = 5
 # Conjugate gradients have converged when |A^T r|^2 has fallen to this share. Beyond it float64's rounding takes over, and what
-# cannot hold within the tolerance drifts away from its best: from 1.008 to 19 tolerances in 1000 steps (bicubic, 16 bit).
+# cannot hold within the tolerance drifts away from its best: from 1.008 to 13 tolerances in 1000 steps (bicubic, 16 bit).
 CONVERGED = 1e-20
 
 Ridge = Callable[[Tensor], tuple[Tensor, Tensor]]

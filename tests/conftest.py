@@ -22,6 +22,9 @@ settings.load_profile("untimed")
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# A helper of Ray that was still connecting when its driver died ends by itself after a minute, seconds.
+AT_LAST = 90
+
 # A network of 0.125 s per 256 px tile: tiles of 32 px and two steps make a whole restoration a matter of seconds.
 QUICK = {"tile": 32, "stride": 16, "steps": 2}
 
@@ -200,6 +203,22 @@ def local_ray():
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def marks():
+    """Collect the marks of all drivers; when all tests have run, no process of any of them is left."""
+    found = []
+    yield found
+
+    def left():
+        return {pid: name for mark in found for pid, name in marked_processes(mark).items()}
+
+    gone = eventually(lambda: not left(), seconds=AT_LAST)
+    orphans = left()
+    for pid in orphans:
+        os.kill(pid, signal.SIGKILL)
+    assert gone, orphans
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ STEPS = 8
 OPTIONS = ["--scale", 4, "--tile", 32, "--stride", 16, "--levels", 2, "--intent", "detail", "--steps", STEPS]
 TILES = 24
 PATIENCE = 120
-# Workers, raylet and GCS follow their driver within seconds; a helper of Ray that is still connecting takes a minute.
-SOON, AT_LAST = 20, 90
+# Workers, raylet and GCS follow their driver within seconds.
+SOON = 20
 
 
 @pytest.fixture(scope="module")
@@ -58,22 +58,6 @@ class Driver:
     def end(self):
         out, err = self.process.communicate(timeout=PATIENCE)
         return self.process.returncode, out, err
-
-
-@pytest.fixture(scope="module")
-def marks(marked_processes, eventually):
-    """Collect the marks of all drivers; when all tests have run, no process of any of them is left."""
-    found = []
-    yield found
-
-    def left():
-        return {pid: name for mark in found for pid, name in marked_processes(mark).items()}
-
-    gone = eventually(lambda: not left(), seconds=AT_LAST)
-    orphans = left()
-    for pid in orphans:
-        os.kill(pid, signal.SIGKILL)
-    assert gone, orphans
 
 
 @pytest.fixture
