@@ -34,6 +34,7 @@ from orchestrator.rundir import RunDir
 from orchestrator.session import Session
 from orchestrator.simulate import Device, Simulation, simulate, simulate_continuous
 from orchestrator.spec import JobSpec
+from orchestrator.stopping import Stop
 from orchestrator.trajectory import trajectory
 from orchestrator.waves import waves
 from storage.journal import Journal
@@ -42,6 +43,8 @@ BATCHINGS = ("fair", "continuous")
 # Processes that the simulated workers share at most: each is a Python of 90 MB.
 PROCESSES = 8
 TILE, STRIDE = 256, 192
+# How long bare calls of Ray are measured beside a run, s.
+BARE_SECONDS = 3.0
 # Share of the tiles after which the driver's memory is read first: by then everything is loaded.
 WARM = 0.25
 # What is promised (README): ideal / makespan, also for batches of half a second or more, and for which numbers of workers;
@@ -75,6 +78,8 @@ class Measured:
     """The same for bound / makespan; None where workers x batch is beyond the graph's mean parallelism."""
     driver_cpu: float
     """CPU time of the driver's process, Ray's threads in it included."""
+    bare_cpu: float
+    """CPU time of a call of Ray's at this pace, between a worker's batch and its next, when nothing else is done."""
     driver_bytes: int
     """Growth of the driver's resident memory during the run."""
     driver_bytes_warm: int
@@ -91,6 +96,16 @@ class Measured:
         return self.driver_bytes_warm / ((1 - WARM) * self.tiles)
 
     @property
+    def ms_per_tile(self) -> float:
+        """CPU time of the driver for a tile."""
+        return 1000 * self.driver_cpu / self.tiles
+
+    @property
+    def bare_ms_per_tile(self) -> float:
+        """What of it as many bare calls of Ray's cost."""
+        return 1000 * self.bare_cpu * self.batches / self.tiles
+
+    @property
     def against_ideal(self) -> float:
         return self.ideal / self.makespan
 
@@ -101,7 +116,7 @@ class Measured:
             "ideal/time": _kept(self.promised_ideal, self.against_ideal),
             "bound/time": _kept(self.promised_bound, self.bound / self.makespan),
             "plan": abs(self.forecast / self.makespan - 1) <= FORECAST_ERROR,
-            "CPU": 1000 * self.driver_cpu / self.tiles <= DRIVER_MS,
+            "CPU": self.ms_per_tile <= DRIVER_MS,
             # Among fewer tiles the megabytes that an allocator takes at once hide the bytes.
             "bytes": self.bytes_per_tile <= DRIVER_BYTES if self.tiles >= MANY_TILES else None,
         }
@@ -111,7 +126,8 @@ class Measured:
             **asdict(self),
             "ideal_over_makespan": self.against_ideal,
             "bound_over_makespan": self.bound / self.makespan,
-            "driver_ms_per_tile": 1000 * self.driver_cpu / self.tiles,
+            "driver_ms_per_tile": self.ms_per_tile,
+            "bare_ms_per_tile": self.bare_ms_per_tile,
             "driver_cores": self.driver_cpu / self.makespan,
             "driver_bytes_per_tile": self.bytes_per_tile,
             "claims": self.claims,
@@ -194,6 +210,8 @@ def measure(
     plan: Plan, device: Device, workers: int, batch: int, batching: str = "fair", processes: int = PROCESSES
 ) -> Measured:
     """Run a plan's tiles once on simulated workers and return what it took beside what it should take."""
+    from orchestrator.ray_bare import bare_calls
+    from orchestrator.ray_cluster import connected
     from orchestrator.ray_executor import RayExecutor
 
     graph = plan.graph()
@@ -207,8 +225,10 @@ def measure(
         run.state.mkdir()
         journal, log = _TimedJournal(Journal.create(run.journal, {})), EventLog(run.events)
         session = Session(run, plan, Frontier(graph), journal, [log, meter])  # type: ignore[arg-type]
-        RayExecutor(workers, batch, kind=kind, batching=batching).execute(session)
-        meter.end()
+        with connected(None, processes, Stop()):
+            RayExecutor(workers, batch, kind=kind, batching=batching).execute(session)
+            meter.end()
+            bare = bare_calls(kind, plan, workers, max(round(graph.count / meter.batches), 1), BARE_SECONDS)
         session.check_finished()
         log.close()
     return Measured(
@@ -224,6 +244,7 @@ def measure(
         promised_ideal=(AGAINST_IDEAL_LONG if long else AGAINST_IDEAL) if workers in PROMISED_WORKERS else None,
         promised_bound=AGAINST_BOUND if busy else None,
         driver_cpu=meter.last[1] - meter.first[1],
+        bare_cpu=bare,
         driver_bytes=meter.memory[2] - meter.memory[0],
         driver_bytes_warm=meter.memory[2] - meter.memory[1],
         journal_seconds=journal.seconds,
@@ -261,7 +282,7 @@ def run_bench(
     )
     found = [measure(plan, device, count, batch, batching) for batching in batchings for count in workers]
     table = Table("batching", "workers", "time", "ideal", "plan", "ideal/time", "bound/time", box=None, pad_edge=False)
-    for name in ("CPU ms/tile", "cores", "bytes/tile", "growth", "journal", "load"):
+    for name in ("CPU ms/tile", "Ray's", "cores", "bytes/tile", "growth", "journal", "load"):
         table.add_column(name)
     for m in found:
         table.add_row(
@@ -272,7 +293,8 @@ def run_bench(
             f"{m.forecast:.2f}",
             f"{m.against_ideal:.3f}",
             f"{m.bound / m.makespan:.3f}",
-            f"{1000 * m.driver_cpu / m.tiles:.3f}",
+            f"{m.ms_per_tile:.3f}",
+            f"{m.bare_ms_per_tile:.3f}",
             f"{m.driver_cpu / m.makespan:.2f}",
             f"{m.bytes_per_tile:.0f}",
             f"{m.driver_bytes / 1e6:.1f}",
@@ -282,7 +304,8 @@ def run_bench(
     console.print(table)
     console.print(
         "times in s; ideal: simulated; plan: its forecast; continuous: tiles join at each of 10 evaluations; "
-        "CPU, cores, bytes/tile, growth (MB), journal: of the driver; load: of this machine"
+        "CPU, cores, bytes/tile, growth (MB), journal: of the driver; Ray's: what as many bare calls at this pace cost it; "
+        "load: of this machine"
     )
     _print_claims(console, plan, batch, found)
     shape = {"rows": rows, "cols": cols, "order": order, "batch": batch, "device": asdict(device)}

@@ -43,6 +43,20 @@ class Member:
     """Machines that the cluster had lost when it was started."""
 
 
+def start_actor(kind: WorkerKind, arguments: tuple[Any, ...], calls: int, *, gpu: bool = False) -> Any:
+    """Start a worker process and return its handle; calls: how many may be under way on it."""
+    # max_restarts=0: Ray's own restart is slower and keeps a poison tile on one actor; we requeue and replace.
+    actor = ray.remote(kind.actor).options(
+        num_cpus=1,
+        num_gpus=1 if gpu else 0,
+        max_restarts=0,
+        max_task_retries=0,
+        max_concurrency=calls,
+        enable_task_events=False,
+    )
+    return actor.remote(*arguments)
+
+
 class Pool:
     """Keep as many workers as were asked for and the cluster has room for.
 
@@ -132,17 +146,8 @@ class Pool:
         self._members, self.joining, self._spare = [], {}, []
 
     def _start(self) -> Any:
-        # max_restarts=0: Ray's own restart is slower and keeps a poison tile on one actor; we requeue and replace.
         if not self._spare:
-            actor = ray.remote(self._kind.actor).options(
-                num_cpus=1,
-                num_gpus=1 if self.on_gpu else 0,
-                max_restarts=0,
-                max_task_retries=0,
-                max_concurrency=self._kind.slots * self.calls,
-                enable_task_events=False,
-            )
-            handle = actor.remote(*self.arguments)
+            handle = start_actor(self._kind, self.arguments, self._kind.slots * self.calls, gpu=self.on_gpu)
             self._spare = [Member(handle, slot, losses=self._cluster.losses) for slot in range(self._kind.slots)]
         member = self._spare.pop()
         ref = member.handle.ready.remote()

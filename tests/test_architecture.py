@@ -53,9 +53,8 @@ def test_imports_go_one_way(path):
 
 def test_only_the_ray_executor_and_its_rooms_import_ray():
     importers = {str(path.relative_to(ROOT)) for path in MODULES if any(name == "ray" for name, _ in imported(path))}
-    rooms = {
-        f"orchestrator/ray_{name}.py" for name in ("answers", "cluster", "executor", "metrics", "node", "nodes", "pool")
-    }
+    names = ("answers", "bare", "cluster", "executor", "metrics", "node", "nodes", "pool")
+    rooms = {f"orchestrator/ray_{name}.py" for name in names}
     assert importers == rooms | {"cluster/ray_jobs.py"}  # the client of the Jobs API
 
 

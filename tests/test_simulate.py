@@ -178,6 +178,8 @@ def test_the_scheduler_bench_runs_the_product_and_reports_against_the_simulator(
         assert 0.2 < run["ideal_over_makespan"] < 1.02, "nothing is faster than the ideal"
         assert run["bound"] <= run["ideal"] * 1.06
         assert run["driver_cpu"] > 0
+        assert run["bare_ms_per_tile"] == pytest.approx(1000 * run["bare_cpu"] * run["batches"] / run["tiles"])
+        assert 0.02e-3 < run["bare_cpu"] < 0.2, "a call of Ray's takes about a millisecond"
         assert run["forecast"] == pytest.approx(run["ideal"], rel=0.2)
         kept = run["claims"]
         assert kept["ideal/time"] is None, "nothing is promised for 2 and 5 workers"
