@@ -275,7 +275,7 @@ def run_bench(
     batchings: Sequence[str] = BATCHINGS,
 ) -> list[Measured]:
     """Measure for each number of workers and batching, print a table, and one JSON line last."""
-    plan, console = grid_plan(rows, cols, order), Console(highlight=False, soft_wrap=True, width=120)
+    plan, console = grid_plan(rows, cols, order), Console(highlight=False, soft_wrap=True, width=140)
     console.print(
         f"{rows}x{cols} = {rows * cols:,} tiles, order {order}, batches of {batch}, "
         f"{device.per_call:g} s + {device.per_tile:g} s a tile, jitter {device.jitter:.0%}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
+from itertools import chain
 from typing import NamedTuple, Self
 
 from orchestrator.grid import TileKey
@@ -22,7 +23,7 @@ class BatchCall(NamedTuple):
 
     def packed(self) -> bytes:
         """Return it as bytes: numbers of 64 bits, little endian."""
-        numbers = [self.slot, self.run, *(number for key in self.keys for number in key)]
+        numbers = [self.slot, self.run, *chain.from_iterable(self.keys)]
         return struct.pack(f"<{len(numbers)}q", *numbers)
 
     @classmethod

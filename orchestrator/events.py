@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from storage.source import redact
 
@@ -164,10 +164,13 @@ class EventLog:
 
     def __init__(self, path: Path) -> None:
         self._file: TextIO = path.open("a", encoding="utf-8", buffering=1)
+        self._names: dict[type[Any], tuple[str, ...]] = {}
 
     def __call__(self, event: Event) -> None:
-        values = {item.name: getattr(event, item.name) for item in fields(event)}  # asdict would copy every key
-        line = json.dumps({"time": round(time.time(), 3), "event": type(event).__name__, **values})
+        kind: type[Any] = type(event)
+        names = self._names.get(kind) or self._names.setdefault(kind, tuple(item.name for item in fields(event)))
+        values = {name: getattr(event, name) for name in names}  # asdict would copy every key
+        line = json.dumps({"time": round(time.time(), 3), "event": kind.__name__, **values})
         with contextlib.suppress(OSError):
             self._file.write(redact(line) + "\n")
 

@@ -44,6 +44,8 @@ class Frontier:
         self._to_fill: set[int] = set()
         self.total = graph.count
         self.done = 0
+        self.ready = 0
+        """Tiles that may run now."""
         self.running = 0
         self.recording = 0
         """Tiles whose pixels are on the disk and whose records are on their way there."""
@@ -65,6 +67,7 @@ class Frontier:
             if self._states[number] == WAITING:
                 self._states[number] = READY
                 self._heaps[-1].append(number)  # ascending, all of depth 0: a heap
+                self.ready += 1
         for number in self._find(DONE):
             self._release_after(number)
 
@@ -92,16 +95,13 @@ class Frontier:
 
     def _push(self, number: int) -> None:
         self._states[number] = READY
-        heapq.heappush(self._heaps[self.graph.level(number)], self.graph.depth(number) * self.total + number)
+        self.ready += 1
+        level, depth = self.graph.place(number)
+        heapq.heappush(self._heaps[level], depth * self.total + number)
 
     def finished_keys(self) -> Iterator[TileKey]:
         """Yield the tiles that are done."""
         return map(self.graph.key, self._find(DONE))
-
-    @property
-    def ready(self) -> int:
-        """Number of tiles that may run now."""
-        return len(self._solo) + sum(map(len, self._heaps))
 
     @property
     def suspects(self) -> int:
@@ -136,6 +136,7 @@ class Frontier:
             taken = [heapq.heappop(heap) % self.total for _ in range(min(most, len(heap)))]
         for number in taken:
             self._states[number] = RUNNING
+        self.ready -= len(taken)
         self.running += len(taken)
         return taken
 
@@ -201,6 +202,7 @@ class Frontier:
     def _put_back(self, number: int) -> None:
         if self._failures.get(number, 0) >= SOLO_AFTER:
             self._states[number] = READY
+            self.ready += 1
             self._solo.append(number)
         else:
             self._push(number)

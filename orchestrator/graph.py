@@ -39,6 +39,10 @@ class _Axis:
     parents: list[list[int]]
     awaited: list[list[int]]
     """Columns that a tile waits for in each parent row (TileGrid.awaited_columns); rows: themselves."""
+    before: list[tuple[int, ...]]
+    """The parents, as what to add to a tile's number."""
+    beside: list[tuple[int, ...]]
+    """Columns: the awaited ones of a parent row, as what to add to the number."""
     within: list[tuple[_Step, ...]] = field(default_factory=list)
     """Successors on this axis in the level itself; the number to add is relative to the tile's own."""
     under: list[tuple[_Step, ...]] = field(default_factory=list)
@@ -57,7 +61,15 @@ class _Axis:
         ]
         ups = [coarse.carriers(lo, hi) if coarse else [] for lo, hi in windows]
         awaited = [corners.awaited_columns(i) if corners else [i] for i in indices]
-        axis = cls(grid=grid, ups=ups, parents=[grid.parents(i) for i in indices], awaited=awaited)
+        parents = [grid.parents(i) for i in indices]
+        axis = cls(
+            grid=grid,
+            ups=ups,
+            parents=parents,
+            awaited=awaited,
+            before=[tuple((j - i) * weight for j in parents[i]) for i in indices],
+            beside=[tuple(j - i for j in awaited[i]) for i in indices],
+        )
         axis.within = [tuple(axis._step(j, (j - i) * weight) for j in grid.children(i)) for i in indices]
         if corners:
             axis.under = [tuple(axis._step(j, j - i) for j in corners.waiting_columns(i)) for i in indices]
@@ -97,6 +109,7 @@ class TaskGraph:
         self.grids = tuple(grids)
         self.bases = list(accumulate((grid.count for grid in self.grids[:-1]), initial=0))
         self.count = sum(grid.count for grid in self.grids)
+        self._columns = [grid.cols.count for grid in self.grids]
         self._levels: list[_Level] = []
         for k, grid in enumerate(self.grids):
             coarse = self.grids[k + 1] if k + 1 < len(self.grids) else None
@@ -110,20 +123,27 @@ class TaskGraph:
             self._levels.append(_Level(self.bases[k], columns, rows, cols, self.bases[max(k - 1, 0)], grid.rise))
 
     def number(self, key: TileKey) -> int:
-        return self.bases[key.level] + key.row * self._levels[key.level].columns + key.col
+        level, row, col = key
+        return self.bases[level] + row * self._columns[level] + col
 
     def key(self, number: int) -> TileKey:
-        level = self.level(number)
-        return TileKey(level, *divmod(number - self.bases[level], self._levels[level].columns))
+        level = bisect_right(self.bases, number) - 1
+        row, col = divmod(number - self.bases[level], self._columns[level])
+        return TileKey(level, row, col)
 
     def level(self, number: int) -> int:
         return bisect_right(self.bases, number) - 1
 
     def depth(self, number: int) -> int:
         """Return the number of tiles of its level on the longest chain before a tile."""
-        level = self._levels[bisect_right(self.bases, number) - 1]
+        return self.place(number)[1]
+
+    def place(self, number: int) -> tuple[int, int]:
+        """Return a tile's level and depth."""
+        k = bisect_right(self.bases, number) - 1
+        level = self._levels[k]
         row, col = divmod(number - level.base, level.columns)
-        return level.rise * level.rows.grid.ranks[row] + level.cols.grid.ranks[col]
+        return k, level.rise * level.rows.grid.ranks[row] + level.cols.grid.ranks[col]
 
     def waiting(self, number: int) -> list[tuple[int, int]]:
         """Return the tiles that wait for a tile, each with the number of tiles that it waits for itself."""
@@ -156,16 +176,16 @@ class TaskGraph:
 
     def awaited(self, number: int) -> list[int]:
         """Return the tiles that must be committed before a tile may run."""
-        k = self.level(number)
+        k = bisect_right(self.bases, number) - 1
         level = self._levels[k]
         row, col = divmod(number - level.base, level.columns)
-        awaited = level.cols.awaited[col]
-        found = [number + (j - row) * level.columns + c - col for j in level.rows.parents[row] for c in awaited]
-        found += [number + j - col for j in level.cols.parents[col]]
+        rows, cols = level.rows, level.cols
+        found = [number + up + side for up in rows.before[row] for side in cols.beside[col]]
+        found += [number + side for side in cols.before[col]]
         if k + 1 < len(self._levels):
             coarse = self._levels[k + 1]
-            ups = level.cols.ups[col]
-            found += [coarse.base + i * coarse.columns + j for i in level.rows.ups[row] for j in ups]
+            ups = cols.ups[col]
+            found += [coarse.base + i * coarse.columns + j for i in rows.ups[row] for j in ups]
         return found
 
     def predecessors(self, key: TileKey) -> list[TileKey]:

@@ -37,7 +37,8 @@ class Lane:
         """Nothing that its workers still say counts."""
         self.flush: Callable[[], None] = lambda: None
         """Tells its figures to whoever scrapes them."""
-        self._news: list[tuple[str, Report]] = []  # released, not announced
+        self.news: list[tuple[str, Report]] = []
+        """Batches that were released and are not announced."""
         self._ended = ended
 
     @property
@@ -69,11 +70,11 @@ class Lane:
         if letter.error is not None:
             raise letter.error
         self.session.release(letter.reports)
-        self._news += letter.reports
+        self.news += letter.reports
 
     def announce(self) -> None:
         """Tell of what was released: after what it released has been sent, whose workers wait for it."""
-        news, self._news = self._news, []
+        news, self.news = self.news, []
         if news:
             self.session.announce(news)
 

@@ -18,16 +18,16 @@ class RemainingPath:
 
     def __init__(self, graph: TaskGraph, done: Iterable[TileKey] = ()) -> None:
         self._graph = graph
-        self._waves = [wave_sizes(grid) for grid in graph.grids]
-        self._left = [int((sizes > 0).sum()) for sizes in self._waves]
+        self._waves: list[list[int]] = [wave_sizes(grid).tolist() for grid in graph.grids]
+        self._left = [sum(size > 0 for size in sizes) for sizes in self._waves]
         self.committed(done)
 
     def committed(self, keys: Iterable[TileKey]) -> None:
         """Take committed tiles out of their waves."""
-        for key in keys:
-            depth = self._graph.grids[key.level].depth(key)
-            self._waves[key.level][depth] -= 1
-            self._left[key.level] -= int(self._waves[key.level][depth] == 0)
+        for number in map(self._graph.number, keys):
+            level, depth = self._graph.place(number)
+            self._waves[level][depth] -= 1
+            self._left[level] -= self._waves[level][depth] == 0
 
     @property
     def length(self) -> int:

@@ -175,7 +175,7 @@ class Roster:
 
     def announce(self) -> None:
         """Tell listeners and outlets of what was released."""
-        for lane in list(self.lanes):
+        for lane in [lane for lane in self.lanes if lane.news]:
             with self.concerning(lane):
                 lane.announce()
 
