@@ -60,6 +60,7 @@ def scheduler(
     tile_seconds: Annotated[float, typer.Option(help="Time of a batch for each tile in it.")] = 0.01,
     jitter: Annotated[float, typer.Option(help="Greatest relative deviation of a batch's time.")] = 0.05,
     seed: Annotated[int, typer.Option(help="Seed of the jitter.")] = 0,
+    processes: Annotated[int, typer.Option(help="Processes that the workers share at most.", min=1)] = 8,
 ) -> None:
     """Run the scheduler on Ray with workers that only let time pass, beside what the simulator says it should take."""
     from cluster import options as opt
@@ -68,7 +69,7 @@ def scheduler(
 
     rows, cols = opt.parse_size(tiles, "--tiles", "64x128")
     device = Device(per_call=call_seconds, per_tile=tile_seconds, jitter=jitter, seed=seed)
-    run_bench(rows, cols, order, batch, device, opt.parse_counts(workers), opt.parse_batchings(batching))
+    run_bench(rows, cols, order, batch, device, opt.parse_counts(workers), opt.parse_batchings(batching), processes)
 
 
 @app.command()

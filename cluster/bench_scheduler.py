@@ -40,7 +40,7 @@ from orchestrator.waves import waves
 from storage.journal import Journal
 
 BATCHINGS = ("fair", "continuous")
-# Processes that the simulated workers share at most: each is a Python of 90 MB.
+# Processes that the simulated workers share at most, unless told otherwise: each is a Python of 90 MB, and wants a core too.
 PROCESSES = 8
 TILE, STRIDE = 256, 192
 # How long bare calls of Ray are measured beside a run, s.
@@ -273,6 +273,7 @@ def run_bench(
     device: Device,
     workers: Sequence[int],
     batchings: Sequence[str] = BATCHINGS,
+    processes: int = PROCESSES,
 ) -> list[Measured]:
     """Measure for each number of workers and batching, print a table, and one JSON line last."""
     plan, console = grid_plan(rows, cols, order), Console(highlight=False, soft_wrap=True, width=140)
@@ -280,7 +281,7 @@ def run_bench(
         f"{rows}x{cols} = {rows * cols:,} tiles, order {order}, batches of {batch}, "
         f"{device.per_call:g} s + {device.per_tile:g} s a tile, jitter {device.jitter:.0%}"
     )
-    found = [measure(plan, device, count, batch, batching) for batching in batchings for count in workers]
+    found = [measure(plan, device, count, batch, batching, processes) for batching in batchings for count in workers]
     table = Table("batching", "workers", "time", "ideal", "plan", "ideal/time", "bound/time", box=None, pad_edge=False)
     for name in ("CPU ms/tile", "Ray's", "cores", "bytes/tile", "growth", "journal", "load"):
         table.add_column(name)
