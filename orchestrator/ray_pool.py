@@ -148,8 +148,9 @@ class Pool:
     def _start(self) -> Any:
         if not self._spare:
             handle = start_actor(self._kind, self.arguments, self._kind.slots * self.calls, gpu=self.on_gpu)
-            self._spare = [Member(handle, slot, losses=self._cluster.losses) for slot in range(self._kind.slots)]
+            self._spare = [Member(handle, slot) for slot in range(self._kind.slots)]
         member = self._spare.pop()
+        member.losses = self._cluster.losses
         ref = member.handle.ready.remote()
         self.joining[ref] = member
         return ref

@@ -185,6 +185,8 @@ def test_what_cannot_hold_is_least_squares_however_many_steps_are_allowed():
     found = least_squares(lambda z: matrix @ z, lambda w: matrix.mT @ w, wanted, 1e-9, 3000)
     best = torch.linalg.pinv(matrix, rtol=1e-9) @ wanted
     assert torch.allclose(found, best, rtol=1e-4, atol=1e-4 * float(best.abs().max()))
+    more = least_squares(lambda z: matrix @ z, lambda w: matrix.mT @ w, wanted - matrix @ found, 1e-9, 3000)
+    assert float(more.abs().max()) <= 1e-4 * float(best.abs().max()), "nothing was left to be done"
 
 
 def test_projecting_pins_before_and_after_a_measurement_that_overlaps_them():
