@@ -134,12 +134,8 @@ class TaskGraph:
     def level(self, number: int) -> int:
         return bisect_right(self.bases, number) - 1
 
-    def depth(self, number: int) -> int:
-        """Return the number of tiles of its level on the longest chain before a tile."""
-        return self.place(number)[1]
-
     def place(self, number: int) -> tuple[int, int]:
-        """Return a tile's level and depth."""
+        """Return a tile's level and its depth: the number of tiles of its level on the longest chain before it."""
         k = bisect_right(self.bases, number) - 1
         level = self._levels[k]
         row, col = divmod(number - level.base, level.columns)

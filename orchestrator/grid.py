@@ -144,10 +144,6 @@ class TileGrid:
         nearer = self.cols.parents(col) if self.corners else []
         return [*nearer, *([col] if self.awaited_columns(col) == [col] else [])]
 
-    def depth(self, key: TileKey) -> int:
-        """Return the number of tiles of this level on the longest chain before this one."""
-        return self.rise * self.rows.ranks[key.row] + self.cols.ranks[key.col]
-
     @property
     def rise(self) -> int:
         """Tiles on the longest chain from a tile's neighbour in the parent row to the tile."""

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from orchestrator.axis import ORDERS, AxisGrid
 from orchestrator.errors import PlanError
+from orchestrator.graph import TaskGraph
 from orchestrator.grid import TileGrid, TileKey
 
 
@@ -191,11 +192,16 @@ def test_windows_pin_exactly_what_their_ancestors_own_within_them(grid: TileGrid
 
 @given(grids())
 def test_ranks_count_the_longest_chain_and_lead_from_lower_to_higher(grid: TileGrid):
+    graph = TaskGraph([grid], 2)
+
+    def depth(key: TileKey) -> int:
+        return graph.place(graph.number(key))[1]
+
     for key in grid.keys():
-        chains = [grid.depth(parent) + 1 for parent in grid.parents(key)]
-        assert grid.depth(key) == max(chains, default=0)
+        chains = [depth(parent) + 1 for parent in grid.parents(key)]
+        assert depth(key) == max(chains, default=0)
     assert grid.roots == [key for key in grid.keys() if not grid.parents(key)]
-    assert grid.longest_chain == 1 + max(map(grid.depth, grid.keys()))
+    assert grid.longest_chain == 1 + max(map(depth, grid.keys()))
 
 
 @given(grids())
