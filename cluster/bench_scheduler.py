@@ -79,7 +79,9 @@ class Measured:
     driver_cpu: float
     """CPU time of the driver's process, Ray's threads in it included."""
     bare_cpu: float
-    """CPU time of a call of Ray's at this pace, between a worker's batch and its next, when nothing else is done."""
+    """CPU time of a call of Ray's at this pace, when nothing else is done."""
+    bare_gap: float
+    """What then lies between a worker's batch and its next."""
     driver_bytes: int
     """Growth of the driver's resident memory during the run."""
     driver_bytes_warm: int
@@ -244,7 +246,8 @@ def measure(
         promised_ideal=(AGAINST_IDEAL_LONG if long else AGAINST_IDEAL) if workers in PROMISED_WORKERS else None,
         promised_bound=AGAINST_BOUND if busy else None,
         driver_cpu=meter.last[1] - meter.first[1],
-        bare_cpu=bare,
+        bare_cpu=bare.cpu,
+        bare_gap=bare.gap,
         driver_bytes=meter.memory[2] - meter.memory[0],
         driver_bytes_warm=meter.memory[2] - meter.memory[1],
         journal_seconds=journal.seconds,
@@ -276,14 +279,14 @@ def run_bench(
     processes: int = PROCESSES,
 ) -> list[Measured]:
     """Measure for each number of workers and batching, print a table, and one JSON line last."""
-    plan, console = grid_plan(rows, cols, order), Console(highlight=False, soft_wrap=True, width=140)
+    plan, console = grid_plan(rows, cols, order), Console(highlight=False, soft_wrap=True, width=150)
     console.print(
         f"{rows}x{cols} = {rows * cols:,} tiles, order {order}, batches of {batch}, "
         f"{device.per_call:g} s + {device.per_tile:g} s a tile, jitter {device.jitter:.0%}"
     )
     found = [measure(plan, device, count, batch, batching, processes) for batching in batchings for count in workers]
     table = Table("batching", "workers", "time", "ideal", "plan", "ideal/time", "bound/time", box=None, pad_edge=False)
-    for name in ("CPU ms/tile", "Ray's", "cores", "bytes/tile", "growth", "journal", "load"):
+    for name in ("CPU ms/tile", "Ray's", "gap", "cores", "bytes/tile", "growth", "journal", "load"):
         table.add_column(name)
     for m in found:
         table.add_row(
@@ -296,6 +299,7 @@ def run_bench(
             f"{m.bound / m.makespan:.3f}",
             f"{m.ms_per_tile:.3f}",
             f"{m.bare_ms_per_tile:.3f}",
+            f"{1000 * m.bare_gap:.1f}",
             f"{m.driver_cpu / m.makespan:.2f}",
             f"{m.bytes_per_tile:.0f}",
             f"{m.driver_bytes / 1e6:.1f}",
@@ -305,7 +309,8 @@ def run_bench(
     console.print(table)
     console.print(
         "times in s; ideal: simulated; plan: its forecast; continuous: tiles join at each of 10 evaluations; "
-        "CPU, cores, bytes/tile, growth (MB), journal: of the driver; Ray's: what as many bare calls at this pace cost it; "
+        "CPU, cores, bytes/tile, growth (MB), journal: of the driver; Ray's: what as many bare calls at this pace cost it, and "
+        "gap: the ms that they leave between a worker's batch and its next, unless that is in its hands already; "
         "load: of this machine"
     )
     _print_claims(console, plan, batch, found)

@@ -1,9 +1,11 @@
-"""What Ray's calls alone cost a driver: the least that one spends which sends its batches call by call (bench scheduler)."""
+"""What Ray's calls alone cost: the least for a driver that sends its batches call by call (bench scheduler)."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -13,13 +15,31 @@ from orchestrator.batch_call import BatchCall
 from orchestrator.grid import TileKey
 from orchestrator.plan import Plan
 from orchestrator.ray_pool import start_actor
+from orchestrator.report import Report
 
 # References that a call carries: those of the last calls that ended, about as many as a batch has predecessors.
 REFERENCES = 5
 
 
-def bare_calls(kind: WorkerKind, plan: Plan, workers: int, batch: int, seconds: float) -> float:
-    """Return this process' CPU seconds a call: each worker is given its next batch when it has ended one, nothing else.
+@dataclass(frozen=True, slots=True)
+class Bare:
+    """What a call costs that ends, and the one that follows it, on average."""
+
+    cpu: float
+    """CPU time of the driver's process, s."""
+    gap: float
+    """What lies between the time that a worker spends on a batch and that until it is given the next, s."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    handle: Any
+    packed: bytes
+    began: float
+
+
+def bare_calls(kind: WorkerKind, plan: Plan, workers: int, batch: int, seconds: float) -> Bare:
+    """Measure calls of Ray's: each worker is given its next batch when it has ended one, and nothing else happens.
 
     kind: workers that do not care which tiles they are given; batch: tiles in a call; seconds: how long to measure.
     Ray is running, with room for the workers.
@@ -29,25 +49,27 @@ def bare_calls(kind: WorkerKind, plan: Plan, workers: int, batch: int, seconds: 
     try:
         ray.get([handle.open.remote(0, "", plan) for handle in handles])
         keys = tuple(TileKey(0, 0, column) for column in range(batch))
-        flying: dict[Any, tuple[Any, bytes]] = {}
+        flying: dict[Any, _Call] = {}
         for process, slot in slots:
-            handle, call = handles[process], BatchCall(slot, 0, keys).packed()
-            flying[handle.run.remote(call)] = handle, call
-        return _cost(flying, seconds)
+            _send(flying, handles[process], BatchCall(slot, 0, keys).packed())
+        return _measure(flying, seconds)
     finally:
         for handle in handles:
             ray.kill(handle)
 
 
-def _cost(flying: dict[Any, tuple[Any, bytes]], seconds: float) -> float:
-    """Return the CPU seconds of a call that ends and the one that follows it, on average."""
-    last, ended = deque[Any](maxlen=REFERENCES), 0
+def _send(flying: dict[Any, _Call], handle: Any, packed: bytes, after: Iterable[Any] = ()) -> None:
+    flying[handle.run.remote(packed, *after)] = _Call(handle, packed, time.perf_counter())
+
+
+def _measure(flying: dict[Any, _Call], seconds: float) -> Bare:
+    last, ended, gaps = deque[Any](maxlen=REFERENCES), 0, 0.0
     began, cpu = time.perf_counter(), time.process_time()
     while time.perf_counter() - began < seconds or not ended:
         for ref in ray.wait(list(flying), num_returns=1)[0]:
-            handle, call = flying.pop(ref)
-            ray.get(ref)
+            call, report = flying.pop(ref), Report.of((), ray.get(ref))
+            gaps += time.perf_counter() - call.began - report.seconds
             last.append(ref)
-            flying[handle.run.remote(call, *last)] = handle, call
+            _send(flying, call.handle, call.packed, last)
             ended += 1
-    return (time.process_time() - cpu) / ended
+    return Bare((time.process_time() - cpu) / ended, gaps / ended)

@@ -180,6 +180,7 @@ def test_the_scheduler_bench_runs_the_product_and_reports_against_the_simulator(
         assert run["driver_cpu"] > 0
         assert run["bare_ms_per_tile"] == pytest.approx(1000 * run["bare_cpu"] * run["batches"] / run["tiles"])
         assert 0.02e-3 < run["bare_cpu"] < 0.2, "a call of Ray's takes about a millisecond"
+        assert 0 < run["bare_gap"] < 0.2, "and is answered after a few"
         assert run["forecast"] == pytest.approx(run["ideal"], rel=0.2)
         kept = run["claims"]
         assert kept["ideal/time"] is None, "nothing is promised for 2 and 5 workers"
