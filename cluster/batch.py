@@ -15,6 +15,7 @@ from cluster import options as opt
 from cluster.batch_folder import BatchFolder, Shard, array_shard, parse_shard
 from cluster.batch_manifest import SHARED, Entry, read_entries, share_of
 from cluster.executors import pick
+from cluster.options import takes
 from orchestrator.batch import WINDOW, Batch, is_done
 from orchestrator.batch_records import Record, Records
 from orchestrator.errors import PlanError
@@ -46,66 +47,12 @@ class Settings:
         return replace(self, shared={**self.shared, **given})
 
 
+@takes(*(name for name in opt.JOB if name != "size"))
 def batch(
     sources: Sources,
     outdir: Annotated[Path, typer.Argument(metavar="OUTDIR", help="Folder for the results, one OME-Zarr image each.")],
     job: opt.Job = None,
-    task: opt.Task = None,
-    scale: opt.Scale = None,
-    sigma: opt.Sigma = None,
-    mask: opt.Mask = None,
-    nodata: opt.Nodata = None,
-    channel: opt.Channel = None,
-    z: opt.Z = None,
-    t: opt.T = None,
-    max_pixels: opt.MaxPixels = None,
-    pad: opt.Pad = None,
-    kernel: opt.Kernel = None,
-    blur: opt.Blur = None,
-    ratio: opt.Ratio = None,
-    operator: opt.Operator = None,
-    operator_args: opt.OperatorArg = None,
-    denoiser: opt.DenoiserRef = None,
-    region: opt.Region = None,
-    label: opt.Label = None,
-    classifier: opt.Classifier = None,
-    guidance: opt.Guidance = None,
-    value_range: opt.Range = None,
-    grey_as: opt.GreyAs = None,
-    bands_as: opt.BandsAs = None,
-    skip_flat: opt.SkipFlat = None,
-    intent: opt.Intent = None,
-    quality: opt.Quality = None,
-    method: opt.Method = None,
-    zeta: opt.Zeta = None,
-    eta_b: opt.EtaB = None,
-    ilvr_stop: opt.IlvrStop = None,
-    form: opt.Form = None,
-    steps: opt.Steps = None,
-    eta: opt.Eta = None,
-    start: opt.Start = None,
-    noise_scale: opt.NoiseScale = None,
-    inverse: opt.Inverse = None,
-    guide: opt.Guide = None,
-    ensemble: opt.EnsembleName = None,
-    travel: opt.Travel = None,
-    tile: opt.Tile = None,
-    stride: opt.Stride = None,
-    margin: opt.Margin = None,
-    levels: opt.Levels = None,
-    order: opt.Order = None,
-    order_block: opt.OrderBlock = None,
-    seed: opt.Seed = None,
-    executor: opt.ExecutorName = None,
-    workers: opt.Workers = None,
-    batch: opt.Batch = None,
-    batching: opt.Batching = None,
-    address: opt.Address = None,
-    keep_work: opt.KeepWork = None,
-    on_failed_tile: opt.OnFailedTile = None,
-    drain_seconds: opt.DrainSeconds = None,
-    hang_seconds: opt.HangSeconds = None,
-    store_seconds: opt.StoreSeconds = None,
+    *,
     window: Open = WINDOW,
     verify: Verify = True,
     shard: ShardOption = None,
@@ -116,9 +63,10 @@ def batch(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     as_json: opt.AsJson = False,
+    **options: Any,
 ) -> None:
     """Restore many images into OUTDIR as one run, all on the same workers; the same command goes on after any death."""
-    given, settings = sort_out(locals())
+    given, settings = sort_out({**options, "job": job, "window": window, "verify": verify})
     if array and shard is not None:
         raise PlanError("--array takes its share from SLURM; leave out --shard")
     share = array_shard() if array else None if shard is None else parse_shard(shard)
@@ -140,7 +88,7 @@ def batch(
 
 def sort_out(values: Mapping[str, Any]) -> tuple[dict[str, Any], Settings]:
     """Return the options that images have for themselves, and those of the whole batch; values: the command's parameters."""
-    given = {name: value for name, value in values.items() if name in opt.PLACES and value not in (None, [], ())}
+    given = {name: value for name, value in values.items() if name in opt.OPTIONS and value not in (None, [], ())}
     settings = Settings(values["window"], values["verify"], {n: given.pop(n) for n in SHARED if n in given})
     if values["job"] is not None:
         given["job"] = located(values["job"])

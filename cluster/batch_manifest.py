@@ -30,7 +30,7 @@ SUFFIXES = {".csv", ".jsonl", ".ndjson"}
 SHARED = ("executor", "workers", "batch", "batching", "address", "drain_seconds")
 # The command line's names of options whose fields are called otherwise.
 _ALIASES = {"input": "path", "class": "label", "range": "value_range", "operator_arg": "operator_args"}
-KNOWN = {"input", "output", "job"} | (set(opt.PLACES) - set(SHARED) - {"path", "output"})
+KNOWN = {"input", "output", "job"} | (set(opt.OPTIONS) - set(SHARED) - {"path", "output"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +225,8 @@ def _plain(where: str, column: str, value: Any) -> Any:
     name = _ALIASES.get(column.replace("-", "_"), column.replace("-", "_"))
     if name in ("region", "operator_args"):
         return str(value).split()
-    return str(value) if name in {*opt.PARSERS, "path", "output", "job", "sigma"} else value
+    option = opt.OPTIONS.get(name)
+    return str(value) if name in ("job", "sigma") or (option and option.read) else value
 
 
 def _check_names(entries: Sequence[Entry]) -> None:

@@ -63,13 +63,15 @@ def scheduler(
     processes: Annotated[int, typer.Option(help="Processes that the workers share at most.", min=1)] = 8,
 ) -> None:
     """Run the scheduler on Ray with workers that only let time pass, beside what the simulator says it should take."""
-    from cluster import options as opt
+    from cluster import parsers
     from cluster.bench_scheduler import run_bench
     from orchestrator.simulate import Device
 
-    rows, cols = opt.parse_size(tiles, "--tiles", "64x128")
+    rows, cols = parsers.parse_size(tiles, "--tiles", "64x128")
     device = Device(per_call=call_seconds, per_tile=tile_seconds, jitter=jitter, seed=seed)
-    run_bench(rows, cols, order, batch, device, opt.parse_counts(workers), opt.parse_batchings(batching), processes)
+    run_bench(
+        rows, cols, order, batch, device, parsers.parse_counts(workers), parsers.parse_batchings(batching), processes
+    )
 
 
 @app.command()
@@ -89,13 +91,13 @@ def batch(
     seed: Annotated[int, typer.Option(help="Seed of the jitter.")] = 0,
 ) -> None:
     """Run several images on workers that only let time pass, one at a time and more: how busy are the workers?"""
-    from cluster import options as opt
+    from cluster import parsers
     from cluster.bench_batch import run_bench
     from orchestrator.simulate import Device
 
-    rows, cols = opt.parse_size(tiles, "--tiles", "8x12")
+    rows, cols = parsers.parse_size(tiles, "--tiles", "8x12")
     device = Device(per_call=call_seconds, per_tile=tile_seconds, jitter=jitter, seed=seed)
-    run_bench(rows, cols, order, images, opt.parse_counts(open_images), device, workers, batch, between)
+    run_bench(rows, cols, order, images, parsers.parse_counts(open_images), device, workers, batch, between)
 
 
 @app.command()
@@ -126,7 +128,7 @@ def scaling(
     plot: Annotated[Path | None, typer.Option(help="SVG file to draw.")] = None,
 ) -> None:
     """Restore a picture with more and more workers on the devices here, beside the bound of the tiles' graph."""
-    from cluster import options as opt
+    from cluster import parsers
     from cluster.bench_scaling import Case, run_scaling
 
     case = Case(
@@ -136,9 +138,9 @@ def scaling(
         steps=steps,
         order=order,
         batch=batch,
-        batching=opt.parse_batchings(batching)[0],
+        batching=parsers.parse_batchings(batching)[0],
     )
-    run_scaling(case, tiles, opt.parse_counts(workers), plot)
+    run_scaling(case, tiles, parsers.parse_counts(workers), plot)
 
 
 def _natural(text: str) -> int:

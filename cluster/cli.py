@@ -23,6 +23,7 @@ from cluster.executors import pick
 from cluster.export import export
 from cluster.handles import Handle, submitted_as
 from cluster.info import info
+from cluster.options import takes
 from cluster.progress import ProgressView, duration
 from orchestrator.errors import PlanError, RunError
 from orchestrator.events import Event
@@ -65,73 +66,18 @@ RunOrOut = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the res
 
 
 @app.command()
+@takes(*opt.JOB)
 def restore(
     source: In = None,
     out: Annotated[Path | None, typer.Argument(metavar="OUT", help="Folder for the result, an OME-Zarr image.")] = None,
     job: opt.Job = None,
-    task: opt.Task = None,
-    scale: opt.Scale = None,
-    sigma: opt.Sigma = None,
-    mask: opt.Mask = None,
-    nodata: opt.Nodata = None,
-    channel: opt.Channel = None,
-    z: opt.Z = None,
-    t: opt.T = None,
-    max_pixels: opt.MaxPixels = None,
-    pad: opt.Pad = None,
-    kernel: opt.Kernel = None,
-    blur: opt.Blur = None,
-    ratio: opt.Ratio = None,
-    operator: opt.Operator = None,
-    operator_args: opt.OperatorArg = None,
-    size: opt.Size = None,
-    denoiser: opt.DenoiserRef = None,
-    region: opt.Region = None,
-    label: opt.Label = None,
-    classifier: opt.Classifier = None,
-    guidance: opt.Guidance = None,
-    value_range: opt.Range = None,
-    grey_as: opt.GreyAs = None,
-    bands_as: opt.BandsAs = None,
-    skip_flat: opt.SkipFlat = None,
-    intent: opt.Intent = None,
-    quality: opt.Quality = None,
-    method: opt.Method = None,
-    zeta: opt.Zeta = None,
-    eta_b: opt.EtaB = None,
-    ilvr_stop: opt.IlvrStop = None,
-    form: opt.Form = None,
-    steps: opt.Steps = None,
-    eta: opt.Eta = None,
-    start: opt.Start = None,
-    noise_scale: opt.NoiseScale = None,
-    inverse: opt.Inverse = None,
-    guide: opt.Guide = None,
-    ensemble: opt.EnsembleName = None,
-    travel: opt.Travel = None,
-    tile: opt.Tile = None,
-    stride: opt.Stride = None,
-    margin: opt.Margin = None,
-    levels: opt.Levels = None,
-    order: opt.Order = None,
-    order_block: opt.OrderBlock = None,
-    seed: opt.Seed = None,
-    executor: opt.ExecutorName = None,
-    workers: opt.Workers = None,
-    batch: opt.Batch = None,
-    batching: opt.Batching = None,
-    address: opt.Address = None,
-    keep_work: opt.KeepWork = None,
-    on_failed_tile: opt.OnFailedTile = None,
-    drain_seconds: opt.DrainSeconds = None,
-    hang_seconds: opt.HangSeconds = None,
-    store_seconds: opt.StoreSeconds = None,
+    *,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result at OUT.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    **given: Any,
 ) -> None:
     """Restore image IN into the OME-Zarr folder OUT (task generate: `restore OUT --task generate --size HxW`)."""
-    given = {k: v for k, v in locals().items() if k in opt.PLACES}
-    if task == "generate" and out is None:
+    if given["task"] == "generate" and out is None:
         source, out = None, source
     spec = opt.job_spec(JobSpec.load(job) if job else JobSpec(), {**given, "path": source, "output": out})
     if spec.input.path is None and spec.task.name != "generate":
@@ -142,51 +88,24 @@ def restore(
 
 
 @app.command()
+@takes(
+    *opt.SAMPLING,
+    *("tile", "stride", "margin", "levels", "seed", "sigma", "scale", "task", "denoiser"),
+    *opt.RUN,
+)
 def resume(
     out: RunOrOut,
-    steps: opt.Steps = None,
-    eta: opt.Eta = None,
-    start: opt.Start = None,
-    travel: opt.Travel = None,
-    noise_scale: opt.NoiseScale = None,
-    inverse: opt.Inverse = None,
-    guide: opt.Guide = None,
-    ensemble: opt.EnsembleName = None,
-    intent: opt.Intent = None,
-    quality: opt.Quality = None,
-    method: opt.Method = None,
-    zeta: opt.Zeta = None,
-    eta_b: opt.EtaB = None,
-    ilvr_stop: opt.IlvrStop = None,
-    tile: opt.Tile = None,
-    stride: opt.Stride = None,
-    margin: opt.Margin = None,
-    levels: opt.Levels = None,
-    seed: opt.Seed = None,
-    sigma: opt.Sigma = None,
-    scale: opt.Scale = None,
-    task: opt.Task = None,
-    denoiser: opt.DenoiserRef = None,
-    executor: opt.ExecutorName = None,
-    workers: opt.Workers = None,
-    batch: opt.Batch = None,
-    batching: opt.Batching = None,
-    address: opt.Address = None,
-    keep_work: opt.KeepWork = None,
-    on_failed_tile: opt.OnFailedTile = None,
-    drain_seconds: opt.DrainSeconds = None,
-    hang_seconds: opt.HangSeconds = None,
-    store_seconds: opt.StoreSeconds = None,
+    *,
     take_over: Annotated[
         bool, typer.Option("--take-over", help="Also when another driver works at OUT, because that one hangs.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    **given: Any,
 ) -> None:
     """Go on with an unfinished run or batch, where it was submitted or, with an option such as --executor ray, here.
 
     Where it runs may change; an option that would change pixels is refused.
     """
-    given = {k: v for k, v in locals().items() if k in opt.PLACES}
     here = take_over or any(value is not None for value in given.values())
     if here and (handle := Handle.parse(str(out))):
         raise PlanError(
@@ -205,58 +124,11 @@ def resume(
 
 
 @app.command()
+@takes(*opt.JOB[: opt.JOB.index("executor")], "workers", "batch")
 def plan(
     source: In = None,
     job: opt.Job = None,
-    task: opt.Task = None,
-    scale: opt.Scale = None,
-    sigma: opt.Sigma = None,
-    mask: opt.Mask = None,
-    nodata: opt.Nodata = None,
-    channel: opt.Channel = None,
-    z: opt.Z = None,
-    t: opt.T = None,
-    max_pixels: opt.MaxPixels = None,
-    pad: opt.Pad = None,
-    kernel: opt.Kernel = None,
-    blur: opt.Blur = None,
-    ratio: opt.Ratio = None,
-    operator: opt.Operator = None,
-    operator_args: opt.OperatorArg = None,
-    size: opt.Size = None,
-    denoiser: opt.DenoiserRef = None,
-    region: opt.Region = None,
-    label: opt.Label = None,
-    classifier: opt.Classifier = None,
-    guidance: opt.Guidance = None,
-    value_range: opt.Range = None,
-    grey_as: opt.GreyAs = None,
-    bands_as: opt.BandsAs = None,
-    skip_flat: opt.SkipFlat = None,
-    intent: opt.Intent = None,
-    quality: opt.Quality = None,
-    method: opt.Method = None,
-    zeta: opt.Zeta = None,
-    eta_b: opt.EtaB = None,
-    ilvr_stop: opt.IlvrStop = None,
-    form: opt.Form = None,
-    steps: opt.Steps = None,
-    eta: opt.Eta = None,
-    start: opt.Start = None,
-    noise_scale: opt.NoiseScale = None,
-    inverse: opt.Inverse = None,
-    guide: opt.Guide = None,
-    ensemble: opt.EnsembleName = None,
-    travel: opt.Travel = None,
-    seed: opt.Seed = None,
-    tile: opt.Tile = None,
-    stride: opt.Stride = None,
-    margin: opt.Margin = None,
-    levels: opt.Levels = None,
-    order: opt.Order = None,
-    order_block: opt.OrderBlock = None,
-    workers: opt.Workers = None,
-    batch: opt.Batch = None,
+    *,
     nodes: Annotated[int | None, typer.Option(help="Nodes that you think of, for advice.", show_default=False)] = None,
     gpus: Annotated[int | None, typer.Option(help="GPUs of a node.", show_default=False)] = None,
     cpus: Annotated[int | None, typer.Option(help="Cores of a node.", show_default=False)] = None,
@@ -272,9 +144,9 @@ def plan(
         typer.Option("--simulate/--no-simulate", help="Simulate 1 to 1024 workers.", show_default="up to 20,000 tiles"),
     ] = None,
     as_json: opt.AsJson = False,
+    **given: Any,
 ) -> None:
     """Say what a restoration would take: tiles, levels, NFE, critical path, nodes that pay, memory, disk, time."""
-    given = {k: v for k, v in locals().items() if k in opt.PLACES}
     from cluster.settings import load
     from cluster.sizing import size_up
     from orchestrator.estimate import estimate
@@ -289,7 +161,7 @@ def plan(
 
         device = measure_device(planned)
     tiles = planned.spec.run.batch or 1
-    numbers = estimate(planned, workers or 1, None if device is None else device.seconds(tiles) / tiles)
+    numbers = estimate(planned, given["workers"] or 1, None if device is None else device.seconds(tiles) / tiles)
     filled = count_filled(planned)
     worth = numbers.tiles <= CHEAP_TILES if simulate is None else simulate
     outlook = forecast(planned, device, tiles, run=worth)
@@ -311,30 +183,16 @@ def plan(
 
 
 @app.command()
+@takes(*opt.TASK, "block")
 def degrade(
     source: Annotated[str, typer.Argument(metavar="IN", help="Clean image.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help=".png, .tif or .tiff; for cs a folder, .zarr.")],
-    task: opt.Task = None,
-    scale: opt.Scale = None,
-    sigma: opt.Sigma = None,
-    mask: opt.Mask = None,
-    nodata: opt.Nodata = None,
-    channel: opt.Channel = None,
-    z: opt.Z = None,
-    t: opt.T = None,
-    max_pixels: opt.MaxPixels = None,
-    pad: opt.Pad = None,
-    kernel: opt.Kernel = None,
-    blur: opt.Blur = None,
-    ratio: opt.Ratio = None,
-    block: Annotated[int | None, typer.Option(help="cs: side of a block, px.", show_default="32")] = None,
-    operator: opt.Operator = None,
-    operator_args: opt.OperatorArg = None,
+    *,
     seed: Annotated[int, typer.Option(help="Seed of the noise, and of what cs keeps.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
+    **given: Any,
 ) -> None:
     """Make a measurement of the clean image IN, with exactly the operators that `restore` inverts."""
-    given = {k: v for k, v in locals().items() if k in opt.PLACES and k != "seed"}
     from kernels.catalog import describe
     from orchestrator.degrade import degrade as measure
     from orchestrator.inputs import resolve_task

@@ -9,26 +9,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cluster import options as opt
+from cluster.options import takes
+from cluster.parsers import parse_channels
 from cluster.progress import size
 
 if TYPE_CHECKING:
     from storage.image import ImageInfo
 
 
+@takes("channel", "z", "t", "max_pixels")
 def info(
     file: Annotated[str, typer.Argument(metavar="FILE", help="An image file, a zarr folder, or a URL of one.")],
-    channel: opt.Channel = None,
-    z: opt.Z = None,
-    t: opt.T = None,
-    max_pixels: opt.MaxPixels = None,
+    *,
     as_json: opt.AsJson = False,
+    **given: Any,
 ) -> None:
     """Say what FILE holds: size, bands, samples, range, nodata, pixel size, map position, and what will be staged."""
     from storage.image import Selection
     from storage.open import inspect
 
-    chosen = None if channel is None else opt.parse_channels(channel)
-    found = inspect(file, Selection(channel=chosen, z=z, t=t), max_pixels=max_pixels)
+    channel = None if given["channel"] is None else parse_channels(given["channel"])
+    found = inspect(file, Selection(channel=channel, z=given["z"], t=given["t"]), max_pixels=given["max_pixels"])
     print(json.dumps(as_dict(found)) if as_json else "\n".join(_lines(found)))
 
 

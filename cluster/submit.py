@@ -229,7 +229,7 @@ def parse_restore(arguments: list[str]) -> tuple[JobSpec, bool]:
     source, out, job = given["source"], given["out"], given["job"]
     if given["task"] == "generate" and out is None:
         source, out = None, source
-    options = {key: value for key, value in given.items() if key in opt.PLACES}
+    options = {key: value for key, value in given.items() if key in opt.OPTIONS}
     spec = opt.job_spec(JobSpec.load(job) if job else JobSpec(), {**options, "path": source, "output": out})
     if spec.input.path is None and spec.task.name != "generate":
         raise PlanError("no input named; usage: gigarestore submit IN OUT [options of restore]")

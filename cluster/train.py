@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.options import parse_range
+from cluster.parsers import parse_range
 from cluster.progress import size
 from cluster.training_view import TrainingView
 from orchestrator.errors import PlanError, RunError

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cluster.options import parse_regions
+from cluster.parsers import parse_regions
 from orchestrator import run
 from orchestrator.errors import PlanError, RunError
 from orchestrator.filled import count_filled
