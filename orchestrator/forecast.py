@@ -20,8 +20,9 @@ BATCHES = (1, 4, 8, 16)
 # Workers x batch that a graph keeps busy, as a share of its mean parallelism (design: efficiency 0.95 up to here).
 BUSY_SHARE = 0.75
 # What lies between a batch's end and the beginning of what it releases (reply, call), and what each batch costs the driver,
-# which sends one after another. Measured, docs/RESULTS.md.
-LATENCY_SECONDS, DISPATCH_SECONDS = 0.003, 0.0004
+# which sends one after another: between what two machines of two cores take, so that both are met within 10 %
+# (docs/RESULTS.md).
+LATENCY_SECONDS, DISPATCH_SECONDS = 0.005, 0.001
 # A plan with fewer tiles is simulated unasked: half a second for all of WORKERS.
 CHEAP_TILES = 20_000
 
