@@ -52,7 +52,7 @@ cluster-tools:
 
 # Two minutes on a processor: training improves by a margin, survives kill -9, and repeats its first losses.
 prior-smoke: $(STAMP)
-	$(BIN)/python -m kernels.smoke
+	$(BIN)/python -m kernels.training.self_test
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

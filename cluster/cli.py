@@ -14,25 +14,28 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from cluster import bench, evaluate, observe, submit, submitted, train
-from cluster import options as opt
-from cluster.batch import batch, resume_batch
-from cluster.batch_folder import BatchFolder
-from cluster.doctor import doctor
-from cluster.executors import pick
-from cluster.export import export
-from cluster.handles import Handle, submitted_as
-from cluster.info import info
-from cluster.options import takes
-from cluster.progress import ProgressView, duration
+from cluster.batches.folder import BatchFolder
+from cluster.bench import commands as bench
+from cluster.commands import evaluate, submit, train
+from cluster.commands import report as observe
+from cluster.commands import submissions as submitted
+from cluster.commands.batch import batch, resume_batch
+from cluster.commands.export import export
+from cluster.commands.info import info
+from cluster.doctor.checks import doctor
+from cluster.options import options as opt
+from cluster.options.executors import pick
+from cluster.options.options import takes
+from cluster.submission.handles import Handle, submitted_as
+from cluster.terminal.progress import ProgressView, duration
 from orchestrator.errors import PlanError, RunError
 from orchestrator.events import Event
-from orchestrator.spec import JobSpec
+from orchestrator.job.spec import JobSpec
 
 if TYPE_CHECKING:
-    from orchestrator.plan import Plan
-    from orchestrator.run import Outcome
-    from orchestrator.session import Executor
+    from orchestrator.job.plan import Plan
+    from orchestrator.run.lifecycle import Outcome
+    from orchestrator.run.session import Executor
 
 app = typer.Typer(
     name="gigarestore",
@@ -82,7 +85,7 @@ def restore(
     spec = opt.job_spec(JobSpec.load(job) if job else JobSpec(), {**given, "path": source, "output": out})
     if spec.input.path is None and spec.task.name != "generate":
         raise PlanError("no input named; usage: gigarestore restore IN OUT [options]")
-    from orchestrator import run
+    from orchestrator.run import lifecycle as run
 
     _report(_drive(spec, quiet, lambda ex, on: run.start(spec, ex, on, overwrite=overwrite)))
 
@@ -116,8 +119,8 @@ def resume(
     if BatchFolder(out).exists:
         here_only = {name: value for name, value in given.items() if value is not None}
         raise typer.Exit(resume_batch(out, here_only, take_over=take_over, quiet=quiet))
-    from orchestrator import run
-    from orchestrator.rundir import RunDir
+    from orchestrator.run import lifecycle as run
+    from orchestrator.run_folder import RunDir
 
     spec = opt.job_spec(RunDir.existing(out).load_spec(), {**given, "output": out})
     _report(_drive(spec, quiet, lambda ex, on: run.resume(out, ex, on, changes=spec, take_over=take_over)))
@@ -147,17 +150,17 @@ def plan(
     **given: Any,
 ) -> None:
     """Say what a restoration would take: tiles, levels, NFE, critical path, nodes that pay, memory, disk, time."""
-    from cluster.settings import load
-    from cluster.sizing import size_up
-    from orchestrator.estimate import estimate
-    from orchestrator.filled import count_filled
-    from orchestrator.forecast import CHEAP_TILES, forecast, known_device
-    from orchestrator.resolve import plan_job
+    from cluster.submission.settings import load
+    from cluster.terminal.node_advice import size_up
+    from orchestrator.planning.estimate import estimate
+    from orchestrator.planning.flat_tiles import count_filled
+    from orchestrator.planning.forecast import CHEAP_TILES, forecast, known_device
+    from orchestrator.planning.resolve import plan_job
 
     planned = plan_job(opt.job_spec(JobSpec.load(job) if job else JobSpec(), {**given, "path": source}))
     device = known_device(planned, call_seconds, step_seconds)
     if measure:
-        from orchestrator.measure import measure_device
+        from orchestrator.planning.device_timing import measure_device
 
         device = measure_device(planned)
     tiles = planned.spec.run.batch or 1
@@ -169,13 +172,13 @@ def plan(
     advice = size_up(planned, outlook.parallelism, asked)
     if as_json:
         spec = planned.spec.model_dump(mode="json")
-        from storage.source import redact
+        from storage.byte_source import redact
 
         found = {"spec": spec, "filled": filled, **numbers.as_dict(), "forecast": outlook.as_dict()}
         found["recommended"] = advice.as_dict()
         print(redact(json.dumps(found)))
         return
-    from cluster.tables import print_forecast, print_plan, print_sizing
+    from cluster.terminal.tables import print_forecast, print_plan, print_sizing
 
     print_plan(planned, numbers, filled)
     print_sizing(advice)
@@ -193,10 +196,10 @@ def degrade(
     **given: Any,
 ) -> None:
     """Make a measurement of the clean image IN, with exactly the operators that `restore` inverts."""
-    from kernels.catalog import describe
-    from orchestrator.degrade import degrade as measure
-    from orchestrator.inputs import resolve_task
-    from orchestrator.tasks import Task
+    from kernels.denoisers.registry import describe
+    from orchestrator.job.tasks import Task
+    from orchestrator.measurement.degrade import degrade as measure
+    from orchestrator.planning.input_facts import resolve_task
 
     spec = opt.job_spec(JobSpec(), {**given, "path": source})
     try:
@@ -212,13 +215,13 @@ def degrade(
 @app.command()
 def verify(out: Out, as_json: opt.AsJson = False) -> None:
     """Check the published image: A x = y over the whole image, seams, completeness. Exit 1 when it does not hold."""
-    from orchestrator.verify import verify_run
+    from orchestrator.run.verify import verify_run
 
     found = verify_run(out)
     if as_json:
         print(json.dumps(found.as_dict()))
     else:
-        from cluster.tables import print_verification
+        from cluster.terminal.tables import print_verification
 
         print_verification(found)
     if not found.passed:
@@ -237,14 +240,14 @@ def demo(
     workers: Annotated[int, typer.Option(help="Ray workers.")] = 2,
 ) -> None:
     """Restore a real photograph x4 on Ray with the built-in network, verify it, and draw a comparison."""
-    from cluster.demo import run_demo
+    from cluster.commands.demo import run_demo
 
     raise typer.Exit(run_demo(out, workers))
 
 
 def _drive(spec: JobSpec, quiet: bool, go: Callable[[Executor, list[Callable[[Event], None]]], Outcome]) -> Outcome:
     """Run with progress; a signal lets running batches end, a second one does not; everything committed stays."""
-    from orchestrator.stopping import Stop
+    from orchestrator.shutdown import Stop
     from storage.errors import SupersededError
 
     stop = Stop(spec.run.drain_seconds)
@@ -318,6 +321,6 @@ def _run(arguments: list[str] | None) -> int:
 
 def complain(message: str) -> None:
     """Print one line, without what a URL in it may carry of credentials."""
-    from storage.source import redact
+    from storage.byte_source import redact
 
     print(f"gigarestore: {redact(' '.join(message.split()))}", file=sys.stderr)

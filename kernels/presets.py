@@ -8,7 +8,7 @@ from typing import Literal
 Init = Literal["bicubic", "predicted", "pinv", "none"]
 Ensemble = Literal["1", "2", "4", "8", "cycle"]
 
-# Network evaluations of a step under the symmetries of kernels.ensemble.
+# Network evaluations of a step under the symmetries of kernels.denoisers.symmetry.
 EVALUATIONS: dict[Ensemble, int] = {"1": 1, "2": 2, "4": 4, "8": 8, "cycle": 1}
 
 
@@ -23,18 +23,18 @@ class Preset:
     spacing: Literal["log_sigma", "uniform"]
     """Timesteps evenly spaced in log(s/a), which dwells on fine detail, or in the timestep itself."""
     form: Literal["posterior", "eps"]
-    """How a step is taken (method: section 2); `kernels.sampler.SamplerConfig.form`."""
+    """How a step is taken (method: section 2); `kernels.sampling.sampler.SamplerConfig.form`."""
     eta: float
     """Share of fresh noise in form 'eps'; without effect in form 'posterior'."""
     noise_scale: float
     """Factor of every draw: 1 samples the posterior, 0 heads for its average."""
     init: Init
     """Picture of the warm start: the measurement enlarged bicubically, what a network makes of that
-    (kernels.predictor), its pseudo-inverse, or none."""
+    (kernels.denoisers.predictor), its pseudo-inverse, or none."""
     guided_steps: int | None = None
     """`steps` at levels whose low frequencies a coarser level has settled; None: the same."""
     ensemble: Ensemble = "1"
-    """Symmetries that a network without knowledge of objects is seen under (kernels.ensemble)."""
+    """Symmetries that a network without knowledge of objects is seen under (kernels.denoisers.symmetry)."""
     travel_length: int = 1
     """Steps of one jump back of time travel; without effect when `travel_repeat` is 1."""
     travel_repeat: int = 1

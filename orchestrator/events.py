@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TextIO
 
-from storage.source import redact
+from storage.byte_source import redact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DomainChecked:
-    """The prior was tried on the input (orchestrator.domain); residuals in units of the noise added."""
+    """The prior was tried on the input (orchestrator.run.domain_check); residuals in units of the noise added."""
 
     residual: float
     known: float
@@ -82,7 +82,7 @@ class BatchCommitted:
     filled: int = 0
     """Tiles of the batch that needed none."""
     path: int = 0
-    """Tiles on the longest chain that was then left (orchestrator.remaining)."""
+    """Tiles on the longest chain that was then left (orchestrator.scheduling.remaining_path)."""
     ended: float = field(default_factory=time.time)
     """When the driver learned that the batch was over, s since 1970; batches share writes of the journal, so that this is
     told about a second later at most, and later while the store fails."""

@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.places import ROOT
+
 # How long an example takes says how busy the machine is, nothing else.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
-ROOT = Path(__file__).resolve().parents[1]
 
 # A helper of Ray that was still connecting when its driver died ends by itself after a minute, seconds.
 AT_LAST = 90
@@ -56,7 +57,7 @@ def write_picture(path, pixels, **tiff):
 
 def job(source, out, *, task=None, sampling=None, tiling=None, **other):
     """Return a small job: super-resolution x4 by two steps on tiles of 32 px at two levels, unless told otherwise."""
-    from orchestrator.spec import JobSpec
+    from orchestrator.job.spec import JobSpec
 
     quick = {"tile": QUICK["tile"], "stride": QUICK["stride"], "levels": 2, **(tiling or {})}
     return JobSpec.build(
@@ -73,8 +74,8 @@ def job(source, out, *, task=None, sampling=None, tiling=None, **other):
 
 def serially(spec, listeners=(), **options):
     """Run a job in this process; return its outcome."""
-    from orchestrator.run import start
-    from orchestrator.serial import SerialExecutor
+    from orchestrator.run.lifecycle import start
+    from orchestrator.run.serial_executor import SerialExecutor
 
     return start(spec, SerialExecutor(), listeners, **options)
 

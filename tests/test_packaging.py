@@ -8,14 +8,13 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from pathlib import Path
 
 import pytest
 
 import kernels
-from kernels.catalog import BUILTIN_WEIGHTS
+from kernels.denoisers.registry import BUILTIN_WEIGHTS
+from tests.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PACKAGES = ["kernels", "storage", "orchestrator", "cluster"]
 LARGEST_WHEEL = 20_000_000
@@ -59,18 +58,18 @@ def wheel(tmp_path_factory):
 
 
 def test_the_package_list_is_complete():
-    assert PROJECT["tool"]["setuptools"]["packages"] == PACKAGES
+    assert PROJECT["tool"]["setuptools"]["packages"]["find"]["include"] == [f"{name}*" for name in PACKAGES]
     found = {path.parent.name for path in ROOT.glob("*/__init__.py")}
     assert found == set(PACKAGES)
-    nested = [path for name in PACKAGES for path in (ROOT / name).glob("*/**/__init__.py")]
-    assert not nested, "a subpackage would be left out of the wheel"
+    folders = {path.parent for name in PACKAGES for path in (ROOT / name).rglob("*.py")}
+    assert not [folder for folder in folders if not (folder / "__init__.py").exists()], "the wheel would leave them out"
 
 
 def test_the_wheel_holds_every_module_and_the_weights(wheel):
     names, _, _ = wheel
     for package in PACKAGES:
-        for path in (ROOT / package).glob("*.py"):
-            assert f"{package}/{path.name}" in names
+        for path in (ROOT / package).rglob("*.py"):
+            assert str(path.relative_to(ROOT)) in names
         assert f"{package}/py.typed" in names
     assert str(BUILTIN_WEIGHTS.relative_to(ROOT)) in names
     assert "cluster/rayjob.schema.json" in names
@@ -102,7 +101,7 @@ def test_no_other_distribution_owns_our_import_names():
 
 
 def test_doctor_finds_the_import_names_our_own():
-    from cluster.doctor import _shadowed
+    from cluster.doctor.checks import _shadowed
 
     installed()
     (check,) = _shadowed()
@@ -115,7 +114,7 @@ def test_doctor_says_when_another_distribution_shadows_a_package(tmp_path):
     (tmp_path / "kernels" / "__init__.py").write_text("__version__ = '0.9.0'\n")
     code = (
         f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]\n"
-        "from cluster.doctor import _shadowed\n"
+        "from cluster.doctor.checks import _shadowed\n"
         "print([(c.verdict, c.text) for c in _shadowed()])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
@@ -149,7 +148,7 @@ def test_every_third_party_import_is_a_declared_dependency():
     }
     ours, missing = {*PACKAGES, *sys.stdlib_module_names}, set()
     for package in PACKAGES:
-        for path in (ROOT / package).glob("*.py"):
+        for path in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 names = []
                 if isinstance(node, ast.Import):

@@ -12,9 +12,9 @@ import tempfile
 from pathlib import Path
 
 from tests import slurm_daemons
+from tests.places import ROOT
 from tests.slurm_daemons import Daemons, shell, short_hostname
 
-ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = ("ip", "nsenter", "unshare", *slurm_daemons.PROGRAMS)
 # Hosts have a /tmp of their own; what they need of this machine's: the checkout and Python's environment, if they are there.
 NEEDED = sorted({path for path in (ROOT, Path(sys.prefix), Path(sys.prefix).resolve()) if path.is_relative_to("/tmp")})

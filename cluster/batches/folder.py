@@ -1,0 +1,130 @@
+"""The folder of a batch: its images' outputs, its records, and what is needed to go on with it.
+
+OUTDIR/NAME.zarr                      an image's output, a run of its own
+OUTDIR/batch.jsonl                    records; of a share batch-I-of-N.jsonl
+OUTDIR/.gigarestore/manifest.jsonl    the images with all their options
+OUTDIR/.gigarestore/batch.json        the options of the whole batch
+OUTDIR/.gigarestore/lock              held by the driver; of a share lock-I-of-N
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.batches.manifest import Entry, kept_images, manifest_text, read_entries, share_of
+from orchestrator.errors import PlanError
+from orchestrator.run.batch_records import Record, read_records
+from orchestrator.run_folder import STATE, RunDir
+from storage import atomic_files as files
+
+Shard = tuple[int, int]
+"""The I-th of N shares, I from 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFolder:
+    """Names of everything in a batch's folder."""
+
+    root: Path
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / STATE / "manifest.jsonl"
+
+    @property
+    def options(self) -> Path:
+        return self.root / STATE / "batch.json"
+
+    @property
+    def exists(self) -> bool:
+        """True when a batch was begun here."""
+        return self.manifest.exists()
+
+    def records(self, shard: Shard | None) -> Path:
+        return self.root / f"batch{_of(shard)}.jsonl"
+
+    def lock(self, shard: Shard | None) -> Path:
+        return self.root / STATE / f"lock{_of(shard)}"
+
+    def check(self, entries: Sequence[Entry] = ()) -> None:
+        """Raise PlanError where something else is, or a batch that was begun with other images than these."""
+        if self.root.exists() and not self.root.is_dir():
+            raise PlanError(f"{self.root} is a file; give a folder for the results")
+        if RunDir(self.root).job.exists():
+            raise PlanError(f"{self.root} is the output of one image; give a folder for the results of all")
+        if entries and self.exists:
+            given = {entry.name: entry.given["path"] for entry in entries}
+            for name, path in kept_images(self.manifest).items():
+                if given.get(name) != path:
+                    raise PlanError(
+                        f"{self.root} is a batch of other images: its {name} is of {path}; choose another OUTDIR, go on "
+                        f"with `gigarestore resume {self.root}`, or --overwrite"
+                    )
+
+    def make(self) -> None:
+        """Make the folder; raises PlanError where something else is."""
+        self.check()
+        self.manifest.parent.mkdir(parents=True, exist_ok=True)
+
+    def keep(self, entries: Sequence[Entry], options: Mapping[str, Any], *, overwrite: bool = False) -> None:
+        """Keep what is to be restored; raises PlanError when that would forget images of a batch that was begun.
+
+        overwrite: forget them. Images may always be added.
+        """
+        if not overwrite:
+            self.check(entries)
+        files.replace(self.options, [json.dumps(options).encode()], fsync=True)
+        files.replace(self.manifest, [manifest_text(entries).encode()], fsync=True)
+
+    def load(self) -> tuple[list[Entry], dict[str, Any]]:
+        """Return the images and options of a batch that was begun."""
+        return read_entries([str(self.manifest)], {}), json.loads(self.options.read_bytes())
+
+    def runs(self, shard: Shard | None) -> list[RunDir]:
+        """Return the folders of a share's images, of a batch that was begun or is yet to be."""
+        names = list(kept_images(self.manifest)) if self.exists else []
+        return [RunDir(self.root / name) for name in share_of(names, shard)]
+
+    def all_records(self) -> dict[str, Record]:
+        """Return the latest record of each image, whichever share restored it."""
+        found = (record for path in sorted(self.root.glob("batch*.jsonl")) for record in read_records(path))
+        latest: dict[str, Record] = {}
+        for record in found:
+            if record.image not in latest or record.time >= latest[record.image].time:
+                latest[record.image] = record
+        return latest
+
+
+def parse_shard(text: str) -> Shard:
+    """Read I/N."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise PlanError(f"--shard {text!r} is no share; give I/N with I from 1 to N, for example 1/8")
+    return int(match[1]), int(match[2])
+
+
+def array_shard(environment: Mapping[str, str] = os.environ) -> Shard:
+    """Return the share of this task of a SLURM array; raises PlanError outside one, or when its numbers leave gaps."""
+    try:
+        task, count, first, last = (int(environment[f"SLURM_ARRAY_TASK_{n}"]) for n in ("ID", "COUNT", "MIN", "MAX"))
+        step = int(environment.get("SLURM_ARRAY_TASK_STEP") or 1)
+    except (KeyError, ValueError):
+        raise PlanError(
+            "--array takes its share from SLURM_ARRAY_TASK_ID and _COUNT, which are not set: submit with "
+            "`sbatch --array=1-N`, or give --shard I/N"
+        ) from None
+    if (last - first) // step + 1 != count:
+        raise PlanError(
+            f"--array needs an array without gaps, not {count} tasks from {first} to {last}; give --shard I/N"
+        )
+    return (task - first) // step + 1, count
+
+
+def _of(shard: Shard | None) -> str:
+    return "" if shard is None else f"-{shard[0]}-of-{shard[1]}"

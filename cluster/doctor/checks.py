@@ -1,0 +1,135 @@
+"""Checks of this machine and of a cluster's nodes, one line each: what was found, and what to do about it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+PACKAGES = ("kernels", "storage", "orchestrator", "cluster")
+NEEDED = ("ray", "torch", "numpy", "zarr", "tifffile", "imagecodecs", "pydantic", "typer", "rich", "safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One finding."""
+
+    verdict: Literal["ok", "warn", "fail"]
+    name: str
+    text: str
+    """What was found; for warn and fail also what to do."""
+
+    def as_dict(self) -> dict[str, str]:
+        return asdict(self)
+
+
+def doctor(
+    store: Annotated[
+        Path | None, typer.Argument(metavar="STORE", help="Folder where outputs go.", show_default="here")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to try, HOST:PORT or auto.")] = None,
+    nodes: Annotated[
+        bool, typer.Option("--nodes", help="Run the checks on every node of the cluster at --address, and compare.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")] = False,
+) -> None:
+    """Check this machine and a cluster: versions, names, GPUs, memory, store, ports, Ray, clocks; exit 1 on a failure."""
+    checks = run_checks(store)
+    if as_json and not (address or nodes):
+        print(json.dumps([check.as_dict() for check in checks]))
+    else:
+        from cluster.doctor.nodes import check_cluster
+
+        found = {"": checks, **check_cluster(address, nodes, store, checks)}
+        _print(found, as_json)
+        checks = [check for part in found.values() for check in part]
+    if any(check.verdict == "fail" for check in checks):
+        raise typer.Exit(1)
+
+
+def run_checks(store: Path | None = None) -> list[Check]:
+    """Return every check's finding for this machine, in the order in which a person would fix them."""
+    from cluster.doctor.machine import disk, gpus, memory, ports, shared_memory, try_store
+
+    where = (store or Path.cwd()).absolute()
+    checks: list[Callable[[], list[Check]]] = [
+        *(_python, _versions, _code, _shadowed, gpus, memory, shared_memory),
+        *(lambda: disk(where), lambda: try_store(where), ports, _weights),
+    ]
+    return [finding for check in checks for finding in check()]
+
+
+def _print(found: dict[str, list[Check]], as_json: bool) -> None:
+    """Print findings by node; "" is this machine and the cluster as a whole."""
+    if as_json:
+        rows = [{**check.as_dict(), "node": node} for node, checks in found.items() for check in checks]
+        print(json.dumps(rows))
+        return
+    for node, checks in found.items():
+        for check in checks:
+            print(f"{check.verdict:4}  {f'{node}: ' if node else ''}{check.name}: {check.text}")
+
+
+def _python() -> list[Check]:
+    version, good = platform.python_version(), sys.version_info >= (3, 11)
+    return [Check("ok", "python", version) if good else Check("fail", "python", f"{version}; install 3.11 or newer")]
+
+
+def _versions() -> list[Check]:
+    found, missing = [], []
+    for name in NEEDED:
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(name)
+    checks = [Check("ok", "packages", ", ".join(found))]
+    if missing:
+        checks.append(Check("fail", "packages", f"missing: {', '.join(missing)}; pip install gigarestore"))
+    return checks
+
+
+def _code() -> list[Check]:
+    """Name the code by its content: two nodes whose versions agree may still run different code."""
+    root, digest = Path(__file__).resolve().parents[2], hashlib.sha256()
+    for package in PACKAGES:
+        for path in sorted((root / package).rglob("*.py")):
+            digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
+    return [Check("ok", "code", f"{digest.hexdigest()[:12]} in {root}")]
+
+
+def _shadowed() -> list[Check]:
+    """Find another distribution that answers to one of our four import names (PyPI has a `kernels`, for one)."""
+    home, checks = Path(__file__).resolve().parents[2], []
+    for name in PACKAGES:
+        spec = importlib.util.find_spec(name)
+        where = Path(spec.origin).resolve().parent if spec and spec.origin else None
+        if where is None or where.parent != home:
+            checks.append(
+                Check(
+                    "fail", "import names", f"{name!r} is taken by {where}; install gigarestore in its own environment"
+                )
+            )
+    for name in PACKAGES:
+        owners = set(importlib.metadata.packages_distributions().get(name, [])) - {"gigarestore"}
+        if owners:
+            text = f"{name!r} also belongs to {', '.join(sorted(owners))}; use an environment without it"
+            checks.append(Check("fail", "import names", text))
+    return checks or [Check("ok", "import names", f"{', '.join(PACKAGES)} are gigarestore's own")]
+
+
+def _weights() -> list[Check]:
+    from kernels.denoisers.registry import describe
+
+    try:
+        return [Check("ok", "built-in network", f"content {describe('builtin').content[:12]}")]
+    except ValueError as err:
+        return [Check("fail", "built-in network", f"{err}; install gigarestore again")]

@@ -1,0 +1,1 @@
+"""cluster/on_node."""

@@ -1,0 +1,268 @@
+"""The options of a job: one table that says of each what it means, where it goes in a JobSpec, and how it is read.
+
+Commands name those that they have (`takes`); the columns of a manifest are the same names.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from cluster.options import parsers
+from orchestrator.job.spec import JobSpec
+
+Job = Annotated[Path | None, typer.Option(help="A job file (TOML); other options override what it says.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+
+F = TypeVar("F", bound=Callable[..., None])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """An option of a job."""
+
+    section: str
+    """Of the JobSpec; empty for the spec itself."""
+    field: str
+    annotation: Any = None
+    """For typer; None for what is an argument of its own in every command."""
+    read: Callable[[Any], Any] | None = None
+    """Makes the field's value of what was written."""
+
+
+def _option(
+    place: str,
+    kind: Any,
+    text: str,
+    default: str | bool = True,
+    *,
+    flag: str | None = None,
+    read: Callable[[Any], Any] | None = None,
+) -> Option:
+    """place: SECTION.FIELD; kind: type; default: in words, where leaving it out means something; flag: its name if another."""
+    section, field = place.split(".")
+    flags = () if flag is None else (flag,)
+    annotation = Annotated[kind | None, typer.Option(*flags, help=text, show_default=default)]
+    return Option(section=section, field=field, annotation=annotation, read=read)
+
+
+OPTIONS = {
+    "path": Option(section="input", field="path", read=str),
+    "output": Option(section="", field="output", read=str),
+    "task": _option(
+        "task.name",
+        str,
+        "sr, colorize, inpaint, denoise, deblur, cs, outpaint, generate, operator, sr+colorize or inpaint+colorize+sr.",
+        "sr",
+    ),
+    "scale": _option("task.scale", int, "Output pixels per input pixel (sr).", "4 for sr"),
+    "sigma": _option(
+        "task.sigma", str, "Noise of the input: grey levels of its dtype (25), or percent of its range (10%)."
+    ),
+    "mask": _option("input.mask", str, "Inpainting: image of the input's size, non-zero where it is known.", read=str),
+    "nodata": _option("input.nodata", float, "Inpainting: pixels of this value in every band are unknown."),
+    "channel": _option(
+        "input.channel",
+        str,
+        "Bands of IN, for example 0,2 (from 0).",
+        "all but an alpha channel",
+        read=parsers.parse_channels,
+    ),
+    "z": _option("input.z", int, "Plane of a stack, from 0.", flag="--z"),
+    "t": _option("input.t", int, "Time point or page of IN, from 0.", flag="--t"),
+    "max_pixels": _option(
+        "input.max_pixels",
+        int,
+        "Largest size that IN may declare, px; given, IN may also take over 384 MiB to decode.",
+    ),
+    "pad": _option("input.pad", str, "Outpainting: px to invent, TOP,RIGHT,BOTTOM,LEFT.", read=parsers.parse_pad),
+    "kernel": _option("task.kernel", str, "How sr was reduced: average or bicubic.", "average"),
+    "blur": _option(
+        "task.blur",
+        str,
+        "deblur: uniform:TAPS, gaussian:SIGMA[:TAPS], anisotropic:SIGMA_Y,SIGMA_X[:TAPS] or a kernel file.",
+    ),
+    "ratio": _option("task.ratio", float, "cs: kept share of the coefficients; restore reads it from IN."),
+    "block": _option("task.block", int, "cs: side of a block, px.", "32"),
+    "operator": _option("task.operator", str, "Your own operator, package.module:Class.", flag="--operator"),
+    "operator_args": _option(
+        "task.operator_args",
+        list[str],
+        "KEY=VALUE for its constructor; may be repeated.",
+        flag="--operator-arg",
+        read=parsers.parse_arguments,
+    ),
+    "size": _option(
+        "input.size",
+        str,
+        "HEIGHTxWIDTH of the input where there is no file (generate, plan).",
+        read=parsers.parse_size,
+    ),
+    "denoiser": _option(
+        ".denoiser",
+        str,
+        "builtin, guided-diffusion:PATH, diffusers:FOLDER, prior:PATH, "
+        "module:PACKAGE.MODULE:NAME ((x_t, t) -> eps), sigma:PACKAGE.MODULE:NAME (D(z, sigma) -> x0) or analytic:.",
+        "builtin",
+        flag="--denoiser",
+    ),
+    "region": _option(
+        ".regions",
+        list[str],
+        "Y0,X0,Y1,X1:DENOISER[:CLASS], output px: restore a region with another network first. May repeat.",
+        read=parsers.parse_regions,
+    ),
+    "label": _option("guidance.label", int, "Class to draw, of a conditional network or --classifier.", flag="--class"),
+    "classifier": _option(
+        "guidance.classifier", Path, "Guided-diffusion classifier that guides the network.", read=str
+    ),
+    "guidance": _option("guidance.scale", float, "Factor of the classifier's gradient.", "1"),
+    "value_range": _option(
+        "input.values",
+        str,
+        "Stored values LOW,HIGH of black and white.",
+        "the limits of the dtype",
+        flag="--range",
+        read=parsers.parse_range,
+    ),
+    "grey_as": _option(
+        "input.grey_as", str, "One band: replicate (in every channel) or mean (of the channels).", "replicate"
+    ),
+    "bands_as": _option(
+        "input.bands_as", str, "Other bands than the network's: groups of its channels, or single.", "groups"
+    ),
+    "skip_flat": _option(
+        "task.skip_flat",
+        float,
+        "Fill tiles whose measurement varies by no more grey levels, without the network.",
+    ),
+    "intent": _option(
+        "sampling.intent",
+        str,
+        "faithful: nearest to the truth on average; detail: a sample; paper: the paper's settings.",
+    ),
+    "quality": _option(
+        "sampling.quality", str, "draft, standard or paper: number of steps, from the measured trade-off."
+    ),
+    "method": _option("sampling.method", str, "ddnm, repaint, ilvr, ddrm, pigdm or dps.", "ddnm"),
+    "zeta": _option("sampling.zeta", float, "dps: length of the gradient step.", "1"),
+    "eta_b": _option("sampling.eta_b", float, "ddrm: weight of the measurement, 0 to 1.", "1"),
+    "ilvr_stop": _option("sampling.ilvr_stop", int, "ilvr: last conditioned timestep.", "0: all"),
+    "form": _option("sampling.form", str, "posterior (DDPM step) or eps (Eq. 10)."),
+    "steps": _option("sampling.steps", int, "Denoising steps per tile."),
+    "eta": _option(
+        "sampling.eta",
+        str,
+        "Share of fresh noise in form eps: 0 to 1, ddpm, or analytic.",
+        read=parsers.parse_eta,
+    ),
+    "start": _option("sampling.start", int, "First timestep of a warm start; leave out for the preset's."),
+    "noise_scale": _option("sampling.noise_scale", float, "Factor of all noise, 0 to 1."),
+    "inverse": _option("sampling.inverse", str, "A+ of average pooling: replicate (the paper's) or smooth."),
+    "guide": _option(
+        "sampling.guide",
+        str,
+        "The coarser level: constraint at every step (the paper's), or start of the finer one only.",
+    ),
+    "ensemble": _option(
+        "sampling.ensemble",
+        str,
+        "Symmetries the network is averaged over: 1, 2, 4, 8; cycle: another each step.",
+        flag="--ensemble",
+    ),
+    "travel": _option(
+        "sampling.travel", str, "Time travel LENGTH,REPEAT, for example 10,3.", read=parsers.parse_travel
+    ),
+    "tile": _option("tiling.tile", int, "Side of a tile in px.", "the network's"),
+    "stride": _option("tiling.stride", int, "Distance between tiles in px.", "half a tile"),
+    "margin": _option(
+        "tiling.margin", int, "Outer px that a tile leaves to the next one.", "half the overlap; 0 for paper"
+    ),
+    "levels": _option("tiling.levels", int, "Restoration levels (HiR); 1 = none.", "automatic"),
+    "order": _option("tiling.order", str, "raster, centre, bridge or colour.", "centre; intent paper: raster"),
+    "order_block": _option("tiling.block", int, "Tiles along a block's side, for the order bridge.", "16"),
+    "seed": _option("sampling.seed", int, "Seed of all randomness.", "0"),
+    "executor": _option("run.executor", str, "ray or serial.", "ray", flag="--executor"),
+    "workers": _option("run.workers", int, "Workers.", "one per GPU, else per core"),
+    "batch": _option("run.batch", int, "Tiles per worker call.", "8 on a GPU, 1 on a CPU"),
+    "batching": _option(
+        "run.batching",
+        str,
+        "fair: tiles begin and end together; continuous: they join a batch at any step.",
+        "fair",
+    ),
+    "address": _option("run.address", str, "Ray cluster to use, HOST:PORT or auto.", "a local one"),
+    "keep_work": _option("run.keep_work", bool, "Keep the working arrays after publishing.", flag="--keep-work"),
+    "on_failed_tile": _option(
+        "run.on_failed_tile",
+        str,
+        "A tile that keeps failing: stop (finish what does not need it, exit 1) or fill (with what was measured, flagged).",
+        "stop",
+    ),
+    "drain_seconds": _option(
+        "run.drain_seconds", float, "After Ctrl-C or SIGTERM: time for running batches to end.", "30"
+    ),
+    "hang_seconds": _option(
+        "run.hang_seconds", float, "How much beyond five times the usual a batch may take, store apart.", "60"
+    ),
+    "store_seconds": _option("run.store_seconds", float, "How long a failing store is tried again.", "90"),
+}
+"""By name: a command's parameter and a manifest's column."""
+
+
+def _between(first: str, last: str) -> tuple[str, ...]:
+    names = list(OPTIONS)
+    return tuple(names[names.index(first) : names.index(last) + 1])
+
+
+JOB = tuple(name for name in _between("task", "store_seconds") if name != "block")
+"""Everything about a restoration."""
+TASK = tuple(name for name in _between("task", "operator_args") if name != "block")
+SAMPLING, TILING, RUN = (
+    _between("intent", "travel"),
+    _between("tile", "order_block"),
+    _between("executor", "store_seconds"),
+)
+
+
+def takes(*names: str) -> Callable[[F], F]:
+    """Give a command these options, before its keyword-only parameters; they reach it as `**given`, None where not given."""
+
+    def extend(command: F) -> F:
+        signature = inspect.signature(command, eval_str=True)
+        shared = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=OPTIONS[name].annotation)
+            for name in names
+        ]
+        own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        first = [p for p in own if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+        extended = signature.replace(parameters=[*first, *shared, *own[len(first) :]])
+        command.__signature__ = extended  # type: ignore[attr-defined]  # what typer asks for
+        return command
+
+    return extend
+
+
+def job_spec(base: JobSpec, given: dict[str, Any]) -> JobSpec:
+    """Return `base` with the options that were given put in their sections; raises PlanError on a bad value."""
+    values = base.model_dump()
+    for name, value in given.items():
+        if value is None or value == []:
+            continue
+        option = OPTIONS[name]
+        target = values[option.section] if option.section else values
+        if name == "sigma":
+            target["sigma"], target["sigma_unit"] = parsers.parse_sigma(value)
+        else:
+            target[option.field] = option.read(value) if option.read else value
+    task = values["task"]
+    if given.get("operator") is not None and given.get("task") is None:
+        task["name"] = "operator"
+    if task["name"] == "sr" and task["scale"] == 1 and given.get("scale") is None:
+        task["scale"] = 4
+    return JobSpec.build(values)

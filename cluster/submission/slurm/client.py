@@ -1,0 +1,163 @@
+"""SLURM by its own programs: sbatch, squeue, sacct, scontrol, scancel. "Unknown" is never "failed".
+
+The state is asked of squeue, then of the run's own files, then of sacct and scontrol (cluster.submission.slurm.state): of an array
+once for all tasks.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from cluster.submission.backends import Unreachable, attempt, call, one_line
+from cluster.submission.handles import RESUMABLE, Found, Handle, Record, State, ended_code
+from cluster.submission.log_follower import follow_files
+from cluster.submission.slurm.script import render
+from cluster.submission.slurm.state import Answers
+from cluster.submission.submission import MANIFEST, SHARE, Submission
+from orchestrator.errors import PlanError
+
+# Ends that are a job's own. One whose node died or that was preempted may be queued again, one that stopped be cancelled.
+FINAL = (State.SUCCEEDED, State.FAILED, State.CANCELLED, State.TIMEOUT, State.OUT_OF_MEMORY)
+POLL = 2.0
+
+
+class SlurmBackend:
+    """Submit to the SLURM that the programs on PATH belong to.
+
+    It remembers how jobs ended: of hundreds of tasks, those that have are neither asked for nor looked up again.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[State | None, Found]] = {}
+        """How jobs ended, and what the queue said of them then."""
+
+    def render(self, submission: Submission) -> str:
+        return render(submission)
+
+    def check(self, submission: Submission) -> str:
+        done = attempt(["sbatch", "--test-only"], render(submission))
+        if done.returncode:
+            raise PlanError(f"sbatch refuses: {one_line(done.stderr)}; change the named option")
+        return one_line(done.stderr or done.stdout)
+
+    def submit(self, submission: Submission) -> Handle:
+        text, folder = render(submission), Path(submission.folder)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if submission.manifest is not None:
+            (folder / MANIFEST).write_text(submission.manifest, encoding="utf-8")
+        script = folder / "job.sh"
+        script.write_text(text, encoding="utf-8")
+        # A time-out here may hide a job that was accepted: its name is unique, so it can be looked for.
+        answer = call(["sbatch", "--parsable", f"--comment=gigarestore {submission.run_id}", str(script)])
+        match = re.fullmatch(r"(\d+)(;\S+)?", answer.strip())
+        if match is None:
+            raise Unreachable(f"sbatch answered {one_line(answer)!r} instead of a job id; look with squeue --me")
+        return Handle("slurm", match[1])
+
+    def state(self, handle: Handle, record: Record | None) -> Found:
+        answers = Answers(handle.rest)
+        return together([self._state(job, answers, record) for job in _jobs(handle, record)])
+
+    def _state(self, job: str, answers: Answers, record: Record | None) -> Found:
+        """Return the state of one job; what is known of its end holds until the queue says something else."""
+        queued = answers.squeue.get(job)
+        if queued is not None and not queued.state.ended:
+            self._known.pop(job, None)
+            return queued
+        said, known = self._known.get(job, (None, None))
+        if known is None or (queued is not None and queued.state is not said):
+            known = _settle(job, answers, record)
+            self._known.pop(job, None)
+            if known.state in FINAL and (known.state is not State.FAILED or known.code is not None):
+                self._known[job] = None if queued is None else queued.state, known
+        return known
+
+    def logs(self, handle: Handle, record: Record | None, follow: bool) -> Iterator[str]:
+        if record is None or record.folder is None:
+            raise PlanError(f"the log of {handle} lies beside its OUT, which this machine does not see")
+        paths = [record.folder / f"{job}.log" for job in _jobs(handle, record)]
+        return follow_files(paths, (lambda: self.state(handle, record).state.ended) if follow else (lambda: True))
+
+    def cancel(self, handle: Handle, record: Record | None, grace: float) -> str:
+        found = self.state(handle, record)
+        if found.state.ended:
+            return f"{handle} has already ended: {found.state}"
+        gentle, folder = found.state is State.RUNNING, _folder(handle.rest, record, within="_" in handle.rest)
+        if folder is not None:
+            folder.mkdir(exist_ok=True)
+            (folder / "cancel").touch()
+        deadline = time.monotonic() + (grace if gentle and folder is not None else 0)
+        while time.monotonic() < deadline:
+            if self.state(handle, record).state.ended:
+                return f"{handle} has stopped; everything committed is kept"
+            time.sleep(min(POLL, grace))
+        call(["scancel", handle.rest])
+        return f"{handle} is cancelled; everything committed is kept"
+
+
+def _jobs(handle: Handle, record: Record | None) -> list[str]:
+    """Return the names of a submission's jobs: those of all tasks for the handle of an array."""
+    shares = None if record is None else record.submission(record.run_id).shares
+    if shares is None or "_" in handle.rest:
+        return [handle.rest]
+    return [f"{handle.rest}_{task}" for task in range(1, shares + 1)]
+
+
+def _folder(job: str, record: Record | None, *, within: bool = True) -> Path | None:
+    """Return the folder in which a job's driver beats, where this machine sees it; not within: that of all tasks."""
+    _, _, task = job.partition("_")
+    if record is None or record.folder is None:
+        return None
+    return record.folder / f"{SHARE}{task}" if task and within else record.folder
+
+
+def _settle(job: str, answers: Answers, record: Record | None) -> Found:
+    """Return the state of one job that does not wait or run, by whoever knows it."""
+    code = _own_code(job, record)
+    found = answers.squeue.get(job) or answers.ended(job)
+    if found is None or found.state is State.UNKNOWN:
+        if code is None:
+            return Found(State.UNKNOWN, None, "SLURM no longer knows the job, and it left no exit code")
+        found = Found(State.FAILED if code else State.SUCCEEDED)
+    if found.state is State.FAILED:
+        if code is None:
+            code = answers.exit_code(job) if found.code is None else found.code
+        if code == RESUMABLE:
+            places = [_folder(job, record, within=within) for within in (True, False)]
+            cancelled = any(place is not None and (place / "cancel").exists() for place in places)
+            return Found(State.CANCELLED if cancelled else State.INTERRUPTED, code)
+    return Found(found.state, 0 if found.state is State.SUCCEEDED else code, found.reason)
+
+
+def together(found: list[Found]) -> Found:
+    """Return the state of an array from those of its tasks: under way while one is, else what is wrong with those that are."""
+    if len(found) == 1:
+        return found[0]
+    ended = sum(task.state.ended for task in found)
+    for state in (State.RUNNING, State.REQUEUED, State.PENDING, State.UNKNOWN):
+        if reasons := [task.reason for task in found if task.state is state]:
+            said = next(filter(None, reasons), "")
+            return Found(state, None, f"{ended} of {len(found)} shares have ended{f', {said}' if said else ''}")
+    bad = [task for task in found if task.state is not State.SUCCEEDED]
+    if not bad:
+        return Found(State.SUCCEEDED, 0)
+    states, codes = {task.state for task in bad}, {task.exit_code for task in bad}
+    said = f"{len(bad)} of {len(found)} shares"
+    if len(states) == 1 and len(codes) == 1:
+        return Found(states.pop(), codes.pop(), said)
+    return Found(State.INTERRUPTED, RESUMABLE, said) if codes == {RESUMABLE} else Found(State.FAILED, 1, said)
+
+
+def _own_code(job: str, record: Record | None) -> int | None:
+    """Return the exit code that the run itself left, of the job's last attempt."""
+    if record is None or record.folder is None:
+        return None
+    ended = [path for path in record.folder.glob(f"{job}.*/exit") if path.parent.name.rpartition(".")[2].isdigit()]
+    if ended:
+        last = max(ended, key=lambda path: int(path.parent.name.rpartition(".")[2]))
+        text = last.read_text(encoding="utf-8").strip()
+        return int(text) if text.isdigit() else None
+    return ended_code(_folder(job, record))

@@ -1,0 +1,55 @@
+"""How many nodes and GPUs a plan is worth, and whether those that were thought of are too many."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.submission.settings import Loaded
+from orchestrator.job.plan import Plan
+from orchestrator.planning.advice import Advice, advise, idle_warning
+from orchestrator.planning.forecast import order_waves, useful_workers
+from orchestrator.scheduling.batch_policy import CPU_BATCH, GPU_BATCH
+from orchestrator.tiling.parallelism import Waves
+
+# GPUs of a node where nobody says otherwise.
+GPUS_PER_NODE = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizing:
+    """What is recommended, and what is wrong with what was asked for."""
+
+    gpu: Advice
+    cpu: Advice
+    warning: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {"gpu": self.gpu.as_dict(), "cpu": self.cpu.as_dict(), "warning": self.warning}
+
+
+def size_up(plan: Plan, shape: Waves, loaded: Loaded) -> Sizing:
+    """Return the nodes that keep busy, and a warning when more were asked for: by --workers, or by nodes of a size.
+
+    shape: the plan's own parallelism; loaded: settings of `submit`, of which defaults are not asked for.
+    """
+    common, run = loaded.settings.submit, plan.spec.run
+    batch = run.batch or (GPU_BATCH if common.gpus else CPU_BATCH)
+    named = any(f"submit.{key}" in loaded.origins for key in ("nodes", "gpus", "cpus"))
+    workers = run.workers or (common.nodes * (common.gpus or common.cpus) if named else 1)
+    warning = None
+    if workers > useful_workers(shape, batch):
+        orders = {order: {batch: useful_workers(waved, batch)} for order, waved in order_waves(plan).items()}
+        warning = idle_warning(shape, workers, batch, orders)
+    return Sizing(
+        gpu=advise(shape, run.batch or GPU_BATCH, common.gpus or GPUS_PER_NODE),
+        cpu=advise(shape, run.batch or CPU_BATCH, common.cpus),
+        warning=warning,
+    )
+
+
+def describe(advice: Advice, kind: str) -> str:
+    """Return an advice as a line for people."""
+    nodes = "1 node" if advice.nodes == 1 else f"{advice.nodes:,} nodes"
+    return f"up to {advice.workers:,} {kind}, batches of {advice.batch}: {nodes} of {advice.per_node}"

@@ -1,0 +1,86 @@
+"""Draw a run's history as an SVG: who worked when, and how the tiles came in. Plain text, no drawing library."""
+
+from __future__ import annotations
+
+from html import escape
+
+from cluster.terminal.progress import duration
+from orchestrator.run.history import COLUMNS, History, WorkerHistory
+
+LEFT, TOP, ROW, CURVE, RIGHT = 170, 60, 18, 120, 70
+LEVEL0, COARSE, LOST = "#2b6cb0", "#dd8a2e", "#c53030"
+# More workers than this are drawn in rows of several, by their mean.
+MOST_ROWS = 64
+
+
+def draw(found: History, title: str) -> str:
+    """Return the SVG of a history: a row per worker (or group of workers), below it the tiles done over time."""
+    rows = _rows(list(found.workers.values()))
+    width, height = LEFT + COLUMNS + RIGHT, TOP + ROW * len(rows) + CURVE + 60
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        'font-family="sans-serif" font-size="11">',
+        f'<rect width="{width}" height="{height}" fill="white"/>',
+        _text(10, 20, title, size=14),
+        _text(10, 38, _summary(found)),
+        _text(LEFT, 54, "level 0", LEVEL0),
+        _text(LEFT + 60, 54, "coarser levels", COARSE),
+        _text(LEFT + 160, 54, "worker lost", LOST),
+    ]
+    for number, workers in enumerate(rows):
+        parts += _row(found, workers, TOP + number * ROW)
+    parts += _curve(found, TOP + ROW * len(rows) + 15)
+    return "\n".join([*parts, "</svg>\n"])
+
+
+def _summary(found: History) -> str:
+    used = [found.utilisation(worker) for worker in found.workers.values()]
+    mean = sum(used) / max(len(used), 1)
+    return (
+        f"{found.done} of {found.tiles} tiles, {found.nfe} network evaluations in {duration(found.seconds)}; "
+        f"{len(used)} workers, {mean:.0%} busy on average; {found.failures} failed tries; attempts: {found.attempts}"
+    )
+
+
+def _rows(workers: list[WorkerHistory]) -> list[list[WorkerHistory]]:
+    size = -(-len(workers) // MOST_ROWS) or 1
+    return [workers[i : i + size] for i in range(0, len(workers), size)]
+
+
+def _row(found: History, workers: list[WorkerHistory], y: int) -> list[str]:
+    name = workers[0].name if len(workers) == 1 else f"{workers[0].name} and {len(workers) - 1} more"
+    used = sum(map(found.utilisation, workers)) / len(workers)
+    parts = [_text(5, y + 12, name[:28]), _text(LEFT + COLUMNS + 5, y + 12, f"{used:.0%}")]
+    parts.append(f'<rect x="{LEFT}" y="{y}" width="{COLUMNS}" height="{ROW - 4}" fill="#f2f2f2"/>')
+    for column in sorted({c for worker in workers for c in worker.columns}):
+        base = y + ROW - 4.0
+        for kind, colour in enumerate((LEVEL0, COARSE)):
+            busy = sum(worker.columns[column][kind] for worker in workers if column in worker.columns)
+            tall = min(busy / found.column / len(workers), 1.0) * (ROW - 4)
+            if tall > 0:
+                base -= tall
+                parts.append(
+                    f'<rect x="{LEFT + column}" y="{base:.1f}" width="1" height="{tall:.1f}" fill="{colour}"/>'
+                )
+    for worker in workers:
+        if worker.lost is not None:
+            x = LEFT + (worker.lost - found.began) / found.column
+            parts.append(f'<rect x="{x:.1f}" y="{y}" width="2" height="{ROW - 4}" fill="{LOST}"/>')
+    return parts
+
+
+def _curve(found: History, y: int) -> list[str]:
+    bottom, points = y + CURVE, [f"{LEFT},{y + CURVE}"]
+    for column, done in sorted(found.progress.items()):
+        points.append(f"{LEFT + column + 1},{bottom - CURVE * done / max(found.tiles, 1):.1f}")
+    return [
+        f'<rect x="{LEFT}" y="{y}" width="{COLUMNS}" height="{CURVE}" fill="none" stroke="#cccccc"/>',
+        f'<polyline points="{" ".join(points)}" fill="none" stroke="{LEVEL0}"/>',
+        _text(5, y + 12, f"{found.tiles} tiles"),
+        _text(LEFT, bottom + 15, "0 s"),
+        _text(LEFT + COLUMNS - 20, bottom + 15, duration(found.seconds)),
+    ]
+
+
+def _text(x: float, y: float, text: str, colour: str = "black", size: int = 11) -> str:
+    return f'<text x="{x}" y="{y}" fill="{colour}" font-size="{size}">{escape(text)}</text>'

@@ -1,0 +1,1 @@
+"""kernels/denoisers/guided_diffusion."""

@@ -1,0 +1,117 @@
+"""Blur by any kernel, one that is no product of two axes included: matrix-free, with a damped pseudo-inverse.
+
+A+ y = A^T (A A^T + delta)^-1 y by a fixed number of conjugate gradient steps, so that nothing waits for the device.
+delta = threshold^2 plays the part of truncation: directions with singular values well above the threshold are inverted,
+those well below are left to the network. A A+ A = A up to delta and what the steps leave.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from kernels.operators.base import Free, Operator
+from kernels.operators.stencil import Stencil
+from kernels.operators.tolerance_projection import Effort, least_change, ridge_by_gradients
+
+# Conjugate gradient steps of one A+.
+STEPS = 25
+# Least share of a measurement that counts as seen: far above what a Fourier transform leaves of 0.
+NOTHING = 1e-9
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Convolution(Operator):
+    """Measure by a 2-D kernel; only where the whole support is inside."""
+
+    stencil: Stencil
+    valid: Tensor
+    """(B, 1, H, W) bool, true where a measurement's support lies inside both tile and picture."""
+    threshold: float = field()
+    steps: int = STEPS
+    scale: int = 1
+
+    @property
+    def surjective(self) -> bool:
+        """Tell that measurements at the border cannot be reached."""
+        return False
+
+    def A(self, x: Tensor) -> Tensor:
+        """Return (B, C, H, W), 0 where the support is not wholly inside."""
+        return torch.where(self.valid, _each(x, self._response(x).conj()), 0.0)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Return A^T y, (B, C, H, W)."""
+        return _each(torch.where(self.valid, y, 0.0), self._response(y))
+
+    def pinv(self, y: Tensor) -> Tensor:
+        """Return A+ y, (B, C, H, W), each channel by its own steps."""
+        delta = self.threshold**2
+        mu = torch.zeros_like(y)
+        r = torch.where(self.valid, y, 0.0)
+        p, size = r, _dot(r, r)
+        for _ in range(self.steps):
+            q = self.A(self.adjoint(p)) + delta * p
+            step = size / _dot(p, q).clamp(min=1e-30)
+            mu, r = mu + step * p, r - step * q
+            after = _dot(r, r)
+            p, size = r + after / size.clamp(min=1e-30) * p, after
+        return self.adjoint(mu)
+
+    def singular_values(self, x: Tensor) -> float:
+        """Return 1, the greatest of a blur; there is no cheaper bound for each direction."""
+        return 1.0
+
+    def finish(self, x: Tensor, y: Tensor, free: Free, tolerance: float) -> Tensor:
+        """Return x changed least on the free pixels so that |A x - y| <= tolerance; see `kernels.operators.tolerance_projection`."""
+        may = free.pixels.double()
+        left = torch.where(self.valid, y.double() - self.A(x.double()), 0.0)
+        effort = Effort(rho=0.3 / self.threshold**2, iterations=100)
+        seen = (self.A(may) > NOTHING).double()  # measurements of pinned pixels alone cannot be changed
+        damped = 1 / (1 + effort.rho * self._response(may).abs().square())
+        ridge = ridge_by_gradients(
+            lambda z: seen * self.A(may * z),
+            lambda w: may * self.adjoint(seen * w),
+            lambda r: may * _each(may * r, damped),
+            effort.rho,
+        )
+        allowed = torch.full_like(left, tolerance)
+        return x + least_change(ridge, left * seen, allowed, effort).to(x.dtype)
+
+    def _response(self, x: Tensor) -> Tensor:
+        return _response(self.stencil, x.shape[2], x.shape[3], x.dtype, x.device)
+
+
+def valid_mask(stencil: Stencil, side: int, inside: tuple[int, int, int, int]) -> Tensor:
+    """Return (1, side, side) bool, true for measurements whose support lies in tile and box (y0, x0, y1, x1)."""
+    found = torch.zeros((1, side, side), dtype=torch.bool)
+    y0, x0, y1, x1 = inside
+    top, bottom = stencil.inside(0, max(y0, 0), min(y1, side))
+    left, right = stencil.inside(1, max(x0, 0), min(x1, side))
+    found[:, top:bottom, left:right] = True
+    return found
+
+
+@lru_cache(maxsize=8)
+def _response(stencil: Stencil, height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the Fourier transform of the kernel's weights at their places around pixel (0, 0)."""
+    weights = torch.zeros((height, width), dtype=torch.float64)
+    weights[: stencil.taps[0], : stencil.taps[1]] = torch.from_numpy(stencil.weights)
+    placed = weights.roll((stencil.before(0), stencil.before(1)), (0, 1))
+    return torch.fft.rfft2(placed.to(dtype)).to(device)
+
+
+def _each(x: Tensor, response: Tensor) -> Tensor:
+    """Filter every channel by itself, tile by tile on a CPU so that no tile depends on its batch.
+
+    What a transform carries from one edge of the tile to the opposite one lies in measurements that are not valid.
+    """
+    tiles = x.split(1) if x.device.type == "cpu" else [x]
+    return torch.cat([torch.fft.irfft2(torch.fft.rfft2(t) * response, s=t.shape[2:]) for t in tiles])
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum(dim=(2, 3), keepdim=True)

@@ -1,0 +1,183 @@
+"""Methods that differentiate the network: PiGDM and DPS, by one vector-Jacobian product per step and tile.
+
+J = d x0 / d x_t of the clean estimate, the clamp included. On the CPU one tile's activations are kept at a time; on
+other devices those of the batch, 2 to 4 times the memory of a forward pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from kernels.denoisers.base import Denoiser
+from kernels.sampling.coefficients import SamplerConfig, Step
+from kernels.sampling.constraints import Problem, RangeSpace, select
+from kernels.sampling.methods import Method, Moment, Shape, check_singular_values
+from kernels.sampling.registry import describe_method
+
+Pull = Callable[[Tensor], Tensor]
+"""v -> J^T v, both (B, C, H, W); once."""
+
+# Number of values of a tile for which the length of a DPS step was published.
+PUBLISHED_VALUES = 3 * 256 * 256
+# Keeps a residual of 0 from dividing.
+TINY = 1e-12
+
+
+class GradientMethod(Method, Protocol):
+    """Say what a method draws from the network's derivative."""
+
+    def push(self, x0: Tensor, pull: Pull, problem: Problem, step: Step) -> Tensor:
+        """Return `Moment.push` of a few tiles from their clean estimate."""
+        ...
+
+
+class Pigdm(GradientMethod):
+    """Follow the score of the measurement under x_0 ~ N(x0(x_t), r_t^2) (Song et al. 2023, Eq. 7 and 8).
+
+    g = J^T A^T (A A^T + sigma_y^2/r_t^2)^-1 (y - A x0). All constraints enter as one: for aligned tiles the projections
+    commute, and projecting on one after the other is the correction of the stacked operator. Known pixels are besides
+    overwritten in the clean estimate.
+
+    Form eps is the published algorithm, x_{t-1} += a_t g. In form posterior x^ is the conditional estimate that the
+    score implies, x0 + s^2/(a r_t^2) g: exact where the prior is white with the variance behind r_t^2.
+    """
+
+    info = describe_method("pigdm")
+
+    def __init__(self, config: SamplerConfig) -> None:
+        self.variance = config.parameters.pigdm_variance
+        self.published = config.step_form == "eps"
+        self.clip = config.clip
+
+    def check(self, problem: Problem, shape: Shape) -> None:
+        """Refuse a noisy measurement whose singular values are not known."""
+        if problem.measurement is not None and problem.measurement.sigma_y > 0:
+            check_singular_values(problem.measurement, shape, "pigdm (with sigma_y > 0)")
+
+    def push(self, x0: Tensor, pull: Pull, problem: Problem, step: Step) -> Tensor:
+        """Return g."""
+        lam, measurement = None, problem.measurement
+        if measurement is not None and measurement.sigma_y > 0:
+            noise = measurement.sigma_y**2 / self._doubt(step)
+            (lam,) = measurement.operator.weights(x0, lambda v: (v * v / (v * v + noise),))
+        return pull(problem.project(x0, lam) - x0)
+
+    def correct(self, m: Moment, weights: RangeSpace | None) -> Tensor:
+        """Return the estimate to step from, known pixels overwritten."""
+        x_hat = m.x0
+        if m.push is not None and not self.published:
+            x_hat = x_hat + m.step.s**2 / (m.step.a * self._doubt(m.step)) * m.push
+            x_hat = x_hat.clamp(-1.0, 1.0) if self.clip else x_hat
+        return _pinned(m.problem, x_hat)
+
+    def post(self, m: Moment, x_next: Tensor, z: Tensor | None, extra: Tensor | None) -> Tensor:
+        """Add the published guidance."""
+        return _pushed(m, x_next, m.step.a) if self.published else x_next
+
+    def finish(self, m: Moment, x_hat: Tensor) -> Tensor:
+        """Take the last guidance and make the constraints exact."""
+        return m.problem.close(self.post(m, x_hat, None, None))
+
+    def _doubt(self, step: Step) -> Tensor:
+        """Return r_t^2, the variance of x_0 given x_t under a white prior."""
+        return self.variance * step.s**2 / (step.a**2 * self.variance + step.s**2)
+
+
+class Dps(GradientMethod):
+    """Descend the norm of the residual: x_{t-1} -= zeta_t grad_{x_t} |y - A x0(x_t)| (Chung et al. 2023, Algorithm 1).
+
+    The guide's and the known pixels' residuals stand in the same norm; known pixels are besides overwritten in the
+    clean estimate. zeta_t: see `MethodConfig.zeta`.
+    """
+
+    info = describe_method("dps")
+
+    def __init__(self, zeta: float) -> None:
+        self.zeta = zeta
+
+    def push(self, x0: Tensor, pull: Pull, problem: Problem, step: Step) -> Tensor:
+        """Return -zeta_t times the gradient of the norm."""
+        with torch.enable_grad():
+            leaf = x0.detach().requires_grad_(True)
+            square = square_residual(problem, leaf)
+            (down,) = torch.autograd.grad(0.5 * square.sum(), leaf)
+        norm = square.detach().sqrt()[:, None, None, None]
+        gradient = pull(down) / norm.clamp(min=TINY)
+        steepness = gradient.square().flatten(1).sum(1)[:, None, None, None]
+        length = self.zeta * math.sqrt(math.prod(x0.shape[1:]) / PUBLISHED_VALUES) * step.span
+        return -torch.minimum(length, norm / steepness.clamp(min=TINY)) * gradient
+
+    def correct(self, m: Moment, weights: RangeSpace | None) -> Tensor:
+        """Return the unconditional estimate, known pixels overwritten."""
+        return _pinned(m.problem, m.x0)
+
+    def post(self, m: Moment, x_next: Tensor, z: Tensor | None, extra: Tensor | None) -> Tensor:
+        """Take the gradient step."""
+        return _pushed(m, x_next, 1.0)
+
+    def finish(self, m: Moment, x_hat: Tensor) -> Tensor:
+        """Take the last gradient step and make the constraints exact."""
+        return m.problem.close(self.post(m, x_hat, None, None))
+
+
+def square_residual(problem: Problem, x0: Tensor) -> Tensor:
+    """Return the squared norm of all residuals of every tile, (B,); x0: (B, C, H, W)."""
+    measured = [m for m in (problem.guide, problem.measurement) if m is not None]
+    # A A+ y: nothing outside the range of A counts, such as what y holds at masked pixels.
+    parts = [m.operator.A(m.operator.pinv(m.y)) - m.operator.A(x0) for m in measured]
+    if problem.known is not None:
+        parts.append(torch.where(problem.known.mask, problem.known.value - x0, 0.0))
+    return torch.stack([part.square().flatten(1).sum(1) for part in parts]).sum(0)
+
+
+def evaluate_with_gradient(
+    denoiser: Denoiser,
+    method: GradientMethod,
+    problem: Problem,
+    step: Step,
+    x: Tensor,
+    timesteps: Tensor,
+    shift: Tensor | None,
+    clip: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return eps, the clean estimate and `Moment.push`, each (B, C, H, W); on the CPU tile by tile.
+
+    shift: added to eps before anything else (classifier guidance), without a derivative of its own.
+    """
+    single = x.device.type == "cpu" and len(x) > 1
+    parts = []
+    for i in range(len(x)) if single else [None]:
+        rows = slice(None) if i is None else slice(i, i + 1)
+        some = problem if i is None else select(problem, [i])
+        x_t, coefficients = x[rows].clone().requires_grad_(True), step.rows(rows)
+        with torch.enable_grad():
+            eps = denoiser(x_t, timesteps[rows]).contiguous()
+            eps = eps if shift is None else eps + shift[rows]
+            x0 = coefficients.x0_x * x_t - coefficients.x0_eps * eps
+            x0 = x0.clamp(-1.0, 1.0) if clip else x0
+        pull = _pull(x0, x_t)
+        parts.append((eps.detach(), x0.detach(), method.push(x0.detach(), pull, some, coefficients)))
+        del eps, x0, pull  # the graph: free before the next tile builds its own
+    eps, x0, push = (torch.cat(column) for column in zip(*parts, strict=True))
+    return eps, x0, push
+
+
+def _pull(x0: Tensor, x_t: Tensor) -> Pull:
+    return lambda v: torch.autograd.grad(x0, x_t, v)[0]
+
+
+def _pinned(problem: Problem, x_hat: Tensor) -> Tensor:
+    return x_hat if problem.known is None else problem.known.project(x_hat)
+
+
+def _pushed(m: Moment, x: Tensor, weight: float | Tensor) -> Tensor:
+    """Return x + weight push outside the known pixels, which have their value already."""
+    if m.push is None:
+        return x
+    moved = x + weight * m.push
+    return moved if m.problem.known is None else torch.where(m.problem.known.mask, x, moved)

@@ -1,0 +1,78 @@
+"""Tiles that join a batch and leave it between two steps, each at its own step: continuous batching.
+
+    running = admit(running, newcomers)      at any boundary between two steps
+    running = advance(...)                   kernels.sampling.sampler; one network call for all
+    ended, running = retire(running, ...)    those that have arrived; the others go on
+
+A tile's result depends neither on when it joined nor on who was there, on CPU bit for bit.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from kernels.denoisers.base import Denoiser
+from kernels.noise import NoiseSource
+from kernels.sampling.sampler import SamplerConfig, State, advance
+
+# What torch says on the CPU, as a RuntimeError, where the system refuses memory.
+_CPU_REFUSAL = "DefaultCPUAllocator"
+
+
+def admit(running: State | None, newcomers: State) -> State:
+    """Return the batch with the newcomers at its end; raises ValueError when their problems cannot be joined."""
+    return newcomers if running is None else State.cat([running, newcomers])
+
+
+def retire(state: State, config: SamplerConfig) -> tuple[State | None, State | None]:
+    """Return the tiles that have finished and those that have not, None where there are none."""
+    over = state.finished(config)
+    ended, going = ([i for i, done in enumerate(over) if done is wanted] for wanted in (True, False))
+    if not ended or not going:
+        return (state, None) if ended else (None, state)
+    return state.select(ended), state.select(going)
+
+
+def advance_within(
+    denoiser: Denoiser, state: State, config: SamplerConfig, noise: NoiseSource, most: int
+) -> tuple[State, int]:
+    """Take every tile one step in parts of at most `most` tiles, halved for as long as the memory does not suffice.
+
+    Returns the state and the largest part that fitted, at most `most`. Raises what the device raised when a single
+    tile does not fit. An attempt leaves the state as it was, so the bytes do not depend on how often it was halved.
+    """
+    parts: list[State] = []
+    begin, count = 0, len(state.keys)
+    while begin < count:
+        rows = range(begin, min(begin + most, count))
+        part = state if len(rows) == count else state.select(rows)
+        advanced = _try(denoiser, part, config, noise)
+        if advanced is None:
+            del part
+            release_memory(state.x.device)
+            most = max(len(rows) // 2, 1)
+            continue
+        parts.append(advanced)
+        begin = rows.stop
+    return parts[0] if len(parts) == 1 else State.cat(parts), most
+
+
+def _try(denoiser: Denoiser, state: State, config: SamplerConfig, noise: NoiseSource) -> State | None:
+    """Advance; None when the memory did not suffice for several tiles. On return no frame holds their tensors."""
+    try:
+        return advance(denoiser, state, config, noise)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as err:
+        if len(state.keys) == 1 or not out_of_memory(err):
+            raise
+    return None
+
+
+def out_of_memory(err: BaseException) -> bool:
+    """Tell whether an error says that memory, of the device or of the host, did not suffice."""
+    return isinstance(err, torch.OutOfMemoryError | MemoryError) or _CPU_REFUSAL in str(err)
+
+
+def release_memory(device: torch.device) -> None:
+    """Give what the allocator caches back to the device, where it keeps such a cache."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

@@ -1,0 +1,249 @@
+"""The loop of the paper's Algorithms 1 to 3 over a batch of tiles, for every method, with pins and guide.
+
+A `State` is a batch in mid-flight. Every coefficient of a step is gathered on the host from each tile's own position in
+the time sequence, so that tiles of one batch may be at different steps, and nothing in a step waits for the device.
+Nothing here depends on which tiles share a batch: alone or among others, a tile's result is the same, on CPU bit for
+bit.
+
+Sources: Wang et al. 2023, "Unlimited-Size Diffusion Restoration" (the paper); Wang et al. 2023, DDNM; Ho et al. 2020.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from kernels.denoisers.base import Denoiser, evaluate
+from kernels.noise import NoiseKey, NoiseSource
+from kernels.sampling.classifier_guidance import Guidance
+from kernels.sampling.coefficients import SamplerConfig, Step, gather
+from kernels.sampling.constraints import Problem, RangeSpace, cat, select, to
+from kernels.sampling.gradient_methods import Dps, GradientMethod, Pigdm, evaluate_with_gradient
+from kernels.sampling.methods import Ddnm, Ddrm, Method, Moment, Replacement
+from kernels.sampling.registry import describe_method
+
+__all__ = ["SamplerConfig", "State", "advance", "sample", "start", "strategy"]
+
+
+@lru_cache(maxsize=8)
+def strategy(config: SamplerConfig) -> Method:
+    """Return the method that a process names."""
+    options = config.parameters
+    match config.method:
+        case "repaint":
+            return Replacement(describe_method("repaint"))
+        case "ilvr":
+            return Replacement(describe_method("ilvr"), options.ilvr_stop)
+        case "ddrm":
+            return Ddrm(options.eta_b, config.noise_scale)
+        case "pigdm":
+            return Pigdm(config)
+        case "dps":
+            return Dps(options.zeta)
+    return Ddnm(config.ddnm_plus == "scalar", config.noise_scale)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class State:
+    """Hold a batch of tiles between two steps."""
+
+    x: Tensor
+    """x_t of every tile, (B, C, H, W) float32."""
+    estimate: Tensor
+    """x^ of every tile's last reverse step, unclipped: the result once the tile has finished."""
+    problem: Problem
+    keys: tuple[NoiseKey, ...]
+    position: tuple[int, ...]
+    """Index into `SamplerConfig.times` of every tile."""
+    draws: tuple[int, ...]
+    """Number of noise draws every tile has consumed."""
+    guidance: Guidance | None = None
+
+    def finished(self, config: SamplerConfig) -> tuple[bool, ...]:
+        """Tell which tiles have arrived at -1; they must be retired before the others advance."""
+        return tuple(config.times[p] < 0 for p in self.position)
+
+    def select(self, rows: Sequence[int]) -> State:
+        """Return the given tiles as a batch of their own."""
+        return select(self, rows)
+
+    @staticmethod
+    def cat(states: Sequence[State]) -> State:
+        """Join batches, wherever their tiles stand; raise ValueError when their problems cannot be joined."""
+        if any(s.problem.known is not None for s in states):
+            states = [replace(s, problem=s.problem.with_known(s.x)) for s in states]
+        return cat(states)
+
+
+def sample(
+    denoiser: Denoiser,
+    problem: Problem,
+    config: SamplerConfig,
+    noise: NoiseSource,
+    keys: Sequence[NoiseKey],
+    shape: tuple[int, int, int],
+    x_init: Tensor | None = None,
+    device: torch.device | str | None = None,
+    guidance: Guidance | None = None,
+) -> Tensor:
+    """Restore a batch of tiles and return x^ of the last step, (B, C, H, W) float32, unclipped.
+
+    keys: one noise key per tile. shape: (C, H, W) px. x_init: (B, C, H, W) in [-1, 1], the picture of a warm start at
+    times[0] (Chung et al. 2022, CCDF); without it x_T is noise, drawn afresh for every tile. device: default that of
+    x_init, or the CPU. guidance: with one label per tile, its classifier on the device already. Raises ValueError when
+    the problem does not fit the tiles or the method cannot do it.
+    """
+    state = start(problem, config, noise, keys, shape, x_init, device, guidance)
+    while not all(state.finished(config)):
+        state = advance(denoiser, state, config, noise)
+    return state.estimate
+
+
+@torch.no_grad()
+def start(
+    problem: Problem,
+    config: SamplerConfig,
+    noise: NoiseSource,
+    keys: Sequence[NoiseKey],
+    shape: tuple[int, int, int],
+    x_init: Tensor | None = None,
+    device: torch.device | str | None = None,
+    guidance: Guidance | None = None,
+) -> State:
+    """Return the batch at times[0], draw 0 consumed; arguments and errors as for `sample`."""
+    if device is None:
+        device = "cpu" if x_init is None else x_init.device
+    problem.check((len(keys), *shape))
+    method = strategy(config)
+    method.check(problem, shape)
+    if x_init is not None and x_init.shape != (len(keys), *shape):
+        raise ValueError(f"x_init has shape {tuple(x_init.shape)}; give {(len(keys), *shape)}")
+    if guidance is not None and guidance.labels is not None and len(guidance.labels) != len(keys):
+        raise ValueError(f"{len(guidance.labels)} labels guide {len(keys)} tiles; give one for each")
+    problem, guidance = problem.to(device), to(guidance, device)
+    picture = torch.zeros((len(keys), *shape), device=device) if x_init is None else x_init.to(device).float()
+    alpha_bar = config.schedule.alpha_bar[config.times[0]]
+    a, s = math.sqrt(alpha_bar), 1.0 if x_init is None else math.sqrt(1.0 - alpha_bar)
+    x, z = a * picture, None
+    if config.noise_scale > 0:
+        z = noise.draw(tuple(keys), (0,) * len(keys), shape, x.device)
+        x = x + (config.noise_scale * s) * z
+        z = config.noise_scale * z
+    x = method.begin(problem, picture, x, a, s, z)
+    zeros, ones = (0,) * len(keys), (1,) * len(keys)
+    return State(x=x, estimate=x, problem=problem, keys=tuple(keys), position=zeros, draws=ones, guidance=guidance)
+
+
+@torch.no_grad()
+def advance(denoiser: Denoiser, state: State, config: SamplerConfig, noise: NoiseSource) -> State:
+    """Take every tile through its pending forward moves, if any, and one reverse step: one network call each.
+
+    Raises ValueError when a tile of the batch has finished.
+    """
+    if any(state.finished(config)):
+        raise ValueError("a finished tile cannot advance; select the unfinished ones first")
+    return _descend(denoiser, _climb(state, config, noise), config, noise)
+
+
+def _climb(state: State, config: SamplerConfig, noise: NoiseSource) -> State:
+    """Make the pending forward moves of time travel, x <- sqrt(1 - beta) x + sqrt(beta) z, one draw each."""
+    tiles, times, position, draws = list(state.x), config.times, list(state.position), list(state.draws)
+    while rows := [i for i, p in enumerate(position) if times[p + 1] > times[p]]:
+        z = _draw(state, draws, rows, config, noise)
+        for k, i in enumerate(rows):
+            position[i], draws[i] = position[i] + 1, draws[i] + 1
+            beta = config.schedule.beta[times[position[i]]]
+            tiles[i] = math.sqrt(1.0 - beta) * tiles[i]
+            if z is not None:
+                tiles[i] = tiles[i] + math.sqrt(beta) * z[k]
+    if position == list(state.position):
+        return state
+    return replace(state, x=torch.stack(tiles), position=tuple(position), draws=tuple(draws))
+
+
+def _descend(denoiser: Denoiser, state: State, config: SamplerConfig, noise: NoiseSource) -> State:
+    """Take one reverse step: estimate, correct, step, post."""
+    method, indices = strategy(config), [config.times[p] for p in state.position]
+    step = gather(config, indices, state.x.device)
+    timesteps = torch.from_numpy(config.schedule.timesteps[indices]).to(state.x.device, non_blocking=True)
+    pull = None if state.guidance is None else state.guidance(state.x, timesteps)
+
+    m = _estimate(denoiser, state, config, method, step, timesteps, pull)
+    weights = method.weights(m)
+    x_hat = method.correct(m, weights)
+    if 0 in indices:
+        x_hat = torch.where(step.s_next == 0, method.finish(m, x_hat), x_hat)
+
+    x_next = x_hat
+    if any(indices):  # at t = 0 everything but x^ has weight 0
+        z = _draw(state, state.draws, range(len(indices)), config, noise)
+        extra = None
+        if method.info.draws > 1:
+            extra = _draw(state, [d + 1 for d in state.draws], range(len(indices)), config, noise)
+        x_next = _step(config, m, x_hat, weights, z)
+        if pull is not None and config.step_form == "posterior":
+            x_next = x_next + step.fresh * step.fresh * pull
+        x_next = method.post(m, x_next, z, extra)
+    return replace(
+        state,
+        x=x_next,
+        estimate=x_hat,
+        position=tuple(p + 1 for p in state.position),
+        draws=tuple(d + method.info.draws for d in state.draws),
+    )
+
+
+def _estimate(
+    denoiser: Denoiser,
+    state: State,
+    config: SamplerConfig,
+    method: Method,
+    step: Step,
+    timesteps: Tensor,
+    pull: Tensor | None,
+) -> Moment:
+    """Call the network and form the clean estimate; pull: scaled classifier gradient, which form eps takes here."""
+    x, problem = state.x, state.problem
+    shift = -step.s * pull if pull is not None and config.step_form == "eps" else None
+    if method.info.needs_gradient and problem.constraints:
+        differentiated = cast(GradientMethod, method)
+        found = evaluate_with_gradient(denoiser, differentiated, problem, step, x, timesteps, shift, config.clip)
+        return Moment(step, problem, x, *found)
+    eps = evaluate(denoiser, x, timesteps)
+    if shift is not None:
+        eps = eps + shift
+    x0 = step.x0_x * x - step.x0_eps * eps
+    if config.clip:
+        x0 = x0.clamp_(-1.0, 1.0)
+    return Moment(step, problem, x, eps, x0, None)
+
+
+def _step(config: SamplerConfig, m: Moment, x_hat: Tensor, weights: RangeSpace | None, z: Tensor | None) -> Tensor:
+    """Go from x_t to x_{t-1} around x^ in the form of the process."""
+    step = m.step
+    x_next = step.mean_x0 * x_hat
+    if config.step_form == "posterior":
+        x_next = x_next + step.mean_x * m.x
+    else:
+        x_next = x_next + step.kept * (m.eps if weights is None else m.eps - weights.operator.range_project(m.eps))
+    if z is not None:
+        x_next = x_next + step.fresh * z
+        if weights is not None:
+            x_next = x_next + (weights.fresh - step.fresh) * weights.operator.range_project(z)
+    return x_next
+
+
+def _draw(
+    state: State, draws: Sequence[int], rows: Sequence[int], config: SamplerConfig, noise: NoiseSource
+) -> Tensor | None:
+    if config.noise_scale == 0:
+        return None
+    _, c, h, w = state.x.shape
+    z = noise.draw([state.keys[i] for i in rows], [draws[i] for i in rows], (c, h, w), state.x.device)
+    return z if config.noise_scale == 1 else config.noise_scale * z

@@ -1,0 +1,88 @@
+"""How the bands of an image become the channels of a network, and back, without losing one. numpy only.
+
+    bands of the image   network of C channels gets            what is constrained                   published
+    C                    the bands                             every channel                         the channels
+    1, replicate         the band in every channel             every channel by the same band        their mean
+    1, mean              free colour                           the mean of the channels (grey A)     their mean
+    N, groups            pictures of C bands each, the last    every channel by its band             every band, the
+                         one filled up with its last band                                            mean of its copies
+    N, single            one picture per band, as replicate    every channel by its band             as groups
+
+One band replicated is the case N = 1 of the groups. The pictures of a tile share its noise, so that texture which the
+measurement leaves open is invented alike in all bands.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from orchestrator.errors import PlanError
+from orchestrator.measurement.windows import Array
+
+GREY_AS = ("replicate", "mean")
+BANDS_AS = ("groups", "single")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bands:
+    """Map between the bands of an image and the pictures that a network restores."""
+
+    count: int
+    """Bands of the published image."""
+    channels: int
+    """Channels of the network."""
+    groups: tuple[tuple[int, ...], ...]
+    """Per picture: which stored band each channel holds."""
+    grey: bool = False
+    """True where the only band is the mean of the channels; working arrays then hold the channels."""
+
+    @classmethod
+    def build(cls, count: int, channels: int, *, grey_as: str = "replicate", bands_as: str = "groups") -> Bands:
+        """Map `count` bands to a network of `channels`; raises PlanError for an unknown rule."""
+        for name, value, known in (("grey-as", grey_as, GREY_AS), ("bands-as", bands_as, BANDS_AS)):
+            if value not in known:
+                raise PlanError(f"--{name} {value!r} is unknown; choose {' or '.join(known)}")
+        if count == 1 and channels > 1 and grey_as == "mean":
+            return cls(count=1, channels=channels, groups=(tuple(range(channels)),), grey=True)
+        size = 1 if bands_as == "single" and count != channels else channels
+        firsts = range(0, count, size)
+        groups = tuple(tuple(min(first + min(i, size - 1), count - 1) for i in range(channels)) for first in firsts)
+        return cls(count=count, channels=channels, groups=groups)
+
+    @property
+    def stored(self) -> int:
+        """Bands of the working arrays."""
+        return self.channels if self.grey else self.count
+
+    def split(self, bands: Array) -> list[Array]:
+        """Return the pictures (C, h, w) of stored bands (stored, h, w)."""
+        plain = tuple(range(self.stored))
+        return [bands if group == plain else bands[list(group)] for group in self.groups]
+
+    def join(self, pictures: list[Array]) -> Array:
+        """Return the stored bands of restored pictures: of a band with several copies their mean."""
+        if self.groups == (tuple(range(self.stored)),):
+            return pictures[0]
+        return np.stack([self._mean(pictures, band) for band in range(self.stored)])
+
+    def _mean(self, pictures: list[Array], band: int) -> Array:
+        groups = zip(pictures, self.groups, strict=True)
+        copies = [picture[i] for picture, group in groups for i, held in enumerate(group) if held == band]
+        return copies[0] if len(copies) == 1 else np.asarray(np.mean(copies, axis=0, dtype=np.float64), np.float32)
+
+    def published(self, stored: Array) -> Array:
+        """Return the bands to publish of stored ones."""
+        return stored.mean(axis=0, keepdims=True, dtype=np.float64).astype(np.float32) if self.grey else stored
+
+    def describe(self) -> list[str]:
+        """Say per picture what its channels hold, bands counted from 1; empty where bands and channels are the same."""
+        if self.grey:
+            return [f"band 1 is the mean of the network's {self.channels} channels"]
+        if self.groups == (tuple(range(self.channels)),):
+            return []
+        return [
+            f"group {number}: channels hold band {', '.join(str(band + 1) for band in group)}"
+            for number, group in enumerate(self.groups, 1)
+        ]

@@ -1,0 +1,170 @@
+"""Regions restored first, by a model of their own, and pinned into the rest by mask-shift (the paper's section 6).
+
+A region is a run of its own on the part of the measurement under it, in `.gigarestore/regions/N`. Its full-size cells
+are then known pixels of the main run: at level 0 as they are, at level k pooled, where every covered pixel is known.
+Every tile of the main run restores around them, so that no border is seen, and leaves them bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels.denoisers.registry import PREDICTOR_WEIGHTS, file_hash
+from orchestrator.errors import PlanError
+from orchestrator.job.plan import Plan, alignment
+from orchestrator.job.spec import GuidanceSpec, JobSpec, RegionSpec, TilingSpec
+from orchestrator.job.tasks import FACTOR
+from orchestrator.measurement.windows import Array
+from orchestrator.run_folder import RunDir
+from storage.box import Box
+
+if TYPE_CHECKING:
+    from orchestrator.worker.level_cells import LevelCells
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Region:
+    """A region with its own plan."""
+
+    box: Box
+    """Within the output, px."""
+    plan: Plan
+
+
+def grown(region: RegionSpec, plan: Plan) -> RegionSpec:
+    """Return the region with its edges moved outward to where no cell of operator or hierarchy is cut.
+
+    Raises PlanError for a region that is not inside the image.
+    """
+    image, box = Box(0, 0, plan.height, plan.width), Box(*region.box)
+    if box.empty or not image.contains(box):
+        raise PlanError(
+            f"region {','.join(map(str, region.box))} is not inside the output of {plan.height}x{plan.width} px; "
+            "give Y0,X0,Y1,X1 in output pixels, the last two exclusive"
+        )
+    last = len(plan.levels) - 1
+    unit = math.lcm(1, *(alignment(plan.task, k, last) * FACTOR**k for k in range(last + 1)))
+    y0, x0 = box.y0 // unit * unit, box.x0 // unit * unit
+    y1, x1 = -(-box.y1 // unit) * unit, -(-box.x1 // unit) * unit
+    return region.model_copy(update={"box": (y0, x0, min(y1, plan.height), min(x1, plan.width))})
+
+
+def check_apart(regions: Sequence[RegionSpec]) -> None:
+    """Raise PlanError naming two regions that overlap."""
+    boxes = [Box(*region.box) for region in regions]
+    for i, one in enumerate(boxes):
+        for other in boxes[:i]:
+            if not one.intersect(other).empty:
+                raise PlanError(
+                    f"regions {other} and {one} overlap once they lie on the tiles' lattice; move them apart"
+                )
+
+
+def region_job(spec: JobSpec, number: int) -> JobSpec:
+    """Return the job of a region: the measurement under it, with the region's own denoiser, class, sampling and tiles.
+
+    Its working arrays are kept, because the main run reads them.
+    """
+    region, scale = spec.regions[number], spec.task.scale
+    overlapping = spec.task.name == "deblur" or spec.task.kernel == "bicubic"
+    if spec.task.name in ("cs", "outpaint", "operator") or overlapping or spec.input.fine_mask:
+        raise PlanError(
+            f"task {spec.task.name} takes no --region here: its input does not lie under its output pixel by pixel"
+        )
+    y0, x0, y1, x1 = region.box
+    crop = (y0 // scale, x0 // scale, y1 // scale, x1 // scale)
+    under: dict[str, Any] = {"size": (crop[2] - crop[0], crop[3] - crop[1])}
+    if spec.input.path is not None:
+        under["crop"] = crop
+    rest = spec.sampling.unpredicted()
+    sampling = region.sampling or rest.model_copy(update={"seed": (spec.sampling.seed + number + 1) % 2**63})
+    return spec.model_copy(
+        update={
+            "input": spec.input.model_copy(update=under),
+            "denoiser": region.denoiser,
+            "guidance": _guidance(spec.guidance, region),
+            "sampling": sampling,
+            "tiling": region.tiling or TilingSpec(),
+            "regions": (),
+            "run": spec.run.model_copy(update={"keep_work": True}),
+        }
+    )
+
+
+def _guidance(rest: GuidanceSpec, region: RegionSpec) -> GuidanceSpec:
+    """Return the region's own class; the classifier of the rest guides it too where the region names a class."""
+    if region.label is None or rest.classifier is None:
+        return GuidanceSpec(label=region.label)
+    return rest.model_copy(update={"label": region.label})
+
+
+def check_stored(plan: Plan, regions: Sequence[Region]) -> None:
+    """Raise PlanError for a region whose pixels do not have the bands that the main run keeps."""
+    for region in regions:
+        if region.plan.bands.stored != plan.bands.stored:
+            raise PlanError(
+                f"region {region.box} restores {region.plan.bands.stored} bands with {region.plan.denoiser.name}, "
+                f"the image has {plan.bands.stored}; choose a denoiser of as many channels"
+            )
+
+
+def region_marks(plan: Plan) -> list[dict[str, Any]] | None:
+    """Return what of the regions decides pixels, for the fingerprint; None without regions."""
+    marks = [
+        {
+            "box": list(spec.box),
+            "denoiser": region.plan.denoiser.content,
+            "sampling": region.plan.spec.sampling.model_dump(mode="json"),
+            "tiling": region.plan.spec.tiling.model_dump(mode="json"),
+            **({"predictor": file_hash(PREDICTOR_WEIGHTS)} if region.plan.spec.sampling.init == "predicted" else {}),
+        }
+        for spec, region in zip(plan.spec.regions, plan.regions, strict=True)
+    ]
+    return marks or None
+
+
+def covered(box: Box, level: int) -> Box:
+    """Return the pixels of a level that lie wholly under a box of the output."""
+    g = int(FACTOR**level)
+    return Box(-(-box.y0 // g), -(-box.x0 // g), box.y1 // g, box.x1 // g)
+
+
+@dataclass(frozen=True, slots=True)
+class RegionLayer:
+    """The restored pixels of a region, as known pixels of the main run."""
+
+    box: Box
+    cells: LevelCells
+
+    @classmethod
+    def open(cls, run: RunDir, plan: Plan) -> list[RegionLayer]:
+        """Open all regions of a run, which are finished by then."""
+        from orchestrator.worker.level_cells import LevelCells  # a plan is made without zarr
+
+        found = enumerate(plan.regions)
+        return [cls(r.box, LevelCells.open(RunDir(run.region(i)), r.plan.levels[0])) for i, r in found]
+
+    def pin(self, level: int, tile: Box, mask: NDArray[np.bool_], known: Array) -> None:
+        """Mark and fill, in place, the pixels of a tile (1, P, P) and (bands, P, P) that the region covers wholly."""
+        g = int(FACTOR**level)
+        part = covered(self.box, level).intersect(tile)
+        if part.empty:
+            return
+        fine = self.cells.read(part.scale(g).shift(-self.box.y0, -self.box.x0))
+        rows, cols = part.shift(-tile.y0, -tile.x0).slices()
+        mask[:, rows, cols] = True
+        known[:, rows, cols] = _pool(fine, g)
+
+
+def _pool(fine: Array, g: int) -> Array:
+    if g == 1:
+        return fine
+    bands, height, width = fine.shape
+    cells = fine.reshape(bands, height // g, g, width // g, g)
+    return np.asarray(cells.mean(axis=(2, 4), dtype=np.float64), dtype=np.float32)

@@ -1,0 +1,275 @@
+"""JobSpec: everything a user can say about one restoration, as a frozen, validated value; TOML in and out.
+
+A field left at None means "choose for me"; `orchestrator.planning.resolve` fills every one of them before anything runs,
+and the resolved specification is what a run folder keeps, so that a later version's defaults cannot change a resumed run.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from orchestrator.errors import PlanError
+
+TaskName = Literal[
+    "sr",
+    "colorize",
+    "inpaint",
+    "denoise",
+    "generate",
+    "sr+colorize",
+    "inpaint+colorize+sr",
+    "deblur",
+    "cs",
+    "outpaint",
+    "operator",
+]
+Side = Annotated[int, Field(ge=0, le=1_000_000)]
+SigmaUnit = Literal["levels", "fraction"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class InputSpec(_Section):
+    """The measurement: an image file, and for inpainting a mask file (non-zero = known) or a value for unknown."""
+
+    path: str | None = None
+    mask: str | None = None
+    size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = None
+    """Height and width in px: read from the file; given by the user where there is no file (generate, plan)."""
+    crop: tuple[int, int, int, int] | None = None
+    """Part of the file that is the measurement, y0, x0, y1, x1 in px; set for regions."""
+    bands: Annotated[int, Field(gt=0)] | None = None
+    """Number of bands, read from the file."""
+    dtype: str | None = None
+    """Stored dtype, read from the file."""
+    values: tuple[float, float] | None = None
+    """Stored values of black and white; None: the limits of the dtype."""
+    grey_as: Literal["replicate", "mean"] | None = None
+    """How one band meets a network of several channels (orchestrator.job.bands)."""
+    bands_as: Literal["groups", "single"] | None = None
+    """How bands of another number than the network's channels meet it."""
+    nodata: float | None = None
+    """Pixels with this value in every band are unknown (inpaint)."""
+    keep_nodata: float | None = None
+    """Samples with this value are none: they stay so in the output and are not restored. Read from the file."""
+    channel: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    """Bands of the file to restore, counted from 0; None: all but an alpha channel."""
+    z: Annotated[int, Field(ge=0)] | None = None
+    """Plane of a stack, counted from 0."""
+    t: Annotated[int, Field(ge=0)] | None = None
+    """Time point or page, counted from 0."""
+    max_pixels: Annotated[int, Field(gt=0)] | None = None
+    """Largest size that the file may declare, px."""
+    pad: tuple[Side, Side, Side, Side] | None = None
+    """Pixels to invent above, right of, below and left of the input (outpaint)."""
+    fine_mask: bool = False
+    """The mask has the output's size, not the input's: resolved from the files."""
+    extent: tuple[int, int] | None = None
+    """Height and width of the output where they are not the input's times the scale: read from a `cs` measurement."""
+
+
+class TaskSpec(_Section):
+    """What happened to the image."""
+
+    name: TaskName = "sr"
+    scale: Annotated[int, Field(ge=1, le=64)] = 1
+    """Output pixels per input pixel, along each axis."""
+    sigma: Annotated[float, Field(ge=0)] = 0.0
+    """Standard deviation of the measurement's noise, in `sigma_unit`."""
+    sigma_unit: SigmaUnit = "levels"
+    """levels: stored grey levels; fraction: of the range from black to white."""
+    skip_flat: Annotated[float, Field(ge=0)] | None = None
+    """A tile whose measurement varies by no more than this is filled without the network, grey levels."""
+    kernel: Literal["average", "bicubic"] = "average"
+    """How `sr` was reduced: averages of cells, or antialiased bicubic decimation."""
+    blur: str | None = None
+    """uniform:TAPS, gaussian:SIGMA[:TAPS], anisotropic:SIGMA_Y,SIGMA_X[:TAPS] or a kernel's file."""
+    weights: tuple[tuple[float, ...], ...] | None = None
+    """The blur's kernel, resolved, so that a run no longer needs the file."""
+    ratio: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the coefficients that compressed sensing kept; read from the measurement."""
+    block: Annotated[int, Field(ge=2, le=256)] = 32
+    """Side of a compressed-sensing block, px."""
+    cs_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of the kept coefficients and signs; read from the measurement."""
+    operator: str | None = None
+    """Your own operator, package.module:Class."""
+    operator_args: dict[str, str] = {}
+    """Keyword arguments of its constructor."""
+    alignment: Annotated[int, Field(ge=1)] | None = None
+    """Pixels that its windows must be multiples of; asked of it."""
+
+
+class GuidanceSpec(_Section):
+    """Which class a class-conditional network, or a classifier that guides any network, is to draw."""
+
+    label: Annotated[int, Field(ge=0)] | None = None
+    classifier: str | None = None
+    """File of a guided-diffusion classifier."""
+    scale: Annotated[float, Field(ge=0)] | None = None
+    """Factor of the classifier's gradient."""
+
+
+class SamplingSpec(_Section):
+    """How the reverse diffusion runs (method.md sections 1, 2, 7)."""
+
+    intent: Literal["faithful", "detail", "paper"] | None = None
+    quality: Literal["draft", "standard", "paper"] | None = None
+    """Number of steps: a quarter of the preset's, the preset's, or the paper's T = 100, l = 10, r = 3, overlap tile/2."""
+    method: Literal["ddnm", "repaint", "ilvr", "ddrm", "pigdm", "dps"] = "ddnm"
+    """How measurement, guide and known pixels enter a step (kernels.sampling.registry)."""
+    zeta: Annotated[float, Field(ge=0)] | None = None
+    """dps: length of the gradient step."""
+    eta_b: Annotated[float, Field(ge=0, le=1)] | None = None
+    """ddrm: weight of the measurement against the estimate."""
+    ilvr_stop: Annotated[int, Field(ge=0)] | None = None
+    """ilvr: base timestep from which the state is no longer conditioned."""
+    form: Literal["posterior", "eps"] | None = None
+    eta: Annotated[float, Field(ge=0, le=1)] | Literal["ddpm", "analytic"] | None = None
+    steps: Annotated[int, Field(ge=1, le=1000)] | None = None
+    start: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """First base timestep of a warm start; None or the last one: from pure noise."""
+    guided_start: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """The same for levels that have a coarser level to start from."""
+    guided_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Steps of levels that have a coarser level: the guide leaves less to decide."""
+    spacing: Literal["uniform", "log_sigma"] | None = None
+    guide: Literal["constraint", "start"] | None = None
+    """How the coarser level enters: held at every step (the paper's HiR), or only as the picture of a warm start."""
+    ensemble: Literal["1", "2", "4", "8", "cycle"] | None = None
+    """Symmetries of the square that the network is averaged over, or one after another (kernels.denoisers.symmetry)."""
+    inverse: Literal["replicate", "smooth"] | None = None
+    """A+ of average pooling: replication (Moore-Penrose, the paper's) or a smooth one (kernels.operators.smooth_pool)."""
+    init: Literal["bicubic", "predicted", "none"] | None = None
+    """Picture of a warm start: the measurement enlarged, or what the built-in prior's companion predicts from that.
+
+    Where nothing can be predicted (another task, scale, method or network), `predicted` is taken back, with the start and
+    the steps that belong to it."""
+    noise_scale: Annotated[float, Field(ge=0, le=1)] | None = None
+    travel: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
+    """Time travel: length, repeat."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+    def unpredicted(self) -> SamplingSpec:
+        """Return it without a predicted start, and what belongs to one."""
+        names = ("init", "start", "guided_start", "steps", "guided_steps")
+        return self.model_copy(update=dict.fromkeys(names)) if self.init == "predicted" else self
+
+
+class TilingSpec(_Section):
+    """Tile geometry (method.md sections 5 and 6)."""
+
+    tile: Annotated[int, Field(ge=8, le=4096)] | None = None
+    stride: Annotated[int, Field(ge=1, le=4096)] | None = None
+    margin: Annotated[int, Field(ge=0, le=2048)] | None = None
+    """Outer pixels of a tile that it does not commit (orchestrator.tiling.grid); 0 is the paper's geometry."""
+    levels: Annotated[int, Field(ge=1, le=24)] | None = None
+    order: Literal["raster", "centre", "bridge", "colour"] | None = None
+    block: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Order bridge: tiles along the side of a block."""
+
+
+class RegionSpec(_Section):
+    """A region of the output that another model restores first (orchestrator.job.regions)."""
+
+    box: tuple[int, int, int, int]
+    """y0, x0, y1, x1 in output px."""
+    denoiser: str
+    label: Annotated[int, Field(ge=0)] | None = None
+    sampling: SamplingSpec | None = None
+    """None: as the rest, with another seed and the denoiser's own preset."""
+    tiling: TilingSpec | None = None
+
+
+class RunSpec(_Section):
+    """Where and how it runs. None of this changes a pixel of a tile that can be restored."""
+
+    executor: Literal["ray", "serial"] = "ray"
+    workers: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    batch: Annotated[int, Field(ge=1, le=4096)] | None = None
+    batching: Literal["fair", "continuous"] | None = None
+    """fair: a worker's batches begin and end together. continuous: tiles join at any step."""
+    address: str | None = None
+    keep_work: bool = False
+    on_failed_tile: Literal["stop", "fill"] = "stop"
+    """What becomes of a tile that keeps failing: the run ends without it, or what was measured stands in for it."""
+    drain_seconds: Annotated[float, Field(ge=0)] = 30.0
+    """After a signal: how long running batches may take to end."""
+    hang_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """A worker hangs when a batch takes this much, and `store_seconds`, longer than five times the usual."""
+    store_seconds: Annotated[float, Field(ge=0)] = 90.0
+    """How long a failing store is tried again."""
+
+
+class JobSpec(_Section):
+    """One restoration job."""
+
+    input: InputSpec = InputSpec()
+    output: str | None = None
+    denoiser: str = "builtin"
+    task: TaskSpec = TaskSpec()
+    guidance: GuidanceSpec = GuidanceSpec()
+    sampling: SamplingSpec = SamplingSpec()
+    tiling: TilingSpec = TilingSpec()
+    regions: tuple[RegionSpec, ...] = ()
+    run: RunSpec = RunSpec()
+
+    def to_toml(self) -> str:
+        """Return the specification as TOML; unset fields are left out."""
+        return str(tomli_w.dumps(self.model_dump(mode="json", exclude_none=True)))
+
+    @classmethod
+    def from_toml(cls, text: str, where: str = "the job file") -> JobSpec:
+        """Read a specification from TOML text; raises PlanError on one line."""
+        try:
+            return cls.build(tomllib.loads(text), where)
+        except tomllib.TOMLDecodeError as err:
+            raise PlanError(f"{where} is not valid TOML: {err}") from None
+
+    @classmethod
+    def load(cls, path: Path) -> JobSpec:
+        """Read a specification from a TOML file; raises PlanError on one line."""
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as err:
+            raise PlanError(f"cannot read {path}: {err.strerror}") from None
+        except UnicodeDecodeError:
+            raise PlanError(f"{path} is not valid TOML: it is not UTF-8 text") from None
+        return cls.from_toml(text, str(path))
+
+    @classmethod
+    def build(cls, values: dict[str, Any], where: str = "the options") -> JobSpec:
+        """Validate nested plain values; raises PlanError that names field, value and limit (unknown keys: the nearest)."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as err:
+            raise PlanError(f"{where}: {_first_problem(err)}") from None
+
+
+def _first_problem(err: ValidationError) -> str:
+    problem = err.errors()[0]
+    place = [str(part) for part in problem["loc"] if not str(part).startswith(("constrained", "function", "literal"))]
+    name = ".".join(place)
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(place[-1], _field_names(place[:-1]), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(_field_names(place[:-1]))}"
+        return f"unknown key {name!r}{hint}"
+    return f"{name} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+
+
+def _field_names(path: list[str]) -> list[str]:
+    model: type[BaseModel] = JobSpec
+    for part in path:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return sorted(model.model_fields)

@@ -1,0 +1,135 @@
+"""|A x - y| of a stored image over the whole picture, in grey levels, by windows: every task's A in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels.metrics import Consistency, ConsistencyMeter, clipped_cells
+from kernels.operators.stencil import Stencil
+from orchestrator.job.plan import Plan
+from orchestrator.job.tolerance import DEVIATIONS, HALF, limit
+from orchestrator.job.value_range import LIMITS
+from orchestrator.measurement.input_file import empty_samples
+from orchestrator.measurement.measurement_reader import input_known, input_measured, open_input, open_mask
+from orchestrator.run_folder import RunDir
+from storage.box import Box
+from storage.image import Reader
+
+Float64 = NDArray[np.float64]
+Pixels = NDArray[np.unsignedinteger]
+Comparison = tuple[Float64, Float64, NDArray[np.bool_] | None, NDArray[np.bool_] | None]
+"""A x, y, which values have a clipped pixel, which count."""
+
+# Output pixels along a side of the windows that are read at a time.
+WINDOW = 1024
+
+
+def consistency(run: RunDir, plan: Plan, image: Reader) -> tuple[Consistency, float]:
+    """Return what |A x - y| is, and the most that rounding explains, grey levels."""
+    meter = ConsistencyMeter()
+    if plan.task.name in ("cs", "operator"):
+        return _by_operator(run, plan, image, meter)
+    compare = _averaged if plan.task.stencil is None else _overlapping
+    for comparison in compare(run, plan, image):
+        meter.update(*comparison)
+    return meter.result(), limit(plan.task.stencil, plan.dtype, plan.values.levels)
+
+
+def _averaged(run: RunDir, plan: Plan, image: Reader) -> Iterator[Comparison]:
+    """Compare cells of pixels with their averages: sr, colorize, inpaint, outpaint, denoise and what combines them."""
+    spec, task, source = plan.spec.input, plan.task, open_input(run, plan)
+    known = input_known(run, plan)
+    mask = open_mask(run, plan) if spec.fine_mask else None
+    top, _, _, left = spec.pad or (0, 0, 0, 0)
+    for box in windows(*(spec.size or (0, 0)), side=max(WINDOW // task.scale, 1)):
+        place = box.scale(task.scale)
+        pixels, stored = image.read(place.shift(top, left)), source.read(box)
+        y = stored.astype(np.float64)
+        y = y.mean(axis=0, keepdims=True) if task.grey else y
+        weights = None if mask is None else (mask.read(place)[:1] != 0).astype(np.float64)
+        clipped = clipped_cells(pixels, task.scale, LIMITS[plan.dtype], across_channels=task.grey)
+        found = means(pixels, task.scale, task.grey, weights)
+        valid = None if known is None else known(box, stored)
+        empty = empty_samples(spec, stored)
+        if empty is not None:  # nodata is no measurement, and not always a number
+            empty = np.asarray(empty.any(axis=0, keepdims=True)) if task.grey else empty
+            valid = ~empty if valid is None else valid & ~empty
+            y, found = np.where(empty, 0, y), np.where(empty, 0, found)
+        yield found, y, clipped, valid
+
+
+def means(pixels: Pixels, scale: int, grey: bool, weights: Float64 | None) -> Float64:
+    """Return the averages of cells, over their known pixels where weights (1, H, W) of 0 and 1 say which."""
+    _, height, width = pixels.shape
+    shape = (height // scale, scale, width // scale, scale)
+    x = pixels.astype(np.float64)
+    x = x.mean(axis=0, keepdims=True) if grey else x
+    if weights is None:
+        return np.asarray(x.reshape(len(x), *shape).mean(axis=(2, 4)))
+    sums = (x * weights).reshape(len(x), *shape).sum(axis=(2, 4))
+    counts = weights.reshape(1, *shape).sum(axis=(2, 4))
+    return np.asarray(sums / np.maximum(counts, 1))
+
+
+def _overlapping(run: RunDir, plan: Plan, image: Reader) -> Iterator[Comparison]:
+    """Compare measurements whose supports overlap (blur, bicubic), only those wholly inside the picture."""
+    stencil, source, (least, most) = plan.task.stencil, open_input(run, plan), LIMITS[plan.dtype]
+    assert stencil is not None, "the caller has checked"
+    rows = stencil.inside(0, 0, plan.height)
+    cols = stencil.inside(1, 0, plan.width)
+    side = max(WINDOW // stencil.scale, 1)
+    for y0 in range(rows[0], rows[1], side):
+        for x0 in range(cols[0], cols[1], side):
+            box = Box(y0, x0, min(y0 + side, rows[1]), min(x0 + side, cols[1]))
+            window = support(stencil, box)
+            pixels = image.read(window)
+            clipped = _touches(stencil, (pixels <= least) | (pixels >= most))
+            yield stencil.measure(pixels.astype(np.float64)), source.read(box).astype(np.float64), clipped, None
+
+
+def support(stencil: Stencil, box: Box) -> Box:
+    """Return the pixels that measurements see, beginning on the lattice so that `measure` begins with the first."""
+    s = stencil.scale
+    lows = [lo * s + stencil.before(axis) for axis, lo in ((0, box.y0), (1, box.x0))]
+    highs = [(hi - 1) * s + stencil.before(a) + stencil.taps[a] for a, hi in ((0, box.y1), (1, box.x1))]
+    return Box(lows[0] // s * s, lows[1] // s * s, highs[0], highs[1])
+
+
+def _touches(stencil: Stencil, pixels: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    rows, cols = ((1.0,) * taps for taps in stencil.taps)
+    return replace(stencil, rows=rows, cols=cols, full=()).measure(pixels.astype(np.float64)) > 0
+
+
+def _by_operator(run: RunDir, plan: Plan, image: Reader, meter: ConsistencyMeter) -> tuple[Consistency, float]:
+    """Compare by the operator that restored: compressed sensing, or a class of the user's own."""
+    from orchestrator.measurement.tile_operator import measure, own_operator, rounding_gain  # imports torch
+
+    operator, spec, levels = own_operator(plan.spec.task), plan.spec.input, plan.values.levels / 2
+    measured = input_measured(run, plan)
+    unit, scale = operator.alignment, operator.scale
+    gain = 0.0
+    for box in windows(plan.height // unit, plan.width // unit, side=max(WINDOW // unit, 1)):
+        place = box.scale(unit)
+        pixels = image.read(place)
+        found = measure(operator, (pixels.astype(np.float64) - plan.values.low) / levels - 1)
+        gain = max(gain, rounding_gain(operator, pixels.shape))
+        cells = Box(place.y0 // scale, place.x0 // scale, place.y1 // scale, place.x1 // scale)
+        y = measured.read(cells.y0, cells.x0, cells.y1, cells.x1).astype(np.float64)
+        clipped = clipped_cells(pixels, scale, LIMITS[plan.dtype])
+        if len(clipped) == spec.bands and len(found) % len(clipped) == 0:
+            clipped = clipped.repeat(len(found) // len(clipped), axis=0)
+        else:
+            clipped = np.broadcast_to(clipped.any(axis=0, keepdims=True), found.shape)
+        meter.update(found * levels, y * levels, clipped, None)
+    return meter.result(), max(HALF, DEVIATIONS * gain)
+
+
+def windows(height: int, width: int, side: int) -> Iterator[Box]:
+    """Yield boxes of at most side x side that cover height x width."""
+    for y in range(0, height, side):
+        for x in range(0, width, side):
+            yield Box(y, x, min(y + side, height), min(x + side, width))

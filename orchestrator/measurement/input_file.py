@@ -1,0 +1,60 @@
+"""The input file of a job: which part of it was chosen, what it is, and which of its samples are none."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.job.spec import InputSpec
+from orchestrator.job.value_range import Values
+from storage.image import ImageInfo, Reader, Selection, check_memory
+from storage.readers.registry import inspect, open_image
+
+
+def selection(given: InputSpec) -> Selection:
+    """Return the part of the input file that was chosen."""
+    return Selection(channel=given.channel, z=given.z, t=given.t)
+
+
+def inspect_file(given: InputSpec) -> ImageInfo:
+    """Describe the input file; raises FormatError on one line."""
+    info = inspect(given.path or "", selection(given), max_pixels=given.max_pixels)
+    check_memory(info, given.max_pixels)
+    return info
+
+
+def open_file(given: InputSpec, staged: Path) -> Reader:
+    """Open the staged copy of the input where there is one, else the file itself."""
+    if staged.exists():
+        return open_image(staged)
+    return open_image(given.path or "", selection(given), max_pixels=given.max_pixels)
+
+
+def empty_samples(given: InputSpec, pixels: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """Return which samples hold nothing, of the same shape: the file's nodata value, or no finite number; None: none.
+
+    They are no measurement: they are left out of everything that is computed, and are the same in the output.
+    """
+    if pixels.dtype.kind == "f":
+        empty: NDArray[np.bool_] = ~np.isfinite(pixels)
+        if given.keep_nodata is not None:
+            empty |= pixels == pixels.dtype.type(given.keep_nodata)
+        return empty
+    return None if given.keep_nodata is None else np.equal(pixels, given.keep_nodata)
+
+
+def stand_in(given: InputSpec, values: Values) -> float:
+    """Return the stored value that empty samples are taken for while their surroundings are restored."""
+    if given.keep_nodata is None or math.isnan(given.keep_nodata):
+        return values.low
+    return min(max(given.keep_nodata, values.low), values.high)
+
+
+def without_empty(given: InputSpec, values: Values, pixels: NDArray[Any]) -> NDArray[Any]:
+    """Return pixels whose empty samples are replaced by their stand-in."""
+    empty = empty_samples(given, pixels)
+    return pixels if empty is None else np.where(empty, pixels.dtype.type(stand_in(given, values)), pixels)

@@ -1,0 +1,121 @@
+"""The measurement of every level as windows in [-1, 1], NaN where unknown: from input, mask, or a pooled copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.job.plan import Level, Plan
+from orchestrator.measurement.input_file import open_file, without_empty
+from orchestrator.measurement.windows import Array, Measured
+from orchestrator.run_folder import RunDir
+from storage.box import Box
+from storage.image import Reader
+from storage.readers.cache import CachedReader
+from storage.readers.registry import open_image
+from storage.run_store.pooled import open_pooled
+
+Pixels = NDArray[Any]
+Known = Callable[[Box, Pixels], NDArray[np.bool_]]
+
+
+def input_measured(run: RunDir, plan: Plan) -> Measured:
+    """Return the measurement as it was read (pool 1): grey where the task measures grey, NaN where unknown.
+
+    With a mask of the output's pixels a cell counts as known when any of its pixels is: its value is their average, at
+    coarser levels too, where it stands for the whole cell (the strict rule leaves scattered scratches nothing known).
+    """
+    spec = plan.spec.input
+    assert spec.path is not None and spec.size is not None, "a measured task has an input"
+    if plan.task.name == "cs":
+        coefficients = open_pooled(Path(spec.path))
+        return Measured(coefficients.height, coefficients.width, lambda *box: coefficients.read(Box(*box)))
+    image, known, grey = open_input(run, plan), input_known(run, plan), plan.task.grey
+
+    def read(y0: int, x0: int, y1: int, x1: int) -> Array:
+        box = Box(y0, x0, y1, x1).shift(*(spec.crop or (0, 0))[:2])
+        pixels = image.read(box)
+        y = plan.values.to_unit(without_empty(spec, plan.values, pixels))
+        if grey and y.shape[0] > 1:
+            y = y.mean(axis=0, keepdims=True, dtype=np.float64).astype(np.float32)
+        return y if known is None else np.where(known(box, pixels), y, np.float32(np.nan))
+
+    height, width = spec.size
+    if spec.pad is None:
+        return Measured(height, width, read)
+    top, right, bottom, left = spec.pad
+
+    def read_padded(y0: int, x0: int, y1: int, x1: int) -> Array:
+        assert spec.bands is not None, "resolve() fills the input's facts"
+        window, inner = Box(y0, x0, y1, x1), Box(top, left, top + height, left + width)
+        found = np.full((spec.bands, *window.shape), np.nan, dtype=np.float32)
+        y, x = max(y0, inner.y0), max(x0, inner.x0)
+        y_end, x_end = min(y1, inner.y1), min(x1, inner.x1)
+        if y < y_end and x < x_end:
+            found[:, y - y0 : y_end - y0, x - x0 : x_end - x0] = read(y - top, x - left, y_end - top, x_end - left)
+        return found
+
+    return Measured(height + top + bottom, width + left + right, read_padded)
+
+
+def input_known(run: RunDir, plan: Plan) -> Known | None:
+    """Return what tells the known pixels of a window of the input, (1, h, w); None where all are."""
+    spec, mask = plan.spec.input, open_mask(run, plan)
+    if mask is None and spec.nodata is None:
+        return None
+    scale = plan.task.scale if spec.fine_mask else 1
+
+    def known(box: Box, pixels: Pixels) -> NDArray[np.bool_]:
+        found = np.ones((1, *box.shape), dtype=bool)
+        if mask is not None:
+            fine = mask.read(box.scale(scale))[:1] != 0
+            cells = fine.reshape(1, box.height, scale, box.width, scale)
+            found = cells.any(axis=(2, 4))
+        if spec.nodata is not None:
+            found &= (pixels != spec.nodata).any(axis=0, keepdims=True)
+        return found
+
+    return known
+
+
+def fine_known(run: RunDir, plan: Plan) -> Measured | None:
+    """Return a mask of the output's pixels as an endless image, 1 where known; None where there is none."""
+    mask = open_mask(run, plan)
+    if mask is None or not plan.spec.input.fine_mask:
+        return None
+
+    def read(y0: int, x0: int, y1: int, x1: int) -> Array:
+        known: Array = (mask.read(Box(y0, x0, y1, x1))[:1] != 0).astype(np.float32)
+        return known
+
+    return Measured(mask.info.height, mask.info.width, read)
+
+
+def level_measured(run: RunDir, plan: Plan, level: Level) -> Measured | None:
+    """Return what constrains a level; None for generation."""
+    if not plan.task.measured:
+        return None
+    if level.posed.pool == 1:
+        return input_measured(run, plan)
+    pooled = open_pooled(run.measured(level.index))
+
+    def read(y0: int, x0: int, y1: int, x1: int) -> Array:
+        return pooled.read(Box(y0, x0, y1, x1))
+
+    return Measured(pooled.height, pooled.width, read)
+
+
+def open_input(run: RunDir, plan: Plan) -> Reader:
+    """Open the input image, its staged copy where there is one, so that overlapping windows decode nothing twice."""
+    return CachedReader(open_file(plan.spec.input, run.staged_input))
+
+
+def open_mask(run: RunDir, plan: Plan) -> Reader | None:
+    """Open the mask likewise."""
+    if plan.spec.input.mask is None:
+        return None
+    return open_image(run.staged_mask if run.staged_mask.exists() else plan.spec.input.mask)

@@ -1,0 +1,65 @@
+"""Nodata of the input, carried over to the output: an area without data stays one, sample by sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.job.plan import Plan
+from orchestrator.measurement.input_file import empty_samples, open_file, stand_in
+from orchestrator.measurement.windows import Array
+from orchestrator.run_folder import RunDir
+from storage.box import Box
+
+
+def keeps_nodata(plan: Plan) -> bool:
+    """Tell whether the input can hold samples that are none, and lies under the output pixel by pixel."""
+    spec = plan.spec.input
+    beneath = plan.task.measured and spec.path is not None and plan.task.name not in ("cs", "operator")
+    return beneath and (spec.keep_nodata is not None or spec.dtype == "float32")
+
+
+def carry_nodata(run: RunDir, plan: Plan, box: Box, pixels: NDArray[Any]) -> NDArray[Any]:
+    """Return the stored pixels (C, h, w) of the output's `box` with the input's nodata where the input has none.
+
+    An output of other bands than the input has nodata where every band of the input has.
+    """
+    if not keeps_nodata(plan):
+        return pixels
+    spec, scale = plan.spec.input, plan.task.scale
+    top, _, _, left = spec.pad or (0, 0, 0, 0)
+    height, width = spec.size or (0, 0)
+    inner = box.shift(-top, -left)
+    under = inner.cover(scale).intersect(Box(0, 0, height, width))
+    if under.empty:
+        return pixels
+    reader = open_file(spec, run.staged_input)
+    try:
+        stored = reader.read(under.shift(*(spec.crop or (0, 0))[:2]))
+    finally:
+        reader.close()
+    empty = empty_samples(spec, stored)
+    if empty is None or not empty.any():
+        return pixels
+    source = stored.astype(pixels.dtype) if len(stored) == len(pixels) else np.full_like(stored, spec.keep_nodata)
+    if len(empty) != len(pixels):
+        empty, source = np.asarray(empty.all(axis=0, keepdims=True)), source[:1]
+    part = under.scale(scale).intersect(inner)
+    inside = part.shift(-under.y0 * scale, -under.x0 * scale).slices()
+    fine, values = (
+        array.repeat(scale, axis=1).repeat(scale, axis=2)[(slice(None), *inside)] for array in (empty, source)
+    )
+    out = pixels.copy()
+    target = out[(slice(None), *part.shift(-inner.y0, -inner.x0).slices())]
+    np.copyto(target, values, where=fine)
+    return out
+
+
+def is_empty(plan: Plan, y: Array) -> bool:
+    """Tell whether a window of the measurement holds nothing but stand-ins for nodata."""
+    if not keeps_nodata(plan):
+        return False
+    value = plan.values.to_unit(np.full(1, stand_in(plan.spec.input, plan.values), plan.dtype))
+    return bool((y == value).all())

@@ -1,0 +1,90 @@
+"""The operator and measurement of a batch of tiles: what the plan's task means for their windows. Knows torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kernels.operators.base import Grey, MaskedPool, Operator, compose
+from kernels.operators.compose import measurement_operator
+from kernels.operators.convolution import Convolution, valid_mask
+from kernels.operators.hadamard import drawn
+from kernels.operators.separable import Separable
+from kernels.operators.stencil import Stencil
+from kernels.sampling.constraints import Measurement
+from orchestrator.job.plan import Level, Plan
+from orchestrator.job.spec import TaskSpec
+from orchestrator.job.tolerance import threshold, tolerance
+
+Corners = tuple[int, int, int, int]
+
+
+def tile_measurement(plan: Plan, level: Level, y: Tensor, boxes: Sequence[Corners], fine: Tensor | None) -> Measurement:
+    """Return the measurement of tiles at a level.
+
+    y: (B, C', h, w), NaN where unknown. boxes: the tiles' windows y0, x0, y1, x1 in px of the level. fine: (B, 1, P, P)
+    known pixels of a mask at output resolution.
+    """
+    task, known = plan.task, ~torch.isnan(y[:, :1])
+    y = torch.nan_to_num(y)
+    channels = plan.denoiser.channels
+    if task.stencil is not None and level.index == 0:
+        operator = _stencilled(task.stencil, plan, level, boxes)
+        level_unit = 2.0 / plan.values.levels
+        return Measurement(
+            operator, _replicated(y, channels), level.sigma_y, tolerance(task.stencil, plan.dtype) * level_unit
+        )
+    if task.name in ("cs", "operator"):
+        own = own_operator(plan.spec.task)
+        wanted = y.shape[1] * channels // (plan.spec.input.bands or channels) if task.name == "cs" else y.shape[1]
+        return Measurement(own, _replicated(y, wanted), level.sigma_y)
+    if fine is not None and level.index == 0:
+        pooled: Operator = MaskedPool(task.scale, fine)
+        return Measurement(compose(pooled, Grey(channels)) if plan.grey else pooled, y, level.sigma_y)
+    operator = measurement_operator(
+        level.posed.scale,
+        grey=plan.grey,
+        known=known if task.masked else None,
+        channels=channels,
+        smooth=plan.spec.sampling.inverse == "smooth",
+    )
+    return Measurement(operator, y if plan.grey else _replicated(y, channels), level.sigma_y)
+
+
+def measure(operator: Operator, x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return A x of a picture (C, H, W) in [-1, 1]."""
+    found: NDArray[np.float64] = operator.A(torch.from_numpy(x)[None])[0].numpy()
+    return found
+
+
+def rounding_gain(operator: Operator, shape: tuple[int, int, int]) -> float:
+    """Return the standard deviation of A e for rounding errors e of a picture, each uniform within half a level."""
+    errors = torch.rand((1, *shape), dtype=torch.float64, generator=torch.Generator().manual_seed(0)) - 0.5
+    return float(operator.A(errors).std())
+
+
+def own_operator(task: TaskSpec) -> Operator:
+    """Return the operator of `cs` or of a class of the user's own."""
+    if task.name == "cs":
+        assert task.ratio is not None, "resolve() fills the task"
+        return drawn(task.block, task.ratio, task.cs_seed)
+    from orchestrator.measurement.user_operator import load_operator
+
+    return load_operator(task)
+
+
+def _stencilled(stencil: Stencil, plan: Plan, level: Level, boxes: Sequence[Corners]) -> Operator:
+    side, least = plan.tile, threshold(stencil, plan.dtype)
+    inside = [(-y0, -x0, level.height - y0, level.width - x0) for y0, x0, _, _ in boxes]
+    if stencil.separable:
+        return Separable.build(stencil, side, inside, least)
+    return Convolution(stencil, torch.stack([valid_mask(stencil, side, box) for box in inside]), least)
+
+
+def _replicated(y: Tensor, channels: int) -> Tensor:
+    """Copy a one-band measurement to the network's channels."""
+    return y.repeat(1, channels // y.shape[1], 1, 1)

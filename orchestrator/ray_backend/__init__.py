@@ -1,0 +1,1 @@
+"""orchestrator/ray_backend."""

@@ -1,0 +1,75 @@
+"""What Ray's calls alone cost: the least for a driver that sends its batches call by call (bench scheduler)."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from orchestrator.job.plan import Plan
+from orchestrator.ray_backend.actor_pool import start_actor
+from orchestrator.ray_backend.actors import WorkerKind
+from orchestrator.tiling.grid import TileKey
+from orchestrator.worker.batch_report import Report
+from orchestrator.worker.batch_request import BatchCall
+
+# References that a call carries: those of the last calls that ended, about as many as a batch has predecessors.
+REFERENCES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Bare:
+    """What a call costs that ends, and the one that follows it, on average."""
+
+    cpu: float
+    """CPU time of the driver's process, s."""
+    gap: float
+    """What lies between the time that a worker spends on a batch and that until it is given the next, s."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    handle: Any
+    packed: bytes
+    began: float
+
+
+def bare_calls(kind: WorkerKind, plan: Plan, workers: int, batch: int, seconds: float) -> Bare:
+    """Measure calls of Ray's: each worker is given its next batch when it has ended one, and nothing else happens.
+
+    kind: workers that do not care which tiles they are given; batch: tiles in a call; seconds: how long to measure.
+    Ray is running, with room for the workers.
+    """
+    slots = [divmod(number, kind.slots) for number in range(workers)]
+    handles = [start_actor(kind, kind.arguments(batch, False), kind.slots) for _ in range(slots[-1][0] + 1)]
+    try:
+        ray.get([handle.open.remote(0, "", plan) for handle in handles])
+        keys = tuple(TileKey(0, 0, column) for column in range(batch))
+        flying: dict[Any, _Call] = {}
+        for process, slot in slots:
+            _send(flying, handles[process], BatchCall(slot, 0, keys).packed())
+        return _measure(flying, seconds)
+    finally:
+        for handle in handles:
+            ray.kill(handle)
+
+
+def _send(flying: dict[Any, _Call], handle: Any, packed: bytes, after: Iterable[Any] = ()) -> None:
+    flying[handle.run.remote(packed, *after)] = _Call(handle, packed, time.perf_counter())
+
+
+def _measure(flying: dict[Any, _Call], seconds: float) -> Bare:
+    last, ended, gaps = deque[Any](maxlen=REFERENCES), 0, 0.0
+    began, cpu = time.perf_counter(), time.process_time()
+    while time.perf_counter() - began < seconds or not ended:
+        for ref in ray.wait(list(flying), num_returns=1)[0]:
+            call, report = flying.pop(ref), Report.of((), ray.get(ref))
+            gaps += time.perf_counter() - call.began - report.seconds
+            last.append(ref)
+            _send(flying, call.handle, call.packed, last)
+            ended += 1
+    return Bare((time.process_time() - cpu) / ended, gaps / ended)

@@ -1,0 +1,130 @@
+"""What a run needs before its first tile: staged input, pooled measurements, empty working arrays. Each step restartable."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePath
+
+from orchestrator.errors import PlanError
+from orchestrator.events import Listener, Staging
+from orchestrator.job.plan import Plan
+from orchestrator.job.tasks import FACTOR
+from orchestrator.measurement.input_file import inspect_file, selection
+from orchestrator.measurement.measurement_reader import input_measured, level_measured
+from orchestrator.measurement.windows import Measured
+from orchestrator.run.publish_image import publication, super_blocks
+from orchestrator.run_folder import RunDir
+from orchestrator.scheduling.cell_lifetime import surviving
+from orchestrator.tiling.grid import TileKey
+from orchestrator.worker.level_cells import LevelCells
+from storage.atomic_files import sweep
+from storage.box import Box
+from storage.byte_source import redact
+from storage.image import EVERYTHING
+from storage.readers.registry import inspect
+from storage.readers.staging import stage
+from storage.run_store.pooled import build_pooled
+
+# Free space asked for beyond the estimate, as a share of it: file system overhead, journal, logs.
+DISK_SLACK = 0.05
+
+
+def prepare(run: RunDir, plan: Plan, listeners: Sequence[Listener] = ()) -> None:
+    """Stage the input if it cannot be read by windows, pool the measurement for coarse levels, create the cells."""
+    run.state.mkdir(parents=True, exist_ok=True)
+    for folder in (run.state, run.state / "measured"):
+        sweep(folder)
+    _stage(plan, run.staged_input, run.staged_mask, listeners)
+    if plan.task.measured:
+        _pool(run, plan)
+    for level in plan.levels:
+        if (run.work(level.index) / "zarr.json").exists():
+            LevelCells.open(run, level).cells.sweep()  # what a killed worker left half-written
+        else:
+            LevelCells.create(run, plan, level)
+
+
+def stage_beside(run: RunDir, plan: Plan, listeners: Sequence[Listener] = ()) -> None:
+    """Stage the inputs of a run that is to replace another, which stays whole should they be damaged."""
+    shutil.rmtree(run.incoming, ignore_errors=True)
+    run.incoming.mkdir()
+    staged_input, staged_mask = (run.incoming / path.name for path in (run.staged_input, run.staged_mask))
+    _stage(plan, staged_input, staged_mask, listeners)
+
+
+def adopt_staged(run: RunDir) -> None:
+    """Move what `stage_beside` has staged to where the run reads it."""
+    for path in (run.staged_input, run.staged_mask):
+        if (run.incoming / path.name).exists():
+            (run.incoming / path.name).rename(path)
+    run.incoming.rmdir()
+
+
+def _stage(plan: Plan, staged_input: Path, staged_mask: Path, listeners: Sequence[Listener]) -> None:
+    spec = plan.spec.input
+    for path, staged in ((spec.path, staged_input), (spec.mask, staged_mask)):
+        if path is None or plan.task.name == "cs" or staged.exists():
+            continue
+        chosen, limit = (selection(spec), spec.max_pixels) if staged is staged_input else (EVERYTHING, None)
+        if not inspect(path, chosen, max_pixels=limit).lazy:
+            stage(path, staged, chosen, max_pixels=limit, progress=_teller(listeners, path))
+
+
+def _teller(listeners: Sequence[Listener], path: str) -> Callable[[int, int], None]:
+    """Return what tells listeners of the progress of staging a file."""
+
+    def tell(done: int, total: int) -> None:
+        for listener in listeners:
+            listener(Staging(name=PurePath(redact(path)).name, done=done, total=total))
+
+    return tell
+
+
+def _pool(run: RunDir, plan: Plan) -> None:
+    finer: Measured | None = None
+    for level in plan.levels:
+        if level.posed.pool == 1:
+            finer = input_measured(run, plan)
+            continue
+        path = run.measured(level.index)
+        if not path.exists():
+            source = finer or input_measured(run, plan)
+            channels = source.read(0, 0, 1, 1).shape[0]
+            height, width = -(-source.height // FACTOR), -(-source.width // FACTOR)
+            build_pooled(source.read, channels, height, width, FACTOR, path)
+        finer = level_measured(run, plan, level)
+
+
+def with_cells(run: RunDir, plan: Plan, keys: Sequence[TileKey]) -> list[TileKey]:
+    """Return the tiles whose cells are all there or not needed any more (reading checks whether they are sound)."""
+    cells, writer = [LevelCells.open(run, level) for level in plan.levels], publication(run, plan)
+
+    def stored(key: TileKey) -> bool:
+        return cells[key.level].exists(Box(*plan.levels[key.level].grid.owned(key)))
+
+    return surviving(super_blocks(plan), plan.graph(), keys, stored, lambda row, col: writer.has(0, row, col))
+
+
+def staging_bytes(plan: Plan) -> int:
+    """Return what copies of the inputs that cannot be read by windows take at most, bytes."""
+    if plan.task.name == "cs":  # coefficients are read where they are
+        return 0
+    spec = plan.spec.input
+    found = [] if spec.path is None else [inspect_file(spec)]
+    found += [] if spec.mask is None else [inspect(spec.mask)]
+    return sum(info.nbytes for info in found if not info.lazy)
+
+
+def check_disk(run: RunDir, needed: int) -> None:
+    """Raise PlanError when the output's file system has less free space than the run needs."""
+    parent = run.root.absolute()
+    while not parent.exists():
+        parent = parent.parent
+    free = shutil.disk_usage(parent).free
+    wanted = int(needed * (1 + DISK_SLACK))
+    if free < wanted:
+        raise PlanError(
+            f"no disk space: {run.root} needs about {wanted / 1e9:.1f} GB and {parent} has {free / 1e9:.1f} GB free; "
+            "free some or choose another OUT"
+        )

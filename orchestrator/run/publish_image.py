@@ -1,0 +1,137 @@
+"""From level 0's cells to the published image: crop the padding, round and clip once, write shard by shard."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.job.plan import Plan
+from orchestrator.job.tasks import FACTOR
+from orchestrator.measurement.input_file import inspect_file
+from orchestrator.measurement.nodata import carry_nodata, keeps_nodata
+from orchestrator.run.domain_check import read_domain
+from orchestrator.run_folder import RunDir, substituted_keys
+from orchestrator.tiling.superblocks import SIDE, SuperBlocks
+from orchestrator.worker.level_cells import LevelCells
+from storage.box import Box
+from storage.byte_source import redact
+from storage.image_metadata import Meaning
+from storage.publishing.publish import plan_levels
+from storage.publishing.pyramid_writer import Publication
+from storage.readers.registry import inspect
+
+# Rows that are taken from float32 to the published dtype at a time.
+STRIP = 512
+# Threads that compress the chunks of a shard.
+THREADS = 2
+
+
+def publication(run: RunDir, plan: Plan) -> Publication:
+    """Return the writer of a run's image."""
+    levels = plan_levels((plan.out_channels, plan.height, plan.width), plan.dtype, shard=SIDE)
+    return Publication(run.root, tuple(levels), meaning(run, plan).nodata)
+
+
+def super_blocks(plan: Plan) -> SuperBlocks:
+    """Return the geometry of a plan's super-blocks: the shards of the published level 0."""
+    level = plan_levels((plan.out_channels, plan.height, plan.width), plan.dtype, shard=SIDE)[0]
+    return SuperBlocks([lv.grid for lv in plan.levels], FACTOR, (plan.height, plan.width), level.shard)
+
+
+def publish_block(run: RunDir, plan: Plan, row: int, col: int) -> None:
+    """Publish one super-block, durably, and the coarser shards that it completes. The same cells give the same bytes.
+
+    Memory: the shard, and a strip of it as float32.
+    """
+    writer, cells = publication(run, plan), LevelCells.open(run, plan.levels[0])
+    box = writer.levels[0].box(row, col)
+    pixels = np.empty((plan.out_channels, *box.shape), plan.dtype)
+    for y0 in range(box.y0, box.y1, STRIP):
+        strip = Box(y0, box.x0, min(y0 + STRIP, box.y1), box.x1)
+        pixels[:, strip.y0 - box.y0 : strip.y1 - box.y0] = _finished(run, plan, cells, strip)
+    with ThreadPoolExecutor(THREADS) as pool:
+        writer.write(row, col, pixels, pool)
+        writer.climb(row, col, pool)
+
+
+def begin(run: RunDir, plan: Plan) -> Publication:
+    """Begin the image, or go on with what an earlier attempt has published."""
+    writer = publication(run, plan)
+    writer.begin(_group(run, plan, writer))
+    return writer
+
+
+def finish(run: RunDir, plan: Plan) -> None:
+    """Make the image appear; every super-block is published by now."""
+    writer = publication(run, plan)
+    with ThreadPoolExecutor(THREADS) as pool:
+        writer.complete(pool)
+    writer.finish(_group(run, plan, writer))
+
+
+def meaning(run: RunDir, plan: Plan) -> Meaning:
+    """Return what the output's samples mean: what the input's did, on the output's grid."""
+    spec = plan.spec.input
+    if spec.path is None or plan.task.name == "cs":
+        return Meaning()
+    original = inspect(run.staged_input) if run.staged_input.exists() else inspect_file(spec)
+    same_bands = plan.out_channels == original.channels
+    found = Meaning(
+        names=original.names if same_bands else (),
+        nodata=original.nodata if keeps_nodata(plan) else None,
+        geo=original.geo,
+        pixel_size=original.pixel_size,
+        icc=original.icc if same_bands else None,
+    )
+    y0, x0 = (spec.crop or (0, 0))[:2]
+    top, _, _, left = spec.pad or (0, 0, 0, 0)
+    return found.cropped(y0, x0).scaled(plan.task.scale).cropped(-top, -left)
+
+
+def _finished(run: RunDir, plan: Plan, cells: LevelCells, box: Box) -> NDArray[Any]:
+    return carry_nodata(run, plan, box, plan.values.from_unit(plan.bands.published(cells.read(box))))
+
+
+def _group(run: RunDir, plan: Plan, writer: Publication) -> dict[str, object]:
+    known = read_domain(run)
+    domain = {"domain": None if known is None else known.as_dict()}
+    told = {"gigarestore": provenance(plan) | domain | {"substituted": substituted_tiles(run, plan)}}
+    # The range of unsigned samples is that of their dtype, which viewers know.
+    window = None if plan.dtype.startswith("uint") else (plan.values.low, plan.values.high)
+    return writer.group(name=run.root.stem, meaning=meaning(run, plan), attributes=told, window=window)
+
+
+def substituted_tiles(run: RunDir, plan: Plan) -> list[dict[str, Any]]:
+    """Return the tiles that could not be restored: level, row, column and box y0, x0, y1, x1 in px of the output."""
+    found = []
+    for key in substituted_keys(run):
+        owned = Box(*plan.levels[key.level].grid.owned(key))
+        box = owned.scale(FACTOR**key.level).clip(plan.height, plan.width)
+        if not box.empty:  # else it lies in the padding
+            found.append({**key._asdict(), "box": [box.y0, box.x0, box.y1, box.x1]})
+    for number, region in enumerate(plan.regions):
+        for tile in substituted_tiles(RunDir(run.region(number)), region.plan):
+            moved = Box(*tile["box"]).shift(region.box.y0, region.box.x0)
+            found.append({**tile, "region": number, "box": [moved.y0, moved.x0, moved.y1, moved.x1]})
+    return found
+
+
+def provenance(plan: Plan) -> dict[str, object]:
+    """Return what the output's metadata says about how it was made."""
+    spec = plan.spec
+    return {
+        "task": spec.task.model_dump(mode="json"),
+        "denoiser": {"name": plan.denoiser.name, "content": plan.denoiser.content},
+        "sampling": spec.sampling.model_dump(mode="json"),
+        "tiling": spec.tiling.model_dump(mode="json"),
+        "guidance": spec.guidance.model_dump(mode="json"),
+        "bands": plan.bands.describe(),
+        "source": {**spec.input.model_dump(mode="json"), "path": redact(spec.input.path or "") or None},
+        "generated_content": (
+            "Restored by a diffusion model: detail that the measurement does not determine is a plausible "
+            "completion, not an observation."
+        ),
+    }

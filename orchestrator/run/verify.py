@@ -1,0 +1,122 @@
+"""Check a published image against its measurement: A x = y everywhere, no seams, nothing missing. Streams by windows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from kernels.metrics import Consistency, SeamMeter, SeamReport
+from orchestrator.errors import PlanError
+from orchestrator.job.plan import Plan, alignment
+from orchestrator.measurement.consistency import WINDOW, consistency
+from orchestrator.planning.resolve import load_plan
+from orchestrator.run.publish_image import substituted_tiles
+from orchestrator.run_folder import RunDir
+from orchestrator.tiling.axis import AxisGrid
+from storage.box import Box
+from storage.errors import DamagedError
+from storage.publishing.publish import plan_levels
+from storage.readers.registry import open_image
+from storage.zarr_format.metadata import ZARR_JSON, object_key
+from storage.zarr_format.shard import Level as StoredLevel
+
+# float64 averages of integers are exact to far below this.
+EXACT = 1e-9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """What `gigarestore verify` found; errors in grey levels of the stored dtype."""
+
+    path: str
+    complete: bool
+    consistency: Consistency | None
+    """None for generation: there is no measurement."""
+    limit: float
+    """Largest |A x - y| that the rounding of both images explains, grey levels (orchestrator.job.tolerance)."""
+    noisy: bool
+    """True when the measurement has noise: the residual is then expected, not an error."""
+    seams: SeamReport
+    substituted: list[dict[str, Any]]
+    """Tiles that could not be restored, as the image's metadata says: level, row, col and box in px."""
+
+    @property
+    def consistent(self) -> bool:
+        """Whether A x = y holds to the rounding of the stored dtype.
+
+        Values with a clipped pixel are counted apart, unless all are such: they must hold then, or nothing is shown.
+        """
+        if self.consistency is None or self.noisy:
+            return True
+        most = self.consistency.clipped_max if self.all_clipped else self.consistency.max
+        return most <= self.limit + EXACT
+
+    @property
+    def all_clipped(self) -> bool:
+        """Whether every measurement value has a pixel at a limit of the dtype under it."""
+        return self.consistency is not None and self.consistency.cells == 0 and self.consistency.clipped > 0
+
+    @property
+    def passed(self) -> bool:
+        return self.complete and self.consistent
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "consistent": self.consistent, "passed": self.passed}
+
+
+def verify_run(root: Path) -> Verification:
+    """Verify the published image of the run at `root`.
+
+    Raises PlanError where there is none, DamagedError where pixels are lost or are not those of an image of this job.
+    """
+    run = RunDir.existing(root)
+    if not run.published:
+        raise PlanError(f"{root} is not finished; `gigarestore resume {root}` finishes it")
+    plan = load_plan(run)
+    image = open_image(run.root)
+    shape = (plan.out_channels, plan.height, plan.width)
+    if image.info.shape != shape or image.info.dtype != plan.dtype:
+        there = f"{image.info.shape} {image.info.dtype}"
+        raise DamagedError(f"{root}: the image is {there}, its job makes {shape} {plan.dtype}; restore it again")
+    found, limit = consistency(run, plan, image) if plan.task.measured else (None, 0.0)
+    return Verification(
+        path=str(root),
+        complete=_complete(run, plan_levels(shape, plan.dtype)),
+        consistency=found,
+        limit=limit,
+        noisy=plan.spec.task.sigma > 0,
+        seams=seam_report(plan, image.read),
+        substituted=substituted_tiles(run, plan),
+    )
+
+
+def _complete(run: RunDir, levels: list[StoredLevel]) -> bool:
+    """Tell whether every object of every level of the pyramid is there; what is in them is read at level 0 only."""
+    folders = [run.root / str(number) for number in range(len(levels))]
+    objects = (f / object_key(*p) for f, level in zip(folders, levels, strict=True) for p in level.places())
+    return all((folder / ZARR_JSON).is_file() for folder in folders) and all(path.is_file() for path in objects)
+
+
+def seam_report(plan: Plan, read: Callable[[Box], NDArray[Any]]) -> SeamReport:
+    """Measure the seams of a picture of a plan's output, read by windows, along the edges of its tiles."""
+    grid = plan.levels[0].grid
+    meter = SeamMeter(
+        height=plan.height,
+        width=plan.width,
+        row_edges=list(_edges(grid.rows, plan.height)),
+        column_edges=list(_edges(grid.cols, plan.width)),
+        stride=grid.rows.stride,
+        period=alignment(plan.task, 0, len(plan.levels) - 1),
+    )
+    for y0, x0, y1, x1 in meter.windows(WINDOW):
+        meter.update(y0, x0, read(Box(y0, x0, y1, x1)))
+    return meter.result()
+
+
+def _edges(axis: AxisGrid, length: int) -> Iterator[int]:
+    """Yield the boundaries between owned boxes that lie inside the valid image, ascending."""
+    return (edge for edge in sorted(axis.owned(i)[0] for i in range(axis.count)) if 0 < edge < length)

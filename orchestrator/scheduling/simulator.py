@@ -1,0 +1,197 @@
+"""Simulator: the real frontier and the real crew with workers that only cost time. No Ray, no clock.
+
+It predicts a plan's makespan for any number of workers, and is the ideal that measured runs are held against: what
+remains between the two is overhead.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from orchestrator.scheduling.batch_policy import continuous_batch
+from orchestrator.scheduling.dispatcher import Crew, Tiles
+from orchestrator.scheduling.frontier import Frontier
+from orchestrator.tiling.parallelism import critical_path
+from orchestrator.tiling.task_graph import TaskGraph
+
+_MASK = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """What a batch costs on one worker: evaluations x (per_call + per_tile x tiles) seconds, give or take `jitter`."""
+
+    per_call: float
+    """Seconds per network evaluation, whatever the batch."""
+    per_tile: float
+    """Seconds per network evaluation and tile."""
+    jitter: float = 0.0
+    """Greatest relative deviation of a batch's time; deviations are uniform and depend on the seed and the tile."""
+    latency: float = 0.0
+    """Seconds between a batch's end and the beginning of what it releases; a second batch in hand is begun meanwhile."""
+    dispatch: float = 0.0
+    """Seconds that the driver spends on each batch, on one after another; batches that join others cost none here."""
+    seed: int = 0
+
+    def seconds(self, tiles: int, evaluations: int = 1, first: int = 0) -> float:
+        """Return the time of a batch whose first tile is number `first`."""
+        exact = evaluations * (self.per_call + self.per_tile * tiles)
+        return exact * (1 + self.jitter * (2 * _uniform(self.seed, first) - 1)) if self.jitter else exact
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Simulation:
+    """What a simulated run took, seconds."""
+
+    workers: int
+    batch: int
+    makespan: float
+    busy: float
+    """Worker seconds spent on tiles."""
+    bound: float
+    """No schedule is faster: the work at full batches shared by all workers, or the longest chain at batches of one."""
+    batches: int
+    tiles: int
+
+    @property
+    def utilisation(self) -> float:
+        """Share of the workers' time that was spent on tiles."""
+        return self.busy / (self.workers * self.makespan)
+
+    @property
+    def efficiency(self) -> float:
+        """Lower bound / makespan."""
+        return self.bound / self.makespan
+
+
+def simulate(
+    graph: TaskGraph,
+    device: Device,
+    workers: int,
+    batch: int,
+    evaluations: Sequence[int] | None = None,
+    bound: float | None = None,
+) -> Simulation:
+    """Run all tiles in batches, each begun and ended together.
+
+    evaluations: per level the network evaluations of a tile (default 1); bound: lower_bound(), when it is known.
+    """
+    evaluations = evaluations or [1] * len(graph.grids)
+    frontier, crew, free = Frontier(graph), Crew[int](batch), [0.0] * workers
+    runs = [Tiles(frontier, range(workers))]
+    for worker in range(workers):
+        crew.join(worker)
+    events = list[tuple[float, int, int, list[int]]]()
+    now, busy, batches, driver = 0.0, 0.0, 0, 0.0
+    while True:
+        while turn := crew.turn(runs, workers):
+            _, worker, size = turn
+            taken = frontier.take_numbers(size)
+            crew.sent(worker, len(taken))
+            cost = device.seconds(len(taken), evaluations[graph.level(taken[0])], taken[0])
+            busy, batches = busy + cost, batches + 1
+            driver = max(driver, now) + device.dispatch
+            free[worker] = max(free[worker], driver) + cost
+            heapq.heappush(events, (free[worker] + device.latency, batches, worker, taken))
+        if not events:
+            break
+        now = events[0][0]
+        while events and events[0][0] <= now:  # reports that arrive together are acted on together
+            _, _, worker, taken = heapq.heappop(events)
+            frontier.committed_numbers(taken)
+            crew.back(worker, len(taken))
+    return Simulation(
+        workers=workers,
+        batch=batch,
+        makespan=now,
+        busy=busy,
+        bound=lower_bound(graph, device, workers, batch, evaluations) if bound is None else bound,
+        batches=batches,
+        tiles=graph.count,
+    )
+
+
+def simulate_continuous(
+    graph: TaskGraph, device: Device, workers: int, batch: int, evaluations: Sequence[int]
+) -> Simulation:
+    """Run all tiles with admission at every network evaluation: a worker's tiles are each at a step of their own.
+
+    The latency counts for an evaluation that begins with newly admitted tiles.
+    """
+    run = _Continuous(Frontier(graph), device, batch, evaluations, [[] for _ in range(workers)])
+    resting = list(range(workers))
+    while True:
+        while resting and run.begin(resting[-1]):
+            resting.pop()
+        if not run.events:
+            break
+        between = run.end_next()
+        resting += [worker for worker in between if not run.begin(worker)]
+    return Simulation(
+        workers=workers,
+        batch=batch,
+        makespan=run.now,
+        busy=run.busy,
+        bound=lower_bound(graph, device, workers, batch, evaluations),
+        batches=run.steps,
+        tiles=graph.count,
+    )
+
+
+@dataclass(slots=True)
+class _Continuous:
+    """The state of a run with continuous batching."""
+
+    frontier: Frontier
+    device: Device
+    batch: int
+    evaluations: Sequence[int]
+    tiles: list[list[list[int]]]
+    """Per worker its tiles: [evaluations left, number]."""
+    events: list[tuple[float, int]] = field(default_factory=list)
+    now: float = 0.0
+    busy: float = 0.0
+    steps: int = 0
+
+    def begin(self, worker: int) -> bool:
+        """Admit a worker's fair share and begin one evaluation; False when it has nothing to do."""
+        tiles, frontier = self.tiles[worker], self.frontier
+        size = continuous_batch(frontier.ready, frontier.running, len(self.tiles), self.batch, len(tiles))
+        admitted = frontier.take_numbers(size)
+        tiles += [[self.evaluations[frontier.graph.level(number)], number] for number in admitted]
+        if not tiles:
+            return False
+        cost = self.device.seconds(len(tiles), 1, tiles[0][1] + self.steps)
+        self.busy, self.steps = self.busy + cost, self.steps + 1
+        heapq.heappush(self.events, (self.now + cost + (self.device.latency if admitted else 0.0), worker))
+        return True
+
+    def end_next(self) -> list[int]:
+        """End the evaluations that end next, commit what is finished; returns their workers."""
+        between = []
+        self.now = self.events[0][0]
+        while self.events and self.events[0][0] <= self.now:
+            worker = heapq.heappop(self.events)[1]
+            for tile in self.tiles[worker]:
+                tile[0] -= 1
+            self.frontier.committed_numbers([number for left, number in self.tiles[worker] if not left])
+            self.tiles[worker] = [tile for tile in self.tiles[worker] if tile[0]]
+            between.append(worker)
+        return between
+
+
+def lower_bound(graph: TaskGraph, device: Device, workers: int, batch: int, evaluations: Sequence[int]) -> float:
+    """Return the seconds that no schedule beats, jitter and latency aside."""
+    total = sum(grid.count * calls for grid, calls in zip(graph.grids, evaluations, strict=True))
+    work = total * (device.per_call / batch + device.per_tile) / workers
+    return max(work, critical_path(graph.grids, evaluations) * (device.per_call + device.per_tile))
+
+
+def _uniform(seed: int, number: int) -> float:
+    """Return a number in [0, 1) that depends on both arguments alone (splitmix64)."""
+    z = (seed * 0xD1342543DE82EF95 + number * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) & _MASK
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+    return (z ^ (z >> 31)) / 2**64

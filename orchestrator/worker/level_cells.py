@@ -1,0 +1,58 @@
+"""A level's working array in the level's own pixels: hides that the cell lattice begins a little before the image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from orchestrator.job.plan import Level, Plan
+from orchestrator.measurement.windows import Array
+from orchestrator.run_folder import RunDir
+from storage.box import Box
+from storage.run_store.cells import Cells
+
+
+@dataclass(frozen=True, slots=True)
+class LevelCells:
+    """Cells of one level; boxes are in px of the padded level."""
+
+    cells: Cells
+    offset: int
+
+    @classmethod
+    def create(cls, run: RunDir, plan: Plan, level: Level) -> None:
+        """Create a level's empty working array."""
+        path, grid = run.work(level.index), level.grid
+        path.parent.mkdir(parents=True, exist_ok=True)
+        height, width = grid.rows.length + grid.cell_offset, grid.cols.length + grid.cell_offset
+        Cells.create(path, channels=plan.bands.stored, height=height, width=width, cell=grid.cell)
+
+    @classmethod
+    def open(cls, run: RunDir, level: Level) -> LevelCells:
+        return cls(Cells.open(run.work(level.index)), level.grid.cell_offset)
+
+    def read(self, box: Box) -> Array:
+        """Read committed pixels as (C, h, w) float32."""
+        return self.cells.read(box.shift(self.offset, self.offset))
+
+    def write(self, box: Box, pixels: Array) -> bool:
+        """Write an owned box (C, h, w); returns False when an earlier attempt had already written some of it."""
+        return self.cells.write(self._stored(box), self._stored_pixels(box, pixels))
+
+    def exists(self, box: Box) -> bool:
+        """Return whether every cell of an owned box is there."""
+        return self.cells.exists(self._stored(box))
+
+    def delete(self, box: Box) -> None:
+        """Delete the cells of an owned box."""
+        self.cells.delete(self._stored(box))
+
+    def _stored(self, box: Box) -> Box:
+        """Return the box in the array; one at the image's first edge takes the pixels before it along."""
+        moved = box.shift(self.offset, self.offset)
+        return Box(0 if box.y0 == 0 else moved.y0, 0 if box.x0 == 0 else moved.x0, moved.y1, moved.x1)
+
+    def _stored_pixels(self, box: Box, pixels: Array) -> Array:
+        before = [self.offset if start == 0 else 0 for start in (box.y0, box.x0)]
+        return np.ascontiguousarray(np.pad(pixels, ((0, 0), (before[0], 0), (before[1], 0)), mode="edge"))

@@ -1,0 +1,133 @@
+"""Export a published image to one file that other programs open, whole or not at all, in bounded memory."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from storage import atomic_files as files
+from storage.errors import FormatError, human_bytes
+from storage.export import geotiff, tiff_writer
+from storage.export import png_jpeg as flat
+from storage.export.tiff_writer import COMPRESSIONS
+from storage.image_metadata import Meaning
+from storage.zarr_format.published_image import PublishedImage
+
+Progress = Callable[[int, int], None]
+MAX_WHOLE_BYTES = 256 << 20
+"""Limit on the pixels of a PNG or JPEG, bytes: pixels and file are whole in memory, which stays below 768 MiB."""
+FORMATS = ("tiff", "ome-tiff", "geotiff", "cog", "png", "jpeg")
+"""What can be written: a tiled TIFF with its pyramid in four dialects, and two formats for small images."""
+QUALITY = 90
+"""Default quality of JPEG compression."""
+_SUFFIXES = {
+    ".ome.tif": "ome-tiff",
+    ".ome.tiff": "ome-tiff",
+    ".png": "png",
+    ".jpg": "jpeg",
+    ".jpeg": "jpeg",
+    ".tif": "tiff",
+    ".tiff": "tiff",
+}
+_TIFF_SUFFIXES = (".tif", ".tiff")
+
+
+def export(
+    source: Path | str,
+    file: Path | str,
+    *,
+    format: str | None = None,
+    overwrite: bool = False,
+    pyramid: bool = True,
+    compression: str | None = None,
+    quality: int = QUALITY,
+    max_whole_bytes: int = MAX_WHOLE_BYTES,
+    progress: Progress | None = None,
+) -> None:
+    """Write the published image `source` to `file`.
+
+    format: one of FORMATS; by default what the suffix says, where .tif is a tiled TIFF whose levels follow as reduced
+    pages (OpenSlide, GDAL and QuPath read it) and which carries the georeference where there is one.
+    compression: none, deflate (default), zstd, lzw, jpeg (8 bit, 1 or 3 bands, with `quality` 1 to 100).
+    PNG and JPEG are limited to `max_whole_bytes` of pixels. Pixel size, colour profile, band names, nodata and
+    georeference go along as far as the format has a place for them. `file` appears complete or not at all.
+    progress: (done, total) tiles, for TIFF.
+    Raises FormatError for what cannot be written so, and for an existing file without `overwrite`.
+    """
+    file, image = Path(file), PublishedImage.open(source)
+    kind = _kind(file, format)
+    compression = compression or "deflate"
+    _check(file, image, kind, compression, quality, max_whole_bytes)
+    levels = len(image.levels) if pyramid or kind == "cog" else 1
+    with files.atomic_output(file, overwrite=overwrite) as temporary:
+        if kind in ("png", "jpeg"):
+            rows, icc = flat.read_rows(image), image.meaning.icc
+            parts = flat.encode_png(rows, icc) if kind == "png" else flat.encode_jpeg(rows, icc, quality)
+            files.write_new(temporary, parts, fsync=False)  # atomic_output flushes it
+        else:
+            meaning = image.meaning if kind != "ome-tiff" else Meaning(nodata=image.meaning.nodata)
+            tiff_writer.write_tiff(
+                temporary,
+                image,
+                levels=levels,
+                ome=kind == "ome-tiff",
+                cog=kind == "cog",
+                compression=compression,
+                quality=quality,
+                tags=geotiff.tags(meaning, channels=image.channels, dtype=image.dtype),
+                progress=progress,
+            )
+
+
+def _kind(file: Path, format: str | None) -> str:
+    """Return the format that is asked for, by name or by suffix."""
+    name = file.name.lower()
+    by_suffix = next((kind for suffix, kind in _SUFFIXES.items() if name.endswith(suffix)), None)
+    if format is None:
+        if by_suffix is None:
+            ending = f"suffix {file.suffix!r}" if file.suffix else "no suffix"
+            raise FormatError(f"{file}: {ending}; the formats that can be written are {', '.join(_SUFFIXES)}")
+        return by_suffix
+    if format not in FORMATS:
+        raise FormatError(f"format {format!r} is not known; choose one of {', '.join(FORMATS)}")
+    if format in ("png", "jpeg") and by_suffix != format:
+        raise FormatError(f"{file}: the name does not end as a {format.upper()}; rename it, or leave --format out")
+    if format not in ("png", "jpeg") and not name.endswith(_TIFF_SUFFIXES):
+        raise FormatError(f"{file}: {format} is a TIFF; choose a name that ends in .tif")
+    return format
+
+
+def _check(file: Path, image: PublishedImage, kind: str, compression: str, quality: int, max_bytes: int) -> None:
+    """Raise FormatError where the image does not go into the format."""
+    if compression not in COMPRESSIONS:
+        raise FormatError(f"compression {compression!r} is not known; choose one of {', '.join(COMPRESSIONS)}")
+    if not 1 <= quality <= 100:
+        raise FormatError(f"quality {quality} is not between 1 and 100; choose {QUALITY}, for example")
+    what, tiff = f"{image.dtype} with {image.channels} bands", file.with_suffix(".tif").name
+    if (kind == "jpeg" or compression == "jpeg") and (image.dtype != "uint8" or image.channels not in (1, 3)):
+        raise FormatError(f"{file}: JPEG holds uint8 with 1 or 3 bands, the image is {what}; choose zstd or deflate")
+    if kind == "png" and (image.dtype not in ("uint8", "uint16") or image.channels not in (1, 3)):
+        raise FormatError(f"{file}: a PNG holds uint8 or uint16 with 1 or 3 bands, not {what}; export to {tiff}")
+    size = image.nbytes(1)
+    if kind in ("png", "jpeg") and size > max_bytes:
+        raise FormatError(
+            f"{file}: {human_bytes(size)} of pixels, above the limit of {human_bytes(max_bytes)} for a {kind.upper()}, "
+            f"which is made in memory; export to {tiff} instead"
+        )
+    if kind == "jpeg" and max(image.levels[0].shape[1:]) > flat.JPEG_SIDE:
+        raise FormatError(f"{file}: a JPEG is at most {flat.JPEG_SIDE} px wide and high; export to {tiff} instead")
+    if kind in ("geotiff", "cog"):
+        if image.meaning.geo is None:
+            raise FormatError(f"{file}: {image.path} has no georeference for a {kind}; export with --format tiff")
+        geotiff.require()
+    _check_disk(file, image, kind, compression)
+
+
+def _check_disk(file: Path, image: PublishedImage, kind: str, compression: str) -> None:
+    """Raise FormatError when even the uncompressed parts of an export do not fit on the disk."""
+    needed = image.nbytes() if kind not in ("png", "jpeg") and compression == "none" else 0
+    if needed and file.parent.is_dir() and (free := shutil.disk_usage(file.parent).free) < needed:
+        raise FormatError(
+            f"{file}: needs about {human_bytes(needed)} of disk, {human_bytes(free)} are free; free some or go elsewhere"
+        )

@@ -1,0 +1,136 @@
+"""The tiles of a TIFF: cut from a published level, interleaved, differenced and compressed."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import imagecodecs
+import numpy as np
+
+from storage.box import Box
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from storage.zarr_format.published_image import PublishedImage
+
+    Pixels = NDArray[Any]
+    Encode = Callable[..., Any]  # (pixels, out: bytearray) -> memoryview of what it wrote there
+
+TILE = 512
+"""Side of a tile, px: that of a published chunk, so that a tile needs no other chunk."""
+# Levels of compression: higher ones gain a few percent and cost several times the CPU.
+_ENCODERS: dict[str, Encode] = {
+    "deflate": partial(imagecodecs.deflate_encode, level=1),
+    "zstd": partial(imagecodecs.zstd_encode, level=1),
+    "lzw": imagecodecs.lzw_encode,
+}
+_JPEG_COLOURS: dict[str, Any] = {"colorspace": "RGB", "outcolorspace": "YCBCR", "subsampling": (2, 2)}
+# Tiles that are being compressed, or are waiting to be written, at the same time.
+_AHEAD = 8
+# Room for a compressed tile, in its size: LZW makes noise larger by a half.
+_ROOM = 2
+
+
+class TileEncoder:
+    """Make the stored bytes of tiles, in a pool: a tile goes its whole way in one thread, through memory in its cache.
+
+    Memory: a tile for every thread, and two for each of eight whose bytes wait; used again and again.
+    """
+
+    def __init__(
+        self, image: PublishedImage, pool: Executor, *, planar: bool, compression: str, quality: int = 0
+    ) -> None:
+        """Set up for an image.
+
+        planar: tiles of one band, one band after the other; else of all bands, interleaved. compression: a name in
+        `tiff_writer.COMPRESSIONS`; deflate, zstd and lzw store what differs from the sample before (TIFF 6.0, section
+        14), of floats the exponents first (Adobe's Technical Note 3). quality: of JPEG, 1 to 100.
+        """
+        self._image, self._pool, self._planar = image, pool, planar
+        depth = 1 if planar else image.channels
+        whole = np.dtype(image.dtype).kind in "iu"
+        self._encode: Encode | None = None
+        if compression == "jpeg":
+            colours = _JPEG_COLOURS if depth == 3 else {}
+            self._encode = partial(imagecodecs.jpeg_encode, level=quality, **colours)
+        elif compression in _ENCODERS:
+            self._encode = _ENCODERS[compression] if whole else partial(_floats, encode=_ENCODERS[compression])
+        self._tile = _Tile(depth, image.dtype, compression in _ENCODERS and whole)
+        waiting = 0 if self._encode is None else min(_AHEAD, self.count(0))
+        self._free = deque(bytearray(_ROOM * self._tile.pixels.nbytes) for _ in range(waiting))
+
+    def count(self, number: int) -> int:
+        """Return the number of tiles of a level."""
+        channels, height, width = self._image.levels[number].shape
+        return -(-height // TILE) * -(-width // TILE) * (channels if self._planar else 1)
+
+    def tiles(self, number: int) -> Iterator[memoryview]:
+        """Yield the tiles of a level, row by row, zeros beyond the far edges; each holds until the next is asked for."""
+        if self._encode is None:
+            for place in self._places(number):
+                yield self._filled(number, *place).data.cast("B")
+            return
+        waiting: deque[tuple[bytearray, Future[memoryview]]] = deque()
+        for place in self._places(number):
+            if not self._free:
+                yield self._first(waiting)
+            room = self._free.popleft()
+            waiting.append((room, self._pool.submit(self._encoded, self._encode, room, number, *place)))
+        while waiting:
+            yield self._first(waiting)
+
+    def _first(self, waiting: deque[tuple[bytearray, Future[memoryview]]]) -> memoryview:
+        """Return the stored bytes that wait longest; their room is used again when more is asked for."""
+        room, stored = waiting.popleft()
+        self._free.append(room)
+        return stored.result()
+
+    def _places(self, number: int) -> Iterator[tuple[Box, int | None]]:
+        """Yield (window, band or all) of the tiles of a level; of bands that are planes one after the other."""
+        _, height, width = self._image.levels[number].shape
+        for channel in range(self._image.channels) if self._planar else (None,):
+            for y0 in range(0, height, TILE):
+                for x0 in range(0, width, TILE):
+                    yield Box(y0, x0, min(y0 + TILE, height), min(x0 + TILE, width)), channel
+
+    def _encoded(self, encode: Encode, room: bytearray, number: int, box: Box, channel: int | None) -> Any:
+        return encode(self._filled(number, box, channel), out=room)
+
+    def _filled(self, number: int, box: Box, channel: int | None) -> Pixels:
+        return self._tile.fill(box, self._image.bands(number, box, channel))
+
+
+class _Tile(threading.local):
+    """Memory for a tile, little endian, of every thread: fresh memory costs as much as compressing."""
+
+    def __init__(self, depth: int, dtype: str, differences: bool) -> None:
+        self.pixels = np.zeros((TILE, TILE, depth), np.dtype(dtype).newbyteorder("<"))
+        self._band = np.empty(TILE * TILE, dtype) if differences else None
+
+    def fill(self, box: Box, bands: Iterator[Pixels]) -> Pixels:
+        """Return the tile of the bands (h, w) of a box: (512, 512), or (512, 512, C) of several."""
+        height, width = box.shape
+        if (height, width) != (TILE, TILE):
+            self.pixels[...] = 0
+        for channel, band in enumerate(bands):  # band by band: several times faster than a transposed copy
+            self.pixels[:height, :width, channel] = band if self._band is None else self._differences(band, self._band)
+        return self.pixels[:, :, 0] if self.pixels.shape[2] == 1 else self.pixels
+
+    @staticmethod
+    def _differences(band: Pixels, room: Pixels) -> Pixels:
+        """Return what differs from the sample before; what overflows wraps, and back again."""
+        flat, out = band.reshape(-1), room[: band.size]
+        np.subtract(flat[1:], flat[:-1], out=out[1:])  # in one run over all rows
+        found = out.reshape(band.shape)
+        found[:, 0] = band[:, 0]
+        return found
+
+
+def _floats(tile: Pixels, encode: Encode, out: bytearray) -> Any:
+    return encode(imagecodecs.floatpred_encode(tile, axis=1), out=out)

@@ -1,0 +1,225 @@
+"""Write a published image as a tiled TIFF with its pyramid, tile by tile: reduced pages, or SubIFDs with OME-XML.
+
+reduced pages (subfiletype 1, after the image)   OpenSlide, GDAL, QuPath, vips; GeoTIFF
+SubIFDs and OME-XML (OME-TIFF 6)                 Bio-Formats, QuPath, napari, tifffile; OpenSlide sees level 0
+
+All tables come first, then the tiles of the smallest level, at last those of the image: the order of a Cloud Optimized
+GeoTIFF. tifffile writes the tables, of tiles that are still empty.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import tifffile
+
+from storage.export.geotiff import Tag
+from storage.export.tiff_tiles import TILE, TileEncoder
+from storage.image_metadata import Meaning
+from storage.zarr_format.published_image import PublishedImage
+
+Progress = Callable[[int, int], None]
+
+COMPRESSIONS: dict[str, dict[str, Any]] = {
+    "none": {"compression": "none"},
+    "deflate": {"compression": "adobe_deflate", "predictor": True},
+    "zstd": {"compression": "zstd", "predictor": True},
+    "lzw": {"compression": "lzw", "predictor": True},
+    "jpeg": {"compression": "jpeg"},
+}
+"""All lossless but jpeg: deflate opens everywhere, zstd is several times as fast."""
+# Classic TIFF counts bytes in 32 bits; the reserve is for tables and for data that compression makes larger.
+CLASSIC_LIMIT = (1 << 32) - (1 << 28)
+_MICROMETRES_PER_CM = 1e4
+# What tells GDAL that a file is a COG, and that every tile lies between its length and its last four bytes (GDAL's COG
+# driver, "Header ghost area").
+_LAYOUT = (
+    b"LAYOUT=IFDS_BEFORE_DATA\nBLOCK_ORDER=ROW_MAJOR\nBLOCK_LEADER=SIZE_AS_UINT4\n"
+    b"BLOCK_TRAILER=LAST_4_BYTES_REPEATED\nKNOWN_INCOMPATIBLE_EDITION=NO\n "
+)
+_GHOST = b"GDAL_STRUCTURAL_METADATA_SIZE=%06d bytes\n%s" % (len(_LAYOUT), _LAYOUT)
+# Formats of the types in which tables count bytes: SHORT, LONG, LONG8.
+_TABLES = {3: "<u2", 4: "<u4", 16: "<u8"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """Where the tables of a page lie in the file: (first byte, number format)."""
+
+    tiles: int
+    offsets: tuple[int, str]
+    counts: tuple[int, str]
+
+
+def write_tiff(
+    file: Path,
+    image: PublishedImage,
+    *,
+    levels: int,
+    ome: bool = False,
+    cog: bool = False,
+    compression: str,
+    quality: int,
+    tags: Sequence[Tag] = (),
+    progress: Progress | None = None,
+) -> None:
+    """Write the first `levels` levels of `image`; BigTIFF where the pixels may pass 4 GiB.
+
+    ome: SubIFDs with OME-XML, bands of anything but RGB as planes; else reduced pages, bands interleaved.
+    cog: say that the file is a Cloud Optimized GeoTIFF. tags: further tags of the first page.
+    Memory: some tiles and the tables of the file, 16 bytes for every tile.
+    """
+    planar = ome and not _rgb(image)
+    with ThreadPoolExecutor(2) as pool:
+        encoder = TileEncoder(image, pool, planar=planar, compression=compression, quality=quality)
+        counts = [encoder.count(number) for number in range(levels)]
+        _write_tables(file, image, counts, ome=ome, cog=cog, planar=planar, compression=compression, tags=tags)
+        pages, done = _pages(file, levels, ome=ome), 0
+        with file.open("r+b") as target:
+            target.seek(0, 2)
+            for number in reversed(range(levels)):
+                tiles = encoder.tiles(number)
+                for page in pages[number]:
+                    places = []
+                    for data in itertools.islice(tiles, page.tiles):
+                        places.append(_append(target, data, cog=cog))
+                        done += 1
+                        if progress:
+                            progress(done, sum(counts))
+                    _fill(target, page, places)
+
+
+def _write_tables(
+    file: Path,
+    image: PublishedImage,
+    counts: Sequence[int],
+    *,
+    ome: bool,
+    cog: bool,
+    planar: bool,
+    compression: str,
+    tags: Sequence[Tag],
+) -> None:
+    """Write the file without the bytes of its tiles. counts: tiles of every level."""
+    levels = len(counts)
+    # Tiles are padded to full size; LZW makes noise up to 1.4 times as large.
+    largest = sum(counts) * TILE * TILE * (1 if planar else image.channels) * np.dtype(image.dtype).itemsize
+    bigtiff = largest * (1.5 if compression == "lzw" else 1.0) > CLASSIC_LIMIT
+    with tifffile.TiffWriter(file, bigtiff=bigtiff, ome=ome) as tiff:
+        if cog:
+            tiff.filehandle.write(_GHOST + b" " * (len(_GHOST) % 2))
+        for number, tiles in enumerate(counts):
+            first = number == 0
+            options: dict[str, Any] = {"metadata": None}
+            if first and ome:
+                options = {"metadata": _ome_metadata(image), "subifds": levels - 1}
+            tiff.write(
+                _empty_tiles(image.levels[number].shape, tiles, compression),
+                shape=_shape(image, number, planar),
+                dtype=np.dtype(image.dtype).newbyteorder("<"),
+                tile=(TILE, TILE),
+                photometric="rgb" if _rgb(image) else "minisblack",
+                planarconfig="contig" if image.channels > 1 and not planar else None,
+                subfiletype=0 if first else 1,
+                iccprofile=image.meaning.icc if first else None,
+                extratags=list(tags) if first else [],
+                software="gigarestore",
+                align=2,
+                **COMPRESSIONS[compression],
+                **_resolution(image.meaning, number),
+                **options,
+            )
+
+
+def _empty_tiles(shape: tuple[int, int, int], tiles: int, compression: str) -> Iterator[bytes] | None:
+    """Return what tifffile writes as the tiles of a level: nothing.
+
+    Pages that are one plain tile it writes as one array and leaves a hole of that size, which stays empty.
+    """
+    return None if compression == "none" and shape[1:] == (TILE, TILE) else iter([b""] * tiles)
+
+
+def _pages(file: Path, levels: int, *, ome: bool) -> list[list[_Page]]:
+    """Return the pages of every level: one, or one for every band."""
+    with tifffile.TiffFile(file, is_ome=False) as tiff:
+        found: list[Any] = list(tiff.pages)
+        if ome:
+            below = [list(page.pages) if levels > 1 else [] for page in found]
+            return [[_page(page) for page in found]] + [
+                [_page(pages[number]) for pages in below] for number in range(levels - 1)
+            ]
+        return [[_page(page)] for page in found]
+
+
+def _page(page: Any) -> _Page:
+    offsets, counts = (page.tags[code] for code in (324, 325))
+    return _Page(
+        int(offsets.count),
+        (int(offsets.valueoffset), _TABLES[int(offsets.dtype)]),
+        (int(counts.valueoffset), _TABLES[int(counts.dtype)]),
+    )
+
+
+def _append(file: BinaryIO, data: memoryview, *, cog: bool) -> tuple[int, int]:
+    """Write a tile and return (offset, length)."""
+    if cog:
+        file.write(len(data).to_bytes(4, "little"))
+    place = file.tell(), len(data)
+    file.write(data)
+    if cog:
+        file.write(data[-4:])
+    return place
+
+
+def _fill(file: BinaryIO, page: _Page, places: list[tuple[int, int]]) -> None:
+    """Enter where the tiles of a page lie; the file is left at its end."""
+    for (start, kind), column in ((page.offsets, 0), (page.counts, 1)):
+        file.seek(start)
+        file.write(np.array([place[column] for place in places], kind).tobytes())
+    file.seek(0, 2)
+
+
+def _rgb(image: PublishedImage) -> bool:
+    """Tell whether the bands are colours: three of a whole unsigned dtype that nothing named otherwise."""
+    return image.channels == 3 and image.dtype in ("uint8", "uint16")
+
+
+def _shape(image: PublishedImage, number: int, planar: bool) -> tuple[int, ...]:
+    channels, height, width = image.levels[number].shape
+    if channels == 1:
+        return height, width
+    return (channels, height, width) if planar else (height, width, channels)
+
+
+def _resolution(meaning: Meaning, number: int) -> dict[str, Any]:
+    """Return the resolution tags of a level, pixels per centimetre as (x, y)."""
+    if meaning.pixel_size is None:
+        return {}
+    size_y, size_x = (side * 2**number for side in meaning.pixel_size)
+    return {"resolution": (_MICROMETRES_PER_CM / size_x, _MICROMETRES_PER_CM / size_y), "resolutionunit": "CENTIMETER"}
+
+
+def _ome_metadata(image: PublishedImage) -> dict[str, Any]:
+    channels = image.channels
+    told = json.dumps([image.levels[0].shape, image.dtype, image.provenance], sort_keys=True)
+    metadata: dict[str, Any] = {
+        "axes": "YXS" if _rgb(image) else "YX" if channels == 1 else "CYX",
+        "Name": image.path.stem,
+        "Creator": "gigarestore",
+        "UUID": str(uuid.uuid5(uuid.NAMESPACE_OID, told)),  # the same export gives the same bytes
+    }
+    if image.meaning.pixel_size is not None:
+        size_y, size_x = image.meaning.pixel_size
+        metadata |= {"PhysicalSizeX": size_x, "PhysicalSizeXUnit": "µm"}
+        metadata |= {"PhysicalSizeY": size_y, "PhysicalSizeYUnit": "µm"}
+    if len(image.meaning.names) == channels and not _rgb(image):
+        metadata["Channel"] = {"Name": list(image.meaning.names)}
+    return metadata

@@ -1,0 +1,189 @@
+"""A published image while it is being made: shards in any order, by any process, each whole or absent.
+
+DEST/.publish.partial/     the image as far as it has come: an OME-Zarr group that viewers can open and watch
+DEST/0, DEST/1, ...        its levels, moved here at the end
+DEST/zarr.json             written last of all: before that there is no image at DEST
+
+Every step can be repeated after a kill: a shard that exists is whole, and a level that was moved is found there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storage import atomic_files as files
+from storage.image_metadata import Meaning
+from storage.zarr_format import metadata as zarr_meta
+from storage.zarr_format import ome_metadata as ome
+from storage.zarr_format import shard as shards
+from storage.zarr_format.downsample import halve
+from storage.zarr_format.shard import Level, Shard
+
+UNFINISHED = f".publish{files.PARTIAL}"
+"""Folder inside the destination that holds an image until it is finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """Write the shards of an image and, when all are there, make it appear. Holds no pixels and no open files."""
+
+    dest: Path
+    levels: tuple[Level, ...]
+    """Finest first, as `storage.publishing.publish.plan_levels` makes them."""
+    nodata: float | None = None
+    """Left out of the means of coarser levels."""
+
+    @property
+    def work(self) -> Path:
+        """Return the folder of the unfinished image."""
+        return self.dest / UNFINISHED
+
+    def group(
+        self, *, name: str, meaning: Meaning, attributes: Mapping[str, Any], window: tuple[float, float] | None = None
+    ) -> dict[str, Any]:
+        """Return the metadata of the finished image; see `storage.zarr_format.ome_metadata.group_metadata`."""
+        documents = [level.metadata() for level in self.levels]
+        return ome.group_metadata(documents, name=name, meaning=meaning, attributes=attributes, window=window)
+
+    def begin(self, group: Mapping[str, Any]) -> None:
+        """Create the unfinished image, or go on with what an earlier attempt has left of the same one."""
+        if not self._same_levels():
+            unpublish(self.dest)
+        self.work.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch.mkdir()
+        for number, level in enumerate(self.levels):
+            folder = self._folder(number)
+            for row in range(level.grid[0]):
+                (folder / zarr_meta.object_key(row, 0)).parent.mkdir(parents=True, exist_ok=True)
+            for path in (folder / "c" / "0", folder / "c", folder):
+                files.fsync_folder(path)
+            self._put(folder / zarr_meta.ZARR_JSON, [zarr_meta.dump(level.metadata())])
+        unfinished = {**group, "attributes": {**group["attributes"], "unfinished": True}}
+        self._put(self.work / zarr_meta.ZARR_JSON, [zarr_meta.dump(unfinished)])
+
+    def has(self, number: int, row: int, col: int) -> bool:
+        """Tell whether a shard of a level is there."""
+        return self._path(number, row, col).is_file()
+
+    def write(self, row: int, col: int, pixels: NDArray[Any], pool: Executor, number: int = 0) -> None:
+        """Write a shard of a level; when this returns, its bytes and its name survive a power cut.
+
+        pixels: (C, h, w), the shard's box clipped to the image. The same pixels give the same bytes.
+        """
+        self._put(self._path(number, row, col), shards.encode(self.levels[number], pixels, pool))
+
+    def reduce(self, number: int, row: int, col: int, pool: Executor) -> None:
+        """Write a shard of a coarser level from the shards of the finer one, decoding one of them at a time."""
+        finer = self.levels[number - 1]
+
+        def halved(row: int, col: int) -> NDArray[Any]:
+            with Shard.open(finer, self._path(number - 1, row, col)) as shard:
+                return self.halved(shard.read(finer.box(row, col)))
+
+        self.write(row, col, self.gathered(number, row, col, halved), pool, number)
+
+    def gathered(self, number: int, row: int, col: int, halved: Callable[[int, int], NDArray[Any]]) -> NDArray[Any]:
+        """Return the pixels of a shard of a coarser level. halved: shard of the finer one -> its `halved` pixels."""
+        finer, box = self.levels[number - 1], self.levels[number].box(row, col)
+        out = np.empty((finer.shape[0], *box.shape), finer.dtype)
+        for place in self._under(number, row, col):
+            part = finer.box(*place).cover(2).shift(-box.y0, -box.x0)
+            out[(slice(None), *part.slices())] = halved(*place)
+        return out
+
+    def halved(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        """Return the 2 x 2 means of a shard: its part of the next level."""
+        return halve(pixels, self.nodata)
+
+    def climb(self, row: int, col: int, pool: Executor) -> None:
+        """Write the coarser shards above a shard of level 0 as far as everything under them is there."""
+        for number in range(1, len(self.levels)):
+            row, col = self._above(number, row, col)
+            under = self._under(number, row, col)
+            if self.has(number, row, col) or not all(self.has(number - 1, *place) for place in under):
+                return
+            self.reduce(number, row, col, pool)
+
+    def complete(self, pool: Executor) -> None:
+        """Write the coarser shards that are still missing; every shard of level 0 must be there."""
+        for number, level in enumerate(self.levels[1:], 1):
+            for row, col in level.places():
+                if not self.has(number, row, col):
+                    self.reduce(number, row, col, pool)
+
+    def finish(self, group: Mapping[str, Any]) -> None:
+        """Move the levels into place and, last of all, say that there is an image."""
+        for number in range(len(self.levels)):
+            if (self.work / str(number)).exists():
+                (self.work / str(number)).rename(self.dest / str(number))
+        files.fsync_folder(self.dest)
+        shutil.rmtree(self.work)
+        files.replace(self.dest / zarr_meta.ZARR_JSON, [zarr_meta.dump(group)], fsync=True)
+
+    @property
+    def _scratch(self) -> Path:
+        return self.work / "tmp"
+
+    def _folder(self, number: int) -> Path:
+        """Return where a level is: moved already when a kill interrupted the end of a publish."""
+        final = self.dest / str(number)
+        return final if final.exists() else self.work / str(number)
+
+    def _path(self, number: int, row: int, col: int) -> Path:
+        return self._folder(number) / zarr_meta.object_key(row, col)
+
+    def _put(self, path: Path, data: files.Buffers) -> None:
+        files.replace(path, data, fsync=True, scratch=self._scratch)
+
+    def _above(self, number: int, row: int, col: int) -> tuple[int, int]:
+        """Return the shard of a level over a shard of the finer one (its sides divide those of the finer, doubled)."""
+        box, (height, width) = self.levels[number - 1].box(row, col), self.levels[number].shard
+        return box.y0 // 2 // height, box.x0 // 2 // width
+
+    def _under(self, number: int, row: int, col: int) -> list[tuple[int, int]]:
+        """Return the shards of the finer level under a shard."""
+        finer = self.levels[number - 1]
+        box = self.levels[number].box(row, col).scale(2).clip(*finer.shape[1:])
+        height, width = finer.shard
+        rows = range(box.y0 // height, -(-box.y1 // height))
+        cols = range(box.x0 // width, -(-box.x1 // width))
+        return list(itertools.product(rows, cols))
+
+    def _same_levels(self) -> bool:
+        """Tell whether the levels that an earlier attempt left are these."""
+        return all(
+            zarr_meta.load(folder) == level.metadata()
+            for folder, level in ((self._folder(number), level) for number, level in enumerate(self.levels))
+            if (folder / zarr_meta.ZARR_JSON).is_file()
+        )
+
+
+def is_published(dest: Path | str) -> bool:
+    """Tell whether `dest` holds a finished image."""
+    return (Path(dest) / zarr_meta.ZARR_JSON).is_file()
+
+
+def unpublish(dest: Path | str) -> None:
+    """Delete a published image, or what a killed publish left; its metadata goes first. Other folders stay."""
+    dest = Path(dest)
+    (dest / zarr_meta.ZARR_JSON).unlink(missing_ok=True)
+    for folder in own_folders(dest):
+        shutil.rmtree(folder)
+
+
+def own_folders(dest: Path) -> list[Path]:
+    """Return what a publish writes in `dest`: the levels (numbered zarr arrays) and the unfinished work."""
+    if not dest.is_dir():
+        return []
+    levels = [p for p in dest.iterdir() if p.name.isdecimal() and (p / zarr_meta.ZARR_JSON).is_file()]
+    return levels + [p for p in (dest / UNFINISHED,) if p.is_dir()]

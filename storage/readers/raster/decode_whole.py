@@ -1,0 +1,79 @@
+"""Pixels that are decoded whole: JPEG, JPEG 2000 and interlaced PNG, where they are small enough for that."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import imagecodecs
+import numpy as np
+
+from storage.box import Box
+from storage.byte_source import Data
+from storage.errors import DamagedError, FormatError, human_bytes, one_line
+
+if TYPE_CHECKING:
+    from storage.image import Pixels
+
+_CODECS = {
+    "PNG": imagecodecs.png_decode,
+    "JPEG": imagecodecs.jpeg8_decode,
+    "JPEG 2000": imagecodecs.jpeg2k_decode,
+}
+
+
+class WholeCore:
+    """Decode all pixels at the first window and keep them until `close`."""
+
+    def __init__(
+        self,
+        path: str,
+        kind: str,
+        data: Data,
+        shape: tuple[int, int, int],
+        memory: int,
+        max_bytes: int | None,
+        before: Callable[[], None] | None = None,
+    ) -> None:
+        """memory: bytes that decoding takes, held to `max_bytes` (None: allowed). before: a check of the data."""
+        self._path, self._kind, self._data, self._shape, self._before = path, kind, data, shape, before
+        self._memory, self._max_bytes = memory, max_bytes
+        self._pixels: Pixels | None = None
+        self._lock = threading.Lock()
+
+    def read(self, box: Box, samples: tuple[int, ...]) -> Pixels:
+        """Return (samples, h, w); see `Core.read`."""
+        with self._lock:
+            if self._pixels is None:
+                self._pixels = self._decoded()
+            pixels = self._pixels
+        return np.ascontiguousarray(pixels[box.slices()][..., list(samples)].transpose(2, 0, 1))
+
+    def close(self) -> None:
+        """Drop the decoded pixels."""
+        self._pixels = None
+
+    def _decoded(self) -> Pixels:
+        """Return the stored rows (H, W, S) and hold the decoder to the header."""
+        if self._max_bytes is not None and self._memory > self._max_bytes:
+            raise FormatError(
+                f"{self._path}: decoding a {self._kind} of this size takes {human_bytes(self._memory)} of memory, the "
+                f"limit is {human_bytes(self._max_bytes)}; convert it to a tiled TIFF (vips tiffsave in out.tif --tile), "
+                f"or allow it with --max-pixels {self._shape[0] * self._shape[1]}"
+            )
+        if self._before:
+            self._before()
+        try:
+            pixels: Pixels = np.asarray(_CODECS[self._kind](self._data))
+        except Exception as error:  # codecs raise their own types, which all mean that the data is damaged
+            raise DamagedError(
+                f"{self._path}: the {self._kind} data is damaged: {one_line(error)}; get it again"
+            ) from error
+        found = pixels.reshape(*pixels.shape[:2], -1)
+        if found.shape != self._shape:
+            raise DamagedError(
+                f"{self._path}: the header says {self._shape}, the decoder found {found.shape}; the file is damaged, "
+                "get it again"
+            )
+        return found

@@ -1,0 +1,123 @@
+"""JPEG: the header by hand, and the proof that the file reaches its end.
+
+Source: ITU-T T.81 annex B (markers), EXIF 2.32 (APP1), ICC.1 annex B.4 (APP2).
+A wrong bit inside the compressed data cannot be detected in general: JPEG carries no checksum.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from storage.byte_source import Data
+from storage.errors import FormatError
+from storage.readers import exif
+
+SIGNATURE = b"\xff\xd8\xff"
+_SUPPORTED = "supported: 8 bit grey or colour (YCbCr, RGB), baseline or progressive"
+_SOI, _EOI, _SOS, _APP1, _APP2 = 0xD8, 0xD9, 0xDA, 0xE1, 0xE2
+# Start-of-frame markers: C0 baseline, C1 extended, C2 progressive; the others are lossless, hierarchical or arithmetic.
+_PROGRESSIVE = 0xC2
+_FRAMES = {0xC0, 0xC1, _PROGRESSIVE}
+_OTHER_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
+# Markers without a length: fill, TEM, restart markers, start of image.
+_BARE = {0x00, 0x01, _SOI, *range(0xD0, 0xD8)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JpegHeader:
+    """What the markers before the first scan say."""
+
+    height: int
+    width: int
+    channels: int
+    icc: bytes | None
+    orientation: int
+    by_rows: bool
+    """Whether it can be decoded from top to bottom: all colours in one scan, which is not refined by later ones."""
+
+
+def read_header(path: str, data: Data) -> JpegHeader:
+    """Read the markers up to the first scan and check that an end-of-image marker follows it.
+
+    Raises FormatError for a truncated file and for kinds of JPEG that are not supported.
+    """
+    frame: tuple[int, int, int, int] | None = None
+    turned, profile, by_rows, progressive = 1, {}, False, False
+    for marker, start, length in _segments(path, data):
+        if marker in _FRAMES and length >= 6:
+            frame, progressive = struct.unpack_from(">BHHB", data, start), marker == _PROGRESSIVE
+        elif marker in _OTHER_FRAMES:
+            raise FormatError(f"{path}: found a lossless, hierarchical or arithmetic JPEG; {_SUPPORTED}; save it again")
+        elif marker == _APP1 and data[start : start + 6] == b"Exif\0\0":
+            turned = exif.orientation(data[start + 6 : start + length])
+        elif marker == _APP2 and data[start : start + 12] == b"ICC_PROFILE\0" and length > 14:
+            profile[data[start + 12]] = data[start + 14 : start + length]
+        elif marker == _SOS:
+            _require_end(path, data, start + length)
+            by_rows = frame is not None and not progressive and data[start] == frame[3]
+            break
+    if frame is None:
+        raise FormatError(f"{path}: the JPEG has no frame header before its pixels; get it again from its source")
+    _refuse_unsupported(path, *frame)
+    _, height, width, components = frame
+    icc = b"".join(profile[n] for n in sorted(profile)) or None
+    return JpegHeader(height=height, width=width, channels=components, icc=icc, orientation=turned, by_rows=by_rows)
+
+
+def _segments(path: str, data: Data) -> Iterator[tuple[int, int, int]]:
+    """Yield (marker, start of payload, length) to the end of image or the end of the file.
+
+    Junk between segments is skipped, as decoders do.
+    """
+    position = 2
+    while (position := data.find(b"\xff", position)) >= 0 and position + 4 <= len(data):
+        marker = data[position + 1]
+        if marker == 0xFF:
+            position += 1
+        elif marker in _BARE:
+            position += 2
+        elif marker == _EOI:
+            return
+        else:
+            (size,) = struct.unpack_from(">H", data, position + 2)
+            if size < 2 or position + 2 + size > len(data):
+                break
+            yield marker, position + 4, size - 2
+            position += 2 + size
+    raise FormatError(f"{path}: the JPEG is truncated in its header ({len(data)} bytes); get it again from its source")
+
+
+def _require_end(path: str, data: Data, start: int) -> None:
+    """Check for an end-of-image marker after the first scan began; inside a scan FF D9 cannot occur otherwise."""
+    if data.rfind(bytes((0xFF, _EOI)), start) < 0:
+        raise FormatError(
+            f"{path}: the JPEG is truncated: {len(data)} bytes and no end-of-image marker; get it again from its source"
+        )
+
+
+def _refuse_unsupported(path: str, bits: int, height: int, width: int, components: int) -> None:
+    if height == 0 or width == 0:
+        raise FormatError(f"{path}: the JPEG header says {height} x {width} px (H x W); an image needs at least 1 x 1")
+    if bits != 8:
+        raise FormatError(f"{path}: found a JPEG with {bits} bit samples; {_SUPPORTED}; convert it to a 16 bit PNG")
+    if components == 4:
+        raise FormatError(f"{path}: found a CMYK JPEG; {_SUPPORTED}; convert it: magick in.jpg -colorspace sRGB o.jpg")
+    if components not in (1, 3):
+        raise FormatError(f"{path}: found a JPEG with {components} components; {_SUPPORTED}; convert it to PNG")
+
+
+def frame_size(data: bytes) -> tuple[int, int] | None:
+    """Return (height, width) that the first frame header of a stream declares, None where there is none."""
+    position = 2
+    while 0 <= position <= len(data) - 9:
+        marker = data[position + 1]
+        if data[position] != 0xFF or marker == 0xFF or marker in _BARE:
+            position += 1 if data[position] != 0xFF or marker == 0xFF else 2
+            continue
+        if marker in _FRAMES | _OTHER_FRAMES:
+            height, width = struct.unpack_from(">HH", data, position + 5)
+            return height, width
+        position += 2 + struct.unpack_from(">H", data, position + 2)[0]
+    return None

@@ -1,0 +1,173 @@
+"""Which reader opens what: decided by the content of a file, never by its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from storage.byte_source import Source, is_url, redact
+from storage.errors import FormatError
+from storage.image import EVERYTHING, ImageInfo, Reader, Selection
+from storage.limits import MAX_PIXELS, MAX_WHOLE_PIXELS
+from storage.readers.raster import jpeg, jpeg2000, png
+
+Kind = Literal["PNG", "JPEG", "JPEG 2000", "PNM", "TIFF", "zarr", "own zarr", "slide"]
+# TIFF and BigTIFF, little and big endian.
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# Formats that people try, for a message that names what they have: (offset, bytes, name).
+_KNOWN = (
+    (0, b"GIF8", "GIF"),
+    (0, b"BM", "BMP"),
+    (8, b"WEBP", "WebP"),
+    (4, b"ftypheic", "HEIC"),
+    (4, b"ftypavif", "AVIF"),
+    (0, b"8BPS", "Photoshop"),
+    (0, b"\x76\x2f\x31\x01", "OpenEXR"),
+    (0, b"%PDF", "PDF"),
+    (0, b"\x89HDF", "HDF5"),
+)
+_SUPPORTED = (
+    "supported: PNG, JPEG, JPEG 2000, PGM, PPM, TIFF (also slides, OME-TIFF, GeoTIFF), OME-Zarr and zarr arrays"
+)
+# What a URL ends in when it names the metadata of a zarr node instead of the node.
+ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
+
+
+def inspect(
+    path: Path | str, selection: Selection = EVERYTHING, *, max_pixels: int | None = None, level: int = 0
+) -> ImageInfo:
+    """Describe an image from its header and tables, without decoding pixels.
+
+    path: a local path, or an s3://, gs://, az:// or http(s):// URL. max_pixels: the largest size that a header may
+    declare; default `storage.limits.MAX_PIXELS`, for PNG and JPEG `MAX_WHOLE_PIXELS`.
+    Raises FormatError, one line, for what does not exist, is damaged, is not supported or needs a choice.
+    """
+    path, kind = str(path), _kind(str(path))
+    if kind in ("TIFF", "slide") and _by_openslide(path, kind):
+        from storage.readers.openslide import inspect_slide
+
+        return inspect_slide(path, selection, max_pixels=max_pixels or MAX_PIXELS)
+    if kind == "own zarr":
+        from storage.readers.zarr_arrays.own_zarr import inspect_zarr
+
+        return inspect_zarr(path, level)
+    if kind == "zarr":
+        from storage.readers.zarr_arrays.any_zarr import AnyZarrReader
+
+        return AnyZarrReader(path, selection, level=level, max_pixels=max_pixels or MAX_PIXELS).info
+    if kind == "TIFF":
+        from storage.readers.tiff.checks import inspect_tiff
+
+        return inspect_tiff(path, selection, max_pixels=max_pixels or MAX_PIXELS)
+    assert kind != "slide", "a slide is opened by OpenSlide or refused"
+    from storage.readers.raster.reader import inspect_whole
+
+    return inspect_whole(path, kind, selection, max_pixels=max_pixels or MAX_WHOLE_PIXELS)
+
+
+def open_image(
+    path: Path | str,
+    selection: Selection = EVERYTHING,
+    *,
+    level: int = 0,
+    max_pixels: int | None = None,
+) -> Reader:
+    """Open an image for reading by windows; `level` chooses from the pyramid of an OME-Zarr image.
+
+    A JPEG is decoded whole at the first read: stage it first when several processes read it.
+    max_pixels: as for `inspect`; it also allows what takes more memory than `storage.limits.MAX_WHOLE_BYTES`.
+    Raises FormatError as `inspect` does.
+    """
+    path, kind = str(path), _kind(str(path))
+    if kind in ("TIFF", "slide") and _by_openslide(path, kind):
+        from storage.readers.openslide import SlideReader
+
+        return SlideReader(path, selection, max_pixels=max_pixels or MAX_PIXELS)
+    if kind == "own zarr":
+        from storage.readers.zarr_arrays.own_zarr import ZarrReader
+
+        return ZarrReader(path, level)
+    if kind == "zarr":
+        from storage.readers.zarr_arrays.any_zarr import AnyZarrReader
+
+        return AnyZarrReader(path, selection, level=level, max_pixels=max_pixels or MAX_PIXELS)
+    if kind == "TIFF":
+        from storage.readers.tiff.reader import open_tiff
+
+        return open_tiff(path, selection, max_pixels=max_pixels or MAX_PIXELS)
+    assert kind != "slide", "a slide is opened by OpenSlide or refused"
+    from storage.readers.raster.reader import open_whole
+
+    return open_whole(path, kind, selection, max_pixels=max_pixels)
+
+
+def _by_openslide(path: str, kind: Kind) -> bool:
+    """Tell whether OpenSlide is the reader: for slides that are no TIFF, or whose pages tifffile cannot join."""
+    if kind == "slide":
+        return True
+    if is_url(path):
+        return False
+    from storage.readers.openslide import needs_openslide
+
+    return needs_openslide(path)
+
+
+def _kind(path: str) -> Kind:
+    """Return what the content is."""
+    if not is_url(path) and Path(path).is_dir():
+        from storage.readers.zarr_arrays.own_zarr import is_own
+
+        return "own zarr" if is_own(path) else "zarr"
+    if is_url(path) and _is_remote_zarr(path):
+        return "zarr"
+    with Source(path) as source:
+        name, head = source.name, source.read(0, 16)
+    if not head:
+        raise FormatError(f"{name}: the file is empty; get it again from its source")
+    found = _magic(head)
+    if found is not None:
+        return _slide_beside(path, found)
+    from storage.readers.openslide import is_slide
+
+    if not is_url(path) and is_slide(path):
+        return "slide"
+    for offset, magic, known in _KNOWN:
+        if head[offset:].startswith(magic):
+            raise FormatError(f"{name}: a {known} file; {_SUPPORTED}; convert it: magick in out.png")
+    raise FormatError(f"{name}: not an image that is known here (it starts with {head[:8].hex(' ')}); {_SUPPORTED}")
+
+
+def _magic(head: bytes) -> Kind | None:
+    if head.startswith(png.SIGNATURE):
+        return "PNG"
+    if head.startswith(jpeg.SIGNATURE):
+        return "JPEG"
+    if head.startswith(_TIFF):
+        return "TIFF"
+    if head.startswith((jpeg2000.BOXES, jpeg2000.CODE_STREAM)):
+        return "JPEG 2000"
+    return "PNM" if head[:2] in (b"P5", b"P6") and head[2:3].isspace() else None
+
+
+def _slide_beside(path: str, kind: Kind) -> Kind:
+    """Recognise a MIRAX slide: its main file is a small JPEG beside a folder of the same name with the pixels."""
+    beside = None if is_url(path) else Path(path).with_suffix("") / "Slidedat.ini"
+    return "slide" if kind == "JPEG" and beside is not None and beside.is_file() else kind
+
+
+def _is_remote_zarr(path: str) -> bool:
+    """Tell whether a URL names a zarr node: its metadata answers."""
+    base = path.split("?")[0].rstrip("/")
+    for name in ZARR_FILES:
+        if base.endswith("/" + name):
+            raise FormatError(f"{redact(path)}: the metadata of a zarr image; give the address of its folder")
+    for name in ZARR_FILES:
+        try:
+            with Source(f"{base}/{name}") as source:
+                source.read(0, 1)
+        except FormatError as error:
+            if "no such object" not in str(error):
+                raise
+        else:
+            return True
+    return False

@@ -1,0 +1,128 @@
+"""Stage an input that cannot be read by windows: copy its pixels once into the chunks of a zarr array."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from storage import atomic_files as files
+from storage.box import Box
+from storage.byte_source import Source, is_url
+from storage.errors import FormatError
+from storage.image import EVERYTHING, ITEMSIZE, ImageInfo, Reader, Selection, check_memory
+from storage.readers.exif import swaps_sides
+from storage.readers.registry import inspect, open_image
+from storage.readers.staging_blocks import Blocks, cut
+from storage.readers.zarr_arrays.own_zarr import STAGED, inspect_zarr, staged_facts
+from storage.zarr_format import chunk as chunks
+from storage.zarr_format import metadata as zarr_meta
+
+if TYPE_CHECKING:
+    from storage.image import Pixels
+
+Progress = Callable[[int, int], None]
+"""Told of (done, total) blocks."""
+
+
+def stage(
+    path: Path | str,
+    dest: Path | str,
+    selection: Selection = EVERYTHING,
+    *,
+    max_pixels: int | None = None,
+    max_bytes: int | None = None,
+    progress: Progress | None = None,
+) -> ImageInfo:
+    """Copy the chosen pixels of `path` to the new folder `dest` and return the description of the copy.
+
+    The pixels go through memory in blocks (`storage.readers.staging_blocks`), whatever the image's size; JPEG, JPEG 2000 and interlaced
+    PNG are decoded whole where they are small. Every chunk is stored, so a missing one is an error later. `dest` appears
+    complete or not at all; what a kill left in `dest`.partial is started afresh. A `dest` made from the same file (name,
+    size and time of change) and choice is kept as it is.
+    max_bytes: of memory for pixels; default `storage.limits.MAX_WHOLE_BYTES`, and no limit with `max_pixels`.
+    Raises FormatError when that would be exceeded, or `dest` was made from another file.
+    """
+    source, dest = str(path), Path(dest)
+    identity = _identity(source, selection)
+    if dest.exists():
+        return _reuse(dest, identity)
+    info = inspect(source, selection, max_pixels=max_pixels)
+    check_memory(info, max_pixels, max_bytes)
+    partial = dest.with_name(dest.name + files.PARTIAL)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    reader, blocks = open_image(source, selection, max_pixels=max_pixels), _blocks(info)
+    try:
+        _copy(reader, blocks, partial, progress)
+    finally:
+        reader.close()
+    files.write_new(partial / zarr_meta.ZARR_JSON, [zarr_meta.dump(_metadata(info, blocks, identity))], fsync=True)
+    files.fsync_folder(partial)
+    partial.rename(dest)
+    files.fsync_folder(dest.parent)
+    return inspect_zarr(str(dest))
+
+
+def _blocks(info: ImageInfo) -> Blocks:
+    pixel = info.channels * ITEMSIZE[info.dtype]
+    return cut(info.height, info.width, pixel, info.grain, turned=swaps_sides(info.orientation))
+
+
+def _copy(reader: Reader, blocks: Blocks, folder: Path, progress: Progress | None) -> None:
+    """Write all chunks, one block of them in memory."""
+    info, (tall, wide) = reader.info, blocks.block
+    rows, columns = -(-info.height // tall), -(-info.width // wide)
+    for row in range(rows):
+        for col in range(columns):
+            box = Box(row * tall, col * wide, (row + 1) * tall, (col + 1) * wide).clip(info.height, info.width)
+            _write(folder, box, reader.read(box), blocks.chunk)
+            if progress:
+                progress(row * columns + col + 1, rows * columns)
+
+
+def _write(folder: Path, box: Box, pixels: Pixels, chunk: tuple[int, int]) -> None:
+    """Write the chunks of a block."""
+    tall, wide = chunk
+    for y in range(0, box.height, tall):
+        for x in range(0, box.width, wide):
+            file = folder / zarr_meta.object_key((box.y0 + y) // tall, (box.x0 + x) // wide)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            data = chunks.encode(pixels[:, y : y + tall, x : x + wide], chunk, fast=True)
+            files.write_new(file, [data], fsync=True)
+
+
+def _metadata(info: ImageInfo, blocks: Blocks, identity: dict[str, Any]) -> dict[str, Any]:
+    return zarr_meta.array_metadata(
+        shape=info.shape,
+        dtype=info.dtype,
+        chunk=(info.channels, *blocks.chunk),
+        codecs=[zarr_meta.bytes_codec(info.dtype), zarr_meta.zstd_codec(zarr_meta.FAST_LEVEL)],
+        attributes={STAGED: {"source": identity, **staged_facts(info)}},
+    )
+
+
+def _identity(source: str, selection: Selection) -> dict[str, Any]:
+    """Return what makes the copy of a source the same again; of a URL its size stands for its content."""
+    if is_url(source):
+        with Source(source) as found:
+            return {"name": found.name, "size": found.size, "mtime_ns": 0, **selection.as_dict()}
+    try:
+        stat = os.stat(source)
+    except FileNotFoundError:
+        raise FormatError(f"{source}: no such file; check the path") from None
+    return {"name": Path(source).name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, **selection.as_dict()}
+
+
+def _reuse(dest: Path, identity: dict[str, Any]) -> ImageInfo:
+    info = inspect_zarr(str(dest))
+    made_from = zarr_meta.load(dest)["attributes"][STAGED]["source"]
+    if made_from != identity:
+        changed = next(key for key in identity if made_from.get(key) != identity[key])
+        raise FormatError(
+            f"{dest}: was staged from a file with {changed} {made_from.get(changed)}, now {identity[changed]}; "
+            "remove the folder to stage again"
+        )
+    return info

@@ -1,0 +1,140 @@
+"""GeoTIFF tags: transform, coordinate system, nodata and band names of a page.
+
+Source: OGC GeoTIFF 1.1, sections 7.1 (keys) and B (transformations); GDAL's tags 42112 and 42113.
+The coordinate system is translated by GDAL from these tags alone: it never opens the user's file.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tifffile
+
+from storage.errors import FormatError, one_line
+from storage.geo import Georeference
+from storage.readers.tiff.safe_xml import children, parse_xml
+
+if TYPE_CHECKING:
+    from storage.geo import Transform
+
+_SCALE, _TIEPOINTS, _MATRIX = 33550, 33922, 34264
+_KEYS, _DOUBLES, _ASCII = 34735, 34736, 34737
+_METADATA, _NODATA = 42112, 42113
+_RASTER_TYPE, _PIXEL_IS_POINT, _PROJECTED, _GEOGRAPHIC = 1025, 2, 3072, 2048
+_USER_DEFINED = 32767
+
+
+def read_georeference(path: str, page: tifffile.TiffPage) -> tuple[Georeference | None, list[str]]:
+    """Return where a page lies, or None when it does not say, and notes about what cannot be kept.
+
+    Raises FormatError for a transform that maps no area, or a system that needs the extra `geo` to be understood.
+    """
+    keys = _geo_keys(page)
+    transform = _transform(page, point=keys.get(_RASTER_TYPE) == _PIXEL_IS_POINT)
+    if transform is None:
+        control = len(page.tags.valueof(_TIEPOINTS) or ()) > 6 or page.tags.valueof(50844) is not None
+        return None, ["ground control points or RPCs are left out: only affine transforms are kept"] if control else []
+    wkt, epsg = _system(path, page, keys)
+    try:
+        geo = Georeference(
+            crs=wkt, transform=transform, epsg=epsg, pixel_is_point=keys.get(_RASTER_TYPE) == _PIXEL_IS_POINT
+        )
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from None
+    return geo, []
+
+
+def read_nodata(page: tifffile.TiffPage, dtype: str) -> tuple[float | None, list[str]]:
+    """Return GDAL's nodata value as the dtype holds it, or None, and a note where it cannot occur."""
+    text = page.tags.valueof(_NODATA)
+    if text is None:
+        return None, []
+    try:
+        value = float(str(text).strip("\0 "))
+    except ValueError:
+        return None, [f"nodata {str(text)[:40]!r} is no number and is left out"]
+    if dtype == "float32":
+        return (float(np.float32(value)) if math.isfinite(value) and abs(value) < 3.5e38 else value), []
+    limits = np.iinfo(dtype)
+    if not value.is_integer() or not limits.min <= value <= limits.max:
+        return None, [f"nodata {value:g} cannot occur in {dtype} and is left out"]
+    return value, []
+
+
+def read_names(page: tifffile.TiffPage, samples: int) -> tuple[str, ...]:
+    """Return the band names that GDAL keeps in its metadata, or none."""
+    root = parse_xml(str(page.tags.valueof(_METADATA) or ""))
+    found = {}
+    for item in children(root, "Item") if root is not None else []:
+        if item.get("role") == "description" and (item.get("sample") or "").isdecimal():
+            found[int(item.get("sample") or 0)] = item.text or ""
+    names = tuple(found.get(band, "") for band in range(samples))
+    return names if all(names) else ()
+
+
+def _geo_keys(page: tifffile.TiffPage) -> dict[int, int]:
+    """Return the keys whose values are short integers."""
+    table = [int(value) for value in page.tags.valueof(_KEYS) or ()]
+    entries = zip(*[iter(table[4:])] * 4, strict=False)
+    return {key: value for key, place, _, value in entries if place == 0}
+
+
+def _transform(page: tifffile.TiffPage, *, point: bool) -> Transform | None:
+    scale, ties = page.tags.valueof(_SCALE), page.tags.valueof(_TIEPOINTS)
+    matrix = page.tags.valueof(_MATRIX)
+    if scale is not None and ties is not None and len(scale) >= 2 and len(ties) >= 6 and scale[0] and scale[1]:
+        column, row, _, x, y, _ = map(float, ties[:6])
+        a, b, d, e = float(scale[0]), 0.0, 0.0, -abs(float(scale[1]))  # GDAL reads a negative scale as north-up too
+        c, f = x - column * a, y - row * e
+    elif matrix is not None and len(matrix) == 16:
+        a, b, _, c, d, e, _, f = map(float, matrix[:8])
+    else:
+        return None
+    if point:  # the tags place the pixel's centre; its corner lies half a pixel before
+        c, f = c - (a + b) / 2, f - (d + e) / 2
+    return a, b, c, d, e, f
+
+
+def _system(path: str, page: tifffile.TiffPage, keys: dict[int, int]) -> tuple[str, int | None]:
+    """Return (WKT or 'EPSG:n', EPSG code or None) of the keys; an empty text where they name no system."""
+    code = keys.get(_PROJECTED, keys.get(_GEOGRAPHIC))
+    if code is None and not keys.keys() - {1024, _RASTER_TYPE}:
+        return "", None
+    try:
+        return _wkt(page)
+    except ImportError:
+        if code is not None and 0 < code < _USER_DEFINED:
+            return f"EPSG:{code}", code
+    except Exception as error:  # GDAL's errors have no common type; all mean that it cannot read the keys
+        raise FormatError(f"{path}: its coordinate system cannot be understood: {one_line(error)}") from error
+    raise FormatError(
+        f"{path}: its coordinate system is not a plain EPSG code; reading it needs rasterio: "
+        "pip install 'gigarestore[geo]'"
+    )
+
+
+def _wkt(page: tifffile.TiffPage) -> tuple[str, int | None]:
+    """Translate the keys with GDAL, in a file of one pixel that holds nothing else."""
+    import rasterio
+    from rasterio.io import MemoryFile
+
+    tags: list[tuple[Any, ...]] = [(_SCALE, 12, 3, (1.0, 1.0, 0.0), True), (_TIEPOINTS, 12, 6, (0.0,) * 6, True)]
+    for code, kind in ((_KEYS, 3), (_DOUBLES, 12)):
+        values = page.tags.valueof(code)
+        if values is not None:
+            values = tuple(values) if np.ndim(values) else (values,)
+            tags.append((code, kind, len(values), values, True))
+    text = page.tags.valueof(_ASCII)
+    if text is not None:
+        raw = str(text).encode("ascii", "replace")
+        tags.append((_ASCII, 2, len(raw) + 1, raw, True))
+    file = io.BytesIO()
+    tifffile.imwrite(file, np.zeros((1, 1), np.uint8), extratags=tags, metadata=None, photometric="minisblack")
+    with warnings.catch_warnings(), rasterio.Env(CPL_DEBUG=False), MemoryFile(file.getvalue()) as memory:
+        warnings.simplefilter("ignore")
+        with memory.open() as found:
+            return (found.crs.to_wkt(), found.crs.to_epsg()) if found.crs else ("", None)

@@ -1,0 +1,90 @@
+"""What a reader delivers from what a file stores: chosen samples, converted values, the right way up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from storage.box import Box
+from storage.image import Dtype, ImageInfo, check_inside
+from storage.readers import exif
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from storage.image import Pixels
+
+# Sample types that fit another one exactly, and become it; the rest is delivered as it is or refused.
+WIDENED: dict[str, Dtype] = {"int8": "int16", "float16": "float32"}
+DELIVERED: dict[str, Dtype] = {**WIDENED, "uint8": "uint8", "uint16": "uint16", "int16": "int16", "float32": "float32"}
+"""Stored sample type -> delivered one; any other type is refused."""
+
+
+class Core(Protocol):
+    """Deliver stored samples by windows of the stored grid. Safe to call from several threads."""
+
+    def read(self, box: Box, samples: tuple[int, ...]) -> Pixels:
+        """Return (len(samples), h, w) in the stored dtype, native byte order."""
+        ...
+
+    def close(self) -> None:
+        """Release the file."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversion:
+    """How stored samples become delivered ones."""
+
+    samples: tuple[int, ...]
+    """Stored samples to read, in this order."""
+    inverted_peak: int | None = None
+    """The value that means black, where 0 means white."""
+    bilevel: bool = False
+    """One bit per sample: 0 and 255 are delivered."""
+    palette: NDArray[np.generic] | None = None
+    """(3, entries): the colours that the stored numbers stand for."""
+
+    def apply(self, stored: Pixels, dtype: Dtype) -> Pixels:
+        """Return the delivered samples of stored ones, (S, h, w) -> (C, h, w)."""
+        if self.palette is not None:
+            return self.palette[:, stored[0].astype(np.intp)]
+        if self.bilevel:
+            white = stored.astype(bool)
+            return (~white if self.inverted_peak is not None else white) * np.uint8(255)
+        if self.inverted_peak is not None:
+            return np.asarray(stored.dtype.type(self.inverted_peak) - stored)
+        return stored.astype(dtype, copy=False)
+
+
+class ViewReader:
+    """Read windows of an image through a core, as its description promises."""
+
+    def __init__(self, info: ImageInfo, core: Core, conversion: Conversion) -> None:
+        self.info = info
+        self._core, self._conversion = core, conversion
+
+    def read(self, box: Box) -> Pixels:
+        """Return (C, h, w) in the delivered dtype; see `Reader.read`."""
+        check_inside(self.info, box)
+        stored = self._core.read(_turned(box, self.info), self._conversion.samples)
+        pixels = self._conversion.apply(stored, self.info.dtype)
+        if self.info.orientation != 1:
+            pixels = exif.upright(pixels.transpose(1, 2, 0), self.info.orientation).transpose(2, 0, 1)
+        return np.ascontiguousarray(pixels)
+
+    def close(self) -> None:
+        """Release the file."""
+        self._core.close()
+
+
+def _turned(box: Box, info: ImageInfo) -> Box:
+    """Return the box of the stored grid whose pixels are `box` of the upright image; see `exif.upright`."""
+    y0, x0, y1, x1 = box.y0, box.x0, box.y1, box.x1
+    if info.orientation in (3, 4, 7, 8):
+        y0, y1 = info.height - y1, info.height - y0
+    if info.orientation in (2, 3, 6, 7):
+        x0, x1 = info.width - x1, info.width - x0
+    return Box(x0, y0, x1, y1) if exif.swaps_sides(info.orientation) else Box(y0, x0, y1, x1)

@@ -1,0 +1,1 @@
+"""storage/readers/zarr_arrays."""

@@ -1,0 +1,168 @@
+"""Read the zarr arrays that this package writes: staged inputs, and the levels of a published image."""
+
+from __future__ import annotations
+
+import base64
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+
+from storage.box import Box
+from storage.errors import DamagedError, FormatError, one_line
+from storage.geo import Georeference
+from storage.image import ITEMSIZE, ImageInfo, check_inside
+from storage.zarr_format import metadata as zarr_meta
+from storage.zarr_format import ome_metadata as ome
+from storage.zarr_format.published_image import PublishedImage
+
+if TYPE_CHECKING:
+    from storage.image import Pixels
+
+STAGED = "gigarestore_staged"
+"""Attribute under which a staged array keeps what its source file said."""
+# Facts of a source that a staged copy keeps as they are; profile and georeference need a form of their own.
+_KEPT = ("format", "layout", "bits", "limits", "names", "nodata", "alpha", "pixel_size", "levels", "axes", "notes")
+
+
+def is_own(path: str) -> bool:
+    """Tell whether a local folder is an array or image that this package wrote: its codecs are exactly ours.
+
+    In those every chunk is stored, so that a missing one is damage; elsewhere it stands for the fill value.
+    """
+    folder = Path(path)
+    if not (folder / zarr_meta.ZARR_JSON).is_file():
+        return False
+    try:
+        if zarr_meta.load(folder).get("node_type") == "array":
+            return STAGED in (zarr_meta.load(folder).get("attributes") or {})
+        PublishedImage.open(folder)
+    except FormatError:
+        return False
+    return True
+
+
+def staged_facts(info: ImageInfo) -> dict[str, Any]:
+    """Return what a staged copy keeps of its source, as JSON values; `inspect_zarr` reads it back."""
+    return {
+        **{name: getattr(info, name) for name in _KEPT},
+        "nodata": "NaN" if info.nodata is not None and math.isnan(info.nodata) else info.nodata,
+        "icc": base64.b64encode(info.icc).decode("ascii") if info.icc else None,
+        "geo": info.geo.as_dict() if info.geo else None,
+    }
+
+
+def inspect_zarr(path: str, level: int = 0) -> ImageInfo:
+    """Describe a staged array, or one level of a published image (0 is the finest).
+
+    Raises FormatError for other zarr folders, and for a level that does not exist.
+    """
+    return _locate(path, level)[1]
+
+
+def _locate(path: str, level: int) -> tuple[Path, ImageInfo]:
+    """Return the folder of the array and its description."""
+    folder = Path(path)
+    document = zarr_meta.load(folder)
+    if document.get("node_type") == "group":
+        names, meaning = ome.describe(path, document)
+        if not 0 <= level < len(names):
+            raise FormatError(f"{path}: no level {level}; the pyramid has levels 0..{len(names) - 1}")
+        array = zarr_meta.load(folder / names[level])
+        size, geo, coarser = meaning.pixel_size, meaning.geo, 2**level
+        facts = {
+            "icc": meaning.icc,
+            "names": meaning.names,
+            "nodata": meaning.nodata,
+            "pixel_size": (size[0] * coarser, size[1] * coarser) if size else None,
+            "geo": geo.scaled(1 / coarser) if geo else None,
+        }
+        return folder / names[level], _info(path, "OME-Zarr", array, **facts)
+    staged = (document.get("attributes") or {}).get(STAGED)
+    if staged is None:
+        raise FormatError(f"{path}: a zarr array of unknown axes; give an image file or a published OME-Zarr image")
+    return folder, _info(path, "staged", document, **_facts(staged))
+
+
+def _facts(staged: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a description from what `staged_facts` wrote."""
+    nodata, geo = staged.get("nodata"), staged.get("geo")
+    return {
+        "bits": staged["bits"],
+        "limits": _pair(staged.get("limits")),
+        "names": tuple(staged.get("names") or ()),
+        "nodata": None if nodata is None else float(nodata),
+        "alpha": staged.get("alpha") or "",
+        "pixel_size": _pair(staged.get("pixel_size")),
+        "levels": tuple((height, width) for height, width in staged.get("levels") or ()),
+        "axes": tuple((axis, length) for axis, length in staged.get("axes") or ()),
+        "notes": tuple(staged.get("notes") or ()),
+        "icc": base64.b64decode(staged["icc"]) if staged.get("icc") else None,
+        "geo": Georeference.from_dict(geo) if geo else None,
+    }
+
+
+def _pair(values: Any) -> tuple[float, float] | None:
+    return None if values is None else (float(values[0]), float(values[1]))
+
+
+def _info(path: str, kind: Any, array: dict[str, Any], **known: Any) -> ImageInfo:
+    try:
+        channels, height, width = array["shape"]
+        dtype = array["data_type"]
+        bits = 8 * ITEMSIZE[dtype]
+        inner = (array["codecs"][0].get("configuration") or {}).get("chunk_shape")  # of a shard
+        chunk = inner or array["chunk_grid"]["configuration"]["chunk_shape"]
+    except (KeyError, ValueError, TypeError, IndexError) as error:
+        raise FormatError(
+            f"{path}: not a (C, H, W) array of {', '.join(ITEMSIZE)} ({one_line(error)}); write it again"
+        ) from None
+    limits = (0.0, float((1 << bits) - 1)) if dtype.startswith("uint") else None
+    return ImageInfo(
+        path=path,
+        format=kind,
+        height=height,
+        width=width,
+        channels=channels,
+        dtype=dtype,
+        lazy=True,
+        why_staged="",
+        layout="zarr chunks",
+        grain=(int(chunk[-2]), int(chunk[-1])),
+        **{"bits": bits, "limits": limits, **known},
+    )
+
+
+class ZarrReader:
+    """Read windows of a staged array or a published level; nothing is kept between reads."""
+
+    def __init__(self, path: str, level: int = 0) -> None:
+        folder, self.info = _locate(path, level)
+        self._folder = folder
+        self._array = zarr.open_array(store=str(folder), mode="r", zarr_format=3)
+
+    def read(self, box: Box) -> Pixels:
+        """Return (C, h, w) in the stored dtype; see `Reader.read`."""
+        check_inside(self.info, box)
+        self._require_objects(box)
+        try:
+            pixels = np.asarray(self._array[(slice(None), *box.slices())])
+        except Exception as error:  # codecs raise their own types, which all mean that the data is damaged
+            raise DamagedError(f"{self._folder}: {box} cannot be decoded: {one_line(error)}; write it again") from error
+        self._require_objects(box)  # again: one that went away in between was read as zeros
+        return pixels
+
+    def close(self) -> None:
+        """Do nothing: no file stays open."""
+
+    def _require_objects(self, box: Box) -> None:
+        """Refuse absent objects, which zarr would read as zeros without a word."""
+        depth, height, width = self._array.shards or self._array.chunks
+        for plane in range(-(-self.info.channels // depth)):
+            for row in range(box.y0 // height, -(-box.y1 // height)):
+                for col in range(box.x0 // width, -(-box.x1 // width)):
+                    key = self._array.metadata.encode_chunk_key((plane, row, col))
+                    if not (self._folder / key).is_file():
+                        raise DamagedError(f"{self._folder / key}: missing from the array; write it again")

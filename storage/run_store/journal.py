@@ -1,0 +1,197 @@
+"""An append-only record of what is committed: text lines, each with its CRC, fsynced by `append`.
+
+    {"format": "gigarestore-journal", "version": 1, "header": {...}} 5b1c0a77
+    <payload> <crc32 of the payload, 8 hex digits>
+
+Data first, then its record, then the records of whatever depends on it: after a kill the journal names only what is
+whole, and nothing without what it was built on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import uuid
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from storage import atomic_files as files
+from storage.errors import FormatError
+
+_FORMAT, _VERSION = "gigarestore-journal", 1
+
+
+class Journal:
+    """Append records, one writer at a time (the driver, holding the run's lock); replay them from the file.
+
+    Nothing grows with the number of records: they are streamed from the file whenever they are asked for.
+    """
+
+    def __init__(self, path: Path, header: dict[str, Any], end: int) -> None:
+        self.path = path
+        self.header = header
+        self._end = end
+        self._fd: int | None = os.open(path, os.O_WRONLY | os.O_APPEND)
+
+    @classmethod
+    def create(cls, path: Path | str, header: Mapping[str, Any]) -> Self:
+        """Write a new journal that holds only `header` (JSON values); raises FormatError when the file exists."""
+        path = Path(path)
+        document = {"format": _FORMAT, "version": _VERSION, "header": dict(header)}
+        line = _line(json.dumps(document, ensure_ascii=False, allow_nan=False))
+        if not files.write_once(path, [line], fsync=True):
+            raise FormatError(f"{path}: exists already; resume the run, or remove its folder")
+        files.fsync_folder(path.parent)
+        return cls(path, dict(header), len(line))
+
+    @classmethod
+    def open(cls, path: Path | str) -> Self:
+        """Check every record of a journal, drop a torn last line from the file, and get ready to append.
+
+        Raises FormatError naming the line when anything before the last one is damaged.
+        """
+        path = Path(path)
+        end = max((after for _, _, after in _lines(path)), default=0)
+        if end < path.stat().st_size:
+            with path.open("r+b") as file:
+                file.truncate(end)
+                os.fsync(file.fileno())
+        return cls(path, read_header(path), end)
+
+    @classmethod
+    def take_over(cls, path: Path | str) -> Self:
+        """Open a journal as a new file of the same records: what an earlier attempt still appends lands nowhere.
+
+        That attempt has the old file open, which loses its name here. Raises what `open` does.
+        """
+        path = Path(path)
+        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{files.PARTIAL}")
+        try:
+            with temporary.open("xb") as file:
+                file.writelines(_line(payload) for _, payload, _ in _lines(path))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        files.fsync_folder(path.parent)
+        return cls.open(path)
+
+    @property
+    def records(self) -> Iterator[str]:
+        """Yield the payloads committed so far, in order, from the file."""
+        return read_records(self.path)
+
+    def append(self, records: Sequence[str]) -> None:
+        """Commit records: one write, one fsync; when this returns they survive a power cut.
+
+        Raises ValueError for a record that is empty or holds a line break, OSError when the disk refuses (then none
+        of the records counts, and the journal is closed: reopen it).
+        """
+        if self._fd is None:
+            raise ValueError(f"{self.path}: the journal is closed; open it again")
+        if not records:
+            return
+        data = b"".join(map(_line, records))
+        try:
+            written = os.write(self._fd, data)
+            if written != len(data):
+                raise OSError(f"{self.path}: {written} of {len(data)} bytes were written; is the disk full?")
+            os.fsync(self._fd)
+        except OSError:
+            self._undo()
+            raise
+        self._end += len(data)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._fd is not None:
+            os.close(self._fd)
+        self._fd = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _undo(self) -> None:
+        """Cut off what a failed append left; after a failed fsync nobody knows what is on the disk, so close too.
+
+        A disk that refuses this as well leaves a torn record, which `open` cuts off; the first error is the one to tell.
+        """
+        if self._fd is not None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, self._end)
+        self.close()
+
+
+def read_header(path: Path | str) -> dict[str, Any]:
+    """Return the header of a journal without changing the file; raises FormatError when it is not one."""
+    path = Path(path)
+    first = next(_lines(path, header=True), None)
+    if first is None:
+        raise FormatError(f"{path}: line 1 is damaged: not a journal of this program; remove the run's folder")
+    try:
+        document = json.loads(first[1])
+        found = document["format"], document["version"]
+        header = document["header"]
+    except (ValueError, KeyError, TypeError):
+        raise FormatError(f"{path}: line 1 is not a journal header; remove the run's folder") from None
+    if found != (_FORMAT, _VERSION):
+        raise FormatError(f"{path}: journal format {found}, this program writes {(_FORMAT, _VERSION)}; use its version")
+    return dict(header)
+
+
+def read_records(path: Path | str) -> Iterator[str]:
+    """Yield the payloads of a journal without changing the file; a torn last line is left out.
+
+    Raises FormatError naming the line when anything before the last one is damaged.
+    """
+    return (payload for number, payload, _ in _lines(Path(path)) if number > 1)
+
+
+def _line(payload: str) -> bytes:
+    if not payload or "\n" in payload or "\r" in payload:
+        raise ValueError(f"a journal record needs at least one character and no line break, got {payload[:60]!r}")
+    data = payload.encode()
+    return data + b" %08x\n" % zlib.crc32(data)
+
+
+def _payload(line: bytes) -> str | None:
+    """Return the payload of a stored line, or None when the line is not whole."""
+    data, separator, crc = line[:-1].rpartition(b" ")
+    whole = line.endswith(b"\n") and separator and crc == b"%08x" % zlib.crc32(data)
+    return data.decode() if whole else None
+
+
+def _lines(path: Path, *, header: bool = False) -> Iterator[tuple[int, str, int]]:
+    """Yield (line number, payload, byte offset after the line) of the whole lines; with `header` only the first.
+
+    A damaged last line is what a kill leaves and ends the iteration; the header is written atomically, never torn.
+    """
+    if not path.is_file():
+        raise FormatError(f"{path}: no such journal; start a new run")
+    end, bad = 0, 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if bad:
+                break
+            payload = _payload(line)
+            if payload is None:
+                bad = number
+                continue
+            end += len(line)
+            yield number, payload, end
+            if header:
+                return
+        else:
+            if bad != 1:
+                return
+    raise FormatError(
+        f"{path}: line {bad} is damaged and lines follow it, or it is the header: not a torn end; "
+        "restore the file from a copy, or remove the run's folder and start again"
+    )

@@ -1,0 +1,1 @@
+"""storage/zarr_format."""

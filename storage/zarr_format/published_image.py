@@ -1,0 +1,108 @@
+"""Read a published image for exporting: its own shards without zarr-python in between, level by level."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.box import Box
+from storage.errors import FormatError
+from storage.image_metadata import Meaning
+from storage.zarr_format import metadata as zarr_meta
+from storage.zarr_format import ome_metadata as ome
+from storage.zarr_format.shard import DTYPES, Level, Shard
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedImage:
+    """A finished image that this program published. Keeps nothing between reads; safe to read in several threads."""
+
+    path: Path
+    levels: tuple[Level, ...]
+    meaning: Meaning
+    """Of level 0."""
+    provenance: dict[str, Any]
+    """How it was made, as it was published; empty when the file does not say."""
+
+    @classmethod
+    def open(cls, path: Path | str) -> PublishedImage:
+        """Read the metadata; raises FormatError for anything but an image that `publish` wrote."""
+        folder = Path(path)
+        document = zarr_meta.load(folder)
+        if document.get("node_type") != "group":
+            raise FormatError(f"{path}: a zarr array, not a published image; give the OUT of a restoration")
+        names, meaning = ome.describe(str(path), document)
+        levels = tuple(_level(folder / name) for name in names)
+        return cls(folder, levels, meaning, dict(document["attributes"].get("gigarestore") or {}))
+
+    @property
+    def dtype(self) -> str:
+        """Return the sample type."""
+        return self.levels[0].dtype
+
+    @property
+    def channels(self) -> int:
+        """Return the number of bands."""
+        return self.levels[0].shape[0]
+
+    def nbytes(self, levels: int | None = None) -> int:
+        """Return the size of the decoded pixels of the first `levels` levels (default: all), bytes."""
+        return sum(int(np.prod(level.shape)) for level in self.levels[:levels]) * np.dtype(self.dtype).itemsize
+
+    def read(self, number: int, box: Box, channel: int | None = None) -> NDArray[Any]:
+        """Return (C, h, w) of a window of a level, with `channel` only that band.
+
+        Raises DamagedError for lost or damaged shards.
+        """
+        channels = range(self.channels) if channel is None else (channel,)
+        out = np.empty((len(channels), *box.shape), self.dtype)
+        for shard, part in self._shards(number, box):
+            with shard as opened:
+                for band, chosen in zip(out, channels, strict=True):
+                    opened.fill(band[part.shift(-box.y0, -box.x0).slices()], part, chosen)
+        return out
+
+    def bands(self, number: int, box: Box, channel: int | None = None) -> Iterator[NDArray[Any]]:
+        """Yield the bands of a window one after the other, (h, w); each holds until the next is asked for, see `read`."""
+        out = np.empty(box.shape, self.dtype)
+        with contextlib.ExitStack() as stack:
+            parts = [
+                (stack.enter_context(shard), part, out[part.shift(-box.y0, -box.x0).slices()])
+                for shard, part in self._shards(number, box)
+            ]
+            for chosen in range(self.channels) if channel is None else (channel,):
+                for shard, part, target in parts:
+                    shard.fill(target, part, chosen)
+                yield out
+
+    def _shards(self, number: int, box: Box) -> Iterator[tuple[AbstractContextManager[Shard], Box]]:
+        """Yield the shards under a window, to be opened, and which part of it lies in them."""
+        level = self.levels[number]
+        height, width = level.shard
+        for row in range(box.y0 // height, -(-box.y1 // height)):
+            for col in range(box.x0 // width, -(-box.x1 // width)):
+                path = self.path / str(number) / zarr_meta.object_key(row, col)
+                yield Shard.open(level, path), level.box(row, col).intersect(box)
+
+
+def _level(folder: Path) -> Level:
+    """Return the geometry of an array; raises FormatError when it is not one that `publish` wrote."""
+    found = zarr_meta.load(folder)
+    try:
+        shard = found["chunk_grid"]["configuration"]["chunk_shape"]
+        inner = found["codecs"][0]["configuration"]["chunk_shape"]
+        level = Level(
+            shape=tuple(found["shape"]), dtype=found["data_type"], chunk=int(inner[-1]), shard=(shard[-2], shard[-1])
+        )
+    except (KeyError, TypeError, IndexError):
+        level = None
+    if level is None or level.dtype not in DTYPES or level.metadata() != found:
+        raise FormatError(f"{folder}: not a level that this program published; restore or publish the image again")
+    return level

@@ -1,0 +1,216 @@
+"""What people see of a run: the chain that is left, its pace, status, report and timeline, and Prometheus' figures."""
+
+import importlib.util
+import json
+import socket
+import time
+import urllib.request
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.events import BatchCommitted, EventLog, RunFinished, RunStarted, WorkerLost, WorkerStarted
+from orchestrator.monitoring.status import read_status
+from orchestrator.monitoring.throughput import RECENT, Pace
+from orchestrator.run.history import COLUMNS, read_history
+from orchestrator.run_folder import RunDir
+from orchestrator.scheduling.frontier import Frontier
+from orchestrator.scheduling.remaining_path import RemainingPath
+from orchestrator.tiling.grid import TileGrid, TileKey
+from orchestrator.tiling.parallelism import critical_path
+from orchestrator.tiling.task_graph import TaskGraph
+
+
+def graph_of(height, width, order):
+    grids = [TileGrid.build(k, height >> k, width >> k, 32, 16, order, 0, 2, corners=k == 0) for k in (0, 1)]
+    return TaskGraph(grids, 2)
+
+
+@given(st.integers(4, 16), st.integers(4, 16), st.sampled_from(["raster", "centre"]), st.randoms(use_true_random=False))
+def test_the_chain_that_is_left_only_shrinks_and_ends_at_nothing(rows, cols, order, random):
+    graph = graph_of(rows * 16, cols * 16, order)
+    frontier, path = Frontier(graph), RemainingPath(graph)
+    before = path.length
+    assert max(grid.longest_chain for grid in graph.grids) == before <= critical_path(graph.grids)
+    while frontier.ready:
+        keys = frontier.take(random.randint(1, 5))
+        frontier.committed(keys)
+        path.committed(keys)
+        assert before - len(keys) <= path.length <= before
+        before = path.length
+    assert frontier.finished
+    assert before == 0
+
+
+def test_a_resumed_run_counts_only_what_is_left():
+    graph = graph_of(96, 96, "raster")
+    frontier, path = Frontier(graph), RemainingPath(graph)
+    done = []
+    while len(done) < graph.count // 2:
+        done += (keys := frontier.take(2))
+        frontier.committed(keys)
+        path.committed(keys)
+    assert RemainingPath(graph, done).length == path.length > 0
+
+
+def test_the_time_left_is_that_of_the_work_or_of_the_chain():
+    pace = Pace()
+    pace.started(100.0, tiles=1000, done=0)
+    assert pace.seconds_left(100.0) is None
+    for second in range(1, 11):  # ten workers: ten tiles a second, each taking 1 s
+        pace.committed(100.0 + second, seconds=1.0, tiles=10, nfe=50, path=20)
+    assert pace.nfe_per_second(110.0) == pytest.approx(50)
+    assert pace.batch == 10
+    assert pace.seconds_left(110.0) == pytest.approx(90)  # 900 tiles at 10 a second
+    pace.committed(110.0, seconds=1.0, tiles=0, nfe=0, path=400)
+    assert pace.seconds_left(110.0) == pytest.approx(400)  # a chain of 400 that no worker can shorten
+
+
+def test_the_pace_forgets_what_is_long_ago():
+    pace = Pace()
+    pace.started(0.0, tiles=10**6, done=0)
+    for i in range(RECENT):
+        pace.committed(100.0 * (i + 1), seconds=100.0, tiles=1, nfe=1, path=1)
+    slow = pace.nfe_per_second(100.0 * RECENT)
+    for i in range(RECENT):
+        pace.committed(100.0 * RECENT + i + 1, seconds=1.0, tiles=1, nfe=1, path=1)
+    assert slow == pytest.approx(0.01)
+    assert pace.nfe_per_second(100.0 * RECENT + RECENT) == pytest.approx(1.0)
+
+
+def written(path, events):
+    log = EventLog(path)
+    for event in events:
+        log(event)
+    log.close()
+    return path
+
+
+def test_a_history_sums_what_workers_did_and_ignores_the_line_that_a_dying_driver_wrote(tmp_path):
+    keys = ((1, 0, 0), (1, 0, 1))
+    path = written(
+        tmp_path / "events.jsonl",
+        [
+            RunStarted(tiles=10, done=0, executor="ray"),
+            WorkerStarted(worker="a", device="cpu"),
+            BatchCommitted(worker="a", keys=keys, seconds=0.0, nfe=8),
+            WorkerLost(worker="a", cause="killed"),
+            WorkerLost(worker="starting", cause="did not start"),
+            RunStarted(tiles=10, done=2, executor="ray"),
+            WorkerStarted(worker="b", device="cpu"),
+            BatchCommitted(worker="b", keys=((0, 0, 0),), seconds=0.0, nfe=3, filled=1),
+            RunFinished(outcome="interrupted", seconds=1.0),
+        ],
+    )
+    with path.open("a") as file:
+        file.write('{"time": 1, "event": "BatchComm')
+    found = read_history(path)
+    assert (found.attempts, found.done, found.nfe, found.filled, found.outcome) == (2, 3, 11, 1, "interrupted")
+    assert found.workers["a"].lost is not None
+    assert found.workers["b"].lost is None
+    assert set(found.workers) == {"a", "b"}
+    assert [text for _, text in found.notes] == ["worker a lost: killed", "worker starting lost: did not start"]
+
+
+def test_busy_time_is_spread_over_the_columns_in_which_it_was_spent(tmp_path):
+    path = tmp_path / "events.jsonl"
+    lines = [{"time": 0.0, "event": "RunStarted", "tiles": 3, "done": 0}]
+    for end, seconds, level in ((10.0, 10.0, 1), (20.0, 5.0, 0), (100.0, 40.0, 0)):
+        lines.append(
+            {
+                "time": end,
+                "event": "BatchCommitted",
+                "worker": "w",
+                "keys": [[level, 0, 0]],
+                "seconds": seconds,
+                "nfe": 1,
+            }
+        )
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = read_history(path)
+    worker = found.workers["w"]
+    assert found.seconds == 100.0
+    assert worker.busy == pytest.approx(55.0)
+    assert found.utilisation(worker) == pytest.approx(0.55)
+    assert sum(column[0] for column in worker.columns.values()) == pytest.approx(45.0)
+    assert sum(column[1] for column in worker.columns.values()) == pytest.approx(10.0)
+    assert max(worker.columns) <= COLUMNS
+    assert all(sum(column) <= found.column * 1.001 for column in worker.columns.values())
+
+
+def test_a_batch_was_worked_on_until_it_ended_not_until_its_record_was_written(tmp_path):
+    now = time.time()
+    batch = BatchCommitted(worker="w", keys=((0, 0, 0),), seconds=20.0, nfe=1, ended=now - 30.0)
+    path = written(tmp_path / "events.jsonl", [RunStarted(tiles=1, done=0, executor="ray"), batch])
+    found = read_history(path)
+    assert found.seconds == pytest.approx(50.0, abs=5.0)
+    worked = found.workers["w"].columns
+    assert max(worked) <= 0.5 * COLUMNS
+    assert sum(sum(column) for column in worked.values()) == pytest.approx(20.0)
+
+
+def test_a_worker_that_is_lost_is_not_counted_again_when_its_last_batch_becomes_durable(tmp_path, small, job, serially):
+    out, told = tmp_path / "out", []
+
+    def lose(event):
+        if isinstance(event, WorkerStarted):
+            written(RunDir(out).events, [WorkerLost(worker=event.worker, cause="killed")])
+        elif isinstance(event, BatchCommitted):
+            told.append(read_status(out))
+
+    serially(job(small, out, sampling={"intent": "faithful", "steps": 1}), [lose])
+    assert {(status["state"], status["workers"]) for status in told} == {("running", 0)}
+    assert told[-1]["done"] > 1
+
+
+def test_status_and_report_tell_of_a_finished_run(small, job, serially, tmp_path, cli):
+    serially(job(small, tmp_path / "out", sampling={"intent": "faithful", "steps": 1}))
+    told = json.loads(cli("status", tmp_path / "out", "--json").out)
+    assert (told["state"], told["done"], told["seconds_left"]) == ("published", told["tiles"], None)
+    assert told["path_left"] == 0
+    picture = tmp_path / "picture.svg"
+    facts = json.loads(cli("report", tmp_path / "out", "--file", picture, "--json").out)
+    assert facts["outcome"] == "published"
+    assert facts["done"] == facts["tiles"] == told["tiles"]
+    assert sum(worker["tiles"] for worker in facts["workers"]) == facts["tiles"]
+    drawn = ElementTree.fromstring(picture.read_text())
+    assert len(list(drawn.iter("{http://www.w3.org/2000/svg}polyline"))) == 1
+    assert "timeline: " in cli("report", tmp_path / "out").out
+
+
+def test_a_report_of_nothing_is_refused(tmp_path, cli):
+    ended = cli("report", tmp_path / "none")
+    assert ended.code == 2
+    assert ended.complaint.count("\n") <= 1
+
+
+AGENT = importlib.util.find_spec("prometheus_client") and importlib.util.find_spec("opencensus")
+
+
+@pytest.mark.skipif(not AGENT, reason="Ray's metrics agent needs ray[default]")
+def test_prometheus_can_scrape_a_run(small, tmp_path):
+    import ray
+
+    from orchestrator.ray_backend.prometheus import RayMetrics
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ray.init(address="local", num_cpus=1, include_dashboard=False, _metrics_export_port=port)
+    try:
+        metrics = RayMetrics("out", 10)
+        metrics(BatchCommitted(worker="w", keys=(TileKey(0, 0, 0),), seconds=1.5, nfe=5))
+        metrics.flush()
+        lines, deadline = [], time.monotonic() + 90
+        while not lines and time.monotonic() < deadline:
+            time.sleep(1)
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+                    lines = [line for line in answer.read().decode().splitlines() if "gigarestore_tiles_left{" in line]
+            except OSError:
+                continue
+        assert [line.rsplit(" ", 1)[1] for line in lines] == ["9.0"]
+    finally:
+        ray.shutdown()
