@@ -22,7 +22,7 @@ from cluster.commands import submissions as submitted
 from cluster.commands.batch import batch, resume_batch
 from cluster.commands.export import export
 from cluster.commands.info import info
-from cluster.doctor.checks import doctor
+from cluster.doctor.local_checks import doctor
 from cluster.options import options as opt
 from cluster.options.executors import pick
 from cluster.options.options import takes
@@ -196,7 +196,7 @@ def degrade(
     **given: Any,
 ) -> None:
     """Make a measurement of the clean image IN, with exactly the operators that `restore` inverts."""
-    from kernels.denoisers.registry import describe
+    from kernels.denoisers.denoiser_registry import describe
     from orchestrator.job.tasks import Task
     from orchestrator.measurement.degrade import degrade as measure
     from orchestrator.planning.input_facts import resolve_task

@@ -51,7 +51,7 @@ def located(path: Path | str) -> str:
     return str(Path(text[len("file://") :] if text.lower().startswith("file://") else text).absolute())
 
 
-class Source:
+class ByteSource:
     """The bytes of one file or object; safe to read from several threads.
 
     Raises FormatError on one line for what is absent, not allowed to be read or of an unknown scheme.
@@ -110,7 +110,7 @@ class Source:
             os.close(self._fd)
             self._fd = -1
 
-    def __enter__(self) -> Source:
+    def __enter__(self) -> ByteSource:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -120,7 +120,7 @@ class Source:
 class _Seekable(io.RawIOBase):
     """A source as a raw file, for parsers that seek."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: ByteSource) -> None:
         self._source, self._position = source, 0
 
     def readable(self) -> bool:

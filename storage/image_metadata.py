@@ -19,7 +19,7 @@ RASTER = "raster"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Meaning:
+class ImageMetadata:
     """Name the bands, the empty value, the place on a map, the pixel size and the colours of an image."""
 
     names: tuple[str, ...] = ()
@@ -36,7 +36,7 @@ class Meaning:
     A grid that is s times finer begins at -(s - 1)/2: both grids cover the same area.
     """
 
-    def scaled(self, scale: int) -> Meaning:
+    def scaled(self, scale: int) -> ImageMetadata:
         """Return the meaning of the same area under a grid `scale` times finer."""
         size = None if self.pixel_size is None else (self.pixel_size[0] / scale, self.pixel_size[1] / scale)
         shift = (scale - 1) / 2
@@ -47,7 +47,7 @@ class Meaning:
             origin=(self.origin[0] * scale - shift, self.origin[1] * scale - shift),
         )
 
-    def cropped(self, y: int, x: int) -> Meaning:
+    def cropped(self, y: int, x: int) -> ImageMetadata:
         """Return the meaning of a crop whose first pixel is (y, x); negative where the image was padded."""
         geo = None if self.geo is None else self.geo.cropped(y, x)
         return replace(self, geo=geo, origin=(self.origin[0] + y, self.origin[1] + x))
@@ -67,7 +67,7 @@ class Meaning:
         return profile | ({RASTER: raster} if raster else {})
 
     @classmethod
-    def of(cls, attributes: Mapping[str, Any], pixel_size: tuple[float, float] | None) -> Meaning:
+    def of(cls, attributes: Mapping[str, Any], pixel_size: tuple[float, float] | None) -> ImageMetadata:
         """Return what `attributes` described; raises FormatError for attributes of another shape."""
         raster = attributes.get(RASTER) or {}
         try:

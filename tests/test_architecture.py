@@ -83,12 +83,15 @@ def test_planning_a_run_loads_nothing_heavy():
 
 
 def test_kernels_need_neither_storage_nor_ray():
-    assert loaded_by("kernels.sampling.sampler", "kernels.denoisers.base", "kernels.denoisers.builtin") == {"torch"}
+    assert loaded_by("kernels.sampling.sampler", "kernels.denoisers.denoiser", "kernels.denoisers.builtin") == {"torch"}
 
 
 def test_storage_needs_no_network():
     assert "torch" not in loaded_by(
-        "storage.publishing.publish", "storage.export.export", "storage.run_store.cells", "storage.readers.registry"
+        "storage.publishing.publish",
+        "storage.export.export_image",
+        "storage.run_store.cells",
+        "storage.readers.reader_registry",
     )
 
 

@@ -12,7 +12,7 @@ import zipfile
 import pytest
 
 import kernels
-from kernels.denoisers.registry import BUILTIN_WEIGHTS
+from kernels.denoisers.denoiser_registry import BUILTIN_WEIGHTS
 from tests.places import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -101,7 +101,7 @@ def test_no_other_distribution_owns_our_import_names():
 
 
 def test_doctor_finds_the_import_names_our_own():
-    from cluster.doctor.checks import _shadowed
+    from cluster.doctor.local_checks import _shadowed
 
     installed()
     (check,) = _shadowed()
@@ -114,7 +114,7 @@ def test_doctor_says_when_another_distribution_shadows_a_package(tmp_path):
     (tmp_path / "kernels" / "__init__.py").write_text("__version__ = '0.9.0'\n")
     code = (
         f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]\n"
-        "from cluster.doctor.checks import _shadowed\n"
+        "from cluster.doctor.local_checks import _shadowed\n"
         "print([(c.verdict, c.text) for c in _shadowed()])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)

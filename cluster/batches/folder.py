@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.batches.manifest import Entry, kept_images, manifest_text, read_entries, share_of
+from cluster.batches.batch_manifest import Entry, kept_images, manifest_text, read_entries, share_of
 from orchestrator.errors import PlanError
-from orchestrator.run.batch_records import Record, read_records
+from orchestrator.run.batch_records import ImageRecord, read_records
 from orchestrator.run_folder import STATE, RunDir
 from storage import atomic_files as files
 
@@ -91,10 +91,10 @@ class BatchFolder:
         names = list(kept_images(self.manifest)) if self.exists else []
         return [RunDir(self.root / name) for name in share_of(names, shard)]
 
-    def all_records(self) -> dict[str, Record]:
+    def all_records(self) -> dict[str, ImageRecord]:
         """Return the latest record of each image, whichever share restored it."""
         found = (record for path in sorted(self.root.glob("batch*.jsonl")) for record in read_records(path))
-        latest: dict[str, Record] = {}
+        latest: dict[str, ImageRecord] = {}
         for record in found:
             if record.image not in latest or record.time >= latest[record.image].time:
                 latest[record.image] = record

@@ -20,7 +20,7 @@ from rich.table import Table
 from cluster.bench.scheduler import grid_plan, simulated
 from orchestrator.events import BatchCommitted, Event, EventLog
 from orchestrator.job.plan import Plan
-from orchestrator.run.run_queue import Arrivals, Elsewhere
+from orchestrator.run.run_queue import Elsewhere, RunQueue
 from orchestrator.run.session import Session
 from orchestrator.run_folder import RunDir
 from orchestrator.scheduling.frontier import Frontier
@@ -39,7 +39,7 @@ class Shared:
     """Share of the workers' time that was spent on tiles."""
 
 
-class _Clock:
+class _BatchClock:
     """Time from the first tile's beginning to the last one's end, and what was worked meanwhile, s."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ def measure(
     """Run the tiles of so many images of one plan, `window` of them at a time, on simulated workers."""
     from orchestrator.ray_backend.executor import RayExecutor
 
-    clock, arrivals, left = _Clock(), Arrivals(), list(range(images))
+    clock, arrivals, left = _BatchClock(), RunQueue(), list(range(images))
     executor, working = Elsewhere(arrivals, "ray"), [window]
     with tempfile.TemporaryDirectory(prefix="gigarestore-bench-") as folder:
 

@@ -128,10 +128,10 @@ def scaling(
     plot: Annotated[Path | None, typer.Option(help="SVG file to draw.")] = None,
 ) -> None:
     """Restore a picture with more and more workers on the devices here, beside the bound of the tiles' graph."""
-    from cluster.bench.scaling import Case, run_scaling
+    from cluster.bench.scaling import ScalingCase, run_scaling
     from cluster.options import parsers
 
-    case = Case(
+    case = ScalingCase(
         denoiser=denoiser,
         tile=tile,
         stride=stride,

@@ -49,7 +49,7 @@ _WARM_SIDE = 600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class IoStep:
     """One step; rates count the pixels of level 0 once."""
 
     name: str
@@ -88,12 +88,12 @@ def run_bench(side: int, folder: Path | None) -> None:
     print(json.dumps(report))
 
 
-def _rated(name: str, size: float, copies: list[dict[str, Any]], one: dict[str, Any]) -> Step:
+def _rated(name: str, size: float, copies: list[dict[str, Any]], one: dict[str, Any]) -> IoStep:
     target, limit = TARGETS.get(name, (None, None))
     raw, flushed = copies
     ratio = raw["cpu"] / one["cpu"]
     met = (target is None or ratio >= target) and (limit is None or one["peak"] <= limit)
-    return Step(
+    return IoStep(
         name=name,
         mb_per_cpu_s=size / one["cpu"],
         mb_per_s=size / one["wall"],
@@ -107,7 +107,7 @@ def _rated(name: str, size: float, copies: list[dict[str, Any]], one: dict[str, 
     )
 
 
-def _print(steps: list[Step], amplification: float) -> None:
+def _print(steps: list[IoStep], amplification: float) -> None:
     columns = ("step", "MB/cpu-s", "MB/s", "of copy", "target", "of flushed", "peak MiB", "target ")
     table = Table(*(Column(name, no_wrap=True) for name in columns), box=None)
     for step in steps:
@@ -194,7 +194,7 @@ def _step(name: str, folder: Path, source: Path) -> Callable[[], object]:
         return lambda: _publish(source, folder / "out.zarr")
     if name == "read published":
         return lambda: _read_published(folder / "out.zarr")
-    from storage.export.export import export
+    from storage.export.export_image import export
 
     _, kind, compression = name.split(" ")
     file = folder / "out.tif"
@@ -214,9 +214,9 @@ def _raw_copy(source: Path, dest: Path, *, flush: bool) -> None:
 
 def _publish(source: Path, dest: Path) -> None:
     from storage.geo import Georeference
-    from storage.image_metadata import Meaning
+    from storage.image_metadata import ImageMetadata
     from storage.publishing.publish import publish
-    from storage.readers.registry import open_image
+    from storage.readers.reader_registry import open_image
 
     reader = open_image(source)
     info = reader.info
@@ -228,7 +228,7 @@ def _publish(source: Path, dest: Path) -> None:
         width=info.width,
         channels=info.channels,
         dtype=info.dtype,
-        meaning=Meaning(geo=geo),
+        meaning=ImageMetadata(geo=geo),
     )
 
 
@@ -247,7 +247,7 @@ def _amplification(source: Path) -> float:
     from orchestrator.tiling.grid import TileGrid
     from orchestrator.tiling.task_graph import TaskGraph
     from storage.readers.cache import CachedReader
-    from storage.readers.registry import open_image
+    from storage.readers.reader_registry import open_image
 
     reader = CachedReader(open_image(source))
     height, width = reader.info.height, reader.info.width

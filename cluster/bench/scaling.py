@@ -35,7 +35,7 @@ SCALE = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
+class ScalingCase:
     """What is restored again and again."""
 
     denoiser: str
@@ -82,7 +82,7 @@ class Scaled:
     """Processes that wanted a core, on average over the last minute, these included."""
 
 
-class _Clock:
+class _ScalingClock:
     """Time from the last worker's joining to the last commit."""
 
     def __init__(self, workers: int) -> None:
@@ -98,11 +98,11 @@ class _Clock:
             self.ended = time.perf_counter()
 
 
-def measure(case: Case, rows: int, cols: int, workers: int) -> tuple[Plan, float]:
+def measure(case: ScalingCase, rows: int, cols: int, workers: int) -> tuple[Plan, float]:
     """Restore rows x cols tiles on so many workers; return the plan and the seconds that it took."""
     from orchestrator.ray_backend.executor import RayExecutor
 
-    clock = _Clock(workers)
+    clock = _ScalingClock(workers)
     with tempfile.TemporaryDirectory(prefix="gigarestore-bench-") as folder:
         source, out = Path(folder) / "in.png", Path(folder) / "out"
         source.write_bytes(bytes(imagecodecs.png_encode(_picture(case.side(rows), case.side(cols)))))
@@ -119,7 +119,7 @@ def _picture(height: int, width: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.rint(127.5 + 50 * np.stack(waves, axis=-1)).astype(np.uint8)
 
 
-def run_scaling(case: Case, tiles: int, workers: Sequence[int], plot: Path | None) -> list[Scaled]:
+def run_scaling(case: ScalingCase, tiles: int, workers: Sequence[int], plot: Path | None) -> list[Scaled]:
     """Measure strong and weak scaling from `tiles` x `tiles`, print a table, draw `plot`, and one JSON line last."""
     console = Console(highlight=False, soft_wrap=True, width=120)
     first, single = measure(case, tiles, tiles, 1)
@@ -169,7 +169,7 @@ def _scaled(
     )
 
 
-def _drawing(case: Case, found: Sequence[Scaled], rate: float) -> str:
+def _drawing(case: ScalingCase, found: Sequence[Scaled], rate: float) -> str:
     """Draw tiles per second over workers: measured, the graph's bound, and linear."""
     lines = []
     for kind in ("strong", "weak"):

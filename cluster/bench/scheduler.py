@@ -57,7 +57,7 @@ MANY_TILES = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class SchedulerTiming:
     """One run with a number of workers; times in s."""
 
     batching: str
@@ -210,7 +210,7 @@ def simulated(device: Device, workers: int, processes: int = PROCESSES) -> Worke
 
 def measure(
     plan: Plan, device: Device, workers: int, batch: int, batching: str = "fair", processes: int = PROCESSES
-) -> Measured:
+) -> SchedulerTiming:
     """Run a plan's tiles once on simulated workers and return what it took beside what it should take."""
     from orchestrator.ray_backend.bare_calls import bare_calls
     from orchestrator.ray_backend.connection import connected
@@ -233,7 +233,7 @@ def measure(
             bare = bare_calls(kind, plan, workers, max(round(graph.count / meter.batches), 1), BARE_SECONDS)
         session.check_finished()
         log.close()
-    return Measured(
+    return SchedulerTiming(
         batching=batching,
         workers=workers,
         processes=math.ceil(workers / kind.slots),
@@ -277,7 +277,7 @@ def run_bench(
     workers: Sequence[int],
     batchings: Sequence[str] = BATCHINGS,
     processes: int = PROCESSES,
-) -> list[Measured]:
+) -> list[SchedulerTiming]:
     """Measure for each number of workers and batching, print a table, and one JSON line last."""
     plan, console = grid_plan(rows, cols, order), Console(highlight=False, soft_wrap=True, width=150)
     console.print(
@@ -319,7 +319,7 @@ def run_bench(
     return found
 
 
-def _print_claims(console: Console, plan: Plan, batch: int, found: Sequence[Measured]) -> None:
+def _print_claims(console: Console, plan: Plan, batch: int, found: Sequence[SchedulerTiming]) -> None:
     """Print row by row which promises were kept."""
     table = Table("promised", "workers", *found[0].claims, box=None, pad_edge=False)
     said = {True: "ok", False: "MISSED", None: "-"}

@@ -9,7 +9,7 @@ from queue import Empty, SimpleQueue
 from threading import Event, Lock, Thread
 
 from orchestrator.job.plan import Plan
-from orchestrator.ray_backend.actors import Introduction, introduce
+from orchestrator.ray_backend.actors import WorkerInfo, introduce
 from orchestrator.scheduling.simulator import Device
 from orchestrator.worker.batch_report import Report
 from orchestrator.worker.batch_request import BatchCall
@@ -34,7 +34,7 @@ class SimulatedWorker:
         self._free, self._lock = [0.0] * slots, Lock()
         self._steppers = [_Stepper(device, batch) for _ in range(slots if continuous else 0)]
 
-    def ready(self) -> Introduction:
+    def ready(self) -> WorkerInfo:
         """Return who this is."""
         return introduce("simulated")
 

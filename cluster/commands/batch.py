@@ -11,14 +11,14 @@ from typing import Annotated, Any
 
 import typer
 
+from cluster.batches.batch_manifest import SHARED, Entry, read_entries, share_of
 from cluster.batches.folder import BatchFolder, Shard, array_shard, parse_shard
-from cluster.batches.manifest import SHARED, Entry, read_entries, share_of
 from cluster.options import options as opt
 from cluster.options.executors import pick
 from cluster.options.options import takes
 from orchestrator.errors import PlanError
-from orchestrator.run.batch_records import Record, Records
-from orchestrator.run.many_images import WINDOW, Batch, is_done
+from orchestrator.run.batch_records import ImageRecord, ImageRecords
+from orchestrator.run.many_images import WINDOW, ImageBatch, is_done
 from storage.byte_source import located, redact
 from storage.run_store.run_lock import RunLock
 
@@ -33,7 +33,7 @@ Array = Annotated[bool, typer.Option("--array", help="Only this SLURM array task
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class BatchSettings:
     """What holds for a whole batch."""
 
     window: int = WINDOW
@@ -42,7 +42,7 @@ class Settings:
     shared: dict[str, Any] = field(default_factory=dict)
     """Options of where and how it runs, by field."""
 
-    def but(self, **given: Any) -> Settings:
+    def but(self, **given: Any) -> BatchSettings:
         """Return them with some shared options given anew."""
         return replace(self, shared={**self.shared, **given})
 
@@ -86,10 +86,10 @@ def batch(
     )
 
 
-def sort_out(values: Mapping[str, Any]) -> tuple[dict[str, Any], Settings]:
+def sort_out(values: Mapping[str, Any]) -> tuple[dict[str, Any], BatchSettings]:
     """Return the options that images have for themselves, and those of the whole batch; values: the command's parameters."""
     given = {name: value for name, value in values.items() if name in opt.OPTIONS and value not in (None, [], ())}
-    settings = Settings(values["window"], values["verify"], {n: given.pop(n) for n in SHARED if n in given})
+    settings = BatchSettings(values["window"], values["verify"], {n: given.pop(n) for n in SHARED if n in given})
     if values["job"] is not None:
         given["job"] = located(values["job"])
     return given, settings
@@ -103,13 +103,13 @@ def resume_batch(out: Path, given: dict[str, Any], *, take_over: bool, quiet: bo
         raise PlanError(
             f"{out} is a batch: --{wrong[0].replace('_', '-')} is in its manifest; give it to `batch` again"
         )
-    return _run(folder, entries, Settings(**options).but(**given), take_over=take_over, quiet=quiet)
+    return _run(folder, entries, BatchSettings(**options).but(**given), take_over=take_over, quiet=quiet)
 
 
 def _run(
     folder: BatchFolder,
     entries: Sequence[Entry],
-    settings: Settings,
+    settings: BatchSettings,
     shard: Shard | None = None,
     *,
     fresh: bool = False,
@@ -137,11 +137,11 @@ def _run(
     with RunLock(folder.lock(shard), force=take_over):
         if fresh:
             folder.keep(entries, asdict(settings), overwrite=overwrite)
-        records = Records(folder.records(shard), folder.all_records())
+        records = ImageRecords(folder.records(shard), folder.all_records())
         left = images if overwrite else [image for image in images if not is_done(image, records)]
         stop.listen()
         with BatchView(len(images), len(images) - len(left), usage, quiet) as view:
-            work = Batch(
+            work = ImageBatch(
                 left,
                 records,
                 window=settings.window,
@@ -163,7 +163,9 @@ def _run(
     return _verdict(folder.root, found, len(images), work.trouble, interrupted)
 
 
-def _verdict(root: Path, found: Sequence[Record], images: int, trouble: Exception | None, interrupted: bool) -> int:
+def _verdict(
+    root: Path, found: Sequence[ImageRecord], images: int, trouble: Exception | None, interrupted: bool
+) -> int:
     """Say on one line what is left to do, and return the exit code."""
     from cluster.cli import BAD_INPUT, DONE, FAILED, INTERRUPTED, complain
 

@@ -16,7 +16,7 @@ from orchestrator.job.spec import JobSpec
 from orchestrator.run.lifecycle import start
 from orchestrator.run.verify import verify_run
 from storage.box import Box
-from storage.readers.registry import open_image
+from storage.readers.reader_registry import open_image
 
 Pixels = NDArray[np.uint8]
 

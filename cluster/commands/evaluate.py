@@ -90,11 +90,11 @@ def refuse_seen(ref: str, paths: Sequence[Path]) -> str:
     An image is recognised by its file, and by pixels that it shares with a training image (kernels.training.near_duplicates).
     """
     from cluster.commands.training_images import image_landmarks
+    from kernels.denoisers.denoiser_registry import BUILTIN_WEIGHTS, split_ref
     from kernels.denoisers.prior_metadata import read_metadata, read_record
-    from kernels.denoisers.registry import BUILTIN_WEIGHTS, split_ref
     from kernels.training.near_duplicates import from_text, share_pixels
     from orchestrator.planning.fingerprint import content_hash
-    from storage.readers.registry import open_image
+    from storage.readers.reader_registry import open_image
 
     try:
         scheme, place = split_ref(ref)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.denoisers.registry import describe
+from kernels.denoisers.denoiser_registry import describe
 from kernels.metrics import psnr, ssim
 from orchestrator.errors import PlanError
 from orchestrator.job.plan import Plan
@@ -21,7 +21,7 @@ from orchestrator.run.verify import seam_report
 from storage.box import Box
 from storage.export.small_image import write_image
 from storage.pixels import peak
-from storage.readers.registry import open_image
+from storage.readers.reader_registry import open_image
 
 Pixels = NDArray[Any]
 Estimate = Callable[[], Pixels | None]

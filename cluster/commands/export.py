@@ -37,7 +37,7 @@ def export(
     """Write the published image at OUT to one file, with pixel size, nodata, bands and georeference."""
     from cluster.terminal.progress import size
     from orchestrator.run_folder import RunDir
-    from storage.export.export import export as write_file
+    from storage.export.export_image import export as write_file
 
     if not RunDir(out).published:
         hint = f"; `gigarestore resume {out}` finishes it" if RunDir(out).job.exists() else ""

@@ -26,7 +26,7 @@ def info(
 ) -> None:
     """Say what FILE holds: size, bands, samples, range, nodata, pixel size, map position, and what will be staged."""
     from storage.image import Selection
-    from storage.readers.registry import inspect
+    from storage.readers.reader_registry import inspect
 
     channel = None if given["channel"] is None else parse_channels(given["channel"])
     found = inspect(file, Selection(channel=channel, z=given["z"], t=given["t"]), max_pixels=given["max_pixels"])

@@ -22,7 +22,7 @@ def status(
     as_json: opt.AsJson = False,
 ) -> None:
     """Say how far the run at OUT is, also while it runs and after it died."""
-    from orchestrator.monitoring.status import read_status
+    from orchestrator.monitoring.run_progress import read_status
 
     if (handle := submitted_as(out)) is not None:
         from cluster.commands.submissions import print_status
@@ -31,7 +31,7 @@ def status(
         return
 
     if BatchFolder(out).exists:
-        from cluster.batches.status import print_batch_status
+        from cluster.batches.batch_status import print_batch_status
 
         print_batch_status(out, as_json)
         return

@@ -13,7 +13,7 @@ import typer
 
 from cluster.options import options as opt
 from cluster.submission.backends import UNREACHABLE, Unreachable, backend
-from cluster.submission.handles import Found, Handle, Record, Registry, State
+from cluster.submission.handles import Handle, JobState, JobStatus, SubmissionRecord, SubmissionRegistry
 from cluster.submission.settings import keys, load
 from cluster.submission.submission import new_run_id
 from orchestrator.errors import PlanError
@@ -29,7 +29,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Until it ends; Ctrl-C leaves it running.")] = False,
 ) -> None:
     """Print the log of a submitted run."""
-    handle, record = Registry().find(target)
+    handle, record = SubmissionRegistry().find(target)
     try:
         for piece in backend(handle.backend).logs(handle, record, follow):
             sys.stdout.write(piece)
@@ -43,7 +43,7 @@ def cancel(
     grace: Annotated[float | None, typer.Option(help="Seconds to stop in.", show_default="as submitted")] = None,
 ) -> None:
     """End a submitted run gently; everything committed is kept, and `resume` goes on."""
-    handle, record = Registry().find(target)
+    handle, record = SubmissionRegistry().find(target)
     patience = grace if grace is not None else record.settings["submit"]["grace"] if record else 30.0
     try:
         done = backend(handle.backend).cancel(handle, record, patience)
@@ -60,13 +60,13 @@ def wait(
     """Wait for a submitted run and exit with its driver's code (75: stopped, resumable; 124: --timeout; 130: Ctrl-C)."""
     from cluster.commands.submit import attend
 
-    handle, record = Registry().find(target)
+    handle, record = SubmissionRegistry().find(target)
     raise typer.Exit(attend(backend(handle.backend), handle, record, follow=follow, patience=timeout))
 
 
 def list_runs(as_json: opt.AsJson = False) -> None:
     """List the runs that you submitted, the latest first."""
-    rows = [(record, _listed(record)) for record in Registry().all()]
+    rows = [(record, _listed(record)) for record in SubmissionRegistry().all()]
     if as_json:
         print(json.dumps([{**record.shown(), "state": found.state, "reason": found.reason} for record, found in rows]))
         return
@@ -92,32 +92,32 @@ def show(
         print(f"{key} = {'' if value is None else json.dumps(value)}{said}")
 
 
-def look(handle: Handle | None, record: Record | None) -> Found:
+def look(handle: Handle | None, record: SubmissionRecord | None) -> JobStatus:
     """Return a run's state; one that cannot be asked for is unknown."""
     assert handle is not None
     try:
         return backend(handle.backend).state(handle, record)
     except Unreachable as err:
-        return Found(State.UNKNOWN, None, str(err))
+        return JobStatus(JobState.UNKNOWN, None, str(err))
 
 
-def _listed(record: Record) -> Found:
+def _listed(record: SubmissionRecord) -> JobStatus:
     """Return a run's state for a list, which one run's missing program or token must not spoil."""
     try:
         return look(Handle.parse(record.handle), record)
     except PlanError as err:
-        return Found(State.UNKNOWN, None, str(err))
+        return JobStatus(JobState.UNKNOWN, None, str(err))
 
 
 def print_status(handle: Handle, as_json: bool) -> None:
     """Print what the backend says of a run, and how far it is where this machine sees its output."""
+    from cluster.batches.batch_status import print_images, read_batch_status
     from cluster.batches.folder import BatchFolder
-    from cluster.batches.status import print_images, read_batch_status
     from cluster.commands.report import print_run
-    from orchestrator.monitoring.status import read_status
+    from orchestrator.monitoring.run_progress import read_status
     from orchestrator.run_folder import RunDir
 
-    _, record = Registry().find(str(handle))
+    _, record = SubmissionRegistry().find(str(handle))
     found = look(handle, record)
     out = None if record is None else Path(record.output)
     batch = None if out is None or not BatchFolder(out).exists else BatchFolder(out)
@@ -136,7 +136,7 @@ def print_status(handle: Handle, as_json: bool) -> None:
         print_images(batch.root, run)
     elif out is not None and run is not None:
         print_run(out, run)
-    if found.state is State.UNKNOWN and record is None:
+    if found.state is JobState.UNKNOWN and record is None:
         raise typer.Exit(UNREACHABLE)
 
 
@@ -144,7 +144,7 @@ def resubmit(handle: Handle) -> int:
     """Submit a run again where it was, to go on with what is at its OUT; return the exit code."""
     from cluster.commands.submit import hand_in
 
-    _, record = Registry().find(str(handle))
+    _, record = SubmissionRegistry().find(str(handle))
     if record is None:
         raise PlanError(f"nothing is remembered of {handle}; submit again, or `gigarestore resume OUT` where OUT is")
     if str(handle) != record.handle:
@@ -152,7 +152,7 @@ def resubmit(handle: Handle) -> int:
             f"{handle} is one share of {record.handle}; `gigarestore resume {record.handle}` goes on with all"
         )
     chosen = backend(handle.backend)
-    if not (found := look(handle, record)).state.ended and found.state is not State.UNKNOWN:
+    if not (found := look(handle, record)).state.ended and found.state is not JobState.UNKNOWN:
         raise PlanError(f"{handle} is still {found.state}; `gigarestore cancel {handle}` ends it")
     return hand_in(chosen, record.submission(new_run_id()), wait=False, follow=False, as_json=False)
 

@@ -18,7 +18,7 @@ import typer
 
 from cluster.options import options as opt
 from cluster.submission.backends import UNREACHABLE, Backend, Unreachable, backend
-from cluster.submission.handles import Handle, Record, Registry, State
+from cluster.submission.handles import Handle, JobState, SubmissionRecord, SubmissionRegistry
 from cluster.submission.settings import Loaded, load
 from cluster.submission.submission import BATCH, Submission, code_folder, new_run_id
 from orchestrator.errors import PlanError
@@ -164,7 +164,7 @@ def make_submission(arguments: list[str], loaded: Loaded) -> Submission:
         plan_job(spec)
     output = spec.output
     if settings.submit.backend == "kuberay":
-        from cluster.submission.kuberay.manifest import check_places
+        from cluster.submission.kuberay.rayjob_manifest import check_places
 
         places = [("IN", spec.input.path), ("OUT", output), ("--mask", spec.input.mask)]
         check_places(places, settings.kuberay)
@@ -248,7 +248,7 @@ def hand_in(
     except Unreachable as err:
         tell(str(err))
         return UNREACHABLE
-    record = Record(
+    record = SubmissionRecord(
         handle=str(handle),
         run_id=submission.run_id,
         name=submission.name,
@@ -262,7 +262,7 @@ def hand_in(
     )
     print(json.dumps({**record.shown(), "folder": submission.folder}) if as_json else handle, flush=True)
     try:
-        Registry().keep(record)
+        SubmissionRegistry().keep(record)
     except OSError as err:  # the job is queued all the same
         tell(f"warning: {handle} cannot be remembered here ({err}), so `list` and `resume {handle}` do not know it")
     tell(f"submitted; look with: gigarestore status {handle}")
@@ -270,7 +270,7 @@ def hand_in(
 
 
 def attend(
-    chosen: Backend, handle: Handle, record: Record | None, *, follow: bool, patience: float | None = None
+    chosen: Backend, handle: Handle, record: SubmissionRecord | None, *, follow: bool, patience: float | None = None
 ) -> int:
     """Wait for a run's end, with its log or without; return its driver's exit code, 124 when patience ran out."""
     heard = time.monotonic()
@@ -293,7 +293,7 @@ def attend(
                 if found.state.ended:
                     code = "" if found.code is None else f", exit code {found.code}"
                     tell(f"{handle}: {found.state}{code}{f', {found.reason}' if found.reason else ''}")
-                    if found.exit_code and found.state is not State.FAILED:
+                    if found.exit_code and found.state is not JobState.FAILED:
                         tell(f"everything committed is kept, go on with: gigarestore resume {handle}")
                     return found.exit_code
             if time.monotonic() > deadline:

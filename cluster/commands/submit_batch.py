@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cluster.batches.batch_manifest import SUFFIXES, Entry, manifest_text, read_entries
 from cluster.batches.folder import BatchFolder
-from cluster.batches.manifest import SUFFIXES, Entry, manifest_text, read_entries
-from cluster.commands.batch import Settings as Whole
+from cluster.commands.batch import BatchSettings as Whole
 from cluster.commands.batch import sort_out
 from cluster.commands.submit import check_printable, check_where, command_values, is_elsewhere, with_output
 from cluster.submission.settings import Loaded
@@ -26,7 +26,7 @@ def batch_submission(words: list[str], loaded: Loaded) -> Submission:
     check_where(whole.shared.get("executor", "ray"), whole.shared.get("address"))
     _check_options(values, loaded)
     if name == "kuberay":
-        from cluster.submission.kuberay.manifest import check_places
+        from cluster.submission.kuberay.rayjob_manifest import check_places
 
         if settings.kuberay.copy_to is not None:
             raise PlanError("--copy-to is for one image; `gigarestore export` copies those of a batch")

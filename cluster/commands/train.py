@@ -157,7 +157,7 @@ def _open_own(
     channels = None
     if not from_scratch:
         from kernels.denoisers.builtin import describe_prior
-        from kernels.denoisers.registry import BUILTIN_WEIGHTS
+        from kernels.denoisers.denoiser_registry import BUILTIN_WEIGHTS
 
         channels = describe_prior(init or BUILTIN_WEIGHTS).channels
     return open_training_images(paths, work, seed, channels, parse_range(value_range) if value_range else None)
@@ -168,7 +168,7 @@ def _own_spec(
 ) -> TrainingSpec:
     """Return the specification; fine-tuning takes the network's shape from the prior that it starts from."""
     from kernels.denoisers.builtin import read_prior
-    from kernels.denoisers.registry import BUILTIN_WEIGHTS
+    from kernels.denoisers.denoiser_registry import BUILTIN_WEIGHTS
     from kernels.training.recipe import FINE_TUNING, FROM_SCRATCH
 
     data = tuple(picture.content for picture in own.pictures)

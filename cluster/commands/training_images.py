@@ -18,7 +18,7 @@ from orchestrator.job.value_range import Values
 from orchestrator.planning.fingerprint import content_hash
 from storage.box import Box
 from storage.image import Reader
-from storage.readers.registry import inspect, open_image
+from storage.readers.reader_registry import inspect, open_image
 from storage.readers.staging import stage
 
 Unit = NDArray[np.float32]

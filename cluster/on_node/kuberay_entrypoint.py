@@ -1,6 +1,6 @@
 """The entrypoint of a RayJob: cluster.on_node.driver with the arguments that the manifest holds, then the copy to a store.
 
-Before Kubernetes ends the pod it makes the file STOP and waits until RUNNING is gone (cluster.submission.kuberay.manifest).
+Before Kubernetes ends the pod it makes the file STOP and waits until RUNNING is gone (cluster.submission.kuberay.rayjob_manifest).
 Exit codes: those of cluster.on_node.driver; 2 when the store takes nothing, 1 when the finished image could not be copied.
 """
 

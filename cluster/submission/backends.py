@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from typing import Protocol
 
-from cluster.submission.handles import Found, Handle, Record
+from cluster.submission.handles import Handle, JobStatus, SubmissionRecord
 from cluster.submission.submission import Submission
 from orchestrator.errors import PlanError
 
@@ -32,15 +32,15 @@ class Backend(Protocol):
         """Hand the submission in."""
         ...
 
-    def state(self, handle: Handle, record: Record | None) -> Found:
+    def state(self, handle: Handle, record: SubmissionRecord | None) -> JobStatus:
         """Say where a run is; raises Unreachable."""
         ...
 
-    def logs(self, handle: Handle, record: Record | None, follow: bool) -> Iterator[str]:
+    def logs(self, handle: Handle, record: SubmissionRecord | None, follow: bool) -> Iterator[str]:
         """Yield the log in pieces; with `follow` until the run has ended."""
         ...
 
-    def cancel(self, handle: Handle, record: Record | None, grace: float) -> str:
+    def cancel(self, handle: Handle, record: SubmissionRecord | None, grace: float) -> str:
         """End a run, gently for up to `grace` seconds; return what was done."""
         ...
 
@@ -48,14 +48,14 @@ class Backend(Protocol):
 def backend(name: str) -> Backend:
     """Return the backend of a setting (slurm, ray, kuberay) or of a handle (k8s)."""
     if name == "slurm":
-        from cluster.submission.slurm.client import SlurmBackend
+        from cluster.submission.slurm.slurm_client import SlurmBackend
 
         return SlurmBackend()
     if name == "ray":
         from cluster.submission.ray_jobs import RayJobsBackend
 
         return RayJobsBackend()
-    from cluster.submission.kuberay.client import KubeRayBackend
+    from cluster.submission.kuberay.kuberay_client import KubeRayBackend
 
     return KubeRayBackend()
 

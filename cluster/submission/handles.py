@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cluster.submission.settings import Settings
+from cluster.submission.settings import SubmissionSettings
 from cluster.submission.submission import FOLDER, Submission
 from orchestrator.errors import PlanError
 from orchestrator.run_folder import STATE
@@ -27,7 +27,7 @@ RESUMABLE = 75
 SILENCE = 60.0
 
 
-class State(enum.StrEnum):
+class JobState(enum.StrEnum):
     """Where a submitted run is."""
 
     PENDING = "pending"
@@ -45,14 +45,14 @@ class State(enum.StrEnum):
 
     @property
     def ended(self) -> bool:
-        return self not in (State.PENDING, State.RUNNING, State.REQUEUED, State.UNKNOWN)
+        return self not in (JobState.PENDING, JobState.RUNNING, JobState.REQUEUED, JobState.UNKNOWN)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class JobStatus:
     """What a backend says of a run."""
 
-    state: State
+    state: JobState
     code: int | None = None
     """The driver's exit code, where it is known."""
     reason: str = ""
@@ -60,9 +60,9 @@ class Found:
     @property
     def exit_code(self) -> int:
         """Return what `wait` exits with: the driver's own code, else 0, 1, or 75 where `resume` can go on."""
-        if self.state is State.SUCCEEDED:
+        if self.state is JobState.SUCCEEDED:
             return 0
-        if self.state in (State.FAILED, State.OUT_OF_MEMORY):
+        if self.state in (JobState.FAILED, JobState.OUT_OF_MEMORY):
             return self.code or 1
         return RESUMABLE
 
@@ -88,7 +88,7 @@ class Handle:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class SubmissionRecord:
     """What is remembered of a submission, beside OUT and in the user's own folder."""
 
     handle: str
@@ -123,13 +123,13 @@ class Record:
             arguments=tuple(self.arguments),
             output=self.output,
             directory=self.directory,
-            settings=Settings.model_validate(self.settings),
+            settings=SubmissionSettings.model_validate(self.settings),
             code=self.code,
             earlier=(*self.earlier, self.run_id),
         )
 
 
-class Registry:
+class SubmissionRegistry:
     """The submissions of this user: one JSON file each."""
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
@@ -137,7 +137,7 @@ class Registry:
         home = env.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
         self.folder = Path(home) / "gigarestore" / "submissions"
 
-    def keep(self, record: Record) -> None:
+    def keep(self, record: SubmissionRecord) -> None:
         """Remember a submission, also beside OUT when its folder is there."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for folder in filter(None, (self.folder, record.folder)):
@@ -146,11 +146,11 @@ class Registry:
             partial.write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
             partial.replace(folder / name)
 
-    def all(self) -> list[Record]:
+    def all(self) -> list[SubmissionRecord]:
         """Return the submissions that this user made, the latest first."""
         return _latest(list(self.folder.glob("*.json")))
 
-    def find(self, target: str) -> tuple[Handle, Record | None]:
+    def find(self, target: str) -> tuple[Handle, SubmissionRecord | None]:
         """Return the latest submission that a handle or an output names; raises PlanError where there is none."""
         if handle := Handle.parse(target):
             names = (str(handle), str(handle).partition("_")[0] if handle.backend == "slurm" else None)
@@ -168,12 +168,12 @@ class Registry:
 def submitted_as(target: Path) -> Handle | None:
     """Return the handle that `target` is, or that of the latest submission of this output; None where there is none."""
     try:
-        return Registry().find(str(target))[0]
+        return SubmissionRegistry().find(str(target))[0]
     except PlanError:
         return None
 
 
-def silence(record: Record | None) -> float | None:
+def silence(record: SubmissionRecord | None) -> float | None:
     """Return for how long a run's driver has given no sign of life, s, by the clock of OUT's file system.
 
     None where this machine does not see its folder, or before the first sign.
@@ -220,10 +220,10 @@ def _redacted(value: Any) -> Any:
     return value
 
 
-def _latest(paths: list[Path]) -> list[Record]:
+def _latest(paths: list[Path]) -> list[SubmissionRecord]:
     records = []
     for path in paths:
         values = read_json(path)
-        if values is not None and set(values) == set(Record.__slots__):
-            records.append(Record(**values))
+        if values is not None and set(values) == set(SubmissionRecord.__slots__):
+            records.append(SubmissionRecord(**values))
     return sorted(records, key=lambda record: -record.submitted)

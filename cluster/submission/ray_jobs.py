@@ -21,8 +21,8 @@ from typing import Any
 
 from cluster.submission.backends import Unreachable, one_line
 from cluster.submission.code_package import PACKAGES, pack
-from cluster.submission.handles import SILENCE, Found, Handle, Record, State, ended_code, silence
-from cluster.submission.settings import Settings
+from cluster.submission.handles import SILENCE, Handle, JobState, JobStatus, SubmissionRecord, ended_code, silence
+from cluster.submission.settings import SubmissionSettings
 from cluster.submission.submission import Submission, quoted
 from orchestrator.errors import PlanError
 
@@ -33,11 +33,11 @@ POLL = 1.0
 # How long a log is waited for while the dashboard does not answer, seconds.
 PATIENCE = 90.0
 STATES = {
-    "PENDING": State.PENDING,
-    "RUNNING": State.RUNNING,
-    "SUCCEEDED": State.SUCCEEDED,
-    "FAILED": State.FAILED,
-    "STOPPED": State.CANCELLED,
+    "PENDING": JobState.PENDING,
+    "RUNNING": JobState.RUNNING,
+    "SUCCEEDED": JobState.SUCCEEDED,
+    "FAILED": JobState.FAILED,
+    "STOPPED": JobState.CANCELLED,
 }
 
 
@@ -77,7 +77,7 @@ class RayJobsBackend:
                     raise PlanError(f"{url} refuses the job: {one_line(str(err))}") from None
         return handle
 
-    def state(self, handle: Handle, record: Record | None) -> Found:
+    def state(self, handle: Handle, record: SubmissionRecord | None) -> JobStatus:
         job, url = handle.rest.split("@", 1)
         quiet = silence(record)
         try:
@@ -89,16 +89,18 @@ class RayJobsBackend:
             return _gone(record, f"{url} does not answer, and the driver has been silent for {quiet:.0f} s")
         if info is None:
             return _gone(record, "the cluster does not know the job: its head was started anew")
-        state = STATES.get(str(getattr(info.status, "value", info.status)), State.UNKNOWN)
+        state = STATES.get(str(getattr(info.status, "value", info.status)), JobState.UNKNOWN)
         reason = one_line(info.message or "")
-        if state is State.RUNNING and quiet is not None and quiet >= SILENCE:
+        if state is JobState.RUNNING and quiet is not None and quiet >= SILENCE:
             return _gone(record, f"its job is said to run, but the driver has been silent for {quiet:.0f} s")
-        if state is State.FAILED and info.driver_exit_code == 75:
+        if state is JobState.FAILED and info.driver_exit_code == 75:
             cancelled = record is not None and record.folder is not None and (record.folder / "cancel").exists()
-            return Found(State.CANCELLED if cancelled else State.INTERRUPTED, 75)
-        return Found(state, info.driver_exit_code, "" if state in (State.RUNNING, State.SUCCEEDED) else reason)
+            return JobStatus(JobState.CANCELLED if cancelled else JobState.INTERRUPTED, 75)
+        return JobStatus(
+            state, info.driver_exit_code, "" if state in (JobState.RUNNING, JobState.SUCCEEDED) else reason
+        )
 
-    def logs(self, handle: Handle, record: Record | None, follow: bool) -> Iterator[str]:
+    def logs(self, handle: Handle, record: SubmissionRecord | None, follow: bool) -> Iterator[str]:
         job, url = handle.rest.split("@", 1)
         seen, heard = 0, time.monotonic()
         while True:
@@ -121,13 +123,13 @@ class RayJobsBackend:
                     raise
             time.sleep(POLL)
 
-    def cancel(self, handle: Handle, record: Record | None, grace: float) -> str:
+    def cancel(self, handle: Handle, record: SubmissionRecord | None, grace: float) -> str:
         job, url = handle.rest.split("@", 1)
         found = self.state(handle, record)
         if found.state.ended:
             return f"{handle} has already ended: {found.state}"
         # A job's own stop leaves three seconds: the driver is asked through its folder first, where this machine sees it.
-        if found.state is State.RUNNING and record is not None and record.folder is not None:
+        if found.state is JobState.RUNNING and record is not None and record.folder is not None:
             (record.folder / "cancel").touch()
             if self._ends(handle, record, grace):
                 return f"{handle} has stopped; everything committed is kept"
@@ -139,7 +141,7 @@ class RayJobsBackend:
             f"{handle} is still {found.state}: Ray does not stop a job that waits for its start; try again later"
         )
 
-    def _ends(self, handle: Handle, record: Record | None, patience: float) -> bool:
+    def _ends(self, handle: Handle, record: SubmissionRecord | None, patience: float) -> bool:
         deadline = time.monotonic() + patience
         while not self.state(handle, record).state.ended:
             if time.monotonic() > deadline:
@@ -187,7 +189,7 @@ def _version(client: Any) -> str:
     return str(client._do_request("GET", "/api/version").json().get("ray_version"))
 
 
-def _token(settings: Settings) -> str | None:
+def _token(settings: SubmissionSettings) -> str | None:
     """Return the cluster's token from the settings' file, the environment or Ray's own file; None where there is none."""
     named = settings.ray.token_file
     if named is None and (token := os.environ.get("RAY_AUTH_TOKEN")):
@@ -273,13 +275,13 @@ def _tail(client: Any, job: str) -> Iterator[str]:
             raise ConnectionError(f"the log broke off: {err}") from None
 
 
-def _settings(record: Record | None) -> Settings:
-    return Settings() if record is None else Settings.model_validate(record.settings)
+def _settings(record: SubmissionRecord | None) -> SubmissionSettings:
+    return SubmissionSettings() if record is None else SubmissionSettings.model_validate(record.settings)
 
 
-def _gone(record: Record | None, reason: str) -> Found:
+def _gone(record: SubmissionRecord | None, reason: str) -> JobStatus:
     """Return how a run ended that its cluster cannot tell of: by its own files, else it is lost."""
     code = ended_code(None if record is None else record.folder)
     if code is None:
-        return Found(State.LOST, None, reason)
-    return Found(State.SUCCEEDED if code == 0 else State.INTERRUPTED if code == 75 else State.FAILED, code)
+        return JobStatus(JobState.LOST, None, reason)
+    return JobStatus(JobState.SUCCEEDED if code == 0 else JobState.INTERRUPTED if code == 75 else JobState.FAILED, code)

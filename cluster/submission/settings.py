@@ -20,7 +20,7 @@ PREFIX = "GIGARESTORE_"
 Count = Annotated[int, Field(ge=1, le=100_000)]
 
 
-class _Section(BaseModel):
+class _SettingsSection(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @field_validator("*", mode="before")
@@ -32,7 +32,7 @@ class _Section(BaseModel):
         return value
 
 
-class Common(_Section):
+class Common(_SettingsSection):
     """What every backend needs to know."""
 
     backend: Literal["slurm", "ray", "kuberay"] | None = None
@@ -82,7 +82,7 @@ class Common(_Section):
         return texts
 
 
-class Slurm(_Section):
+class Slurm(_SettingsSection):
     """Options of sbatch."""
 
     partition: str | None = None
@@ -104,7 +104,7 @@ class Slurm(_Section):
         return texts
 
 
-class RayJobs(_Section):
+class RayJobs(_SettingsSection):
     """A running Ray cluster."""
 
     dashboard: str = "http://127.0.0.1:8265"
@@ -121,7 +121,7 @@ class RayJobs(_Section):
         return text.rstrip("/")
 
 
-class KubeRay(_Section):
+class KubeRay(_SettingsSection):
     """A Kubernetes cluster with the KubeRay operator."""
 
     namespace: str = "default"
@@ -172,7 +172,7 @@ class KubeRay(_Section):
         return texts
 
 
-class Settings(_Section):
+class SubmissionSettings(_SettingsSection):
     """All of them."""
 
     submit: Common = Common()
@@ -185,13 +185,13 @@ class Settings(_Section):
 class Loaded:
     """Settings and, per section.key, who said so."""
 
-    settings: Settings
+    settings: SubmissionSettings
     origins: dict[str, str]
 
 
 def load(flags: Mapping[str, Any], directory: Path, environment: Mapping[str, str]) -> Loaded:
     """Return the settings; `flags` by section.key, None where not given. Raises PlanError naming who said what is wrong."""
-    values: dict[str, dict[str, Any]] = {name: {} for name in Settings.model_fields}
+    values: dict[str, dict[str, Any]] = {name: {} for name in SubmissionSettings.model_fields}
     origins: dict[str, str] = {}
     project = next((p / PROJECT_FILE for p in [directory, *directory.parents] if (p / PROJECT_FILE).is_file()), None)
     for what, path in (("user file", _user_file(environment)), ("project file", project)):
@@ -205,7 +205,7 @@ def load(flags: Mapping[str, Any], directory: Path, environment: Mapping[str, st
             _take(values, origins, {key: value}, f"environment {variable}")
     _take(values, origins, {key: value for key, value in flags.items() if value not in (None, [])}, "flag")
     try:
-        settings = Settings.model_validate(values)
+        settings = SubmissionSettings.model_validate(values)
     except ValidationError as err:
         problem = err.errors()[0]
         key = ".".join(map(str, problem["loc"][:2]))
@@ -242,7 +242,7 @@ def seconds(text: str) -> int:
 
 def _is_list(key: str) -> bool:
     section, _, field = key.partition(".")
-    return isinstance(getattr(getattr(Settings(), section), field), tuple)
+    return isinstance(getattr(getattr(SubmissionSettings(), section), field), tuple)
 
 
 def _take(values: dict[str, dict[str, Any]], origins: dict[str, str], found: dict[str, Any], origin: str) -> None:
@@ -264,7 +264,7 @@ def _read(path: Path) -> dict[str, Any]:
     for section, entries in document.items():
         if not isinstance(entries, dict):
             raise PlanError(
-                f"{path}: {section!r} stands outside of a section; sections: {', '.join(Settings.model_fields)}"
+                f"{path}: {section!r} stands outside of a section; sections: {', '.join(SubmissionSettings.model_fields)}"
             )
         found.update({f"{section}.{key}": value for key, value in entries.items()})
     return found

@@ -9,7 +9,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.submission.settings import Settings
+from cluster.submission.settings import SubmissionSettings
 from orchestrator.run_folder import STATE
 
 BATCH = "batch"
@@ -31,7 +31,7 @@ class Submission:
     """OUT or OUTDIR: an absolute path, or an address of a store."""
     directory: str
     """Where relative paths among the arguments begin."""
-    settings: Settings
+    settings: SubmissionSettings
     code: str | None
     """Folder to import gigarestore from; None: it is installed."""
     earlier: tuple[str, ...] = ()

@@ -27,7 +27,7 @@ from orchestrator.events import (
     WorkerStarted,
 )
 from orchestrator.monitoring.utilisation import Usage
-from orchestrator.run.batch_records import Record
+from orchestrator.run.batch_records import ImageRecord
 from orchestrator.run.many_images import Image
 
 # Rows of the table; images that are not restored are always named.
@@ -73,7 +73,7 @@ class BatchView:
 
         return listen
 
-    def told(self, record: Record) -> None:
+    def told(self, record: ImageRecord) -> None:
         """Show what became of an image."""
         with self._lock:
             self._done += 1
@@ -132,7 +132,7 @@ def busy(usage: Usage) -> str:
     return f"{usage.workers} worker{'s' if usage.workers > 1 else ''}, busy {usage.share:.0%} of the time"
 
 
-def print_records(records: Sequence[Record], usage: Usage, seconds: float) -> None:
+def print_records(records: Sequence[ImageRecord], usage: Usage, seconds: float) -> None:
     """Print what became of a batch's images: a table, and the sum."""
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
     table = Table("image", "state", "size", "tiles", "NFE", "time", "|A x - y|", "seam", "", box=None, pad_edge=False)

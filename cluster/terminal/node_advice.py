@@ -10,7 +10,7 @@ from orchestrator.job.plan import Plan
 from orchestrator.planning.advice import Advice, advise, idle_warning
 from orchestrator.planning.forecast import order_waves, useful_workers
 from orchestrator.scheduling.batch_policy import CPU_BATCH, GPU_BATCH
-from orchestrator.tiling.parallelism import Waves
+from orchestrator.tiling.parallelism import Parallelism
 
 # GPUs of a node where nobody says otherwise.
 GPUS_PER_NODE = 8
@@ -29,7 +29,7 @@ class Sizing:
         return {"gpu": self.gpu.as_dict(), "cpu": self.cpu.as_dict(), "warning": self.warning}
 
 
-def size_up(plan: Plan, shape: Waves, loaded: Loaded) -> Sizing:
+def size_up(plan: Plan, shape: Parallelism, loaded: Loaded) -> Sizing:
     """Return the nodes that keep busy, and a warning when more were asked for: by --workers, or by nodes of a size.
 
     shape: the plan's own parallelism; loaded: settings of `submit`, of which defaults are not asked for.

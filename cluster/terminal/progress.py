@@ -34,7 +34,7 @@ from orchestrator.events import (
     WorkerLost,
     WorkerStarted,
 )
-from orchestrator.monitoring.throughput import Pace
+from orchestrator.monitoring.throughput import Throughput
 
 # Seconds between plain lines where there is no terminal.
 PLAIN_INTERVAL = 10.0
@@ -48,7 +48,7 @@ class ProgressView:
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._last_line = time.monotonic()
-        self._pace = Pace()
+        self._pace = Throughput()
         self._failures = 0
 
     def __enter__(self) -> Self:

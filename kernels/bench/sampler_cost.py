@@ -22,10 +22,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from kernels.bench.variants import Variant, network, networks, variants
-from kernels.denoisers.base import Denoiser
+from kernels.denoisers.denoiser import Denoiser
 from kernels.metrics import psnr
 from kernels.noise import KeyedNoise
-from kernels.operators.base import AveragePool
+from kernels.operators.linear_operator import AveragePool
 from kernels.presets import FAITHFUL, PAPER, Preset
 from kernels.sampling.constraints import Known, Measurement, Problem, guide
 from kernels.sampling.sampler import SamplerConfig, sample
@@ -66,7 +66,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Case:
+class BenchCase:
     """A batch of tiles to restore: super-resolution by 4 with guide, pinned rows and a warm start."""
 
     truth: Tensor
@@ -75,7 +75,7 @@ class Case:
     config: SamplerConfig
 
     @classmethod
-    def build(cls, denoiser: Denoiser, tile: int, batch: int, steps: int, preset: Preset, device: str) -> Case:
+    def build(cls, denoiser: Denoiser, tile: int, batch: int, steps: int, preset: Preset, device: str) -> BenchCase:
         """Draw the tiles and their constraints on the device."""
         pictures = np.stack([draw(0, index, tile) for index in range(batch)])
         truth = torch.from_numpy(pictures).to(device).float() / 127.5 - 1
@@ -133,7 +133,7 @@ def measure(
             denoiser = variant.wrap(plain)
             rate = _matmul_rate(variant, device) if device != "cpu" else None
             for batch in batches:
-                case = Case.build(plain, tile, batch, steps, preset, device)
+                case = BenchCase.build(plain, tile, batch, steps, preset, device)
                 try:
                     yield _row(name, variant, plain, denoiser, case, repeats, None if rate is None else flops / rate)
                 except torch.cuda.OutOfMemoryError:
@@ -146,7 +146,7 @@ def _row(
     variant: Variant,
     plain: Denoiser,
     denoiser: Denoiser,
-    case: Case,
+    case: BenchCase,
     repeats: int,
     seconds_at_peak: float | None,
 ) -> Row:
@@ -182,7 +182,7 @@ def _row(
 
 
 @torch.no_grad()
-def _accuracy(plain: Denoiser, denoiser: Denoiser, case: Case, variant: Variant) -> tuple[float, float]:
+def _accuracy(plain: Denoiser, denoiser: Denoiser, case: BenchCase, variant: Variant) -> tuple[float, float]:
     """Compare one answer and one result with plain float32; these calls are the warm-up too."""
     t = torch.full((len(case.start),), int(case.config.schedule.timesteps[-1]), device=case.start.device)
     result = case.restore(denoiser)

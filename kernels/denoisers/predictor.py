@@ -15,9 +15,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from kernels.denoisers.base import Denoiser, evaluate
 from kernels.denoisers.builtin import load_prior
-from kernels.denoisers.registry import PREDICTOR_WEIGHTS
+from kernels.denoisers.denoiser import Denoiser, evaluate
+from kernels.denoisers.denoiser_registry import PREDICTOR_WEIGHTS
 from kernels.denoisers.symmetry import symmetric
 from kernels.presets import PREDICTION_ENSEMBLE
 from kernels.schedule import linear_alpha_bar

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from kernels.denoisers.registry import BUILTIN_WEIGHTS, split_ref
+from kernels.denoisers.denoiser_registry import BUILTIN_WEIGHTS, split_ref
 
 Metadata = Mapping[str, str]
 # Standard deviations of log residual above its mean at which a prior is said not to know an image.
@@ -23,7 +23,7 @@ LEAST_SPREAD = 0.15
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DomainStatistics:
-    """Say what a prior's residual (kernels.denoisers.domain_check) is on pictures that it knows."""
+    """Say what a prior's residual (kernels.denoisers.domain_statistics) is on pictures that it knows."""
 
     sigma: float
     """Noise level of the measurement, in the [-1, 1] range."""

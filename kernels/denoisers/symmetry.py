@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.denoisers.base import Denoiser
+from kernels.denoisers.denoiser import Denoiser
 from kernels.presets import Ensemble
 
 # Bit 0 mirrors columns, bit 1 rows, bit 2 swaps the two axes (square tiles).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from kernels.operators.base import AveragePool, Grey, Identity, Mask, Operator, compose
+from kernels.operators.linear_operator import AveragePool, Grey, Identity, Mask, Operator, compose
 from kernels.operators.smooth_pool import SmoothPool
 
 

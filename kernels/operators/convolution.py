@@ -13,7 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from kernels.operators.base import Free, Operator
+from kernels.operators.linear_operator import Free, Operator
 from kernels.operators.stencil import Stencil
 from kernels.operators.tolerance_projection import Effort, least_change, ridge_by_gradients
 

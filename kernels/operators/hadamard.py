@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kernels.operators.base import Operator
 from kernels.operators.hadamard_size import kept_count
+from kernels.operators.linear_operator import Operator
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kernels.operators.base import Free, Operator
+from kernels.operators.linear_operator import Free, Operator
 from kernels.operators.stencil import Stencil
 from kernels.operators.tolerance_projection import Effort, Ridge, least_change, least_squares
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.operators.base import AveragePool, Operator, replicate
+from kernels.operators.linear_operator import AveragePool, Operator, replicate
 
 # Measurement pixels repeated around a window: the support of the bicubic kernel.
 EDGE = 2

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernels.denoisers.base import Denoiser, evaluate
+from kernels.denoisers.denoiser import Denoiser, evaluate
 from kernels.noise import NoiseSource
-from kernels.sampling.coefficients import SamplerConfig
 from kernels.sampling.constraints import Problem
 from kernels.sampling.sampler import sample
+from kernels.sampling.step_coefficients import SamplerConfig
 from kernels.schedule import Float64, Schedule, base_alpha_bar, log_sigma_timesteps, time_travel
 
 

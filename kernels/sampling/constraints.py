@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import torch
 from torch import Tensor
 
-from kernels.operators.base import AveragePool, Free, Identity, Operator, Weight
+from kernels.operators.linear_operator import AveragePool, Free, Identity, Operator, Weight
 
 T = TypeVar("T")
 

@@ -13,11 +13,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from kernels.denoisers.base import Denoiser
-from kernels.sampling.coefficients import SamplerConfig, Step
+from kernels.denoisers.denoiser import Denoiser
 from kernels.sampling.constraints import Problem, RangeSpace, select
+from kernels.sampling.method_registry import describe_method
 from kernels.sampling.methods import Method, Moment, Shape, check_singular_values
-from kernels.sampling.registry import describe_method
+from kernels.sampling.step_coefficients import SamplerConfig, Step
 
 Pull = Callable[[Tensor], Tensor]
 """v -> J^T v, both (B, C, H, W); once."""

@@ -11,20 +11,20 @@ from __future__ import annotations
 
 import torch
 
-from kernels.denoisers.base import Denoiser
+from kernels.denoisers.denoiser import Denoiser
 from kernels.noise import NoiseSource
-from kernels.sampling.sampler import SamplerConfig, State, advance
+from kernels.sampling.sampler import SamplerConfig, SamplerState, advance
 
 # What torch says on the CPU, as a RuntimeError, where the system refuses memory.
 _CPU_REFUSAL = "DefaultCPUAllocator"
 
 
-def admit(running: State | None, newcomers: State) -> State:
+def admit(running: SamplerState | None, newcomers: SamplerState) -> SamplerState:
     """Return the batch with the newcomers at its end; raises ValueError when their problems cannot be joined."""
-    return newcomers if running is None else State.cat([running, newcomers])
+    return newcomers if running is None else SamplerState.cat([running, newcomers])
 
 
-def retire(state: State, config: SamplerConfig) -> tuple[State | None, State | None]:
+def retire(state: SamplerState, config: SamplerConfig) -> tuple[SamplerState | None, SamplerState | None]:
     """Return the tiles that have finished and those that have not, None where there are none."""
     over = state.finished(config)
     ended, going = ([i for i, done in enumerate(over) if done is wanted] for wanted in (True, False))
@@ -34,14 +34,14 @@ def retire(state: State, config: SamplerConfig) -> tuple[State | None, State | N
 
 
 def advance_within(
-    denoiser: Denoiser, state: State, config: SamplerConfig, noise: NoiseSource, most: int
-) -> tuple[State, int]:
+    denoiser: Denoiser, state: SamplerState, config: SamplerConfig, noise: NoiseSource, most: int
+) -> tuple[SamplerState, int]:
     """Take every tile one step in parts of at most `most` tiles, halved for as long as the memory does not suffice.
 
     Returns the state and the largest part that fitted, at most `most`. Raises what the device raised when a single
     tile does not fit. An attempt leaves the state as it was, so the bytes do not depend on how often it was halved.
     """
-    parts: list[State] = []
+    parts: list[SamplerState] = []
     begin, count = 0, len(state.keys)
     while begin < count:
         rows = range(begin, min(begin + most, count))
@@ -54,10 +54,10 @@ def advance_within(
             continue
         parts.append(advanced)
         begin = rows.stop
-    return parts[0] if len(parts) == 1 else State.cat(parts), most
+    return parts[0] if len(parts) == 1 else SamplerState.cat(parts), most
 
 
-def _try(denoiser: Denoiser, state: State, config: SamplerConfig, noise: NoiseSource) -> State | None:
+def _try(denoiser: Denoiser, state: SamplerState, config: SamplerConfig, noise: NoiseSource) -> SamplerState | None:
     """Advance; None when the memory did not suffice for several tiles. On return no frame holds their tensors."""
     try:
         return advance(denoiser, state, config, noise)

@@ -18,10 +18,10 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from kernels.operators.base import Mask, Operator, name
-from kernels.sampling.coefficients import Step
+from kernels.operators.linear_operator import Mask, Operator, name
 from kernels.sampling.constraints import Known, Measurement, Problem, RangeSpace, ddnm_plus, range_space, select, to
-from kernels.sampling.registry import MethodInfo, describe_method
+from kernels.sampling.method_registry import MethodInfo, describe_method
+from kernels.sampling.step_coefficients import Step
 
 Shape = tuple[int, int, int]
 """(C, H, W), px."""

@@ -19,16 +19,16 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from kernels.denoisers.base import Denoiser, evaluate
+from kernels.denoisers.denoiser import Denoiser, evaluate
 from kernels.noise import NoiseKey, NoiseSource
 from kernels.sampling.classifier_guidance import Guidance
-from kernels.sampling.coefficients import SamplerConfig, Step, gather
 from kernels.sampling.constraints import Problem, RangeSpace, cat, select, to
 from kernels.sampling.gradient_methods import Dps, GradientMethod, Pigdm, evaluate_with_gradient
+from kernels.sampling.method_registry import describe_method
 from kernels.sampling.methods import Ddnm, Ddrm, Method, Moment, Replacement
-from kernels.sampling.registry import describe_method
+from kernels.sampling.step_coefficients import SamplerConfig, Step, gather
 
-__all__ = ["SamplerConfig", "State", "advance", "sample", "start", "strategy"]
+__all__ = ["SamplerConfig", "SamplerState", "advance", "sample", "start", "strategy"]
 
 
 @lru_cache(maxsize=8)
@@ -50,7 +50,7 @@ def strategy(config: SamplerConfig) -> Method:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class State:
+class SamplerState:
     """Hold a batch of tiles between two steps."""
 
     x: Tensor
@@ -69,12 +69,12 @@ class State:
         """Tell which tiles have arrived at -1; they must be retired before the others advance."""
         return tuple(config.times[p] < 0 for p in self.position)
 
-    def select(self, rows: Sequence[int]) -> State:
+    def select(self, rows: Sequence[int]) -> SamplerState:
         """Return the given tiles as a batch of their own."""
         return select(self, rows)
 
     @staticmethod
-    def cat(states: Sequence[State]) -> State:
+    def cat(states: Sequence[SamplerState]) -> SamplerState:
         """Join batches, wherever their tiles stand; raise ValueError when their problems cannot be joined."""
         if any(s.problem.known is not None for s in states):
             states = [replace(s, problem=s.problem.with_known(s.x)) for s in states]
@@ -115,7 +115,7 @@ def start(
     x_init: Tensor | None = None,
     device: torch.device | str | None = None,
     guidance: Guidance | None = None,
-) -> State:
+) -> SamplerState:
     """Return the batch at times[0], draw 0 consumed; arguments and errors as for `sample`."""
     if device is None:
         device = "cpu" if x_init is None else x_init.device
@@ -137,11 +137,13 @@ def start(
         z = config.noise_scale * z
     x = method.begin(problem, picture, x, a, s, z)
     zeros, ones = (0,) * len(keys), (1,) * len(keys)
-    return State(x=x, estimate=x, problem=problem, keys=tuple(keys), position=zeros, draws=ones, guidance=guidance)
+    return SamplerState(
+        x=x, estimate=x, problem=problem, keys=tuple(keys), position=zeros, draws=ones, guidance=guidance
+    )
 
 
 @torch.no_grad()
-def advance(denoiser: Denoiser, state: State, config: SamplerConfig, noise: NoiseSource) -> State:
+def advance(denoiser: Denoiser, state: SamplerState, config: SamplerConfig, noise: NoiseSource) -> SamplerState:
     """Take every tile through its pending forward moves, if any, and one reverse step: one network call each.
 
     Raises ValueError when a tile of the batch has finished.
@@ -151,7 +153,7 @@ def advance(denoiser: Denoiser, state: State, config: SamplerConfig, noise: Nois
     return _descend(denoiser, _climb(state, config, noise), config, noise)
 
 
-def _climb(state: State, config: SamplerConfig, noise: NoiseSource) -> State:
+def _climb(state: SamplerState, config: SamplerConfig, noise: NoiseSource) -> SamplerState:
     """Make the pending forward moves of time travel, x <- sqrt(1 - beta) x + sqrt(beta) z, one draw each."""
     tiles, times, position, draws = list(state.x), config.times, list(state.position), list(state.draws)
     while rows := [i for i, p in enumerate(position) if times[p + 1] > times[p]]:
@@ -167,7 +169,7 @@ def _climb(state: State, config: SamplerConfig, noise: NoiseSource) -> State:
     return replace(state, x=torch.stack(tiles), position=tuple(position), draws=tuple(draws))
 
 
-def _descend(denoiser: Denoiser, state: State, config: SamplerConfig, noise: NoiseSource) -> State:
+def _descend(denoiser: Denoiser, state: SamplerState, config: SamplerConfig, noise: NoiseSource) -> SamplerState:
     """Take one reverse step: estimate, correct, step, post."""
     method, indices = strategy(config), [config.times[p] for p in state.position]
     step = gather(config, indices, state.x.device)
@@ -201,7 +203,7 @@ def _descend(denoiser: Denoiser, state: State, config: SamplerConfig, noise: Noi
 
 def _estimate(
     denoiser: Denoiser,
-    state: State,
+    state: SamplerState,
     config: SamplerConfig,
     method: Method,
     step: Step,
@@ -240,7 +242,7 @@ def _step(config: SamplerConfig, m: Moment, x_hat: Tensor, weights: RangeSpace |
 
 
 def _draw(
-    state: State, draws: Sequence[int], rows: Sequence[int], config: SamplerConfig, noise: NoiseSource
+    state: SamplerState, draws: Sequence[int], rows: Sequence[int], config: SamplerConfig, noise: NoiseSource
 ) -> Tensor | None:
     if config.noise_scale == 0:
         return None

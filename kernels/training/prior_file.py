@@ -10,10 +10,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kernels.denoisers.builtin import FORMAT, BuiltinDenoiser, LocalUNet, PriorConfig
-from kernels.denoisers.domain_check import statistics
+from kernels.denoisers.denoiser_registry import DenoiserInfo
+from kernels.denoisers.domain_statistics import statistics
 from kernels.denoisers.predictor import FORMAT as PREDICTOR_FORMAT
 from kernels.denoisers.prior_metadata import Metadata
-from kernels.denoisers.registry import DenoiserInfo
 from kernels.training.recipe import PREDICTED_SCALES
 from kernels.training.trainer import VALIDATION_SIGMAS, read_state, validate, validate_predictions
 
@@ -44,7 +44,7 @@ def export_prior(
 
 
 def measured(config: PriorConfig, tensors: Mapping[str, Tensor], held_out: Tensor, known: Tensor) -> dict[str, str]:
-    """Return the metadata that are figures of a network: of its validation, and of its domain (kernels.denoisers.domain_check)."""
+    """Return the metadata that are figures of a network: of its validation, and of its domain (kernels.denoisers.domain_statistics)."""
     net = LocalUNet(config)
     net.load_state_dict({key: value.float() for key, value in tensors.items()})
     denoiser = BuiltinDenoiser(net, DenoiserInfo(name="prior", channels=config.image_channels))

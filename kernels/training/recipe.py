@@ -19,7 +19,7 @@ from torch import Tensor
 
 from kernels.denoisers.builtin import PriorConfig
 from kernels.denoisers.predictor import SIGMA as PREDICTION_SIGMA
-from kernels.operators.base import replicate
+from kernels.operators.linear_operator import replicate
 from kernels.training.sample_cache import Collection
 
 # Weights of red, green and blue in a grey version of a crop, about the eye's.
@@ -102,7 +102,7 @@ class CropSource(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
+class TrainingBatch:
     """Hold one step's examples: z = x0 + sigma n, or what was left of x0 by pooling and enlarging."""
 
     x0: Tensor
@@ -112,7 +112,7 @@ class Batch:
     """Side of the cells that x0 was pooled over, px; 0 for noise."""
 
 
-def make_batch(spec: TrainingSpec, source: CropSource, step: int) -> Batch:
+def make_batch(spec: TrainingSpec, source: CropSource, step: int) -> TrainingBatch:
     """Return the examples of one step: x0 and z (B, C, s, s) in [-1, 1], sigma (B,)."""
     rng = np.random.default_rng([spec.seed, 1, step])
     large = step >= 0.6 * spec.steps
@@ -123,10 +123,10 @@ def make_batch(spec: TrainingSpec, source: CropSource, step: int) -> Batch:
     if spec.objective == "predict":
         scale = int(rng.choice(PREDICTED_SCALES, p=PREDICTED_SHARES))
         z = enlarged(x0, scale, rounded=bool(rng.random() < 0.5))
-        return Batch(x0=x0, z=z, sigma=torch.full((count,), PREDICTION_SIGMA), scale=scale)
+        return TrainingBatch(x0=x0, z=z, sigma=torch.full((count,), PREDICTION_SIGMA), scale=scale)
     sigma = torch.from_numpy(draw_sigma(rng, count))
     noise = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32))
-    return Batch(x0=x0, z=x0 + sigma[:, None, None, None] * noise, sigma=sigma)
+    return TrainingBatch(x0=x0, z=x0 + sigma[:, None, None, None] * noise, sigma=sigma)
 
 
 def enlarged(x0: Tensor, scale: int, *, rounded: bool) -> Tensor:

@@ -21,8 +21,8 @@ from kernels.denoisers.predictor import SIGMA as PREDICTION_SIGMA
 from kernels.training.recipe import (
     PREDICTED_SCALES,
     PREDICTION_WEIGHT,
-    Batch,
     CropSource,
+    TrainingBatch,
     TrainingSpec,
     enlarged,
     learning_rate,
@@ -77,7 +77,7 @@ class Trainer:
         """The moving average at the best validation."""
         self.best_at = 0
 
-    def advance(self, batch: Batch) -> float:
+    def advance(self, batch: TrainingBatch) -> float:
         """Take one step on a batch; return its loss."""
         x0, z, sigma = (part.to(self.device) for part in (batch.x0, batch.z, batch.sigma))
         for group in self.optimiser.param_groups:

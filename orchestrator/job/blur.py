@@ -12,7 +12,7 @@ from orchestrator.errors import PlanError
 from orchestrator.job.spec import TaskSpec
 from storage.box import Box
 from storage.byte_source import located
-from storage.readers.registry import open_image
+from storage.readers.reader_registry import open_image
 
 NAMED = ("uniform", "gaussian", "anisotropic")
 FORMS = "uniform:TAPS, gaussian:SIGMA[:TAPS], anisotropic:SIGMA_Y,SIGMA_X[:TAPS] or a kernel file"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kernels.denoisers.registry import DenoiserInfo, describe
+from kernels.denoisers.denoiser_registry import DenoiserInfo, describe
 from orchestrator.errors import PlanError
 from orchestrator.job.spec import GuidanceSpec
 
@@ -22,7 +22,7 @@ USUAL_SCALE = 1.0
 
 
 def describe_network(ref: str, guidance: GuidanceSpec) -> DenoiserInfo:
-    """Describe a denoiser with the class it is to draw; errors as of `kernels.denoisers.registry.describe`."""
+    """Describe a denoiser with the class it is to draw; errors as of `kernels.denoisers.denoiser_registry.describe`."""
     return describe(ref, network_label(ref, guidance))
 
 

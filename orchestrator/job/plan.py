@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kernels.denoisers.registry import DenoiserInfo
+from kernels.denoisers.denoiser_registry import DenoiserInfo
 from orchestrator.errors import PlanError
 from orchestrator.job.bands import Bands
 from orchestrator.job.spec import JobSpec

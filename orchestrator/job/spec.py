@@ -125,7 +125,7 @@ class SamplingSpec(_Section):
     quality: Literal["draft", "standard", "paper"] | None = None
     """Number of steps: a quarter of the preset's, the preset's, or the paper's T = 100, l = 10, r = 3, overlap tile/2."""
     method: Literal["ddnm", "repaint", "ilvr", "ddrm", "pigdm", "dps"] = "ddnm"
-    """How measurement, guide and known pixels enter a step (kernels.sampling.registry)."""
+    """How measurement, guide and known pixels enter a step (kernels.sampling.method_registry)."""
     zeta: Annotated[float, Field(ge=0)] | None = None
     """dps: length of the gradient step."""
     eta_b: Annotated[float, Field(ge=0, le=1)] | None = None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kernels.denoisers.registry import DenoiserInfo
+from kernels.denoisers.denoiser_registry import DenoiserInfo
 from kernels.presets import EVALUATIONS, PREDICTION_ENSEMBLE
 from kernels.schedule import Schedule, base_alpha_bar, log_sigma_timesteps, respaced_timesteps, time_travel
 from orchestrator.job.plan import Level, Plan

@@ -22,12 +22,12 @@ from orchestrator.job.blur import stencil_of
 from orchestrator.job.spec import JobSpec
 from orchestrator.measurement.consistency import means, support, windows
 from orchestrator.measurement.input_file import open_file
-from orchestrator.measurement.windows import Measured
+from orchestrator.measurement.windows import MeasuredWindow
 from storage.box import Box
 from storage.export.small_image import check_name, write_image
 from storage.pixels import peak
-from storage.readers.registry import open_image
-from storage.readers.zarr_arrays.coefficients import CsInfo, create_coefficients, replace_folder
+from storage.readers.reader_registry import open_image
+from storage.readers.zarr_arrays.cs_coefficients import CsInfo, create_coefficients, replace_folder
 
 Float64 = NDArray[np.float64]
 Pixels = NDArray[np.unsignedinteger]
@@ -59,7 +59,7 @@ def degrade(spec: JobSpec, out: Path, seed: int, overwrite: bool = False) -> tup
         raise PlanError(f"{out} exists; choose another OUT, or --overwrite to replace it")
     image = open_file(spec.input, Path(os.devnull) / "nothing staged")
     info, top = image.info, peak(image.info.dtype)
-    clean = Measured(info.height, info.width, lambda *box: image.read(Box(*box)).astype(np.float32))
+    clean = MeasuredWindow(info.height, info.width, lambda *box: image.read(Box(*box)).astype(np.float32))
     sigma = spec.task.sigma * (top if spec.task.sigma_unit == "fraction" else 1.0)
     if spec.task.name == "cs":
         return _write_coefficients(spec, clean, info.channels, info.dtype, sigma, seed, out)
@@ -77,7 +77,7 @@ def degrade(spec: JobSpec, out: Path, seed: int, overwrite: bool = False) -> tup
     return found.shape
 
 
-def _shape(spec: JobSpec, clean: Measured, bands: int, top: int) -> _Shape:
+def _shape(spec: JobSpec, clean: MeasuredWindow, bands: int, top: int) -> _Shape:
     task, scale = spec.task, spec.task.scale
     height, width, side = clean.height // scale, clean.width // scale, max(WINDOW // scale, 1)
     if height == 0 or width == 0:
@@ -116,7 +116,7 @@ def _shape(spec: JobSpec, clean: Measured, bands: int, top: int) -> _Shape:
     return _Shape(height=height, width=width, bands=bands, side=side, measure=averages)
 
 
-def _own_shape(spec: JobSpec, clean: Measured, top: int) -> _Shape:
+def _own_shape(spec: JobSpec, clean: MeasuredWindow, top: int) -> _Shape:
     from orchestrator.measurement.tile_operator import measure as apply  # imports torch
     from orchestrator.measurement.tile_operator import own_operator
 
@@ -135,7 +135,7 @@ def _own_shape(spec: JobSpec, clean: Measured, top: int) -> _Shape:
     return _Shape(height=height, width=width, bands=bands, side=max(WINDOW // unit, 1) * cells, measure=measure)
 
 
-def _fine_mask(spec: JobSpec, clean: Measured) -> Callable[[Box], Pixels] | None:
+def _fine_mask(spec: JobSpec, clean: MeasuredWindow) -> Callable[[Box], Pixels] | None:
     """Return the reader of a mask of the clean image's size, where that is not the measurement's."""
     if spec.input.mask is None or spec.task.scale == 1:
         return None
@@ -165,7 +165,7 @@ def _unknown(spec: JobSpec) -> int:
 
 
 def _write_coefficients(
-    spec: JobSpec, clean: Measured, bands: int, dtype: str, sigma: float, seed: int, out: Path
+    spec: JobSpec, clean: MeasuredWindow, bands: int, dtype: str, sigma: float, seed: int, out: Path
 ) -> tuple[int, ...]:
     from orchestrator.measurement.tile_operator import measure, own_operator  # imports torch
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from orchestrator.job.spec import InputSpec
 from orchestrator.job.value_range import Values
 from storage.image import ImageInfo, Reader, Selection, check_memory
-from storage.readers.registry import inspect, open_image
+from storage.readers.reader_registry import inspect, open_image
 
 
 def selection(given: InputSpec) -> Selection:

@@ -11,19 +11,19 @@ from numpy.typing import NDArray
 
 from orchestrator.job.plan import Level, Plan
 from orchestrator.measurement.input_file import open_file, without_empty
-from orchestrator.measurement.windows import Array, Measured
+from orchestrator.measurement.windows import Array, MeasuredWindow
 from orchestrator.run_folder import RunDir
 from storage.box import Box
 from storage.image import Reader
 from storage.readers.cache import CachedReader
-from storage.readers.registry import open_image
+from storage.readers.reader_registry import open_image
 from storage.run_store.pooled import open_pooled
 
 Pixels = NDArray[Any]
 Known = Callable[[Box, Pixels], NDArray[np.bool_]]
 
 
-def input_measured(run: RunDir, plan: Plan) -> Measured:
+def input_measured(run: RunDir, plan: Plan) -> MeasuredWindow:
     """Return the measurement as it was read (pool 1): grey where the task measures grey, NaN where unknown.
 
     With a mask of the output's pixels a cell counts as known when any of its pixels is: its value is their average, at
@@ -33,7 +33,7 @@ def input_measured(run: RunDir, plan: Plan) -> Measured:
     assert spec.path is not None and spec.size is not None, "a measured task has an input"
     if plan.task.name == "cs":
         coefficients = open_pooled(Path(spec.path))
-        return Measured(coefficients.height, coefficients.width, lambda *box: coefficients.read(Box(*box)))
+        return MeasuredWindow(coefficients.height, coefficients.width, lambda *box: coefficients.read(Box(*box)))
     image, known, grey = open_input(run, plan), input_known(run, plan), plan.task.grey
 
     def read(y0: int, x0: int, y1: int, x1: int) -> Array:
@@ -46,7 +46,7 @@ def input_measured(run: RunDir, plan: Plan) -> Measured:
 
     height, width = spec.size
     if spec.pad is None:
-        return Measured(height, width, read)
+        return MeasuredWindow(height, width, read)
     top, right, bottom, left = spec.pad
 
     def read_padded(y0: int, x0: int, y1: int, x1: int) -> Array:
@@ -59,7 +59,7 @@ def input_measured(run: RunDir, plan: Plan) -> Measured:
             found[:, y - y0 : y_end - y0, x - x0 : x_end - x0] = read(y - top, x - left, y_end - top, x_end - left)
         return found
 
-    return Measured(height + top + bottom, width + left + right, read_padded)
+    return MeasuredWindow(height + top + bottom, width + left + right, read_padded)
 
 
 def input_known(run: RunDir, plan: Plan) -> Known | None:
@@ -82,7 +82,7 @@ def input_known(run: RunDir, plan: Plan) -> Known | None:
     return known
 
 
-def fine_known(run: RunDir, plan: Plan) -> Measured | None:
+def fine_known(run: RunDir, plan: Plan) -> MeasuredWindow | None:
     """Return a mask of the output's pixels as an endless image, 1 where known; None where there is none."""
     mask = open_mask(run, plan)
     if mask is None or not plan.spec.input.fine_mask:
@@ -92,10 +92,10 @@ def fine_known(run: RunDir, plan: Plan) -> Measured | None:
         known: Array = (mask.read(Box(y0, x0, y1, x1))[:1] != 0).astype(np.float32)
         return known
 
-    return Measured(mask.info.height, mask.info.width, read)
+    return MeasuredWindow(mask.info.height, mask.info.width, read)
 
 
-def level_measured(run: RunDir, plan: Plan, level: Level) -> Measured | None:
+def level_measured(run: RunDir, plan: Plan, level: Level) -> MeasuredWindow | None:
     """Return what constrains a level; None for generation."""
     if not plan.task.measured:
         return None
@@ -106,7 +106,7 @@ def level_measured(run: RunDir, plan: Plan, level: Level) -> Measured | None:
     def read(y0: int, x0: int, y1: int, x1: int) -> Array:
         return pooled.read(Box(y0, x0, y1, x1))
 
-    return Measured(pooled.height, pooled.width, read)
+    return MeasuredWindow(pooled.height, pooled.width, read)
 
 
 def open_input(run: RunDir, plan: Plan) -> Reader:

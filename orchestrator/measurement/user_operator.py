@@ -13,13 +13,13 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from kernels.operators.base import Operator
+from kernels.operators.linear_operator import Operator
 from orchestrator.errors import PlanError
 from orchestrator.job.spec import TaskSpec
 
 
 @dataclass(frozen=True, slots=True)
-class Own(Operator):
+class UserOperator(Operator):
     """Wrap an object with A, pinv and scale; alignment and singular_values are optional."""
 
     inner: Any
@@ -54,14 +54,14 @@ class Own(Operator):
         return found
 
 
-def load_operator(task: TaskSpec) -> Own:
+def load_operator(task: TaskSpec) -> UserOperator:
     """Import and construct the operator of a task; raises PlanError on one line."""
     assert task.operator is not None, "the caller has checked"
     return _load(task.operator, tuple(sorted(task.operator_args.items())))
 
 
 @lru_cache(maxsize=4)
-def _load(ref: str, arguments: tuple[tuple[str, str], ...]) -> Own:
+def _load(ref: str, arguments: tuple[tuple[str, str], ...]) -> UserOperator:
     module_name, _, attribute = ref.partition(":")
     if not module_name or not attribute:
         raise PlanError(f"--operator {ref!r} names no class; write package.module:Class")
@@ -70,7 +70,7 @@ def _load(ref: str, arguments: tuple[tuple[str, str], ...]) -> Own:
         sys.path.append(here)
     try:
         made = getattr(importlib.import_module(module_name), attribute)(**{k: _value(v) for k, v in arguments})
-        own = Own(made)
+        own = UserOperator(made)
         if own.scale < 1 or own.alignment < 1 or own.alignment % own.scale:
             raise ValueError(f"alignment {own.alignment} is no multiple of its scale {own.scale}")
         if not (callable(made.A) and callable(made.pinv)):

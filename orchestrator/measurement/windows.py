@@ -19,7 +19,7 @@ def reflect(start: int, stop: int, length: int) -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredWindow:
     """A level's measurement as an endless image: (C, h, w) float32 in [-1, 1], NaN where unknown."""
 
     height: int

@@ -10,7 +10,7 @@ RECENT = 256
 
 
 @dataclass(frozen=True, slots=True)
-class _Batch:
+class _TimedBatch:
     time: float
     seconds: float
     tiles: int
@@ -18,7 +18,7 @@ class _Batch:
 
 
 @dataclass(slots=True)
-class Pace:
+class Throughput:
     """Fed with a run's events; times in s on any clock that all of them share."""
 
     tiles: int = 0
@@ -27,7 +27,7 @@ class Pace:
     """Tiles on the longest chain that is left."""
     workers: set[str] = field(default_factory=set)
     _began: float = 0.0
-    _recent: deque[_Batch] = field(default_factory=lambda: deque(maxlen=RECENT))
+    _recent: deque[_TimedBatch] = field(default_factory=lambda: deque(maxlen=RECENT))
 
     def started(self, time: float, tiles: int, done: int) -> None:
         """Begin an attempt."""
@@ -38,7 +38,7 @@ class Pace:
     def committed(self, time: float, seconds: float, tiles: int, nfe: int, path: int) -> None:
         """Add a batch."""
         self.done, self.path = self.done + tiles, path
-        self._recent.append(_Batch(time, seconds, tiles, nfe))
+        self._recent.append(_TimedBatch(time, seconds, tiles, nfe))
 
     def nfe_per_second(self, now: float) -> float:
         """Return the network evaluations per second of the recent batches."""

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from orchestrator.planning.forecast import useful_workers
-from orchestrator.tiling.parallelism import Waves
+from orchestrator.tiling.parallelism import Parallelism
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class Advice:
         return asdict(self)
 
 
-def advise(shape: Waves, batch: int, per_node: int) -> Advice:
+def advise(shape: Parallelism, batch: int, per_node: int) -> Advice:
     """Return whole nodes of up to `per_node` workers that the graph keeps busy; at least one worker."""
     useful = useful_workers(shape, batch)
     nodes = max(1, useful // per_node)
@@ -34,7 +34,7 @@ def advise(shape: Waves, batch: int, per_node: int) -> Advice:
     return Advice(workers=nodes * each, batch=batch, nodes=nodes, per_node=each)
 
 
-def idle_warning(shape: Waves, workers: int, batch: int, useful: Mapping[str, Mapping[int, int]]) -> str | None:
+def idle_warning(shape: Parallelism, workers: int, batch: int, useful: Mapping[str, Mapping[int, int]]) -> str | None:
     """Say how many of `workers` would idle, and which order would keep more of them busy; None when all are worth it.
 
     useful: per order and batch the workers that it keeps busy (orchestrator.planning.forecast).

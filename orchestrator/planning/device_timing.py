@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from kernels.denoisers.base import evaluate, load_denoiser
+from kernels.denoisers.denoiser import evaluate, load_denoiser
 from orchestrator.job.plan import Plan
 from orchestrator.scheduling.simulator import Device
 

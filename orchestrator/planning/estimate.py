@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from kernels.denoisers.registry import DenoiserInfo
-from kernels.sampling.registry import describe_method
+from kernels.denoisers.denoiser_registry import DenoiserInfo
+from kernels.sampling.method_registry import describe_method
 from orchestrator.job.plan import Level, Plan
 from orchestrator.job.trajectory import trajectory
 from orchestrator.scheduling.cell_lifetime import AHEAD
@@ -19,7 +19,7 @@ from orchestrator.tiling.superblocks import SIDE
 BUILTIN_STEP_SECONDS = 0.125
 # A worker process with torch and Ray before any tile, bytes (docs/RESULTS.md).
 WORKER_BASE_BYTES = 420_000_000
-# A vector-Jacobian product keeps all activations of a tile (kernels.sampling.registry): at most this many times more.
+# A vector-Jacobian product keeps all activations of a tile (kernels.sampling.method_registry): at most this many times more.
 GRADIENT_FACTOR = 4
 
 

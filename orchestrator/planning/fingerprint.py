@@ -9,15 +9,15 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from kernels.denoisers.registry import PREDICTOR_WEIGHTS, file_hash
+from kernels.denoisers.denoiser_registry import PREDICTOR_WEIGHTS, file_hash
 from orchestrator.errors import PlanError
 from orchestrator.job.class_guidance import guidance_marks
 from orchestrator.job.plan import Plan
 from orchestrator.job.regions import region_marks
 from orchestrator.job.spec import SamplingSpec
-from storage.byte_source import Source, is_url, redact
+from storage.byte_source import ByteSource, is_url, redact
 from storage.errors import FormatError
-from storage.readers.registry import ZARR_FILES
+from storage.readers.reader_registry import ZARR_FILES
 
 # Raise whenever a change of the code changes pixels.
 PIXEL_VERSION = 2
@@ -99,7 +99,7 @@ def content_hash(name: Path | str) -> str:
 
 
 def _hash_file(digest: hashlib.blake2b, path: Path | str) -> None:
-    with Source(path) as source:
+    with ByteSource(path) as source:
         digest.update(f"{source.size}\n".encode())
         last = max(source.size - BLOCK_BYTES, 0)
         for offset in sorted({last * i // (SAMPLED_BLOCKS - 1) for i in range(SAMPLED_BLOCKS)}):

@@ -11,7 +11,7 @@ from orchestrator.job.plan import Level, Plan
 from orchestrator.job.regions import covered
 from orchestrator.measurement.nodata import keeps_nodata
 from orchestrator.measurement.tile_input import TileInput, determined
-from orchestrator.measurement.windows import Measured
+from orchestrator.measurement.windows import MeasuredWindow
 from orchestrator.run_folder import RunDir
 from orchestrator.tiling.grid import TileKey
 from storage.box import Box
@@ -46,7 +46,7 @@ def count_filled(plan: Plan) -> int | None:
     )
 
 
-def _is_filled(plan: Plan, level: Level, key: TileKey, measured: Measured | None) -> bool:
+def _is_filled(plan: Plan, level: Level, key: TileKey, measured: MeasuredWindow | None) -> bool:
     box, s = Box(*level.grid.box(key)), level.posed.scale
     y = None if measured is None else measured.read(box.y0 // s, box.x0 // s, box.y1 // s, box.x1 // s)
     mask = np.zeros((1, *box.shape), dtype=bool)

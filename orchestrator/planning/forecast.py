@@ -13,7 +13,7 @@ from orchestrator.planning.estimate import known_step
 from orchestrator.scheduling.simulator import Device, Simulation, lower_bound, simulate
 from orchestrator.tiling.axis import BLOCK, ORDERS
 from orchestrator.tiling.grid import TileGrid
-from orchestrator.tiling.parallelism import Waves, waves
+from orchestrator.tiling.parallelism import Parallelism, waves
 
 WORKERS = tuple(2**k for k in range(11))
 BATCHES = (1, 4, 8, 16)
@@ -34,7 +34,7 @@ class Forecast:
     device: Device | None
     """What an evaluation costs; None when nobody knows."""
     batch: int
-    parallelism: Waves
+    parallelism: Parallelism
     useful: dict[str, dict[int, int]]
     """Per order and batch: the workers that the graph keeps busy; orders that this tiling cannot have are left out."""
     simulations: list[Simulation]
@@ -67,12 +67,12 @@ def forecast(plan: Plan, device: Device | None, batch: int, *, run: bool, worker
     return Forecast(device=device, batch=batch, parallelism=found, useful=useful, simulations=simulations)
 
 
-def useful_workers(shape: Waves, batch: int) -> int:
+def useful_workers(shape: Parallelism, batch: int) -> int:
     """Return how many workers a graph keeps busy with batches of a size."""
     return max(1, int(BUSY_SHARE * shape.mean / batch))
 
 
-def order_waves(plan: Plan) -> dict[str, Waves]:
+def order_waves(plan: Plan) -> dict[str, Parallelism]:
     """Return the parallelism of the plan's tiling in every order that it can have."""
     found = {}
     for order in ORDERS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from kernels.denoisers.registry import DenoiserInfo
+from kernels.denoisers.denoiser_registry import DenoiserInfo
 from kernels.operators.hadamard_size import kept_count
 from orchestrator.errors import PlanError
 from orchestrator.job.blur import kernel_of, read_blur
@@ -14,7 +14,7 @@ from orchestrator.job.value_range import LIMITS, UNSIGNED
 from orchestrator.measurement.input_file import inspect_file
 from storage.byte_source import located
 from storage.image import ImageInfo
-from storage.readers.registry import inspect
+from storage.readers.reader_registry import inspect
 
 
 def resolve_task(spec: JobSpec, info: DenoiserInfo) -> TaskSpec:
@@ -64,7 +64,7 @@ def resolve_input(given: InputSpec, task: TaskSpec, channels: int) -> InputSpec:
         return given.model_copy(update={"bands": given.bands or channels, "dtype": given.dtype or "uint8"})
     path = located(given.path)
     if task.name == "cs":
-        from storage.readers.zarr_arrays.coefficients import inspect_coefficients  # imports zarr
+        from storage.readers.zarr_arrays.cs_coefficients import inspect_coefficients  # imports zarr
 
         cs = inspect_coefficients(Path(path))
         facts = {"size": cs.blocks, "bands": cs.bands, "dtype": cs.dtype, "extent": (cs.height, cs.width)}
@@ -123,7 +123,7 @@ def _coefficients(spec: JobSpec) -> TaskSpec:
             raise PlanError("task cs needs a measurement, or --ratio and --size in blocks to plan without one")
         kept_count(task.block, task.ratio)
         return task.model_copy(update={"scale": task.block})
-    from storage.readers.zarr_arrays.coefficients import inspect_coefficients  # imports zarr
+    from storage.readers.zarr_arrays.cs_coefficients import inspect_coefficients  # imports zarr
 
     info = inspect_coefficients(Path(spec.input.path))
     if task.ratio is not None and task.ratio != info.ratio:
@@ -137,7 +137,7 @@ def _own(task: TaskSpec, info: DenoiserInfo) -> TaskSpec:
     if task.operator is None:
         raise PlanError("task operator needs --operator package.module:Class")
     operator = load_operator(task)
-    from kernels.operators.checks import check_laws
+    from kernels.operators.operator_checks import check_laws
 
     check_laws(operator, task.operator, info.channels, noisy=task.sigma > 0)
     return task.model_copy(update={"scale": operator.scale, "alignment": operator.alignment})

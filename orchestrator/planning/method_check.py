@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kernels.sampling.registry import describe_method
+from kernels.sampling.method_registry import describe_method
 from orchestrator.job.plan import Plan
 from orchestrator.job.trajectory import trajectory
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Literal
 
-from kernels.denoisers.registry import DenoiserInfo, absolute_ref
+from kernels.denoisers.denoiser_registry import DenoiserInfo, absolute_ref
 from kernels.presets import DENOISING, INTENTS, PAPER, PREDICTED, PREDICTED_SCALES, STARTED_STEPS, Preset
-from kernels.sampling.registry import MethodInfo, describe_method
+from kernels.sampling.method_registry import MethodInfo, describe_method
 from orchestrator.errors import PlanError
 from orchestrator.job.class_guidance import check_tile, describe_network, resolve_guidance
 from orchestrator.job.plan import Plan, check_levels, fitting_margin, fitting_stride, fitting_tile, output_size

@@ -14,7 +14,7 @@ from ray.exceptions import RayError
 
 from orchestrator.errors import RunError
 from orchestrator.events import WorkerLost
-from orchestrator.ray_backend.actors import Introduction, WorkerKind
+from orchestrator.ray_backend.actors import WorkerInfo, WorkerKind
 from orchestrator.ray_backend.connection import Cluster, first_line
 
 # Worker deaths without any progress in between, beyond one per worker, before the run is given up.
@@ -109,7 +109,7 @@ class Pool:
             self._wait_for_room(now)
         return new
 
-    def joined(self, ref: Any, answer: Future[Introduction]) -> Member | None:
+    def joined(self, ref: Any, answer: Future[WorkerInfo]) -> Member | None:
         """Take in a worker that is ready, or record that it could not start."""
         member = self.joining.pop(ref)
         try:

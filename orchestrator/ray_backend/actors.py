@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-class Introduction(NamedTuple):
+class WorkerInfo(NamedTuple):
     """What a worker says of itself when it is ready."""
 
     name: str
@@ -36,11 +36,11 @@ class Introduction(NamedTuple):
     """Ray's name of the machine."""
 
 
-def introduce(device: str, threads: int = 1) -> Introduction:
+def introduce(device: str, threads: int = 1) -> WorkerInfo:
     """Introduce the worker in this process, an actor's."""
     from orchestrator.ray_backend.this_node import this_node  # Ray, which runs this
 
-    return Introduction(f"{socket.gethostname()}:{os.getpid()}", device, threads, os.nice(0), this_node())
+    return WorkerInfo(f"{socket.gethostname()}:{os.getpid()}", device, threads, os.nice(0), this_node())
 
 
 class RayWorker:
@@ -61,7 +61,7 @@ class RayWorker:
         self._used: dict[int, tuple[Any, ...]] = {}
         self._opening = threading.Lock()
 
-    def ready(self) -> Introduction:
+    def ready(self) -> WorkerInfo:
         """Return who this is."""
         import torch
 
@@ -105,7 +105,7 @@ class RayWorker:
 
     def _network(self, run: int, *name: Any) -> Any:
         """Return a run's network, shared with the others; one that nobody uses goes before another is loaded."""
-        from kernels.denoisers.base import load_denoiser
+        from kernels.denoisers.denoiser import load_denoiser
 
         if name not in self._networks:
             self._networks = {used: self._networks[used] for used in set(self._used.values())}

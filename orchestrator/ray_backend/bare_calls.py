@@ -32,7 +32,7 @@ class Bare:
 
 
 @dataclass(frozen=True, slots=True)
-class _Call:
+class _BareCall:
     handle: Any
     packed: bytes
     began: float
@@ -49,7 +49,7 @@ def bare_calls(kind: WorkerKind, plan: Plan, workers: int, batch: int, seconds: 
     try:
         ray.get([handle.open.remote(0, "", plan) for handle in handles])
         keys = tuple(TileKey(0, 0, column) for column in range(batch))
-        flying: dict[Any, _Call] = {}
+        flying: dict[Any, _BareCall] = {}
         for process, slot in slots:
             _send(flying, handles[process], BatchCall(slot, 0, keys).packed())
         return _measure(flying, seconds)
@@ -58,11 +58,11 @@ def bare_calls(kind: WorkerKind, plan: Plan, workers: int, batch: int, seconds: 
             ray.kill(handle)
 
 
-def _send(flying: dict[Any, _Call], handle: Any, packed: bytes, after: Iterable[Any] = ()) -> None:
-    flying[handle.run.remote(packed, *after)] = _Call(handle, packed, time.perf_counter())
+def _send(flying: dict[Any, _BareCall], handle: Any, packed: bytes, after: Iterable[Any] = ()) -> None:
+    flying[handle.run.remote(packed, *after)] = _BareCall(handle, packed, time.perf_counter())
 
 
-def _measure(flying: dict[Any, _Call], seconds: float) -> Bare:
+def _measure(flying: dict[Any, _BareCall], seconds: float) -> Bare:
     last, ended, gaps = deque[Any](maxlen=REFERENCES), 0, 0.0
     began, cpu = time.perf_counter(), time.process_time()
     while time.perf_counter() - began < seconds or not ended:

@@ -1,4 +1,4 @@
-"""Mailbox: one place to wait for everything that may happen to a driver: results of remote calls and its own threads."""
+"""EventQueue: one place to wait for everything that may happen to a driver: results of remote calls and its own threads."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Durable:
+class JournalSynced:
     """The completion of batches is on the disk, or could not be put there."""
 
     by: Recorder
@@ -41,11 +41,11 @@ class Durable:
     error: Exception | None = None
 
 
-class Rung:
+class Wakeup:
     """Somebody wants to be attended to."""
 
 
-Letter = Result | Durable | Rung
+DriverEvent = Result | JournalSynced | Wakeup
 Answers = Callable[[Collection[Any]], Sequence[tuple[Any, Future[Any]]]]
 """Returns which of some remote calls have ended, and how."""
 
@@ -64,12 +64,12 @@ def _stay() -> None:
         ctypes.pythonapi.PyGILState_Ensure()  # without the release that would end what Python knows of the thread
 
 
-class Mailbox:
+class EventQueue:
     """Collect what happens on other threads for the one that acts on it."""
 
     def __init__(self) -> None:
-        self._letters: SimpleQueue[Letter] = SimpleQueue()
-        self._quiet: deque[Letter] = deque()
+        self._letters: SimpleQueue[DriverEvent] = SimpleQueue()
+        self._quiet: deque[DriverEvent] = deque()
         """Letters that have woken nobody."""
         self._expected: dict[Any, None] = {}
         """Remote calls whose result nobody has been asked to bring."""
@@ -78,15 +78,15 @@ class Mailbox:
         """Have a remote call's result here when it is there."""
         self._expected[ref] = None
 
-    def put(self, letter: Letter) -> None:
+    def put(self, letter: DriverEvent) -> None:
         """Put a letter, and wake who waits for one."""
         self._letters.put(letter)
 
-    def put_quietly(self, letter: Letter) -> None:
+    def put_quietly(self, letter: DriverEvent) -> None:
         """Put a letter that is found by who looks: for another reason, or because waiting has taken too long."""
         self._quiet.append(letter)
 
-    def take(self, timeout: float) -> list[Letter]:
+    def take(self, timeout: float) -> list[DriverEvent]:
         """Return all letters that have come; when there is none, wait for one, at most `timeout` seconds."""
         for ref in self._expected:
             self._have_brought(ref)
@@ -97,9 +97,9 @@ class Mailbox:
             found.append(self._letters.get(timeout=timeout))
         return found + self.look()
 
-    def look(self, answers: Answers = lambda _: ()) -> list[Letter]:
+    def look(self, answers: Answers = lambda _: ()) -> list[DriverEvent]:
         """Return what has come by now; what `answers` tells need not be brought, so that nothing wakes this process."""
-        found: list[Letter] = []
+        found: list[DriverEvent] = []
         with suppress(Empty):  # first: they answer older calls than those that nobody has been asked to bring
             while True:
                 found.append(self._letters.get_nowait())
@@ -125,7 +125,7 @@ class Recorder:
     They are written in the order in which they were put; after a failure nothing is: what follows may build on it.
     """
 
-    def __init__(self, record: Callable[[Reports], None], mailbox: Mailbox) -> None:
+    def __init__(self, record: Callable[[Reports], None], mailbox: EventQueue) -> None:
         self._record, self._mailbox = record, mailbox
         self._reports: SimpleQueue[Reports | None] = SimpleQueue()
         self._urgent = threading.Event()
@@ -133,7 +133,7 @@ class Recorder:
         self._thread.start()
 
     def put(self, reports: Reports) -> None:
-        """Record batches; a `Durable` follows: quietly unless there is a hurry, or they cannot be recorded."""
+        """Record batches; a `JournalSynced` follows: quietly unless there is a hurry, or they cannot be recorded."""
         self._reports.put(reports)
 
     def close(self, seconds: float | None = None) -> None:
@@ -166,8 +166,8 @@ class Recorder:
                     self._record(reports)
             except Exception as err:  # the disk's refusal: the driver's thread raises it
                 failure = err
-            self._mailbox.put_quietly(Durable(self, reports, failure))
+            self._mailbox.put_quietly(JournalSynced(self, reports, failure))
             if self._urgent.is_set() or failure is not None:
-                self._mailbox.put(Rung())
+                self._mailbox.put(Wakeup())
             if last:
                 return

@@ -24,16 +24,16 @@ from orchestrator.events import BatchHalved, Draining
 from orchestrator.ray_backend.actor_pool import Member, Pool
 from orchestrator.ray_backend.actors import WorkerKind
 from orchestrator.ray_backend.connection import connected, first_line, knock
-from orchestrator.ray_backend.event_queue import Durable, Letter, Mailbox, Result, Rung
+from orchestrator.ray_backend.event_queue import DriverEvent, EventQueue, JournalSynced, Result, Wakeup
 from orchestrator.ray_backend.poll import answers
 from orchestrator.ray_backend.prometheus import RayMetrics
-from orchestrator.ray_backend.run_registry import Roster
-from orchestrator.ray_backend.run_state import Lane
+from orchestrator.ray_backend.run_registry import RunRegistry
+from orchestrator.ray_backend.run_state import RunState
 from orchestrator.retry import disk_full
-from orchestrator.run.run_queue import Arrivals
+from orchestrator.run.run_queue import RunQueue
 from orchestrator.run.session import Session
 from orchestrator.scheduling.batch_policy import CPU_BATCH, GPU_BATCH
-from orchestrator.scheduling.dispatcher import Crew
+from orchestrator.scheduling.dispatcher import Dispatcher
 from orchestrator.shutdown import Stop
 from orchestrator.tiling.grid import TileKey
 from orchestrator.worker.batch_report import Report
@@ -56,10 +56,10 @@ STILL_SECONDS = 5.0
 
 
 @dataclass(slots=True, eq=False)
-class _Call:
+class _InflightCall:
     """A batch under way on a worker."""
 
-    lane: Lane
+    lane: RunState
     worker: Member
     keys: list[TileKey]
     began: float
@@ -98,10 +98,10 @@ class RayExecutor:
         self._reset()
 
     def _reset(self) -> None:
-        self._inflight: dict[Any, _Call] = {}
-        self._crew: Crew[Member] = Crew(1, self._continuous)
-        self._mailbox = Mailbox()
-        self._roster = Roster(self._mailbox)
+        self._inflight: dict[Any, _InflightCall] = {}
+        self._crew: Dispatcher[Member] = Dispatcher(1, self._continuous)
+        self._mailbox = EventQueue()
+        self._roster = RunRegistry(self._mailbox)
         self._nap = 0.0
 
     def execute(self, session: Session) -> None:
@@ -110,13 +110,13 @@ class RayExecutor:
         Raises RunError when workers keep dying or the cluster is gone, OSError when the disk is full,
         KeyboardInterrupt when asked to stop.
         """
-        arrivals = Arrivals()
+        arrivals = RunQueue()
         ended = arrivals.put(session)
         arrivals.close()
         self.serve(arrivals)
         ended.result()
 
-    def serve(self, arrivals: Arrivals) -> None:
+    def serve(self, arrivals: RunQueue) -> None:
         """Drive the frontiers of all sessions that arrive to their ends, all of them on the same workers.
 
         Raises RunError when workers keep dying or the cluster is gone, KeyboardInterrupt when asked to stop; all
@@ -129,12 +129,12 @@ class RayExecutor:
             with connected(self.address, cpus, self._stop) as cluster:
                 self._pool = Pool(self._kind, cluster, self.workers, self._roster.tell_lost)
                 most = self.batch or (GPU_BATCH if self._pool.on_gpu else CPU_BATCH)
-                self._crew, self._cluster = Crew(most, self._continuous), cluster
+                self._crew, self._cluster = Dispatcher(most, self._continuous), cluster
                 self._pool.arguments = self._kind.arguments(most, self._continuous)
                 self._pool.calls = self._crew.calls + OTHER_CALLS
                 self._ticked = time.monotonic()
                 self._roster.follow(arrivals)
-                arrivals.bell = lambda: self._mailbox.put(Rung())
+                arrivals.bell = lambda: self._mailbox.put(Wakeup())
                 try:
                     with self._stop.draining():
                         self._loop(arrivals)
@@ -146,7 +146,7 @@ class RayExecutor:
         finally:
             self._reset()
 
-    def _loop(self, arrivals: Arrivals) -> None:
+    def _loop(self, arrivals: RunQueue) -> None:
         while not (self._stop.requested or (arrivals.exhausted and not self._roster.lanes)):
             self._admit(arrivals)
             for ref in self._pool.fill():
@@ -164,7 +164,7 @@ class RayExecutor:
                 self._tick()
             raise KeyboardInterrupt
 
-    def _admit(self, arrivals: Arrivals) -> None:
+    def _admit(self, arrivals: RunQueue) -> None:
         for session, ended in arrivals.take():
             left = session.frontier.total - session.frontier.done
             metrics = RayMetrics(str(session.run_dir.root), left)
@@ -185,28 +185,28 @@ class RayExecutor:
             self._send(lane, worker, keys)
             self._crew.sent(worker, len(keys), suspect=suspect)
 
-    def _send(self, lane: Lane, worker: Member, keys: list[TileKey]) -> None:
+    def _send(self, lane: RunState, worker: Member, keys: list[TileKey]) -> None:
         call = BatchCall(worker.slot, lane.number, tuple(keys)).packed()
         if lane.frontier.to_fill(keys[0]):
             ref = worker.handle.fill.remote(call)
         else:
             ref = worker.handle.run.remote(call, *lane.tokens.spend(lane.frontier.graph, keys))
         allowed = lane.deadlines.allowed(keys[0].level, len(keys))
-        self._inflight[ref] = _Call(lane, worker, keys, time.monotonic(), allowed)
+        self._inflight[ref] = _InflightCall(lane, worker, keys, time.monotonic(), allowed)
         self._mailbox.expect(ref)
 
     def _collect(self) -> None:
         """Announce what is new, wait for something to happen, and act on it and on all that has happened by then."""
         self._roster.announce()
-        letters: list[Letter] = []
+        letters: list[DriverEvent] = []
         if self._nap and self._crew.supplied:
             time.sleep(self._nap)
             letters = self._mailbox.look(answers)
         letters = letters or self._mailbox.take(TICK_SECONDS)
-        reports: dict[Lane, list[tuple[str, Report]]] = {}
+        reports: dict[RunState, list[tuple[str, Report]]] = {}
         try:
             for letter in letters:
-                if isinstance(letter, Durable | Rung):  # the loop looks who rang
+                if isinstance(letter, JournalSynced | Wakeup):  # the loop looks who rang
                     continue
                 if letter.ref in self._pool.joining:
                     self._joined(letter)
@@ -222,7 +222,7 @@ class RayExecutor:
                 if not lane.over:
                     lane.put(theirs)
             for letter in letters:
-                if isinstance(letter, Durable):
+                if isinstance(letter, JournalSynced):
                     self._roster.durable(letter)
 
     def _joined(self, letter: Result) -> None:
@@ -247,7 +247,7 @@ class RayExecutor:
             self._pool.proven = True
             self._roster.opened(letter.ref)
 
-    def _reported(self, call: _Call, letter: Result) -> tuple[str, Report] | None:
+    def _reported(self, call: _InflightCall, letter: Result) -> tuple[str, Report] | None:
         """Return a worker's name and report; None when it has none, because it failed or died, or nobody waits for it."""
         lane, worker = call.lane, call.worker
         worker.heard = time.monotonic()
@@ -272,7 +272,7 @@ class RayExecutor:
             lane.session.emit(BatchHalved(worker=worker.name, batch=report.limit))
         return worker.name, report
 
-    def _failed(self, call: _Call, error: BaseException) -> None:
+    def _failed(self, call: _InflightCall, error: BaseException) -> None:
         """Act on an error that a worker reported: it lives, but a broken one is not used again."""
         if isinstance(error, WorkerBroken):
             self._died(call.worker, [call], first_line(error), kill=True)
@@ -284,7 +284,7 @@ class RayExecutor:
                 if call.lane.session.failed(call.worker.name, call.keys, first_line(error)):
                     self._pool.progress()
 
-    def _died(self, worker: Member, calls: Sequence[_Call], cause: str, *, kill: bool = False) -> None:
+    def _died(self, worker: Member, calls: Sequence[_InflightCall], cause: str, *, kill: bool = False) -> None:
         """Act on a worker's death: all its batches have failed, or have been taken from it with its machine."""
         gone = self._cluster.lost(worker.node)
         others = [ref for ref, other in self._inflight.items() if other.worker.handle is worker.handle]
@@ -350,7 +350,7 @@ class RayExecutor:
         if not self._cluster.silent:
             self._pool.close()
         for letter in self._mailbox.look():  # what became durable while the runs were ending
-            if isinstance(letter, Durable) and letter.error is None:
+            if isinstance(letter, JournalSynced) and letter.error is None:
                 self._roster.durable(letter)
         self._roster.announce()
         if self._cluster.silent:  # nobody listens to figures any more

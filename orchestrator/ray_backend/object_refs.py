@@ -1,4 +1,4 @@
-"""Tokens: the references that put the tiles' dependencies into Ray's own graph, dropped when nobody needs them."""
+"""ObjectRefs: the references that put the tiles' dependencies into Ray's own graph, dropped when nobody needs them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from orchestrator.tiling.task_graph import TaskGraph
 
 
 @dataclass(slots=True)
-class Tokens:
+class ObjectRefs:
     """References of committed tiles' reports, kept until every tile that waits for them has been dispatched."""
 
     refs: dict[int, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Roster: the runs that an executor serves, in which order, and which of its workers are ready for which of them.
+"""RunRegistry: the runs that an executor serves, in which order, and which of its workers are ready for which of them.
 
 Every worker is asked to open every run, one after another, and takes tiles of those that it has opened: when it dies, the
 run that it was getting ready for is known. When it had tiles of another run as well, either may have been the cause: the
@@ -16,9 +16,9 @@ from typing import Any
 
 from orchestrator.errors import RunError
 from orchestrator.events import WorkerLost, WorkerStarted
-from orchestrator.ray_backend.event_queue import Durable, Mailbox
-from orchestrator.ray_backend.run_state import Lane
-from orchestrator.run.run_queue import Arrivals, again
+from orchestrator.ray_backend.event_queue import EventQueue, JournalSynced
+from orchestrator.ray_backend.run_state import RunState
+from orchestrator.run.run_queue import RunQueue, again
 from orchestrator.run.session import Session
 from orchestrator.scheduling.deadlines import FIRST_SECONDS
 
@@ -27,25 +27,25 @@ from orchestrator.scheduling.deadlines import FIRST_SECONDS
 ALONE = 2
 
 
-class Roster:
+class RunRegistry:
     """Runs and the workers that count for them; a worker is an orchestrator.ray_backend.actor_pool.Member."""
 
-    def __init__(self, mailbox: Mailbox) -> None:
-        self.lanes: list[Lane] = []
-        self.opening: dict[Any, tuple[Lane, Any]] = {}
+    def __init__(self, mailbox: EventQueue) -> None:
+        self.lanes: list[RunState] = []
+        self.opening: dict[Any, tuple[RunState, Any]] = {}
         """What tells that a worker is ready for a run."""
         self._asked: dict[Any, float] = {}  # when, by the monotonic clock
         self._mailbox = mailbox
         self._workers: dict[Any, None] = {}
         # The suspect that is opened next, and the worker that is to be idle.
-        self._trial: tuple[Lane, Any] | None = None
+        self._trial: tuple[RunState, Any] | None = None
         self._numbers = 0
-        self._arrivals = Arrivals()
+        self._arrivals = RunQueue()
 
-    def admit(self, session: Session, ended: Future[None]) -> Lane:
+    def admit(self, session: Session, ended: Future[None]) -> RunState:
         """Serve one more run; `ended` is told when it is through, or what went wrong."""
         self._numbers += 1
-        lane = Lane(self._numbers, session, ended, self._mailbox)
+        lane = RunState(self._numbers, session, ended, self._mailbox)
         self.lanes.append(lane)
         for worker in self._workers:
             self._ask(worker)
@@ -153,17 +153,17 @@ class Roster:
         for lane in counting or self.lanes:
             lane.session.emit(event)
 
-    def durable(self, letter: Durable) -> None:
+    def durable(self, letter: JournalSynced) -> None:
         """Release what waited for batches that are on the disk, if their run is still served."""
         for lane in [lane for lane in self.lanes if lane.recorder is letter.by]:
             with self.concerning(lane):
                 lane.durable(letter)
 
-    def follow(self, arrivals: Arrivals) -> None:
+    def follow(self, arrivals: RunQueue) -> None:
         """Ask `arrivals` whether more runs are to come."""
         self._arrivals = arrivals
 
-    def order(self) -> list[Lane]:
+    def order(self) -> list[RunState]:
         """Return the runs in the order in which workers serve them.
 
         While more are to come the oldest goes first: it makes room for the next. Then the one with the longest chain
@@ -196,7 +196,7 @@ class Roster:
         self.lanes.clear()
 
     @contextlib.contextmanager
-    def concerning(self, lane: Lane) -> Iterator[None]:
+    def concerning(self, lane: RunState) -> Iterator[None]:
         """Let what goes wrong within end this run alone."""
         try:
             yield
@@ -212,13 +212,13 @@ class Roster:
         if (lane := next((lane for lane in unknown if not lane.suspect), None)) is not None:
             self._open(lane, worker)
 
-    def _open(self, lane: Lane, worker: Any) -> None:
+    def _open(self, lane: RunState, worker: Any) -> None:
         root = str(lane.session.run_dir.root.absolute())
         ref = worker.handle.open.remote(lane.number, root, lane.session.plan)
         self.opening[ref], self._asked[ref] = (lane, worker), time.monotonic()
         self._mailbox.expect(ref)
 
-    def _answered(self, ref: Any) -> tuple[Lane, Any]:
+    def _answered(self, ref: Any) -> tuple[RunState, Any]:
         del self._asked[ref]
         lane, worker = self.opening.pop(ref)
         self._tried(worker)
@@ -228,7 +228,7 @@ class Roster:
         if self._trial is not None and self._trial[1] is worker:
             self._trial = None
 
-    def _end(self, lane: Lane, error: BaseException | None = None) -> None:
+    def _end(self, lane: RunState, error: BaseException | None = None) -> None:
         self.lanes.remove(lane)
         for worker in lane.opened:
             worker.handle.close.remote(lane.number)

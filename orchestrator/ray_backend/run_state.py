@@ -1,4 +1,4 @@
-"""Lane: what an executor keeps for one of the runs that it serves."""
+"""RunState: what an executor keeps for one of the runs that it serves."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from concurrent.futures import Future
 from typing import Any
 
 from orchestrator.errors import RunError
-from orchestrator.ray_backend.event_queue import Durable, Mailbox, Recorder, Reports
-from orchestrator.ray_backend.object_refs import Tokens
+from orchestrator.ray_backend.event_queue import EventQueue, JournalSynced, Recorder, Reports
+from orchestrator.ray_backend.object_refs import ObjectRefs
 from orchestrator.run.session import Session
 from orchestrator.scheduling.deadlines import Deadlines
 from orchestrator.scheduling.frontier import Frontier
 from orchestrator.worker.batch_report import Report
 
 
-class Lane:
+class RunState:
     """A run under way; `number` names it to the workers."""
 
-    def __init__(self, number: int, session: Session, ended: Future[None], mailbox: Mailbox) -> None:
+    def __init__(self, number: int, session: Session, ended: Future[None], mailbox: EventQueue) -> None:
         self.number, self.session = number, session
         self.frontier: Frontier = session.frontier
         self.opened: set[Any] = set()
@@ -29,7 +29,7 @@ class Lane:
         """Workers that died while they got ready for it, with nothing else to do that could have been the cause."""
         self.suspect = False
         """One died that had other tiles too: until a worker is ready for it, this run is opened with nothing beside it."""
-        self.tokens = Tokens()
+        self.tokens = ObjectRefs()
         run = session.plan.spec.run
         self.deadlines = Deadlines(run.hang_seconds + run.store_seconds)
         self.recorder = Recorder(session.record, mailbox)
@@ -65,7 +65,7 @@ class Lane:
         if not (self.frontier.ready or self.frontier.running):
             self.recorder.hurry()
 
-    def durable(self, letter: Durable) -> None:
+    def durable(self, letter: JournalSynced) -> None:
         """Count batches as committed that are on the disk; raises what kept them from it."""
         if letter.error is not None:
             raise letter.error

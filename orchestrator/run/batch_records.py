@@ -15,7 +15,7 @@ PUBLISHED = ("published", "inconsistent")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class ImageRecord:
     """What became of one image."""
 
     image: str
@@ -46,14 +46,14 @@ class Record:
     time: str = field(default_factory=lambda: time.strftime("%Y-%m-%d %H:%M:%S"))
 
 
-class Records:
+class ImageRecords:
     """The records of one batch, or of one share of it."""
 
-    def __init__(self, path: Path, known: Mapping[str, Record]) -> None:
+    def __init__(self, path: Path, known: Mapping[str, ImageRecord]) -> None:
         """known: the latest record of each image, whoever wrote it."""
         self._path, self.latest = path, dict(known)
 
-    def append(self, record: Record) -> None:
+    def append(self, record: ImageRecord) -> None:
         """Add a record; it is on the disk on return. Raises OSError."""
         line = json.dumps(asdict(record)).encode() + b"\n"
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
@@ -67,7 +67,7 @@ class Records:
         self.latest[record.image] = record
 
 
-def read_records(path: Path) -> Iterator[Record]:
+def read_records(path: Path) -> Iterator[ImageRecord]:
     """Yield a file's records in the order in which they were written; a torn line is left out."""
     if not path.exists():
         return
@@ -78,4 +78,4 @@ def read_records(path: Path) -> Iterator[Record]:
             except ValueError:
                 continue
             size = values.pop("size")
-            yield Record(**values, size=None if size is None else (size[0], size[1]))
+            yield ImageRecord(**values, size=None if size is None else (size[0], size[1]))

@@ -1,6 +1,6 @@
 """Ask before the first tile whether the prior knows such images at all, and keep the answer with the run.
 
-The residual of the prior (kernels.denoisers.domain_check) on a few windows of the measurement itself, pooled until its noise matters
+The residual of the prior (kernels.denoisers.domain_statistics) on a few windows of the measurement itself, pooled until its noise matters
 little, is compared with what the prior's file says of pictures that it knows. A function of input and weights alone.
 """
 
@@ -16,7 +16,7 @@ from kernels.denoisers.prior_metadata import domain_statistics
 from orchestrator.events import DomainChecked
 from orchestrator.job.plan import Plan
 from orchestrator.measurement.measurement_reader import level_measured
-from orchestrator.measurement.windows import Array, Measured, to_channels
+from orchestrator.measurement.windows import Array, MeasuredWindow, to_channels
 from orchestrator.run_folder import RunDir
 
 # Windows lie at these shares of height and width, and so many groups of bands of each are looked at.
@@ -62,7 +62,7 @@ def check_domain(run: RunDir, plan: Plan) -> DomainCheck | None:
         statistics = domain_statistics(plan.spec.denoiser)
     if statistics is None:
         return None
-    from kernels.denoisers.domain_check import residual_of  # imports torch
+    from kernels.denoisers.domain_statistics import residual_of  # imports torch
 
     residual = round(residual_of(plan.spec.denoiser, list(probe(run, plan))), 3)
     found = DomainCheck(residual=residual, known=statistics.mean, limit=round(statistics.limit, 3))
@@ -79,7 +79,7 @@ def read_domain(run: RunDir) -> DomainCheck | None:
 
 def probe(run: RunDir, plan: Plan) -> Iterator[Array]:
     """Yield windows (C, side, side) of the measurement as the network would see it, a few whatever the image's size."""
-    from kernels.denoisers.domain_check import SIDE  # imports torch
+    from kernels.denoisers.domain_statistics import SIDE  # imports torch
 
     measured = level_measured(run, plan, plan.levels[0])
     assert measured is not None, "a measured task has a measurement"
@@ -91,7 +91,7 @@ def probe(run: RunDir, plan: Plan) -> Iterator[Array]:
         yield from plan.bands.split(to_channels(picture, plan.bands.stored))[:GROUPS]
 
 
-def _pooled(measured: Measured, y: int, x: int, side: int, pool: int) -> Array:
+def _pooled(measured: MeasuredWindow, y: int, x: int, side: int, pool: int) -> Array:
     """Return the averages of the known pixels of pool x pool cells around (y, x), unknown cells filled."""
     y0, x0 = y - side * pool // 2, x - side * pool // 2
     from kernels.resample import fill_unknown  # imports torch

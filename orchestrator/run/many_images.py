@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kernels.denoisers.registry import absolute_ref
+from kernels.denoisers.denoiser_registry import absolute_ref
 from orchestrator.errors import PlanError, RunError
 from orchestrator.events import Listener
 from orchestrator.job.spec import JobSpec
-from orchestrator.run.batch_records import PUBLISHED, Record, Records
+from orchestrator.run.batch_records import PUBLISHED, ImageRecord, ImageRecords
 from orchestrator.run.history import read_history
-from orchestrator.run.run_queue import Arrivals, Elsewhere, Server
+from orchestrator.run.run_queue import Elsewhere, RunQueue, Server
 from orchestrator.run.session import Executor
 from orchestrator.run_folder import RunDir
 from storage.byte_source import redact
@@ -47,7 +47,7 @@ class Image:
     """Its job, or its options put on a job that was begun; raises PlanError."""
 
 
-def is_done(image: Image, records: Records) -> bool:
+def is_done(image: Image, records: ImageRecords) -> bool:
     """Tell whether an image was published and recorded by a job with these options; else it is to be tried (again)."""
     record, run = records.latest.get(image.name), RunDir(image.root)
     if record is None or record.state not in PUBLISHED or not run.published:
@@ -72,18 +72,18 @@ class Watch(Protocol):
         """Return what listens to an image's events."""
         ...
 
-    def told(self, record: Record) -> None:
+    def told(self, record: ImageRecord) -> None:
         """Take note of what became of an image."""
         ...
 
 
-class Batch:
+class ImageBatch:
     """Restore images; what goes wrong with one of them is in its record and stops no other."""
 
     def __init__(
         self,
         images: Sequence[Image],
-        records: Records,
+        records: ImageRecords,
         *,
         window: int = WINDOW,
         verify: bool = True,
@@ -96,7 +96,7 @@ class Batch:
         self._take_over, self._watch = take_over, watch
         self._left = deque(images)
         self._lock = threading.Lock()
-        self._arrivals = Arrivals()
+        self._arrivals = RunQueue()
         self._halted = False
         self._working = 0
         self.trouble: Exception | None = None
@@ -150,7 +150,7 @@ class Batch:
             self._arrivals.more = bool(self._left) and not self._halted
             return image
 
-    def _restore(self, image: Image, executor: Executor) -> Record:
+    def _restore(self, image: Image, executor: Executor) -> ImageRecord:
         """Restore an image and return its record; nothing that goes wrong with it goes further."""
         began = time.perf_counter()
         facts: dict[str, Any] = {"state": "failed"}
@@ -170,7 +170,7 @@ class Batch:
         if facts["state"] != "refused":
             facts |= _spent(image)
         seconds = round(time.perf_counter() - began, 3)
-        return Record(image=image.name, input=redact(image.source), seconds=seconds, **facts)
+        return ImageRecord(image=image.name, input=redact(image.source), seconds=seconds, **facts)
 
     def _drive(self, image: Image, executor: Executor) -> Outcome:
         from orchestrator.run.lifecycle import resume, start  # imports zarr

@@ -12,7 +12,7 @@ from orchestrator.job.plan import Plan
 from orchestrator.job.tasks import FACTOR
 from orchestrator.measurement.input_file import inspect_file, selection
 from orchestrator.measurement.measurement_reader import input_measured, level_measured
-from orchestrator.measurement.windows import Measured
+from orchestrator.measurement.windows import MeasuredWindow
 from orchestrator.run.publish_image import publication, super_blocks
 from orchestrator.run_folder import RunDir
 from orchestrator.scheduling.cell_lifetime import surviving
@@ -22,7 +22,7 @@ from storage.atomic_files import sweep
 from storage.box import Box
 from storage.byte_source import redact
 from storage.image import EVERYTHING
-from storage.readers.registry import inspect
+from storage.readers.reader_registry import inspect
 from storage.readers.staging import stage
 from storage.run_store.pooled import build_pooled
 
@@ -82,7 +82,7 @@ def _teller(listeners: Sequence[Listener], path: str) -> Callable[[int, int], No
 
 
 def _pool(run: RunDir, plan: Plan) -> None:
-    finer: Measured | None = None
+    finer: MeasuredWindow | None = None
     for level in plan.levels:
         if level.posed.pool == 1:
             finer = input_measured(run, plan)

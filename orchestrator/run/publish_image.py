@@ -18,10 +18,10 @@ from orchestrator.tiling.superblocks import SIDE, SuperBlocks
 from orchestrator.worker.level_cells import LevelCells
 from storage.box import Box
 from storage.byte_source import redact
-from storage.image_metadata import Meaning
+from storage.image_metadata import ImageMetadata
 from storage.publishing.publish import plan_levels
 from storage.publishing.pyramid_writer import Publication
-from storage.readers.registry import inspect
+from storage.readers.reader_registry import inspect
 
 # Rows that are taken from float32 to the published dtype at a time.
 STRIP = 512
@@ -72,14 +72,14 @@ def finish(run: RunDir, plan: Plan) -> None:
     writer.finish(_group(run, plan, writer))
 
 
-def meaning(run: RunDir, plan: Plan) -> Meaning:
+def meaning(run: RunDir, plan: Plan) -> ImageMetadata:
     """Return what the output's samples mean: what the input's did, on the output's grid."""
     spec = plan.spec.input
     if spec.path is None or plan.task.name == "cs":
-        return Meaning()
+        return ImageMetadata()
     original = inspect(run.staged_input) if run.staged_input.exists() else inspect_file(spec)
     same_bands = plan.out_channels == original.channels
-    found = Meaning(
+    found = ImageMetadata(
         names=original.names if same_bands else (),
         nodata=original.nodata if keeps_nodata(plan) else None,
         geo=original.geo,

@@ -24,7 +24,7 @@ from orchestrator.job.plan import Plan
 from orchestrator.retry import patiently
 from orchestrator.run import publish_image as publish
 from orchestrator.run_folder import RunDir
-from orchestrator.scheduling.cell_lifetime import Block, Outflow
+from orchestrator.scheduling.cell_lifetime import Block, CellLifetime
 from orchestrator.scheduling.frontier import Frontier
 from orchestrator.tiling.grid import TileKey
 from orchestrator.worker.level_cells import LevelCells
@@ -61,7 +61,7 @@ class Publisher:
         self._run, self._plan, self._fence = run, plan, fence
         writer, blocks = publish.begin(run, plan), publish.super_blocks(plan)
         there = [place for place in writer.levels[0].places() if writer.has(0, *place)]
-        self._outflow = Outflow(blocks, frontier, there, reclaim=reclaim)
+        self._outflow = CellLifetime(blocks, frontier, there, reclaim=reclaim)
         self._cells = [LevelCells.open(run, level) for level in plan.levels]
         self._helper = _Helper(run, plan) if beside else None
         self._thread = ThreadPoolExecutor(1) if beside else None
@@ -80,7 +80,7 @@ class Publisher:
             self._thread.shutdown()
 
     def committed(self, keys: Sequence[TileKey]) -> None:
-        """Publish what these tiles complete and delete what only they still read; see `Outlet.committed`."""
+        """Publish what these tiles complete and delete what only they still read; see `PublishSink.committed`."""
         ready, free = self._outflow.committed(keys)
         if ready or free:
             self._fence()

@@ -1,4 +1,4 @@
-"""Arrivals: runs that threads of this process prepare and publish, on their way to the one that has them executed."""
+"""RunQueue: runs that threads of this process prepare and publish, on their way to the one that has them executed."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Server(Protocol):
 
     name: str
 
-    def serve(self, arrivals: Arrivals) -> None:
+    def serve(self, arrivals: RunQueue) -> None:
         """Return when no more will arrive and all have ended; raises what ends them all."""
         ...
 
 
-class Arrivals:
+class RunQueue:
     """A queue of runs; any thread may put one there, one thread takes them."""
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Arrivals:
         self.more = True
         """False when all runs that are ever to come have been begun: then the longest of those under way matters."""
         self.bell: Callable[[], None] = lambda: None
-        """Rung when something has arrived, or nothing will any more."""
+        """Wakeup when something has arrived, or nothing will any more."""
 
     def put(self, session: Session) -> Future[None]:
         """Have a run executed; the future ends with it."""
@@ -90,7 +90,7 @@ class Arrivals:
 class Elsewhere:
     """An executor for a thread that prepares runs: another thread serves them."""
 
-    def __init__(self, arrivals: Arrivals, name: str) -> None:
+    def __init__(self, arrivals: RunQueue, name: str) -> None:
         self._arrivals, self.name = arrivals, name
 
     def execute(self, session: Session) -> None:

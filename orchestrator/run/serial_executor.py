@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from orchestrator.errors import RunError
 from orchestrator.events import BatchHalved, WorkerStarted
 from orchestrator.retry import disk_full
-from orchestrator.run.run_queue import Arrival, Arrivals, again
+from orchestrator.run.run_queue import Arrival, RunQueue, again
 from orchestrator.run.session import Session
 from orchestrator.shutdown import Stop
 from orchestrator.tiling.grid import TileKey
@@ -37,7 +37,7 @@ class SerialExecutor:
         with self._stop.draining():
             self._loop(session, worker)
 
-    def serve(self, arrivals: Arrivals) -> None:
+    def serve(self, arrivals: RunQueue) -> None:
         """Execute the sessions that arrive one after another; raises KeyboardInterrupt when asked to stop."""
         taken: list[Arrival] = []
         try:

@@ -26,7 +26,7 @@ from orchestrator.worker.batch_report import Report
 from storage.run_store.journal import Journal
 
 
-class Outlet(Protocol):
+class PublishSink(Protocol):
     """Takes what is committed on its way out."""
 
     def committed(self, keys: Sequence[TileKey]) -> None:
@@ -43,7 +43,7 @@ class Session:
     frontier: Frontier
     journal: Journal
     listeners: list[Listener] = field(default_factory=list)
-    outlet: Outlet | None = None
+    outlet: PublishSink | None = None
     """Publishes what is complete while the run goes on."""
     filled: int = 0
     """Tiles of this attempt that needed no network."""

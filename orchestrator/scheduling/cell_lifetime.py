@@ -1,4 +1,4 @@
-"""Outflow: which super-blocks may be published now, and which tiles' cells nobody needs any more. A pure state machine.
+"""CellLifetime: which super-blocks may be published now, and which tiles' cells nobody needs any more. A pure state machine.
 
 Events in: `committed`, `published`; answers: what to do next. No I/O, no clock. Memory: a byte per tile and per block.
 """
@@ -20,7 +20,7 @@ Block = tuple[int, int]
 _OPEN, _ASKED, _PUBLISHED = range(3)
 
 
-class Outflow:
+class CellLifetime:
     """Follow a frontier. A block is answered once, a tile is freed once."""
 
     def __init__(self, blocks: SuperBlocks, frontier: Frontier, published: Iterable[Block], *, reclaim: bool) -> None:

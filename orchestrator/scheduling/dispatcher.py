@@ -1,4 +1,4 @@
-"""Crew: which worker takes how many tiles of which run next. Pure bookkeeping: no Ray, no clock.
+"""Dispatcher: which worker takes how many tiles of which run next. Pure bookkeeping: no Ray, no clock.
 
 Several runs may share a crew: what is ready and running in all of them together decides how much a worker takes, and the
 first run that has so much gives it, so that the others fill what its wavefront leaves idle. A batch is of one run.
@@ -22,7 +22,7 @@ from orchestrator.tiling.grid import TileKey
 W = TypeVar("W", bound=Hashable)
 
 
-class Source(Protocol):
+class TileSource(Protocol):
     """A run's tiles, and the workers that can take them."""
 
     @property
@@ -40,7 +40,7 @@ class Tiles:
     opened: Container[Any]
 
 
-S = TypeVar("S", bound=Source)
+S = TypeVar("S", bound=TileSource)
 
 
 @dataclass(slots=True)
@@ -56,7 +56,7 @@ class _Load:
 
 
 @dataclass(slots=True)
-class Crew(Generic[W]):
+class Dispatcher(Generic[W]):
     """The workers that take tiles; any hashable value names one."""
 
     most: int

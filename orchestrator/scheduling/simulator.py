@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.scheduling.batch_policy import continuous_batch
-from orchestrator.scheduling.dispatcher import Crew, Tiles
+from orchestrator.scheduling.dispatcher import Dispatcher, Tiles
 from orchestrator.scheduling.frontier import Frontier
 from orchestrator.tiling.parallelism import critical_path
 from orchestrator.tiling.task_graph import TaskGraph
@@ -79,7 +79,7 @@ def simulate(
     evaluations: per level the network evaluations of a tile (default 1); bound: lower_bound(), when it is known.
     """
     evaluations = evaluations or [1] * len(graph.grids)
-    frontier, crew, free = Frontier(graph), Crew[int](batch), [0.0] * workers
+    frontier, crew, free = Frontier(graph), Dispatcher[int](batch), [0.0] * workers
     runs = [Tiles(frontier, range(workers))]
     for worker in range(workers):
         crew.join(worker)

@@ -19,7 +19,7 @@ EXACT_TILES = 8_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Waves:
+class Parallelism:
     """A graph run with unlimited workers, a tile taking one unit of time."""
 
     depth: int
@@ -33,7 +33,7 @@ class Waves:
         return self.tiles / self.depth
 
 
-def waves(grids: Sequence[TileGrid]) -> Waves:
+def waves(grids: Sequence[TileGrid]) -> Parallelism:
     """Count the tiles that unlimited workers would run in each unit of time.
 
     Exact up to EXACT_TILES tiles; above that depth is an upper bound and peak a lower one: levels one after the other.
@@ -41,11 +41,11 @@ def waves(grids: Sequence[TileGrid]) -> Waves:
     tiles = sum(grid.count for grid in grids)
     if tiles > EXACT_TILES:
         sizes = [wave_sizes(grid) for grid in grids]
-        return Waves(sum(map(len, sizes)), tiles, max(int(size.max()) for size in sizes))
+        return Parallelism(sum(map(len, sizes)), tiles, max(int(size.max()) for size in sizes))
     sizes = [np.bincount(lengths.ravel()) for lengths in _chains(grids, [1] * len(grids))]
     depth = max(map(len, sizes)) - 1
     total = sum(np.pad(size, (0, depth + 1 - len(size))) for size in sizes)
-    return Waves(depth, tiles, int(np.max(total)))
+    return Parallelism(depth, tiles, int(np.max(total)))
 
 
 def wave_sizes(grid: TileGrid) -> Lengths:

@@ -32,7 +32,7 @@ _NONE = range(0)
 
 
 @dataclass(frozen=True, slots=True)
-class _Axis:
+class _BlockAxis:
     """One axis of one level; every table has one interval per tile index."""
 
     reads: list[range]
@@ -56,7 +56,7 @@ class _Axis:
         side: int,
         *,
         corners: bool,
-    ) -> _Axis:
+    ) -> _BlockAxis:
         """corners: for columns, whether a tile sees all that is committed under its window (TileGrid.corners).
 
         valid: length of the published image along the axis, px; 0 above level 0. side: of a super-block, px.
@@ -78,7 +78,7 @@ class SuperBlocks:
     def __init__(self, grids: Sequence[TileGrid], factor: int, size: tuple[int, int], side: tuple[int, int]) -> None:
         """grids: levels, finest first. size: of the published image (height, width), px. side: of a super-block."""
         self._grids, self._size, self._side = tuple(grids), size, side
-        self._axes: list[tuple[_Axis, _Axis]] = []
+        self._axes: list[tuple[_BlockAxis, _BlockAxis]] = []
         for k, grid in enumerate(self._grids):
             near = {step: self._grids[k + step] for step in (-1, 1) if 0 <= k + step < len(self._grids)}
             valid = size if k == 0 else (0, 0)
@@ -86,8 +86,10 @@ class SuperBlocks:
             cols = {step: other.cols for step, other in near.items()}
             self._axes.append(
                 (
-                    _Axis.build(grid.rows, rows.get(-1), rows.get(1), factor, valid[0], side[0], corners=False),
-                    _Axis.build(grid.cols, cols.get(-1), cols.get(1), factor, valid[1], side[1], corners=grid.corners),
+                    _BlockAxis.build(grid.rows, rows.get(-1), rows.get(1), factor, valid[0], side[0], corners=False),
+                    _BlockAxis.build(
+                        grid.cols, cols.get(-1), cols.get(1), factor, valid[1], side[1], corners=grid.corners
+                    ),
                 )
             )
 

@@ -30,7 +30,7 @@ _Step = tuple[int, int, int, int]
 
 
 @dataclass(slots=True)
-class _Axis:
+class _AxisDependencies:
     """One axis of one level, looked up by index."""
 
     grid: AxisGrid
@@ -53,7 +53,7 @@ class _Axis:
     @classmethod
     def build(
         cls, grid: AxisGrid, coarse: AxisGrid | None, factor: int, weight: int, corners: TileGrid | None
-    ) -> _Axis:
+    ) -> _AxisDependencies:
         """weight: how far apart in number two neighbours on this axis are; corners: for columns, their grid."""
         indices = range(grid.count)
         windows = [
@@ -75,7 +75,7 @@ class _Axis:
             axis.under = [tuple(axis._step(j, j - i) for j in corners.waiting_columns(i)) for i in indices]
         return axis
 
-    def link(self, fine: _Axis, weight: int) -> None:
+    def link(self, fine: _AxisDependencies, weight: int) -> None:
         """Record which tiles of the finer level wait for each index."""
         below: list[list[_Step]] = [[] for _ in self.ups]
         for i, ups in enumerate(fine.ups):
@@ -94,8 +94,8 @@ class _Level:
     base: int
     """Number of the level's first tile."""
     columns: int
-    rows: _Axis
-    cols: _Axis
+    rows: _AxisDependencies
+    cols: _AxisDependencies
     finer: int
     """Number of the finer level's first tile."""
     rise: int
@@ -114,8 +114,8 @@ class TaskGraph:
         for k, grid in enumerate(self.grids):
             coarse = self.grids[k + 1] if k + 1 < len(self.grids) else None
             columns = grid.cols.count
-            rows = _Axis.build(grid.rows, coarse.rows if coarse else None, factor, columns, None)
-            cols = _Axis.build(grid.cols, coarse.cols if coarse else None, factor, 1, grid)
+            rows = _AxisDependencies.build(grid.rows, coarse.rows if coarse else None, factor, columns, None)
+            cols = _AxisDependencies.build(grid.cols, coarse.cols if coarse else None, factor, 1, grid)
             if k > 0:
                 finer = self._levels[-1]
                 rows.link(finer.rows, finer.columns)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-from kernels.denoisers.base import Denoiser
+from kernels.denoisers.denoiser import Denoiser
 from kernels.noise import KeyedNoise
 from kernels.sampling.analytic_variance import estimate_eps_power, own_pictures
 from kernels.schedule import Schedule

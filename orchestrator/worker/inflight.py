@@ -1,4 +1,4 @@
-"""Flight: the tiles that a worker has under way. No threads, no files: tiles in, one step at a time, tiles out.
+"""InflightBatch: the tiles that a worker has under way. No threads, no files: tiles in, one step at a time, tiles out.
 
 Tiles join at any boundary between two steps; those of one level share a batch, wherever they stand. When memory runs
 out the limit is halved and the step repeated: the bytes are the same, because a tile's result does not depend on its
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kernels.sampling.inflight import admit, out_of_memory, release_memory, retire
-from kernels.sampling.sampler import State
+from kernels.sampling.sampler import SamplerState
 from orchestrator.measurement.tile_input import TileInput
 from orchestrator.measurement.windows import Array
 from orchestrator.tiling.grid import TileKey
@@ -39,14 +39,14 @@ class Ended:
         return self.owned
 
 
-class Flight:
+class InflightBatch:
     """Tiles under way on one device; true while there are any."""
 
     def __init__(self, worker: Worker, room: int | None = None) -> None:
         """room: tiles that may have begun at a time, if not all."""
         self._worker, self._room = worker, room
         self._groups = len(worker.plan.bands.groups)
-        self._running: dict[int, State] = {}
+        self._running: dict[int, SamplerState] = {}
         self._waiting: dict[TileKey, TileInput] = {}
 
     def __bool__(self) -> bool:
@@ -143,5 +143,5 @@ class Flight:
             return Ended(key, error=err)
 
 
-def _tiles(state: State) -> Sequence[TileKey]:
+def _tiles(state: SamplerState) -> Sequence[TileKey]:
     return list(dict.fromkeys(TileKey(*key) for key in state.keys))

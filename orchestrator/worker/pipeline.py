@@ -17,11 +17,11 @@ from queue import Empty, SimpleQueue
 from orchestrator.measurement.windows import Array
 from orchestrator.tiling.grid import TileKey
 from orchestrator.worker.batch_report import Report
-from orchestrator.worker.inflight import Ended, Flight
+from orchestrator.worker.inflight import Ended, InflightBatch
 from orchestrator.worker.worker import Load, Worker
 
 
-class _Batch:
+class _PipelinedBatch:
     """A submitted batch: what is left of it, and who waits for its report."""
 
     def __init__(self, worker: Worker, load: Load, future: Future[Report]) -> None:
@@ -38,11 +38,11 @@ class Pipeline:
         self._continuous, self._room = continuous is not None, continuous
         self._worker: Worker | None = None
         """Whose tiles are under way."""
-        self._flight: Flight | None = None
-        self._next: _Batch | None = None
+        self._flight: InflightBatch | None = None
+        self._next: _PipelinedBatch | None = None
         """A batch of another run, which waits for those under way."""
-        self._owner: dict[TileKey, _Batch] = {}
-        self._loaded: SimpleQueue[_Batch | None] = SimpleQueue()
+        self._owner: dict[TileKey, _PipelinedBatch] = {}
+        self._loaded: SimpleQueue[_PipelinedBatch | None] = SimpleQueue()
         self._reader = ThreadPoolExecutor(1, "reader")
         self._writer = ThreadPoolExecutor(1, "writer")
         self._thread = threading.Thread(target=self._compute, name="compute", daemon=True)
@@ -63,7 +63,7 @@ class Pipeline:
 
     def _read(self, worker: Worker, keys: list[TileKey], future: Future[Report]) -> None:
         try:
-            batch = _Batch(worker, worker.load(keys), future)
+            batch = _PipelinedBatch(worker, worker.load(keys), future)
         except Exception as err:
             _refuse(future, err)
             return
@@ -78,7 +78,7 @@ class Pipeline:
             for ended in flight.step():
                 self._end(ended)
 
-    def _join_in(self) -> Flight | None:
+    def _join_in(self) -> InflightBatch | None:
         """Let in who may join now and return the flight; wait for somebody when nothing is under way. None at the end."""
         while not self._flight or self._continuous:
             try:
@@ -96,9 +96,9 @@ class Pipeline:
             self._board(batch)
         return self._flight
 
-    def _board(self, batch: _Batch) -> None:
+    def _board(self, batch: _PipelinedBatch) -> None:
         if self._flight is None or batch.worker is not self._worker:
-            self._worker, self._flight = batch.worker, Flight(batch.worker, self._room)
+            self._worker, self._flight = batch.worker, InflightBatch(batch.worker, self._room)
         self._forget(batch.load.tiles)  # a batch that failed may still be under way when it comes again
         self._owner |= dict.fromkeys(batch.load.tiles, batch)
         self._flight.add(batch.load.tiles)
@@ -118,7 +118,7 @@ class Pipeline:
         if self._flight is not None:
             self._flight.drop(left)
 
-    def _write(self, batch: _Batch, key: TileKey, pixels: Array) -> None:
+    def _write(self, batch: _PipelinedBatch, key: TileKey, pixels: Array) -> None:
         """Write a tile and report its batch after the last one: all of it is durable then."""
         try:
             batch.worker.write(key, pixels)

@@ -13,7 +13,7 @@ from orchestrator.job.tasks import FACTOR
 from orchestrator.job.trajectory import trajectory
 from orchestrator.measurement.measurement_reader import fine_known, level_measured
 from orchestrator.measurement.tile_input import TileInput
-from orchestrator.measurement.windows import Array, Measured, to_channels
+from orchestrator.measurement.windows import Array, MeasuredWindow, to_channels
 from orchestrator.run_folder import RunDir
 from orchestrator.tiling.grid import TileKey
 from orchestrator.tiling.task_graph import guide_window
@@ -73,7 +73,7 @@ class TileReader:
         start = self._start(level, wide, smooth) if self.routes[level.index].warm else None
         return TileInput(y=y, known_mask=known_mask, known=known, guide=coarse, start=start, fine=fine)
 
-    def _wide(self, measured: Measured, level: Level, y0: int, x0: int, y1: int, x1: int) -> Array:
+    def _wide(self, measured: MeasuredWindow, level: Level, y0: int, x0: int, y1: int, x1: int) -> Array:
         """Return the measurement under a window of the level, with START_MARGIN of its pixels around."""
         s, m = level.posed.scale, START_MARGIN
         return measured.read(y0 // s - m, x0 // s - m, y1 // s + m, x1 // s + m)

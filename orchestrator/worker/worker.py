@@ -13,15 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kernels.denoisers.base import Denoiser, load_denoiser
+from kernels.denoisers.denoiser import Denoiser, load_denoiser
 from kernels.denoisers.predictor import load_predictor, predict
 from kernels.denoisers.symmetry import symmetric
 from kernels.noise import KeyedNoise
 from kernels.operators.compose import measurement_operator
 from kernels.sampling.constraints import Known, Measurement, Problem, to
 from kernels.sampling.inflight import advance_within
-from kernels.sampling.registry import MethodConfig
-from kernels.sampling.sampler import SamplerConfig, State
+from kernels.sampling.method_registry import MethodConfig
+from kernels.sampling.sampler import SamplerConfig, SamplerState
 from kernels.sampling.sampler import start as start_tiles
 from orchestrator.errors import TileError
 from orchestrator.job.class_guidance import ClassGuide, network_label
@@ -38,7 +38,7 @@ from orchestrator.tiling.grid import TileKey
 from orchestrator.worker.batch_report import Report
 from orchestrator.worker.eps_power import eps_power, probe_boxes
 from orchestrator.worker.fallback import substitute
-from orchestrator.worker.inflight import Flight
+from orchestrator.worker.inflight import InflightBatch
 from orchestrator.worker.tile_reader import TileReader
 from storage.box import Box
 
@@ -102,7 +102,7 @@ class Worker:
         work = self.load(keys)
         for key, pixels in work.determined.items():
             self.write(key, pixels)
-        flight = Flight(self)
+        flight = InflightBatch(self)
         flight.add(work.tiles)
         while flight:
             for ended in flight.step():
@@ -120,18 +120,18 @@ class Worker:
         level = self.plan.levels[key.level]
         return determined(self.plan, level, tile, self._inner(level, key))
 
-    def begin(self, tiles: dict[TileKey, TileInput]) -> State:
+    def begin(self, tiles: dict[TileKey, TileInput]) -> SamplerState:
         """Return tiles of one level before their first step, every picture of a tile a row of the batch."""
         bands = self.plan.bands
         pictures = [part for tile in tiles.values() for part in tile.split(bands, self.plan.joint)]
         keys = [key for key in tiles for _ in bands.groups]
         return self._start(self.plan.levels[keys[0].level], keys, pictures)
 
-    def advance(self, level: int, state: State, most: int) -> tuple[State, int]:
+    def advance(self, level: int, state: SamplerState, most: int) -> tuple[SamplerState, int]:
         """Take tiles of a level one step (`kernels.sampling.inflight.advance_within`)."""
         return advance_within(self.denoiser, state, self.config(level), self.noise, most)
 
-    def results(self, state: State) -> dict[TileKey, Tensor]:
+    def results(self, state: SamplerState) -> dict[TileKey, Tensor]:
         """Return the pictures (groups, C, P, P) of tiles that have finished, on the CPU."""
         level = self.plan.levels[state.keys[0][0]]
         keys = [TileKey(*key) for key in state.keys]
@@ -174,7 +174,7 @@ class Worker:
         trouble, self._trouble = self._trouble, ""
         return Report(work.keys, seconds, nfe, len(work.determined), self.fitting, trouble=trouble)
 
-    def _start(self, level: Level, keys: list[TileKey], tiles: list[TileInput]) -> State:
+    def _start(self, level: Level, keys: list[TileKey], tiles: list[TileInput]) -> SamplerState:
         route = self.trajectories[level.index]
         problem = self.problem(level, keys, tiles)
         start = self._stack([t.start for t in tiles]) if route.warm and tiles[0].start is not None else None

@@ -10,7 +10,7 @@ from typing import Any
 import tifffile
 
 from storage.errors import FormatError, one_line
-from storage.image_metadata import Meaning
+from storage.image_metadata import ImageMetadata
 
 Tag = tuple[int, int, int, Any, bool]
 """A tag for tifffile's extratags: code, type, count, value, whether only the first page carries it."""
@@ -22,7 +22,7 @@ _TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113)
 _CACHE = 128 << 20
 
 
-def tags(meaning: Meaning, *, channels: int, dtype: str) -> list[Tag]:
+def tags(meaning: ImageMetadata, *, channels: int, dtype: str) -> list[Tag]:
     """Return the tags that carry georeference, nodata and band names of an image, as GDAL writes them.
 
     They come from an image of one pixel in memory, so that GDAL decides how a coordinate system is put into GeoKeys and

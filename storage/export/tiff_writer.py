@@ -23,7 +23,7 @@ import tifffile
 
 from storage.export.geotiff import Tag
 from storage.export.tiff_tiles import TILE, TileEncoder
-from storage.image_metadata import Meaning
+from storage.image_metadata import ImageMetadata
 from storage.zarr_format.published_image import PublishedImage
 
 Progress = Callable[[int, int], None]
@@ -199,7 +199,7 @@ def _shape(image: PublishedImage, number: int, planar: bool) -> tuple[int, ...]:
     return (channels, height, width) if planar else (height, width, channels)
 
 
-def _resolution(meaning: Meaning, number: int) -> dict[str, Any]:
+def _resolution(meaning: ImageMetadata, number: int) -> dict[str, Any]:
     """Return the resolution tags of a level, pixels per centimetre as (x, y)."""
     if meaning.pixel_size is None:
         return {}

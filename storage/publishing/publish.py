@@ -12,9 +12,9 @@ import numpy as np
 
 from storage.box import Box
 from storage.errors import FormatError
-from storage.image_metadata import Meaning
+from storage.image_metadata import ImageMetadata
 from storage.publishing.pyramid_writer import Publication, is_published, own_folders, unpublish
-from storage.zarr_format.shard import DTYPES, Level
+from storage.zarr_format.shard import DTYPES, PyramidLevel
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
@@ -38,14 +38,14 @@ def publish(
     dtype: DTypeLike,
     chunk: int = 512,
     shard: int = 2048,
-    meaning: Meaning | None = None,
+    meaning: ImageMetadata | None = None,
     window: tuple[float, float] | None = None,
     name: str = "image",
     attributes: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     threads: int = 2,
     progress: Progress | None = None,
-) -> list[Level]:
+) -> list[PyramidLevel]:
     """Write the image that `source` delivers to the folder `dest` and return its levels, finest first.
 
     source: box -> (C, h, w) in `dtype` (uint8, uint16, int16 or float32), called once per shard of level 0: row by row
@@ -58,7 +58,7 @@ def publish(
     compressed bytes.
     Raises FormatError when `dest` holds an image already and `overwrite` is false, or a folder in the way.
     """
-    meaning = meaning or Meaning()
+    meaning = meaning or ImageMetadata()
     levels = plan_levels((channels, height, width), dtype, chunk=chunk, shard=shard)
     publication = Publication(Path(dest), tuple(levels), meaning.nodata)
     make_way(publication.dest, overwrite=overwrite)
@@ -96,7 +96,9 @@ def publish(
     return levels
 
 
-def plan_levels(shape: tuple[int, int, int], dtype: DTypeLike, *, chunk: int = 512, shard: int = 2048) -> list[Level]:
+def plan_levels(
+    shape: tuple[int, int, int], dtype: DTypeLike, *, chunk: int = 512, shard: int = 2048
+) -> list[PyramidLevel]:
     """Return the levels of an image (C, H, W), finest first, halving until one fits a chunk.
 
     Raises ValueError for empty images, a dtype that is not supported, or a shard that is not a multiple of the chunk.
@@ -109,13 +111,13 @@ def plan_levels(shape: tuple[int, int, int], dtype: DTypeLike, *, chunk: int = 5
     kind = np.dtype(dtype).name
     if kind not in DTYPES:
         raise ValueError(f"dtype {kind} is not supported; supported: {', '.join(DTYPES)}")
-    levels = [Level.fit(shape=shape, dtype=kind, chunk=chunk, shard=shard)]
+    levels = [PyramidLevel.fit(shape=shape, dtype=kind, chunk=chunk, shard=shard)]
     while max(levels[-1].shape[1:]) > chunk:
         levels.append(levels[-1].halved(shard))
     return levels
 
 
-def _held_levels(levels: list[Level]) -> int:
+def _held_levels(levels: list[PyramidLevel]) -> int:
     """Return the number of the coarsest level whose shards are made of what is in memory: one of each level waits."""
     channels, shard = levels[0].shape[0], levels[0].shard
     each = channels * shard[0] * shard[1] * np.dtype(levels[0].dtype).itemsize
@@ -133,7 +135,7 @@ def make_way(dest: Path, *, overwrite: bool) -> None:
     unpublish(dest)
 
 
-def checked(level: Level, pixels: NDArray[Any], box: Box) -> NDArray[Any]:
+def checked(level: PyramidLevel, pixels: NDArray[Any], box: Box) -> NDArray[Any]:
     """Return what a source gave for a box; raises ValueError for another shape or dtype."""
     expected = (level.shape[0], *box.shape)
     if pixels.shape != expected or pixels.dtype != level.dtype:

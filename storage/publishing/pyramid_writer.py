@@ -21,12 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage import atomic_files as files
-from storage.image_metadata import Meaning
+from storage.image_metadata import ImageMetadata
 from storage.zarr_format import metadata as zarr_meta
 from storage.zarr_format import ome_metadata as ome
 from storage.zarr_format import shard as shards
 from storage.zarr_format.downsample import halve
-from storage.zarr_format.shard import Level, Shard
+from storage.zarr_format.shard import PyramidLevel, Shard
 
 UNFINISHED = f".publish{files.PARTIAL}"
 """Folder inside the destination that holds an image until it is finished."""
@@ -37,7 +37,7 @@ class Publication:
     """Write the shards of an image and, when all are there, make it appear. Holds no pixels and no open files."""
 
     dest: Path
-    levels: tuple[Level, ...]
+    levels: tuple[PyramidLevel, ...]
     """Finest first, as `storage.publishing.publish.plan_levels` makes them."""
     nodata: float | None = None
     """Left out of the means of coarser levels."""
@@ -48,7 +48,12 @@ class Publication:
         return self.dest / UNFINISHED
 
     def group(
-        self, *, name: str, meaning: Meaning, attributes: Mapping[str, Any], window: tuple[float, float] | None = None
+        self,
+        *,
+        name: str,
+        meaning: ImageMetadata,
+        attributes: Mapping[str, Any],
+        window: tuple[float, float] | None = None,
     ) -> dict[str, Any]:
         """Return the metadata of the finished image; see `storage.zarr_format.ome_metadata.group_metadata`."""
         documents = [level.metadata() for level in self.levels]

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from storage import atomic_files as files
 from storage.box import Box
-from storage.byte_source import Source, is_url
+from storage.byte_source import ByteSource, is_url
 from storage.errors import FormatError
 from storage.image import EVERYTHING, ITEMSIZE, ImageInfo, Reader, Selection, check_memory
 from storage.readers.exif import swaps_sides
-from storage.readers.registry import inspect, open_image
+from storage.readers.reader_registry import inspect, open_image
 from storage.readers.staging_blocks import Blocks, cut
 from storage.readers.zarr_arrays.own_zarr import STAGED, inspect_zarr, staged_facts
 from storage.zarr_format import chunk as chunks
@@ -107,7 +107,7 @@ def _metadata(info: ImageInfo, blocks: Blocks, identity: dict[str, Any]) -> dict
 def _identity(source: str, selection: Selection) -> dict[str, Any]:
     """Return what makes the copy of a source the same again; of a URL its size stands for its content."""
     if is_url(source):
-        with Source(source) as found:
+        with ByteSource(source) as found:
             return {"name": found.name, "size": found.size, "mtime_ns": 0, **selection.as_dict()}
     try:
         stat = os.stat(source)

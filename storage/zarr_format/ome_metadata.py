@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from storage.errors import FormatError
-from storage.image_metadata import Meaning
+from storage.image_metadata import ImageMetadata
 from storage.zarr_format import metadata as zarr_meta
 
 VERSION = "0.5"
@@ -23,7 +23,7 @@ def group_metadata(
     levels: Sequence[Mapping[str, Any]],
     *,
     name: str,
-    meaning: Meaning,
+    meaning: ImageMetadata,
     attributes: Mapping[str, Any],
     window: tuple[float, float] | None = None,
 ) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def group_metadata(
     }
 
 
-def _multiscale(levels: int, name: str, meaning: Meaning) -> dict[str, Any]:
+def _multiscale(levels: int, name: str, meaning: ImageMetadata) -> dict[str, Any]:
     unit = {"unit": "micrometer"} if meaning.pixel_size else {}
     space = [{"name": axis, "type": "space", **unit} for axis in zarr_meta.AXES[1:]]
     return {
@@ -58,7 +58,7 @@ def _multiscale(levels: int, name: str, meaning: Meaning) -> dict[str, Any]:
     }
 
 
-def _transformations(meaning: Meaning, level: int) -> list[dict[str, Any]]:
+def _transformations(meaning: ImageMetadata, level: int) -> list[dict[str, Any]]:
     """Place the centres of a level's pixels, counted from the centre of the source's first pixel.
 
     A level is 2^l times coarser than level 0 and its first centre lies (2^l - 1)/2 pixels of level 0 further in.
@@ -92,7 +92,7 @@ def parse(path: str, document: Mapping[str, Any]) -> tuple[list[str], tuple[floa
     return datasets, meaning.pixel_size, meaning.icc
 
 
-def describe(path: str, document: Mapping[str, Any]) -> tuple[list[str], Meaning]:
+def describe(path: str, document: Mapping[str, Any]) -> tuple[list[str], ImageMetadata]:
     """Return (array paths finest first, meaning of level 0) of an image group.
 
     Raises FormatError for a group that is not an OME-Zarr 0.5 image with axes c, y, x.
@@ -115,4 +115,4 @@ def describe(path: str, document: Mapping[str, Any]) -> tuple[list[str], Meaning
     if axes != zarr_meta.AXES or not datasets or len(scale) != len(axes):
         raise FormatError(f"{path}: OME-Zarr axes {', '.join(map(str, axes))}; {supported}")
     size = (float(scale[1]), float(scale[2])) if units == {"micrometer"} else None
-    return datasets, Meaning.of(attributes, size)
+    return datasets, ImageMetadata.of(attributes, size)

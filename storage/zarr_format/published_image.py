@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from storage.box import Box
 from storage.errors import FormatError
-from storage.image_metadata import Meaning
+from storage.image_metadata import ImageMetadata
 from storage.zarr_format import metadata as zarr_meta
 from storage.zarr_format import ome_metadata as ome
-from storage.zarr_format.shard import DTYPES, Level, Shard
+from storage.zarr_format.shard import DTYPES, PyramidLevel, Shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,8 @@ class PublishedImage:
     """A finished image that this program published. Keeps nothing between reads; safe to read in several threads."""
 
     path: Path
-    levels: tuple[Level, ...]
-    meaning: Meaning
+    levels: tuple[PyramidLevel, ...]
+    meaning: ImageMetadata
     """Of level 0."""
     provenance: dict[str, Any]
     """How it was made, as it was published; empty when the file does not say."""
@@ -92,13 +92,13 @@ class PublishedImage:
                 yield Shard.open(level, path), level.box(row, col).intersect(box)
 
 
-def _level(folder: Path) -> Level:
+def _level(folder: Path) -> PyramidLevel:
     """Return the geometry of an array; raises FormatError when it is not one that `publish` wrote."""
     found = zarr_meta.load(folder)
     try:
         shard = found["chunk_grid"]["configuration"]["chunk_shape"]
         inner = found["codecs"][0]["configuration"]["chunk_shape"]
-        level = Level(
+        level = PyramidLevel(
             shape=tuple(found["shape"]), dtype=found["data_type"], chunk=int(inner[-1]), shard=(shard[-2], shard[-1])
         )
     except (KeyError, TypeError, IndexError):

@@ -36,7 +36,7 @@ _CRC_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Level:
+class PyramidLevel:
     """The geometry of one sharded array (C, H, W) with chunks (1, chunk, chunk)."""
 
     shape: tuple[int, int, int]
@@ -49,7 +49,7 @@ class Level:
     """Height and width of a shard, px: multiples of the chunk, no larger than the image needs."""
 
     @classmethod
-    def fit(cls, *, shape: tuple[int, int, int], dtype: str, chunk: int, shard: int) -> Level:
+    def fit(cls, *, shape: tuple[int, int, int], dtype: str, chunk: int, shard: int) -> PyramidLevel:
         """Return the level with shards of `shard` px, clamped to the chunks that the image needs."""
         needed = (-(-side // chunk) * chunk for side in shape[1:])
         height, width = (min(shard, side) for side in needed)
@@ -78,14 +78,14 @@ class Level:
             codecs=[zarr_meta.sharding_codec(self.dtype, (1, self.chunk, self.chunk))],
         )
 
-    def halved(self, shard: int) -> Level:
+    def halved(self, shard: int) -> PyramidLevel:
         """Return the next level of the pyramid, each side half as long, rounded up."""
         channels, height, width = self.shape
         shape = (channels, -(-height // 2), -(-width // 2))
-        return Level.fit(shape=shape, dtype=self.dtype, chunk=self.chunk, shard=shard)
+        return PyramidLevel.fit(shape=shape, dtype=self.dtype, chunk=self.chunk, shard=shard)
 
 
-def encode(level: Level, pixels: NDArray[Any], pool: Executor) -> list[bytes]:
+def encode(level: PyramidLevel, pixels: NDArray[Any], pool: Executor) -> list[bytes]:
     """Return the bytes of a shard, in parts. pixels: (C, h, w), the shard's box clipped to the image."""
     down, across = (side // level.chunk for side in level.shard)
     index = np.full((level.shape[0], down, across, 2), _ABSENT, "<u8")
@@ -122,7 +122,7 @@ _ROOM = _Room()
 class Shard:
     """A shard in its file, whose chunks are read and decoded when they are asked for. Safe to use in several threads."""
 
-    level: Level
+    level: PyramidLevel
     path: Path
     fd: int
     size: int
@@ -132,7 +132,7 @@ class Shard:
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, level: Level, path: Path) -> Iterator[Shard]:
+    def open(cls, level: PyramidLevel, path: Path) -> Iterator[Shard]:
         """Read the index; raises DamagedError naming the file when it is missing or fails its checksum."""
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -175,7 +175,7 @@ class Shard:
                 target[...] = inside[: target.shape[0], : target.shape[1]]
 
 
-def _index(level: Level, path: Path, fd: int, size: int) -> NDArray[np.uint64]:
+def _index(level: PyramidLevel, path: Path, fd: int, size: int) -> NDArray[np.uint64]:
     """Return (first byte, length) of every chunk, (C, down, across, 2)."""
     down, across = (side // level.chunk for side in level.shard)
     length = level.shape[0] * down * across * 16
@@ -186,13 +186,13 @@ def _index(level: Level, path: Path, fd: int, size: int) -> NDArray[np.uint64]:
     return np.frombuffer(table, "<u8").reshape(level.shape[0], down, across, 2)
 
 
-def _present(level: Level, pixels: NDArray[Any]) -> Iterator[tuple[int, int, int]]:
+def _present(level: PyramidLevel, pixels: NDArray[Any]) -> Iterator[tuple[int, int, int]]:
     """Yield (channel, row, column) of the chunks that hold any pixel of the image."""
     channels, height, width = pixels.shape
     return itertools.product(range(channels), range(-(-height // level.chunk)), range(-(-width // level.chunk)))
 
 
-def _slices(level: Level, channel: int, row: int, col: int) -> tuple[int, slice, slice]:
+def _slices(level: PyramidLevel, channel: int, row: int, col: int) -> tuple[int, slice, slice]:
     """Return the place of a chunk inside its shard; an array's edge clips it."""
     side = level.chunk
     return channel, slice(row * side, (row + 1) * side), slice(col * side, (col + 1) * side)

@@ -86,7 +86,7 @@ def render(submission: Submission) -> str:
         restarts=common.restarts,
         exports="".join(f"export {name}={shlex.quote(value)}\n" for name, value in exports.items()),
         names=ALONE if submission.shares is None else TASK,
-        count=f'{quoted([python, "-m", "cluster.batches.status"])} "$output"' if submission.is_batch else COUNT,
+        count=f'{quoted([python, "-m", "cluster.batches.batch_status"])} "$output"' if submission.is_batch else COUNT,
         step=quoted(_step_options(submission)),
         setup="".join(f"{line}\n" for line in common.setup),
         launcher=quoted(launcher),

@@ -20,11 +20,11 @@ from typing import Any, Self, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from kernels.denoisers.denoiser_registry import UNET_VALUES_PER_WIDTH, DenoiserInfo, sampled_hash
 from kernels.denoisers.guided_diffusion.architecture import Architecture, infer, is_denoiser, settings_text
 from kernels.denoisers.guided_diffusion.classifier import ClassifierConfig, ClassifierModel
 from kernels.denoisers.guided_diffusion.unet import UNetModel
 from kernels.denoisers.guided_diffusion.weights_file import CheckpointError, read_tensors
-from kernels.denoisers.registry import UNET_VALUES_PER_WIDTH, DenoiserInfo, sampled_hash
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from storage.box import Box
-from storage.byte_source import Source
+from storage.byte_source import ByteSource
 from storage.errors import DamagedError, FormatError, one_line
 
 if TYPE_CHECKING:
@@ -35,14 +35,14 @@ def available() -> bool:
     return importlib.util.find_spec("rasterio") is not None
 
 
-class PiecesCore:
+class GdalCore:
     """Read windows of a JPEG or JPEG 2000 in bounded memory; reading a JPEG upwards starts again at the top."""
 
     def __init__(self, path: str, kind: str, shape: tuple[int, int, int], dtype: str) -> None:
         """path: a file or URL. shape: (H, W, S) as the header says, to which the decoder is held."""
         self._path, self._kind, self._shape, self._dtype = path, kind, shape, dtype
         self._lock = threading.Lock()
-        self._source: Source | None = None
+        self._source: ByteSource | None = None
         self._dataset: Any = None
 
     def read(self, box: Box, samples: tuple[int, ...]) -> Pixels:
@@ -73,7 +73,7 @@ class PiecesCore:
     def _open(self) -> None:
         import rasterio
 
-        source = self._source = Source(self._path)
+        source = self._source = ByteSource(self._path)
         name = f"image{PurePath(source.name).suffix}"
 
         def opened(asked: str, mode: str = "rb") -> Any:

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cluster.batches.batch_manifest import Entry, read_entries, share_of
 from cluster.batches.folder import BatchFolder, array_shard, parse_shard
-from cluster.batches.manifest import Entry, read_entries, share_of
 from orchestrator.errors import PlanError
 from orchestrator.events import BatchCommitted, WorkerLost, WorkerStarted
 from orchestrator.monitoring.utilisation import KEPT, Usage, cover
-from orchestrator.run.batch_records import Record, Records, read_records
-from orchestrator.scheduling.dispatcher import Crew, Tiles
+from orchestrator.run.batch_records import ImageRecord, ImageRecords, read_records
+from orchestrator.scheduling.dispatcher import Dispatcher, Tiles
 from orchestrator.scheduling.frontier import Frontier
 from orchestrator.tiling.grid import TileGrid
 from orchestrator.tiling.task_graph import TaskGraph
@@ -213,12 +213,12 @@ def test_a_slurm_task_takes_its_share():
 
 def test_a_torn_record_is_left_out_and_harms_no_other(tmp_path):
     path = tmp_path / "batch.jsonl"
-    first = Record(image="a", input="a.png", state="failed", error="why", size=(3, 4))
-    Records(path, {}).append(first)
+    first = ImageRecord(image="a", input="a.png", state="failed", error="why", size=(3, 4))
+    ImageRecords(path, {}).append(first)
     with path.open("ab") as file:
         file.write(b'{"image": "b", "inp')
-    later = Record(image="a", input="a.png", state="published")
-    Records(path, {}).append(later)
+    later = ImageRecord(image="a", input="a.png", state="published")
+    ImageRecords(path, {}).append(later)
     assert list(read_records(path)) == [first, later]
     assert BatchFolder(tmp_path).all_records()["a"] == later
 
@@ -287,7 +287,7 @@ def graph(rows, cols, order="raster"):
 @settings(max_examples=80, deadline=None)
 def test_runs_that_share_a_crew_all_end_and_each_only_where_it_is_known(shapes, workers, most, continuous, rng):
     """Any order of reports, failures, workers that open a run late or are kept apart: all tiles run, suspects alone."""
-    crew = Crew(most, continuous)
+    crew = Dispatcher(most, continuous)
     runs = [Tiles(Frontier(graph(*shape)), {rng.randrange(workers)}) for shape in shapes]
     for worker in range(workers):
         crew.join(worker)
@@ -320,7 +320,7 @@ def test_runs_that_share_a_crew_all_end_and_each_only_where_it_is_known(shapes, 
 
 
 def test_the_oldest_run_goes_first_and_the_next_fills_what_it_leaves_idle():
-    crew, workers = Crew(1), ["a", "b", "c"]
+    crew, workers = Dispatcher(1), ["a", "b", "c"]
     for worker in workers:
         crew.join(worker)
     old, new = (Tiles(Frontier(graph(3, 3)), workers) for _ in range(2))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from storage.errors import FormatError
 from storage.image import Selection
-from storage.readers.registry import inspect, open_image
+from storage.readers.reader_registry import inspect, open_image
 
 PIXELS = np.random.default_rng(3).integers(0, 256, (90, 120, 3), np.uint8)
 PNG = bytes(imagecodecs.png_encode(PIXELS))

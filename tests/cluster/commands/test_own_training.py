@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from cluster.commands.training_images import Areas, open_training_images
+from kernels.denoisers.denoiser_registry import BUILTIN_WEIGHTS
 from kernels.denoisers.prior_metadata import read_metadata, read_record
-from kernels.denoisers.registry import BUILTIN_WEIGHTS
 from kernels.training import synthetic as synth
 from kernels.training.command import CHECKPOINT
 from kernels.training.near_duplicates import SIDE, from_text, landmarks, share_pixels, to_text

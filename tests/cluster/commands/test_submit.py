@@ -12,7 +12,7 @@ import pytest
 
 from cluster.commands.submit import make_submission
 from cluster.on_node.driver import command_line
-from cluster.submission.handles import Found, Handle, Record, Registry, State
+from cluster.submission.handles import Handle, JobState, JobStatus, SubmissionRecord, SubmissionRegistry
 from cluster.submission.settings import load
 from cluster.submission.submission import new_run_id
 from orchestrator.run_folder import RunDir
@@ -121,13 +121,13 @@ def test_what_is_shown_of_a_submission_holds_no_secret(home, cli):
     url = "https://user:hidden1@host/in.tif?sig=hidden2"
     kept = record(home / "out", "a" * 12, 1.0, "slurm:11")
     settings = {**kept.settings, "submit": {**kept.settings["submit"], "env": ["AWS_SECRET=hidden3"]}}
-    Registry().keep(replace(kept, arguments=[url, "out"], settings=settings))
+    SubmissionRegistry().keep(replace(kept, arguments=[url, "out"], settings=settings))
     for words in (["list", "--json"], ["status", "slurm:11", "--json"]):
         ended = cli(*words)
         assert "hidden" not in ended.out
         assert "https://...@host/in.tif?..." in ended.out
         assert "AWS_SECRET=..." in ended.out
-    assert Registry().all()[0].arguments == [url, "out"]
+    assert SubmissionRegistry().all()[0].arguments == [url, "out"]
 
 
 def test_a_missing_picture_is_refused(home, cli):
@@ -170,25 +170,25 @@ def test_what_is_no_handle_is_a_path(text):
 @pytest.mark.parametrize(
     ("state", "code", "exit_code"),
     [
-        (State.SUCCEEDED, 0, 0),
-        (State.FAILED, 7, 7),
-        (State.FAILED, None, 1),
-        (State.OUT_OF_MEMORY, 137, 137),
-        (State.INTERRUPTED, 75, 75),
-        (State.CANCELLED, None, 75),
-        (State.NODE_FAIL, None, 75),
-        (State.TIMEOUT, 0, 75),
-        (State.LOST, None, 75),
+        (JobState.SUCCEEDED, 0, 0),
+        (JobState.FAILED, 7, 7),
+        (JobState.FAILED, None, 1),
+        (JobState.OUT_OF_MEMORY, 137, 137),
+        (JobState.INTERRUPTED, 75, 75),
+        (JobState.CANCELLED, None, 75),
+        (JobState.NODE_FAIL, None, 75),
+        (JobState.TIMEOUT, 0, 75),
+        (JobState.LOST, None, 75),
     ],
 )
 def test_waiting_ends_with_the_drivers_code_or_says_that_resume_goes_on(state, code, exit_code):
-    assert Found(state, code).exit_code == exit_code
+    assert JobStatus(state, code).exit_code == exit_code
     assert state.ended
 
 
 def record(output, run_id, submitted, handle):
     settings = load({}, Path("/nowhere"), {"HOME": "/nowhere"}).settings.model_dump(mode="json")
-    return Record(
+    return SubmissionRecord(
         handle=handle,
         run_id=run_id,
         name="gr-out",
@@ -206,7 +206,7 @@ def test_the_latest_submission_of_an_output_is_found_from_any_users_folder(tmp_p
     out = tmp_path / "out.zarr"
     for run_id in ("a" * 12, "b" * 12):
         (out / ".gigarestore" / "submissions" / run_id).mkdir(parents=True)
-    mine, other = (Registry({"XDG_STATE_HOME": str(tmp_path / name)}) for name in ("mine", "other"))
+    mine, other = (SubmissionRegistry({"XDG_STATE_HOME": str(tmp_path / name)}) for name in ("mine", "other"))
     mine.keep(record(out, "b" * 12, 2.0, "slurm:12"))
     mine.keep(record(out, "a" * 12, 1.0, "slurm:11"))
     assert [found.handle for found in mine.all()] == ["slurm:12", "slurm:11"]
@@ -218,7 +218,7 @@ def test_the_latest_submission_of_an_output_is_found_from_any_users_folder(tmp_p
 
 
 def test_a_damaged_record_hides_no_other(tmp_path):
-    registry = Registry({"XDG_STATE_HOME": str(tmp_path)})
+    registry = SubmissionRegistry({"XDG_STATE_HOME": str(tmp_path)})
     registry.keep(record(tmp_path / "out", "a" * 12, 1.0, "slurm:11"))
     (registry.folder / "zzz.json").write_text('{"handle": "slur')
     (registry.folder / "old.json").write_text('{"handle": "slurm:9"}')

@@ -9,12 +9,12 @@ import sys
 import pytest
 import yaml
 
+from cluster.batches.batch_manifest import read_entries
 from cluster.batches.folder import BatchFolder
-from cluster.batches.manifest import read_entries
 from cluster.on_node.driver import batch_line
-from cluster.submission.handles import Found, Handle, State
+from cluster.submission.handles import Handle, JobState, JobStatus
 from cluster.submission.log_follower import follow_files
-from cluster.submission.slurm.client import SlurmBackend, together
+from cluster.submission.slurm.slurm_client import SlurmBackend, together
 from storage.run_store.journal import Journal
 
 OPTIONS = ["--scale", 4, "--tile", 32, "--workers", 3, "--open", 2, "--no-verify"]
@@ -179,23 +179,27 @@ def test_a_task_is_queued_again_by_its_own_name_and_for_tiles_of_its_own_share(h
     assert (submitted(home) / "12_2.0").is_dir()
 
 
-DONE, FAILED, STOPPED = Found(State.SUCCEEDED, 0), Found(State.FAILED, 1), Found(State.INTERRUPTED, 75)
-REFUSED, WAITING = Found(State.FAILED, 2), Found(State.PENDING, None, "Priority")
+DONE, FAILED, STOPPED = (
+    JobStatus(JobState.SUCCEEDED, 0),
+    JobStatus(JobState.FAILED, 1),
+    JobStatus(JobState.INTERRUPTED, 75),
+)
+REFUSED, WAITING = JobStatus(JobState.FAILED, 2), JobStatus(JobState.PENDING, None, "Priority")
 
 
 @pytest.mark.parametrize(
     ("tasks", "state", "exit_code", "reason"),
     [
-        ([DONE, DONE], State.SUCCEEDED, 0, ""),
-        ([DONE, FAILED], State.FAILED, 1, "1 of 2 shares"),
-        ([REFUSED, REFUSED], State.FAILED, 2, "2 of 2 shares"),
-        ([REFUSED, FAILED], State.FAILED, 1, "2 of 2 shares"),
-        ([DONE, STOPPED, STOPPED], State.INTERRUPTED, 75, "2 of 3 shares"),
-        ([Found(State.TIMEOUT), STOPPED], State.INTERRUPTED, 75, "2 of 2 shares"),
-        ([STOPPED, FAILED], State.FAILED, 1, "2 of 2 shares"),
-        ([FAILED, Found(State.RUNNING), WAITING], State.RUNNING, None, "1 of 3 shares have ended"),
-        ([DONE, WAITING], State.PENDING, None, "1 of 2 shares have ended, Priority"),
-        ([FAILED, Found(State.UNKNOWN)], State.UNKNOWN, None, "1 of 2 shares have ended"),
+        ([DONE, DONE], JobState.SUCCEEDED, 0, ""),
+        ([DONE, FAILED], JobState.FAILED, 1, "1 of 2 shares"),
+        ([REFUSED, REFUSED], JobState.FAILED, 2, "2 of 2 shares"),
+        ([REFUSED, FAILED], JobState.FAILED, 1, "2 of 2 shares"),
+        ([DONE, STOPPED, STOPPED], JobState.INTERRUPTED, 75, "2 of 3 shares"),
+        ([JobStatus(JobState.TIMEOUT), STOPPED], JobState.INTERRUPTED, 75, "2 of 2 shares"),
+        ([STOPPED, FAILED], JobState.FAILED, 1, "2 of 2 shares"),
+        ([FAILED, JobStatus(JobState.RUNNING), WAITING], JobState.RUNNING, None, "1 of 3 shares have ended"),
+        ([DONE, WAITING], JobState.PENDING, None, "1 of 2 shares have ended, Priority"),
+        ([FAILED, JobStatus(JobState.UNKNOWN)], JobState.UNKNOWN, None, "1 of 2 shares have ended"),
     ],
 )
 def test_an_array_has_ended_with_its_last_task_and_says_what_is_wrong(tasks, state, exit_code, reason):
@@ -240,7 +244,7 @@ def test_one_task_of_an_array_can_be_cancelled(home, programs, cli):
     programs(squeue=QUEUE.format("FAILED", "COMPLETED"))
     (submitted(home) / "12_1.0").mkdir()
     (submitted(home) / "12_1.0" / "exit").write_text("75")
-    assert SlurmBackend().state(Handle("slurm", "12_1"), None).state is State.FAILED
+    assert SlurmBackend().state(Handle("slurm", "12_1"), None).state is JobState.FAILED
     assert cli("status", "out").out == "slurm:12: cancelled (1 of 2 shares)\n"
 
 

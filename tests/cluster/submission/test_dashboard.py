@@ -8,7 +8,7 @@ import pytest
 
 import cluster.submission.ray_jobs
 from cluster.submission.backends import Unreachable
-from cluster.submission.handles import Handle, Record, State
+from cluster.submission.handles import Handle, JobState, SubmissionRecord
 from cluster.submission.ray_jobs import RayJobsBackend, check_version
 from orchestrator.errors import PlanError
 
@@ -65,16 +65,16 @@ def test_nobody_there_is_exit_code_69(cli, small, tmp_path, monkeypatch):
     ("code", "silent", "state"),
     [
         (None, False, None),
-        (None, True, State.LOST),
-        (0, True, State.SUCCEEDED),
-        (75, True, State.INTERRUPTED),
-        (1, True, State.FAILED),
+        (None, True, JobState.LOST),
+        (0, True, JobState.SUCCEEDED),
+        (75, True, JobState.INTERRUPTED),
+        (1, True, JobState.FAILED),
     ],
 )
 def test_a_dead_heads_run_is_told_by_its_drivers_own_files(server, tmp_path, monkeypatch, code, silent, state):
     monkeypatch.setattr(cluster.submission.ray_jobs, "SILENCE", 0.0 if silent else 1000.0)
     url = server(b"")
-    record = Record(
+    record = SubmissionRecord(
         handle=f"ray:gr-x@{url}",
         run_id="a" * 12,
         name="gr-x",

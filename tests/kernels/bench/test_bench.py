@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from cluster.cli import app
 from kernels.bench import sampler_cost as bench
 from kernels.bench import variants as bench_variants
-from kernels.bench.sampler_cost import Case, measure, text
+from kernels.bench.sampler_cost import BenchCase, measure, text
 from kernels.bench.variants import Variant, Wrapped, network, variants
 from kernels.denoisers.guided_diffusion.unet import UNetConfig
 from kernels.presets import PAPER
@@ -47,7 +47,7 @@ def test_the_same_number_of_network_calls_is_timed_on_both_sides() -> None:
         calls.append(len(x))
         return plain(x, t)
 
-    case = Case.build(plain, tile, 2, 4, PAPER, "cpu")
+    case = BenchCase.build(plain, tile, 2, 4, PAPER, "cpu")
     case.evaluate(Wrapped(plain.info, counted))
     bare = sum(calls)
     calls.clear()

@@ -18,7 +18,7 @@ from kernels.denoisers.builtin import (
     network_output,
     network_target,
 )
-from kernels.denoisers.registry import BUILTIN_WEIGHTS, describe
+from kernels.denoisers.denoiser_registry import BUILTIN_WEIGHTS, describe
 from kernels.schedule import linear_alpha_bar
 
 SMALL = PriorConfig(channels=(8, 12, 16), blocks=(1, 1, 1), embedding=16)

@@ -4,8 +4,8 @@ import sys
 import pytest
 import torch
 
-from kernels.denoisers.base import evaluate, load_denoiser
-from kernels.denoisers.registry import BUILTIN_WEIGHTS, describe
+from kernels.denoisers.denoiser import evaluate, load_denoiser
+from kernels.denoisers.denoiser_registry import BUILTIN_WEIGHTS, describe
 from kernels.schedule import base_alpha_bar
 from tests.places import ROOT
 
@@ -47,7 +47,7 @@ def test_a_reference_with_a_wrong_path_is_refused(ref, message):
 
 def test_describing_needs_no_torch():
     code = (
-        "import sys, kernels.denoisers.registry as c;"
+        "import sys, kernels.denoisers.denoiser_registry as c;"
         "c.describe('analytic:'); c.BUILTIN_WEIGHTS.exists() and c.describe('builtin');"
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     )

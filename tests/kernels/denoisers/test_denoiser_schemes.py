@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from kernels.denoisers.base import load_denoiser
 from kernels.denoisers.builtin import FORMAT, LocalUNet, PriorConfig
-from kernels.denoisers.registry import SCHEMES, describe
+from kernels.denoisers.denoiser import load_denoiser
+from kernels.denoisers.denoiser_registry import SCHEMES, describe
 from kernels.schedule import base_alpha_bar, linear_alpha_bar
 
 MODELS = """

@@ -16,9 +16,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.denoisers.base import load_denoiser
+from kernels.denoisers.denoiser import load_denoiser
+from kernels.denoisers.denoiser_registry import describe
 from kernels.denoisers.guided_diffusion.weights_file import CheckpointError
-from kernels.denoisers.registry import describe
 from kernels.schedule import base_alpha_bar
 
 with warnings.catch_warnings():

@@ -22,10 +22,10 @@ SCRIPT = """
 import json, resource, sys, time
 from pathlib import Path
 import torch
-from kernels.denoisers.base import load_denoiser
+from kernels.denoisers.denoiser import load_denoiser
 from kernels.sampling.constraints import Measurement, Problem
 from kernels.noise import KeyedNoise
-from kernels.operators.base import AveragePool
+from kernels.operators.linear_operator import AveragePool
 from kernels.sampling.sampler import SamplerConfig, sample
 from kernels.schedule import Schedule, base_alpha_bar
 

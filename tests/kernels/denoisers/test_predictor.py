@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from kernels.denoisers.builtin import PriorConfig, load_prior, read_prior
+from kernels.denoisers.denoiser_registry import BUILTIN_WEIGHTS, PREDICTOR_WEIGHTS, describe, file_hash
 from kernels.denoisers.predictor import FORMAT, load_predictor, predict
-from kernels.denoisers.registry import BUILTIN_WEIGHTS, PREDICTOR_WEIGHTS, describe, file_hash
 from kernels.operators.smooth_pool import SmoothPool
 from kernels.training.command import export, train
 from kernels.training.recipe import PRESETS, enlarged, undetermined

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from scipy.signal import correlate2d
 
 from kernels.operators import stencil as blur
-from kernels.operators.base import AveragePool
-from kernels.operators.checks import check_laws
 from kernels.operators.convolution import Convolution, valid_mask
 from kernels.operators.hadamard import BlockHadamard, drawn, hadamard
+from kernels.operators.linear_operator import AveragePool
+from kernels.operators.operator_checks import check_laws
 from kernels.operators.separable import Separable
 from kernels.operators.tolerance_projection import least_squares
 from kernels.sampling.constraints import Known, Measurement, Problem, cat, ddnm_plus, range_space, select

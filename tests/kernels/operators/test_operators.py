@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.operators.base import AveragePool, Compose, Grey, Identity, Mask, MaskedPool, compose, name
+from kernels.operators.linear_operator import AveragePool, Compose, Grey, Identity, Mask, MaskedPool, compose, name
 from kernels.operators.smooth_pool import SmoothPool
 
 H, W, BATCH = 24, 36, 2

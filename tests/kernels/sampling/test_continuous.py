@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.denoisers.registry import DenoiserInfo
+from kernels.denoisers.denoiser_registry import DenoiserInfo
 from kernels.noise import KeyedNoise
-from kernels.operators.base import AveragePool, Mask
+from kernels.operators.linear_operator import AveragePool, Mask
 from kernels.sampling.classifier_guidance import Guidance
 from kernels.sampling.constraints import Known, Measurement, Problem, guide
 from kernels.sampling.inflight import admit, advance_within, retire

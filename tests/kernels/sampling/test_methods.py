@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from kernels.denoisers.analytic import GaussianDenoiser
-from kernels.denoisers.registry import DenoiserInfo
+from kernels.denoisers.denoiser_registry import DenoiserInfo
 from kernels.noise import KeyedNoise
-from kernels.operators.base import AveragePool, Grey, Identity, Mask, MaskedPool, compose
+from kernels.operators.linear_operator import AveragePool, Grey, Identity, Mask, MaskedPool, compose
 from kernels.operators.separable import Separable
 from kernels.operators.smooth_pool import SmoothPool
 from kernels.operators.stencil import gaussian
 from kernels.sampling.constraints import Known, Measurement, Problem, guide
-from kernels.sampling.registry import METHODS, MethodConfig, describe_method
-from kernels.sampling.sampler import SamplerConfig, State, advance, sample, start
+from kernels.sampling.method_registry import METHODS, MethodConfig, describe_method
+from kernels.sampling.sampler import SamplerConfig, SamplerState, advance, sample, start
 from kernels.schedule import Schedule, linear_alpha_bar, respaced_timesteps, time_travel
 
 SHAPE = (3, 16, 16)
@@ -132,7 +132,7 @@ def test_tiles_at_different_steps_of_one_batch_end_as_if_alone(method):
         over = state.finished(settings)
         results |= {state.keys[i]: state.estimate[i] for i, done in enumerate(over) if done}
         going = [state.select([i for i, done in enumerate(over) if not done])] if not all(over) else []
-        state = State.cat([*going, *(begin(i) for i in waiting[:1])]) if going or waiting else None
+        state = SamplerState.cat([*going, *(begin(i) for i in waiting[:1])]) if going or waiting else None
         waiting = waiting[1:]
     expected = sample(denoiser, problem, settings, NOISE, KEYS, SHAPE)
     for key, tile in zip(KEYS, expected, strict=True):

@@ -12,11 +12,11 @@ import torch
 
 from kernels.denoisers.analytic import GaussianDenoiser
 from kernels.noise import KeyedNoise
-from kernels.operators.base import AveragePool, Grey, Identity, Mask, MaskedPool, compose
+from kernels.operators.linear_operator import AveragePool, Grey, Identity, Mask, MaskedPool, compose
 from kernels.operators.separable import Separable
 from kernels.operators.stencil import gaussian
 from kernels.sampling.constraints import Known, Measurement, Problem, guide
-from kernels.sampling.registry import METHODS, MethodConfig
+from kernels.sampling.method_registry import METHODS, MethodConfig
 from kernels.sampling.sampler import SamplerConfig, sample
 from kernels.schedule import Schedule, linear_alpha_bar, respaced_timesteps, time_travel
 

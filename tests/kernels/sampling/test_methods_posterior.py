@@ -12,12 +12,12 @@ import torch
 
 from kernels.denoisers.analytic import GaussianDenoiser
 from kernels.noise import KeyedNoise
-from kernels.operators.base import AveragePool, Mask
+from kernels.operators.linear_operator import AveragePool, Mask
 from kernels.sampling.analytic_variance import estimate_eps_power, own_pictures
 from kernels.sampling.classifier_guidance import Guidance, classifier_guidance
 from kernels.sampling.constraints import Known, Measurement, Problem
-from kernels.sampling.registry import METHODS, MethodConfig
-from kernels.sampling.sampler import SamplerConfig, State, advance, sample, start
+from kernels.sampling.method_registry import METHODS, MethodConfig
+from kernels.sampling.sampler import SamplerConfig, SamplerState, advance, sample, start
 from kernels.schedule import Schedule, linear_alpha_bar, log_sigma_timesteps, time_travel
 
 SHAPE = (1, 64, 64)
@@ -233,7 +233,7 @@ def test_guided_tiles_do_not_depend_on_their_batch_and_stay_exact(method):
         )
         for i in range(4)
     ]
-    state = State.cat(states)
+    state = SamplerState.cat(states)
     while not all(state.finished(settings)):
         state = advance(commuting(), state, settings, NOISE)
     assert state.estimate.numpy().tobytes() == batch.numpy().tobytes()

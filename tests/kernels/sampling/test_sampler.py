@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from kernels.denoisers.analytic import GaussianDenoiser
-from kernels.denoisers.registry import DenoiserInfo
+from kernels.denoisers.denoiser_registry import DenoiserInfo
 from kernels.noise import KeyedNoise
-from kernels.operators.base import AveragePool, Grey, Identity, Mask, MaskedPool, compose
+from kernels.operators.linear_operator import AveragePool, Grey, Identity, Mask, MaskedPool, compose
 from kernels.sampling.constraints import Known, Measurement, Problem, guide
-from kernels.sampling.sampler import SamplerConfig, State, advance, sample, start
+from kernels.sampling.sampler import SamplerConfig, SamplerState, advance, sample, start
 from kernels.schedule import Schedule, linear_alpha_bar, network_calls, respaced_timesteps, time_travel
 
 SHAPE = (3, 16, 16)
@@ -124,7 +124,7 @@ def test_tiles_at_different_steps_of_one_batch_end_as_if_alone(form):
         over = state.finished(settings)
         results |= {state.keys[i]: state.estimate[i] for i, done in enumerate(over) if done}
         going = [state.select([i for i, done in enumerate(over) if not done])] if not all(over) else []
-        state = State.cat([*going, *(begin(i) for i in waiting[:1])]) if going or waiting else None
+        state = SamplerState.cat([*going, *(begin(i) for i in waiting[:1])]) if going or waiting else None
         waiting = waiting[1:]
     expected = sample(denoiser, problem, settings, NOISE, KEYS, SHAPE)
     for key, tile in zip(KEYS, expected, strict=True):
@@ -135,7 +135,7 @@ def test_tiles_with_and_without_overlap_can_share_a_batch():
     settings, denoiser = config(), SmallConv()
     with_overlap = start(Problem(known=overlap(1)), settings, NOISE, KEYS[:1], SHAPE)
     without = start(Problem(), settings, NOISE, KEYS[1:2], SHAPE)
-    state = State.cat([with_overlap, without])
+    state = SamplerState.cat([with_overlap, without])
     while not all(state.finished(settings)):
         state = advance(denoiser, state, settings, NOISE)
     assert torch.equal(state.estimate[1:], sample(denoiser, Problem(), settings, NOISE, KEYS[1:2], SHAPE))

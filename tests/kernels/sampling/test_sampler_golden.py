@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from kernels.denoisers.denoiser_registry import DenoiserInfo
 from kernels.denoisers.guided_diffusion.unet import UNetConfig, UNetModel
-from kernels.denoisers.registry import DenoiserInfo
-from kernels.operators.base import AveragePool, Grey, Mask
+from kernels.operators.linear_operator import AveragePool, Grey, Mask
 from kernels.sampling.constraints import Known, Measurement, Problem, guide
 from kernels.sampling.sampler import SamplerConfig, sample
 from kernels.schedule import Schedule, linear_alpha_bar, respaced_timesteps, time_travel

@@ -22,9 +22,9 @@ from orchestrator.run.serial_executor import SerialExecutor
 from orchestrator.run.verify import verify_run
 from storage.box import Box
 from storage.errors import FormatError
-from storage.export.export import export
+from storage.export.export_image import export
 from storage.publishing.publish import publish
-from storage.readers.registry import open_image
+from storage.readers.reader_registry import open_image
 
 MODELS = """
     def shrink(x_t, t):

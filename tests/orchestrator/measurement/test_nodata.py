@@ -9,7 +9,7 @@ import tifffile
 from orchestrator.errors import PlanError
 from orchestrator.planning.resolve import plan_job
 from orchestrator.run.verify import verify_run
-from storage.readers.registry import inspect
+from storage.readers.reader_registry import inspect
 
 SCALE = (33550, 12, 3, (30.0, 30.0, 0.0), True)
 TIE = (33922, 12, 6, (0.0, 0.0, 0.0, 300_000.0, 5_000_000.0, 0.0), True)

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.events import BatchCommitted, EventLog, RunFinished, RunStarted, WorkerLost, WorkerStarted
-from orchestrator.monitoring.status import read_status
-from orchestrator.monitoring.throughput import RECENT, Pace
+from orchestrator.monitoring.run_progress import read_status
+from orchestrator.monitoring.throughput import RECENT, Throughput
 from orchestrator.run.history import COLUMNS, read_history
 from orchestrator.run_folder import RunDir
 from orchestrator.scheduling.frontier import Frontier
@@ -56,7 +56,7 @@ def test_a_resumed_run_counts_only_what_is_left():
 
 
 def test_the_time_left_is_that_of_the_work_or_of_the_chain():
-    pace = Pace()
+    pace = Throughput()
     pace.started(100.0, tiles=1000, done=0)
     assert pace.seconds_left(100.0) is None
     for second in range(1, 11):  # ten workers: ten tiles a second, each taking 1 s
@@ -69,7 +69,7 @@ def test_the_time_left_is_that_of_the_work_or_of_the_chain():
 
 
 def test_the_pace_forgets_what_is_long_ago():
-    pace = Pace()
+    pace = Throughput()
     pace.started(0.0, tiles=10**6, done=0)
     for i in range(RECENT):
         pace.committed(100.0 * (i + 1), seconds=100.0, tiles=1, nfe=1, path=1)

@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 
 from orchestrator.planning.advice import advise, idle_warning
 from orchestrator.planning.forecast import useful_workers
-from orchestrator.tiling.parallelism import Waves
+from orchestrator.tiling.parallelism import Parallelism
 
 SHAPES = st.builds(
-    lambda depth, mean: Waves(depth=depth, tiles=depth * mean, peak=2 * mean), st.integers(1, 500), st.integers(1, 5000)
+    lambda depth, mean: Parallelism(depth=depth, tiles=depth * mean, peak=2 * mean),
+    st.integers(1, 500),
+    st.integers(1, 5000),
 )
 PLAN = ["plan", "--size", "4000x5000", "--scale", 4, "--no-simulate"]
 
@@ -33,7 +35,7 @@ def test_a_warning_comes_exactly_when_workers_would_idle(shape, batch, workers):
 
 
 def test_the_warning_names_an_order_that_keeps_more_busy_and_none_that_does_not():
-    shape = Waves(depth=10, tiles=160, peak=20)
+    shape = Parallelism(depth=10, tiles=160, peak=20)
     told = idle_warning(shape, 20, 1, {"centre": {1: 12}, "bridge": {1: 30}, "colour": {8: 99}})
     assert told == (
         "of 20 workers about 8 would idle: the graph keeps 12 busy in batches of 1; take fewer, or --order bridge, which "

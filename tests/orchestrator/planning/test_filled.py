@@ -20,7 +20,7 @@ from orchestrator.run.lifecycle import Outcome
 from orchestrator.run.serial_executor import SerialExecutor
 from orchestrator.run.verify import verify_run
 from storage.box import Box
-from storage.readers.registry import open_image
+from storage.readers.reader_registry import open_image
 
 MODELS = """
     def counted(x_t, t):

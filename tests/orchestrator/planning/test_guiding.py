@@ -22,7 +22,7 @@ from orchestrator.planning.resolve import plan_job
 from orchestrator.run import lifecycle as run
 from orchestrator.run.serial_executor import SerialExecutor
 from storage.box import Box
-from storage.readers.registry import open_image
+from storage.readers.reader_registry import open_image
 
 # Both are read without a word about assumptions beside what the sidecar says.
 SETTINGS = '{"image_size": 32, "num_head_channels": 32, "use_new_attention_order": false, "noise_schedule": "linear"}'

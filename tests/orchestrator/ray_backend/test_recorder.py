@@ -10,8 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.bench.scheduler import grid_plan
-from orchestrator.ray_backend.event_queue import Durable, Letter, Mailbox, Recorder, Reports, Result, Rung
-from orchestrator.ray_backend.run_registry import Roster
+from orchestrator.ray_backend.event_queue import (
+    DriverEvent,
+    EventQueue,
+    JournalSynced,
+    Recorder,
+    Reports,
+    Result,
+    Wakeup,
+)
+from orchestrator.ray_backend.run_registry import RunRegistry
 from orchestrator.run.session import Session
 from orchestrator.run_folder import RunDir
 from orchestrator.scheduling.frontier import QUARANTINE_AFTER, Frontier
@@ -34,12 +42,12 @@ def test_records_are_written_in_order_and_none_after_a_failure(bad: int | None):
             raise OSError(28, "no space left on device")
         written.extend(columns)
 
-    mailbox = Mailbox()
+    mailbox = EventQueue()
     recorder = Recorder(record, mailbox)
     for column in range(6):
         recorder.put(reports(column))
     recorder.close()
-    letters = [letter for letter in mailbox.take(0) if isinstance(letter, Durable)]
+    letters = [letter for letter in mailbox.take(0) if isinstance(letter, JournalSynced)]
     assert [key.col for letter in letters for _, report in letter.reports for key in report.keys] == list(range(6))
     assert written == list(range(len(written)))
     told = [
@@ -51,7 +59,7 @@ def test_records_are_written_in_order_and_none_after_a_failure(bad: int | None):
 
 
 def test_a_record_wakes_nobody_unless_there_is_a_hurry():
-    mailbox, waited, written = Mailbox(), threading.Event(), threading.Event()
+    mailbox, waited, written = EventQueue(), threading.Event(), threading.Event()
 
     def write(_: Reports) -> None:
         assert waited.wait(600)
@@ -62,28 +70,28 @@ def test_a_record_wakes_nobody_unless_there_is_a_hurry():
     later = threading.Timer(0.3, waited.set)
     later.start()
     first = mailbox.take(1.5)
-    assert not any(isinstance(letter, Rung) for letter in first)
+    assert not any(isinstance(letter, Wakeup) for letter in first)
     assert written.wait(600)
     recorder.hurry()
     recorder.put(reports(1))
     first += until_it_rings(mailbox)
     recorder.close()
-    found = [letter for letter in first + mailbox.look() if isinstance(letter, Durable)]
+    found = [letter for letter in first + mailbox.look() if isinstance(letter, JournalSynced)]
     assert [key.col for letter in found for _, report in letter.reports for key in report.keys] == [0, 1]
 
 
-def until_it_rings(mailbox: Mailbox) -> list[Letter]:
+def until_it_rings(mailbox: EventQueue) -> list[DriverEvent]:
     """Return what has come when the bell has rung; it may ring for what was found before, and after what it rings for."""
-    found: list[Letter] = []
+    found: list[DriverEvent] = []
     for _ in range(600):
         found += (loud := mailbox.take(100))
-        if any(isinstance(letter, Rung) for letter in loud):
+        if any(isinstance(letter, Wakeup) for letter in loud):
             return found
     raise AssertionError("nobody rang")
 
 
 def test_a_store_that_does_not_answer_holds_nobody_up_who_ends():
-    answered, mailbox = threading.Event(), Mailbox()
+    answered, mailbox = threading.Event(), EventQueue()
 
     def write(_: Reports) -> None:
         assert answered.wait(600)
@@ -94,7 +102,7 @@ def test_a_store_that_does_not_answer_holds_nobody_up_who_ends():
     assert not mailbox.look()
     answered.set()
     recorder.close()
-    assert any(isinstance(letter, Durable) for letter in mailbox.look())
+    assert any(isinstance(letter, JournalSynced) for letter in mailbox.look())
 
 
 def test_the_last_records_of_a_run_hurry_also_when_its_last_tile_is_given_up(tmp_path):
@@ -104,11 +112,11 @@ def test_the_last_records_of_a_run_hurry_also_when_its_last_tile_is_given_up(tmp
         if threading.current_thread().name == "journal":
             assert settled.wait(250)
 
-    run, mailbox = RunDir(tmp_path), Mailbox()
+    run, mailbox = RunDir(tmp_path), EventQueue()
     run.state.mkdir()
     frontier = Frontier(plan.graph())
     with Journal.create(run.journal, {}) as journal:
-        ended, roster = Future[None](), Roster(mailbox)
+        ended, roster = Future[None](), RunRegistry(mailbox)
         session = Session(run, plan, frontier, journal, [], fence=fence)
         lane = roster.admit(session, ended)
         first = tuple(frontier.take(1))
@@ -122,7 +130,7 @@ def test_the_last_records_of_a_run_hurry_also_when_its_last_tile_is_given_up(tmp
         roster.settle()
         settled.set()
         for letter in until_it_rings(mailbox) + mailbox.look():
-            if isinstance(letter, Durable):
+            if isinstance(letter, JournalSynced):
                 roster.durable(letter)
         roster.settle()
         assert ended.done()
@@ -144,7 +152,7 @@ def ended(calls: Collection[Call]) -> list[tuple[Call, Future[str]]]:
 
 
 def test_an_answer_is_found_once_by_looking_or_by_waiting():
-    mailbox, (first, second, third) = Mailbox(), (Call(), Call(), Call())
+    mailbox, (first, second, third) = EventQueue(), (Call(), Call(), Call())
     for call in (first, second, third):
         mailbox.expect(call)
     assert mailbox.look(ended) == []
@@ -159,7 +167,7 @@ def test_an_answer_is_found_once_by_looking_or_by_waiting():
 
 
 def test_answers_of_older_calls_come_before_those_of_newer_ones():
-    mailbox, (older, newer) = Mailbox(), (Call(), Call())
+    mailbox, (older, newer) = EventQueue(), (Call(), Call())
     mailbox.expect(older)
     assert mailbox.take(0) == []
     mailbox.expect(newer)

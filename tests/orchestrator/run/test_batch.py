@@ -14,9 +14,9 @@ from orchestrator.events import BatchCommitted, WorkerLost, WorkerStarted
 from orchestrator.ray_backend.actors import RayWorker, WorkerKind
 from orchestrator.ray_backend.executor import RayExecutor
 from orchestrator.ray_backend.run_registry import ALONE
-from orchestrator.run.batch_records import Records
+from orchestrator.run.batch_records import ImageRecords
 from orchestrator.run.history import read_events
-from orchestrator.run.many_images import Batch, Image
+from orchestrator.run.many_images import Image, ImageBatch
 from orchestrator.run_folder import RunDir
 from storage.run_store.fencing import Attempt
 
@@ -182,8 +182,8 @@ def test_what_goes_wrong_with_an_image_or_a_worker_stops_no_other_image(
             os.kill(int(event.worker.rpartition(":")[2]), signal.SIGKILL)
 
     watcher = Watcher(act)
-    records = Records(out / "batch.jsonl", {})
-    batch = Batch(images(names, pictures, job, out), records, window=4, verify=False, watch=watcher)
+    records = ImageRecords(out / "batch.jsonl", {})
+    batch = ImageBatch(images(names, pictures, job, out), records, window=4, verify=False, watch=watcher)
     batch.run(RayExecutor(2), 30.0)
     assert batch.trouble is None
     assert {name: record.state for name, record in watcher.records.items()} == {
@@ -197,7 +197,7 @@ def test_what_goes_wrong_with_an_image_or_a_worker_stops_no_other_image(
     assert any(isinstance(event, WorkerLost) for _, event in watcher.events)
     (out / "hidden").rename(chunks)
     rest = images([lost, superseded], pictures, job, out)
-    Batch(rest, records, window=1, verify=False).run(RayExecutor(1), 30.0)
+    ImageBatch(rest, records, window=1, verify=False).run(RayExecutor(1), 30.0)
     for name in names:
         assert published_files(out / name) == references[name]
         assert records.latest[name].state == "published"
@@ -210,8 +210,8 @@ def test_workers_that_cannot_start_end_the_whole_batch(pictures, job, tmp_path):
             raise RuntimeError("no such device")
 
     kind = WorkerKind(actor=Unable)
-    records = Records(tmp_path / "batch.jsonl", {})
-    batch = Batch(images(["im0", "im1", "im2"], pictures, job, tmp_path), records, window=2, verify=False)
+    records = ImageRecords(tmp_path / "batch.jsonl", {})
+    batch = ImageBatch(images(["im0", "im1", "im2"], pictures, job, tmp_path), records, window=2, verify=False)
     batch.run(RayExecutor(1, kind=kind), 30.0)
     assert "workers died" in str(batch.trouble)
     assert "no such device" in str(batch.trouble)
@@ -227,8 +227,8 @@ def test_an_image_that_kills_every_worker_at_the_door_ends_alone(pictures, refer
                 os.kill(os.getpid(), signal.SIGKILL)
             super().open(run, root, plan)
 
-    records = Records(tmp_path / "batch.jsonl", {})
-    batch = Batch(images(["im0", "im1", "im2"], pictures, job, tmp_path), records, window=2, verify=False)
+    records = ImageRecords(tmp_path / "batch.jsonl", {})
+    batch = ImageBatch(images(["im0", "im1", "im2"], pictures, job, tmp_path), records, window=2, verify=False)
     batch.run(RayExecutor(1, kind=WorkerKind(actor=Fragile)), 30.0)
     assert batch.trouble is None
     assert {name: record.state for name, record in records.latest.items()} == {
@@ -274,8 +274,8 @@ def test_a_death_while_a_run_opens_beside_anothers_tiles_is_held_against_neither
             return super().run(*words)
 
     watcher, names = Watcher(lambda *_: None), ["im0", "im1"]
-    records = Records(tmp_path / "batch.jsonl", {})
-    batch = Batch(images(names, pictures, job, tmp_path), records, window=2, verify=False, watch=watcher)
+    records = ImageRecords(tmp_path / "batch.jsonl", {})
+    batch = ImageBatch(images(names, pictures, job, tmp_path), records, window=2, verify=False, watch=watcher)
     batch.run(RayExecutor(workers, kind=WorkerKind(actor=Deadly)), 30.0)
     assert batch.trouble is None
     failed = {*names} - {first.read_text()} if guilty == "opening" else set()

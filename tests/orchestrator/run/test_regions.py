@@ -24,7 +24,7 @@ from orchestrator.run.session import Session
 from orchestrator.run.verify import verify_run
 from orchestrator.run_folder import RunDir
 from storage.box import Box
-from storage.readers.registry import open_image
+from storage.readers.reader_registry import open_image
 
 MODELS = """
     import torch

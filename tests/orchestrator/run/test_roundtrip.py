@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from storage.export.export import export
+from storage.export.export_image import export
 from tests.places import ROOT
 
 DATA = ROOT.parent / "shared" / "data"

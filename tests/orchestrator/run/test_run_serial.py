@@ -13,14 +13,14 @@ from orchestrator.events import BatchCommitted, BatchFailed, DomainChecked, Stag
 from orchestrator.planning.estimate import disk_bytes
 from orchestrator.planning.resolve import plan_job
 from orchestrator.run.lifecycle import resume, start
-from orchestrator.run.run_queue import Arrivals
+from orchestrator.run.run_queue import RunQueue
 from orchestrator.run.serial_executor import SerialExecutor
 from orchestrator.run.verify import verify_run
 from orchestrator.run_folder import RunDir
 from orchestrator.scheduling.frontier import Frontier
 from orchestrator.worker.worker import Worker
 from storage.box import Box
-from storage.readers.registry import open_image
+from storage.readers.reader_registry import open_image
 
 
 class Shuffled:
@@ -450,7 +450,7 @@ def test_an_interrupt_tells_the_runs_that_wait_for_their_turn_too():
         def execute(self, session):
             raise KeyboardInterrupt
 
-    arrivals = Arrivals()
+    arrivals = RunQueue()
     ended = [arrivals.put(None) for _ in range(3)]
     with pytest.raises(KeyboardInterrupt):
         Interrupted().serve(arrivals)

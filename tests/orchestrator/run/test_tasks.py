@@ -6,7 +6,7 @@ import pytest
 from kernels.metrics import psnr
 from kernels.resample import bicubic_upsample
 from orchestrator.run.verify import verify_run
-from storage.readers.registry import inspect
+from storage.readers.reader_registry import inspect
 
 
 def measured(image, task, mask=None):

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.scheduling.cell_lifetime import Outflow
+from orchestrator.scheduling.cell_lifetime import CellLifetime
 from orchestrator.scheduling.frontier import Frontier
 from orchestrator.tiling.axis import ORDERS
 from orchestrator.tiling.grid import TileGrid
@@ -77,7 +77,7 @@ def test_every_block_is_published_once_and_no_cell_is_deleted_that_is_read_again
     rng, ahead = random.Random(seed), seed % 3 or None
     blocks = SuperBlocks(graph.grids, 2, size, side)
     frontier = Frontier(graph, ahead=ahead)
-    outflow, store = Outflow(blocks, frontier, [], reclaim=True), Store(graph, blocks)
+    outflow, store = CellLifetime(blocks, frontier, [], reclaim=True), Store(graph, blocks)
     running, publishing, peak = [], [], 0
     while frontier.ready or running or publishing:
         running += frontier.take(rng.randint(1, 4))
@@ -108,7 +108,7 @@ def test_a_run_that_goes_on_knows_from_tiles_and_blocks_alone_what_is_free(job, 
     rng = random.Random(seed)
     blocks = SuperBlocks(graph.grids, 2, size, side)
     frontier = Frontier(graph)
-    outflow, freed, published, done = Outflow(blocks, frontier, [], reclaim=True), set(), [], []
+    outflow, freed, published, done = CellLifetime(blocks, frontier, [], reclaim=True), set(), [], []
     for _ in range(rng.randint(1, graph.count)):
         keys = frontier.take(1)
         frontier.committed(keys)
@@ -118,7 +118,7 @@ def test_a_run_that_goes_on_knows_from_tiles_and_blocks_alone_what_is_free(job, 
         for block in ready:
             published.append(block)
             freed |= set(outflow.published(block))
-    again = Outflow(blocks, Frontier(graph, done), published, reclaim=True)
+    again = CellLifetime(blocks, Frontier(graph, done), published, reclaim=True)
     ready, free = again.resumed()
     assert not ready
     assert set(free) == freed
@@ -141,7 +141,7 @@ def test_cells_kept_beside_a_wavefront_do_not_grow_with_the_image():
         graph = TaskGraph([TileGrid.build(0, 32 * length, 128, 32, 16, "raster", 8)], 2)
         frontier = Frontier(graph, ahead=8)
         blocks = SuperBlocks(graph.grids, 2, (32 * length, 128), (64, 64))
-        outflow, live, peak = Outflow(blocks, frontier, [], reclaim=True), 0, 0
+        outflow, live, peak = CellLifetime(blocks, frontier, [], reclaim=True), 0, 0
         while keys := frontier.take(1):
             frontier.committed(keys)
             ready, free = outflow.committed(keys)
@@ -158,7 +158,7 @@ def test_a_coarser_level_stays_a_given_number_of_tiles_ahead():
     kept = {}
     for ahead in (None, 60):
         frontier = Frontier(graph, ahead=ahead)
-        outflow = Outflow(SuperBlocks(grids, 2, (1024, 1024), (128, 128)), frontier, [], reclaim=True)
+        outflow = CellLifetime(SuperBlocks(grids, 2, (1024, 1024), (128, 128)), frontier, [], reclaim=True)
         live, kept[ahead] = 0, 0
         while keys := frontier.take(1):
             frontier.committed(keys)

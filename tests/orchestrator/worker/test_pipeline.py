@@ -16,7 +16,7 @@ from orchestrator.planning.resolve import plan_job
 from orchestrator.ray_backend.executor import RayExecutor
 from orchestrator.run.lifecycle import start
 from orchestrator.run.serial_executor import SerialExecutor
-from orchestrator.scheduling.dispatcher import Crew, Tiles
+from orchestrator.scheduling.dispatcher import Dispatcher, Tiles
 from orchestrator.scheduling.frontier import QUARANTINE_AFTER, Frontier
 from orchestrator.tiling.grid import TileGrid, TileKey
 from orchestrator.tiling.task_graph import TaskGraph
@@ -237,7 +237,7 @@ def test_levels_overlap_a_fine_tile_waits_for_the_coarser_ones_under_it_only(sma
 def test_a_crew_gives_no_worker_more_than_two_batches_and_a_suspect_one_of_its_own(workers, most, continuous, rng):
     """Any order of reports, failures included: all tiles run, loads stay bounded, suspects run alone."""
     grid = TileGrid.build(0, 256 + 192 * 5, 256 + 192 * 7, 256, 192, "bridge", 32, 2)
-    frontier, crew = Frontier(TaskGraph([grid], 2)), Crew(most, continuous)
+    frontier, crew = Frontier(TaskGraph([grid], 2)), Dispatcher(most, continuous)
     for worker in range(workers):
         crew.join(worker)
     run = Tiles(frontier, range(workers))
@@ -271,7 +271,7 @@ def test_a_crew_gives_no_worker_more_than_two_batches_and_a_suspect_one_of_its_o
 def test_a_broken_worker_is_not_taken_for_a_poison_tile():
     """One of three workers fails at everything: no tile is given up, because others try it before it comes again."""
     grid = TileGrid.build(0, 256 + 192 * 3, 256 + 192 * 3, 256, 192, "colour", 32)
-    frontier, crew = Frontier(TaskGraph([grid], 2)), Crew(2)
+    frontier, crew = Frontier(TaskGraph([grid], 2)), Dispatcher(2)
     run = Tiles(frontier, ("broken", "b", "c"))
     for worker in run.opened:
         crew.join(worker)
@@ -295,7 +295,7 @@ def test_a_broken_worker_is_not_taken_for_a_poison_tile():
 
 def test_a_poison_tile_is_tried_by_everybody_and_then_again():
     grid = TileGrid.build(0, 256, 256, 256, 192, "raster", 32)
-    frontier, crew = Frontier(TaskGraph([grid], 2)), Crew(1)
+    frontier, crew = Frontier(TaskGraph([grid], 2)), Dispatcher(1)
     run = Tiles(frontier, ("a", "b"))
     for worker in run.opened:
         crew.join(worker)
@@ -314,7 +314,7 @@ def test_a_poison_tile_is_tried_by_everybody_and_then_again():
 
 def test_a_worker_with_less_memory_is_sent_less_and_told_once():
     grid = TileGrid.build(0, 256 + 192 * 9, 256 + 192 * 9, 256, 192, "colour", 32)
-    frontier, crew = Frontier(TaskGraph([grid], 2)), Crew(8)
+    frontier, crew = Frontier(TaskGraph([grid], 2)), Dispatcher(8)
     crew.join("small")
     assert crew.limit("small", 2)
     assert not crew.limit("small", 2)
@@ -325,7 +325,7 @@ def test_a_worker_with_less_memory_is_sent_less_and_told_once():
 
 @given(st.lists(st.tuples(st.sampled_from(["join", "leave", "sent", "suspect", "back"]), st.sampled_from("abc"))))
 def test_all_are_supplied_while_every_worker_has_two_batches_and_none_can_be_given_another(doings):
-    crew, batches = Crew(4), {}
+    crew, batches = Dispatcher(4), {}
     for what, worker in doings:
         if what == "join" and worker not in batches:
             crew.join(worker)

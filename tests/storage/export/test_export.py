@@ -11,11 +11,11 @@ import tifffile
 
 from storage.errors import FormatError
 from storage.export import tiff_writer as module
-from storage.export.export import export
+from storage.export.export_image import export
 from storage.geo import Georeference
-from storage.image_metadata import Meaning
+from storage.image_metadata import ImageMetadata
 from storage.publishing.publish import publish
-from storage.readers.registry import inspect, open_image
+from storage.readers.reader_registry import inspect, open_image
 from storage.zarr_format.downsample import halve
 from tests.places import ROOT
 
@@ -50,7 +50,7 @@ def planes(rows):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_png_and_tiff_hold_the_published_pixels(tmp_path, channels, dtype):
     pixels = image(channels, dtype)
-    source = published(tmp_path / "out", pixels, meaning=Meaning(pixel_size=(0.5, 0.25), icc=ICC))
+    source = published(tmp_path / "out", pixels, meaning=ImageMetadata(pixel_size=(0.5, 0.25), icc=ICC))
     export(source, tmp_path / "image.png")
     export(source, tmp_path / "image.tif")
     for name in ("image.png", "image.tif"):
@@ -193,7 +193,7 @@ def test_what_a_format_cannot_hold_is_refused_in_one_line(tmp_path, name, option
 EXPORTER = """
 import os, sys, time
 from storage import atomic_files as files
-from storage.export.export import export
+from storage.export.export_image import export
 
 source, target, kind, moment = sys.argv[1:]
 
@@ -234,7 +234,7 @@ def test_kill_9_leaves_no_file_under_the_final_name_and_the_next_export_is_whole
         pytest.importorskip("rasterio")
     side = 600 if kind in ("png", "jpeg") else 1500
     pixels = image(3, "uint8" if kind == "jpeg" else "uint16", side, side)
-    source = published(tmp_path / "out", pixels, meaning=Meaning(geo=geo))
+    source = published(tmp_path / "out", pixels, meaning=ImageMetadata(geo=geo))
     suffix = {"png": ".png", "jpeg": ".jpg"}.get(kind, ".tif")
     target, reference = tmp_path / f"image{suffix}", tmp_path / f"reference{suffix}"
     for moment in MOMENTS[kind]:

@@ -7,9 +7,9 @@ import pytest
 import tifffile
 
 from storage.errors import FormatError
-from storage.export.export import export
+from storage.export.export_image import export
 from storage.geo import Georeference
-from storage.image_metadata import Meaning
+from storage.image_metadata import ImageMetadata
 from storage.publishing.publish import publish
 from storage.zarr_format.downsample import halve
 
@@ -72,7 +72,7 @@ class WriterTests:
     has_pyramid = True
 
     def meaning(self, channels):
-        return Meaning(names=tuple(f"band {c}" for c in range(channels)), nodata=0.0, pixel_size=MPP, icc=ICC)
+        return ImageMetadata(names=tuple(f"band {c}" for c in range(channels)), nodata=0.0, pixel_size=MPP, icc=ICC)
 
     def write(self, tmp_path, pixels, meaning, **options):
         source = published(tmp_path / "out", pixels, meaning=meaning)
@@ -228,7 +228,7 @@ class TestCog(WriterTests):
 
     def meaning(self, channels):
         pytest.importorskip("rasterio")
-        return Meaning(names=tuple(f"band {c}" for c in range(channels)), nodata=0.0, icc=ICC, geo=utm())
+        return ImageMetadata(names=tuple(f"band {c}" for c in range(channels)), nodata=0.0, icc=ICC, geo=utm())
 
     def found(self, file):
         import rasterio

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from storage.box import Box
 from storage.errors import DamagedError, FormatError
-from storage.image_metadata import Meaning
+from storage.image_metadata import ImageMetadata
 from storage.publishing.publish import is_published, plan_levels, publish, unpublish
-from storage.readers.registry import inspect, open_image
+from storage.readers.reader_registry import inspect, open_image
 from storage.zarr_format.downsample import halve
 from tests.places import ROOT
 
@@ -80,7 +80,7 @@ def test_the_metadata_is_valid_ome_zarr(tmp_path, channels):
 
     pixels = noise(channels, 90, 70, "uint16")
     attributes = {"gigarestore": {"seed": 3}}
-    meaning = Meaning(pixel_size=(0.5, 0.25))
+    meaning = ImageMetadata(pixel_size=(0.5, 0.25))
     publish_array(pixels, tmp_path / "out", meaning=meaning, name="slide", attributes=attributes, **SMALL)
     attrs = Image.from_zarr(zarr.open_group(tmp_path / "out", mode="r")).ome_attributes
     scales = attrs.multiscales[0]
@@ -115,7 +115,7 @@ def test_a_private_folder_beside_the_levels_disturbs_no_reader(tmp_path):
 
 def test_a_published_image_is_read_back_by_level(tmp_path):
     pixels = noise(3, 100, 80)
-    publish_array(pixels, tmp_path / "out", meaning=Meaning(pixel_size=(0.5, 0.5), icc=b"profile"), **SMALL)
+    publish_array(pixels, tmp_path / "out", meaning=ImageMetadata(pixel_size=(0.5, 0.5), icc=b"profile"), **SMALL)
     info = inspect(tmp_path / "out")
     assert (info.format, info.shape, info.dtype, info.lazy) == ("OME-Zarr", (3, 100, 80), "uint8", True)
     assert (info.icc, info.pixel_size) == (b"profile", (0.5, 0.5))

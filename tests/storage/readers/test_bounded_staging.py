@@ -18,8 +18,8 @@ from storage.limits import MAX_WHOLE_BYTES
 from storage.readers import staging_blocks as blocks
 from storage.readers.raster import decode_by_gdal as pieces
 from storage.readers.raster import png_rows
-from storage.readers.raster import reader as raster
-from storage.readers.registry import inspect, open_image
+from storage.readers.raster import raster_reader as raster
+from storage.readers.reader_registry import inspect, open_image
 from storage.readers.staging import stage
 from storage.readers.staging_blocks import BLOCK_BYTES, CHUNK, cut
 
@@ -119,7 +119,7 @@ def test_large_tiles_are_staged_by_blocks_of_tiles(tmp_path, small_blocks, orien
 
 
 def test_strips_of_a_turned_image_are_read_once_each(tmp_path, monkeypatch):
-    from storage.readers.tiff import reader as tiff_reader
+    from storage.readers.tiff import tiff_reader
 
     pixels, path, decoded = waves(1, 1500, 900), tmp_path / "in.tif", []
     tags = [(274, 3, 1, 8, True)]

@@ -11,7 +11,7 @@ from orchestrator.tiling.grid import TileGrid
 from orchestrator.tiling.task_graph import TaskGraph
 from storage.box import Box
 from storage.readers.cache import CachedReader
-from storage.readers.registry import open_image
+from storage.readers.reader_registry import open_image
 
 PIXELS = np.random.default_rng(3).integers(0, 255, (3, 600, 740), np.uint8)
 

@@ -12,7 +12,7 @@ import zarr
 from storage.box import Box
 from storage.errors import FormatError
 from storage.image import EVERYTHING, Selection
-from storage.readers.registry import inspect, open_image
+from storage.readers.reader_registry import inspect, open_image
 from storage.readers.staging import stage
 
 H, W = 90, 130

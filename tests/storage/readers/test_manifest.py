@@ -10,7 +10,7 @@ import pytest
 
 from storage.errors import FormatError
 from storage.image import Selection
-from storage.readers.registry import open_image
+from storage.readers.reader_registry import open_image
 from tests.places import DATA
 
 pytestmark = pytest.mark.skipif(not DATA.exists(), reason="the collection of real, odd and damaged files is not here")

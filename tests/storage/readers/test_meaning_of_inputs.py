@@ -12,7 +12,7 @@ import zarr
 
 from storage.errors import FormatError
 from storage.image import Selection
-from storage.readers.registry import inspect, open_image
+from storage.readers.reader_registry import inspect, open_image
 from tests.places import DATA
 
 GREY = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from storage.box import Box
 from storage.errors import DamagedError
 from storage.readers import exif
-from storage.readers.registry import inspect, open_image
+from storage.readers.reader_registry import inspect, open_image
 from tests.places import ROOT
 
 ICC = bytes(range(256)) * 3
@@ -271,7 +271,7 @@ def test_a_cut_jpeg_tile_is_an_error_and_not_grey_pixels(tmp_path):
 def test_inspecting_a_png_or_jpeg_loads_neither_tifffile_nor_zarr(tmp_path):
     png, jpeg = write_png(tmp_path / "a.png", picture()), write_jpeg(tmp_path / "a.jpg", picture())
     code = (
-        "import sys; from storage.readers.registry import inspect; inspect(sys.argv[1]); inspect(sys.argv[2]); "
+        "import sys; from storage.readers.reader_registry import inspect; inspect(sys.argv[1]); inspect(sys.argv[2]); "
         "print({'tifffile', 'zarr', 'torch', 'ray'} & set(sys.modules))"
     )
     command = [sys.executable, "-c", code, str(png), str(jpeg)]

@@ -14,9 +14,9 @@ import zarr
 
 from orchestrator.events import BatchFailed, EventLog
 from storage.box import Box
-from storage.byte_source import Source, located, redact
+from storage.byte_source import ByteSource, located, redact
 from storage.errors import FormatError
-from storage.readers.registry import inspect, open_image
+from storage.readers.reader_registry import inspect, open_image
 from storage.readers.staging import stage
 
 pytest.importorskip("obstore")
@@ -146,5 +146,5 @@ def test_a_file_url_is_a_path_and_a_url_stays_one(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert located(f"file://{tmp_path}/a") == str(tmp_path / "a")
     assert located("s3://bucket/a") == "s3://bucket/a"
-    with Source(f"file://{tmp_path}/a") as source:
+    with ByteSource(f"file://{tmp_path}/a") as source:
         assert source.read(1, 9) == b"bc"

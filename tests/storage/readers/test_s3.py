@@ -15,7 +15,7 @@ import zarr
 
 from storage.box import Box
 from storage.errors import FormatError
-from storage.readers.registry import inspect, open_image
+from storage.readers.reader_registry import inspect, open_image
 
 pytest.importorskip("obstore")
 KEY, SECRET, TOKEN = "AKIAEXAMPLEKEY0001", "example/secret+value/0002", "example-session-token-0003"

@@ -15,7 +15,7 @@ import zarr
 
 from storage.box import Box
 from storage.errors import DamagedError, FormatError
-from storage.readers.registry import inspect, open_image
+from storage.readers.reader_registry import inspect, open_image
 from storage.readers.staging import stage
 from tests.places import ROOT
 

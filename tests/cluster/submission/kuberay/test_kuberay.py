@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.on_node import kuberay_entrypoint as kuberay_driver
-from cluster.submission.handles import State
-from cluster.submission.kuberay.client import parse_status
-from cluster.submission.kuberay.manifest import manifest, render
+from cluster.submission.handles import JobState
+from cluster.submission.kuberay.kuberay_client import parse_status
+from cluster.submission.kuberay.rayjob_manifest import manifest, render
 from cluster.submission.kuberay.rules import SCHEMA, lint, schema_problems
-from cluster.submission.settings import Settings
+from cluster.submission.settings import SubmissionSettings
 from cluster.submission.submission import Submission
 from orchestrator.errors import PlanError
 from tests.places import ROOT
@@ -33,7 +33,7 @@ RUN = "0123456789ab"
 def submission(arguments=("/data/in.tif", "/data/out.zarr", "--scale", "4"), output="/data/out.zarr", **sections):
     """Return a submission; keyword arguments are settings by section."""
     kuberay = {"image": IMAGE, "claims": ["scans:/data"], **sections.get("kuberay", {})}
-    settings = Settings.model_validate({"submit": sections.get("submit", {}), "kuberay": kuberay})
+    settings = SubmissionSettings.model_validate({"submit": sections.get("submit", {}), "kuberay": kuberay})
     return Submission(
         run_id=RUN, arguments=tuple(arguments), output=output, directory="/home", settings=settings, code=None
     )
@@ -425,19 +425,19 @@ def test_files_that_no_pod_sees_are_refused(cli, source, out, complaint):
 @pytest.mark.parametrize(
     ("answer", "state", "code"),
     [
-        (rayjob("", suspend=True), State.PENDING, None),
-        (rayjob("Initializing"), State.PENDING, None),
-        (rayjob("Running", "PENDING"), State.PENDING, None),
-        (rayjob("Running", "RUNNING"), State.RUNNING, None),
-        (rayjob("Retrying", "FAILED"), State.REQUEUED, None),
-        (rayjob("Complete", "SUCCEEDED"), State.SUCCEEDED, 0),
-        (rayjob("Failed", "FAILED", "AppFailed", "command failed with exit code 2, last logs"), State.FAILED, 2),
-        (rayjob("Failed", "FAILED", "AppFailed", "command failed with exit code 75"), State.INTERRUPTED, 75),
-        (rayjob("Failed", "RUNNING", "DeadlineExceeded"), State.TIMEOUT, None),
-        (rayjob("Failed", "", "PreRunningDeadlineExceeded"), State.FAILED, None),
-        (rayjob("Complete", "STOPPED"), State.CANCELLED, None),
-        (rayjob("Novel"), State.UNKNOWN, None),
-        (json.dumps({}), State.PENDING, None),
+        (rayjob("", suspend=True), JobState.PENDING, None),
+        (rayjob("Initializing"), JobState.PENDING, None),
+        (rayjob("Running", "PENDING"), JobState.PENDING, None),
+        (rayjob("Running", "RUNNING"), JobState.RUNNING, None),
+        (rayjob("Retrying", "FAILED"), JobState.REQUEUED, None),
+        (rayjob("Complete", "SUCCEEDED"), JobState.SUCCEEDED, 0),
+        (rayjob("Failed", "FAILED", "AppFailed", "command failed with exit code 2, last logs"), JobState.FAILED, 2),
+        (rayjob("Failed", "FAILED", "AppFailed", "command failed with exit code 75"), JobState.INTERRUPTED, 75),
+        (rayjob("Failed", "RUNNING", "DeadlineExceeded"), JobState.TIMEOUT, None),
+        (rayjob("Failed", "", "PreRunningDeadlineExceeded"), JobState.FAILED, None),
+        (rayjob("Complete", "STOPPED"), JobState.CANCELLED, None),
+        (rayjob("Novel"), JobState.UNKNOWN, None),
+        (json.dumps({}), JobState.PENDING, None),
     ],
 )
 def test_states_of_a_rayjob_are_read(answer, state, code):

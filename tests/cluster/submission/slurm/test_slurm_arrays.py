@@ -2,9 +2,9 @@
 
 import pytest
 
-from cluster.submission.handles import Handle, Record, State
-from cluster.submission.settings import Settings
-from cluster.submission.slurm.client import SlurmBackend
+from cluster.submission.handles import Handle, JobState, SubmissionRecord
+from cluster.submission.settings import SubmissionSettings
+from cluster.submission.slurm.slurm_client import SlurmBackend
 from cluster.submission.slurm.state import parse_scontrol, parse_squeue
 from tests.slurm_daemons import calls
 
@@ -32,17 +32,17 @@ TASKS, DYING, AGAIN = 300, 7, 9
 
 def test_every_task_is_found_under_its_own_name():
     assert {task: found.state for task, found in parse_squeue(SQUEUE).items()} == {
-        "1_1": State.SUCCEEDED,
-        "1_2": State.SUCCEEDED,
-        "1_3": State.FAILED,
-        "1_4": State.SUCCEEDED,
+        "1_1": JobState.SUCCEEDED,
+        "1_2": JobState.SUCCEEDED,
+        "1_3": JobState.FAILED,
+        "1_4": JobState.SUCCEEDED,
     }
     found = parse_scontrol(SCONTROL)
     assert {task: (one.state, one.code) for task, one in found.items()} == {
-        "1_1": (State.SUCCEEDED, 0),
-        "1_2": (State.PENDING, 0),
-        "1_3": (State.FAILED, 7),
-        "1_4": (State.SUCCEEDED, 0),
+        "1_1": (JobState.SUCCEEDED, 0),
+        "1_2": (JobState.PENDING, 0),
+        "1_3": (JobState.FAILED, 7),
+        "1_4": (JobState.SUCCEEDED, 0),
     }
     assert not {"1", "1_1"} & parse_scontrol(WAITING).keys(), "tasks that wait together are no task"
 
@@ -50,14 +50,14 @@ def test_every_task_is_found_under_its_own_name():
 def array(tmp_path, tasks):
     """Return what is remembered of an array whose folder is not seen from here."""
     settings = {"submit": {"backend": "slurm"}, "slurm": {"shares": tasks}}
-    return Record(
+    return SubmissionRecord(
         handle="slurm:1",
         run_id="0123456789ab",
         name="gr-out",
         output=str(tmp_path / "elsewhere"),
         directory=str(tmp_path),
         arguments=["batch", "*.png", "out"],
-        settings=Settings.model_validate(settings).model_dump(mode="json"),
+        settings=SubmissionSettings.model_validate(settings).model_dump(mode="json"),
         code=None,
         submitted=0.0,
     )
@@ -93,13 +93,13 @@ def test_tasks_that_the_queue_has_forgotten_are_asked_for_together_and_once(prog
     backend, record, handle = SlurmBackend(), array(tmp_path, TASKS), Handle("slurm", "1")
     programs(squeue=f"1_{AGAIN}|RUNNING|None\n", sacct=rows([]), scontrol="")
     found = backend.state(handle, record)
-    assert (found.state, found.reason) == (State.RUNNING, f"{TASKS - 1} of {TASKS} shares have ended")
+    assert (found.state, found.reason) == (JobState.RUNNING, f"{TASKS - 1} of {TASKS} shares have ended")
     assert asked(tmp_path) == ["squeue", "sacct"]
     assert backend.state(handle, record) == found
     assert asked(tmp_path) == ["squeue"], "nothing that has ended is asked for again"
     programs(squeue="", sacct=rows([f"1_{AGAIN}|COMPLETED|0:0|None"]))
     found = backend.state(handle, record)
-    assert (found.state, found.exit_code, found.reason) == (State.FAILED, 2, f"1 of {TASKS} shares")
+    assert (found.state, found.exit_code, found.reason) == (JobState.FAILED, 2, f"1 of {TASKS} shares")
     assert asked(tmp_path) == ["squeue", "sacct"]
     assert backend.state(handle, record) == found
     assert asked(tmp_path) == ["squeue"]
@@ -109,12 +109,12 @@ def test_what_is_known_of_an_end_holds_until_the_task_is_queued_again(programs, 
     backend, record, handle = SlurmBackend(), array(tmp_path, 4), Handle("slurm", "1")
     programs(squeue=SQUEUE, sacct="", scontrol=SCONTROL)
     found = backend.state(handle, record)
-    assert (found.state, found.exit_code) == (State.FAILED, 7)
+    assert (found.state, found.exit_code) == (JobState.FAILED, 7)
     assert asked(tmp_path) == ["squeue", "scontrol"], "for the exit code, which no file tells here"
     programs(squeue=SQUEUE.replace("1_3|FAILED|NonZeroExitCode", "1_3|PENDING|BeginTime"))
-    assert backend.state(handle, record).state is State.PENDING
+    assert backend.state(handle, record).state is JobState.PENDING
     programs(squeue=SQUEUE.replace("1_3|FAILED|NonZeroExitCode", "1_3|COMPLETED|None"))
-    assert backend.state(handle, record).state is State.SUCCEEDED
+    assert backend.state(handle, record).state is JobState.SUCCEEDED
     assert asked(tmp_path) == ["squeue", "squeue"]
 
 
@@ -122,9 +122,9 @@ def test_an_end_that_the_queue_tells_otherwise_than_before_is_looked_at_again(pr
     """Queued again and done between two looks."""
     backend, record, handle = SlurmBackend(), array(tmp_path, 4), Handle("slurm", "1")
     programs(squeue=SQUEUE, sacct="", scontrol=SCONTROL)
-    assert backend.state(handle, record).state is State.FAILED
+    assert backend.state(handle, record).state is JobState.FAILED
     programs(squeue=SQUEUE.replace("1_3|FAILED|NonZeroExitCode", "1_3|COMPLETED|None"))
-    assert backend.state(handle, record).state is State.SUCCEEDED
+    assert backend.state(handle, record).state is JobState.SUCCEEDED
 
 
 @pytest.mark.parametrize("state", ["NODE_FAIL", "PREEMPTED"])
@@ -135,5 +135,5 @@ def test_a_task_that_may_yet_be_queued_again_is_asked_for_again(programs, tmp_pa
     programs(squeue="1_1|RUNNING|None\n", sacct=f"1_2|{state}|0:0|None\n1_2|COMPLETED|0:0|None\n")
     backend.state(handle, record)
     programs(squeue="1_1|COMPLETED|None\n")
-    assert backend.state(handle, record).state is State.SUCCEEDED
+    assert backend.state(handle, record).state is JobState.SUCCEEDED
     assert asked(tmp_path).count("sacct") == 2, "it is known now"

@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from cluster.cli import BAD_INPUT
-from cluster.submission.handles import Handle, State
-from cluster.submission.slurm.client import SlurmBackend
+from cluster.submission.handles import Handle, JobState
+from cluster.submission.slurm.slurm_client import SlurmBackend
 from tests.cluster.submission.slurm.test_slurm_arrays import array
 from tests.places import ROOT
 from tests.slurm_daemons import Loopback, calls, counted, lacking, shell
@@ -103,7 +103,7 @@ def test_the_controller_is_asked_once_a_look_for_all_tasks_of_an_array(slurm, tm
         assert f"{number}_" not in "".join(asked)
         return found
 
-    assert eventually(lambda: look().state is State.FAILED, seconds=60), slurm.logs()
+    assert eventually(lambda: look().state is JobState.FAILED, seconds=60), slurm.logs()
     found = look()
     assert (found.exit_code, found.reason) == (7, "1 of 6 shares")
     assert "Restarts=1" in slurm.ask("scontrol", "show", "job", f"{number}_2")
@@ -112,4 +112,4 @@ def test_the_controller_is_asked_once_a_look_for_all_tasks_of_an_array(slurm, tm
     assert len(calls(programs)) == 1, "squeue alone, once all is known"
     slurm.ask("scontrol", "requeue", f"{number}_4")
     assert not look().state.ended
-    assert eventually(lambda: look().state is State.FAILED, seconds=60), slurm.logs()
+    assert eventually(lambda: look().state is JobState.FAILED, seconds=60), slurm.logs()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from cluster.on_node.processes import MARK, PREFIX, Pulse, sweep, write_private
 from cluster.on_node.slurm_launcher import Launcher
-from cluster.submission.settings import Settings, load
+from cluster.submission.settings import SubmissionSettings, load
 from cluster.submission.slurm.script import escape, options, render
 from cluster.submission.submission import Submission
 from orchestrator.errors import PlanError
@@ -47,7 +47,7 @@ def submission(output="/data/out.zarr", arguments=("in.tif", "/data/out.zarr", "
         arguments=arguments,
         output=output,
         directory="/home/me",
-        settings=Settings.model_validate(sections),
+        settings=SubmissionSettings.model_validate(sections),
         code=code,
     )
 

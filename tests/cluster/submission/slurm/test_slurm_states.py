@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from cluster.submission.backends import Unreachable
-from cluster.submission.handles import Handle, Record, State
-from cluster.submission.slurm.client import SlurmBackend
+from cluster.submission.handles import Handle, JobState, SubmissionRecord
+from cluster.submission.slurm.slurm_client import SlurmBackend
 from cluster.submission.slurm.state import parse_exit, parse_sacct, parse_scontrol, parse_squeue
 from orchestrator.errors import PlanError
 from tests.places import ROOT
@@ -42,18 +42,18 @@ SACCT = """\
 @pytest.mark.parametrize(
     ("job", "state", "code"),
     [
-        ("1", State.SUCCEEDED, 0),
-        ("2", State.FAILED, 7),
-        ("3", State.CANCELLED, 0),
-        ("4", State.FAILED, 137),
-        ("5", State.SUCCEEDED, 0),
-        ("6_1", State.FAILED, 1),
-        ("7", State.PENDING, 0),
-        ("8", State.NODE_FAIL, 1),
-        ("9", State.OUT_OF_MEMORY, 253),
-        ("10", State.TIMEOUT, 0),
-        ("11", State.UNKNOWN, 0),
-        ("12", State.SUCCEEDED, 0),
+        ("1", JobState.SUCCEEDED, 0),
+        ("2", JobState.FAILED, 7),
+        ("3", JobState.CANCELLED, 0),
+        ("4", JobState.FAILED, 137),
+        ("5", JobState.SUCCEEDED, 0),
+        ("6_1", JobState.FAILED, 1),
+        ("7", JobState.PENDING, 0),
+        ("8", JobState.NODE_FAIL, 1),
+        ("9", JobState.OUT_OF_MEMORY, 253),
+        ("10", JobState.TIMEOUT, 0),
+        ("11", JobState.UNKNOWN, 0),
+        ("12", JobState.SUCCEEDED, 0),
     ],
 )
 def test_sacct_is_read_row_by_row(job, state, code):
@@ -70,8 +70,8 @@ def test_an_empty_or_garbled_answer_is_no_answer(text):
 
 def test_a_job_that_can_never_start_is_said_to():
     found = parse_squeue("3|PENDING|Resources\n4|PENDING|PartitionNodeLimit\n31|RUNNING|None\n")
-    assert (found["3"].state, found["3"].reason) == (State.PENDING, "Resources")
-    assert found["4"].state is State.PENDING
+    assert (found["3"].state, found["3"].reason) == (JobState.PENDING, "Resources")
+    assert found["4"].state is JobState.PENDING
     assert "never start" in found["4"].reason
     assert found.keys() == {"3", "4", "31"}
 
@@ -79,7 +79,7 @@ def test_a_job_that_can_never_start_is_said_to():
 def test_scontrol_is_read_by_its_first_mention():
     text = "JobId=2 JobName=gr-x JobState=FAILED Reason=NonZeroExitCode ExitCode=7:0 Command=/x/JobState=COMPLETED\n"
     found = parse_scontrol(text)["2"]
-    assert (found.state, found.code, found.reason) == (State.FAILED, 7, "NonZeroExitCode")
+    assert (found.state, found.code, found.reason) == (JobState.FAILED, 7, "NonZeroExitCode")
 
 
 @pytest.mark.parametrize(("text", "code"), [("7:0", 7), ("0:9", 137), ("0:0", 0), ("", None), ("x", None)])
@@ -105,7 +105,7 @@ def programs(tmp_path, monkeypatch):
 @pytest.fixture
 def record(tmp_path):
     """A submission whose folder this machine sees."""
-    found = Record(
+    found = SubmissionRecord(
         handle="slurm:5",
         run_id="0123456789ab",
         name="gr-out",
@@ -132,20 +132,20 @@ def leave_code(record, code, attempt=0):
 
 def test_a_forgotten_job_is_told_by_its_own_files_without_accounting(programs, record):
     programs(squeue=FORGOTTEN, sacct="echo 'Slurm accounting storage is disabled' >&2; exit 1", scontrol=FORGOTTEN)
-    assert SlurmBackend().state(FIVE, record).state is State.UNKNOWN
+    assert SlurmBackend().state(FIVE, record).state is JobState.UNKNOWN
     leave_code(record, 75, attempt=9)
     leave_code(record, 3, attempt=10)
     found = SlurmBackend().state(FIVE, record)
-    assert (found.state, found.code, found.exit_code) == (State.FAILED, 3, 3)
+    assert (found.state, found.code, found.exit_code) == (JobState.FAILED, 3, 3)
 
 
 def test_a_stopped_driver_is_interrupted_or_was_cancelled(programs, record):
     programs(squeue="echo '5|FAILED|NonZeroExitCode'", sacct="exit 1", scontrol="exit 1")
     leave_code(record, 75)
-    assert SlurmBackend().state(FIVE, record).state is State.INTERRUPTED
+    assert SlurmBackend().state(FIVE, record).state is JobState.INTERRUPTED
     (record.folder / "cancel").touch()
     found = SlurmBackend().state(FIVE, record)
-    assert (found.state, found.exit_code) == (State.CANCELLED, 75)
+    assert (found.state, found.exit_code) == (JobState.CANCELLED, 75)
 
 
 def test_the_exit_code_is_asked_for_where_no_file_tells_it(programs):

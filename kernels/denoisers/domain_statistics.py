@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kernels.denoisers.builtin import BuiltinDenoiser, estimate_x0, load_builtin, load_prior, network_output
+from kernels.denoisers.denoiser_registry import split_ref
 from kernels.denoisers.prior_metadata import DomainStatistics
-from kernels.denoisers.registry import split_ref
 from kernels.noise import KeyedNoise
 
 # Noise level of the measurement, [-1, 1] range: where known and unknown pictures lay farthest apart of 0.1, 0.25, 0.5.

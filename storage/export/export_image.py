@@ -11,7 +11,7 @@ from storage.errors import FormatError, human_bytes
 from storage.export import geotiff, tiff_writer
 from storage.export import png_jpeg as flat
 from storage.export.tiff_writer import COMPRESSIONS
-from storage.image_metadata import Meaning
+from storage.image_metadata import ImageMetadata
 from storage.zarr_format.published_image import PublishedImage
 
 Progress = Callable[[int, int], None]
@@ -66,7 +66,7 @@ def export(
             parts = flat.encode_png(rows, icc) if kind == "png" else flat.encode_jpeg(rows, icc, quality)
             files.write_new(temporary, parts, fsync=False)  # atomic_output flushes it
         else:
-            meaning = image.meaning if kind != "ome-tiff" else Meaning(nodata=image.meaning.nodata)
+            meaning = image.meaning if kind != "ome-tiff" else ImageMetadata(nodata=image.meaning.nodata)
             tiff_writer.write_tiff(
                 temporary,
                 image,

@@ -1,6 +1,6 @@
 """How far a batch is, from its folder alone: works while it runs and after it died.
 
-    python -m cluster.batches.status OUTDIR
+    python -m cluster.batches.batch_status OUTDIR
 
 prints the number of committed tiles, in a task of a SLURM array those of its share: what a script asks after an attempt.
 """
@@ -22,9 +22,9 @@ from storage.run_store.journal import read_records
 def read_batch_status(folder: BatchFolder) -> dict[str, Any]:
     """Return how many images are in which state, the records of those that are through, and how far the others are.
 
-    A state is a record's, or that of `orchestrator.monitoring.status` for an image that is under way, or `waiting`.
+    A state is a record's, or that of `orchestrator.monitoring.run_progress` for an image that is under way, or `waiting`.
     """
-    from orchestrator.monitoring.status import read_status
+    from orchestrator.monitoring.run_progress import read_status
 
     records, images = folder.all_records(), []
     for entry in folder.load()[0]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cluster.submission.backends import Unreachable, attempt, call, one_line
-from cluster.submission.handles import RESUMABLE, Found, Handle, Record, State, ended_code
+from cluster.submission.handles import RESUMABLE, Handle, JobState, JobStatus, SubmissionRecord, ended_code
 from cluster.submission.log_follower import follow_files
 from cluster.submission.slurm.script import render
 from cluster.submission.slurm.state import Answers
@@ -20,7 +20,7 @@ from cluster.submission.submission import MANIFEST, SHARE, Submission
 from orchestrator.errors import PlanError
 
 # Ends that are a job's own. One whose node died or that was preempted may be queued again, one that stopped be cancelled.
-FINAL = (State.SUCCEEDED, State.FAILED, State.CANCELLED, State.TIMEOUT, State.OUT_OF_MEMORY)
+FINAL = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.TIMEOUT, JobState.OUT_OF_MEMORY)
 POLL = 2.0
 
 
@@ -31,7 +31,7 @@ class SlurmBackend:
     """
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[State | None, Found]] = {}
+        self._known: dict[str, tuple[JobState | None, JobStatus]] = {}
         """How jobs ended, and what the queue said of them then."""
 
     def render(self, submission: Submission) -> str:
@@ -57,11 +57,11 @@ class SlurmBackend:
             raise Unreachable(f"sbatch answered {one_line(answer)!r} instead of a job id; look with squeue --me")
         return Handle("slurm", match[1])
 
-    def state(self, handle: Handle, record: Record | None) -> Found:
+    def state(self, handle: Handle, record: SubmissionRecord | None) -> JobStatus:
         answers = Answers(handle.rest)
         return together([self._state(job, answers, record) for job in _jobs(handle, record)])
 
-    def _state(self, job: str, answers: Answers, record: Record | None) -> Found:
+    def _state(self, job: str, answers: Answers, record: SubmissionRecord | None) -> JobStatus:
         """Return the state of one job; what is known of its end holds until the queue says something else."""
         queued = answers.squeue.get(job)
         if queued is not None and not queued.state.ended:
@@ -71,21 +71,21 @@ class SlurmBackend:
         if known is None or (queued is not None and queued.state is not said):
             known = _settle(job, answers, record)
             self._known.pop(job, None)
-            if known.state in FINAL and (known.state is not State.FAILED or known.code is not None):
+            if known.state in FINAL and (known.state is not JobState.FAILED or known.code is not None):
                 self._known[job] = None if queued is None else queued.state, known
         return known
 
-    def logs(self, handle: Handle, record: Record | None, follow: bool) -> Iterator[str]:
+    def logs(self, handle: Handle, record: SubmissionRecord | None, follow: bool) -> Iterator[str]:
         if record is None or record.folder is None:
             raise PlanError(f"the log of {handle} lies beside its OUT, which this machine does not see")
         paths = [record.folder / f"{job}.log" for job in _jobs(handle, record)]
         return follow_files(paths, (lambda: self.state(handle, record).state.ended) if follow else (lambda: True))
 
-    def cancel(self, handle: Handle, record: Record | None, grace: float) -> str:
+    def cancel(self, handle: Handle, record: SubmissionRecord | None, grace: float) -> str:
         found = self.state(handle, record)
         if found.state.ended:
             return f"{handle} has already ended: {found.state}"
-        gentle, folder = found.state is State.RUNNING, _folder(handle.rest, record, within="_" in handle.rest)
+        gentle, folder = found.state is JobState.RUNNING, _folder(handle.rest, record, within="_" in handle.rest)
         if folder is not None:
             folder.mkdir(exist_ok=True)
             (folder / "cancel").touch()
@@ -98,7 +98,7 @@ class SlurmBackend:
         return f"{handle} is cancelled; everything committed is kept"
 
 
-def _jobs(handle: Handle, record: Record | None) -> list[str]:
+def _jobs(handle: Handle, record: SubmissionRecord | None) -> list[str]:
     """Return the names of a submission's jobs: those of all tasks for the handle of an array."""
     shares = None if record is None else record.submission(record.run_id).shares
     if shares is None or "_" in handle.rest:
@@ -106,7 +106,7 @@ def _jobs(handle: Handle, record: Record | None) -> list[str]:
     return [f"{handle.rest}_{task}" for task in range(1, shares + 1)]
 
 
-def _folder(job: str, record: Record | None, *, within: bool = True) -> Path | None:
+def _folder(job: str, record: SubmissionRecord | None, *, within: bool = True) -> Path | None:
     """Return the folder in which a job's driver beats, where this machine sees it; not within: that of all tasks."""
     _, _, task = job.partition("_")
     if record is None or record.folder is None:
@@ -114,44 +114,48 @@ def _folder(job: str, record: Record | None, *, within: bool = True) -> Path | N
     return record.folder / f"{SHARE}{task}" if task and within else record.folder
 
 
-def _settle(job: str, answers: Answers, record: Record | None) -> Found:
+def _settle(job: str, answers: Answers, record: SubmissionRecord | None) -> JobStatus:
     """Return the state of one job that does not wait or run, by whoever knows it."""
     code = _own_code(job, record)
     found = answers.squeue.get(job) or answers.ended(job)
-    if found is None or found.state is State.UNKNOWN:
+    if found is None or found.state is JobState.UNKNOWN:
         if code is None:
-            return Found(State.UNKNOWN, None, "SLURM no longer knows the job, and it left no exit code")
-        found = Found(State.FAILED if code else State.SUCCEEDED)
-    if found.state is State.FAILED:
+            return JobStatus(JobState.UNKNOWN, None, "SLURM no longer knows the job, and it left no exit code")
+        found = JobStatus(JobState.FAILED if code else JobState.SUCCEEDED)
+    if found.state is JobState.FAILED:
         if code is None:
             code = answers.exit_code(job) if found.code is None else found.code
         if code == RESUMABLE:
             places = [_folder(job, record, within=within) for within in (True, False)]
             cancelled = any(place is not None and (place / "cancel").exists() for place in places)
-            return Found(State.CANCELLED if cancelled else State.INTERRUPTED, code)
-    return Found(found.state, 0 if found.state is State.SUCCEEDED else code, found.reason)
+            return JobStatus(JobState.CANCELLED if cancelled else JobState.INTERRUPTED, code)
+    return JobStatus(found.state, 0 if found.state is JobState.SUCCEEDED else code, found.reason)
 
 
-def together(found: list[Found]) -> Found:
+def together(found: list[JobStatus]) -> JobStatus:
     """Return the state of an array from those of its tasks: under way while one is, else what is wrong with those that are."""
     if len(found) == 1:
         return found[0]
     ended = sum(task.state.ended for task in found)
-    for state in (State.RUNNING, State.REQUEUED, State.PENDING, State.UNKNOWN):
+    for state in (JobState.RUNNING, JobState.REQUEUED, JobState.PENDING, JobState.UNKNOWN):
         if reasons := [task.reason for task in found if task.state is state]:
             said = next(filter(None, reasons), "")
-            return Found(state, None, f"{ended} of {len(found)} shares have ended{f', {said}' if said else ''}")
-    bad = [task for task in found if task.state is not State.SUCCEEDED]
+            return JobStatus(state, None, f"{ended} of {len(found)} shares have ended{f', {said}' if said else ''}")
+    bad = [task for task in found if task.state is not JobState.SUCCEEDED]
     if not bad:
-        return Found(State.SUCCEEDED, 0)
+        return JobStatus(JobState.SUCCEEDED, 0)
     states, codes = {task.state for task in bad}, {task.exit_code for task in bad}
     said = f"{len(bad)} of {len(found)} shares"
     if len(states) == 1 and len(codes) == 1:
-        return Found(states.pop(), codes.pop(), said)
-    return Found(State.INTERRUPTED, RESUMABLE, said) if codes == {RESUMABLE} else Found(State.FAILED, 1, said)
+        return JobStatus(states.pop(), codes.pop(), said)
+    return (
+        JobStatus(JobState.INTERRUPTED, RESUMABLE, said)
+        if codes == {RESUMABLE}
+        else JobStatus(JobState.FAILED, 1, said)
+    )
 
 
-def _own_code(job: str, record: Record | None) -> int | None:
+def _own_code(job: str, record: SubmissionRecord | None) -> int | None:
     """Return the exit code that the run itself left, of the job's last attempt."""
     if record is None or record.folder is None:
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from storage.byte_source import Source, is_url, redact
+from storage.byte_source import ByteSource, is_url, redact
 from storage.errors import FormatError
 from storage.image import EVERYTHING, ImageInfo, Reader, Selection
 from storage.limits import MAX_PIXELS, MAX_WHOLE_PIXELS
@@ -56,11 +56,11 @@ def inspect(
 
         return AnyZarrReader(path, selection, level=level, max_pixels=max_pixels or MAX_PIXELS).info
     if kind == "TIFF":
-        from storage.readers.tiff.checks import inspect_tiff
+        from storage.readers.tiff.describe import inspect_tiff
 
         return inspect_tiff(path, selection, max_pixels=max_pixels or MAX_PIXELS)
     assert kind != "slide", "a slide is opened by OpenSlide or refused"
-    from storage.readers.raster.reader import inspect_whole
+    from storage.readers.raster.raster_reader import inspect_whole
 
     return inspect_whole(path, kind, selection, max_pixels=max_pixels or MAX_WHOLE_PIXELS)
 
@@ -92,11 +92,11 @@ def open_image(
 
         return AnyZarrReader(path, selection, level=level, max_pixels=max_pixels or MAX_PIXELS)
     if kind == "TIFF":
-        from storage.readers.tiff.reader import open_tiff
+        from storage.readers.tiff.tiff_reader import open_tiff
 
         return open_tiff(path, selection, max_pixels=max_pixels or MAX_PIXELS)
     assert kind != "slide", "a slide is opened by OpenSlide or refused"
-    from storage.readers.raster.reader import open_whole
+    from storage.readers.raster.raster_reader import open_whole
 
     return open_whole(path, kind, selection, max_pixels=max_pixels)
 
@@ -120,7 +120,7 @@ def _kind(path: str) -> Kind:
         return "own zarr" if is_own(path) else "zarr"
     if is_url(path) and _is_remote_zarr(path):
         return "zarr"
-    with Source(path) as source:
+    with ByteSource(path) as source:
         name, head = source.name, source.read(0, 16)
     if not head:
         raise FormatError(f"{name}: the file is empty; get it again from its source")
@@ -163,7 +163,7 @@ def _is_remote_zarr(path: str) -> bool:
             raise FormatError(f"{redact(path)}: the metadata of a zarr image; give the address of its folder")
     for name in ZARR_FILES:
         try:
-            with Source(f"{base}/{name}") as source:
+            with ByteSource(f"{base}/{name}") as source:
                 source.read(0, 1)
         except FormatError as error:
             if "no such object" not in str(error):

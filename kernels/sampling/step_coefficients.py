@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kernels.sampling.registry import Form, MethodConfig, describe_method
+from kernels.sampling.method_registry import Form, MethodConfig, describe_method
 from kernels.schedule import Float64, Schedule
 
 
@@ -28,7 +28,7 @@ class SamplerConfig:
     times: tuple[int, ...]
     """Visited indices, neighbours one apart, ending at -1 (`kernels.schedule.time_travel`)."""
     method: str = "ddnm"
-    """How measurement, guide and known pixels enter a step, a key of `kernels.sampling.registry.METHODS`."""
+    """How measurement, guide and known pixels enter a step, a key of `kernels.sampling.method_registry.METHODS`."""
     parameters: MethodConfig = field(default_factory=MethodConfig)
     """What single methods leave open."""
     form: Form | None = None

@@ -11,20 +11,20 @@ from collections.abc import Iterator
 from typing import Any
 
 from cluster.submission.backends import Unreachable, call, one_line
-from cluster.submission.handles import RESUMABLE, Found, Handle, Record, State, ended_code
-from cluster.submission.kuberay.manifest import job_name, render
+from cluster.submission.handles import RESUMABLE, Handle, JobState, JobStatus, SubmissionRecord, ended_code
+from cluster.submission.kuberay.rayjob_manifest import job_name, render
 from cluster.submission.submission import Submission
 from orchestrator.errors import PlanError
 
 # What jobDeploymentStatus says before the driver has begun, or between two attempts.
 WAITING = {
-    "": State.PENDING,
-    "New": State.PENDING,
-    "Initializing": State.PENDING,
-    "Waiting": State.PENDING,
-    "Suspending": State.REQUEUED,
-    "Suspended": State.PENDING,
-    "Retrying": State.REQUEUED,
+    "": JobState.PENDING,
+    "New": JobState.PENDING,
+    "Initializing": JobState.PENDING,
+    "Waiting": JobState.PENDING,
+    "Suspending": JobState.REQUEUED,
+    "Suspended": JobState.PENDING,
+    "Retrying": JobState.REQUEUED,
 }
 POLL = 2.0
 
@@ -48,7 +48,7 @@ class KubeRayBackend:
                 raise
         return Handle("k8s", f"{namespace}/{name}")
 
-    def state(self, handle: Handle, record: Record | None) -> Found:
+    def state(self, handle: Handle, record: SubmissionRecord | None) -> JobStatus:
         try:
             found = json.loads(_kubectl(["get", "rayjob.ray.io", *_place(handle), "--output=json"]))
         except PlanError as err:
@@ -56,15 +56,16 @@ class KubeRayBackend:
                 raise
             code = ended_code(None if record is None else record.folder)
             if code is None:
-                return Found(State.CANCELLED, None, "there is no such RayJob any more: it was deleted")
-            return Found(
-                State.SUCCEEDED if code == 0 else State.INTERRUPTED if code == RESUMABLE else State.FAILED, code
+                return JobStatus(JobState.CANCELLED, None, "there is no such RayJob any more: it was deleted")
+            return JobStatus(
+                JobState.SUCCEEDED if code == 0 else JobState.INTERRUPTED if code == RESUMABLE else JobState.FAILED,
+                code,
             )
         except ValueError:
             raise Unreachable("kubectl did not answer with JSON; try again later") from None
         return parse_status(found)
 
-    def logs(self, handle: Handle, record: Record | None, follow: bool) -> Iterator[str]:
+    def logs(self, handle: Handle, record: SubmissionRecord | None, follow: bool) -> Iterator[str]:
         seen: dict[str, int] = {}  # per pod: every attempt has a submitter of its own
         while True:
             ended = not follow or self.state(handle, record).state.ended
@@ -77,7 +78,7 @@ class KubeRayBackend:
                 return
             time.sleep(POLL)
 
-    def cancel(self, handle: Handle, record: Record | None, grace: float) -> str:
+    def cancel(self, handle: Handle, record: SubmissionRecord | None, grace: float) -> str:
         found = self.state(handle, record)
         if found.state.ended:
             return f"{handle} has already ended: {found.state}"
@@ -88,27 +89,27 @@ class KubeRayBackend:
         return f"{handle} is deleted; everything committed is kept"
 
 
-def parse_status(job: dict[str, Any]) -> Found:
+def parse_status(job: dict[str, Any]) -> JobStatus:
     """Return the state of a RayJob as `kubectl get --output=json` shows it."""
     spec, status = job.get("spec") or {}, job.get("status") or {}
     phase, ray = str(status.get("jobDeploymentStatus", "")), str(status.get("jobStatus", ""))
     reason = ": ".join(filter(None, (status.get("reason"), one_line(status.get("message") or ""))))
     if phase in WAITING:
         suspended = spec.get("suspend") and phase in ("", "New", "Suspended")
-        return Found(WAITING[phase], None, "suspended: it waits for its queue" if suspended else reason)
+        return JobStatus(WAITING[phase], None, "suspended: it waits for its queue" if suspended else reason)
     if phase == "Running":
-        return Found(State.RUNNING if ray == "RUNNING" else State.PENDING, None, reason)
+        return JobStatus(JobState.RUNNING if ray == "RUNNING" else JobState.PENDING, None, reason)
     if phase not in ("Complete", "Failed"):
-        return Found(State.UNKNOWN, None, f"jobDeploymentStatus {phase!r}")
+        return JobStatus(JobState.UNKNOWN, None, f"jobDeploymentStatus {phase!r}")
     if ray == "SUCCEEDED":
-        return Found(State.SUCCEEDED, 0)
+        return JobStatus(JobState.SUCCEEDED, 0)
     if status.get("reason") == "DeadlineExceeded":
-        return Found(State.TIMEOUT, None, reason)
+        return JobStatus(JobState.TIMEOUT, None, reason)
     if ray == "STOPPED":
-        return Found(State.CANCELLED, None, reason)
+        return JobStatus(JobState.CANCELLED, None, reason)
     told = re.search(r"exit code (\d+)", reason)
     code = int(told[1]) if told else None
-    return Found(State.INTERRUPTED if code == RESUMABLE else State.FAILED, code, reason)
+    return JobStatus(JobState.INTERRUPTED if code == RESUMABLE else JobState.FAILED, code, reason)
 
 
 def _kubectl(arguments: list[str], text: str | None = None, *, wait: float = 60.0) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tifffile
 
-from storage.byte_source import Source
+from storage.byte_source import ByteSource
 from storage.errors import DamagedError, FormatError, one_line
 from storage.image import EVERYTHING, ITEMSIZE, ImageInfo, Selection, check_size, choose_bands
 from storage.limits import MAX_PIXELS, MAX_SEGMENT_BYTES
@@ -64,7 +64,7 @@ _SUPPORTED = "supported: 1 to 16 bit unsigned, 8 or 16 bit signed and 16 or 32 b
 class Checked:
     """An open TIFF whose chosen pages can be read."""
 
-    source: Source
+    source: ByteSource
     file: tifffile.TiffFile
     pages: tuple[tifffile.TiffPage, ...]
     info: ImageInfo
@@ -88,7 +88,7 @@ def inspect_tiff(path: str, selection: Selection = EVERYTHING, *, max_pixels: in
 
 def open_checked(path: str, selection: Selection = EVERYTHING, *, max_pixels: int = MAX_PIXELS) -> Checked:
     """Open a TIFF file and check it, and the pages that hold the chosen frame; the caller closes it."""
-    source = Source(path)
+    source = ByteSource(path)
     try:
         return _checked(source, selection, max_pixels)
     except FormatError:
@@ -109,7 +109,7 @@ def is_deflate(page: tifffile.TiffPage) -> bool:
     return int(page.compression) in _DEFLATE
 
 
-def is_mapped(source: Source, page: tifffile.TiffPage) -> bool:
+def is_mapped(source: ByteSource, page: tifffile.TiffPage) -> bool:
     """Tell whether the pixels of a page lie in the file as one plain array, which can be mapped into memory."""
     return source.local and bool(page.is_final) and int(page.bitspersample) == 8 * page.dtype.itemsize
 
@@ -121,7 +121,7 @@ def segment_shape(page: tifffile.TiffPage) -> tuple[int, int]:
     return min(int(page.rowsperstrip), int(page.imagelength)), int(page.imagewidth)
 
 
-def _checked(source: Source, selection: Selection, max_pixels: int) -> Checked:
+def _checked(source: ByteSource, selection: Selection, max_pixels: int) -> Checked:
     # is_ome=False: the OME reader would open other files that the metadata names.
     file = tifffile.TiffFile(source.opened(), name="image", is_ome=False, is_mmstack=False)
     try:
@@ -145,7 +145,7 @@ def _checked(source: Source, selection: Selection, max_pixels: int) -> Checked:
 
 
 def _describe(
-    source: Source, pages: tuple[tifffile.TiffPage, ...], frames: Frames, selection: Selection
+    source: ByteSource, pages: tuple[tifffile.TiffPage, ...], frames: Frames, selection: Selection
 ) -> tuple[ImageInfo, Conversion]:
     path, page = source.name, pages[0]
     count = int(page.samplesperpixel) * len(pages)

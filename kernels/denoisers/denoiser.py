@@ -7,7 +7,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from kernels.denoisers.registry import DenoiserInfo, split_ref
+from kernels.denoisers.denoiser_registry import DenoiserInfo, split_ref
 
 
 class Denoiser(Protocol):
@@ -25,7 +25,7 @@ class Denoiser(Protocol):
 
 
 def load_denoiser(ref: str, device: torch.device | str = "cpu", label: int | None = None) -> Denoiser:
-    """Load the denoiser that `ref` names (`kernels.denoisers.registry`); label: the class of a class-conditional one.
+    """Load the denoiser that `ref` names (`kernels.denoisers.denoiser_registry`); label: the class of a class-conditional one.
 
     Raises ValueError for an unknown scheme (naming the known ones) or a file that is not such a checkpoint.
     """

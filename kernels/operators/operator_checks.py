@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.operators.base import Operator
+from kernels.operators.linear_operator import Operator
 
 # Largest relative error that still counts as rounding; operators may keep float32 constants.
 ROUNDING = 1e-5

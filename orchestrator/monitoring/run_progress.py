@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestrator.monitoring.throughput import Pace
+from orchestrator.monitoring.throughput import Throughput
 from orchestrator.planning.resolve import load_plan
 from orchestrator.run.history import ended, read_events
 from orchestrator.run_folder import RunDir, parse_tile_record, substituted_keys
@@ -17,13 +17,13 @@ from storage.run_store.journal import read_records
 
 
 @dataclass(slots=True)
-class _Told:
+class _Notified:
     """What the event log says."""
 
     failures: int = 0
     last_failure: str = ""
     outcome: str = ""
-    pace: Pace = field(default_factory=Pace)
+    pace: Throughput = field(default_factory=Throughput)
 
 
 def read_status(root: Path) -> dict[str, Any]:
@@ -58,8 +58,8 @@ def read_status(root: Path) -> dict[str, Any]:
     }
 
 
-def _events(path: Path) -> _Told:
-    told = _Told()
+def _events(path: Path) -> _Notified:
+    told = _Notified()
     for event in read_events(path):
         match event["event"]:
             case "RunStarted":

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from storage.box import Box
-from storage.byte_source import Data, Source
+from storage.byte_source import ByteSource, Data
 from storage.errors import FormatError
 from storage.image import EVERYTHING, ITEMSIZE, ImageInfo, Selection, check_size, choose_bands, choose_frames
 from storage.limits import MAX_WHOLE_BYTES, MAX_WHOLE_PIXELS
 from storage.readers import exif
 from storage.readers.raster import decode_by_gdal as pieces
 from storage.readers.raster import jpeg, jpeg2000, png
-from storage.readers.raster.decode_by_gdal import PiecesCore
+from storage.readers.raster.decode_by_gdal import GdalCore
 from storage.readers.raster.decode_whole import WholeCore
 from storage.readers.raster.png_rows import PngRows
 from storage.readers.staging_blocks import BLOCK_BYTES, cut
@@ -85,7 +85,7 @@ def open_whole(
 
 
 def _described(path: str, kind: Kind, selection: Selection, limit: int) -> tuple[ImageInfo, _Stored, Conversion]:
-    with Source(path) as source:
+    with ByteSource(path) as source:
         name, data = source.name, source.data()
     read = {"PNG": _png, "JPEG": _jpeg, "JPEG 2000": _jpeg_2000, "PNM": _pnm}[kind]
     stored = read(name, data)
@@ -179,7 +179,7 @@ def _jpeg(path: str, data: Data) -> _Stored:
 
     def core(max_bytes: int | None) -> Core:
         if in_pieces:
-            return PiecesCore(path, "JPEG", shape, "uint8")
+            return GdalCore(path, "JPEG", shape, "uint8")
         return WholeCore(path, "JPEG", data, shape, raw, max_bytes)
 
     return _Stored(
@@ -210,7 +210,7 @@ def _jpeg_2000(path: str, data: Data) -> _Stored:
 
     def core(max_bytes: int | None) -> Core:
         if in_pieces:
-            return PiecesCore(path, "JPEG 2000", shape, dtype)
+            return GdalCore(path, "JPEG 2000", shape, dtype)
         return WholeCore(path, "JPEG 2000", data, shape, whole, max_bytes)
 
     return _Stored(

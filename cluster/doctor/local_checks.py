@@ -127,7 +127,7 @@ def _shadowed() -> list[Check]:
 
 
 def _weights() -> list[Check]:
-    from kernels.denoisers.registry import describe
+    from kernels.denoisers.denoiser_registry import describe
 
     try:
         return [Check("ok", "built-in network", f"content {describe('builtin').content[:12]}")]

@@ -12,16 +12,16 @@ from storage.box import Box
 from storage.errors import DamagedError, FormatError, one_line
 from storage.image import EVERYTHING, Selection
 from storage.limits import MAX_PIXELS
-from storage.readers.tiff import checks as tiff
+from storage.readers.tiff import describe as tiff
 from storage.readers.tiff import geotags
 from storage.readers.view import Core, ViewReader
 
 if TYPE_CHECKING:
     import tifffile
 
-    from storage.byte_source import Source
+    from storage.byte_source import ByteSource
     from storage.image import Pixels
-    from storage.readers.tiff.checks import Checked
+    from storage.readers.tiff.describe import Checked
 
 # Of segments that are kept although the next window in reading order does not need them, bytes.
 _KEPT_BYTES = 16 << 20
@@ -149,7 +149,7 @@ class PageCore:
 class MappedPage:
     """Read windows of an uncompressed, contiguous TIFF page through the page cache."""
 
-    def __init__(self, source: Source, page: tifffile.TiffPage) -> None:
+    def __init__(self, source: ByteSource, page: tifffile.TiffPage) -> None:
         dtype = np.dtype(page.dtype).newbyteorder(page.parent.byteorder)
         planar = int(page.planarconfig) == 2
         height, width, samples = int(page.imagelength), int(page.imagewidth), int(page.samplesperpixel)
