@@ -1,4 +1,5 @@
-"""The command `gigarestore`. Importing this module loads neither torch, ray nor zarr; each command loads what it needs.
+"""The command `gigarestore`. Importing this module loads neither torch, ray nor zarr; each command
+loads what it needs.
 
 Exit codes: 0 done, 2 bad input or usage, 1 failed but resumable, 130 interrupted.
 """
@@ -58,31 +59,50 @@ app.add_typer(submitted.config, name="config")
 app.command()(train.train)
 app.command()(evaluate.evaluate)
 
-DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+DONE = 0
+FAILED = 1
+BAD_INPUT = 2
+INTERRUPTED = 130
 
 # typer brings its own copy of click in some versions and uses the installed one in others.
-ClickException: type[Exception] = next(k for k in typer.BadParameter.__mro__ if k.__name__ == "ClickException")
+ClickException: type[Exception] = next(
+    k for k in typer.BadParameter.__mro__ if k.__name__ == "ClickException"
+)
 
-In = Annotated[str | None, typer.Argument(metavar="IN", help="An image file, a zarr folder, or a URL of one.")]
-Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the result, an OME-Zarr image.")]
-RunOrOut = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the result, or a submitted run's handle.")]
+In = Annotated[
+    str | None, typer.Argument(metavar="IN", help="An image file, a zarr folder, or a URL of one.")
+]
+Out = Annotated[
+    Path, typer.Argument(metavar="OUT", help="Folder of the result, an OME-Zarr image.")
+]
+RunOrOut = Annotated[
+    Path, typer.Argument(metavar="OUT", help="Folder of the result, or a submitted run's handle.")
+]
 
 
 @app.command()
 @takes(*opt.JOB)
 def restore(
     source: In = None,
-    out: Annotated[Path | None, typer.Argument(metavar="OUT", help="Folder for the result, an OME-Zarr image.")] = None,
+    out: Annotated[
+        Path | None, typer.Argument(metavar="OUT", help="Folder for the result, an OME-Zarr image.")
+    ] = None,
     job: opt.Job = None,
     *,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result at OUT.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier result at OUT.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     **given: Any,
 ) -> None:
-    """Restore image IN into the OME-Zarr folder OUT (task generate: `restore OUT --task generate --size HxW`)."""
+    """Restore image IN into the OME-Zarr folder OUT (task generate: `restore OUT --task generate
+    --size HxW`).
+    """
     if given["task"] == "generate" and out is None:
         source, out = None, source
-    spec = opt.job_spec(JobSpec.load(job) if job else JobSpec(), {**given, "path": source, "output": out})
+    spec = opt.job_spec(
+        JobSpec.load(job) if job else JobSpec(), {**given, "path": source, "output": out}
+    )
     if spec.input.path is None and spec.task.name != "generate":
         raise PlanError("no input named; usage: gigarestore restore IN OUT [options]")
     from orchestrator.run import lifecycle as run
@@ -100,12 +120,16 @@ def resume(
     out: RunOrOut,
     *,
     take_over: Annotated[
-        bool, typer.Option("--take-over", help="Also when another driver works at OUT, because that one hangs.")
+        bool,
+        typer.Option(
+            "--take-over", help="Also when another driver works at OUT, because that one hangs."
+        ),
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     **given: Any,
 ) -> None:
-    """Go on with an unfinished run or batch, where it was submitted or, with an option such as --executor ray, here.
+    """Go on with an unfinished run or batch, where it was submitted or, with an option such as
+    --executor ray, here.
 
     Where it runs may change; an option that would change pixels is refused.
     """
@@ -123,7 +147,11 @@ def resume(
     from orchestrator.run_folder import RunDir
 
     spec = opt.job_spec(RunDir.existing(out).load_spec(), {**given, "output": out})
-    _report(_drive(spec, quiet, lambda ex, on: run.resume(out, ex, on, changes=spec, take_over=take_over)))
+    _report(
+        _drive(
+            spec, quiet, lambda ex, on: run.resume(out, ex, on, changes=spec, take_over=take_over)
+        )
+    )
 
 
 @app.command()
@@ -132,24 +160,38 @@ def plan(
     source: In = None,
     job: opt.Job = None,
     *,
-    nodes: Annotated[int | None, typer.Option(help="Nodes that you think of, for advice.", show_default=False)] = None,
+    nodes: Annotated[
+        int | None, typer.Option(help="Nodes that you think of, for advice.", show_default=False)
+    ] = None,
     gpus: Annotated[int | None, typer.Option(help="GPUs of a node.", show_default=False)] = None,
     cpus: Annotated[int | None, typer.Option(help="Cores of a node.", show_default=False)] = None,
     step_seconds: Annotated[
-        float | None, typer.Option(help="Seconds per network evaluation of one tile, for the time estimate.")
+        float | None,
+        typer.Option(help="Seconds per network evaluation of one tile, for the time estimate."),
     ] = None,
     call_seconds: Annotated[
-        float, typer.Option(help="Seconds per network evaluation whatever the batch, on top of --step-seconds a tile.")
+        float,
+        typer.Option(
+            help="Seconds per network evaluation whatever the batch, on top of --step-seconds a tile."
+        ),
     ] = 0.0,
-    measure: Annotated[bool, typer.Option("--measure", help="Time the denoiser on this machine.")] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Time the denoiser on this machine.")
+    ] = False,
     simulate: Annotated[
         bool | None,
-        typer.Option("--simulate/--no-simulate", help="Simulate 1 to 1024 workers.", show_default="up to 20,000 tiles"),
+        typer.Option(
+            "--simulate/--no-simulate",
+            help="Simulate 1 to 1024 workers.",
+            show_default="up to 20,000 tiles",
+        ),
     ] = None,
     as_json: opt.AsJson = False,
     **given: Any,
 ) -> None:
-    """Say what a restoration would take: tiles, levels, NFE, critical path, nodes that pay, memory, disk, time."""
+    """Say what a restoration would take: tiles, levels, NFE, critical path, nodes that pay, memory,
+    disk, time.
+    """
     from cluster.submission.settings import load
     from cluster.terminal.node_advice import size_up
     from orchestrator.planning.estimate import estimate
@@ -157,18 +199,24 @@ def plan(
     from orchestrator.planning.forecast import CHEAP_TILES, forecast, known_device
     from orchestrator.planning.resolve import plan_job
 
-    planned = plan_job(opt.job_spec(JobSpec.load(job) if job else JobSpec(), {**given, "path": source}))
+    planned = plan_job(
+        opt.job_spec(JobSpec.load(job) if job else JobSpec(), {**given, "path": source})
+    )
     device = known_device(planned, call_seconds, step_seconds)
     if measure:
         from orchestrator.planning.device_timing import measure_device
 
         device = measure_device(planned)
     tiles = planned.spec.run.batch or 1
-    numbers = estimate(planned, given["workers"] or 1, None if device is None else device.seconds(tiles) / tiles)
+    numbers = estimate(
+        planned, given["workers"] or 1, None if device is None else device.seconds(tiles) / tiles
+    )
     filled = count_filled(planned)
     worth = numbers.tiles <= CHEAP_TILES if simulate is None else simulate
     outlook = forecast(planned, device, tiles, run=worth)
-    asked = load({"submit.nodes": nodes, "submit.gpus": gpus, "submit.cpus": cpus}, Path.cwd(), os.environ)
+    asked = load(
+        {"submit.nodes": nodes, "submit.gpus": gpus, "submit.cpus": cpus}, Path.cwd(), os.environ
+    )
     advice = size_up(planned, outlook.parallelism, asked)
     if as_json:
         spec = planned.spec.model_dump(mode="json")
@@ -189,7 +237,9 @@ def plan(
 @takes(*opt.TASK, "block")
 def degrade(
     source: Annotated[str, typer.Argument(metavar="IN", help="Clean image.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help=".png, .tif or .tiff; for cs a folder, .zarr.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help=".png, .tif or .tiff; for cs a folder, .zarr.")
+    ],
     *,
     seed: Annotated[int, typer.Option(help="Seed of the noise, and of what cs keeps.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
@@ -214,7 +264,9 @@ def degrade(
 
 @app.command()
 def verify(out: Out, as_json: opt.AsJson = False) -> None:
-    """Check the published image: A x = y over the whole image, seams, completeness. Exit 1 when it does not hold."""
+    """Check the published image: A x = y over the whole image, seams, completeness. Exit 1 when it
+    does not hold.
+    """
     from orchestrator.run.verify import verify_run
 
     found = verify_run(out)
@@ -236,17 +288,25 @@ app.command()(doctor)
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for everything the demo writes.")] = Path("demo-out"),
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo writes.")] = Path(
+        "demo-out"
+    ),
     workers: Annotated[int, typer.Option(help="Ray workers.")] = 2,
 ) -> None:
-    """Restore a real photograph x4 on Ray with the built-in network, verify it, and draw a comparison."""
+    """Restore a real photograph x4 on Ray with the built-in network, verify it, and draw a
+    comparison.
+    """
     from cluster.commands.demo import run_demo
 
     raise typer.Exit(run_demo(out, workers))
 
 
-def _drive(spec: JobSpec, quiet: bool, go: Callable[[Executor, list[Callable[[Event], None]]], Outcome]) -> Outcome:
-    """Run with progress; a signal lets running batches end, a second one does not; everything committed stays."""
+def _drive(
+    spec: JobSpec, quiet: bool, go: Callable[[Executor, list[Callable[[Event], None]]], Outcome]
+) -> Outcome:
+    """Run with progress; a signal lets running batches end, a second one does not; everything
+    committed stays.
+    """
     from orchestrator.shutdown import Stop
     from storage.errors import SupersededError
 
@@ -262,7 +322,10 @@ def _drive(spec: JobSpec, quiet: bool, go: Callable[[Executor, list[Callable[[Ev
         except SupersededError as err:
             _fail(str(err), FAILED)
         except RunError as err:
-            _fail(f"{err}; everything else is kept, go on with: gigarestore resume {spec.output}", FAILED)
+            _fail(
+                f"{err}; everything else is kept, go on with: gigarestore resume {spec.output}",
+                FAILED,
+            )
 
 
 def _report(outcome: Outcome) -> None:

@@ -9,9 +9,11 @@ _LOST = ("CUDA error", "cuDNN error", "CUBLAS error", "HIP error", "device-side 
 
 
 def device_lost(error: BaseException | None) -> bool:
-    """Tell whether an error, or what caused it, leaves the device's context broken: memory running out does not.
+    """Tell whether an error, or what caused it, leaves the device's context broken: memory running
+    out does not.
 
-    After an illegal access or a failed assertion on the device every later call in this process fails too.
+    After an illegal access or a failed assertion on the device every later call in this process
+    fails too.
     """
     while error is not None:
         if isinstance(error, torch.OutOfMemoryError):

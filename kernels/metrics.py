@@ -1,6 +1,8 @@
-"""Measures of a restored image: PSNR, SSIM, consistency with the measurement, and the visibility of seams.
+"""Measures of a restored image: PSNR, SSIM, consistency with the measurement, and the visibility of
+seams.
 
-numpy only. Images are (C, H, W); the two meters are fed window by window and hold nothing that grows with the area.
+numpy only. Images are (C, H, W); the two meters are fed window by window and hold nothing that
+grows with the area.
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ from numpy.typing import NDArray
 Image = NDArray[Any]
 Float64 = NDArray[np.float64]
 
-# Wang et al. 2004, section III.B: an 11-tap Gaussian of 1.5 px, and the constants that steady the two fractions.
+# Wang et al. 2004, section III.B: an 11-tap Gaussian of 1.5 px, and the constants that steady the
+# two fractions.
 SSIM_SIGMA = 1.5
 SSIM_RADIUS = 5
-SSIM_K1, SSIM_K2 = 0.01, 0.03
+SSIM_K1 = 0.01
+SSIM_K2 = 0.03
 
 # Parallel lines nearer to a seam than this may still feel it (method: 4 to S/4 px away).
 SEAM_CLEARANCE = 4
@@ -29,7 +33,8 @@ SEAM_CLEARANCE = 4
 def psnr(image: Image, reference: Image, data_range: float) -> float:
     """Return the peak signal-to-noise ratio in dB, infinite for equal images.
 
-    image, reference: (C, H, W), any dtype. data_range: largest minus smallest storable value (255 for uint8).
+    image, reference: (C, H, W), any dtype. data_range: largest minus smallest storable value (255
+    for uint8).
     """
     _check_pair(image, reference)
     error = np.mean((image.astype(np.float64) - reference.astype(np.float64)) ** 2)
@@ -37,23 +42,33 @@ def psnr(image: Image, reference: Image, data_range: float) -> float:
 
 
 def ssim(image: Image, reference: Image, data_range: float) -> float:
-    """Return the mean structural similarity over channels and all windows inside the image (Wang et al. 2004, Eq. 13).
+    """Return the mean structural similarity over channels and all windows inside the image (Wang et
+    al. 2004, Eq. 13).
 
-    image, reference: (C, H, W), any dtype, sides at least 11 px. data_range: as for `psnr`. Population covariance.
+    image, reference: (C, H, W), any dtype, sides at least 11 px. data_range: as for `psnr`.
+    Population covariance.
     """
     _check_pair(image, reference)
     least = 2 * SSIM_RADIUS + 1
     if min(image.shape[1:]) < least:
-        raise ValueError(f"image {image.shape[1]} x {image.shape[2]} is smaller than SSIM's window of {least} px")
-    return float(np.mean([_ssim_channel(x, y, data_range) for x, y in zip(image, reference, strict=True)]))
+        raise ValueError(
+            f"image {image.shape[1]} x {image.shape[2]} is smaller than SSIM's window of {least} px"
+        )
+    return float(
+        np.mean([_ssim_channel(x, y, data_range) for x, y in zip(image, reference, strict=True)])
+    )
 
 
 def _ssim_channel(image: Image, reference: Image, data_range: float) -> float:
-    x, y = image.astype(np.float64), reference.astype(np.float64)
-    mean_x, mean_y = _blur(x), _blur(y)
-    var_x, var_y = _blur(x * x) - mean_x**2, _blur(y * y) - mean_y**2
+    x = image.astype(np.float64)
+    y = reference.astype(np.float64)
+    mean_x = _blur(x)
+    mean_y = _blur(y)
+    var_x = _blur(x * x) - mean_x**2
+    var_y = _blur(y * y) - mean_y**2
     covariance = _blur(x * y) - mean_x * mean_y
-    k1, k2 = (SSIM_K1 * data_range) ** 2, (SSIM_K2 * data_range) ** 2
+    k1 = (SSIM_K1 * data_range) ** 2
+    k2 = (SSIM_K2 * data_range) ** 2
     numerator = (2 * mean_x * mean_y + k1) * (2 * covariance + k2)
     return float(np.mean(numerator / ((mean_x**2 + mean_y**2 + k1) * (var_x + var_y + k2))))
 
@@ -73,7 +88,9 @@ def _blur(x: Float64) -> Float64:
 
 def _check_pair(image: Image, reference: Image) -> None:
     if image.shape != reference.shape or image.ndim != 3:
-        raise ValueError(f"image {image.shape} and reference {reference.shape} are not two (C, H, W) of one size")
+        raise ValueError(
+            f"image {image.shape} and reference {reference.shape} are not two (C, H, W) of one size"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,14 +127,21 @@ class ConsistencyMeter:
     ) -> None:
         """Add a window.
 
-        measured: A x of the stored image, (C', h, w) in grey levels. y: the measurement, same shape and unit.
-        clipped, valid: broadcast to that shape; which cells have a pixel at a limit (`clipped_cells`), and which count
-        at all (a mask's known ones).
+        measured: A x of the stored image, (C', h, w) in grey levels. y: the measurement, same shape
+        and unit. clipped, valid: broadcast to that shape; which cells have a pixel at a limit
+        (`clipped_cells`), and which count at all (a mask's known ones).
         """
         error = np.abs(measured.astype(np.float64) - y.astype(np.float64))
-        counted = np.ones(error.shape, bool) if valid is None else np.broadcast_to(valid, error.shape)
-        limited = np.zeros(error.shape, bool) if clipped is None else np.broadcast_to(clipped, error.shape) & counted
-        free, limited_error = error[counted & ~limited], error[limited]
+        counted = (
+            np.ones(error.shape, bool) if valid is None else np.broadcast_to(valid, error.shape)
+        )
+        limited = (
+            np.zeros(error.shape, bool)
+            if clipped is None
+            else np.broadcast_to(clipped, error.shape) & counted
+        )
+        free = error[counted & ~limited]
+        limited_error = error[limited]
         self._max = max(self._max, float(free.max(initial=0.0)))
         self._squares += float((free**2).sum())
         self._cells += free.size
@@ -138,10 +162,12 @@ class ConsistencyMeter:
 def clipped_cells(
     pixels: Image, scale: int, limits: tuple[float, float], across_channels: bool = False
 ) -> NDArray[np.bool_]:
-    """Return which measurement cells have an output pixel at a limit of the dtype, (C, H/scale, W/scale) bool.
+    """Return which measurement cells have an output pixel at a limit of the dtype, (C, H/scale,
+    W/scale) bool.
 
-    pixels: (C, H, W) as stored, aligned to the scale. limits: smallest and largest storable value. across_channels: for
-    operators that average the channels; the result then is (1, H/scale, W/scale).
+    pixels: (C, H, W) as stored, aligned to the scale. limits: smallest and largest storable value.
+    across_channels: for operators that average the channels; the result then is (1, H/scale,
+    W/scale).
     """
     c, h, w = pixels.shape
     if h % scale or w % scale:
@@ -170,17 +196,20 @@ class SeamReport:
     columns: SeamRatio
     overall: SeamRatio
     unphased: SeamRatio
-    """Overall, against all parallel lines; since edges lie on the operator's cells, their steps count as seams here."""
+    """Overall, against all parallel lines; since edges lie on the operator's cells, their steps
+    count as seams here.
+    """
 
 
 @dataclass(slots=True, kw_only=True)
 class SeamMeter:
-    """Compare the differences across owned-box edges with those across parallel lines 4 to S/4 px away.
+    """Compare the differences across owned-box edges with those across parallel lines 4 to S/4 px
+    away.
 
-    An edge e on the row axis lies between rows e-1 and e. Feed the boxes of `windows`, in any order, each once.
-    Owned boxes end on the lattice of the operator's cells (every 4 px for x4 super-resolution), across which even a
-    picture restored in one piece differs more than inside a cell; so lines at the same phase of the lattice are
-    compared.
+    An edge e on the row axis lies between rows e-1 and e. Feed the boxes of `windows`, in any
+    order, each once. Owned boxes end on the lattice of the operator's cells (every 4 px for x4
+    super-resolution), across which even a picture restored in one piece differs more than inside a
+    cell; so lines at the same phase of the lattice are compared.
     """
 
     height: int
@@ -200,39 +229,63 @@ class SeamMeter:
         self._row_sums, self._column_sums = np.zeros(self.height), np.zeros(self.width)
 
     def windows(self, side: int) -> Iterator[tuple[int, int, int, int]]:
-        """Yield boxes (y0, x0, y1, x1) to read and feed, at most (side+1)^2 px; they overlap by one row and column."""
+        """Yield boxes (y0, x0, y1, x1) to read and feed, at most (side+1)^2 px; they overlap by one
+        row and column.
+        """
         for y in range(0, self.height, side):
             for x in range(0, self.width, side):
-                yield max(y - 1, 0), max(x - 1, 0), min(y + side, self.height), min(x + side, self.width)
+                yield (
+                    max(y - 1, 0),
+                    max(x - 1, 0),
+                    min(y + side, self.height),
+                    min(x + side, self.width),
+                )
 
     def update(self, y0: int, x0: int, window: Image) -> None:
-        """Add the window (C, h, w) whose upper left pixel is (y0, x0); any integer or floating dtype."""
+        """Add the window (C, h, w) whose upper left pixel is (y0, x0); any integer or floating
+        dtype.
+        """
         x = window.astype(np.float64)
         _, h, w = x.shape
-        # Row and column 0 were counted with the window before, unless there is none: they only complete a pair.
-        rows, columns = x[:, :, min(x0, 1) :], x[:, min(y0, 1) :, :]
+        # Row and column 0 were counted with the window before, unless there is none: they only
+        # complete a pair.
+        rows = x[:, :, min(x0, 1) :]
+        columns = x[:, min(y0, 1) :, :]
         self._row_sums[y0 + 1 : y0 + h] += np.abs(np.diff(rows, axis=1)).sum(axis=(0, 2))
         self._column_sums[x0 + 1 : x0 + w] += np.abs(np.diff(columns, axis=2)).sum(axis=(0, 1))
 
     def result(self) -> SeamReport:
-        """Return the ratios of what has been fed; 1 with no lines for an image without internal edges."""
+        """Return the ratios of what has been fed; 1 with no lines for an image without internal
+        edges.
+        """
         rows = _pairs(self._row_sums, self.row_edges, self.stride, self.period)
         columns = _pairs(self._column_sums, self.column_edges, self.stride, self.period)
         unphased = _pairs(self._row_sums, self.row_edges, self.stride, 1)
         unphased += _pairs(self._column_sums, self.column_edges, self.stride, 1)
         return SeamReport(
-            rows=_ratio(rows), columns=_ratio(columns), overall=_ratio(rows + columns), unphased=_ratio(unphased)
+            rows=_ratio(rows),
+            columns=_ratio(columns),
+            overall=_ratio(rows + columns),
+            unphased=_ratio(unphased),
         )
 
 
-def _pairs(sums: Float64, edges: Sequence[int], stride: int, period: int) -> list[tuple[float, float]]:
-    """Return for every edge the sum across it and the mean sum across its parallel lines, none of them near an edge."""
+def _pairs(
+    sums: Float64, edges: Sequence[int], stride: int, period: int
+) -> list[tuple[float, float]]:
+    """Return for every edge the sum across it and the mean sum across its parallel lines, none of
+    them near an edge.
+    """
     pairs = []
     for edge in edges:
         first = -(-SEAM_CLEARANCE // period) * period
         offsets = range(first, max(stride // 4, first) + 1, period)
         lines = [edge + sign * d for sign in (-1, 1) for d in offsets]
-        lines = [y for y in lines if 0 < y < len(sums) and all(abs(y - e) >= SEAM_CLEARANCE for e in _near(edges, y))]
+        lines = [
+            y
+            for y in lines
+            if 0 < y < len(sums) and all(abs(y - e) >= SEAM_CLEARANCE for e in _near(edges, y))
+        ]
         if lines:
             pairs.append((float(sums[edge]), float(sums[lines].mean())))
     return pairs
@@ -248,7 +301,8 @@ def _ratio(pairs: list[tuple[float, float]]) -> SeamRatio:
     if not pairs:
         return SeamRatio(ratio=1.0, stderr=0.0, lines=0)
     across, beside = np.array(pairs).T
-    n, total = len(pairs), float(beside.sum())
+    n = len(pairs)
+    total = float(beside.sum())
     if total == 0:
         return SeamRatio(ratio=1.0 if across.sum() == 0 else math.inf, stderr=0.0, lines=n)
     ratio = float(across.sum()) / total

@@ -17,11 +17,14 @@ class Preset:
     """Hold what decides the trajectory of a tile besides the network and the constraints."""
 
     start: int | None
-    """Base timestep of the warm start; None starts from pure noise at the last one, or where the measurement's is."""
+    """Base timestep of the warm start; None starts from pure noise at the last one, or where the
+    measurement's is.
+    """
     steps: int
     """Number of timesteps kept; spacing 'log_sigma' may merge a few of them."""
     spacing: Literal["log_sigma", "uniform"]
-    """Timesteps evenly spaced in log(s/a), which dwells on fine detail, or in the timestep itself."""
+    """Timesteps evenly spaced in log(s/a), which dwells on fine detail, or in the timestep itself.
+    """
     form: Literal["posterior", "eps"]
     """How a step is taken (method: section 2); `kernels.sampling.sampler.SamplerConfig.form`."""
     eta: float
@@ -34,16 +37,19 @@ class Preset:
     guided_steps: int | None = None
     """`steps` at levels whose low frequencies a coarser level has settled; None: the same."""
     ensemble: Ensemble = "1"
-    """Symmetries that a network without knowledge of objects is seen under (kernels.denoisers.symmetry)."""
+    """Symmetries that a network without knowledge of objects is seen under
+    (kernels.denoisers.symmetry).
+    """
     travel_length: int = 1
     """Steps of one jump back of time travel; without effect when `travel_repeat` is 1."""
     travel_repeat: int = 1
 
 
-# Close to the posterior mean: best PSNR and SSIM. Without noise and with eta 1 a step is x' = a' x^: the network's
-# estimate, projected, becomes the next input at a lower level. A deviation from Algorithm 1, which starts from noise.
-# Start 100 (noise level 0.34) is as good as 250 for exact measurements, and better for noisy ones and for holes.
-# Under the guide of a coarser level 5 steps give the same PSNR as 20, to 0.01 dB.
+# Close to the posterior mean: best PSNR and SSIM. Without noise and with eta 1 a step is x' = a'
+# x^: the network's estimate, projected, becomes the next input at a lower level. A deviation from
+# Algorithm 1, which starts from noise. Start 100 (noise level 0.34) is as good as 250 for exact
+# measurements, and better for noisy ones and for holes. Under the guide of a coarser level 5 steps
+# give the same PSNR as 20, to 0.01 dB.
 FAITHFUL = Preset(
     start=100,
     steps=20,
@@ -55,20 +61,26 @@ FAITHFUL = Preset(
     init="bicubic",
     ensemble="cycle",
 )
-# From a predicted picture little is left to do: of the starts and steps that were tried, three from start 10 gave the best
-# PSNR and SSIM (docs/RESULTS.md).
+# From a predicted picture little is left to do: of the starts and steps that were tried, three from
+# start 10 gave the best PSNR and SSIM (docs/RESULTS.md).
 PREDICTED = replace(FAITHFUL, start=10, steps=3, guided_steps=3, init="predicted")
-# The network that predicts was trained for these enlargements, and is evaluated under these symmetries.
+# The network that predicts was trained for these enlargements, and is evaluated under these
+# symmetries.
 PREDICTED_SCALES = (2, 4, 8)
 PREDICTION_ENSEMBLE: Ensemble = "4"
 
-# Levels that only start from a coarser one, and are not held to it, settle their own low frequencies.
+# Levels that only start from a coarser one, and are not held to it, settle their own low
+# frequencies.
 STARTED_STEPS = 20
 
-# A sample of the posterior, nearer to the grain of real images at the price of PSNR; also a warm start.
-DETAIL = Preset(start=400, steps=20, spacing="log_sigma", form="eps", eta=1.0, noise_scale=1.0, init="bicubic")
+# A sample of the posterior, nearer to the grain of real images at the price of PSNR; also a warm
+# start.
+DETAIL = Preset(
+    start=400, steps=20, spacing="log_sigma", form="eps", eta=1.0, noise_scale=1.0, init="bicubic"
+)
 
-# What the paper runs with its large checkpoints: Algorithm 1 from pure noise, T = 100, time travel l = 10, r = 3.
+# What the paper runs with its large checkpoints: Algorithm 1 from pure noise, T = 100, time travel
+# l = 10, r = 3.
 PAPER = Preset(
     start=None,
     steps=100,
@@ -83,12 +95,22 @@ PAPER = Preset(
 
 INTENTS = {"faithful": FAITHFUL, "detail": DETAIL}
 
-# A noisy measurement of every pixel is x_t / a itself, at the timestep whose noise level is sigma_y: start there, and
-# draw nothing, since the noise is in it already. Each further step at eta 1 denoises what is clean already.
-# With eta 0 the measurement's own noise is carried along the trajectory, so that more grain is left.
+# A noisy measurement of every pixel is x_t / a itself, at the timestep whose noise level is
+# sigma_y: start there, and draw nothing, since the noise is in it already. Each further step at eta
+# 1 denoises what is clean already. With eta 0 the measurement's own noise is carried along the
+# trajectory, so that more grain is left.
 DENOISING = {
     "faithful": Preset(
-        start=None, steps=1, spacing="log_sigma", form="eps", eta=1.0, noise_scale=0.0, init="pinv", ensemble="4"
+        start=None,
+        steps=1,
+        spacing="log_sigma",
+        form="eps",
+        eta=1.0,
+        noise_scale=0.0,
+        init="pinv",
+        ensemble="4",
     ),
-    "detail": Preset(start=None, steps=5, spacing="log_sigma", form="eps", eta=0.0, noise_scale=0.0, init="pinv"),
+    "detail": Preset(
+        start=None, steps=5, spacing="log_sigma", form="eps", eta=0.0, noise_scale=0.0, init="pinv"
+    ),
 }

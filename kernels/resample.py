@@ -1,4 +1,6 @@
-"""Enlarge and complete pictures for warm starts; one (C, h, w) numpy picture at a time, so never batch-dependent."""
+"""Enlarge and complete pictures for warm starts; one (C, h, w) numpy picture at a time, so never
+batch-dependent.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ Array = NDArray[np.float32]
 
 
 def bicubic_upsample(picture: Array, scale: int) -> Array:
-    """Enlarge a (C, h, w) picture by an integer scale with Keys' bicubic kernel (a = -0.75), half-pixel centres."""
+    """Enlarge a (C, h, w) picture by an integer scale with Keys' bicubic kernel (a = -0.75),
+    half-pixel centres.
+    """
     if scale == 1:
         return picture
     tensor = torch.from_numpy(np.ascontiguousarray(picture))[None]
@@ -19,10 +23,11 @@ def bicubic_upsample(picture: Array, scale: int) -> Array:
 
 
 def fill_unknown(picture: Array) -> Array:
-    """Fill a (C, h, w) picture's NaN pixels with the average of the known ones near them, coarse to fine.
+    """Fill a (C, h, w) picture's NaN pixels with the average of the known ones near them, coarse to
+    fine.
 
-    The picture is halved with means over known pixels until nothing is unknown, then enlarged back into the holes.
-    A picture without a known pixel is filled with 0, mid-grey.
+    The picture is halved with means over known pixels until nothing is unknown, then enlarged back
+    into the holes. A picture without a known pixel is filled with 0, mid-grey.
     """
     unknown = np.isnan(picture)
     if not unknown.any():
@@ -36,7 +41,9 @@ def fill_unknown(picture: Array) -> Array:
 
 
 def _halved(picture: Array) -> Array:
-    """Return means over the known pixels of 2 x 2 blocks (NaN where a block has none), edges repeated to even sizes."""
+    """Return means over the known pixels of 2 x 2 blocks (NaN where a block has none), edges
+    repeated to even sizes.
+    """
     channels, height, width = picture.shape
     even = np.pad(picture, ((0, 0), (0, height % 2), (0, width % 2)), mode="edge")
     blocks = even.reshape(channels, even.shape[1] // 2, 2, even.shape[2] // 2, 2)

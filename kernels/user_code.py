@@ -14,8 +14,8 @@ from typing import Any
 def load_object(name: str, what: str) -> Any:
     """Import `package.module:name`; the current folder is searched too, after everything else.
 
-    what: how an error calls the object. Raises ValueError on one line where the name is malformed, the module is
-    missing or fails to import, or it holds no such object.
+    what: how an error calls the object. Raises ValueError on one line where the name is malformed,
+    the module is missing or fails to import, or it holds no such object.
     """
     module_name, _, attribute = name.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), *attribute.split("."))):
@@ -36,7 +36,9 @@ def load_object(name: str, what: str) -> Any:
         ) from error
     except Exception as error:  # a user's module may raise anything while it is imported
         line = " ".join(str(error).split())
-        raise ValueError(f"{what} {name!r}: importing {module_name} failed: {type(error).__name__}: {line}") from error
+        raise ValueError(
+            f"{what} {name!r}: importing {module_name} failed: {type(error).__name__}: {line}"
+        ) from error
     for part in attribute.split("."):
         if not hasattr(found, part):
             raise ValueError(f"{what} {name!r}: {module_name} has no {attribute}; check the name")
@@ -45,7 +47,9 @@ def load_object(name: str, what: str) -> Any:
 
 
 def source_hash(found: Any) -> str:
-    """Hash the file that defines an object, and its attribute `content`, which names what the file does not hold."""
+    """Hash the file that defines an object, and its attribute `content`, which names what the file
+    does not hold.
+    """
     digest = blake2b(digest_size=16)
     kind = found if inspect.isclass(found) or inspect.isroutine(found) else type(found)
     try:

@@ -15,7 +15,9 @@ from storage.byte_source import redact
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Staging:
-    """A part of an input that cannot be read by windows was copied; told before the run starts, and in no log."""
+    """A part of an input that cannot be read by windows was copied; told before the run starts, and
+    in no log.
+    """
 
     name: str
     done: int
@@ -33,7 +35,9 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DomainChecked:
-    """The prior was tried on the input (orchestrator.run.domain_check); residuals in units of the noise added."""
+    """The prior was tried on the input (orchestrator.run.domain_check); residuals in units of the
+    noise added.
+    """
 
     residual: float
     known: float
@@ -84,8 +88,8 @@ class BatchCommitted:
     path: int = 0
     """Tiles on the longest chain that was then left (orchestrator.scheduling.remaining_path)."""
     ended: float = field(default_factory=time.time)
-    """When the driver learned that the batch was over, s since 1970; batches share writes of the journal, so that this is
-    told about a second later at most, and later while the store fails."""
+    """When the driver learned that the batch was over, s since 1970; batches share writes of the
+    journal, so that this is told about a second later at most, and later while the store fails."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +111,9 @@ class TileGivenUp:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TileSubstituted:
-    """A tile could not be restored; what was measured stands in for it, flagged, and the run goes on."""
+    """A tile could not be restored; what was measured stands in for it, flagged, and the run goes
+    on.
+    """
 
     worker: str
     key: tuple[int, int, int]
@@ -159,7 +165,8 @@ Listener = Callable[[Event], None]
 class EventLog:
     """Append events to a JSON-lines file: one object a line with its kind and wall-clock time.
 
-    The log is a convenience: when the disk is full or the store away it misses events, and the run goes on.
+    The log is a convenience: when the disk is full or the store away it misses events, and the run
+    goes on.
     """
 
     def __init__(self, path: Path) -> None:
@@ -168,7 +175,9 @@ class EventLog:
 
     def __call__(self, event: Event) -> None:
         kind: type[Any] = type(event)
-        names = self._names.get(kind) or self._names.setdefault(kind, tuple(item.name for item in fields(event)))
+        names = self._names.get(kind) or self._names.setdefault(
+            kind, tuple(item.name for item in fields(event))
+        )
         values = {name: getattr(event, name) for name in names}  # asdict would copy every key
         line = json.dumps({"time": round(time.time(), 3), "event": kind.__name__, **values})
         with contextlib.suppress(OSError):

@@ -1,4 +1,6 @@
-"""A store that fails for a while (a share that is remounted, a server that restarts) is tried again for a while."""
+"""A store that fails for a while (a share that is remounted, a server that restarts) is tried again
+for a while.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from storage.errors import MissingCells
 # How long a tile's reads or writes are tried again before its try has failed, seconds.
 STORE_SECONDS = 90.0
 # First pause, s; it doubles up to the longest.
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+FIRST_PAUSE = 0.1
+LONGEST_PAUSE = 5.0
 # What a full disk answers, or a limit on what this user may store: waiting does not help.
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -25,12 +28,14 @@ def disk_full(error: BaseException | None) -> bool:
 
 
 def patiently(action: Callable[[], T], seconds: float, trouble: Callable[[str], None]) -> T:
-    """Return action(), tried again while the store fails; `trouble` is told of every failure that was tried again.
+    """Return action(), tried again while the store fails; `trouble` is told of every failure that
+    was tried again.
 
-    Cells that are committed and not there count as a failing store: another machine's files may show late. Raises the
-    last error after `seconds`, and at once when the disk is full.
+    Cells that are committed and not there count as a failing store: another machine's files may
+    show late. Raises the last error after `seconds`, and at once when the disk is full.
     """
-    until, pause = time.monotonic() + seconds, FIRST_PAUSE
+    until = time.monotonic() + seconds
+    pause = FIRST_PAUSE
     while True:
         try:
             return action()

@@ -1,18 +1,17 @@
-"""The folder of one run: the published image at its root, the run's private state in `.gigarestore/` beside it.
+"""The folder of one run: the published image at its root, the run's private state in
+`.gigarestore/` beside it.
 
-OUT/zarr.json            OME-Zarr 0.5 metadata, written last: before that nothing looks like an image
-OUT/0, OUT/1, ...        the published pyramid
-OUT/.gigarestore/job.toml        the resolved specification
-OUT/.gigarestore/journal         committed tiles; its header holds the fingerprint
+OUT/zarr.json            OME-Zarr 0.5 metadata, written last: before that nothing looks like an
+image OUT/0, OUT/1, ...        the published pyramid OUT/.gigarestore/job.toml        the resolved
+specification OUT/.gigarestore/journal         committed tiles; its header holds the fingerprint
 OUT/.gigarestore/attempts/N      the attempt that may write here (storage.run_store.fencing)
-OUT/.gigarestore/events.jsonl    what happened
-OUT/.gigarestore/domain.json     whether the prior knows such images
-OUT/.gigarestore/input.zarr      the staged input, when it cannot be read by windows
-OUT/.gigarestore/incoming        the staged input of a run that is about to replace this one
+OUT/.gigarestore/events.jsonl    what happened OUT/.gigarestore/domain.json     whether the prior
+knows such images OUT/.gigarestore/input.zarr      the staged input, when it cannot be read by
+windows OUT/.gigarestore/incoming        the staged input of a run that is about to replace this one
 OUT/.gigarestore/measured/K.zarr the measurement pooled for level K, when a level needs it
-OUT/.gigarestore/work/K.zarr     level K's cells
-OUT/.gigarestore/regions/N       the run of region N
-OUT/.gigarestore/submissions/ID  scripts, logs and signs of life of a run that was submitted to a cluster
+OUT/.gigarestore/work/K.zarr     level K's cells OUT/.gigarestore/regions/N       the run of region
+N OUT/.gigarestore/submissions/ID  scripts, logs and signs of life of a run that was submitted to a
+cluster
 """
 
 from __future__ import annotations
@@ -96,7 +95,11 @@ class RunDir:
         """Return the folder of a run that was started; raises PlanError where there is none."""
         run = cls(path)
         if not run.job.exists():
-            what = "is not a run's output (it has no .gigarestore/job.toml)" if path.exists() else "does not exist"
+            what = (
+                "is not a run's output (it has no .gigarestore/job.toml)"
+                if path.exists()
+                else "does not exist"
+            )
             raise PlanError(f"{path} {what}; give the OUT of an earlier `gigarestore restore`")
         return run
 
@@ -117,7 +120,9 @@ def check_output(run: RunDir, overwrite: bool) -> None:
     if overwrite and (run.job.exists() or run.published):
         return
     if overwrite:
-        raise PlanError(f"{run.root} is not a gigarestore output, so --overwrite leaves it alone; choose another OUT")
+        raise PlanError(
+            f"{run.root} is not a gigarestore output, so --overwrite leaves it alone; choose another OUT"
+        )
     if run.job.exists() and not run.published:
         raise PlanError(
             f"{run.root} holds an unfinished run; `gigarestore resume {run.root}` goes on, --overwrite begins again"
@@ -126,12 +131,16 @@ def check_output(run: RunDir, overwrite: bool) -> None:
 
 
 def _untouched(run: RunDir) -> bool:
-    """Tell whether a folder is empty, but for what a start leaves that was killed before it wrote its job."""
+    """Tell whether a folder is empty, but for what a start leaves that was killed before it wrote
+    its job.
+    """
     return {path.name for path in run.root.iterdir()} <= {STATE} and not run.job.exists()
 
 
 def tile_record(key: TileKey, *, substituted: bool = False) -> str:
-    """Return a committed tile's journal record; substituted: it could not be restored (orchestrator.worker.fallback)."""
+    """Return a committed tile's journal record; substituted: it could not be restored
+    (orchestrator.worker.fallback).
+    """
     return f"{'F' if substituted else 'T'} {key.level} {key.row} {key.col}"
 
 
@@ -140,10 +149,14 @@ def parse_tile_record(record: str) -> TileKey:
     match record.split(" "):
         case ["T" | "F", level, row, col] if level.isdigit() and row.isdigit() and col.isdigit():
             return TileKey(int(level), int(row), int(col))
-    raise PlanError(f"unknown journal record {record!r}; the run was written by another version: restore to a new OUT")
+    raise PlanError(
+        f"unknown journal record {record!r}; the run was written by another version: restore to a new OUT"
+    )
 
 
 def substituted_keys(run: RunDir) -> list[TileKey]:
     """Return the tiles that a run's journal says could not be restored."""
     records = read_records(run.journal) if run.journal.exists() else iter(())
-    return list(dict.fromkeys(parse_tile_record(record) for record in records if record.startswith("F ")))
+    return list(
+        dict.fromkeys(parse_tile_record(record) for record in records if record.startswith("F "))
+    )

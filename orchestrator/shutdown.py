@@ -1,4 +1,6 @@
-"""Stopping on SIGINT or SIGTERM: the first lets what runs end within a deadline, the second ends at once."""
+"""Stopping on SIGINT or SIGTERM: the first lets what runs end within a deadline, the second ends at
+once.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stop:
-    """What a driver knows of the wish to end it. Without `listen` nobody ever asks, and Ctrl-C is Python's own."""
+    """What a driver knows of the wish to end it. Without `listen` nobody ever asks, and Ctrl-C is
+    Python's own.
+    """
 
     def __init__(self, seconds: float = DRAIN_SECONDS) -> None:
         self.seconds = seconds
@@ -37,7 +41,9 @@ class Stop:
 
     @contextlib.contextmanager
     def draining(self) -> Iterator[None]:
-        """Within: the first signal only sets `requested`, and raises KeyboardInterrupt when `seconds` have passed."""
+        """Within: the first signal only sets `requested`, and raises KeyboardInterrupt when
+        `seconds` have passed.
+        """
         self._draining = True
         try:
             yield

@@ -1,4 +1,6 @@
-"""Atomic files: a name either does not exist or holds all of its bytes, also after a kill or a power cut."""
+"""Atomic files: a name either does not exist or holds all of its bytes, also after a kill or a
+power cut.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from storage.errors import FormatError
 
 Buffers = Sequence[bytes | memoryview]
 PARTIAL = ".partial"
-"""Suffix of everything that is not finished; a name with it can be deleted when no process is at work."""
+"""Suffix of everything that is not finished; a name with it can be deleted when no process is at
+work.
+"""
 
 # What link(2) answers on a file system without hard links (FAT, some FUSE and object-store mounts).
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
@@ -32,7 +36,9 @@ def fsync_folder(folder: Path) -> None:
 
 
 def write_new(path: Path, data: Buffers, *, fsync: bool) -> None:
-    """Write a file that must not exist yet; what a kill leaves behind is a shorter file under this name."""
+    """Write a file that must not exist yet; what a kill leaves behind is a shorter file under this
+    name.
+    """
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     with os.fdopen(fd, "wb", buffering=0) as file:
         for buffer in data:
@@ -44,10 +50,12 @@ def write_new(path: Path, data: Buffers, *, fsync: bool) -> None:
 
 
 def write_once(path: Path, data: Buffers, *, fsync: bool, scratch: Path | None = None) -> bool:
-    """Create a file whole and exclusively; return False, and leave it alone, when the name is taken.
+    """Create a file whole and exclusively; return False, and leave it alone, when the name is
+    taken.
 
-    The bytes go to a temporary name in `scratch` (default: beside the file, same file system) and get the final name
-    by link(2), which is atomic and fails when the name exists. Call `fsync_folder` on the parent for a durable name.
+    The bytes go to a temporary name in `scratch` (default: beside the file, same file system) and
+    get the final name by link(2), which is atomic and fails when the name exists. Call
+    `fsync_folder` on the parent for a durable name.
     """
     temporary = (scratch or path.parent) / f"{path.name}.{uuid.uuid4().hex}{PARTIAL}"
     try:
@@ -68,7 +76,9 @@ def write_once(path: Path, data: Buffers, *, fsync: bool, scratch: Path | None =
 
 
 def replace(path: Path, data: Buffers, *, fsync: bool, scratch: Path | None = None) -> None:
-    """Write a file whole by an atomic rename; a reader sees the old bytes or the new, never a mixture."""
+    """Write a file whole by an atomic rename; a reader sees the old bytes or the new, never a
+    mixture.
+    """
     temporary = (scratch or path.parent) / f"{path.name}.{uuid.uuid4().hex}{PARTIAL}"
     try:
         write_new(temporary, data, fsync=fsync)
@@ -81,7 +91,8 @@ def replace(path: Path, data: Buffers, *, fsync: bool, scratch: Path | None = No
 
 @contextlib.contextmanager
 def atomic_output(path: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; on success give it the final name, on any failure delete it.
+    """Yield a temporary name beside `path`; on success give it the final name, on any failure
+    delete it.
 
     What killed processes of this machine left beside `path` for the same name is deleted first.
     Raises FormatError when `path` exists and `overwrite` is false, before and again at the end.
@@ -91,7 +102,9 @@ def atomic_output(path: Path, *, overwrite: bool) -> Iterator[Path]:
     if not path.parent.is_dir():
         raise FormatError(f"{path}: the folder {path.parent} does not exist; create it first")
     _sweep_dead(path)
-    temporary = path.with_name(f".{path.name}.{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:12]}{PARTIAL}")
+    temporary = path.with_name(
+        f".{path.name}.{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:12]}{PARTIAL}"
+    )
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -113,7 +126,9 @@ def _machine() -> str:
 
 
 def _sweep_dead(path: Path) -> None:
-    """Delete temporary files for `path` whose writer is dead; those of other machines are left alone."""
+    """Delete temporary files for `path` whose writer is dead; those of other machines are left
+    alone.
+    """
     for left in path.parent.glob(f".{glob.escape(path.name)}.{_machine()}-*{PARTIAL}"):
         process = left.name.removeprefix(f".{path.name}.{_machine()}-").partition("-")[0]
         if process.isdecimal() and not _alive(int(process)):
@@ -134,7 +149,9 @@ def _link_exclusive(temporary: Path, path: Path) -> None:
     try:
         os.link(temporary, path)
     except FileExistsError:
-        raise FormatError(f"{path}: appeared while it was being written; choose another name") from None
+        raise FormatError(
+            f"{path}: appeared while it was being written; choose another name"
+        ) from None
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise

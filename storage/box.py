@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class Box:
     """Name the pixels with y0 <= y < y1 and x0 <= x < x1.
 
-    Raises ValueError when an end lies before its start; a box of zero height or width is allowed and is empty.
+    Raises ValueError when an end lies before its start; a box of zero height or width is allowed
+    and is empty.
     """
 
     y0: int
@@ -23,7 +24,9 @@ class Box:
 
     def __post_init__(self) -> None:
         if self.y1 < self.y0 or self.x1 < self.x0:
-            raise ValueError(f"box ({self.y0}, {self.x0}, {self.y1}, {self.x1}) ends before it starts")
+            raise ValueError(
+                f"box ({self.y0}, {self.x0}, {self.y1}, {self.x1}) ends before it starts"
+            )
 
     @property
     def height(self) -> int:
@@ -52,12 +55,20 @@ class Box:
 
     def intersect(self, other: Box) -> Box:
         """Return the common part; an empty box where there is none."""
-        y0, x0 = max(self.y0, other.y0), max(self.x0, other.x0)
+        y0 = max(self.y0, other.y0)
+        x0 = max(self.x0, other.x0)
         return Box(y0, x0, max(y0, min(self.y1, other.y1)), max(x0, min(self.x1, other.x1)))
 
     def contains(self, other: Box) -> bool:
-        """Tell whether every pixel of `other` is in this box; an empty box is contained in every box."""
-        inside = self.y0 <= other.y0 and self.x0 <= other.x0 and other.y1 <= self.y1 and other.x1 <= self.x1
+        """Tell whether every pixel of `other` is in this box; an empty box is contained in every
+        box.
+        """
+        inside = (
+            self.y0 <= other.y0
+            and self.x0 <= other.x0
+            and other.y1 <= self.y1
+            and other.x1 <= self.x1
+        )
         return inside or other.empty
 
     def shift(self, dy: int, dx: int) -> Box:
@@ -71,7 +82,8 @@ class Box:
     def floordiv(self, n: int) -> Box:
         """Return the same region on a grid `n` times coarser.
 
-        Raises ValueError when the box is not aligned to `n`: rounding would lose pixels; `cover` rounds outwards.
+        Raises ValueError when the box is not aligned to `n`: rounding would lose pixels; `cover`
+        rounds outwards.
         """
         if any(v % n for v in (self.y0, self.x0, self.y1, self.x1)):
             raise ValueError(f"{self} is not aligned to {n}; use cover({n}) to round outwards")
@@ -87,7 +99,8 @@ class Box:
 
     def clip(self, height: int, width: int) -> Box:
         """Keep the part inside an image of (height, width) px; empty where there is none."""
-        y0, x0 = min(max(self.y0, 0), height), min(max(self.x0, 0), width)
+        y0 = min(max(self.y0, 0), height)
+        x0 = min(max(self.x0, 0), width)
         return Box(y0, x0, max(y0, min(self.y1, height)), max(x0, min(self.x1, width)))
 
     def slices(self) -> tuple[slice, slice]:

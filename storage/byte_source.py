@@ -1,4 +1,5 @@
-"""Where bytes come from: a local file, or an object behind a URL that is read by ranges. Credentials stay out of names.
+"""Where bytes come from: a local file, or an object behind a URL that is read by ranges.
+Credentials stay out of names.
 
 URLs: s3://, gs://, az://, http://, https:// (through obstore, extra `s3`); file:// is a local path.
 """
@@ -18,7 +19,8 @@ from storage.errors import DamagedError, FormatError, one_line
 
 _URL = re.compile(r"^(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<rest>.*)$", re.IGNORECASE | re.DOTALL)
 _SCHEMES = ("s3", "gs", "az", "http", "https")
-# What a URL may carry that is nobody's business: the user part, and the whole query (signatures, tokens).
+# What a URL may carry that is nobody's business: the user part, and the whole query (signatures,
+# tokens).
 _USER = re.compile(r"([a-z][a-z0-9+.-]*:/{1,2})[^/\s@?#'\"]+@", re.IGNORECASE)
 _QUERY = re.compile(r"([a-z][a-z0-9+.-]*:/{1,2}[^\s?#'\"]*)[?#][^\s'\"]*", re.IGNORECASE)
 # Ranges that a remote file is fetched in when all of it is needed.
@@ -44,17 +46,22 @@ def is_url(path: Path | str) -> bool:
 
 
 def located(path: Path | str) -> str:
-    """Return an absolute path or the URL, as a job keeps it: file:// becomes a path, URLs stay as they are."""
+    """Return an absolute path or the URL, as a job keeps it: file:// becomes a path, URLs stay as
+    they are.
+    """
     text = str(path)
     if is_url(text):
         return text
-    return str(Path(text[len("file://") :] if text.lower().startswith("file://") else text).absolute())
+    return str(
+        Path(text[len("file://") :] if text.lower().startswith("file://") else text).absolute()
+    )
 
 
 class ByteSource:
     """The bytes of one file or object; safe to read from several threads.
 
-    Raises FormatError on one line for what is absent, not allowed to be read or of an unknown scheme.
+    Raises FormatError on one line for what is absent, not allowed to be read or of an unknown
+    scheme.
     """
 
     name: str
@@ -67,10 +74,13 @@ class ByteSource:
         self.name = redact(text)
         self._remote = _RemoteObject(text, self.name) if is_url(text) else None
         if self._remote is not None:
-            self._fd, self.size = -1, self._remote.size
+            self._fd = -1
+            self.size = self._remote.size
             return
         try:
-            self._fd = os.open(text[len("file://") :] if text.lower().startswith("file://") else text, os.O_RDONLY)
+            self._fd = os.open(
+                text[len("file://") :] if text.lower().startswith("file://") else text, os.O_RDONLY
+            )
         except FileNotFoundError:
             raise FormatError(f"{self.name}: no such file; check the path") from None
         except OSError as error:
@@ -121,7 +131,8 @@ class _Seekable(io.RawIOBase):
     """A source as a raw file, for parsers that seek."""
 
     def __init__(self, source: ByteSource) -> None:
-        self._source, self._position = source, 0
+        self._source = source
+        self._position = 0
 
     def readable(self) -> bool:
         return True
@@ -152,7 +163,9 @@ class _RemoteObject:
 
     def __init__(self, url: str, name: str) -> None:
         store, key = remote_store(url, name, parent=True)
-        self._store, self._key, self._name = store, key, name
+        self._store = store
+        self._key = key
+        self._name = name
         self._lock = threading.Lock()
         obstore = obstore_for(name)
         try:
@@ -164,35 +177,49 @@ class _RemoteObject:
         if count <= 0:
             return b""
         try:
-            found = bytes(obstore_for(self._name).get_range(self._store, self._key, start=offset, length=count))
+            found = bytes(
+                obstore_for(self._name).get_range(
+                    self._store, self._key, start=offset, length=count
+                )
+            )
         except Exception as error:  # every store raises errors of its own
             raise DamagedError(
                 f"{self._name}: bytes {offset} to {offset + count} cannot be read: {_why(error)}"
             ) from None
         if len(found) != count:
-            raise DamagedError(f"{self._name}: asked for {count} bytes at {offset}, got {len(found)}; try again")
+            raise DamagedError(
+                f"{self._name}: asked for {count} bytes at {offset}, got {len(found)}; try again"
+            )
         return found
 
 
 def remote_store(url: str, name: str, *, parent: bool) -> tuple[Any, str]:
-    """Return (obstore store, key) of a URL; parent: the store of the object's folder, else of the URL itself.
+    """Return (obstore store, key) of a URL; parent: the store of the object's folder, else of the
+    URL itself.
 
     Credentials come from the environment, never from the user part of a URL. Raises FormatError.
     """
     found = _URL.match(url)
     scheme = found["scheme"].lower() if found else ""
     if found is None or scheme not in _SCHEMES:
-        raise FormatError(f"{name}: unknown kind of address {scheme}://; supported: {', '.join(_SCHEMES)} and paths")
+        raise FormatError(
+            f"{name}: unknown kind of address {scheme}://; supported: {', '.join(_SCHEMES)} and paths"
+        )
     if "@" in found["rest"].partition("/")[0]:
-        raise FormatError(f"{name}: a URL with a user name or password is not accepted; set them in the environment")
+        raise FormatError(
+            f"{name}: a URL with a user name or password is not accepted; set them in the environment"
+        )
     obstore = obstore_for(name)
     rest, _, query = found["rest"].partition("?")
     base, _, key = rest.rstrip("/").rpartition("/")
     if not base or not key:
         raise FormatError(f"{name}: names no object; give {scheme}://BUCKET-OR-HOST/PATH")
     if not parent:
-        base, key = rest.rstrip("/"), ""
-    options: dict[str, Any] = {"client_options": {"allow_http": scheme == "http"}} if scheme.startswith("http") else {}
+        base = rest.rstrip("/")
+        key = ""
+    options: dict[str, Any] = (
+        {"client_options": {"allow_http": scheme == "http"}} if scheme.startswith("http") else {}
+    )
     try:
         if not scheme.startswith("http"):
             return obstore.store.from_url(f"{scheme}://{base}", **options), key
@@ -204,12 +231,16 @@ def remote_store(url: str, name: str, *, parent: bool) -> tuple[Any, str]:
 
 
 def obstore_for(name: str) -> Any:
-    """Return the module obstore; raises FormatError, which names the URL, where it is not installed."""
+    """Return the module obstore; raises FormatError, which names the URL, where it is not
+    installed.
+    """
     try:
         import obstore
         import obstore.store
     except ImportError:
-        raise FormatError(f"{name}: reading URLs needs obstore; install it: pip install 'gigarestore[s3]'") from None
+        raise FormatError(
+            f"{name}: reading URLs needs obstore; install it: pip install 'gigarestore[s3]'"
+        ) from None
     return obstore
 
 
@@ -222,9 +253,13 @@ def _refused(name: str, error: BaseException) -> FormatError:
     if kind in ("NotFoundError", "FileNotFoundError"):
         return FormatError(f"{name}: no such object; check the address")
     if kind in ("PermissionDeniedError", "UnauthenticatedError", "PermissionError"):
-        return FormatError(f"{name}: access was denied ({kind}); check the credentials in the environment")
+        return FormatError(
+            f"{name}: access was denied ({kind}); check the credentials in the environment"
+        )
     return FormatError(f"{name}: cannot be read: {_why(error)}")
 
 
 def _unreadable(name: str, error: OSError) -> FormatError:
-    return FormatError(f"{name}: cannot be read: {error.strerror}; check the path and its permissions")
+    return FormatError(
+        f"{name}: cannot be read: {error.strerror}; check the path and its permissions"
+    )

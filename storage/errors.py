@@ -1,4 +1,6 @@
-"""The errors of this package, each one line with a next step; bad files and requests are ValueErrors."""
+"""The errors of this package, each one line with a next step; bad files and requests are
+ValueErrors.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ class FormatError(ValueError):
 
 
 class DamagedError(FormatError):
-    """Report stored pixels that cannot be decoded, found only when they were read; the place is named."""
+    """Report stored pixels that cannot be decoded, found only when they were read; the place is
+    named.
+    """
 
 
 class MissingCells(FormatError):
@@ -16,7 +20,9 @@ class MissingCells(FormatError):
 
 
 class CorruptCell(DamagedError):
-    """Report a cell whose checksum or values show that its bytes are not the ones that were written."""
+    """Report a cell whose checksum or values show that its bytes are not the ones that were
+    written.
+    """
 
 
 class LockedError(FormatError):
@@ -28,7 +34,9 @@ class SupersededError(RuntimeError):
 
 
 def one_line(error: BaseException) -> str:
-    """Return a library's message on one line of at most 160 characters, with its type when it has no text."""
+    """Return a library's message on one line of at most 160 characters, with its type when it has
+    no text.
+    """
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 160 else text[:157] + "..."
 

@@ -1,4 +1,6 @@
-"""Where an image lies on a map: its coordinate system and the affine transform from pixels to map coordinates."""
+"""Where an image lies on a map: its coordinate system and the affine transform from pixels to map
+coordinates.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +16,26 @@ Transform = tuple[float, float, float, float, float, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Georeference:
-    """Place pixels on a map: x = a col + b row + c, y = d col + e row + f, for (a, b, c, d, e, f) = transform.
+    """Place pixels on a map: x = a col + b row + c, y = d col + e row + f, for (a, b, c, d, e, f) =
+    transform.
 
-    (row, col) = (0, 0) is the outer corner of the first pixel (pixel is area), whatever the source's convention was: a
-    grid that is cut finer then keeps its origin. Raises FormatError for a transform that no pixel size can have.
+    (row, col) = (0, 0) is the outer corner of the first pixel (pixel is area), whatever the
+    source's convention was: a grid that is cut finer then keeps its origin. Raises FormatError for
+    a transform that no pixel size can have.
     """
 
     crs: str
     """Coordinate reference system as WKT; empty when the file gives a transform but no system."""
     transform: Transform
-    """(a, b, c, d, e, f), map units per pixel, and the map position of the outer corner of pixel (0, 0)."""
+    """(a, b, c, d, e, f), map units per pixel, and the map position of the outer corner of pixel
+    (0, 0).
+    """
     epsg: int | None = None
     """EPSG code of the system, where the source named one."""
     pixel_is_point: bool = False
-    """Whether the source counted from pixel centres (GeoTIFF's RasterPixelIsPoint); kept when it is written again."""
+    """Whether the source counted from pixel centres (GeoTIFF's RasterPixelIsPoint); kept when it is
+    written again.
+    """
 
     def __post_init__(self) -> None:
         a, b, _, d, e, _ = self.transform
@@ -38,23 +46,32 @@ class Georeference:
             )
 
     def at(self, row: float, col: float) -> tuple[float, float]:
-        """Return the map position (x, y) of a position in the grid; (0.5, 0.5) is the centre of the first pixel."""
+        """Return the map position (x, y) of a position in the grid; (0.5, 0.5) is the centre of the
+        first pixel.
+        """
         a, b, c, d, e, f = self.transform
         return a * col + b * row + c, d * col + e * row + f
 
     def bounds(self, height: int, width: int) -> tuple[float, float, float, float]:
-        """Return (left, bottom, right, top), the extent in map units of an image of height x width px."""
+        """Return (left, bottom, right, top), the extent in map units of an image of height x width
+        px.
+        """
         corners = [self.at(row, col) for row in (0, height) for col in (0, width)]
-        xs, ys = [x for x, _ in corners], [y for _, y in corners]
+        xs = [x for x, _ in corners]
+        ys = [y for _, y in corners]
         return min(xs), min(ys), max(xs), max(ys)
 
     def scaled(self, scale: float) -> Georeference:
-        """Return the same area under a grid that is `scale` times finer: bounds and rotation stay as they are."""
+        """Return the same area under a grid that is `scale` times finer: bounds and rotation stay
+        as they are.
+        """
         a, b, c, d, e, f = self.transform
         return replace(self, transform=(a / scale, b / scale, c, d / scale, e / scale, f))
 
     def cropped(self, y: int, x: int) -> Georeference:
-        """Return the georeference of a crop whose first pixel is (y, x) of this grid; negative for a padded image."""
+        """Return the georeference of a crop whose first pixel is (y, x) of this grid; negative for
+        a padded image.
+        """
         a, b, _, d, e, _ = self.transform
         c, f = self.at(y, x)
         return replace(self, transform=(a, b, c, d, e, f))

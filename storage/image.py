@@ -1,4 +1,6 @@
-"""What is known about an image before its pixels are read, and the protocol of everything that reads pixels."""
+"""What is known about an image before its pixels are read, and the protocol of everything that
+reads pixels.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +29,20 @@ class Selection:
     """Which part of a file with further axes is the image; None: not chosen."""
 
     channel: tuple[int, ...] | None = None
-    """Bands in this order, counted from 0; an alpha channel can be named too and is then a plain band."""
+    """Bands in this order, counted from 0; an alpha channel can be named too and is then a plain
+    band.
+    """
     z: int | None = None
     t: int | None = None
     """Frame, counted from 0; also the page of a file whose pages have no stated axis."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return what was chosen as JSON values."""
-        return {"channel": list(self.channel) if self.channel is not None else None, "z": self.z, "t": self.t}
+        return {
+            "channel": list(self.channel) if self.channel is not None else None,
+            "z": self.z,
+            "t": self.t,
+        }
 
 
 EVERYTHING = Selection()
@@ -60,17 +68,23 @@ class ImageInfo:
     bits: int
     """Bits per sample in the file; may be fewer than the dtype has."""
     lazy: bool
-    """Whether windows can be read cheaply from the file itself; otherwise it is staged into zarr once."""
+    """Whether windows can be read cheaply from the file itself; otherwise it is staged into zarr
+    once.
+    """
     why_staged: str
     """The reason for staging, for people; empty when lazy."""
     layout: str
     """How the pixels are stored, for people: 'tiles 512x512, deflate'."""
     grain: tuple[int, int] | None = None
-    """(y, x) of the tiles or chunks that are decoded whole, px; None where any window costs only its own pixels."""
+    """(y, x) of the tiles or chunks that are decoded whole, px; None where any window costs only
+    its own pixels.
+    """
     staging_bytes: int = 0
     """Peak memory that staging needs for pixels, bytes; 0 when lazy."""
     limits: tuple[float, float] | None = None
-    """Black and white as far as the format states them: the range of unsigned integers of `bits`; None: it does not."""
+    """Black and white as far as the format states them: the range of unsigned integers of `bits`;
+    None: it does not.
+    """
     names: tuple[str, ...] = ()
     """Names of the bands; empty when the file gives none."""
     nodata: float | None = None
@@ -86,7 +100,9 @@ class ImageInfo:
     orientation: int = 1
     """EXIF orientation 1..8 of the stored rows, already undone in height and width."""
     levels: tuple[tuple[int, int], ...] = ()
-    """Sizes (H, W) of the file's own pyramid, finest first; empty without one. Only the finest is restored."""
+    """Sizes (H, W) of the file's own pyramid, finest first; empty without one. Only the finest is
+    restored.
+    """
     axes: tuple[tuple[str, int], ...] = ()
     """Further axes of the file with their lengths, ('t', 5), of which one frame was chosen."""
     notes: tuple[str, ...] = ()
@@ -116,7 +132,8 @@ class Reader(Protocol):
     def read(self, box: Box) -> Pixels:
         """Return (C, h, w) in the delivered dtype, native byte order, a fresh array.
 
-        Raises ValueError for a box outside the image, DamagedError for pixels that cannot be decoded.
+        Raises ValueError for a box outside the image, DamagedError for pixels that cannot be
+        decoded.
         """
         ...
 
@@ -128,7 +145,9 @@ class Reader(Protocol):
 def check_inside(info: ImageInfo, box: Box) -> None:
     """Raise ValueError unless `box` lies inside the image and holds at least one pixel."""
     if box.empty or not info.box.contains(box):
-        raise ValueError(f"{info.path}: {box} is not a window of an image of {info.height} x {info.width} px (H x W)")
+        raise ValueError(
+            f"{info.path}: {box} is not a window of an image of {info.height} x {info.width} px (H x W)"
+        )
 
 
 def check_size(path: str, height: int, width: int, limit: int) -> None:
@@ -140,10 +159,13 @@ def check_size(path: str, height: int, width: int, limit: int) -> None:
         )
 
 
-def check_memory(info: ImageInfo, max_pixels: int | None = None, max_bytes: int | None = None) -> None:
+def check_memory(
+    info: ImageInfo, max_pixels: int | None = None, max_bytes: int | None = None
+) -> None:
     """Raise FormatError when staging an image takes more memory than is allowed.
 
-    max_bytes: default `storage.limits.MAX_WHOLE_BYTES`, and no limit where `max_pixels` allows the image.
+    max_bytes: default `storage.limits.MAX_WHOLE_BYTES`, and no limit where `max_pixels` allows the
+    image.
     """
     if max_bytes is None and max_pixels is not None:
         return
@@ -156,8 +178,11 @@ def check_memory(info: ImageInfo, max_pixels: int | None = None, max_bytes: int 
         )
 
 
-def choose_bands(path: str, chosen: tuple[int, ...] | None, count: int, alpha: int | None) -> tuple[int, ...]:
-    """Return the stored bands to deliver: the chosen ones, or all but the alpha channel (its index).
+def choose_bands(
+    path: str, chosen: tuple[int, ...] | None, count: int, alpha: int | None
+) -> tuple[int, ...]:
+    """Return the stored bands to deliver: the chosen ones, or all but the alpha channel (its
+    index).
 
     Raises FormatError for a band that the file does not have, or one that is named twice.
     """
@@ -165,14 +190,21 @@ def choose_bands(path: str, chosen: tuple[int, ...] | None, count: int, alpha: i
         return tuple(band for band in range(count) if band != alpha or count == 1)
     for band in chosen:
         if not 0 <= band < count:
-            raise FormatError(f"{path}: no channel {band}; the file has channels 0 to {count - 1}, see --channel")
+            raise FormatError(
+                f"{path}: no channel {band}; the file has channels 0 to {count - 1}, see --channel"
+            )
     if not chosen or len(set(chosen)) < len(chosen):
-        raise FormatError(f"{path}: --channel {','.join(map(str, chosen))} names a channel twice or none")
+        raise FormatError(
+            f"{path}: --channel {','.join(map(str, chosen))} names a channel twice or none"
+        )
     return chosen
 
 
-def choose_frames(path: str, selection: Selection, lengths: dict[str, int], what: str = "") -> dict[str, int]:
-    """Return the index on every further axis, z and t; raises FormatError naming all options where one is not chosen.
+def choose_frames(
+    path: str, selection: Selection, lengths: dict[str, int], what: str = ""
+) -> dict[str, int]:
+    """Return the index on every further axis, z and t; raises FormatError naming all options where
+    one is not chosen.
 
     what: the frames in words, where the axis says too little of them.
     """
@@ -181,7 +213,9 @@ def choose_frames(path: str, selection: Selection, lengths: dict[str, int], what
         length = lengths.get(axis, 1)
         if index is not None and not 0 <= index < length:
             raise FormatError(f"{path}: no --{axis} {index}; the file has {axis} 0 to {length - 1}")
-    open_axes = [axis for axis, index in chosen.items() if index is None and lengths.get(axis, 1) > 1]
+    open_axes = [
+        axis for axis, index in chosen.items() if index is None and lengths.get(axis, 1) > 1
+    ]
     if open_axes:
         what = what or " and ".join(f"{lengths[axis]} frames along {axis}" for axis in open_axes)
         options = " and ".join(f"--{axis} 0 to --{axis} {lengths[axis] - 1}" for axis in open_axes)

@@ -1,4 +1,6 @@
-"""What the samples of an image mean beyond their numbers: it goes into every published image and every export."""
+"""What the samples of an image mean beyond their numbers: it goes into every published image and
+every export.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ RASTER = "raster"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageMetadata:
-    """Name the bands, the empty value, the place on a map, the pixel size and the colours of an image."""
+    """Name the bands, the empty value, the place on a map, the pixel size and the colours of an
+    image.
+    """
 
     names: tuple[str, ...] = ()
     """One per band; empty when nothing named them."""
@@ -31,14 +35,19 @@ class ImageMetadata:
     """(y, x) in micrometres."""
     icc: bytes | None = field(default=None, repr=False)
     origin: tuple[float, float] = (0.0, 0.0)
-    """Centre of the first pixel, (y, x) in px of this image, counted from the centre of the source's first pixel.
+    """Centre of the first pixel, (y, x) in px of this image, counted from the centre of the
+    source's first pixel.
 
     A grid that is s times finer begins at -(s - 1)/2: both grids cover the same area.
     """
 
     def scaled(self, scale: int) -> ImageMetadata:
         """Return the meaning of the same area under a grid `scale` times finer."""
-        size = None if self.pixel_size is None else (self.pixel_size[0] / scale, self.pixel_size[1] / scale)
+        size = (
+            None
+            if self.pixel_size is None
+            else (self.pixel_size[0] / scale, self.pixel_size[1] / scale)
+        )
         shift = (scale - 1) / 2
         return replace(
             self,
@@ -48,7 +57,9 @@ class ImageMetadata:
         )
 
     def cropped(self, y: int, x: int) -> ImageMetadata:
-        """Return the meaning of a crop whose first pixel is (y, x); negative where the image was padded."""
+        """Return the meaning of a crop whose first pixel is (y, x); negative where the image was
+        padded.
+        """
         geo = None if self.geo is None else self.geo.cropped(y, x)
         return replace(self, geo=geo, origin=(self.origin[0] + y, self.origin[1] + x))
 
@@ -67,7 +78,9 @@ class ImageMetadata:
         return profile | ({RASTER: raster} if raster else {})
 
     @classmethod
-    def of(cls, attributes: Mapping[str, Any], pixel_size: tuple[float, float] | None) -> ImageMetadata:
+    def of(
+        cls, attributes: Mapping[str, Any], pixel_size: tuple[float, float] | None
+    ) -> ImageMetadata:
         """Return what `attributes` described; raises FormatError for attributes of another shape."""
         raster = attributes.get(RASTER) or {}
         try:
@@ -84,7 +97,9 @@ class ImageMetadata:
         except (TypeError, ValueError, AttributeError) as error:
             if isinstance(error, FormatError):
                 raise
-            raise FormatError(f"attribute {RASTER} {raster!r} cannot be read; publish the image again") from error
+            raise FormatError(
+                f"attribute {RASTER} {raster!r} cannot be read; publish the image again"
+            ) from error
 
 
 def _decode_icc(text: object) -> bytes | None:

@@ -1,4 +1,6 @@
-"""Between stored samples and the network's range [-1, 1]: the full range of the dtype, rounded once."""
+"""Between stored samples and the network's range [-1, 1]: the full range of the dtype, rounded
+once.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ PEAK = {"uint8": 255, "uint16": 65535}
 
 
 def to_unit(array: Pixels, dtype: DTypeLike | None = None) -> NDArray[np.float32]:
-    """Map samples of `dtype` (default: the array's own) to float32 in [-1, 1]: 2 v / peak - 1. Any shape.
+    """Map samples of `dtype` (default: the array's own) to float32 in [-1, 1]: 2 v / peak - 1. Any
+    shape.
 
     Raises ValueError for another dtype than uint8 or uint16.
     """
@@ -29,7 +32,8 @@ def to_unit(array: Pixels, dtype: DTypeLike | None = None) -> NDArray[np.float32
 def from_unit(values: NDArray[np.floating], dtype: DTypeLike) -> Pixels:
     """Map [-1, 1] to samples: floor((v + 1) / 2 * peak + 1/2), values outside clipped. Any shape.
 
-    This is the one rounding of a run. Raises ValueError for NaN and for another dtype than uint8 or uint16.
+    This is the one rounding of a run. Raises ValueError for NaN and for another dtype than uint8 or
+    uint16.
     """
     top = peak(dtype)
     samples = values.astype(np.float32) + np.float32(1)
@@ -37,7 +41,9 @@ def from_unit(values: NDArray[np.floating], dtype: DTypeLike) -> Pixels:
     samples += np.float32(0.5)
     np.clip(samples, 0, top, out=samples)
     if np.isnan(samples).any():
-        raise ValueError(f"NaN cannot become {np.dtype(dtype).name}; the result that is being published is not finite")
+        raise ValueError(
+            f"NaN cannot become {np.dtype(dtype).name}; the result that is being published is not finite"
+        )
     return samples.astype(dtype)  # truncation of values >= 0 is the floor
 
 

@@ -29,7 +29,8 @@ _MICROMETRES = {
 
 
 def micrometres(path: str, value: object, unit: str) -> float | None:
-    """Return a pixel's side in micrometres, None for a unit that is not a length (pixels, reference frames).
+    """Return a pixel's side in micrometres, None for a unit that is not a length (pixels, reference
+    frames).
 
     Raises FormatError for a length that no pixel can have: zero, negative or not a number.
     """
@@ -41,5 +42,7 @@ def micrometres(path: str, value: object, unit: str) -> float | None:
     except ValueError:
         side = math.nan
     if not (math.isfinite(side) and side > 0):
-        raise FormatError(f"{path}: says that a pixel is {value} {unit} wide; correct the file's pixel size")
+        raise FormatError(
+            f"{path}: says that a pixel is {value} {unit} wide; correct the file's pixel size"
+        )
     return side

@@ -23,15 +23,19 @@ settings.register_profile("untimed", deadline=None, suppress_health_check=[Healt
 settings.load_profile("untimed")
 
 
-# A helper of Ray that was still connecting when its driver died ends by itself after a minute, seconds.
+# A helper of Ray that was still connecting when its driver died ends by itself after a minute,
+# seconds.
 AT_LAST = 90
 
-# A network of 0.125 s per 256 px tile: tiles of 32 px and two steps make a whole restoration a matter of seconds.
+# A network of 0.125 s per 256 px tile: tiles of 32 px and two steps make a whole restoration a
+# matter of seconds.
 QUICK = {"tile": 32, "stride": 16, "steps": 2}
 
 
 def make_picture(height, width, channels=3, dtype="uint8", seed=0):
-    """Return a smooth picture with an edge and a little grain, (C, H, W), away from black and white."""
+    """Return a smooth picture with an edge and a little grain, (C, H, W), away from black and
+    white.
+    """
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
     waves = np.stack([np.sin(x / 5 + c) + np.cos(y / 4 - c) for c in range(channels)])
@@ -56,7 +60,9 @@ def write_picture(path, pixels, **tiff):
 
 
 def job(source, out, *, task=None, sampling=None, tiling=None, **other):
-    """Return a small job: super-resolution x4 by two steps on tiles of 32 px at two levels, unless told otherwise."""
+    """Return a small job: super-resolution x4 by two steps on tiles of 32 px at two levels, unless
+    told otherwise.
+    """
     from orchestrator.job.spec import JobSpec
 
     quick = {"tile": QUICK["tile"], "stride": QUICK["stride"], "levels": 2, **(tiling or {})}
@@ -81,7 +87,9 @@ def serially(spec, listeners=(), **options):
 
 
 def published_files(root):
-    """Return every file of the published pyramid, name -> bytes: the pixels and how they are stored."""
+    """Return every file of the published pyramid, name -> bytes: the pixels and how they are
+    stored.
+    """
     levels = [folder for folder in Path(root).iterdir() if folder.name.isdecimal()]
     files = [path for folder in levels for path in folder.rglob("*") if path.is_file()]
     assert files, f"nothing is published at {root}"
@@ -119,8 +127,15 @@ class Ended:
 
 
 def start_command(*arguments, cwd, marker="", **options):
-    """Start the real command as a process of its own; `marker` goes into the environment of all its children."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    """Start the real command as a process of its own; `marker` goes into the environment of all its
+    children.
+    """
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
     env.pop("RAY_ADDRESS", None)
     return subprocess.Popen(
         [sys.executable, "-m", "cluster", *map(str, arguments)],
@@ -141,13 +156,17 @@ def run_command(*arguments, cwd, timeout=120):
 
 
 def marked_processes(marker):
-    """Return {pid: command line} of the living processes whose environment carries `marker` (Linux only)."""
+    """Return {pid: command line} of the living processes whose environment carries `marker` (Linux
+    only).
+    """
     found = {}
     wanted = f"GIGARESTORE_TEST_MARKER={marker}".encode()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if wanted in (folder / "environ").read_bytes().split(b"\0"):
-                found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                found[int(folder.name)] = (
+                    (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                )
         except OSError:
             continue  # it ended, or it belongs to somebody else
     return found
@@ -224,7 +243,9 @@ def marks():
 
 @pytest.fixture
 def cli(capfd):
-    """Run the command line in this process: cli("plan", ...) -> Ended. Signal handlers are put back."""
+    """Run the command line in this process: cli("plan", ...) -> Ended. Signal handlers are put
+    back.
+    """
 
     def run(*arguments):
         from cluster.cli import _run

@@ -1,4 +1,5 @@
-"""SLURM's own daemons under this user: its controller with munge, and one node on this machine's loopback.
+"""SLURM's own daemons under this user: its controller with munge, and one node on this machine's
+loopback.
 
 Nothing here needs root, a network or the machine's own configuration.
 """
@@ -57,15 +58,21 @@ def lacking(programs=PROGRAMS):
 
 
 def shell(*command, check=True, **options):
-    return subprocess.run(list(map(str, command)), check=check, capture_output=True, text=True, timeout=60, **options)
+    return subprocess.run(
+        list(map(str, command)), check=check, capture_output=True, text=True, timeout=60, **options
+    )
 
 
 def counted(folder, programs=("squeue", "sacct", "scontrol")):
-    """Put programs into a folder that note their calls in its file `calls` and then are the real ones."""
+    """Put programs into a folder that note their calls in its file `calls` and then are the real
+    ones.
+    """
     folder.mkdir()
     for name in programs:
         real = shutil.which(name)
-        (folder / name).write_text(f'#!/bin/bash\necho "{name} $*" >> {folder}/calls\nexec {real} "$@"\n')
+        (folder / name).write_text(
+            f'#!/bin/bash\necho "{name} $*" >> {folder}/calls\nexec {real} "$@"\n'
+        )
         (folder / name).chmod(0o755)
     return folder
 
@@ -89,7 +96,9 @@ class Daemons:
         host = f"{short_hostname()}({address})"
         conf = CONF.format(host=host, user=self.user, port=self.port, d=self.folder)
         conf += "".join(f"NodeName={node} CPUs=2 RealMemory=6000 State=UNKNOWN\n" for node in nodes)
-        conf += "PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO\n"
+        conf += (
+            "PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO\n"
+        )
         (self.folder / "etc" / "slurm.conf").write_text(conf)
         self.env = {**os.environ, "SLURM_CONF": str(self.folder / "etc" / "slurm.conf")}
 
@@ -97,7 +106,16 @@ class Daemons:
         m = self.folder / "munge"
         (m / "key").write_bytes(os.urandom(128))
         (m / "key").chmod(0o600)
-        where = ["-S", m / "sock", "--key-file", m / "key", "--pid-file", m / "pid", "--log-file", m / "log"]
+        where = [
+            "-S",
+            m / "sock",
+            "--key-file",
+            m / "key",
+            "--pid-file",
+            m / "pid",
+            "--log-file",
+            m / "log",
+        ]
         shell("munged", "--force", *where, "--seed-file", m / "seed", "--num-threads", "2")
         shell("slurmctld", "-c", env=self.env)
 
@@ -123,7 +141,8 @@ class Daemons:
         self.cancel_all()
         for name in ("slurmctld.pid", "munge/pid"):
             with contextlib.suppress(OSError, ValueError):
-                pid, deadline = int((self.folder / name).read_text()), time.monotonic() + 20
+                pid = int((self.folder / name).read_text())
+                deadline = time.monotonic() + 20
                 os.kill(pid, signal.SIGTERM)
                 while time.monotonic() < deadline:
                     os.kill(pid, 0)
@@ -142,11 +161,19 @@ class Loopback(Daemons):
         self.folder = Path(tempfile.mkdtemp(prefix="gr-slurm-", dir="/tmp"))
 
     def start(self):
-        """Start all; AssertionError or CalledProcessError with what the daemons say where this user may not."""
-        self.configure("127.0.0.1", [f"n1 NodeHostname={short_hostname()} NodeAddr=127.0.0.1 Port={self.port + 1}"])
+        """Start all; AssertionError or CalledProcessError with what the daemons say where this user
+        may not.
+        """
+        self.configure(
+            "127.0.0.1",
+            [f"n1 NodeHostname={short_hostname()} NodeAddr=127.0.0.1 Port={self.port + 1}"],
+        )
         self.start_controller()
         self.node = subprocess.Popen(
-            ["slurmd", "-D", "-N", "n1"], env=self.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            ["slurmd", "-D", "-N", "n1"],
+            env=self.env,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         self.wait_idle(20)
 

@@ -1,4 +1,6 @@
-"""The import directions of architecture.md, read from the source and measured in fresh interpreters."""
+"""The import directions of architecture.md, read from the source and measured in fresh
+interpreters.
+"""
 
 import ast
 import subprocess
@@ -13,11 +15,41 @@ HEAVY = ("torch", "ray", "zarr", "tifffile")
 
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 # Pure: what plans a run must load on a login node in well under a second.
-PURE = ("job.spec", "job.plan", "job.tasks", "job.trajectory", "tiling.axis", "tiling.grid", "tiling.task_graph")
-PURE += ("tiling.parallelism", "scheduling.frontier", "scheduling.batch_policy", "scheduling.simulator", "events")
-PURE += ("planning.estimate", "planning.resolve", "planning.forecast", "run_folder", "worker.batch_report")
+PURE = (
+    "job.spec",
+    "job.plan",
+    "job.tasks",
+    "job.trajectory",
+    "tiling.axis",
+    "tiling.grid",
+    "tiling.task_graph",
+)
+PURE += (
+    "tiling.parallelism",
+    "scheduling.frontier",
+    "scheduling.batch_policy",
+    "scheduling.simulator",
+    "events",
+)
+PURE += (
+    "planning.estimate",
+    "planning.resolve",
+    "planning.forecast",
+    "run_folder",
+    "worker.batch_report",
+)
 FORBIDDEN = {
-    "kernels": {"storage", "orchestrator", "cluster", "ray", "zarr", "tifffile", "imagecodecs", "pydantic", "typer"},
+    "kernels": {
+        "storage",
+        "orchestrator",
+        "cluster",
+        "ray",
+        "zarr",
+        "tifffile",
+        "imagecodecs",
+        "pydantic",
+        "typer",
+    },
     "storage": {"kernels", "orchestrator", "cluster", "ray", "torch", "pydantic", "typer"},
     "orchestrator": {"cluster", "typer", "rich"},
     "cluster": set(),
@@ -38,9 +70,15 @@ def imported(path):
 
 def loaded_by(*modules, then="pass"):
     """Return which of the heavy packages a fresh interpreter holds after importing `modules`."""
-    lines = [f"import {', '.join(modules)}", then, f"print(*(m for m in {HEAVY} if m in sys.modules))"]
+    lines = [
+        f"import {', '.join(modules)}",
+        then,
+        f"print(*(m for m in {HEAVY} if m in sys.modules))",
+    ]
     code = "import sys; sys.path.insert(0, '.')\n" + "\n".join(lines)
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return set(done.stdout.splitlines()[-1].split())
 
@@ -48,12 +86,20 @@ def loaded_by(*modules, then="pass"):
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: f"{path.parent.name}.{path.stem}")
 def test_imports_go_one_way(path):
     package = path.relative_to(ROOT).parts[0]
-    wrong = [f"{path.name}:{line} imports {name}" for name, line in imported(path) if name in FORBIDDEN[package]]
+    wrong = [
+        f"{path.name}:{line} imports {name}"
+        for name, line in imported(path)
+        if name in FORBIDDEN[package]
+    ]
     assert not wrong
 
 
 def test_only_the_ray_executor_and_its_rooms_import_ray():
-    importers = {str(path.relative_to(ROOT)) for path in MODULES if any(name == "ray" for name, _ in imported(path))}
+    importers = {
+        str(path.relative_to(ROOT))
+        for path in MODULES
+        if any(name == "ray" for name, _ in imported(path))
+    }
     outside = {path for path in importers if not path.startswith("orchestrator/ray_backend/")}
     assert outside == {"cluster/submission/ray_jobs.py"}  # the client of the Jobs API
 
@@ -83,7 +129,9 @@ def test_planning_a_run_loads_nothing_heavy():
 
 
 def test_kernels_need_neither_storage_nor_ray():
-    assert loaded_by("kernels.sampling.sampler", "kernels.denoisers.denoiser", "kernels.denoisers.builtin") == {"torch"}
+    assert loaded_by(
+        "kernels.sampling.sampler", "kernels.denoisers.denoiser", "kernels.denoisers.builtin"
+    ) == {"torch"}
 
 
 def test_storage_needs_no_network():

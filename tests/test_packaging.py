@@ -36,7 +36,9 @@ def setuptools_version():
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """Build the wheel from a copy of the sources, without a network; return (names in it, its METADATA)."""
+    """Build the wheel from a copy of the sources, without a network; return (names in it, its
+    METADATA).
+    """
     if setuptools_version() < (77,):
         pytest.skip("building needs setuptools 77")
     copy = tmp_path_factory.mktemp("wheel")
@@ -46,7 +48,9 @@ def wheel(tmp_path_factory):
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, copy / name)
     build = "import setuptools.build_meta as b; print(b.build_wheel('.'))"
-    done = subprocess.run([sys.executable, "-c", build], cwd=copy, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", build], cwd=copy, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     (path,) = copy.glob("*.whl")
     assert path.stat().st_size < LARGEST_WHEEL
@@ -58,11 +62,15 @@ def wheel(tmp_path_factory):
 
 
 def test_the_package_list_is_complete():
-    assert PROJECT["tool"]["setuptools"]["packages"]["find"]["include"] == [f"{name}*" for name in PACKAGES]
+    assert PROJECT["tool"]["setuptools"]["packages"]["find"]["include"] == [
+        f"{name}*" for name in PACKAGES
+    ]
     found = {path.parent.name for path in ROOT.glob("*/__init__.py")}
     assert found == set(PACKAGES)
     folders = {path.parent for name in PACKAGES for path in (ROOT / name).rglob("*.py")}
-    assert not [folder for folder in folders if not (folder / "__init__.py").exists()], "the wheel would leave them out"
+    assert not [folder for folder in folders if not (folder / "__init__.py").exists()], (
+        "the wheel would leave them out"
+    )
 
 
 def test_the_wheel_holds_every_module_and_the_weights(wheel):
@@ -81,14 +89,25 @@ def test_the_wheel_brings_the_command_and_names_its_needs(wheel):
     _, metadata, entry_points = wheel
     assert "gigarestore = cluster.cli:main" in entry_points
     assert re.search(r"^Requires-Python: >=3\.11$", metadata, re.MULTILINE)
-    for need in ("ray", "torch", "numpy", "tifffile", "imagecodecs", "zarr", "pydantic", "typer", "rich"):
+    for need in (
+        "ray",
+        "torch",
+        "numpy",
+        "tifffile",
+        "imagecodecs",
+        "zarr",
+        "pydantic",
+        "typer",
+        "rich",
+    ):
         assert re.search(rf"^Requires-Dist: {need}\b", metadata, re.MULTILINE), need
     for extra in ("geo", "wsi", "s3", "diffusers", "dev"):
         assert f"Provides-Extra: {extra}\n" in metadata
 
 
 def test_kernels_has_the_version_of_the_distribution_below_the_other_kernels_package():
-    # Hugging Face's `kernels` package is probed for by version; ours must never look like one that it can use.
+    # Hugging Face's `kernels` package is probed for by version; ours must never look like one that
+    # it can use.
     assert kernels.__version__ == PROJECT["project"]["version"]
     assert tuple(map(int, kernels.__version__.split(".")[:2])) < (0, 9)
     assert installed().version == kernels.__version__
@@ -97,7 +116,9 @@ def test_kernels_has_the_version_of_the_distribution_below_the_other_kernels_pac
 def test_no_other_distribution_owns_our_import_names():
     installed()
     owners = importlib.metadata.packages_distributions()
-    assert {name: set(owners.get(name, [])) for name in PACKAGES} == {name: {"gigarestore"} for name in PACKAGES}
+    assert {name: set(owners.get(name, [])) for name in PACKAGES} == {
+        name: {"gigarestore"} for name in PACKAGES
+    }
 
 
 def test_doctor_finds_the_import_names_our_own():
@@ -109,7 +130,9 @@ def test_doctor_finds_the_import_names_our_own():
 
 
 def test_doctor_says_when_another_distribution_shadows_a_package(tmp_path):
-    """Put a foreign `kernels` before ours, as an environment with Hugging Face's would, and ask in a new process."""
+    """Put a foreign `kernels` before ours, as an environment with Hugging Face's would, and ask in
+    a new process.
+    """
     (tmp_path / "kernels").mkdir()
     (tmp_path / "kernels" / "__init__.py").write_text("__version__ = '0.9.0'\n")
     code = (
@@ -117,7 +140,9 @@ def test_doctor_says_when_another_distribution_shadows_a_package(tmp_path):
         "from cluster.doctor.local_checks import _shadowed\n"
         "print([(c.verdict, c.text) for c in _shadowed()])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "'fail'" in done.stdout
     assert str(tmp_path) in done.stdout
@@ -132,9 +157,16 @@ def test_every_pinned_requirement_of_ours_is_in_the_constraints():
 
 
 def test_every_third_party_import_is_a_declared_dependency():
-    declared = {re.match(r"[A-Za-z0-9_-]+", d)[0].lower() for d in PROJECT["project"]["dependencies"]}
+    declared = {
+        re.match(r"[A-Za-z0-9_-]+", d)[0].lower() for d in PROJECT["project"]["dependencies"]
+    }
     optional = PROJECT["project"]["optional-dependencies"]
-    extras = {re.match(r"[A-Za-z0-9_-]+", d)[0].lower() for name in optional if name != "dev" for d in optional[name]}
+    extras = {
+        re.match(r"[A-Za-z0-9_-]+", d)[0].lower()
+        for name in optional
+        if name != "dev"
+        for d in optional[name]
+    }
     distribution = {
         "skimage": "scikit-image",
         "pywt": "pywavelets",
@@ -146,7 +178,8 @@ def test_every_third_party_import_is_a_declared_dependency():
         "aiohttp": "ray",  # ray[default] brings both
         "requests": "ray",
     }
-    ours, missing = {*PACKAGES, *sys.stdlib_module_names}, set()
+    ours = {*PACKAGES, *sys.stdlib_module_names}
+    missing = set()
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -1,7 +1,8 @@
-"""Virtual hosts: each its own network, process table, host name, /tmp and /dev/shm, joined by a bridge; SLURM over them.
+"""Virtual hosts: each its own network, process table, host name, /tmp and /dev/shm, joined by a
+bridge; SLURM over them.
 
-Killing a host's first process is its loss of power; taking its link down is a cut cable. Needs root, and the right to make
-namespaces; `missing()` says what is not there.
+Killing a host's first process is its loss of power; taking its link down is a cut cable. Needs
+root, and the right to make namespaces; `missing()` says what is not there.
 """
 
 import os
@@ -16,10 +17,18 @@ from tests.places import ROOT
 from tests.slurm_daemons import Daemons, shell, short_hostname
 
 PROGRAMS = ("ip", "nsenter", "unshare", *slurm_daemons.PROGRAMS)
-# Hosts have a /tmp of their own; what they need of this machine's: the checkout and Python's environment, if they are there.
-NEEDED = sorted({path for path in (ROOT, Path(sys.prefix), Path(sys.prefix).resolve()) if path.is_relative_to("/tmp")})
+# Hosts have a /tmp of their own; what they need of this machine's: the checkout and Python's
+# environment, if they are there.
+NEEDED = sorted(
+    {
+        path
+        for path in (ROOT, Path(sys.prefix), Path(sys.prefix).resolve())
+        if path.is_relative_to("/tmp")
+    }
+)
 
-# What a host runs first. Arguments: its name, its folder of /etc files, the folders to keep below /tmp, then the command.
+# What a host runs first. Arguments: its name, its folder of /etc files, the folders to keep below
+# /tmp, then the command.
 INIT = """
 name=$1 etc=$2 keep=$3; shift 3
 for f in hosts nsswitch.conf resolv.conf; do [ -e /etc/$f ] && mount --bind $etc/$f /etc/$f; done
@@ -48,14 +57,18 @@ def missing():
         "network bridges": ["ip", "link", "add", bridge, "type", "bridge"],
     }
     lacking = [
-        f"the right to make {what}" for what, command in trials.items() if shell(*command, check=False).returncode
+        f"the right to make {what}"
+        for what, command in trials.items()
+        if shell(*command, check=False).returncode
     ]
     shell("ip", "link", "del", bridge, check=False)
     return ", ".join(lacking)
 
 
 class Hosts:
-    """A bridge with `count` virtual hosts n1, n2, ...; `folder` (below /tmp) is the file system that all of them see."""
+    """A bridge with `count` virtual hosts n1, n2, ...; `folder` (below /tmp) is the file system
+    that all of them see.
+    """
 
     def __init__(self, count):
         self.count = count
@@ -75,7 +88,8 @@ class Hosts:
         names = [f"{self.net}.1 {short_hostname()}"]
         names += [f"{self.address(i)} n{i}" for i in range(1, self.count + 1)]
         for i in range(1, self.count + 1):
-            space, link = f"{self.tag}n{i}", f"{self.tag}v{i}"
+            space = f"{self.tag}n{i}"
+            link = f"{self.tag}v{i}"
             shell("ip", "netns", "add", space)
             shell("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", space)
             shell("ip", "link", "set", link, "master", bridge, "up")
@@ -93,10 +107,28 @@ class Hosts:
         """Start host i with `command` as its only service."""
         keep = [str(path) for path in (self.folder, *NEEDED)]
         init = [f"n{i}", str(self.folder / f"etc-n{i}"), " ".join(keep), *command]
-        space = ["unshare", "--mount", "--uts", "--pid", "--ipc", "--fork", "--kill-child=SIGKILL", "--mount-proc"]
+        space = [
+            "unshare",
+            "--mount",
+            "--uts",
+            "--pid",
+            "--ipc",
+            "--fork",
+            "--kill-child=SIGKILL",
+            "--mount-proc",
+        ]
         with log.open("ab") as out:
             self.inits[i] = subprocess.Popen(
-                ["nsenter", f"--net=/run/netns/{self.tag}n{i}", *space, "bash", "-c", INIT, "_", *init],
+                [
+                    "nsenter",
+                    f"--net=/run/netns/{self.tag}n{i}",
+                    *space,
+                    "bash",
+                    "-c",
+                    INIT,
+                    "_",
+                    *init,
+                ],
                 env=env,
                 stdout=out,
                 stderr=out,
@@ -117,7 +149,9 @@ class Hosts:
 
     def inside(self, i, *command):
         """Run a command on host i; return its stdout."""
-        children = Path(f"/proc/{self.inits[i].pid}/task/{self.inits[i].pid}/children").read_text().split()
+        children = (
+            Path(f"/proc/{self.inits[i].pid}/task/{self.inits[i].pid}/children").read_text().split()
+        )
         flags = ["-m", "-u", "-i", "-n", "-p"]
         return shell("nsenter", "-t", children[0], *flags, *command, check=False).stdout
 
@@ -131,7 +165,9 @@ class Hosts:
 
 
 class Slurm(Hosts, Daemons):
-    """SLURM on virtual hosts: the controller on this machine, one slurmd per host, two made-up GPUs and two cores each."""
+    """SLURM on virtual hosts: the controller on this machine, one slurmd per host, two made-up GPUs
+    and two cores each.
+    """
 
     def start(self):
         self.up()

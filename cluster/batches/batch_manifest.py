@@ -1,8 +1,9 @@
-"""Which images a batch restores: a pattern, names of files, or a manifest (CSV or JSON lines) with options for each.
+"""Which images a batch restores: a pattern, names of files, or a manifest (CSV or JSON lines) with
+options for each.
 
-A manifest's columns are named like the options of `restore`, and `input` and `output`. Its paths of inputs and masks are
-relative to its own folder, others to the working directory. What a batch is to restore is kept in its folder as such a
-manifest, every option filled in and every path absolute.
+A manifest's columns are named like the options of `restore`, and `input` and `output`. Its paths of
+inputs and masks are relative to its own folder, others to the working directory. What a batch is to
+restore is kept in its folder as such a manifest, every option filled in and every path absolute.
 """
 
 from __future__ import annotations
@@ -29,13 +30,20 @@ SUFFIXES = {".csv", ".jsonl", ".ndjson"}
 # Options of the whole batch, which an image cannot have for itself.
 SHARED = ("executor", "workers", "batch", "batching", "address", "drain_seconds")
 # The command line's names of options whose fields are called otherwise.
-_ALIASES = {"input": "path", "class": "label", "range": "value_range", "operator_arg": "operator_args"}
+_ALIASES = {
+    "input": "path",
+    "class": "label",
+    "range": "value_range",
+    "operator_arg": "operator_args",
+}
 KNOWN = {"input", "output", "job"} | (set(opt.OPTIONS) - set(SHARED) - {"path", "output"})
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One image as a manifest says it: options by their field's name, `path` and `output` among them."""
+    """One image as a manifest says it: options by their field's name, `path` and `output` among
+    them.
+    """
 
     where: str
     """Place in a manifest, for messages."""
@@ -51,9 +59,13 @@ class Entry:
         return Entry(self.where, {**self.given, **shared})
 
     def spec(self, begun: JobSpec | None = None) -> JobSpec:
-        """Return the job, or what the options make of one that was begun; raises PlanError naming the place."""
+        """Return the job, or what the options make of one that was begun; raises PlanError naming
+        the place.
+        """
         given = {name: value for name, value in self.given.items() if name not in ("job", "output")}
-        base = begun or (JobSpec.load(Path(self.given["job"])) if "job" in self.given else JobSpec())
+        base = begun or (
+            JobSpec.load(Path(self.given["job"])) if "job" in self.given else JobSpec()
+        )
         try:
             return opt.job_spec(base, given)
         except PlanError as err:
@@ -85,7 +97,10 @@ def read_entries(sources: Sequence[str], given: dict[str, Any]) -> list[Entry]:
 
 def manifest_text(entries: Sequence[Entry]) -> str:
     """Return images as a manifest, JSON lines."""
-    lines = (json.dumps({("input" if k == "path" else k): v for k, v in entry.given.items()}) for entry in entries)
+    lines = (
+        json.dumps({("input" if k == "path" else k): v for k, v in entry.given.items()})
+        for entry in entries
+    )
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -100,11 +115,14 @@ def share_of(entries: Sequence[T], shard: tuple[int, int] | None) -> list[T]:
 
 
 def _anchored(entry: Entry) -> Entry:
-    """Return it with the paths of all its files made absolute, those that its job file names among them.
+    """Return it with the paths of all its files made absolute, those that its job file names among
+    them.
 
-    A batch may be gone on with from any folder. Raises PlanError, with the place, for options that cannot be.
+    A batch may be gone on with from any folder. Raises PlanError, with the place, for options that
+    cannot be.
     """
-    spec, given = entry.spec(), dict(entry.given)
+    spec = entry.spec()
+    given = dict(entry.given)
     if "job" in given:
         given["job"] = located(given["job"])
     if spec.input.mask is not None:
@@ -133,13 +151,25 @@ def _region(region: RegionSpec) -> str:
 
 def _expand(sources: Sequence[str]) -> Iterator[Entry]:
     for source in sources:
-        paths = [source] if is_url(source) or Path(source).exists() else sorted(glob.glob(source, recursive=True))
+        paths = (
+            [source]
+            if is_url(source) or Path(source).exists()
+            else sorted(glob.glob(source, recursive=True))
+        )
         if not paths:
-            raise PlanError(f"{source}: no such image; give a manifest (.csv, .jsonl), images, or a pattern in quotes")
-        images = [path for path in paths if is_url(path) or Path(path).suffix == ".zarr" or not Path(path).is_dir()]
+            raise PlanError(
+                f"{source}: no such image; give a manifest (.csv, .jsonl), images, or a pattern in quotes"
+            )
+        images = [
+            path
+            for path in paths
+            if is_url(path) or Path(path).suffix == ".zarr" or not Path(path).is_dir()
+        ]
         if not images:
             folder = redact(source).rstrip("/")
-            raise PlanError(f'{folder}: no image but a folder; give a pattern in quotes, for example "{folder}/*.tif"')
+            raise PlanError(
+                f'{folder}: no image but a folder; give a pattern in quotes, for example "{folder}/*.tif"'
+            )
         for path in images:
             name = _name(path, "" if path == source else _fixed(source))
             yield Entry(path, {"path": located(path), "output": name})
@@ -172,7 +202,9 @@ def _read_manifest(path: Path) -> Iterator[Entry]:
         empty = False
         yield _entry(where, row, path.parent)
     if empty:
-        raise PlanError(f"{path} names no image; a CSV manifest has a line of column names, `input` among them")
+        raise PlanError(
+            f"{path} names no image; a CSV manifest has a line of column names, `input` among them"
+        )
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -194,7 +226,9 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
         except ValueError as err:
             raise PlanError(f"{where} is not JSON: {err}") from None
         if not isinstance(row, dict):
-            raise PlanError(f'{where}: give an object, for example {{"input": "a.png", "scale": 2}}')
+            raise PlanError(
+                f'{where}: give an object, for example {{"input": "a.png", "scale": 2}}'
+            )
         yield where, {str(key): value for key, value in row.items() if value is not None}
 
 
@@ -206,7 +240,9 @@ def _entry(where: str, row: dict[str, Any], folder: Path) -> Entry:
             raise PlanError(f"{where}: {column} is the whole batch's; give it on the command line")
         if name not in KNOWN and name not in _ALIASES:
             near = difflib.get_close_matches(name, [*KNOWN, *_ALIASES], n=1)
-            raise PlanError(f"{where}: unknown column {column!r}{f'; did you mean {near[0]!r}?' if near else ''}")
+            raise PlanError(
+                f"{where}: unknown column {column!r}{f'; did you mean {near[0]!r}?' if near else ''}"
+            )
         given[_ALIASES.get(name, name)] = _plain(where, column, value)
     if "path" not in given:
         raise PlanError(f"{where} has no input")
@@ -217,11 +253,15 @@ def _entry(where: str, row: dict[str, Any], folder: Path) -> Entry:
 
 
 def _plain(where: str, column: str, value: Any) -> Any:
-    """Return a value as the command line would have it: text, a number, true or false, or a list of text."""
+    """Return a value as the command line would have it: text, a number, true or false, or a list of
+    text.
+    """
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         return value
     if not isinstance(value, str | int | float | bool):
-        raise PlanError(f"{where}: {column} is no text, number, true or false; write it as on the command line")
+        raise PlanError(
+            f"{where}: {column} is no text, number, true or false; write it as on the command line"
+        )
     name = _ALIASES.get(column.replace("-", "_"), column.replace("-", "_"))
     if name in ("region", "operator_args"):
         return str(value).split()
@@ -234,9 +274,16 @@ def _check_names(entries: Sequence[Entry]) -> None:
     places: dict[str, str] = {}
     for entry in entries:
         parts = PurePosixPath(entry.name).parts
-        bad = not parts or entry.name.startswith("/") or ".." in parts or parts[0].startswith(".gigarestore")
+        bad = (
+            not parts
+            or entry.name.startswith("/")
+            or ".." in parts
+            or parts[0].startswith(".gigarestore")
+        )
         if bad or re.fullmatch(r"batch.*\.jsonl", entry.name):
-            raise PlanError(f"{entry.where}: output {entry.name!r} is no name of a folder below OUTDIR")
+            raise PlanError(
+                f"{entry.where}: output {entry.name!r} is no name of a folder below OUTDIR"
+            )
         if entry.name in places:
             raise PlanError(
                 f"{entry.where}: output {entry.name} is that of {places[entry.name]} too; name outputs in a manifest"
@@ -245,4 +292,6 @@ def _check_names(entries: Sequence[Entry]) -> None:
     for entry in entries:
         for parent in PurePosixPath(entry.name).parents:
             if str(parent) in places:
-                raise PlanError(f"{entry.where}: output {entry.name} lies within that of {places[str(parent)]}")
+                raise PlanError(
+                    f"{entry.where}: output {entry.name} lies within that of {places[str(parent)]}"
+                )

@@ -2,7 +2,8 @@
 
     python -m cluster.batches.batch_status OUTDIR
 
-prints the number of committed tiles, in a task of a SLURM array those of its share: what a script asks after an attempt.
+prints the number of committed tiles, in a task of a SLURM array those of its share: what a script
+asks after an attempt.
 """
 
 from __future__ import annotations
@@ -20,16 +21,20 @@ from storage.run_store.journal import read_records
 
 
 def read_batch_status(folder: BatchFolder) -> dict[str, Any]:
-    """Return how many images are in which state, the records of those that are through, and how far the others are.
+    """Return how many images are in which state, the records of those that are through, and how far
+    the others are.
 
-    A state is a record's, or that of `orchestrator.monitoring.run_progress` for an image that is under way, or `waiting`.
+    A state is a record's, or that of `orchestrator.monitoring.run_progress` for an image that is
+    under way, or `waiting`.
     """
     from orchestrator.monitoring.run_progress import read_status
 
-    records, images = folder.all_records(), []
+    records = folder.all_records()
+    images = []
     for entry in folder.load()[0]:
         root = folder.root / entry.name
-        record, begun = records.get(entry.name), RunDir(root).job.exists()
+        record = records.get(entry.name)
+        begun = RunDir(root).job.exists()
         found: dict[str, Any] = {"image": entry.name, "state": "waiting"}
         if begun and not RunDir(root).published:
             status = read_status(root)
@@ -38,11 +43,17 @@ def read_batch_status(folder: BatchFolder) -> dict[str, Any]:
             found |= asdict(record)
         images.append(found)
     states = [image["state"] for image in images]
-    return {"output": str(folder.root), "states": {s: states.count(s) for s in dict.fromkeys(states)}, "images": images}
+    return {
+        "output": str(folder.root),
+        "states": {s: states.count(s) for s in dict.fromkeys(states)},
+        "images": images,
+    }
 
 
 def print_batch_status(out: Path, as_json: bool) -> None:
-    """Print how far the batch at `out` is: the sum, and a line for each image that is begun and not published."""
+    """Print how far the batch at `out` is: the sum, and a line for each image that is begun and not
+    published.
+    """
     found = read_batch_status(BatchFolder(out))
     if as_json:
         print(json.dumps(found))
@@ -56,7 +67,9 @@ def print_images(out: Path, found: dict[str, Any]) -> None:
     print(f"{out}: {len(found['images'])} images: {counts}")
     for image in found["images"]:
         if "done" in image:
-            print(f"  {image['image']}: {image['state']}, {image['done']} of {image['tiles']} tiles")
+            print(
+                f"  {image['image']}: {image['state']}, {image['done']} of {image['tiles']} tiles"
+            )
         elif image.get("error"):
             print(f"  {image['image']}: {image['state']}: {image['error']}")
     if set(found["states"]) - {"published", "running"}:

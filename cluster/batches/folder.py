@@ -53,11 +53,15 @@ class BatchFolder:
         return self.root / STATE / f"lock{_of(shard)}"
 
     def check(self, entries: Sequence[Entry] = ()) -> None:
-        """Raise PlanError where something else is, or a batch that was begun with other images than these."""
+        """Raise PlanError where something else is, or a batch that was begun with other images than
+        these.
+        """
         if self.root.exists() and not self.root.is_dir():
             raise PlanError(f"{self.root} is a file; give a folder for the results")
         if RunDir(self.root).job.exists():
-            raise PlanError(f"{self.root} is the output of one image; give a folder for the results of all")
+            raise PlanError(
+                f"{self.root} is the output of one image; give a folder for the results of all"
+            )
         if entries and self.exists:
             given = {entry.name: entry.given["path"] for entry in entries}
             for name, path in kept_images(self.manifest).items():
@@ -72,8 +76,11 @@ class BatchFolder:
         self.check()
         self.manifest.parent.mkdir(parents=True, exist_ok=True)
 
-    def keep(self, entries: Sequence[Entry], options: Mapping[str, Any], *, overwrite: bool = False) -> None:
-        """Keep what is to be restored; raises PlanError when that would forget images of a batch that was begun.
+    def keep(
+        self, entries: Sequence[Entry], options: Mapping[str, Any], *, overwrite: bool = False
+    ) -> None:
+        """Keep what is to be restored; raises PlanError when that would forget images of a batch
+        that was begun.
 
         overwrite: forget them. Images may always be added.
         """
@@ -93,7 +100,11 @@ class BatchFolder:
 
     def all_records(self) -> dict[str, ImageRecord]:
         """Return the latest record of each image, whichever share restored it."""
-        found = (record for path in sorted(self.root.glob("batch*.jsonl")) for record in read_records(path))
+        found = (
+            record
+            for path in sorted(self.root.glob("batch*.jsonl"))
+            for record in read_records(path)
+        )
         latest: dict[str, ImageRecord] = {}
         for record in found:
             if record.image not in latest or record.time >= latest[record.image].time:
@@ -105,14 +116,20 @@ def parse_shard(text: str) -> Shard:
     """Read I/N."""
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise PlanError(f"--shard {text!r} is no share; give I/N with I from 1 to N, for example 1/8")
+        raise PlanError(
+            f"--shard {text!r} is no share; give I/N with I from 1 to N, for example 1/8"
+        )
     return int(match[1]), int(match[2])
 
 
 def array_shard(environment: Mapping[str, str] = os.environ) -> Shard:
-    """Return the share of this task of a SLURM array; raises PlanError outside one, or when its numbers leave gaps."""
+    """Return the share of this task of a SLURM array; raises PlanError outside one, or when its
+    numbers leave gaps.
+    """
     try:
-        task, count, first, last = (int(environment[f"SLURM_ARRAY_TASK_{n}"]) for n in ("ID", "COUNT", "MIN", "MAX"))
+        task, count, first, last = (
+            int(environment[f"SLURM_ARRAY_TASK_{n}"]) for n in ("ID", "COUNT", "MIN", "MAX")
+        )
         step = int(environment.get("SLURM_ARRAY_TASK_STEP") or 1)
     except (KeyError, ValueError):
         raise PlanError(

@@ -1,7 +1,9 @@
-"""`bench batch`: how busy workers are when images share them, against one image at a time; workers only let time pass.
+"""`bench batch`: how busy workers are when images share them, against one image at a time; workers
+only let time pass.
 
-Everything but the network is real, as in `bench scheduler`. An image ends a while after its last tile (it is published and
-verified then), and the next takes a while to begin (it is staged): `between` seconds in all.
+Everything but the network is real, as in `bench scheduler`. An image ends a while after its last
+tile (it is published and verified then), and the next takes a while to begin (it is staged):
+`between` seconds in all.
 """
 
 from __future__ import annotations
@@ -57,13 +59,24 @@ class _BatchClock:
 
 
 def measure(
-    plan: Plan, images: int, window: int, device: Device, workers: int, batch: int, between: float = 0.0
+    plan: Plan,
+    images: int,
+    window: int,
+    device: Device,
+    workers: int,
+    batch: int,
+    between: float = 0.0,
 ) -> Shared:
-    """Run the tiles of so many images of one plan, `window` of them at a time, on simulated workers."""
+    """Run the tiles of so many images of one plan, `window` of them at a time, on simulated
+    workers.
+    """
     from orchestrator.ray_backend.executor import RayExecutor
 
-    clock, arrivals, left = _BatchClock(), RunQueue(), list(range(images))
-    executor, working = Elsewhere(arrivals, "ray"), [window]
+    clock = _BatchClock()
+    arrivals = RunQueue()
+    left = list(range(images))
+    executor = Elsewhere(arrivals, "ray")
+    working = [window]
     with tempfile.TemporaryDirectory(prefix="gigarestore-bench-") as folder:
 
         def work() -> None:
@@ -73,7 +86,13 @@ def measure(
                 run.state.mkdir(parents=True)
                 log = EventLog(run.events)
                 executor.execute(
-                    Session(run, plan, Frontier(plan.graph()), Journal.create(run.journal, {}), [log, clock])
+                    Session(
+                        run,
+                        plan,
+                        Frontier(plan.graph()),
+                        Journal.create(run.journal, {}),
+                        [log, clock],
+                    )
                 )
                 log.close()
                 time.sleep(between)
@@ -87,7 +106,9 @@ def measure(
         RayExecutor(workers, batch, kind=simulated(device, workers)).serve(arrivals)
         for thread in threads:
             thread.join()
-    return Shared(window=window, seconds=clock.seconds, utilisation=clock.busy / (workers * clock.seconds))
+    return Shared(
+        window=window, seconds=clock.seconds, utilisation=clock.busy / (workers * clock.seconds)
+    )
 
 
 def run_bench(
@@ -102,7 +123,8 @@ def run_bench(
     between: float,
 ) -> list[Shared]:
     """Measure for each number of open images, print a table, and one JSON line last."""
-    plan, console = grid_plan(rows, cols, order), Console(highlight=False, soft_wrap=True, width=120)
+    plan = grid_plan(rows, cols, order)
+    console = Console(highlight=False, soft_wrap=True, width=120)
     alone = simulate(plan.graph(), device, workers, batch)
     console.print(
         f"{images} images of {rows}x{cols} = {rows * cols:,} tiles, order {order}, {workers} workers, batches of {batch}, "
@@ -114,6 +136,22 @@ def run_bench(
     for m in found:
         table.add_row(f"{m.window}", f"{m.seconds:.2f}", f"{m.utilisation:.1%}")
     console.print(table)
-    shape = {"rows": rows, "cols": cols, "order": order, "images": images, "workers": workers, "batch": batch}
-    print(json.dumps({"bench": "batch", **shape, "device": asdict(device), "runs": [asdict(m) for m in found]}))
+    shape = {
+        "rows": rows,
+        "cols": cols,
+        "order": order,
+        "images": images,
+        "workers": workers,
+        "batch": batch,
+    }
+    print(
+        json.dumps(
+            {
+                "bench": "batch",
+                **shape,
+                "device": asdict(device),
+                "runs": [asdict(m) for m in found],
+            }
+        )
+    )
     return found

@@ -1,7 +1,9 @@
-"""`bench io`: import, publishing and exports against a raw copy of the same pixels, and the memory that they need.
+"""`bench io`: import, publishing and exports against a raw copy of the same pixels, and the memory
+that they need.
 
-Every step runs in a process of its own under a hard limit of its data memory (RLIMIT_DATA), reports its own CPU and wall
-time, and is watched for its peak of anonymous memory. Rates are per CPU second, which a busy machine does not change.
+Every step runs in a process of its own under a hard limit of its data memory (RLIMIT_DATA), reports
+its own CPU and wall time, and is watched for its peak of anonymous memory. Rates are per CPU
+second, which a busy machine does not change.
 """
 
 from __future__ import annotations
@@ -27,10 +29,11 @@ from rich.table import Column, Table
 from orchestrator.errors import PlanError
 from storage.box import Box
 
-BANDS, TILE = 3, 256
+BANDS = 3
+TILE = 256
 MIB = 1 << 20
-# What each step should reach: its share of the raw copy's rate, and peak anonymous memory in MiB, which is also what it
-# may allocate (with more it fails): an image of 20,000 px does not fit.
+# What each step should reach: its share of the raw copy's rate, and peak anonymous memory in MiB,
+# which is also what it may allocate (with more it fails): an image of 20,000 px does not fit.
 TARGETS: dict[str, tuple[float | None, int]] = {
     "import": (0.15, 512),
     "publish": (0.10, 512),
@@ -42,9 +45,12 @@ TARGETS: dict[str, tuple[float | None, int]] = {
 }
 COPIES = ("raw copy", "raw copy, flushed")
 MOST_AMPLIFICATION = 1.25
-REPEATS, REPEATED_SIDE = 5, 20_000
-_WATCH_SECONDS, _TABLE_WIDTH = 0.02, 100
-# Side of the image with which a step is tried first, so that what it loads and starts is not measured.
+REPEATS = 5
+REPEATED_SIDE = 20_000
+_WATCH_SECONDS = 0.02
+_TABLE_WIDTH = 100
+# Side of the image with which a step is tried first, so that what it loads and starts is not
+# measured.
 _WARM_SIDE = 600
 
 
@@ -58,7 +64,9 @@ class IoStep:
     ratio: float
     """Of the raw copy's rate per CPU second."""
     flushed_ratio: float
-    """Of the rate per CPU second of a raw copy that is flushed to the disk, as everything is that is measured here."""
+    """Of the rate per CPU second of a raw copy that is flushed to the disk, as everything is that
+    is measured here.
+    """
     wall_ratio: float
     """Of the flushed copy's rate."""
     peak_anon_mib: float
@@ -72,11 +80,16 @@ def run_bench(side: int, folder: Path | None) -> None:
     needed = side * side * BANDS * 6
     with tempfile.TemporaryDirectory(prefix="gigarestore-bench-", dir=folder) as name:
         if shutil.disk_usage(name).free < needed:
-            raise PlanError(f"bench io of {side} px needs {needed / 1e9:.1f} GB in {name}; choose a smaller --side")
+            raise PlanError(
+                f"bench io of {side} px needs {needed / 1e9:.1f} GB in {name}; choose a smaller --side"
+            )
         found = [_measured(step, Path(name), side) for step in (*COPIES, *TARGETS)]
         amplification = float(_child("windows", Path(name), side)["amplification"])
     size = side * side * BANDS / 1e6
-    steps = [_rated(name, size, found[:2], one) for name, one in zip((*COPIES, *TARGETS), found, strict=True)]
+    steps = [
+        _rated(name, size, found[:2], one)
+        for name, one in zip((*COPIES, *TARGETS), found, strict=True)
+    ]
     _print(steps, amplification)
     report = {
         "side": side,
@@ -123,11 +136,15 @@ def _print(steps: list[IoStep], amplification: float) -> None:
         )
     console = Console()
     Console(width=max(console.width, _TABLE_WIDTH)).print(table)
-    print(f"windows of a serial run read {amplification:.2f} times the image (target {MOST_AMPLIFICATION})")
+    print(
+        f"windows of a serial run read {amplification:.2f} times the image (target {MOST_AMPLIFICATION})"
+    )
 
 
 def _measured(name: str, folder: Path, side: int) -> dict[str, Any]:
-    """Return the best of a few tries where they are short: others use the machine, and pages are slow the first time."""
+    """Return the best of a few tries where they are short: others use the machine, and pages are
+    slow the first time.
+    """
     tries = [_child(name, folder, side) for _ in range(REPEATS if side <= REPEATED_SIDE else 1)]
     return {key: min(float(one[key]) for one in tries) for key in ("cpu", "wall")} | {
         "peak": max(float(one["peak"]) for one in tries)
@@ -137,7 +154,11 @@ def _measured(name: str, folder: Path, side: int) -> dict[str, Any]:
 def _child(name: str, folder: Path, side: int) -> dict[str, Any]:
     """Run one step in a process of its own; its peak is the largest RssAnon that was seen."""
     command = [sys.executable, "-m", "cluster.bench.io", name, str(folder), str(side)]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(path or "." for path in sys.path), "OMP_NUM_THREADS": "1"}
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path or "." for path in sys.path),
+        "OMP_NUM_THREADS": "1",
+    }
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=env, text=True) as process:
         peak = 0
         while process.poll() is None:
@@ -146,12 +167,16 @@ def _child(name: str, folder: Path, side: int) -> dict[str, Any]:
         assert process.stdout is not None
         out = process.stdout.read()
     if process.returncode:
-        raise PlanError(f"bench io: step {name} failed (exit code {process.returncode}); see its message above")
+        raise PlanError(
+            f"bench io: step {name} failed (exit code {process.returncode}); see its message above"
+        )
     return {**json.loads(out.splitlines()[-1]), "peak": peak / MIB}
 
 
 def _anonymous(pid: int) -> int:
-    """Return the anonymous memory of a process, bytes; 0 where the system does not tell, or it has ended."""
+    """Return the anonymous memory of a process, bytes; 0 where the system does not tell, or it has
+    ended.
+    """
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -160,8 +185,11 @@ def _anonymous(pid: int) -> int:
 
 
 def _main(name: str, folder: Path, side: int) -> None:
-    """Run a step in this process and print its times; what it needs is made first, outside the measurement."""
-    small, source = folder / "small" / "source.tif", folder / "source.tif"
+    """Run a step in this process and print its times; what it needs is made first, outside the
+    measurement.
+    """
+    small = folder / "small" / "source.tif"
+    source = folder / "source.tif"
     for path, length in ((small, _WARM_SIDE), (source, side)):
         path.parent.mkdir(exist_ok=True)
         if not path.exists():
@@ -173,7 +201,8 @@ def _main(name: str, folder: Path, side: int) -> None:
         return
     _step(name, small.parent, small)()
     act = _step(name, folder, source)
-    cpu, wall = time.process_time(), time.perf_counter()
+    cpu = time.process_time()
+    wall = time.perf_counter()
     act()
     print(json.dumps({"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}))
 
@@ -203,7 +232,9 @@ def _step(name: str, folder: Path, source: Path) -> Callable[[], object]:
 
 
 def _raw_copy(source: Path, dest: Path, *, flush: bool) -> None:
-    """Copy a file in bands of 16 MiB through numpy: what reading and writing the pixels costs at least."""
+    """Copy a file in bands of 16 MiB through numpy: what reading and writing the pixels costs at
+    least.
+    """
     pixels = np.memmap(source, np.uint8, "r")
     with dest.open("wb") as file:
         for start in range(0, len(pixels), 16 * MIB):
@@ -250,7 +281,8 @@ def _amplification(source: Path) -> float:
     from storage.readers.reader_registry import open_image
 
     reader = CachedReader(open_image(source))
-    height, width = reader.info.height, reader.info.width
+    height = reader.info.height
+    width = reader.info.width
     grid = TileGrid.build(0, height, width, TILE, TILE * 3 // 4, "raster", TILE // 8)
     frontier = Frontier(TaskGraph([grid], 2))
     while keys := frontier.take(1):
@@ -261,12 +293,17 @@ def _amplification(source: Path) -> float:
 
 
 def _make_source(path: Path, side: int) -> None:
-    """Write an uncompressed tiled TIFF with smooth shapes and sensor noise, different in every tile."""
+    """Write an uncompressed tiled TIFF with smooth shapes and sensor noise, different in every
+    tile.
+    """
     import tifffile
 
     rng = np.random.default_rng(0)
     y, x = np.mgrid[: 4 * TILE, : 4 * TILE]
-    shapes = np.stack([90 * np.sin(x / (30 + 7 * c)) * np.cos(y / (40 + 5 * c)) + 128 for c in range(BANDS)], axis=-1)
+    shapes = np.stack(
+        [90 * np.sin(x / (30 + 7 * c)) * np.cos(y / (40 + 5 * c)) + 128 for c in range(BANDS)],
+        axis=-1,
+    )
     texture = np.clip(shapes + rng.normal(0, 6, shapes.shape), 0, 255).astype(np.uint8)
 
     def tiles() -> Iterator[NDArray[np.uint8]]:
@@ -277,7 +314,14 @@ def _make_source(path: Path, side: int) -> None:
     partial = path.with_suffix(".partial")
     shape = (side, side, BANDS)
     with tifffile.TiffWriter(partial, bigtiff=True) as tiff:
-        tiff.write(tiles(), shape=shape, dtype=np.uint8, tile=(TILE, TILE), photometric="rgb", metadata=None)
+        tiff.write(
+            tiles(),
+            shape=shape,
+            dtype=np.uint8,
+            tile=(TILE, TILE),
+            photometric="rgb",
+            metadata=None,
+        )
     partial.rename(path)
 
 

@@ -1,7 +1,9 @@
-"""`bench scaling`: a real restoration on the devices that there are, with more and more workers, against the graph's bound.
+"""`bench scaling`: a real restoration on the devices that there are, with more and more workers,
+against the graph's bound.
 
-Strong: one picture for every number of workers. Weak: as many tiles per worker. The ideal is simulated with the cost of
-a tile that one worker was measured to have, the bound is max(work / workers, longest chain); both at batches of `batch`.
+Strong: one picture for every number of workers. Weak: as many tiles per worker. The ideal is
+simulated with the cost of a tile that one worker was measured to have, the bound is max(work /
+workers, longest chain); both at batches of `batch`.
 """
 
 from __future__ import annotations
@@ -86,7 +88,9 @@ class _ScalingClock:
     """Time from the last worker's joining to the last commit."""
 
     def __init__(self, workers: int) -> None:
-        self._missing, self.began, self.ended = workers, 0.0, 0.0
+        self._missing = workers
+        self.began = 0.0
+        self.ended = 0.0
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, WorkerStarted):
@@ -94,7 +98,9 @@ class _ScalingClock:
             self.began = time.perf_counter()
         elif isinstance(event, BatchCommitted):
             if self._missing > 0:
-                raise PlanError(f"{self._missing} workers find no device here; give --workers with smaller numbers")
+                raise PlanError(
+                    f"{self._missing} workers find no device here; give --workers with smaller numbers"
+                )
             self.ended = time.perf_counter()
 
 
@@ -104,10 +110,15 @@ def measure(case: ScalingCase, rows: int, cols: int, workers: int) -> tuple[Plan
 
     clock = _ScalingClock(workers)
     with tempfile.TemporaryDirectory(prefix="gigarestore-bench-") as folder:
-        source, out = Path(folder) / "in.png", Path(folder) / "out"
-        source.write_bytes(bytes(imagecodecs.png_encode(_picture(case.side(rows), case.side(cols)))))
+        source = Path(folder) / "in.png"
+        out = Path(folder) / "out"
+        source.write_bytes(
+            bytes(imagecodecs.png_encode(_picture(case.side(rows), case.side(cols))))
+        )
         spec = case.spec(source, out)
-        executor = RayExecutor(workers, case.batch, kind=WorkerKind(gather=True), batching=case.batching)
+        executor = RayExecutor(
+            workers, case.batch, kind=WorkerKind(gather=True), batching=case.batching
+        )
         start(spec, executor, [clock])
         return plan_job(spec), clock.ended - clock.began
 
@@ -119,8 +130,12 @@ def _picture(height: int, width: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.rint(127.5 + 50 * np.stack(waves, axis=-1)).astype(np.uint8)
 
 
-def run_scaling(case: ScalingCase, tiles: int, workers: Sequence[int], plot: Path | None) -> list[Scaled]:
-    """Measure strong and weak scaling from `tiles` x `tiles`, print a table, draw `plot`, and one JSON line last."""
+def run_scaling(
+    case: ScalingCase, tiles: int, workers: Sequence[int], plot: Path | None
+) -> list[Scaled]:
+    """Measure strong and weak scaling from `tiles` x `tiles`, print a table, draw `plot`, and one
+    JSON line last.
+    """
     console = Console(highlight=False, soft_wrap=True, width=120)
     first, single = measure(case, tiles, tiles, 1)
     evaluations = trajectory(first, first.levels[0]).nfe
@@ -136,14 +151,30 @@ def run_scaling(case: ScalingCase, tiles: int, workers: Sequence[int], plot: Pat
             plan, seconds = measure(case, tiles, tiles, count)
             found.append(_scaled("strong", plan, device, count, seconds, single, total, case.batch))
     for count in workers:
-        plan, seconds = (first, single) if count == 1 else measure(case, tiles, tiles * count, count)
+        plan, seconds = (
+            (first, single) if count == 1 else measure(case, tiles, tiles * count, count)
+        )
         found.append(_scaled("weak", plan, device, count, seconds, single, total, case.batch))
-    table = Table("scaling", "workers", "tiles", "time", "ideal", "bound", "ideal/time", "efficiency", box=None)
+    table = Table(
+        "scaling",
+        "workers",
+        "tiles",
+        "time",
+        "ideal",
+        "bound",
+        "ideal/time",
+        "efficiency",
+        box=None,
+    )
     for run in found:
         numbers = (run.makespan, run.ideal, run.bound)
         ratios = (run.ideal / run.makespan, run.efficiency)
         table.add_row(
-            run.kind, f"{run.workers}", f"{run.tiles}", *(f"{n:.2f}" for n in numbers), *(f"{r:.3f}" for r in ratios)
+            run.kind,
+            f"{run.workers}",
+            f"{run.tiles}",
+            *(f"{n:.2f}" for n in numbers),
+            *(f"{r:.3f}" for r in ratios),
         )
     console.print(table)
     if plot is not None:
@@ -154,9 +185,17 @@ def run_scaling(case: ScalingCase, tiles: int, workers: Sequence[int], plot: Pat
 
 
 def _scaled(
-    kind: str, plan: Plan, device: Device, workers: int, seconds: float, single: float, total: int, batch: int
+    kind: str,
+    plan: Plan,
+    device: Device,
+    workers: int,
+    seconds: float,
+    single: float,
+    total: int,
+    batch: int,
 ) -> Scaled:
-    graph, evaluations = plan.graph(), [trajectory(plan, level).nfe for level in plan.levels]
+    graph = plan.graph()
+    evaluations = [trajectory(plan, level).nfe for level in plan.levels]
     return Scaled(
         kind=kind,
         workers=workers,
@@ -174,8 +213,16 @@ def _drawing(case: ScalingCase, found: Sequence[Scaled], rate: float) -> str:
     lines = []
     for kind in ("strong", "weak"):
         runs = sorted((run for run in found if run.kind == kind), key=lambda run: run.workers)
-        lines.append(Line(f"{kind}, measured", [(run.workers, run.tiles / run.makespan) for run in runs]))
-        lines.append(Line(f"{kind}, bound", [(run.workers, run.tiles / run.bound) for run in runs], dashed=True))
+        lines.append(
+            Line(f"{kind}, measured", [(run.workers, run.tiles / run.makespan) for run in runs])
+        )
+        lines.append(
+            Line(
+                f"{kind}, bound",
+                [(run.workers, run.tiles / run.bound) for run in runs],
+                dashed=True,
+            )
+        )
     most = max(run.workers for run in found)
     lines.append(Line("linear", [(1, rate), (most, rate * most)], dashed=True))
     return svg(f"{case.denoiser}: scaling", "workers", "tiles per second", lines)

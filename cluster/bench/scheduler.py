@@ -1,8 +1,10 @@
-"""`bench scheduler`: the product's Ray executor with workers that only let time pass, against the simulator's ideal.
+"""`bench scheduler`: the product's Ray executor with workers that only let time pass, against the
+simulator's ideal.
 
-Everything but the network is real: frontier, policy, Ray's actors and calls, session, journal with its fsyncs, event
-log. A simulated worker sleeps per_call + per_tile x tiles seconds, give or take a jitter that the simulator repeats.
-What the scheduler promises is checked row by row: ok, MISSED, or - where it does not apply.
+Everything but the network is real: frontier, policy, Ray's actors and calls, session, journal with
+its fsyncs, event log. A simulated worker sleeps per_call + per_tile x tiles seconds, give or take a
+jitter that the simulator repeats. What the scheduler promises is checked row by row: ok, MISSED, or
+- where it does not apply.
 """
 
 from __future__ import annotations
@@ -40,19 +42,26 @@ from orchestrator.tiling.task_graph import TaskGraph
 from storage.run_store.journal import Journal
 
 BATCHINGS = ("fair", "continuous")
-# Processes that the simulated workers share at most, unless told otherwise: each is a Python of 90 MB, and wants a core too.
+# Processes that the simulated workers share at most, unless told otherwise: each is a Python of 90
+# MB, and wants a core too.
 PROCESSES = 8
-TILE, STRIDE = 256, 192
+TILE = 256
+STRIDE = 192
 # How long bare calls of Ray are measured beside a run, s.
 BARE_SECONDS = 3.0
 # Share of the tiles after which the driver's memory is read first: by then everything is loaded.
 WARM = 0.25
-# What is promised (README): ideal / makespan, also for batches of half a second or more, and for which numbers of workers;
-# bound / makespan; the forecast's relative error; the driver's CPU time and memory per tile.
-AGAINST_IDEAL, AGAINST_IDEAL_LONG, LONG_SECONDS, PROMISED_WORKERS = 0.95, 0.97, 0.5, (8, 16, 32)
+# What is promised (README): ideal / makespan, also for batches of half a second or more, and for
+# which numbers of workers; bound / makespan; the forecast's relative error; the driver's CPU time
+# and memory per tile.
+AGAINST_IDEAL = 0.95
+AGAINST_IDEAL_LONG = 0.97
+LONG_SECONDS = 0.5
+PROMISED_WORKERS = (8, 16, 32)
 AGAINST_BOUND = 0.95
 FORECAST_ERROR = 0.10
-DRIVER_MS, DRIVER_BYTES = 0.3, 20.0
+DRIVER_MS = 0.3
+DRIVER_BYTES = 20.0
 MANY_TILES = 100_000
 
 
@@ -73,9 +82,12 @@ class SchedulerTiming:
     """What `plan` says that it takes with this cost model, fair batches and no jitter."""
     bound: float
     promised_ideal: float | None
-    """The least ideal / makespan that is promised; None for numbers of workers of which nothing is."""
+    """The least ideal / makespan that is promised; None for numbers of workers of which nothing is.
+    """
     promised_bound: float | None
-    """The same for bound / makespan; None where workers x batch is beyond the graph's mean parallelism."""
+    """The same for bound / makespan; None where workers x batch is beyond the graph's mean
+    parallelism.
+    """
     driver_cpu: float
     """CPU time of the driver's process, Ray's threads in it included."""
     bare_cpu: float
@@ -85,7 +97,9 @@ class SchedulerTiming:
     driver_bytes: int
     """Growth of the driver's resident memory during the run."""
     driver_bytes_warm: int
-    """The same after the first quarter of the tiles: what more tiles would add, the constant part aside."""
+    """The same after the first quarter of the tiles: what more tiles would add, the constant part
+    aside.
+    """
     journal_seconds: float
     """Time spent waiting for the disk."""
 
@@ -141,10 +155,14 @@ def _kept(promised: float | None, found: float) -> bool | None:
 
 
 class _Meter:
-    """A listener that reads clock, CPU time and memory when the last worker has joined and as tiles are committed."""
+    """A listener that reads clock, CPU time and memory when the last worker has joined and as tiles
+    are committed.
+    """
 
     def __init__(self, workers: int, tiles: int) -> None:
-        self._missing, self._left, self._warm = workers, tiles, (1 - WARM) * tiles
+        self._missing = workers
+        self._left = tiles
+        self._warm = (1 - WARM) * tiles
         self._process = psutil.Process()
         self.first = self.last = (0.0, 0.0)
         self.memory = [0, 0, 0]
@@ -179,7 +197,8 @@ class _TimedJournal:
     """The journal, and how long it took."""
 
     def __init__(self, journal: Journal) -> None:
-        self._journal, self.seconds = journal, 0.0
+        self._journal = journal
+        self.seconds = 0.0
 
     def append(self, records: Sequence[str]) -> None:
         began = time.perf_counter()
@@ -193,7 +212,9 @@ def grid_plan(rows: int, cols: int, order: str) -> Plan:
         raise PlanError(f"--tiles {rows}x{cols} has none; give for example 64x128")
     size = (TILE + STRIDE * (rows - 1), TILE + STRIDE * (cols - 1))
     tiling = {"tile": TILE, "stride": STRIDE, "levels": 1, "order": order}
-    return plan_job(JobSpec.build({"input": {"size": size}, "task": {"name": "generate"}, "tiling": tiling}))
+    return plan_job(
+        JobSpec.build({"input": {"size": size}, "task": {"name": "generate"}, "tiling": tiling})
+    )
 
 
 def simulated(device: Device, workers: int, processes: int = PROCESSES) -> WorkerKind:
@@ -209,9 +230,16 @@ def simulated(device: Device, workers: int, processes: int = PROCESSES) -> Worke
 
 
 def measure(
-    plan: Plan, device: Device, workers: int, batch: int, batching: str = "fair", processes: int = PROCESSES
+    plan: Plan,
+    device: Device,
+    workers: int,
+    batch: int,
+    batching: str = "fair",
+    processes: int = PROCESSES,
 ) -> SchedulerTiming:
-    """Run a plan's tiles once on simulated workers and return what it took beside what it should take."""
+    """Run a plan's tiles once on simulated workers and return what it took beside what it should
+    take.
+    """
     from orchestrator.ray_backend.bare_calls import bare_calls
     from orchestrator.ray_backend.connection import connected
     from orchestrator.ray_backend.executor import RayExecutor
@@ -225,12 +253,15 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="gigarestore-bench-") as folder:
         run = RunDir(Path(folder))
         run.state.mkdir()
-        journal, log = _TimedJournal(Journal.create(run.journal, {})), EventLog(run.events)
+        journal = _TimedJournal(Journal.create(run.journal, {}))
+        log = EventLog(run.events)
         session = Session(run, plan, Frontier(graph), journal, [log, meter])  # type: ignore[arg-type]
         with connected(None, processes, Stop()):
             RayExecutor(workers, batch, kind=kind, batching=batching).execute(session)
             meter.end()
-            bare = bare_calls(kind, plan, workers, max(round(graph.count / meter.batches), 1), BARE_SECONDS)
+            bare = bare_calls(
+                kind, plan, workers, max(round(graph.count / meter.batches), 1), BARE_SECONDS
+            )
         session.check_finished()
         log.close()
     return SchedulerTiming(
@@ -243,7 +274,9 @@ def measure(
         ideal=ideal.makespan,
         forecast=_forecast(plan, device, workers, batch),
         bound=ideal.bound,
-        promised_ideal=(AGAINST_IDEAL_LONG if long else AGAINST_IDEAL) if workers in PROMISED_WORKERS else None,
+        promised_ideal=(AGAINST_IDEAL_LONG if long else AGAINST_IDEAL)
+        if workers in PROMISED_WORKERS
+        else None,
         promised_bound=AGAINST_BOUND if busy else None,
         driver_cpu=meter.last[1] - meter.first[1],
         bare_cpu=bare.cpu,
@@ -279,13 +312,28 @@ def run_bench(
     processes: int = PROCESSES,
 ) -> list[SchedulerTiming]:
     """Measure for each number of workers and batching, print a table, and one JSON line last."""
-    plan, console = grid_plan(rows, cols, order), Console(highlight=False, soft_wrap=True, width=150)
+    plan = grid_plan(rows, cols, order)
+    console = Console(highlight=False, soft_wrap=True, width=150)
     console.print(
         f"{rows}x{cols} = {rows * cols:,} tiles, order {order}, batches of {batch}, "
         f"{device.per_call:g} s + {device.per_tile:g} s a tile, jitter {device.jitter:.0%}"
     )
-    found = [measure(plan, device, count, batch, batching, processes) for batching in batchings for count in workers]
-    table = Table("batching", "workers", "time", "ideal", "plan", "ideal/time", "bound/time", box=None, pad_edge=False)
+    found = [
+        measure(plan, device, count, batch, batching, processes)
+        for batching in batchings
+        for count in workers
+    ]
+    table = Table(
+        "batching",
+        "workers",
+        "time",
+        "ideal",
+        "plan",
+        "ideal/time",
+        "bound/time",
+        box=None,
+        pad_edge=False,
+    )
     for name in ("CPU ms/tile", "Ray's", "gap", "cores", "bytes/tile", "growth", "journal", "load"):
         table.add_column(name)
     for m in found:
@@ -319,7 +367,9 @@ def run_bench(
     return found
 
 
-def _print_claims(console: Console, plan: Plan, batch: int, found: Sequence[SchedulerTiming]) -> None:
+def _print_claims(
+    console: Console, plan: Plan, batch: int, found: Sequence[SchedulerTiming]
+) -> None:
     """Print row by row which promises were kept."""
     table = Table("promised", "workers", *found[0].claims, box=None, pad_edge=False)
     said = {True: "ok", False: "MISSED", None: "-"}

@@ -1,4 +1,6 @@
-"""Workers that only let time pass, for measuring the scheduler: what a device would take, give or take a jitter."""
+"""Workers that only let time pass, for measuring the scheduler: what a device would take, give or
+take a jitter.
+"""
 
 from __future__ import annotations
 
@@ -20,18 +22,23 @@ EVALUATIONS = 10
 
 def per_evaluation(device: Device) -> Device:
     """Return what one of a batch's EVALUATIONS costs."""
-    return replace(device, per_call=device.per_call / EVALUATIONS, per_tile=device.per_tile / EVALUATIONS)
+    return replace(
+        device, per_call=device.per_call / EVALUATIONS, per_tile=device.per_tile / EVALUATIONS
+    )
 
 
 class SimulatedWorker:
     """Take the time that devices would; several share a process.
 
-    A device keeps its own time: what it has to do it begins when the last thing ended, however late its process woke.
+    A device keeps its own time: what it has to do it begins when the last thing ended, however late
+    its process woke.
     """
 
     def __init__(self, device: Device, slots: int, batch: int, continuous: bool) -> None:
-        self._device, self._columns = device, dict[int, int]()
-        self._free, self._lock = [0.0] * slots, Lock()
+        self._device = device
+        self._columns = dict[int, int]()
+        self._free = [0.0] * slots
+        self._lock = Lock()
         self._steppers = [_Stepper(device, batch) for _ in range(slots if continuous else 0)]
 
     def ready(self) -> WorkerInfo:
@@ -50,7 +57,8 @@ class SimulatedWorker:
         """Sleep as long as the batch takes."""
         slot, run, keys = BatchCall.of(call)
         _, row, col = keys[0]
-        number, now = row * self._columns[run] + col, time.perf_counter()
+        number = row * self._columns[run] + col
+        now = time.perf_counter()
         if self._steppers:
             self._steppers[slot].run(len(keys), number)
             cost = time.perf_counter() - now
@@ -66,7 +74,8 @@ class _Stepper:
     """A device that tiles join between two evaluations; a thread of its own."""
 
     def __init__(self, device: Device, batch: int) -> None:
-        self._step, self._batch = per_evaluation(device), batch
+        self._step = per_evaluation(device)
+        self._batch = batch
         self._came: SimpleQueue[_Group] = SimpleQueue()
         Thread(target=self._go, daemon=True).start()
 
@@ -77,8 +86,10 @@ class _Stepper:
         group.ended.wait()
 
     def _go(self) -> None:
-        waiting, running = deque[_Group](), list[_Group]()
-        end, steps = 0.0, 0
+        waiting = deque[_Group]()
+        running = list[_Group]()
+        end = 0.0
+        steps = 0
         while True:
             if not running and not waiting:
                 waiting.append(self._came.get())

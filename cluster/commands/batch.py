@@ -24,12 +24,22 @@ from storage.run_store.run_lock import RunLock
 
 Sources = Annotated[
     list[str],
-    typer.Argument(metavar="MANIFEST|IMAGES", help="A manifest (.csv, .jsonl), images, or a pattern in quotes."),
+    typer.Argument(
+        metavar="MANIFEST|IMAGES", help="A manifest (.csv, .jsonl), images, or a pattern in quotes."
+    ),
 ]
-Open = Annotated[int, typer.Option("--open", help="Images that are worked on at a time.", min=1, max=64)]
-Verify = Annotated[bool, typer.Option("--verify/--no-verify", help="Check A x = y and seams of each result.")]
-ShardOption = Annotated[str | None, typer.Option("--shard", help="Only the I-th of N shares of the images, I/N.")]
-Array = Annotated[bool, typer.Option("--array", help="Only this SLURM array task's share of the images.")]
+Open = Annotated[
+    int, typer.Option("--open", help="Images that are worked on at a time.", min=1, max=64)
+]
+Verify = Annotated[
+    bool, typer.Option("--verify/--no-verify", help="Check A x = y and seams of each result.")
+]
+ShardOption = Annotated[
+    str | None, typer.Option("--shard", help="Only the I-th of N shares of the images, I/N.")
+]
+Array = Annotated[
+    bool, typer.Option("--array", help="Only this SLURM array task's share of the images.")
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +60,10 @@ class BatchSettings:
 @takes(*(name for name in opt.JOB if name != "size"))
 def batch(
     sources: Sources,
-    outdir: Annotated[Path, typer.Argument(metavar="OUTDIR", help="Folder for the results, one OME-Zarr image each.")],
+    outdir: Annotated[
+        Path,
+        typer.Argument(metavar="OUTDIR", help="Folder for the results, one OME-Zarr image each."),
+    ],
     job: opt.Job = None,
     *,
     window: Open = WINDOW,
@@ -59,18 +72,24 @@ def batch(
     array: Array = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Restore all again.")] = False,
     take_over: Annotated[
-        bool, typer.Option("--take-over", help="Also when another driver works at OUTDIR, because that one hangs.")
+        bool,
+        typer.Option(
+            "--take-over", help="Also when another driver works at OUTDIR, because that one hangs."
+        ),
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     as_json: opt.AsJson = False,
     **options: Any,
 ) -> None:
-    """Restore many images into OUTDIR as one run, all on the same workers; the same command goes on after any death."""
+    """Restore many images into OUTDIR as one run, all on the same workers; the same command goes on
+    after any death.
+    """
     given, settings = sort_out({**options, "job": job, "window": window, "verify": verify})
     if array and shard is not None:
         raise PlanError("--array takes its share from SLURM; leave out --shard")
     share = array_shard() if array else None if shard is None else parse_shard(shard)
-    folder, entries = BatchFolder(outdir), read_entries(sources, given)
+    folder = BatchFolder(outdir)
+    entries = read_entries(sources, given)
     raise typer.Exit(
         _run(
             folder,
@@ -87,9 +106,17 @@ def batch(
 
 
 def sort_out(values: Mapping[str, Any]) -> tuple[dict[str, Any], BatchSettings]:
-    """Return the options that images have for themselves, and those of the whole batch; values: the command's parameters."""
-    given = {name: value for name, value in values.items() if name in opt.OPTIONS and value not in (None, [], ())}
-    settings = BatchSettings(values["window"], values["verify"], {n: given.pop(n) for n in SHARED if n in given})
+    """Return the options that images have for themselves, and those of the whole batch; values: the
+    command's parameters.
+    """
+    given = {
+        name: value
+        for name, value in values.items()
+        if name in opt.OPTIONS and value not in (None, [], ())
+    }
+    settings = BatchSettings(
+        values["window"], values["verify"], {n: given.pop(n) for n in SHARED if n in given}
+    )
     if values["job"] is not None:
         given["job"] = located(values["job"])
     return given, settings
@@ -103,7 +130,9 @@ def resume_batch(out: Path, given: dict[str, Any], *, take_over: bool, quiet: bo
         raise PlanError(
             f"{out} is a batch: --{wrong[0].replace('_', '-')} is in its manifest; give it to `batch` again"
         )
-    return _run(folder, entries, BatchSettings(**options).but(**given), take_over=take_over, quiet=quiet)
+    return _run(
+        folder, entries, BatchSettings(**options).but(**given), take_over=take_over, quiet=quiet
+    )
 
 
 def _run(
@@ -129,9 +158,12 @@ def _run(
     mine = [entry.sharing(settings.shared) for entry in share_of(entries, shard)]
     if not mine:
         raise PlanError(f"share {shard} of {len(entries)} images is empty; make fewer shares")
-    images, began, usage = [entry.image(folder.root) for entry in mine], time.monotonic(), Usage()
+    images = [entry.image(folder.root) for entry in mine]
+    began = time.monotonic()
+    usage = Usage()
     run = mine[0].spec().run
-    stop, interrupted = Stop(run.drain_seconds), False
+    stop = Stop(run.drain_seconds)
+    interrupted = False
     server = pick(run, stop)
     folder.make()
     with RunLock(folder.lock(shard), force=take_over):
@@ -156,7 +188,12 @@ def _run(
                 interrupted = True
     found = [records.latest[image.name] for image in images if image.name in records.latest]
     if as_json:
-        summary = {"images": len(images), "workers": usage.workers, "utilisation": usage.share, "nfe": usage.nfe}
+        summary = {
+            "images": len(images),
+            "workers": usage.workers,
+            "utilisation": usage.share,
+            "nfe": usage.nfe,
+        }
         print(redact(json.dumps({**summary, "records": [asdict(record) for record in found]})))
     else:
         print_records(found, usage, time.monotonic() - began)
@@ -164,13 +201,18 @@ def _run(
 
 
 def _verdict(
-    root: Path, found: Sequence[ImageRecord], images: int, trouble: Exception | None, interrupted: bool
+    root: Path,
+    found: Sequence[ImageRecord],
+    images: int,
+    trouble: Exception | None,
+    interrupted: bool,
 ) -> int:
     """Say on one line what is left to do, and return the exit code."""
     from cluster.cli import BAD_INPUT, DONE, FAILED, INTERRUPTED, complain
 
     go_on = f"go on with: gigarestore resume {root}"
-    bad, missing = [record for record in found if record.state != "published"], images - len(found)
+    bad = [record for record in found if record.state != "published"]
+    missing = images - len(found)
     if interrupted:
         complain(f"interrupted, everything committed is kept; {go_on}")
         return INTERRUPTED
@@ -183,5 +225,7 @@ def _verdict(
     if len(bad) == images and all(record.state == "refused" for record in bad):
         complain(f"none of {images} images can be restored; {first}")
         return BAD_INPUT
-    complain(f"{len(bad)} of {images} images are not restored ({first}); what went well is kept, {go_on}")
+    complain(
+        f"{len(bad)} of {images} images are not restored ({first}); what went well is kept, {go_on}"
+    )
     return FAILED

@@ -1,4 +1,6 @@
-"""The demonstration: a real photograph reduced x4, restored on Ray, verified, and shown beside the original."""
+"""The demonstration: a real photograph reduced x4, restored on Ray, verified, and shown beside the
+original.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ SEAM_LIMIT = 1.10
 
 
 def run_demo(out: Path, workers: int) -> int:
-    """Run the whole product once; returns 0 when the result beats bicubic, is consistent and has no seams, else 1."""
+    """Run the whole product once; returns 0 when the result beats bicubic, is consistent and has no
+    seams, else 1.
+    """
     began = time.perf_counter()
     original = _photograph()
     reduced = _reduce(original)
@@ -50,15 +54,25 @@ def run_demo(out: Path, workers: int) -> int:
     picture = _comparison(out / "comparison.png", [_nearest(reduced), bicubic, restored, original])
     found = verify_run(outcome.root)
 
-    scores = {name: (psnr(x, original, 255), ssim(x, original, 255)) for name, x in _named(bicubic, restored)}
+    scores = {
+        name: (psnr(x, original, 255), ssim(x, original, 255))
+        for name, x in _named(bicubic, restored)
+    }
     levels = ", ".join(
-        f"level {lv.index}: {lv.grid.rows.count}x{lv.grid.cols.count}" for lv in outcome.plan.levels[::-1]
+        f"level {lv.index}: {lv.grid.rows.count}x{lv.grid.cols.count}"
+        for lv in outcome.plan.levels[::-1]
     )
-    print(f"photograph {original.shape[1]}x{original.shape[2]} px, reduced x{SCALE} and restored; tiles {levels}")
+    print(
+        f"photograph {original.shape[1]}x{original.shape[2]} px, reduced x{SCALE} and restored; tiles {levels}"
+    )
     for name, (decibel, similarity) in scores.items():
         print(f"{name:9} PSNR {decibel:.2f} dB, SSIM {similarity:.4f}")
     assert found.consistency is not None, "super-resolution has a measurement"
-    clipped = f" ({found.consistency.clipped} cells at black or white apart)" if found.consistency.clipped else ""
+    clipped = (
+        f" ({found.consistency.clipped} cells at black or white apart)"
+        if found.consistency.clipped
+        else ""
+    )
     print(f"consistency: |A x - y| at most {found.consistency.max:.3f} grey levels{clipped}")
     print(f"seam ratio: {found.seams.overall.ratio:.3f} (1 = no seam)")
     print(
@@ -77,7 +91,9 @@ def _photograph() -> Pixels:
     try:
         from skimage import data
     except ImportError:
-        raise PlanError("the demo needs scikit-image; install it with: pip install 'gigarestore[demo]'") from None
+        raise PlanError(
+            "the demo needs scikit-image; install it with: pip install 'gigarestore[demo]'"
+        ) from None
     return np.ascontiguousarray(data.astronaut().transpose(2, 0, 1))
 
 

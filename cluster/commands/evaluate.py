@@ -1,4 +1,6 @@
-"""The command `gigarestore evaluate`: tables and a contact sheet of what a prior is worth on images that it never saw."""
+"""The command `gigarestore evaluate`: tables and a contact sheet of what a prior is worth on images
+that it never saw.
+"""
 
 from __future__ import annotations
 
@@ -22,23 +24,38 @@ if TYPE_CHECKING:
 
 TRIAL_NAMES = "sr4,sr2,denoise10,denoise25,denoise50,inpaint,colorize"
 # Side of a picture on the contact sheet, px; images on it at most.
-THUMB, MOST_IMAGES = 160, 4
+THUMB = 160
+MOST_IMAGES = 4
 
 
 def evaluate(
-    prior: Annotated[str, typer.Argument(help="A .safetensors prior, or any denoiser as for restore.")],
-    images: Annotated[list[Path] | None, typer.Argument(metavar="[IMAGES]...", help="Clean test images.")] = None,
-    more: Annotated[list[Path] | None, typer.Option("--images", help="The same, as an option.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for table, contact sheet and figures.")] = Path("evaluation"),
-    beside: Annotated[list[str] | None, typer.Option("--beside", help="Another prior to compare; may repeat.")] = None,
+    prior: Annotated[
+        str, typer.Argument(help="A .safetensors prior, or any denoiser as for restore.")
+    ],
+    images: Annotated[
+        list[Path] | None, typer.Argument(metavar="[IMAGES]...", help="Clean test images.")
+    ] = None,
+    more: Annotated[
+        list[Path] | None, typer.Option("--images", help="The same, as an option.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for table, contact sheet and figures.")] = Path(
+        "evaluation"
+    ),
+    beside: Annotated[
+        list[str] | None, typer.Option("--beside", help="Another prior to compare; may repeat.")
+    ] = None,
     trials: Annotated[str, typer.Option(help="What to try, with commas.")] = TRIAL_NAMES,
     seeds: Annotated[int, typer.Option(help="Seeds, where anything is random.", min=1)] = 3,
-    side: Annotated[int, typer.Option(help="Side of the middle that is tried, px; 0: whole images.", min=0)] = 256,
+    side: Annotated[
+        int, typer.Option(help="Side of the middle that is tried, px; 0: whole images.", min=0)
+    ] = 256,
     intent: Annotated[str | None, typer.Option(help="As for restore.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT's files.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
-    """Degrade clean images in seven ways, restore them with PRIOR, and compare with what needs no prior."""
+    """Degrade clean images in seven ways, restore them with PRIOR, and compare with what needs no
+    prior.
+    """
     from cluster.commands.evaluation import TRIALS, read_clean, run_trial
 
     paths = [*(images or []), *(more or [])]
@@ -48,7 +65,9 @@ def evaluate(
     if unknown:
         raise PlanError(f"unknown trial {unknown[0]!r}; choose from {TRIAL_NAMES}")
     if (out / "evaluation.json").exists() and not overwrite:
-        raise PlanError(f"{out} holds an evaluation; choose another --out, or --overwrite to replace it")
+        raise PlanError(
+            f"{out} holds an evaluation; choose another --out, or --overwrite to replace it"
+        )
     priors = list(dict.fromkeys(_reference(name) for name in [prior, *(beside or [])]))
     known = {name: refuse_seen(name, paths) for name in priors}
 
@@ -66,14 +85,23 @@ def evaluate(
                 scores += done.scores
                 if not quiet:
                     best = next(score for score in done.scores if score.method == priors[0])
-                    print(f"{path.name} {trial.name} seed {seed}: {best.psnr:.2f} dB", file=sys.stderr, flush=True)
+                    print(
+                        f"{path.name} {trial.name} seed {seed}: {best.psnr:.2f} dB",
+                        file=sys.stderr,
+                        flush=True,
+                    )
                 if seed == 0 and path in paths[:MOST_IMAGES]:
                     rows.append(_strip(list(done.pictures.values())))
     shutil.rmtree(work)
     text = table(scores, known)
     (out / "table.md").write_text(text, encoding="utf-8")
     _write_sheet(out / "contact.png", rows)
-    facts = {"priors": known, "images": [path.name for path in paths], "side": side, "intent": intent}
+    facts = {
+        "priors": known,
+        "images": [path.name for path in paths],
+        "side": side,
+        "intent": intent,
+    }
     document = {**facts, "summary": summary(scores), "scores": [asdict(score) for score in scores]}
     (out / "evaluation.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
     print(text, end="")
@@ -85,9 +113,11 @@ def _reference(name: str) -> str:
 
 
 def refuse_seen(ref: str, paths: Sequence[Path]) -> str:
-    """Raise PlanError where a prior was trained or validated on one of the images; return what is known of that.
+    """Raise PlanError where a prior was trained or validated on one of the images; return what is
+    known of that.
 
-    An image is recognised by its file, and by pixels that it shares with a training image (kernels.training.near_duplicates).
+    An image is recognised by its file, and by pixels that it shares with a training image
+    (kernels.training.near_duplicates).
     """
     from cluster.commands.training_images import image_landmarks
     from kernels.denoisers.denoiser_registry import BUILTIN_WEIGHTS, split_ref
@@ -110,24 +140,35 @@ def refuse_seen(ref: str, paths: Sequence[Path]) -> str:
     marks = from_text(seen["landmarks"])
     for path in paths:
         if (content := content_hash(path)) in contents:
-            raise PlanError(f"{path} is {contents[content]}, on which {ref} was trained; test on other images")
+            raise PlanError(
+                f"{path} is {contents[content]}, on which {ref} was trained; test on other images"
+            )
         if share_pixels(marks, image_landmarks(open_image(path))):
-            raise PlanError(f"{path} shares pixels with an image on which {ref} was trained; test on other images")
+            raise PlanError(
+                f"{path} shares pixels with an image on which {ref} was trained; test on other images"
+            )
     return f"trained on {len(contents)} images, none of which shares a file or pixels with the test images"
 
 
 def summary(scores: Sequence[Score]) -> list[dict[str, Any]]:
-    """Return means per trial and method, the standard error over images, and the deviation between seeds."""
+    """Return means per trial and method, the standard error over images, and the deviation between
+    seeds.
+    """
     found = []
     for trial, method in dict.fromkeys((score.trial, score.method) for score in scores):
         group = [score for score in scores if (score.trial, score.method) == (trial, method)]
         images = list(dict.fromkeys(score.image for score in group))
         row: dict[str, Any] = {"trial": trial, "method": method, "images": len(images)}
         for figure in ("psnr", "ssim", "consistency", "seam"):
-            values = [[getattr(score, figure) for score in group if score.image == image] for image in images]
+            values = [
+                [getattr(score, figure) for score in group if score.image == image]
+                for image in images
+            ]
             means = np.array([np.mean(one) for one in values])
             row[figure] = float(means.mean())
-            row[f"{figure}_se"] = float(means.std(ddof=1) / math.sqrt(len(means))) if len(means) > 1 else math.nan
+            row[f"{figure}_se"] = (
+                float(means.std(ddof=1) / math.sqrt(len(means))) if len(means) > 1 else math.nan
+            )
             row[f"{figure}_seed_sd"] = float(np.mean([np.std(one) for one in values]))
         row["seeds"] = len({score.seed for score in group})
         found.append(row)
@@ -136,16 +177,28 @@ def summary(scores: Sequence[Score]) -> list[dict[str, Any]]:
 
 def table(scores: Sequence[Score], known: dict[str, str]) -> str:
     """Return the table as Markdown."""
-    head = "| trial | method | PSNR, dB | SSIM | RMS of A x - y | seam ratio | sd over seeds, dB |\n"
+    head = (
+        "| trial | method | PSNR, dB | SSIM | RMS of A x - y | seam ratio | sd over seeds, dB |\n"
+    )
     head += "|---|---|---|---|---|---|---|\n"
     lines = [
         f"| {row['trial']} | {row['method']} | {_with_error(row, 'psnr', 2)} | {_with_error(row, 'ssim', 4)} "
         f"| {row['consistency']:.2f} | {row['seam']:.2f} | "
-        + (f"{row['psnr_seed_sd']:.3f} of {row['seeds']} |" if row["seeds"] > 1 else "nothing random |")
+        + (
+            f"{row['psnr_seed_sd']:.3f} of {row['seeds']} |"
+            if row["seeds"] > 1
+            else "nothing random |"
+        )
         for row in summary(scores)
     ]
     notes = [f"- {name}: {text}." for name, text in known.items()]
-    return head + "\n".join(lines) + "\n\nMean over images and its standard error.\n" + "\n".join(notes) + "\n"
+    return (
+        head
+        + "\n".join(lines)
+        + "\n\nMean over images and its standard error.\n"
+        + "\n".join(notes)
+        + "\n"
+    )
 
 
 def _with_error(row: dict[str, Any], figure: str, digits: int) -> str:
@@ -154,7 +207,9 @@ def _with_error(row: dict[str, Any], figure: str, digits: int) -> str:
 
 
 def _strip(pictures: list[NDArray[Any]]) -> NDArray[np.uint8]:
-    """Return the middles of pictures of one scene side by side, the smaller ones enlarged by replication, RGB."""
+    """Return the middles of pictures of one scene side by side, the smaller ones enlarged by
+    replication, RGB.
+    """
     height = max(picture.shape[1] for picture in pictures)
     parts = []
     for picture in pictures:
@@ -172,8 +227,12 @@ def _write_sheet(path: Path, strips: list[NDArray[np.uint8]]) -> None:
     """Write the strips below each other: measured, every prior, what needs none, original."""
     from storage.export.small_image import write_image
 
-    height, width = max(strip.shape[1] for strip in strips), max(strip.shape[2] for strip in strips)
+    height = max(strip.shape[1] for strip in strips)
+    width = max(strip.shape[2] for strip in strips)
     padded = [
-        np.pad(s, ((0, 0), (0, height + 4 - s.shape[1]), (0, width - s.shape[2])), constant_values=255) for s in strips
+        np.pad(
+            s, ((0, 0), (0, height + 4 - s.shape[1]), (0, width - s.shape[2])), constant_values=255
+        )
+        for s in strips
     ]
     write_image(path, np.concatenate(padded, axis=1))

@@ -1,4 +1,6 @@
-"""Try a prior on clean images: degrade, restore with the product itself, compare with what needs no prior."""
+"""Try a prior on clean images: degrade, restore with the product itself, compare with what needs no
+prior.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ Estimate = Callable[[], Pixels | None]
 
 # Share of the pixels that inpainting lacks.
 MISSING = 0.25
-TILE_UNIT, USUAL_TILE = 32, 256
+TILE_UNIT = 32
+USUAL_TILE = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +49,21 @@ TRIALS = {
     for trial in (
         Trial(name="sr4", task={"name": "sr", "scale": 4}),
         Trial(name="sr2", task={"name": "sr", "scale": 2}),
-        Trial(name="denoise10", task={"name": "denoise", "sigma": 10 / 255, "sigma_unit": "fraction"}, random=True),
-        Trial(name="denoise25", task={"name": "denoise", "sigma": 25 / 255, "sigma_unit": "fraction"}, random=True),
-        Trial(name="denoise50", task={"name": "denoise", "sigma": 50 / 255, "sigma_unit": "fraction"}, random=True),
+        Trial(
+            name="denoise10",
+            task={"name": "denoise", "sigma": 10 / 255, "sigma_unit": "fraction"},
+            random=True,
+        ),
+        Trial(
+            name="denoise25",
+            task={"name": "denoise", "sigma": 25 / 255, "sigma_unit": "fraction"},
+            random=True,
+        ),
+        Trial(
+            name="denoise50",
+            task={"name": "denoise", "sigma": 50 / 255, "sigma_unit": "fraction"},
+            random=True,
+        ),
         Trial(name="inpaint", task={"name": "inpaint"}, random=True),
         Trial(name="colorize", task={"name": "colorize"}),
     )
@@ -80,17 +95,28 @@ class Restored:
 
 
 def read_clean(path: Path, side: int) -> Pixels:
-    """Return the middle of an image, (C, h, w) with sides that are multiples of 4, at most `side` px; 0: all of it."""
+    """Return the middle of an image, (C, h, w) with sides that are multiples of 4, at most `side`
+    px; 0: all of it.
+    """
     reader = open_image(path)
     height, width = (min(length, side or length) // 4 * 4 for length in reader.info.box.shape)
     if min(height, width) < 32:
-        raise PlanError(f"{path} is {reader.info.height}x{reader.info.width} px; an evaluation needs 32 px a side")
-    y, x = (reader.info.height - height) // 2, (reader.info.width - width) // 2
+        raise PlanError(
+            f"{path} is {reader.info.height}x{reader.info.width} px; an evaluation needs 32 px a side"
+        )
+    y = (reader.info.height - height) // 2
+    x = (reader.info.width - width) // 2
     return reader.read(Box(y, x, y + height, x + width))
 
 
 def run_trial(
-    trial: Trial, name: str, clean: Pixels, priors: Sequence[str], intent: str | None, seed: int, work: Path
+    trial: Trial,
+    name: str,
+    clean: Pixels,
+    priors: Sequence[str],
+    intent: str | None,
+    seed: int,
+    work: Path,
 ) -> Restored:
     """Degrade a clean picture once and restore it by every prior and by what needs none."""
     from orchestrator.measurement.degrade import degrade
@@ -111,8 +137,14 @@ def run_trial(
     pictures: dict[str, Pixels] = {}
     plan: Plan | None = None
     for prior in priors:
-        given = {**job, "input": {**job["input"], "path": str(paths["measured"])}, "denoiser": prior}
-        pictures[prior], plan = _restore(given, intent, seed, work / "restored.zarr", clean.shape[1:])
+        given = {
+            **job,
+            "input": {**job["input"], "path": str(paths["measured"])},
+            "denoiser": prior,
+        }
+        pictures[prior], plan = _restore(
+            given, intent, seed, work / "restored.zarr", clean.shape[1:]
+        )
     assert plan is not None, "an evaluation has a prior"
     for method, estimate in baselines(trial, y, mask, clean.shape, clean.dtype):
         if (found := estimate()) is not None:
@@ -149,7 +181,9 @@ def misfit(trial: Trial, x: Pixels, y: Pixels, mask: Pixels | None) -> float:
 def baselines(
     trial: Trial, y: Pixels, mask: Pixels | None, shape: tuple[int, ...], dtype: np.dtype[Any]
 ) -> Iterator[tuple[str, Estimate]]:
-    """Yield what needs no prior: A+ y always, then the classical methods for the task; None where one is missing."""
+    """Yield what needs no prior: A+ y always, then the classical methods for the task; None where
+    one is missing.
+    """
     from kernels.resample import bicubic_upsample, fill_unknown
 
     top = float(peak(str(dtype)))
@@ -157,7 +191,8 @@ def baselines(
     def stored(values: NDArray[np.floating]) -> Pixels:
         return np.asarray(np.clip(np.floor(values + 0.5), 0, top).astype(dtype))
 
-    channels, scale = shape[0], int(trial.task.get("scale", 1))
+    channels = shape[0]
+    scale = int(trial.task.get("scale", 1))
     yield "A+ y", lambda: to_channels(y.repeat(scale, 1).repeat(scale, 2), channels)  # type: ignore[arg-type]
     if scale > 1:
         yield "bicubic", lambda: stored(bicubic_upsample(y.astype(np.float32), scale))
@@ -166,12 +201,19 @@ def baselines(
         yield "neighbours", lambda: stored(fill_unknown(holes))
     if trial.name.startswith("denoise"):
         sigma = float(trial.task["sigma"])
-        yield "wavelet", lambda: _classical(y / top, sigma, "wavelet", lambda unit: stored(unit * top))
+        yield (
+            "wavelet",
+            lambda: _classical(y / top, sigma, "wavelet", lambda unit: stored(unit * top)),
+        )
         yield "TV", lambda: _classical(y / top, sigma, "TV", lambda unit: stored(unit * top))
 
 
-def _classical(unit: NDArray[np.floating], sigma: float, kind: str, stored: Callable[..., Pixels]) -> Pixels | None:
-    """Denoise (C, H, W) in [0, 1] with scikit-image, told the noise; None where it is not installed (extra `demo`)."""
+def _classical(
+    unit: NDArray[np.floating], sigma: float, kind: str, stored: Callable[..., Pixels]
+) -> Pixels | None:
+    """Denoise (C, H, W) in [0, 1] with scikit-image, told the noise; None where it is not installed
+    (extra `demo`).
+    """
     try:
         import pywt  # noqa: F401
         from skimage.restoration import denoise_tv_chambolle, denoise_wavelet
@@ -179,7 +221,9 @@ def _classical(unit: NDArray[np.floating], sigma: float, kind: str, stored: Call
         return None
     rows = unit.transpose(1, 2, 0)
     if kind == "TV":
-        return stored(denoise_tv_chambolle(rows, weight=0.9 * sigma, channel_axis=2).transpose(2, 0, 1))
+        return stored(
+            denoise_tv_chambolle(rows, weight=0.9 * sigma, channel_axis=2).transpose(2, 0, 1)
+        )
     options: dict[str, Any] = {"wavelet": "db2", "rescale_sigma": False, "method": "BayesShrink"}
     return stored(denoise_wavelet(rows, sigma=sigma, channel_axis=2, **options).transpose(2, 0, 1))
 
@@ -194,7 +238,13 @@ def _restore(
     # A network of any tile size need not fill up a small picture to its usual one.
     wanted = -(-max(size) // TILE_UNIT) * TILE_UNIT
     tiling = {"tile": wanted} if describe(job["denoiser"]).local and wanted < USUAL_TILE else {}
-    values = {**job, "output": str(out), "sampling": sampling, "tiling": tiling, "run": {"executor": "serial"}}
+    values = {
+        **job,
+        "output": str(out),
+        "sampling": sampling,
+        "tiling": tiling,
+        "run": {"executor": "serial"},
+    }
     spec = JobSpec.build(values)
     outcome = start(spec, SerialExecutor(), overwrite=True)
     return open_image(out).read(Box(0, 0, *size)), outcome.plan

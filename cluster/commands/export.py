@@ -12,8 +12,10 @@ import typer
 
 from orchestrator.errors import PlanError
 
-# Share of the work after which a plain line is printed where there is no terminal, from so many tiles on.
-PLAIN_SHARE, PLAIN_LEAST = 0.25, 1000
+# Share of the work after which a plain line is printed where there is no terminal, from so many
+# tiles on.
+PLAIN_SHARE = 0.25
+PLAIN_LEAST = 1000
 
 
 def export(
@@ -27,14 +29,19 @@ def export(
         ),
     ] = None,
     compression: Annotated[
-        str | None, typer.Option(help="TIFF: none, deflate, zstd, lzw or jpeg.", show_default="deflate")
+        str | None,
+        typer.Option(help="TIFF: none, deflate, zstd, lzw or jpeg.", show_default="deflate"),
     ] = None,
     quality: Annotated[int, typer.Option(help="Of JPEG, 1 to 100.")] = 90,
-    pyramid: Annotated[bool, typer.Option("--pyramid/--no-pyramid", help="TIFF: with the coarser levels.")] = True,
+    pyramid: Annotated[
+        bool, typer.Option("--pyramid/--no-pyramid", help="TIFF: with the coarser levels.")
+    ] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
-    """Write the published image at OUT to one file, with pixel size, nodata, bands and georeference."""
+    """Write the published image at OUT to one file, with pixel size, nodata, bands and
+    georeference.
+    """
     from cluster.terminal.progress import size
     from orchestrator.run_folder import RunDir
     from storage.export.export_image import export as write_file
@@ -58,9 +65,17 @@ def export(
 
 @contextmanager
 def progress_of(name: str, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """Yield a (done, total) callback that shows a bar on a terminal and a few plain lines elsewhere, on stderr."""
+    """Yield a (done, total) callback that shows a bar on a terminal and a few plain lines
+    elsewhere, on stderr.
+    """
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(stderr=True)
     if quiet:
@@ -68,7 +83,12 @@ def progress_of(name: str, quiet: bool) -> Iterator[Callable[[int, int], None] |
     elif not console.is_terminal:
         yield _Lines(name)
     else:
-        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task(name)
             yield lambda done, total: bar.update(task, completed=done, total=total)
@@ -78,7 +98,8 @@ class _Lines:
     """Print a line whenever a further quarter is done; nothing for what is done in a moment."""
 
     def __init__(self, name: str) -> None:
-        self._name, self._next = name, PLAIN_SHARE
+        self._name = name
+        self._next = PLAIN_SHARE
 
     def __call__(self, done: int, total: int) -> None:
         if total >= PLAIN_LEAST and self._next * total <= done < total:

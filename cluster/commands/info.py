@@ -19,17 +19,23 @@ if TYPE_CHECKING:
 
 @takes("channel", "z", "t", "max_pixels")
 def info(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="An image file, a zarr folder, or a URL of one.")],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="An image file, a zarr folder, or a URL of one.")
+    ],
     *,
     as_json: opt.AsJson = False,
     **given: Any,
 ) -> None:
-    """Say what FILE holds: size, bands, samples, range, nodata, pixel size, map position, and what will be staged."""
+    """Say what FILE holds: size, bands, samples, range, nodata, pixel size, map position, and what
+    will be staged.
+    """
     from storage.image import Selection
     from storage.readers.reader_registry import inspect
 
     channel = None if given["channel"] is None else parse_channels(given["channel"])
-    found = inspect(file, Selection(channel=channel, z=given["z"], t=given["t"]), max_pixels=given["max_pixels"])
+    found = inspect(
+        file, Selection(channel=channel, z=given["z"], t=given["t"]), max_pixels=given["max_pixels"]
+    )
     print(json.dumps(as_dict(found)) if as_json else "\n".join(_lines(found)))
 
 
@@ -73,18 +79,28 @@ def _lines(found: ImageInfo) -> list[str]:
     )
     facts = [
         ("file", f"{found.path}: {found.format}, {found.layout}"),
-        ("size", f"{found.height} x {found.width} px (H x W), {megapixels:.1f} Mpx, {size(found.nbytes)}"),
+        (
+            "size",
+            f"{found.height} x {found.width} px (H x W), {megapixels:.1f} Mpx, {size(found.nbytes)}",
+        ),
         ("bands", f"{found.channels}{_names(found)}"),
         ("samples", f"{found.dtype}, {found.bits} bit in the file"),
         ("range", _range(found)),
-        ("nodata", "none" if found.nodata is None else f"{found.nodata:g}: kept as it is, not restored"),
+        (
+            "nodata",
+            "none" if found.nodata is None else f"{found.nodata:g}: kept as it is, not restored",
+        ),
         *([("alpha", found.alpha)] if found.alpha else []),
         *([("colour profile", size(len(found.icc)))] if found.icc else []),
         *([("orientation", f"{found.orientation}, applied")] if found.orientation != 1 else []),
         ("pixel size", _pixel_size(found)),
         *_map(found),
         *([("levels", ", ".join(f"{h}x{w}" for h, w in found.levels))] if found.levels else []),
-        *([("axes", ", ".join(f"{axis} {length}" for axis, length in found.axes))] if found.axes else []),
+        *(
+            [("axes", ", ".join(f"{axis} {length}" for axis, length in found.axes))]
+            if found.axes
+            else []
+        ),
         ("read", read + _too_much(found)),
         *[("note", note) for note in found.notes],
     ]
@@ -121,7 +137,9 @@ def _map(found: ImageInfo) -> list[tuple[str, str]]:
     if found.geo is None:
         return []
     geo = found.geo
-    system = f"EPSG:{geo.epsg}" if geo.epsg is not None else (geo.crs.partition(",")[0] or "not stated")
+    system = (
+        f"EPSG:{geo.epsg}" if geo.epsg is not None else (geo.crs.partition(",")[0] or "not stated")
+    )
     convention = ", from pixel centres" if geo.pixel_is_point else ""
     transform = ", ".join(f"{value:.12g}" for value in geo.transform)
     bounds = ", ".join(f"{value:.12g}" for value in geo.bounds(found.height, found.width))

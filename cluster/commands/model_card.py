@@ -1,4 +1,6 @@
-"""Write the card that goes with a trained prior: what it was trained on, how, how well it does, what it is not for."""
+"""Write the card that goes with a trained prior: what it was trained on, how, how well it does,
+what it is not for.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,16 @@ def write_card(path: Path, metadata: Mapping[str, str]) -> None:
 
 def card(name: str, metadata: Mapping[str, str]) -> str:
     """Return the text of the card, from the metadata that the file itself carries."""
-    training, validation = read_record(metadata, "training"), read_record(metadata, "validation")
-    domain, seen = DomainStatistics(**read_record(metadata, "domain")), read_record(metadata, "seen")
+    training = read_record(metadata, "training")
+    validation = read_record(metadata, "validation")
+    domain = DomainStatistics(**read_record(metadata, "domain"))
+    seen = read_record(metadata, "seen")
     started = f"from `{training['init']}`" if training["init"] else "from random weights"
-    recipe = {key: value for key, value in training.items() if key not in ("config", "data", "init", "step")}
+    recipe = {
+        key: value
+        for key, value in training.items()
+        if key not in ("config", "data", "init", "step")
+    }
     figures = [
         f"| {round(sigma * 127.5)}/255 | {value:.2f} |"
         for sigma, value in zip(validation["sigmas"], validation["psnr"], strict=True)
@@ -36,7 +44,9 @@ def card(name: str, metadata: Mapping[str, str]) -> str:
         f"| {item['name']} | {' x '.join(map(str, item['shape']))} {item['dtype']} | `{item['content']}` |"
         for item in seen.get("images", [])
     ]
-    table = ["| image | bands x height x width | content |", "|---|---|---|", *images] if images else []
+    table = (
+        ["| image | bands x height x width | content |", "|---|---|---|", *images] if images else []
+    )
     return "\n".join(
         [
             f"# Model card: {name}",

@@ -14,11 +14,16 @@ from cluster.submission.handles import submitted_as
 from cluster.terminal.progress import duration
 from orchestrator.errors import PlanError
 
-Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the result, an OME-Zarr image.")]
+Out = Annotated[
+    Path, typer.Argument(metavar="OUT", help="Folder of the result, an OME-Zarr image.")
+]
 
 
 def status(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the result, or a submitted run's handle.")],
+    out: Annotated[
+        Path,
+        typer.Argument(metavar="OUT", help="Folder of the result, or a submitted run's handle."),
+    ],
     as_json: opt.AsJson = False,
 ) -> None:
     """Say how far the run at OUT is, also while it runs and after it died."""
@@ -44,7 +49,8 @@ def status(
 
 def print_run(out: Path, found: dict[str, Any]) -> None:
     """Print what `read_status` found."""
-    done, tiles = found["done"], found["tiles"]
+    done = found["done"]
+    tiles = found["tiles"]
     print(f"{out}: {found['state']}, {done} of {tiles} tiles ({100 * done / tiles:.1f} %)")
     for line in found["levels"]:
         print(f"  level {line['level']}: {line['done']} of {line['tiles']} tiles")
@@ -56,7 +62,9 @@ def print_run(out: Path, found: dict[str, Any]) -> None:
     if found["failures"]:
         print(f"  {found['failures']} failed tries; the last: {found['last_failure']}")
     for tile in found["substituted"]:
-        print(f"  not restored: level {tile['level']} row {tile['row']} column {tile['col']}; filled")
+        print(
+            f"  not restored: level {tile['level']} row {tile['row']} column {tile['col']}; filled"
+        )
     if found["state"] in ("unfinished", "failed"):
         print(f"  go on with: gigarestore resume {out}")
 
@@ -64,7 +72,10 @@ def print_run(out: Path, found: dict[str, Any]) -> None:
 def report(
     out: Out,
     file: Annotated[
-        Path | None, typer.Option("--file", help="Where the picture goes.", show_default="OUT/.gigarestore/report.svg")
+        Path | None,
+        typer.Option(
+            "--file", help="Where the picture goes.", show_default="OUT/.gigarestore/report.svg"
+        ),
     ] = None,
     as_json: opt.AsJson = False,
 ) -> None:

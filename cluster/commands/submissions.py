@@ -1,4 +1,6 @@
-"""The commands that look after submitted runs: logs, cancel, wait, list, config show, and their part of status and resume."""
+"""The commands that look after submitted runs: logs, cancel, wait, list, config show, and their
+part of status and resume.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +15,31 @@ import typer
 
 from cluster.options import options as opt
 from cluster.submission.backends import UNREACHABLE, Unreachable, backend
-from cluster.submission.handles import Handle, JobState, JobStatus, SubmissionRecord, SubmissionRegistry
+from cluster.submission.handles import (
+    Handle,
+    JobState,
+    JobStatus,
+    SubmissionRecord,
+    SubmissionRegistry,
+)
 from cluster.submission.settings import keys, load
 from cluster.submission.submission import new_run_id
 from orchestrator.errors import PlanError
 
 Target = Annotated[
-    str, typer.Argument(metavar="RUN", help="A handle (slurm:ID, ray:ID@URL, k8s:NAMESPACE/NAME) or OUT.")
+    str,
+    typer.Argument(
+        metavar="RUN", help="A handle (slurm:ID, ray:ID@URL, k8s:NAMESPACE/NAME) or OUT."
+    ),
 ]
 config = typer.Typer(no_args_is_help=True, help="Settings of submissions.")
 
 
 def logs(
     target: Target,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until it ends; Ctrl-C leaves it running.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Until it ends; Ctrl-C leaves it running.")
+    ] = False,
 ) -> None:
     """Print the log of a submitted run."""
     handle, record = SubmissionRegistry().find(target)
@@ -40,11 +53,15 @@ def logs(
 
 def cancel(
     target: Target,
-    grace: Annotated[float | None, typer.Option(help="Seconds to stop in.", show_default="as submitted")] = None,
+    grace: Annotated[
+        float | None, typer.Option(help="Seconds to stop in.", show_default="as submitted")
+    ] = None,
 ) -> None:
     """End a submitted run gently; everything committed is kept, and `resume` goes on."""
     handle, record = SubmissionRegistry().find(target)
-    patience = grace if grace is not None else record.settings["submit"]["grace"] if record else 30.0
+    patience = (
+        grace if grace is not None else record.settings["submit"]["grace"] if record else 30.0
+    )
     try:
         done = backend(handle.backend).cancel(handle, record, patience)
     except Unreachable as err:
@@ -54,21 +71,34 @@ def cancel(
 
 def wait(
     target: Target,
-    timeout: Annotated[float | None, typer.Option(help="Seconds to wait.", show_default="for ever")] = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds to wait.", show_default="for ever")
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="With its log.")] = False,
 ) -> None:
-    """Wait for a submitted run and exit with its driver's code (75: stopped, resumable; 124: --timeout; 130: Ctrl-C)."""
+    """Wait for a submitted run and exit with its driver's code (75: stopped, resumable; 124:
+    --timeout; 130: Ctrl-C).
+    """
     from cluster.commands.submit import attend
 
     handle, record = SubmissionRegistry().find(target)
-    raise typer.Exit(attend(backend(handle.backend), handle, record, follow=follow, patience=timeout))
+    raise typer.Exit(
+        attend(backend(handle.backend), handle, record, follow=follow, patience=timeout)
+    )
 
 
 def list_runs(as_json: opt.AsJson = False) -> None:
     """List the runs that you submitted, the latest first."""
     rows = [(record, _listed(record)) for record in SubmissionRegistry().all()]
     if as_json:
-        print(json.dumps([{**record.shown(), "state": found.state, "reason": found.reason} for record, found in rows]))
+        print(
+            json.dumps(
+                [
+                    {**record.shown(), "state": found.state, "reason": found.reason}
+                    for record, found in rows
+                ]
+            )
+        )
         return
     for record, found in rows:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(record.submitted))
@@ -77,7 +107,9 @@ def list_runs(as_json: opt.AsJson = False) -> None:
 
 @config.command("show")
 def show(
-    origin: Annotated[bool, typer.Option("--origin", help="Say where each value comes from.")] = False,
+    origin: Annotated[
+        bool, typer.Option("--origin", help="Say where each value comes from.")
+    ] = False,
     as_json: opt.AsJson = False,
 ) -> None:
     """Print the settings: flag over environment over project file over user file over default."""
@@ -85,7 +117,14 @@ def show(
     values = loaded.settings.model_dump(mode="json")
     found = {key: values[key.partition(".")[0]][key.partition(".")[2]] for key in keys()}
     if as_json:
-        print(json.dumps({k: {"value": v, "origin": loaded.origins.get(k, "default")} for k, v in found.items()}))
+        print(
+            json.dumps(
+                {
+                    k: {"value": v, "origin": loaded.origins.get(k, "default")}
+                    for k, v in found.items()
+                }
+            )
+        )
         return
     for key, value in found.items():
         said = f"  # {loaded.origins.get(key, 'default')}" if origin else ""
@@ -128,7 +167,13 @@ def print_status(handle: Handle, as_json: bool) -> None:
         run = read_status(out)
     if as_json:
         known = {} if record is None else record.shown()
-        said = {"handle": str(handle), "state": found.state, "code": found.code, "reason": found.reason, "run": run}
+        said = {
+            "handle": str(handle),
+            "state": found.state,
+            "code": found.code,
+            "reason": found.reason,
+            "run": run,
+        }
         print(json.dumps(known | said))
         return
     print(f"{handle}: {found.state}{f' ({found.reason})' if found.reason else ''}")
@@ -146,7 +191,9 @@ def resubmit(handle: Handle) -> int:
 
     _, record = SubmissionRegistry().find(str(handle))
     if record is None:
-        raise PlanError(f"nothing is remembered of {handle}; submit again, or `gigarestore resume OUT` where OUT is")
+        raise PlanError(
+            f"nothing is remembered of {handle}; submit again, or `gigarestore resume OUT` where OUT is"
+        )
     if str(handle) != record.handle:
         raise PlanError(
             f"{handle} is one share of {record.handle}; `gigarestore resume {record.handle}` goes on with all"

@@ -12,16 +12,26 @@ from cluster.batches.batch_manifest import SUFFIXES, Entry, manifest_text, read_
 from cluster.batches.folder import BatchFolder
 from cluster.commands.batch import BatchSettings as Whole
 from cluster.commands.batch import sort_out
-from cluster.commands.submit import check_printable, check_where, command_values, is_elsewhere, with_output
+from cluster.commands.submit import (
+    check_printable,
+    check_where,
+    command_values,
+    is_elsewhere,
+    with_output,
+)
 from cluster.submission.settings import Loaded
 from cluster.submission.submission import BATCH, MANIFEST, Submission, code_folder, new_run_id
 from orchestrator.errors import PlanError
 
 
 def batch_submission(words: list[str], loaded: Loaded) -> Submission:
-    """Return the submission of batch's arguments; raises PlanError on what `batch` itself would refuse."""
-    settings, values = loaded.settings, command_values(BATCH, words)
-    sources, (options, whole) = list(values["sources"]), sort_out(values)
+    """Return the submission of batch's arguments; raises PlanError on what `batch` itself would
+    refuse.
+    """
+    settings = loaded.settings
+    values = command_values(BATCH, words)
+    sources = list(values["sources"])
+    (options, whole) = sort_out(values)
     name = str(settings.submit.backend)
     check_where(whole.shared.get("executor", "ray"), whole.shared.get("address"))
     _check_options(values, loaded)
@@ -29,14 +39,22 @@ def batch_submission(words: list[str], loaded: Loaded) -> Submission:
         from cluster.submission.kuberay.rayjob_manifest import check_places
 
         if settings.kuberay.copy_to is not None:
-            raise PlanError("--copy-to is for one image; `gigarestore export` copies those of a batch")
+            raise PlanError(
+                "--copy-to is for one image; `gigarestore export` copies those of a batch"
+            )
         places = [("IN", source) for source in sources]
-        check_places([*places, ("OUT", str(values["outdir"])), ("--mask", options.get("mask"))], settings.kuberay)
+        check_places(
+            [*places, ("OUT", str(values["outdir"])), ("--mask", options.get("mask"))],
+            settings.kuberay,
+        )
     output = os.path.abspath(values["outdir"])
     check_printable(output)
     submission = Submission(
         run_id=new_run_id(),
-        arguments=(BATCH, *with_output(words, output, lambda changed: _means(changed, values, output))),
+        arguments=(
+            BATCH,
+            *with_output(words, output, lambda changed: _means(changed, values, output)),
+        ),
         output=output,
         directory=os.getcwd(),
         settings=settings,
@@ -55,20 +73,30 @@ def batch_submission(words: list[str], loaded: Loaded) -> Submission:
 
 
 def _check_options(values: dict[str, Any], loaded: Loaded) -> None:
-    """Raise PlanError for options of `batch` that a submitted one has not, and for shares that its backend has not."""
+    """Raise PlanError for options of `batch` that a submitted one has not, and for shares that its
+    backend has not.
+    """
     if values["overwrite"]:
         raise PlanError(
             "--overwrite: a submitted batch may begin again, and would restore all of it anew each time; remove OUTDIR first"
         )
     if values["shard"] or values["array"]:
-        raise PlanError("--shard and --array are the scheduler's to give; give --shares N, with SLURM")
+        raise PlanError(
+            "--shard and --array are the scheduler's to give; give --shares N, with SLURM"
+        )
     if loaded.origins.get("slurm.shares") == "flag" and loaded.settings.submit.backend != "slurm":
         raise PlanError("--shares is for slurm; on ray and kuberay all images share all workers")
 
 
 def _fixed(submission: Submission, entries: list[Entry], whole: Whole) -> Submission:
-    """Return it with the images as they are now: tasks that begin on different days must mean the same shares."""
-    shared = [word for name, value in whole.shared.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    """Return it with the images as they are now: tasks that begin on different days must mean the
+    same shares.
+    """
+    shared = [
+        word
+        for name, value in whole.shared.items()
+        for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
     options = ["--open", str(whole.window), "--verify" if whole.verify else "--no-verify", *shared]
     if "--take-over" in submission.arguments:
         options.append("--take-over")

@@ -1,4 +1,6 @@
-"""One's own images as a source of training crops: any size, read by windows; what is validated on is never trained on."""
+"""One's own images as a source of training crops: any size, read by windows; what is validated on
+is never trained on.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,10 @@ Unit = NDArray[np.float32]
 
 # Share of the images (of a single one: of its length) that validates.
 HELD_OUT = 0.2
-# A crop is drawn again, at most so often, while it varies by less than this: scans are mostly empty glass.
-FLAT, TRIES = 0.1, 4
+# A crop is drawn again, at most so often, while it varies by less than this: scans are mostly empty
+# glass.
+FLAT = 0.1
+TRIES = 4
 LEAST_SIDE = 16
 # Pixels along a side of the windows that landmarks are looked for in.
 WINDOW = 1024
@@ -46,13 +50,20 @@ class Picture:
     bands: Bands
 
     def read(self, box: Box, group: int) -> Unit:
-        """Return a window (C, h, w) in [-1, 1] as the network sees it: one group of the image's bands."""
+        """Return a window (C, h, w) in [-1, 1] as the network sees it: one group of the image's
+        bands.
+        """
         return self.bands.split(self.values.to_unit(self.reader.read(box)))[group]
 
     def describe(self) -> dict[str, Any]:
         """Return what a model card says of the image."""
         info = self.reader.info
-        return {"name": self.path.name, "content": self.content, "shape": list(info.shape), "dtype": info.dtype}
+        return {
+            "name": self.path.name,
+            "content": self.content,
+            "shape": list(info.shape),
+            "dtype": info.dtype,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,16 +75,20 @@ class Area:
 
 
 class Areas:
-    """Random crops of parts of images, every pixel as likely as any other; a `kernels.training.recipe.CropSource`."""
+    """Random crops of parts of images, every pixel as likely as any other; a
+    `kernels.training.recipe.CropSource`.
+    """
 
     def __init__(self, areas: Sequence[Area]) -> None:
         self.areas = list(areas)
         self._ends = np.cumsum([area.box.area for area in self.areas])
 
     def crop(self, rng: np.random.Generator, visible: int, side: int) -> Unit:
-        """Return a crop (C, side, side) in [-1, 1]; a quarter of them show twice the width, where there is room.
+        """Return a crop (C, side, side) in [-1, 1]; a quarter of them show twice the width, where
+        there is room.
 
-        Smaller areas are continued by reflection. visible has no meaning here: everything is there from the start.
+        Smaller areas are continued by reflection. visible has no meaning here: everything is there
+        from the start.
         """
         for _ in range(TRIES):
             crop = self._crop(rng, side)
@@ -82,12 +97,17 @@ class Areas:
         return crop
 
     def _crop(self, rng: np.random.Generator, side: int) -> Unit:
-        area = self.areas[int(np.searchsorted(self._ends, rng.integers(self._ends[-1]), side="right"))]
-        box, groups = area.box, len(area.picture.bands.groups)
+        area = self.areas[
+            int(np.searchsorted(self._ends, rng.integers(self._ends[-1]), side="right"))
+        ]
+        box = area.box
+        groups = len(area.picture.bands.groups)
         halve = bool(rng.random() < 0.25) and 2 * side <= min(box.shape)
         span = 2 * side if halve else side
         y, x = (int(rng.integers(max(length - span, 0) + 1)) for length in box.shape)
-        place = Box(box.y0 + y, box.x0 + x, min(box.y0 + y + span, box.y1), min(box.x0 + x + span, box.x1))
+        place = Box(
+            box.y0 + y, box.x0 + x, min(box.y0 + y + span, box.y1), min(box.x0 + x + span, box.x1)
+        )
         cut = area.picture.read(place, int(rng.integers(groups)))
         short = [(0, 0), (0, span - place.height), (0, span - place.width)]
         cut = np.pad(cut, short, mode="symmetric") if place.area < span * span else cut
@@ -114,14 +134,20 @@ class TrainingImages:
 
     def landmarks(self) -> Hashes:
         """Return landmarks (kernels.training.near_duplicates) of all images, read window by window."""
-        return reduced((image_landmarks(picture.reader) for picture in self.pictures), MOST_LANDMARKS)
+        return reduced(
+            (image_landmarks(picture.reader) for picture in self.pictures), MOST_LANDMARKS
+        )
 
 
 def image_landmarks(reader: Reader) -> Hashes:
     """Return the landmarks of an image, read window by window."""
-    height, width = reader.info.height, reader.info.width
+    height = reader.info.height
+    width = reader.info.width
     corners = itertools.product(range(0, height, WINDOW), range(0, width, WINDOW))
-    boxes = (Box(y, x, y + WINDOW + SIDE - 1, x + WINDOW + SIDE - 1).clip(height, width) for y, x in corners)
+    boxes = (
+        Box(y, x, y + WINDOW + SIDE - 1, x + WINDOW + SIDE - 1).clip(height, width)
+        for y, x in corners
+    )
     # In pieces, so that the list does not grow with the image.
     found: Hashes = np.zeros(0, np.uint64)
     for box in boxes:
@@ -130,24 +156,35 @@ def image_landmarks(reader: Reader) -> Hashes:
 
 
 def open_training_images(
-    paths: Sequence[Path], work: Path, seed: int, channels: int | None, limits: tuple[float, float] | None
+    paths: Sequence[Path],
+    work: Path,
+    seed: int,
+    channels: int | None,
+    limits: tuple[float, float] | None,
 ) -> TrainingImages:
     """Open and split images; what cannot be read by windows is staged under `work` once.
 
-    channels: of the network, to which each image's bands are matched as `restore` does; None: those of the images,
-    which then must agree. limits: stored values of black and white. Raises PlanError or FormatError on one line.
+    channels: of the network, to which each image's bands are matched as `restore` does; None: those
+    of the images, which then must agree. limits: stored values of black and white. Raises PlanError
+    or FormatError on one line.
     """
     infos = [inspect(path) for path in paths]
     counts = sorted({info.channels for info in infos})
     if channels is None and len(counts) > 1:
-        raise PlanError(f"the images have {counts[0]} and {counts[-1]} bands; a network of its own needs one number")
+        raise PlanError(
+            f"the images have {counts[0]} and {counts[-1]} bands; a network of its own needs one number"
+        )
     pictures: dict[str, Picture] = {}
     for path, info in zip(paths, infos, strict=True):
         if min(info.height, info.width) < LEAST_SIDE:
-            raise PlanError(f"{path} is {info.height}x{info.width} px; training needs {LEAST_SIDE} px a side or more")
+            raise PlanError(
+                f"{path} is {info.height}x{info.width} px; training needs {LEAST_SIDE} px a side or more"
+            )
         content = content_hash(path)
         if content in pictures:
-            raise PlanError(f"{path} is the same image as {pictures[content].path}; name every image once")
+            raise PlanError(
+                f"{path} is the same image as {pictures[content].path}; name every image once"
+            )
         pictures[content] = Picture(
             path=path,
             content=content,
@@ -157,7 +194,10 @@ def open_training_images(
         )
     train, validation, split = _split(list(pictures.values()), seed)
     return TrainingImages(
-        pictures=tuple(pictures.values()), train=Areas(train), validation=Areas(validation), split=split
+        pictures=tuple(pictures.values()),
+        train=Areas(train),
+        validation=Areas(validation),
+        split=split,
     )
 
 
@@ -167,14 +207,22 @@ def _staged(path: Path, dest: Path) -> Path:
 
 
 def _split(pictures: list[Picture], seed: int) -> tuple[list[Area], list[Area], str]:
-    """Return what trains, what validates, and how that was decided; the same files and seed give the same split."""
+    """Return what trains, what validates, and how that was decided; the same files and seed give
+    the same split.
+    """
     whole = [Area(picture=picture, box=picture.reader.info.box) for picture in pictures]
     if len(whole) > 1:
         order = np.random.default_rng([seed, 3]).permutation(len(whole))
         count = max(1, round(HELD_OUT * len(whole)))
         validation = [whole[i] for i in sorted(order[:count])]
-        names = ", ".join(area.picture.path.name for area in validation[:5]) + (", ..." if count > 5 else "")
-        return [whole[i] for i in sorted(order[count:])], validation, f"by image, {count} of {len(whole)}: {names}"
+        names = ", ".join(area.picture.path.name for area in validation[:5]) + (
+            ", ..." if count > 5 else ""
+        )
+        return (
+            [whole[i] for i in sorted(order[count:])],
+            validation,
+            f"by image, {count} of {len(whole)}: {names}",
+        )
     (only,) = whole
     height, width = only.box.shape
     cut = round((1 - HELD_OUT) * max(height, width))
@@ -183,8 +231,14 @@ def _split(pictures: list[Picture], seed: int) -> tuple[list[Area], list[Area], 
             f"{only.picture.path} is {height}x{width} px, too small to validate on a part of it; give a second image"
         )
     if height >= width:
-        parts, what = (Box(0, 0, cut, width), Box(cut, 0, height, width)), f"rows {cut} to {height}"
+        parts = (Box(0, 0, cut, width), Box(cut, 0, height, width))
+        what = f"rows {cut} to {height}"
     else:
-        parts, what = (Box(0, 0, height, cut), Box(0, cut, height, width)), f"columns {cut} to {width}"
+        parts = (Box(0, 0, height, cut), Box(0, cut, height, width))
+        what = f"columns {cut} to {width}"
     train, held = (Area(picture=only.picture, box=box) for box in parts)
-    return [train], [held], f"one image, by disjoint areas: {what} validate (a second image would tell more)"
+    return (
+        [train],
+        [held],
+        f"one image, by disjoint areas: {what} validate (a second image would tell more)",
+    )

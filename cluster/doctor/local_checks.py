@@ -1,4 +1,6 @@
-"""Checks of this machine and of a cluster's nodes, one line each: what was found, and what to do about it."""
+"""Checks of this machine and of a cluster's nodes, one line each: what was found, and what to do
+about it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,18 @@ from typing import Annotated, Literal
 import typer
 
 PACKAGES = ("kernels", "storage", "orchestrator", "cluster")
-NEEDED = ("ray", "torch", "numpy", "zarr", "tifffile", "imagecodecs", "pydantic", "typer", "rich", "safetensors")
+NEEDED = (
+    "ray",
+    "torch",
+    "numpy",
+    "zarr",
+    "tifffile",
+    "imagecodecs",
+    "pydantic",
+    "typer",
+    "rich",
+    "safetensors",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +47,25 @@ class Check:
 
 def doctor(
     store: Annotated[
-        Path | None, typer.Argument(metavar="STORE", help="Folder where outputs go.", show_default="here")
+        Path | None,
+        typer.Argument(metavar="STORE", help="Folder where outputs go.", show_default="here"),
     ] = None,
-    address: Annotated[str | None, typer.Option(help="Ray cluster to try, HOST:PORT or auto.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster to try, HOST:PORT or auto.")
+    ] = None,
     nodes: Annotated[
-        bool, typer.Option("--nodes", help="Run the checks on every node of the cluster at --address, and compare.")
+        bool,
+        typer.Option(
+            "--nodes", help="Run the checks on every node of the cluster at --address, and compare."
+        ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document instead of text.")
+    ] = False,
 ) -> None:
-    """Check this machine and a cluster: versions, names, GPUs, memory, store, ports, Ray, clocks; exit 1 on a failure."""
+    """Check this machine and a cluster: versions, names, GPUs, memory, store, ports, Ray, clocks;
+    exit 1 on a failure.
+    """
     checks = run_checks(store)
     if as_json and not (address or nodes):
         print(json.dumps([check.as_dict() for check in checks]))
@@ -71,7 +94,9 @@ def run_checks(store: Path | None = None) -> list[Check]:
 def _print(found: dict[str, list[Check]], as_json: bool) -> None:
     """Print findings by node; "" is this machine and the cluster as a whole."""
     if as_json:
-        rows = [{**check.as_dict(), "node": node} for node, checks in found.items() for check in checks]
+        rows = [
+            {**check.as_dict(), "node": node} for node, checks in found.items() for check in checks
+        ]
         print(json.dumps(rows))
         return
     for node, checks in found.items():
@@ -80,12 +105,18 @@ def _print(found: dict[str, list[Check]], as_json: bool) -> None:
 
 
 def _python() -> list[Check]:
-    version, good = platform.python_version(), sys.version_info >= (3, 11)
-    return [Check("ok", "python", version) if good else Check("fail", "python", f"{version}; install 3.11 or newer")]
+    version = platform.python_version()
+    good = sys.version_info >= (3, 11)
+    return [
+        Check("ok", "python", version)
+        if good
+        else Check("fail", "python", f"{version}; install 3.11 or newer")
+    ]
 
 
 def _versions() -> list[Check]:
-    found, missing = [], []
+    found = []
+    missing = []
     for name in NEEDED:
         try:
             found.append(f"{name} {importlib.metadata.version(name)}")
@@ -93,13 +124,16 @@ def _versions() -> list[Check]:
             missing.append(name)
     checks = [Check("ok", "packages", ", ".join(found))]
     if missing:
-        checks.append(Check("fail", "packages", f"missing: {', '.join(missing)}; pip install gigarestore"))
+        checks.append(
+            Check("fail", "packages", f"missing: {', '.join(missing)}; pip install gigarestore")
+        )
     return checks
 
 
 def _code() -> list[Check]:
     """Name the code by its content: two nodes whose versions agree may still run different code."""
-    root, digest = Path(__file__).resolve().parents[2], hashlib.sha256()
+    root = Path(__file__).resolve().parents[2]
+    digest = hashlib.sha256()
     for package in PACKAGES:
         for path in sorted((root / package).rglob("*.py")):
             digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
@@ -107,15 +141,20 @@ def _code() -> list[Check]:
 
 
 def _shadowed() -> list[Check]:
-    """Find another distribution that answers to one of our four import names (PyPI has a `kernels`, for one)."""
-    home, checks = Path(__file__).resolve().parents[2], []
+    """Find another distribution that answers to one of our four import names (PyPI has a `kernels`,
+    for one).
+    """
+    home = Path(__file__).resolve().parents[2]
+    checks = []
     for name in PACKAGES:
         spec = importlib.util.find_spec(name)
         where = Path(spec.origin).resolve().parent if spec and spec.origin else None
         if where is None or where.parent != home:
             checks.append(
                 Check(
-                    "fail", "import names", f"{name!r} is taken by {where}; install gigarestore in its own environment"
+                    "fail",
+                    "import names",
+                    f"{name!r} is taken by {where}; install gigarestore in its own environment",
                 )
             )
     for name in PACKAGES:

@@ -16,12 +16,15 @@ from cluster.doctor.local_checks import Check
 from storage.errors import FormatError, LockedError
 
 # Below these a run of any size is unlikely to end well, bytes.
-LEAST_MEMORY, LEAST_DISK, LEAST_SHM = 2 << 30, 2 << 30, 256 << 20
+LEAST_MEMORY = 2 << 30
+LEAST_DISK = 2 << 30
+LEAST_SHM = 256 << 20
 # Where a Ray head listens unless it is told otherwise.
 RAY_PORTS = {6379: "its head", 8265: "its dashboard", 10001: "its clients"}
 # Ray opens about this many ports on a node of some cores.
 LEAST_PORTS = 1000
-# Times of a file server that differ by more make `ls` and logs misleading; nothing depends on them, seconds.
+# Times of a file server that differ by more make `ls` and logs misleading; nothing depends on them,
+# seconds.
 STORE_SKEW = 60.0
 PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
@@ -38,31 +41,61 @@ def gpus() -> list[Check]:
 
 
 def nvidia_smi() -> list[str] | None:
-    """Return "NAME, DRIVER" per GPU as the driver's own tool lists them; None where there is none, or it fails."""
+    """Return "NAME, DRIVER" per GPU as the driver's own tool lists them; None where there is none,
+    or it fails.
+    """
     command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return [line.strip() for line in done.stdout.splitlines() if line.strip()] if done.returncode == 0 else None
+    return (
+        [line.strip() for line in done.stdout.splitlines() if line.strip()]
+        if done.returncode == 0
+        else None
+    )
 
 
 def judge_gpus(listed: list[str] | None, usable: list[str], cuda: str | None) -> list[Check]:
-    """Return the findings. listed: as the driver sees them; usable: as torch does; cuda: that torch was built for."""
+    """Return the findings. listed: as the driver sees them; usable: as torch does; cuda: that torch
+    was built for.
+    """
     driver = listed[0].rpartition(", ")[2] if listed else None
     if usable:
         text = f"{', '.join(usable)}; driver {driver or 'unknown'}, CUDA {cuda}"
         if listed and len(listed) > len(usable):
-            return [Check("warn", "GPU", f"{text}; {len(listed)} are there: check CUDA_VISIBLE_DEVICES")]
+            return [
+                Check("warn", "GPU", f"{text}; {len(listed)} are there: check CUDA_VISIBLE_DEVICES")
+            ]
         return [Check("ok", "GPU", text)]
     if listed and cuda is None:
-        return [Check("fail", "GPU", f"{listed[0]} is there, but this torch has no CUDA; install its CUDA build")]
+        return [
+            Check(
+                "fail",
+                "GPU",
+                f"{listed[0]} is there, but this torch has no CUDA; install its CUDA build",
+            )
+        ]
     if listed:
         hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
-        why = "unset CUDA_VISIBLE_DEVICES" if hidden in ("", "-1") else f"update driver {driver}, or use an older torch"
-        return [Check("fail", "GPU", f"{listed[0]} is there, but torch (CUDA {cuda}) cannot use it; {why}")]
+        why = (
+            "unset CUDA_VISIBLE_DEVICES"
+            if hidden in ("", "-1")
+            else f"update driver {driver}, or use an older torch"
+        )
+        return [
+            Check(
+                "fail", "GPU", f"{listed[0]} is there, but torch (CUDA {cuda}) cannot use it; {why}"
+            )
+        ]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return [Check("warn", "GPU", f"none usable; {cores} CPU cores: keep to small images and the built-in network")]
+    return [
+        Check(
+            "warn",
+            "GPU",
+            f"none usable; {cores} CPU cores: keep to small images and the built-in network",
+        )
+    ]
 
 
 def memory() -> list[Check]:
@@ -83,7 +116,11 @@ def shared_memory() -> list[Check]:
     text = f"{free / 1e9:.1f} GB free in {path}"
     if free > LEAST_SHM:
         return [Check("ok", "shared memory", text)]
-    return [Check("warn", "shared memory", f"{text}, Ray will be slow; in a container give --shm-size=1g")]
+    return [
+        Check(
+            "warn", "shared memory", f"{text}, Ray will be slow; in a container give --shm-size=1g"
+        )
+    ]
 
 
 def disk(store: Path) -> list[Check]:
@@ -93,26 +130,45 @@ def disk(store: Path) -> list[Check]:
     text = f"{free / 1e9:.1f} GB free in {folder}"
     if free > LEAST_DISK:
         return [Check("ok", "disk", text)]
-    return [Check("warn", "disk", f"{text}; `gigarestore plan` says what an output takes, free some or choose another")]
+    return [
+        Check(
+            "warn",
+            "disk",
+            f"{text}; `gigarestore plan` says what an output takes, free some or choose another",
+        )
+    ]
 
 
 def try_store(store: Path) -> list[Check]:
-    """Do what a run does with the store's files: write once, replace, lock; compare its clock with ours."""
+    """Do what a run does with the store's files: write once, replace, lock; compare its clock with
+    ours.
+    """
     from storage import atomic_files as files
     from storage.run_store.run_lock import RunLock
 
     folder = _existing(store)
-    name, advice = "file system", "choose another folder for OUT"
+    name = "file system"
+    advice = "choose another folder for OUT"
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".gigarestore-doctor-") as made:
             path = Path(made, "a")
             begun = time.time()
-            if not files.write_once(path, [b"1"], fsync=True) or files.write_once(path, [b"2"], fsync=False):
-                return [Check("fail", name, f"{folder}: a name was given twice, files can be overwritten; {advice}")]
+            if not files.write_once(path, [b"1"], fsync=True) or files.write_once(
+                path, [b"2"], fsync=False
+            ):
+                return [
+                    Check(
+                        "fail",
+                        name,
+                        f"{folder}: a name was given twice, files can be overwritten; {advice}",
+                    )
+                ]
             skew = path.stat().st_mtime - (begun + time.time()) / 2
             files.replace(path, [b"3"], fsync=True)
             if path.read_bytes() != b"3" or sorted(p.name for p in Path(made).iterdir()) != ["a"]:
-                return [Check("fail", name, f"{folder}: a rename did not replace the file; {advice}")]
+                return [
+                    Check("fail", name, f"{folder}: a rename did not replace the file; {advice}")
+                ]
             checks = [Check("ok", name, f"{folder}: hard links, atomic renames and flush work")]
             with RunLock(Path(made, "lock")):
                 try:
@@ -135,9 +191,16 @@ def ports() -> list[Check]:
     try:
         low, high = map(int, PORT_RANGE.read_text(encoding="ascii").split())
     except (OSError, ValueError):
-        low, high = 0, LEAST_PORTS
+        low = 0
+        high = LEAST_PORTS
     if high - low < LEAST_PORTS:
-        return [Check("warn", "ports", f"only {high - low} for programs' own use; widen net.ipv4.ip_local_port_range")]
+        return [
+            Check(
+                "warn",
+                "ports",
+                f"only {high - low} for programs' own use; widen net.ipv4.ip_local_port_range",
+            )
+        ]
     taken = [f"{port} ({what})" for port, what in RAY_PORTS.items() if _listening(port)]
     if taken:
         text = f"{', '.join(taken)} taken: a Ray head runs here, use it with --address, or start another with --port"

@@ -5,9 +5,9 @@
 
 With --array each task of a SLURM array does its share of a batch, and FOLDER/share-I is its folder.
 
-FOLDER/heartbeat.json is rewritten every few seconds, FOLDER/exit.json says how the driver ended, and a file FOLDER/cancel
-(or --stop FILE) ends the run like a signal: everything committed stays. Exit codes: those of
-`gigarestore restore` or `batch`, 75 when it was stopped and can go on.
+FOLDER/heartbeat.json is rewritten every few seconds, FOLDER/exit.json says how the driver ended,
+and a file FOLDER/cancel (or --stop FILE) ends the run like a signal: everything committed stays.
+Exit codes: those of `gigarestore restore` or `batch`, 75 when it was stopped and can go on.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from orchestrator.run_folder import RunDir
 from storage.run_store.fencing import EXPIRY
 
 BEAT_SECONDS = 2.0
-STOPPED, INTERRUPTED = 75, 130
+STOPPED = 75
+INTERRUPTED = 130
 HERE = ("--executor", "ray")  # else `resume` would submit again
 
 
@@ -40,7 +41,8 @@ class Beacon(threading.Thread):
 
     def __init__(self, folder: Path, stops: Sequence[Path]) -> None:
         super().__init__(daemon=True)
-        self.folder, self.stops = folder, stops
+        self.folder = folder
+        self.stops = stops
         self.told = False
         self._ended = threading.Event()
 
@@ -61,7 +63,9 @@ class Beacon(threading.Thread):
     def write(self, name: str, values: dict[str, Any]) -> None:
         facts = {"time": time.time(), "host": socket.gethostname(), "pid": os.getpid(), **values}
         partial = self.folder / f"{name}.{os.getpid()}.partial"
-        with contextlib.suppress(OSError):  # a full or absent file system is for the run itself to complain of
+        with contextlib.suppress(
+            OSError
+        ):  # a full or absent file system is for the run itself to complain of
             partial.write_text(json.dumps(facts), encoding="utf-8")
             partial.replace(self.folder / name)
 
@@ -71,7 +75,8 @@ def main(arguments: Sequence[str]) -> int:
     given, words = parse(arguments)
     if Path(given.directory).is_dir():
         os.chdir(given.directory)
-    out, folder = Path(given.output), Path(given.folder)
+    out = Path(given.output)
+    folder = Path(given.folder)
     stops = [folder / "cancel", *map(Path, given.stop)]
     if given.array:
         folder = folder / f"{SHARE}{os.environ['SLURM_ARRAY_TASK_ID']}"
@@ -104,18 +109,29 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--output", required=True)
     parser.add_argument("--folder", required=True)
     parser.add_argument("--directory", default=".")
-    parser.add_argument("--earlier", action="append", default=[], help="identity of a submission to go on from")
-    parser.add_argument("--stop", action="append", default=[], help="a file that ends the run when it appears")
-    parser.add_argument("--array", action="store_true", help="this is a task of a SLURM array, with a share of a batch")
+    parser.add_argument(
+        "--earlier", action="append", default=[], help="identity of a submission to go on from"
+    )
+    parser.add_argument(
+        "--stop", action="append", default=[], help="a file that ends the run when it appears"
+    )
+    parser.add_argument(
+        "--array",
+        action="store_true",
+        help="this is a task of a SLURM array, with a share of a batch",
+    )
     return parser.parse_args(list(arguments)[:split]), list(arguments)[split + 1 :]
 
 
-def command_line(run: RunDir, folder: Path, restore: list[str], earlier: Sequence[str]) -> list[str]:
-    """Return `restore` for the first attempt, `resume` once the job in OUT is this submission's or an earlier one's.
+def command_line(
+    run: RunDir, folder: Path, restore: list[str], earlier: Sequence[str]
+) -> list[str]:
+    """Return `restore` for the first attempt, `resume` once the job in OUT is this submission's or
+    an earlier one's.
 
-    Whose job stands there is told by its file: the first attempt of each submission notes what it found before it began; one
-    without a note never began. A later attempt takes over: the scheduler has declared the one before it dead, and the fence
-    (storage.run_store.fencing) sees to it.
+    Whose job stands there is told by its file: the first attempt of each submission notes what it
+    found before it began; one without a note never began. A later attempt takes over: the scheduler
+    has declared the one before it dead, and the fence (storage.run_store.fencing) sees to it.
     """
     note = folder / "before.json"
     again = note.exists()
@@ -129,18 +145,25 @@ def command_line(run: RunDir, folder: Path, restore: list[str], earlier: Sequenc
     if now and any(before != now for before in notes):
         return ["resume", str(run.root), *HERE, *(["--take-over"] if again else [])]
     if again and run.attempts.exists():
-        time.sleep(EXPIRY)  # it died before it wrote its job: its signs of life count for a while, here or elsewhere
+        time.sleep(
+            EXPIRY
+        )  # it died before it wrote its job: its signs of life count for a while, here or elsewhere
     return ["restore", *restore]
 
 
 def batch_line(out: Path, folder: Path, words: list[str], *, array: bool) -> list[str]:
-    """Return `batch`, which goes on by itself; a later attempt takes over from the one before, which is dead."""
+    """Return `batch`, which goes on by itself; a later attempt takes over from the one before,
+    which is dead.
+    """
     from cluster.batches.folder import BatchFolder, array_shard
 
-    note, share = folder / "begun", array_shard() if array else None
+    note = folder / "begun"
+    share = array_shard() if array else None
     again = note.exists()
     note.touch()
-    if again and any(run.attempts.exists() and not run.job.exists() for run in BatchFolder(out).runs(share)):
+    if again and any(
+        run.attempts.exists() and not run.job.exists() for run in BatchFolder(out).runs(share)
+    ):
         time.sleep(EXPIRY)  # it died before it wrote an image's job: as above
     return [*words, *HERE, *(["--array"] if array else []), *(["--take-over"] if again else [])]
 

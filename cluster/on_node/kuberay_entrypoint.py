@@ -1,7 +1,9 @@
-"""The entrypoint of a RayJob: cluster.on_node.driver with the arguments that the manifest holds, then the copy to a store.
+"""The entrypoint of a RayJob: cluster.on_node.driver with the arguments that the manifest holds,
+then the copy to a store.
 
-Before Kubernetes ends the pod it makes the file STOP and waits until RUNNING is gone (cluster.submission.kuberay.rayjob_manifest).
-Exit codes: those of cluster.on_node.driver; 2 when the store takes nothing, 1 when the finished image could not be copied.
+Before Kubernetes ends the pod it makes the file STOP and waits until RUNNING is gone
+(cluster.submission.kuberay.rayjob_manifest). Exit codes: those of cluster.on_node.driver; 2 when
+the store takes nothing, 1 when the finished image could not be copied.
 """
 
 from __future__ import annotations
@@ -11,9 +13,12 @@ import os
 import sys
 from pathlib import Path
 
-ARGUMENTS, COPY_TO, SCRATCH = "GIGARESTORE_DRIVER", "GIGARESTORE_COPY_TO", "GIGARESTORE_SCRATCH"
+ARGUMENTS = "GIGARESTORE_DRIVER"
+COPY_TO = "GIGARESTORE_COPY_TO"
+SCRATCH = "GIGARESTORE_SCRATCH"
 # In the pod's own scratch folder: every pod, and so every attempt, has a new one.
-STOP, RUNNING = "gigarestore-stop", "gigarestore-running"
+STOP = "gigarestore-stop"
+RUNNING = "gigarestore-running"
 
 
 def main() -> int:
@@ -46,7 +51,8 @@ def reachable(url: str) -> bool:
         try_target(url)
     except FormatError as err:
         print(
-            f"gigarestore: {' '.join(redact(str(err)).split())}; check --copy-to and its credentials", file=sys.stderr
+            f"gigarestore: {' '.join(redact(str(err)).split())}; check --copy-to and its credentials",
+            file=sys.stderr,
         )
         return False
     return True
@@ -62,7 +68,8 @@ def copy(root: Path, url: str) -> int:
         count, size = upload(root, url)
     except (FormatError, OSError) as err:
         print(
-            f"gigarestore: {' '.join(redact(str(err)).split())}; the image itself is whole at {root}", file=sys.stderr
+            f"gigarestore: {' '.join(redact(str(err)).split())}; the image itself is whole at {root}",
+            file=sys.stderr,
         )
         return 1
     print(f"{redact(url)}: {count} objects, {size:,} bytes", flush=True)

@@ -1,4 +1,5 @@
-"""What a launcher needs of its node: addresses and ports, private files, and the end of what it started.
+"""What a launcher needs of its node: addresses and ports, private files, and the end of what it
+started.
 
 Standard library only.
 """
@@ -25,11 +26,15 @@ PAUSE = 0.2
 
 
 class Pulse:
-    """Tell whether a file that is rewritten again and again has not been for long; clocks of nodes may differ."""
+    """Tell whether a file that is rewritten again and again has not been for long; clocks of nodes
+    may differ.
+    """
 
     def __init__(self, path: Path, patience: float) -> None:
-        self.path, self.patience = path, patience
-        self._text, self._changed = "", time.monotonic()
+        self.path = path
+        self.patience = patience
+        self._text = ""
+        self._changed = time.monotonic()
 
     @property
     def silent(self) -> bool:
@@ -38,26 +43,33 @@ class Pulse:
         except OSError:
             text = self._text
         if text != self._text:
-            self._text, self._changed = text, time.monotonic()
+            self._text = text
+            self._changed = time.monotonic()
         return time.monotonic() - self._changed > self.patience
 
 
 def ask(*command: str) -> str:
     """Return what a program of SLURM says, nothing where it is missing or reaches no controller."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=30, check=False
+        ).stdout
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return ""
 
 
 def own_job() -> str:
-    """Return this job's name for scontrol: the number of an array's last task is that of the whole array."""
+    """Return this job's name for scontrol: the number of an array's last task is that of the whole
+    array.
+    """
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
 
 
 def own_address(peer: str | None = None) -> str:
-    """Return this node's address on the way to `peer`, or to the node that the job's script runs on; nothing is sent."""
+    """Return this node's address on the way to `peer`, or to the node that the job's script runs
+    on; nothing is sent.
+    """
     peer = peer or os.environ.get("SLURM_LAUNCH_NODE_IPADDR") or socket.gethostname()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((peer, 9))
@@ -81,7 +93,9 @@ def listens(host: str, port: int) -> bool:
 
 
 def visible(path: Path) -> bool:
-    """Tell whether a file is there; listing its folder makes NFS look again. What cannot be listed shows nothing."""
+    """Tell whether a file is there; listing its folder makes NFS look again. What cannot be listed
+    shows nothing.
+    """
     with contextlib.suppress(OSError):
         return path.name in os.listdir(path.parent)
     return False
@@ -92,7 +106,9 @@ def write_private(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     with contextlib.suppress(FileNotFoundError):
         partial.unlink()
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+    with os.fdopen(
+        os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
+    ) as file:
         file.write(text)
     partial.replace(path)
 
@@ -104,7 +120,9 @@ def short_temporary() -> str:
 
 
 def sweep() -> None:
-    """Remove what launchers of this user left that were killed with their node's power; a living one holds its lock."""
+    """Remove what launchers of this user left that were killed with their node's power; a living
+    one holds its lock.
+    """
     for path in Path(short_temporary()).glob(f"{PREFIX}{os.getuid()}-*"):
         with contextlib.suppress(OSError), (path / "lock").open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -114,7 +132,8 @@ def sweep() -> None:
 def end_all(mark: str, sessions: set[int]) -> None:
     """End every process of ours but this one: first asked, then forced."""
     for number, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, GRACE)):
-        deadline, told = time.monotonic() + patience, set[int]()
+        deadline = time.monotonic() + patience
+        told = set[int]()
         while found := ours(mark, sessions):
             for pid in found - told:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -126,15 +145,19 @@ def end_all(mark: str, sessions: set[int]) -> None:
 
 
 def ours(mark: str, sessions: set[int]) -> set[int]:
-    """Return the living processes of one of our sessions, or with our mark in their environment; without this one.
+    """Return the living processes of one of our sessions, or with our mark in their environment;
+    without this one.
 
-    Ray's agents write their title over their environment, and its workers are groups of their own: neither test alone
-    finds all.
+    Ray's agents write their title over their environment, and its workers are groups of their own:
+    neither test alone finds all.
     """
-    wanted, found = f"{MARK}={mark}".encode(), set()
+    wanted = f"{MARK}={mark}".encode()
+    found = set()
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             state, _, _, session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
-            if state != "Z" and (int(session) in sessions or wanted in (folder / "environ").read_bytes().split(b"\0")):
+            if state != "Z" and (
+                int(session) in sessions or wanted in (folder / "environ").read_bytes().split(b"\0")
+            ):
                 found.add(int(folder.name))
     return found - {os.getpid()}

@@ -1,10 +1,12 @@
-"""One process per node of a SLURM job: rank 0 starts Ray's head and the driver, the others join and rejoin.
+"""One process per node of a SLURM job: rank 0 starts Ray's head and the driver, the others join and
+rejoin.
 
     srun --ntasks-per-node=1 python -m cluster.on_node.slurm_launcher --folder ATTEMPT --restarts N -- DRIVER
 
-Standard library only. The ranks meet in ATTEMPT, a folder that all nodes see: rank 0 leaves `rendezvous.json` (address and
-token, mode 0600) there, beats in `head`, and writes the driver's exit code to `exit`. A rank ends only what it started.
-Exit codes: the driver's; 70 when Ray did not start.
+Standard library only. The ranks meet in ATTEMPT, a folder that all nodes see: rank 0 leaves
+`rendezvous.json` (address and token, mode 0600) there, beats in `head`, and writes the driver's
+exit code to `exit`. A rank ends only what it started. Exit codes: the driver's; 70 when Ray did not
+start.
 """
 
 from __future__ import annotations
@@ -45,12 +47,14 @@ from cluster.on_node.processes import (
     write_private,
 )
 
-NO_RAY, STOPPED = 70, 75
+NO_RAY = 70
+STOPPED = 75
 HEAD_PATIENCE = 180.0
 RENDEZVOUS_PATIENCE = 300.0
 # How long the file system may refuse the driver's exit code, seconds.
 EXIT_PATIENCE = 20.0
-# What a driver is left once SLURM ends the job: it kills all of us soon (KillWait, 30 s), and something is to be swept, seconds.
+# What a driver is left once SLURM ends the job: it kills all of us soon (KillWait, 30 s), and
+# something is to be swept, seconds.
 LAST_PATIENCE = 5.0
 # A head that has not beaten for so long is dead, seconds.
 HEAD_SILENCE = float(os.environ.get("GIGARESTORE_HEAD_SILENCE", "120"))
@@ -58,8 +62,9 @@ BEAT = 2.0
 REJOIN_PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
 # Nothing but names and reports is stored.
 OBJECT_STORE = "100000000"
-# Ray's own settings, where the environment does not say otherwise. (period + timeout) * threshold: a node whose cable was
-# cut counts as dead after half a minute, not after 64 s. Workers have the nodes to themselves: no niceness.
+# Ray's own settings, where the environment does not say otherwise. (period + timeout) * threshold:
+# a node whose cable was cut counts as dead after half a minute, not after 64 s. Workers have the
+# nodes to themselves: no niceness.
 SYSTEM = {
     "health_check_period_ms": "2000",
     "health_check_timeout_ms": "5000",
@@ -92,7 +97,9 @@ class Launcher:
         self._lock = (fresh / "lock").open("wb")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         # Under the name that `sweep` looks for only once it is locked.
-        self.temporary = fresh.rename(fresh.with_name(f"{PREFIX}{os.getuid()}{fresh.name.removeprefix('.gr')}"))
+        self.temporary = fresh.rename(
+            fresh.with_name(f"{PREFIX}{os.getuid()}{fresh.name.removeprefix('.gr')}")
+        )
 
     def run(self) -> int:
         """Do this rank's part; leave neither process nor file behind."""
@@ -108,11 +115,14 @@ class Launcher:
             self._say("left")
 
     def _head(self) -> int:
-        address, port = own_address(), free_port()
+        address = own_address()
+        port = free_port()
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
         for name, value in SYSTEM.items():
             os.environ.setdefault(f"RAY_{name}", value)
-        ray = self._ray("--head", "--port", str(port), "--include-dashboard", "false", address=address)
+        ray = self._ray(
+            "--head", "--port", str(port), "--include-dashboard", "false", address=address
+        )
         if (
             not self._until(lambda: ray.poll() is not None or listens(address, port), HEAD_PATIENCE)
             or ray.poll() is not None
@@ -141,17 +151,22 @@ class Launcher:
         return code
 
     def _write(self, name: str, text: str) -> bool:
-        """Try to write a file for the other ranks: a full or stale file system must not end the attempt."""
+        """Try to write a file for the other ranks: a full or stale file system must not end the
+        attempt.
+        """
         with contextlib.suppress(OSError):
             write_private(self.folder / name, text)
             return True
         return False
 
     def _drive(self, driver: subprocess.Popen[bytes], ray: subprocess.Popen[bytes]) -> int:
-        told, beats, last = float("inf"), 0, -BEAT
+        told = float("inf")
+        beats = 0
+        last = -BEAT
         while driver.poll() is None:
             if time.monotonic() - last >= BEAT:
-                last, beats = time.monotonic(), beats + 1
+                last = time.monotonic()
+                beats = beats + 1
                 self._write("head", str(beats))
             if ray.poll() is not None:
                 self._say(
@@ -173,16 +188,22 @@ class Launcher:
         meeting = self.folder / "rendezvous.json"
         if not self._until(lambda: visible(meeting) or self._over(), RENDEZVOUS_PATIENCE):
             if not self.stopped:
-                self._say(f"the head has left no address in {meeting} for {RENDEZVOUS_PATIENCE:.0f} s")
+                self._say(
+                    f"the head has left no address in {meeting} for {RENDEZVOUS_PATIENCE:.0f} s"
+                )
             return 0 if self.stopped else NO_RAY
         if self._over():
             return 0
         found = json.loads(meeting.read_text(encoding="utf-8"))
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=found["token"])
         host, _, port = found["address"].rpartition(":")
-        pulse, tries = Pulse(self.folder / "head", HEAD_SILENCE), 0
+        pulse = Pulse(self.folder / "head", HEAD_SILENCE)
+        tries = 0
         while not self._over():
-            self._until(lambda: listens(host, int(port)) or self._over() or pulse.silent, RENDEZVOUS_PATIENCE)
+            self._until(
+                lambda: listens(host, int(port)) or self._over() or pulse.silent,
+                RENDEZVOUS_PATIENCE,
+            )
             if pulse.silent:
                 self._begin_again(pulse)
                 continue
@@ -191,17 +212,22 @@ class Launcher:
             if ended is None:
                 break
             tries = tries + 1 if time.monotonic() - began < 60 else 0
-            self._say(f"Ray ended with {ended} on this node; joining again; the end of its log:\n{self._tail()}")
+            self._say(
+                f"Ray ended with {ended} on this node; joining again; the end of its log:\n{self._tail()}"
+            )
             end_all(self.mark, self.sessions)
             self._until(self._over, REJOIN_PAUSES[min(tries, len(REJOIN_PAUSES) - 1)])
         return 0
 
     def _begin_again(self, pulse: Pulse) -> None:
-        """Have the job queued again: with --no-kill SLURM leaves it standing without the node of its script.
+        """Have the job queued again: with --no-kill SLURM leaves it standing without the node of
+        its script.
 
-        Not while the controller does not answer, since then it is this node that is cut off, and not once the head is heard.
+        Not while the controller does not answer, since then it is this node that is cut off, and
+        not once the head is heard.
         """
-        job, attempt = own_job(), os.environ.get("SLURM_RESTART_COUNT", "0")
+        job = own_job()
+        attempt = os.environ.get("SLURM_RESTART_COUNT", "0")
         self._say(f"the head has not beaten for {HEAD_SILENCE:.0f} s")
         while pulse.silent and not self._over():
             if f" Restarts={attempt} " not in ask("scontrol", "show", "job", job):
@@ -220,7 +246,9 @@ class Launcher:
             self._until(self._over, HEAD_SILENCE)
 
     def _join(self, head: str, address: str) -> int | None:
-        """Run Ray here until the job is over; return its exit code when it ended by itself, as without a head it does."""
+        """Run Ray here until the job is over; return its exit code when it ended by itself, as
+        without a head it does.
+        """
         ray = self._ray("--address", head, address=address)
         self._say(f"joins {head}")
         self._until(lambda: ray.poll() is not None or self._over(), float("inf"))
@@ -230,13 +258,35 @@ class Launcher:
         return self.stopped or visible(self.folder / "exit")
 
     def _ray(self, *options: str, address: str) -> subprocess.Popen[bytes]:
-        """Start `ray start --block` with what SLURM gave to this node; Ray itself would take the whole machine."""
+        """Start `ray start --block` with what SLURM gave to this node; Ray itself would take the
+        whole machine.
+        """
         cpus = os.environ.get("SLURM_CPUS_PER_TASK", "1")
         gpus = os.environ.get("SLURM_GPUS_ON_NODE", "0")
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", *options, "--node-ip-address", address]
+        command = [
+            sys.executable,
+            "-m",
+            "ray.scripts.scripts",
+            "start",
+            *options,
+            "--node-ip-address",
+            address,
+        ]
         command += ["--num-cpus", cpus, "--num-gpus", gpus, "--object-store-memory", OBJECT_STORE]
-        command += ["--min-worker-port", "0", "--max-worker-port", "0", "--temp-dir", str(self.temporary / "r")]
-        command += ["--dashboard-agent-listen-port", str(free_port()), "--disable-usage-stats", "--block"]
+        command += [
+            "--min-worker-port",
+            "0",
+            "--max-worker-port",
+            "0",
+            "--temp-dir",
+            str(self.temporary / "r"),
+        ]
+        command += [
+            "--dashboard-agent-listen-port",
+            str(free_port()),
+            "--disable-usage-stats",
+            "--block",
+        ]
         if "--head" in options and importlib.util.find_spec("grpc") is not None:
             command += ["--ray-client-server-port", str(free_port())]
         with self._log().open("ab") as log:
@@ -273,7 +323,9 @@ class Launcher:
 def main(arguments: list[str]) -> int:
     """Run this node's part of the job."""
     if arguments[0:3:2] != ["--folder", "--restarts"] or arguments[4:5] != ["--"]:
-        raise SystemExit("usage: python -m cluster.on_node.slurm_launcher --folder ATTEMPT --restarts N -- DRIVER")
+        raise SystemExit(
+            "usage: python -m cluster.on_node.slurm_launcher --folder ATTEMPT --restarts N -- DRIVER"
+        )
     rank = int(os.environ["SLURM_PROCID"])
     return Launcher(Path(arguments[1]), arguments[5:], rank, int(arguments[3])).run()
 

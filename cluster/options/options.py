@@ -1,4 +1,5 @@
-"""The options of a job: one table that says of each what it means, where it goes in a JobSpec, and how it is read.
+"""The options of a job: one table that says of each what it means, where it goes in a JobSpec, and
+how it is read.
 
 Commands name those that they have (`takes`); the columns of a manifest are the same names.
 """
@@ -16,7 +17,9 @@ import typer
 from cluster.options import parsers
 from orchestrator.job.spec import JobSpec
 
-Job = Annotated[Path | None, typer.Option(help="A job file (TOML); other options override what it says.")]
+Job = Annotated[
+    Path | None, typer.Option(help="A job file (TOML); other options override what it says.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -44,7 +47,9 @@ def _option(
     flag: str | None = None,
     read: Callable[[Any], Any] | None = None,
 ) -> Option:
-    """place: SECTION.FIELD; kind: type; default: in words, where leaving it out means something; flag: its name if another."""
+    """place: SECTION.FIELD; kind: type; default: in words, where leaving it out means something;
+    flag: its name if another.
+    """
     section, field = place.split(".")
     flags = () if flag is None else (flag,)
     annotation = Annotated[kind | None, typer.Option(*flags, help=text, show_default=default)]
@@ -62,10 +67,19 @@ OPTIONS = {
     ),
     "scale": _option("task.scale", int, "Output pixels per input pixel (sr).", "4 for sr"),
     "sigma": _option(
-        "task.sigma", str, "Noise of the input: grey levels of its dtype (25), or percent of its range (10%)."
+        "task.sigma",
+        str,
+        "Noise of the input: grey levels of its dtype (25), or percent of its range (10%).",
     ),
-    "mask": _option("input.mask", str, "Inpainting: image of the input's size, non-zero where it is known.", read=str),
-    "nodata": _option("input.nodata", float, "Inpainting: pixels of this value in every band are unknown."),
+    "mask": _option(
+        "input.mask",
+        str,
+        "Inpainting: image of the input's size, non-zero where it is known.",
+        read=str,
+    ),
+    "nodata": _option(
+        "input.nodata", float, "Inpainting: pixels of this value in every band are unknown."
+    ),
     "channel": _option(
         "input.channel",
         str,
@@ -80,16 +94,25 @@ OPTIONS = {
         int,
         "Largest size that IN may declare, px; given, IN may also take over 384 MiB to decode.",
     ),
-    "pad": _option("input.pad", str, "Outpainting: px to invent, TOP,RIGHT,BOTTOM,LEFT.", read=parsers.parse_pad),
+    "pad": _option(
+        "input.pad",
+        str,
+        "Outpainting: px to invent, TOP,RIGHT,BOTTOM,LEFT.",
+        read=parsers.parse_pad,
+    ),
     "kernel": _option("task.kernel", str, "How sr was reduced: average or bicubic.", "average"),
     "blur": _option(
         "task.blur",
         str,
         "deblur: uniform:TAPS, gaussian:SIGMA[:TAPS], anisotropic:SIGMA_Y,SIGMA_X[:TAPS] or a kernel file.",
     ),
-    "ratio": _option("task.ratio", float, "cs: kept share of the coefficients; restore reads it from IN."),
+    "ratio": _option(
+        "task.ratio", float, "cs: kept share of the coefficients; restore reads it from IN."
+    ),
     "block": _option("task.block", int, "cs: side of a block, px.", "32"),
-    "operator": _option("task.operator", str, "Your own operator, package.module:Class.", flag="--operator"),
+    "operator": _option(
+        "task.operator", str, "Your own operator, package.module:Class.", flag="--operator"
+    ),
     "operator_args": _option(
         "task.operator_args",
         list[str],
@@ -117,9 +140,17 @@ OPTIONS = {
         "Y0,X0,Y1,X1:DENOISER[:CLASS], output px: restore a region with another network first. May repeat.",
         read=parsers.parse_regions,
     ),
-    "label": _option("guidance.label", int, "Class to draw, of a conditional network or --classifier.", flag="--class"),
+    "label": _option(
+        "guidance.label",
+        int,
+        "Class to draw, of a conditional network or --classifier.",
+        flag="--class",
+    ),
     "classifier": _option(
-        "guidance.classifier", Path, "Guided-diffusion classifier that guides the network.", read=str
+        "guidance.classifier",
+        Path,
+        "Guided-diffusion classifier that guides the network.",
+        read=str,
     ),
     "guidance": _option("guidance.scale", float, "Factor of the classifier's gradient.", "1"),
     "value_range": _option(
@@ -131,10 +162,16 @@ OPTIONS = {
         read=parsers.parse_range,
     ),
     "grey_as": _option(
-        "input.grey_as", str, "One band: replicate (in every channel) or mean (of the channels).", "replicate"
+        "input.grey_as",
+        str,
+        "One band: replicate (in every channel) or mean (of the channels).",
+        "replicate",
     ),
     "bands_as": _option(
-        "input.bands_as", str, "Other bands than the network's: groups of its channels, or single.", "groups"
+        "input.bands_as",
+        str,
+        "Other bands than the network's: groups of its channels, or single.",
+        "groups",
     ),
     "skip_flat": _option(
         "task.skip_flat",
@@ -147,7 +184,9 @@ OPTIONS = {
         "faithful: nearest to the truth on average; detail: a sample; paper: the paper's settings.",
     ),
     "quality": _option(
-        "sampling.quality", str, "draft, standard or paper: number of steps, from the measured trade-off."
+        "sampling.quality",
+        str,
+        "draft, standard or paper: number of steps, from the measured trade-off.",
     ),
     "method": _option("sampling.method", str, "ddnm, repaint, ilvr, ddrm, pigdm or dps.", "ddnm"),
     "zeta": _option("sampling.zeta", float, "dps: length of the gradient step.", "1"),
@@ -161,9 +200,13 @@ OPTIONS = {
         "Share of fresh noise in form eps: 0 to 1, ddpm, or analytic.",
         read=parsers.parse_eta,
     ),
-    "start": _option("sampling.start", int, "First timestep of a warm start; leave out for the preset's."),
+    "start": _option(
+        "sampling.start", int, "First timestep of a warm start; leave out for the preset's."
+    ),
     "noise_scale": _option("sampling.noise_scale", float, "Factor of all noise, 0 to 1."),
-    "inverse": _option("sampling.inverse", str, "A+ of average pooling: replicate (the paper's) or smooth."),
+    "inverse": _option(
+        "sampling.inverse", str, "A+ of average pooling: replicate (the paper's) or smooth."
+    ),
     "guide": _option(
         "sampling.guide",
         str,
@@ -176,16 +219,26 @@ OPTIONS = {
         flag="--ensemble",
     ),
     "travel": _option(
-        "sampling.travel", str, "Time travel LENGTH,REPEAT, for example 10,3.", read=parsers.parse_travel
+        "sampling.travel",
+        str,
+        "Time travel LENGTH,REPEAT, for example 10,3.",
+        read=parsers.parse_travel,
     ),
     "tile": _option("tiling.tile", int, "Side of a tile in px.", "the network's"),
     "stride": _option("tiling.stride", int, "Distance between tiles in px.", "half a tile"),
     "margin": _option(
-        "tiling.margin", int, "Outer px that a tile leaves to the next one.", "half the overlap; 0 for paper"
+        "tiling.margin",
+        int,
+        "Outer px that a tile leaves to the next one.",
+        "half the overlap; 0 for paper",
     ),
     "levels": _option("tiling.levels", int, "Restoration levels (HiR); 1 = none.", "automatic"),
-    "order": _option("tiling.order", str, "raster, centre, bridge or colour.", "centre; intent paper: raster"),
-    "order_block": _option("tiling.block", int, "Tiles along a block's side, for the order bridge.", "16"),
+    "order": _option(
+        "tiling.order", str, "raster, centre, bridge or colour.", "centre; intent paper: raster"
+    ),
+    "order_block": _option(
+        "tiling.block", int, "Tiles along a block's side, for the order bridge.", "16"
+    ),
     "seed": _option("sampling.seed", int, "Seed of all randomness.", "0"),
     "executor": _option("run.executor", str, "ray or serial.", "ray", flag="--executor"),
     "workers": _option("run.workers", int, "Workers.", "one per GPU, else per core"),
@@ -197,7 +250,9 @@ OPTIONS = {
         "fair",
     ),
     "address": _option("run.address", str, "Ray cluster to use, HOST:PORT or auto.", "a local one"),
-    "keep_work": _option("run.keep_work", bool, "Keep the working arrays after publishing.", flag="--keep-work"),
+    "keep_work": _option(
+        "run.keep_work", bool, "Keep the working arrays after publishing.", flag="--keep-work"
+    ),
     "on_failed_tile": _option(
         "run.on_failed_tile",
         str,
@@ -205,12 +260,20 @@ OPTIONS = {
         "stop",
     ),
     "drain_seconds": _option(
-        "run.drain_seconds", float, "After Ctrl-C or SIGTERM: time for running batches to end.", "30"
+        "run.drain_seconds",
+        float,
+        "After Ctrl-C or SIGTERM: time for running batches to end.",
+        "30",
     ),
     "hang_seconds": _option(
-        "run.hang_seconds", float, "How much beyond five times the usual a batch may take, store apart.", "60"
+        "run.hang_seconds",
+        float,
+        "How much beyond five times the usual a batch may take, store apart.",
+        "60",
     ),
-    "store_seconds": _option("run.store_seconds", float, "How long a failing store is tried again.", "90"),
+    "store_seconds": _option(
+        "run.store_seconds", float, "How long a failing store is tried again.", "90"
+    ),
 }
 """By name: a command's parameter and a manifest's column."""
 
@@ -223,23 +286,30 @@ def _between(first: str, last: str) -> tuple[str, ...]:
 JOB = tuple(name for name in _between("task", "store_seconds") if name != "block")
 """Everything about a restoration."""
 TASK = tuple(name for name in _between("task", "operator_args") if name != "block")
-SAMPLING, TILING, RUN = (
-    _between("intent", "travel"),
-    _between("tile", "order_block"),
-    _between("executor", "store_seconds"),
-)
+SAMPLING = _between("intent", "travel")
+TILING = _between("tile", "order_block")
+RUN = _between("executor", "store_seconds")
 
 
 def takes(*names: str) -> Callable[[F], F]:
-    """Give a command these options, before its keyword-only parameters; they reach it as `**given`, None where not given."""
+    """Give a command these options, before its keyword-only parameters; they reach it as `**given`,
+    None where not given.
+    """
 
     def extend(command: F) -> F:
         signature = inspect.signature(command, eval_str=True)
         shared = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=OPTIONS[name].annotation)
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=OPTIONS[name].annotation,
+            )
             for name in names
         ]
-        own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        own = [
+            p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD
+        ]
         first = [p for p in own if p.kind is not inspect.Parameter.KEYWORD_ONLY]
         extended = signature.replace(parameters=[*first, *shared, *own[len(first) :]])
         command.__signature__ = extended  # type: ignore[attr-defined]  # what typer asks for
@@ -249,7 +319,9 @@ def takes(*names: str) -> Callable[[F], F]:
 
 
 def job_spec(base: JobSpec, given: dict[str, Any]) -> JobSpec:
-    """Return `base` with the options that were given put in their sections; raises PlanError on a bad value."""
+    """Return `base` with the options that were given put in their sections; raises PlanError on a
+    bad value.
+    """
     values = base.model_dump()
     for name, value in given.items():
         if value is None or value == []:

@@ -14,7 +14,9 @@ def parse_sigma(text: str) -> tuple[float, str]:
     try:
         value = float(number)
     except ValueError:
-        raise PlanError(f"--sigma {text!r} is no noise level; give grey levels (25) or a percentage (10%)") from None
+        raise PlanError(
+            f"--sigma {text!r} is no noise level; give grey levels (25) or a percentage (10%)"
+        ) from None
     return (value / 100 if unit == "fraction" else value), unit
 
 
@@ -37,7 +39,9 @@ def parse_batchings(text: str) -> list[str]:
     """Read fair, continuous, or both with a comma."""
     found = text.split(",")
     if not set(found) <= {"fair", "continuous"}:
-        raise PlanError(f"--batching {text!r} is unknown; give fair, continuous, or both with a comma")
+        raise PlanError(
+            f"--batching {text!r} is unknown; give fair, continuous, or both with a comma"
+        )
     return found
 
 
@@ -46,7 +50,9 @@ def parse_range(text: str) -> tuple[float, float]:
     try:
         low, high = (float(part) for part in text.split(","))
     except ValueError:
-        raise PlanError(f"--range {text!r} is no range; give LOW,HIGH of stored values, for example 0,4095") from None
+        raise PlanError(
+            f"--range {text!r} is no range; give LOW,HIGH of stored values, for example 0,4095"
+        ) from None
     return low, high
 
 
@@ -63,7 +69,9 @@ def parse_regions(texts: list[str]) -> list[dict[str, Any]]:
     for text in texts:
         match = re.fullmatch(r"(\d+),(\d+),(\d+),(\d+):(.+?)(?::(\d+))?", text)
         if match is None:
-            raise PlanError(f"--region {text!r} is no region; give Y0,X0,Y1,X1:DENOISER or ...:DENOISER:CLASS")
+            raise PlanError(
+                f"--region {text!r} is no region; give Y0,X0,Y1,X1:DENOISER or ...:DENOISER:CLASS"
+            )
         *box, denoiser, label = match.groups()
         number = None if label is None else int(label)
         found.append({"box": tuple(map(int, box)), "denoiser": denoiser, "label": number})
@@ -74,14 +82,18 @@ def parse_travel(text: str) -> tuple[int, int]:
     """Read LENGTH,REPEAT."""
     match = re.fullmatch(r"(\d+),(\d+)", text)
     if match is None:
-        raise PlanError(f"--travel {text!r} is no time travel; give LENGTH,REPEAT, for example 10,3")
+        raise PlanError(
+            f"--travel {text!r} is no time travel; give LENGTH,REPEAT, for example 10,3"
+        )
     return int(match[1]), int(match[2])
 
 
 def parse_pad(text: str) -> tuple[int, ...]:
     """Read TOP,RIGHT,BOTTOM,LEFT."""
     if re.fullmatch(r"\d+,\d+,\d+,\d+", text) is None:
-        raise PlanError(f"--pad {text!r} is no padding; give TOP,RIGHT,BOTTOM,LEFT in px, for example 0,64,0,64")
+        raise PlanError(
+            f"--pad {text!r} is no padding; give TOP,RIGHT,BOTTOM,LEFT in px, for example 0,64,0,64"
+        )
     return tuple(int(side) for side in text.split(","))
 
 
@@ -98,4 +110,6 @@ def parse_eta(text: str) -> float | str:
     try:
         return text if text in ("ddpm", "analytic") else float(text)
     except ValueError:
-        raise PlanError(f"--eta {text!r} is neither a number from 0 to 1 nor ddpm nor analytic") from None
+        raise PlanError(
+            f"--eta {text!r} is neither a number from 0 to 1 nor ddpm nor analytic"
+        ) from None

@@ -25,7 +25,9 @@ class Backend(Protocol):
         ...
 
     def check(self, submission: Submission) -> str:
-        """Ask the scheduler whether it would take the submission; raises PlanError when it would not."""
+        """Ask the scheduler whether it would take the submission; raises PlanError when it would
+        not.
+        """
         ...
 
     def submit(self, submission: Submission) -> Handle:
@@ -61,28 +63,44 @@ def backend(name: str) -> Backend:
 
 
 def call(command: list[str], text: str | None = None, timeout: float = 60.0) -> str:
-    """Run a scheduler's program; return its stdout. Raises Unreachable on silence, PlanError on a refusal."""
+    """Run a scheduler's program; return its stdout. Raises Unreachable on silence, PlanError on a
+    refusal.
+    """
     done = attempt(command, text, timeout)
     if done.returncode:
         raise PlanError(f"{command[0]} refuses: {one_line(done.stderr or done.stdout)}")
     return done.stdout
 
 
-def attempt(command: list[str], text: str | None = None, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
-    """Run a scheduler's program to its end, whatever that is; raises Unreachable where there is none or it hangs."""
+def attempt(
+    command: list[str], text: str | None = None, timeout: float = 60.0
+) -> subprocess.CompletedProcess[str]:
+    """Run a scheduler's program to its end, whatever that is; raises Unreachable where there is
+    none or it hangs.
+    """
     try:
         done = subprocess.run(
-            command, input=text, capture_output=True, text=True, timeout=timeout, errors="replace", check=False
+            command,
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            errors="replace",
+            check=False,
         )
     except FileNotFoundError:
         raise Unreachable(
             f"there is no {command[0]} on this machine; submit where the scheduler's programs are"
         ) from None
     except subprocess.TimeoutExpired:
-        raise Unreachable(f"{command[0]} has not answered for {timeout:.0f} s; try again later") from None
+        raise Unreachable(
+            f"{command[0]} has not answered for {timeout:.0f} s; try again later"
+        ) from None
     if done.returncode and any(sign in done.stderr for sign in SILENCES):
         last = done.stderr.strip().rpartition("\n")[2]  # kubectl's earlier lines are its own log
-        raise Unreachable(f"{command[0]} cannot reach its server: {one_line(last)}; try again later")
+        raise Unreachable(
+            f"{command[0]} cannot reach its server: {one_line(last)}; try again later"
+        )
     return done
 
 

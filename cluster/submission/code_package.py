@@ -1,7 +1,7 @@
 """The code that a submission takes along: folders of our four packages, without what is not code.
 
-Folders, because Ray names those by their content; a wheel it names by its file name, so that a rebuilt one of the same
-version would run the old code.
+Folders, because Ray names those by their content; a wheel it names by its file name, so that a
+rebuilt one of the same version would run the old code.
 """
 
 from __future__ import annotations
@@ -18,13 +18,18 @@ LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "*.partial")
 
 
 def pack(target: Path, source: Path | None = None, limit: int = LIMIT) -> list[Path]:
-    """Copy the packages below `target`; return their folders. Raises PlanError for one beyond `limit` bytes."""
+    """Copy the packages below `target`; return their folders. Raises PlanError for one beyond
+    `limit` bytes.
+    """
     root = source or Path(__file__).resolve().parents[2]
     folders = []
     for name in PACKAGES:
         folder = target / name
         shutil.copytree(root / name, folder, ignore=LEFT_OUT)
-        files = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: -path.stat().st_size)
+        files = sorted(
+            (path for path in folder.rglob("*") if path.is_file()),
+            key=lambda path: -path.stat().st_size,
+        )
         size = sum(path.stat().st_size for path in files)
         if size >= limit:
             raise PlanError(

@@ -59,7 +59,9 @@ class JobStatus:
 
     @property
     def exit_code(self) -> int:
-        """Return what `wait` exits with: the driver's own code, else 0, 1, or 75 where `resume` can go on."""
+        """Return what `wait` exits with: the driver's own code, else 0, 1, or 75 where `resume` can
+        go on.
+        """
         if self.state is JobState.SUCCEEDED:
             return 0
         if self.state in (JobState.FAILED, JobState.OUT_OF_MEMORY):
@@ -110,11 +112,17 @@ class SubmissionRecord:
         return found if found.is_dir() else None
 
     def shown(self) -> dict[str, Any]:
-        """Return what is remembered as others may see it: URLs without signatures, the job's variables without values."""
+        """Return what is remembered as others may see it: URLs without signatures, the job's
+        variables without values.
+        """
         common = self.settings["submit"]
         environment = [f"{text.partition('=')[0]}=..." for text in common["env"]]
         settings = {**self.settings, "submit": {**common, "env": environment}}
-        return {**asdict(self), "arguments": _redacted(self.arguments), "settings": _redacted(settings)}
+        return {
+            **asdict(self),
+            "arguments": _redacted(self.arguments),
+            "settings": _redacted(settings),
+        }
 
     def submission(self, run_id: str) -> Submission:
         """Return the same submission under a new identity, to go on with what is at OUT."""
@@ -151,22 +159,31 @@ class SubmissionRegistry:
         return _latest(list(self.folder.glob("*.json")))
 
     def find(self, target: str) -> tuple[Handle, SubmissionRecord | None]:
-        """Return the latest submission that a handle or an output names; raises PlanError where there is none."""
+        """Return the latest submission that a handle or an output names; raises PlanError where
+        there is none.
+        """
         if handle := Handle.parse(target):
-            names = (str(handle), str(handle).partition("_")[0] if handle.backend == "slurm" else None)
+            names = (
+                str(handle),
+                str(handle).partition("_")[0] if handle.backend == "slurm" else None,
+            )
             return handle, next((record for record in self.all() if record.handle in names), None)
         output = target if "://" in target else os.path.abspath(target)
         beside = _latest(list((Path(output) / STATE / FOLDER).glob("*/record.json")))
         known = beside or [record for record in self.all() if record.output == output]
         if not known:
-            raise PlanError(f"{target} is no handle and no output that was submitted; `gigarestore list` names those")
+            raise PlanError(
+                f"{target} is no handle and no output that was submitted; `gigarestore list` names those"
+            )
         found = Handle.parse(known[0].handle)
         assert found is not None
         return found, known[0]
 
 
 def submitted_as(target: Path) -> Handle | None:
-    """Return the handle that `target` is, or that of the latest submission of this output; None where there is none."""
+    """Return the handle that `target` is, or that of the latest submission of this output; None
+    where there is none.
+    """
     try:
         return SubmissionRegistry().find(str(target))[0]
     except PlanError:
@@ -174,7 +191,8 @@ def submitted_as(target: Path) -> Handle | None:
 
 
 def silence(record: SubmissionRecord | None) -> float | None:
-    """Return for how long a run's driver has given no sign of life, s, by the clock of OUT's file system.
+    """Return for how long a run's driver has given no sign of life, s, by the clock of OUT's file
+    system.
 
     None where this machine does not see its folder, or before the first sign.
     """
@@ -192,7 +210,9 @@ def silence(record: SubmissionRecord | None) -> float | None:
 
 
 def ended_code(folder: Path | None) -> int | None:
-    """Return the exit code that the last driver left in its folder, None when it left none or is not seen from here."""
+    """Return the exit code that the last driver left in its folder, None when it left none or is
+    not seen from here.
+    """
     told = None if folder is None else read_json(folder / "exit.json")
     return None if told is None else int(told["code"])
 

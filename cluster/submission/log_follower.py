@@ -13,11 +13,13 @@ LOOKS = 5
 
 
 def follow_files(paths: Sequence[Path], ended: Callable[[], bool]) -> Iterator[str]:
-    """Yield files' texts as they grow, from their beginnings, until `ended`; what came before the end is all there.
+    """Yield files' texts as they grow, from their beginnings, until `ended`; what came before the
+    end is all there.
 
     Of several files each piece's is named where it is not that of the piece before.
     """
-    places, told = dict.fromkeys(paths, 0), None
+    places = dict.fromkeys(paths, 0)
+    told = None
     for look in itertools.count():
         last = look % LOOKS == 0 and ended()
         for path in filter(Path.exists, paths):

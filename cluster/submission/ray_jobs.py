@@ -1,7 +1,9 @@
-"""The Ray Jobs API: a running Ray cluster with its dashboard, through Ray's own client (the extra `jobs`).
+"""The Ray Jobs API: a running Ray cluster with its dashboard, through Ray's own client (the extra
+`jobs`).
 
-Jobs forget: a head that died and came back calls a dead driver's job RUNNING for ever. So the driver beats into its folder
-beside OUT, and a run whose job cannot be asked for, or is said to run, counts as lost once the beat has stopped.
+Jobs forget: a head that died and came back calls a dead driver's job RUNNING for ever. So the
+driver beats into its folder beside OUT, and a run whose job cannot be asked for, or is said to run,
+counts as lost once the beat has stopped.
 """
 
 from __future__ import annotations
@@ -21,7 +23,15 @@ from typing import Any
 
 from cluster.submission.backends import Unreachable, one_line
 from cluster.submission.code_package import PACKAGES, pack
-from cluster.submission.handles import SILENCE, Handle, JobState, JobStatus, SubmissionRecord, ended_code, silence
+from cluster.submission.handles import (
+    SILENCE,
+    Handle,
+    JobState,
+    JobStatus,
+    SubmissionRecord,
+    ended_code,
+    silence,
+)
 from cluster.submission.settings import SubmissionSettings
 from cluster.submission.submission import Submission, quoted
 from orchestrator.errors import PlanError
@@ -86,23 +96,34 @@ class RayJobsBackend:
         except Unreachable:
             if quiet is None or quiet < SILENCE:
                 raise
-            return _gone(record, f"{url} does not answer, and the driver has been silent for {quiet:.0f} s")
+            return _gone(
+                record, f"{url} does not answer, and the driver has been silent for {quiet:.0f} s"
+            )
         if info is None:
             return _gone(record, "the cluster does not know the job: its head was started anew")
         state = STATES.get(str(getattr(info.status, "value", info.status)), JobState.UNKNOWN)
         reason = one_line(info.message or "")
         if state is JobState.RUNNING and quiet is not None and quiet >= SILENCE:
-            return _gone(record, f"its job is said to run, but the driver has been silent for {quiet:.0f} s")
+            return _gone(
+                record, f"its job is said to run, but the driver has been silent for {quiet:.0f} s"
+            )
         if state is JobState.FAILED and info.driver_exit_code == 75:
-            cancelled = record is not None and record.folder is not None and (record.folder / "cancel").exists()
+            cancelled = (
+                record is not None
+                and record.folder is not None
+                and (record.folder / "cancel").exists()
+            )
             return JobStatus(JobState.CANCELLED if cancelled else JobState.INTERRUPTED, 75)
         return JobStatus(
-            state, info.driver_exit_code, "" if state in (JobState.RUNNING, JobState.SUCCEEDED) else reason
+            state,
+            info.driver_exit_code,
+            "" if state in (JobState.RUNNING, JobState.SUCCEEDED) else reason,
         )
 
     def logs(self, handle: Handle, record: SubmissionRecord | None, follow: bool) -> Iterator[str]:
         job, url = handle.rest.split("@", 1)
-        seen, heard = 0, time.monotonic()
+        seen = 0
+        heard = time.monotonic()
         while True:
             try:
                 ended = not follow or self.state(handle, record).state.ended
@@ -111,12 +132,14 @@ class RayJobsBackend:
                     if ended:
                         yield client.get_job_logs(job)[seen:]
                         return
-                    place = (
-                        0  # the stream may break off while the job runs; it then starts at the log's beginning again
-                    )
+                    # The stream may break off while the job runs; it then starts at the log's
+                    # beginning again.
+                    place = 0
                     for piece in _tail(client, job):
-                        fresh, place = piece[max(seen - place, 0) :], place + len(piece)
-                        seen, heard = max(seen, place), time.monotonic()
+                        fresh = piece[max(seen - place, 0) :]
+                        place = place + len(piece)
+                        seen = max(seen, place)
+                        heard = time.monotonic()
                         yield fresh
             except Unreachable:
                 if not follow or time.monotonic() - heard > PATIENCE:
@@ -128,7 +151,8 @@ class RayJobsBackend:
         found = self.state(handle, record)
         if found.state.ended:
             return f"{handle} has already ended: {found.state}"
-        # A job's own stop leaves three seconds: the driver is asked through its folder first, where this machine sees it.
+        # A job's own stop leaves three seconds: the driver is asked through its folder first, where
+        # this machine sees it.
         if found.state is JobState.RUNNING and record is not None and record.folder is not None:
             (record.folder / "cancel").touch()
             if self._ends(handle, record, grace):
@@ -151,18 +175,24 @@ class RayJobsBackend:
 
 
 def job_id(submission: Submission) -> str:
-    """Return the job's name on the cluster: the same for the same submission, so that a retry makes no second job."""
+    """Return the job's name on the cluster: the same for the same submission, so that a retry makes
+    no second job.
+    """
     return f"{submission.name}-{submission.run_id}"
 
 
 def request(submission: Submission, folders: list[str]) -> dict[str, Any]:
-    """Return the arguments of Ray's submit_job. The driver reserves nothing: a job that waits could not be stopped."""
+    """Return the arguments of Ray's submit_job. The driver reserves nothing: a job that waits could
+    not be stopped.
+    """
     environment = {**submission.environment(), "PYTHONUNBUFFERED": "1"}
     runtime: dict[str, Any] = {"env_vars": environment}
     if submission.settings.ray.ship:
         runtime["py_modules"] = folders
     return {
-        "entrypoint": quoted(submission.driver(python=submission.settings.submit.python or "python")),
+        "entrypoint": quoted(
+            submission.driver(python=submission.settings.submit.python or "python")
+        ),
         "submission_id": job_id(submission),
         "runtime_env": runtime,
         "metadata": {"gigarestore_run": submission.run_id, "output": submission.output},
@@ -172,16 +202,26 @@ def request(submission: Submission, folders: list[str]) -> dict[str, Any]:
 def check_version(version: str, url: str) -> None:
     """Raise PlanError for a cluster that is older than what gigarestore needs."""
     parts = version.split(".")
-    if len(parts) < 2 or not all(part.isdigit() for part in parts[:2]) or tuple(map(int, parts[:2])) < OLDEST_RAY:
+    if (
+        len(parts) < 2
+        or not all(part.isdigit() for part in parts[:2])
+        or tuple(map(int, parts[:2])) < OLDEST_RAY
+    ):
         oldest = ".".join(map(str, OLDEST_RAY))
-        raise PlanError(f"the cluster at {url} runs Ray {version}; gigarestore needs Ray {oldest} or newer there")
+        raise PlanError(
+            f"the cluster at {url} runs Ray {version}; gigarestore needs Ray {oldest} or newer there"
+        )
 
 
 def _client(url: str, token: str | None) -> Any:
-    with _without("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # else Ray's client goes there, whatever it is told
+    with _without(
+        "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"
+    ):  # else Ray's client goes there, whatever it is told
         from ray.job_submission import JobSubmissionClient
 
-        return JobSubmissionClient(url, headers=None if token is None else {"Authorization": f"Bearer {token}"})
+        return JobSubmissionClient(
+            url, headers=None if token is None else {"Authorization": f"Bearer {token}"}
+        )
 
 
 def _version(client: Any) -> str:
@@ -190,11 +230,15 @@ def _version(client: Any) -> str:
 
 
 def _token(settings: SubmissionSettings) -> str | None:
-    """Return the cluster's token from the settings' file, the environment or Ray's own file; None where there is none."""
+    """Return the cluster's token from the settings' file, the environment or Ray's own file; None
+    where there is none.
+    """
     named = settings.ray.token_file
     if named is None and (token := os.environ.get("RAY_AUTH_TOKEN")):
         return token
-    path = Path(named or os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token").expanduser()
+    path = Path(
+        named or os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
+    ).expanduser()
     try:
         return path.read_text(encoding="utf-8").strip() or None
     except OSError as err:
@@ -204,13 +248,17 @@ def _token(settings: SubmissionSettings) -> str | None:
 
 
 def _knock(url: str) -> None:
-    """Raise Unreachable where no dashboard answers soon; its own client would wait for ever for one that hangs."""
+    """Raise Unreachable where no dashboard answers soon; its own client would wait for ever for one
+    that hangs.
+    """
     try:
         urllib.request.urlopen(f"{url}/api/version", timeout=KNOCK_SECONDS).close()
     except urllib.error.HTTPError:
         return  # it wants a token, or has something else to say
     except (OSError, http.client.HTTPException) as err:
-        raise Unreachable(f"no Ray dashboard answers at {url} ({err}); check --dashboard, or its tunnel") from None
+        raise Unreachable(
+            f"no Ray dashboard answers at {url} ({err}); check --dashboard, or its tunnel"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -223,16 +271,22 @@ def _answers(url: str) -> Iterator[None]:
 
         yield
     except ImportError as err:
-        raise PlanError(f"Ray's job client is not installed ({err}); pip install 'gigarestore[jobs]'") from None
+        raise PlanError(
+            f"Ray's job client is not installed ({err}); pip install 'gigarestore[jobs]'"
+        ) from None
     except AuthenticationError as err:
         missing = err.message.startswith("Authentication required")  # 401; a wrong token is 403
         what = "wants a token, and none was given" if missing else "does not take this token"
-        raise PlanError(f"{url} {what}; give --token-file FILE or RAY_AUTH_TOKEN with the cluster's token") from None
+        raise PlanError(
+            f"{url} {what}; give --token-file FILE or RAY_AUTH_TOKEN with the cluster's token"
+        ) from None
     except (ConnectionError, TimeoutError, RequestException) as err:
         raise Unreachable(f"the Ray dashboard at {url} broke off: {one_line(str(err))}") from None
     except RuntimeError as err:
         if "ray[default]" in str(err):
-            raise PlanError("Ray's job client is not installed; pip install 'gigarestore[jobs]'") from None
+            raise PlanError(
+                "Ray's job client is not installed; pip install 'gigarestore[jobs]'"
+            ) from None
         if "does not exist" in str(err):
             raise PlanError(f"{url} does not know the job: {one_line(str(err))}") from None
         raise Unreachable(f"{url} cannot say: {one_line(str(err))}") from None
@@ -258,7 +312,9 @@ def _info(client: Any, job: str) -> Any:
 
 
 def _tail(client: Any, job: str) -> Iterator[str]:
-    """Yield a job's log as it grows, from its beginning, until Ray ends the stream or it breaks off."""
+    """Yield a job's log as it grows, from its beginning, until Ray ends the stream or it breaks
+    off.
+    """
     from aiohttp import ClientError
 
     stream = client.tail_job_logs(job)
@@ -276,7 +332,11 @@ def _tail(client: Any, job: str) -> Iterator[str]:
 
 
 def _settings(record: SubmissionRecord | None) -> SubmissionSettings:
-    return SubmissionSettings() if record is None else SubmissionSettings.model_validate(record.settings)
+    return (
+        SubmissionSettings()
+        if record is None
+        else SubmissionSettings.model_validate(record.settings)
+    )
 
 
 def _gone(record: SubmissionRecord | None, reason: str) -> JobStatus:
@@ -284,4 +344,11 @@ def _gone(record: SubmissionRecord | None, reason: str) -> JobStatus:
     code = ended_code(None if record is None else record.folder)
     if code is None:
         return JobStatus(JobState.LOST, None, reason)
-    return JobStatus(JobState.SUCCEEDED if code == 0 else JobState.INTERRUPTED if code == 75 else JobState.FAILED, code)
+    return JobStatus(
+        JobState.SUCCEEDED
+        if code == 0
+        else JobState.INTERRUPTED
+        if code == 75
+        else JobState.FAILED,
+        code,
+    )

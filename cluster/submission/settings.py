@@ -1,4 +1,6 @@
-"""Settings of a submission, and where each came from: flag, environment, project file, user file, default."""
+"""Settings of a submission, and where each came from: flag, environment, project file, user file,
+default.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ class Common(_SettingsSection):
     env: tuple[str, ...] = ()
     """NAME=VALUE for the job's environment."""
     setup: tuple[str, ...] = ()
-    """Shell lines to run first (SLURM), such as `module load python`; what they export reaches every node."""
+    """Shell lines to run first (SLURM), such as `module load python`; what they export reaches
+    every node.
+    """
     python: str | None = None
     """Python on the nodes; None: this one (SLURM), `python` (Ray, KubeRay)."""
     on_node_fail: Literal["continue", "requeue"] = "continue"
@@ -91,7 +95,9 @@ class Slurm(_SettingsSection):
     constraint: str | None = None
     reservation: str | None = None
     shares: Count | None = None
-    """Of a batch: tasks of an array, each with its share of the images; None: one job for all of them."""
+    """Of a batch: tasks of an array, each with its share of the images; None: one job for all of
+    them.
+    """
     options: tuple[str, ...] = ()
     """Further options of sbatch, --name or --name=value."""
 
@@ -109,7 +115,9 @@ class RayJobs(_SettingsSection):
 
     dashboard: str = "http://127.0.0.1:8265"
     token_file: str | None = None
-    """File with the cluster's token; None: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, then ~/.ray/auth_token."""
+    """File with the cluster's token; None: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, then
+    ~/.ray/auth_token.
+    """
     ship: bool = True
     """Send this version of gigarestore along; no: the cluster's own is used."""
 
@@ -190,10 +198,15 @@ class Loaded:
 
 
 def load(flags: Mapping[str, Any], directory: Path, environment: Mapping[str, str]) -> Loaded:
-    """Return the settings; `flags` by section.key, None where not given. Raises PlanError naming who said what is wrong."""
+    """Return the settings; `flags` by section.key, None where not given. Raises PlanError naming
+    who said what is wrong.
+    """
     values: dict[str, dict[str, Any]] = {name: {} for name in SubmissionSettings.model_fields}
     origins: dict[str, str] = {}
-    project = next((p / PROJECT_FILE for p in [directory, *directory.parents] if (p / PROJECT_FILE).is_file()), None)
+    project = next(
+        (p / PROJECT_FILE for p in [directory, *directory.parents] if (p / PROJECT_FILE).is_file()),
+        None,
+    )
     for what, path in (("user file", _user_file(environment)), ("project file", project)):
         if path is not None and path.is_file():
             _take(values, origins, _read(path), f"{what} {path}")
@@ -203,20 +216,32 @@ def load(flags: Mapping[str, Any], directory: Path, environment: Mapping[str, st
             text = environment[variable]
             value: Any = [part for part in text.split(",") if part] if _is_list(key) else text
             _take(values, origins, {key: value}, f"environment {variable}")
-    _take(values, origins, {key: value for key, value in flags.items() if value not in (None, [])}, "flag")
+    _take(
+        values,
+        origins,
+        {key: value for key, value in flags.items() if value not in (None, [])},
+        "flag",
+    )
     try:
         settings = SubmissionSettings.model_validate(values)
     except ValidationError as err:
         problem = err.errors()[0]
         key = ".".join(map(str, problem["loc"][:2]))
         message = problem["msg"].removeprefix("Value error, ")
-        raise PlanError(f"{key} = {problem['input']!r} ({origins.get(key, 'default')}): {message}") from None
+        raise PlanError(
+            f"{key} = {problem['input']!r} ({origins.get(key, 'default')}): {message}"
+        ) from None
     return Loaded(settings, origins)
 
 
 def keys() -> list[str]:
     """Return every section.key."""
-    sections: dict[str, type[BaseModel]] = {"submit": Common, "slurm": Slurm, "ray": RayJobs, "kuberay": KubeRay}
+    sections: dict[str, type[BaseModel]] = {
+        "submit": Common,
+        "slurm": Slurm,
+        "ray": RayJobs,
+        "kuberay": KubeRay,
+    }
     return [f"{section}.{key}" for section, model in sections.items() for key in model.model_fields]
 
 
@@ -245,14 +270,19 @@ def _is_list(key: str) -> bool:
     return isinstance(getattr(getattr(SubmissionSettings(), section), field), tuple)
 
 
-def _take(values: dict[str, dict[str, Any]], origins: dict[str, str], found: dict[str, Any], origin: str) -> None:
+def _take(
+    values: dict[str, dict[str, Any]], origins: dict[str, str], found: dict[str, Any], origin: str
+) -> None:
     known = keys()
     for key, value in found.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
-            raise PlanError(f"unknown setting {key!r} ({origin}){f'; did you mean {near[0]!r}?' if near else ''}")
+            raise PlanError(
+                f"unknown setting {key!r} ({origin}){f'; did you mean {near[0]!r}?' if near else ''}"
+            )
         section, _, field = key.partition(".")
-        values[section][field], origins[key] = value, origin
+        values[section][field] = value
+        origins[key] = origin
 
 
 def _read(path: Path) -> dict[str, Any]:

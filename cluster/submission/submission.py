@@ -1,4 +1,6 @@
-"""Submission: one restoration or batch that a cluster is to run, as a frozen value; every backend renders its text from it."""
+"""Submission: one restoration or batch that a cluster is to run, as a frozen value; every backend
+renders its text from it.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from orchestrator.run_folder import STATE
 
 BATCH = "batch"
 # Under OUT/.gigarestore: one folder per submission, which a new run in OUT leaves alone.
-FOLDER, MANIFEST = "submissions", "manifest.jsonl"
+FOLDER = "submissions"
+MANIFEST = "manifest.jsonl"
 # Below it, of an array: one folder per task.
 SHARE = "share-"
 
@@ -35,7 +38,9 @@ class Submission:
     code: str | None
     """Folder to import gigarestore from; None: it is installed."""
     earlier: tuple[str, ...] = ()
-    """Identities of the submissions that this one goes on from: what they began is resumed rather than restored."""
+    """Identities of the submissions that this one goes on from: what they began is resumed rather
+    than restored.
+    """
 
     manifest: str | None = None
     """A batch's images as they were when it was submitted, to be kept in `folder` as MANIFEST."""
@@ -48,7 +53,11 @@ class Submission:
     @property
     def shares(self) -> int | None:
         """Return into how many tasks of a SLURM array the images go, None for one job."""
-        return self.settings.slurm.shares if self.is_batch and self.settings.submit.backend == "slurm" else None
+        return (
+            self.settings.slurm.shares
+            if self.is_batch and self.settings.submit.backend == "slurm"
+            else None
+        )
 
     @property
     def name(self) -> str:
@@ -63,11 +72,23 @@ class Submission:
         return f"{self.output}/{STATE}/{FOLDER}/{self.run_id}"
 
     def driver(self, *, python: str) -> list[str]:
-        """Return the command that restores or goes on, beats, and stops when told (cluster.on_node.driver)."""
+        """Return the command that restores or goes on, beats, and stops when told
+        (cluster.on_node.driver).
+        """
         common = ["--output", self.output, "--folder", self.folder, "--directory", self.directory]
         earlier = [word for run_id in self.earlier for word in ("--earlier", run_id)]
         array = [] if self.shares is None else ["--array"]
-        return [python, "-u", "-m", "cluster.on_node.driver", *common, *earlier, *array, "--", *self.arguments]
+        return [
+            python,
+            "-u",
+            "-m",
+            "cluster.on_node.driver",
+            *common,
+            *earlier,
+            *array,
+            "--",
+            *self.arguments,
+        ]
 
     def environment(self) -> dict[str, str]:
         """Return the variables that the user wants set."""
@@ -80,9 +101,15 @@ def new_run_id() -> str:
 
 
 def code_folder() -> str | None:
-    """Return the folder that gigarestore is imported from, None when it is an installed copy that every node has."""
+    """Return the folder that gigarestore is imported from, None when it is an installed copy that
+    every node has.
+    """
     root = Path(__file__).resolve().parents[2]
-    return None if any(part in ("site-packages", "dist-packages") for part in root.parts) else str(root)
+    return (
+        None
+        if any(part in ("site-packages", "dist-packages") for part in root.parts)
+        else str(root)
+    )
 
 
 def this_python() -> str:

@@ -1,4 +1,6 @@
-"""What people see of a batch: one bar for the images and one for each that is open, and at the end a table."""
+"""What people see of a batch: one bar for the images and one for each that is open, and at the end
+a table.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
 from cluster.terminal.progress import PLAIN_INTERVAL, duration
@@ -40,15 +49,23 @@ class BatchView:
     def __init__(self, images: int, done: int, usage: Usage, quiet: bool = False) -> None:
         """images: all of the batch; done: those that were restored before."""
         self._lock = threading.RLock()
-        self._usage, self._images, self._done = usage, images, done
+        self._usage = usage
+        self._images = images
+        self._done = done
         self._tiles: dict[str, list[int]] = {}
         self._workers: set[str] = set()
         self._last_line = time.monotonic()
         console = Console(stderr=True, quiet=quiet)
-        self._quiet, self._bars = quiet, None
+        self._quiet = quiet
+        self._bars = None
         self._tasks: dict[str, TaskID] = {}
         if console.is_terminal and not quiet:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+            )
             self._bars = Progress(*columns, console=console)
             self._total = self._bars.add_task("images", total=images, completed=done)
 
@@ -58,7 +75,10 @@ class BatchView:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        err: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self._bars is not None:
             self._bars.stop()
@@ -97,17 +117,25 @@ class BatchView:
             case WorkerStarted(worker=worker, device=device) if worker not in self._workers:
                 self._workers.add(worker)
                 self._say(f"worker {worker} on {device}")
-            case WorkerLost(worker=worker, cause=cause) if worker in self._workers or worker == "starting":
+            case WorkerLost(worker=worker, cause=cause) if (
+                worker in self._workers or worker == "starting"
+            ):
                 self._workers.discard(worker)
                 self._say(f"worker {worker} lost: {cause}")
             case TileGivenUp(key=key, cause=cause):
                 self._say(f"{name}: tile {key} given up: {cause}")
             case TileSubstituted(key=key):
-                self._say(f"{name}: tile {key} could not be restored: what was measured stands in for it")
+                self._say(
+                    f"{name}: tile {key} could not be restored: what was measured stands in for it"
+                )
             case StoreTrouble(cause=cause):
                 self._say(f"{name}: the store failed for a while: {cause}")
-            case Draining(batches=batches, seconds=seconds) if name == next(iter(self._tiles), name):
-                self._say(f"stopping: {batches} running batches may take {seconds:.0f} s; again to stop at once")
+            case Draining(batches=batches, seconds=seconds) if name == next(
+                iter(self._tiles), name
+            ):
+                self._say(
+                    f"stopping: {batches} running batches may take {seconds:.0f} s; again to stop at once"
+                )
 
     def _advance(self, name: str) -> None:
         done, tiles = self._tiles[name]
@@ -115,7 +143,9 @@ class BatchView:
             self._bars.update(self._tasks[name], completed=done, total=tiles)
         elif time.monotonic() - self._last_line > PLAIN_INTERVAL:
             self._last_line = time.monotonic()
-            opened = ", ".join(f"{name} {done}/{tiles}" for name, (done, tiles) in self._tiles.items())
+            opened = ", ".join(
+                f"{name} {done}/{tiles}" for name, (done, tiles) in self._tiles.items()
+            )
             self._say(f"{self._done} of {self._images} images; {opened} tiles; {busy(self._usage)}")
 
     def _say(self, text: str) -> None:
@@ -135,23 +165,49 @@ def busy(usage: Usage) -> str:
 def print_records(records: Sequence[ImageRecord], usage: Usage, seconds: float) -> None:
     """Print what became of a batch's images: a table, and the sum."""
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
-    table = Table("image", "state", "size", "tiles", "NFE", "time", "|A x - y|", "seam", "", box=None, pad_edge=False)
+    table = Table(
+        "image",
+        "state",
+        "size",
+        "tiles",
+        "NFE",
+        "time",
+        "|A x - y|",
+        "seam",
+        "",
+        box=None,
+        pad_edge=False,
+    )
     shown = [record for i, record in enumerate(records) if i < ROWS or record.state != "published"]
     for r in shown:
         measured = "" if r.consistency is None else _measured(**r.consistency)
         size = "" if r.size is None else f"{r.size[0]}x{r.size[1]}"
         seam = "" if r.seam is None else f"{r.seam:.3f}"
         note = r.error or (f"{r.substituted} tiles filled" if r.substituted else "")
-        table.add_row(r.image, r.state, size, f"{r.tiles:,}", f"{r.nfe:,}", duration(r.seconds), measured, seam, note)
+        table.add_row(
+            r.image,
+            r.state,
+            size,
+            f"{r.tiles:,}",
+            f"{r.nfe:,}",
+            duration(r.seconds),
+            measured,
+            seam,
+            note,
+        )
     console.print(table)
     if len(shown) < len(records):
         console.print(f"and {len(records) - len(shown)} more, published")
     states = [record.state for record in records]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    console.print(f"{len(records)} images: {counts}; {usage.tiles:,} tiles, {usage.nfe:,} NFE in {duration(seconds)}")
+    console.print(
+        f"{len(records)} images: {counts}; {usage.tiles:,} tiles, {usage.nfe:,} NFE in {duration(seconds)}"
+    )
     console.print(busy(usage))
 
 
 def _measured(max: float, limit: float, noisy: bool, **_: Any) -> str:
-    """Return the largest |A x - y| and what it may be; of a noisy measurement a residual is expected."""
+    """Return the largest |A x - y| and what it may be; of a noisy measurement a residual is
+    expected.
+    """
     return f"{max:.2f} ({'noisy' if noisy else f'limit {limit:.2f}'})"

@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 640, 400, 70, 50, 40, 170
+WIDTH = 640
+HEIGHT = 400
+LEFT = 70
+BOTTOM = 50
+TOP = 40
+RIGHT = 170
 COLOURS = ("#0072b2", "#56b4e9", "#d55e00", "#e69f00", "#888888", "#009e73", "#cc79a7")
 TICKS = 5
 
@@ -22,14 +27,18 @@ class Line:
 
 
 def svg(title: str, across: str, up: str, lines: Sequence[Line]) -> str:
-    """Return a chart from 0 to the greatest values; raises ValueError when there is no point above 0."""
+    """Return a chart from 0 to the greatest values; raises ValueError when there is no point above
+    0.
+    """
     points = [point for line in lines for point in line.points]
     far, high = (max((point[axis] for point in points), default=0.0) for axis in (0, 1))
     if far <= 0 or high <= 0:
         raise ValueError("nothing to draw: no point lies above 0")
 
     def place(x: float, y: float) -> tuple[float, float]:
-        return LEFT + x / far * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - y / high * (HEIGHT - BOTTOM - TOP)
+        return LEFT + x / far * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - y / high * (
+            HEIGHT - BOTTOM - TOP
+        )
 
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12">',
@@ -43,12 +52,18 @@ def svg(title: str, across: str, up: str, lines: Sequence[Line]) -> str:
         parts += [_rule(x, y, x, y + 4), _text(x, y + 18, f"{value:g}", "middle")]
     for value in _ticks(high):
         x, y = place(0, value)
-        parts += [_rule(x, y, WIDTH - RIGHT, y, "#dddddd"), _text(x - 6, y + 4, f"{value:g}", "end")]
+        parts += [
+            _rule(x, y, WIDTH - RIGHT, y, "#dddddd"),
+            _text(x - 6, y + 4, f"{value:g}", "end"),
+        ]
     for i, line in enumerate(lines):
-        colour, dash = COLOURS[i % len(COLOURS)], ' stroke-dasharray="5 4"' if line.dashed else ""
+        colour = COLOURS[i % len(COLOURS)]
+        dash = ' stroke-dasharray="5 4"' if line.dashed else ""
         placed = [place(*point) for point in line.points]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
+        parts.append(
+            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>'
+        )
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in placed]
         y = TOP + 18 * i
         parts += [_rule(WIDTH - RIGHT + 12, y, WIDTH - RIGHT + 32, y, colour)]

@@ -30,17 +30,23 @@ class Sizing:
 
 
 def size_up(plan: Plan, shape: Parallelism, loaded: Loaded) -> Sizing:
-    """Return the nodes that keep busy, and a warning when more were asked for: by --workers, or by nodes of a size.
+    """Return the nodes that keep busy, and a warning when more were asked for: by --workers, or by
+    nodes of a size.
 
-    shape: the plan's own parallelism; loaded: settings of `submit`, of which defaults are not asked for.
+    shape: the plan's own parallelism; loaded: settings of `submit`, of which defaults are not asked
+    for.
     """
-    common, run = loaded.settings.submit, plan.spec.run
+    common = loaded.settings.submit
+    run = plan.spec.run
     batch = run.batch or (GPU_BATCH if common.gpus else CPU_BATCH)
     named = any(f"submit.{key}" in loaded.origins for key in ("nodes", "gpus", "cpus"))
     workers = run.workers or (common.nodes * (common.gpus or common.cpus) if named else 1)
     warning = None
     if workers > useful_workers(shape, batch):
-        orders = {order: {batch: useful_workers(waved, batch)} for order, waved in order_waves(plan).items()}
+        orders = {
+            order: {batch: useful_workers(waved, batch)}
+            for order, waved in order_waves(plan).items()
+        }
         warning = idle_warning(shape, workers, batch, orders)
     return Sizing(
         gpu=advise(shape, run.batch or GPU_BATCH, common.gpus or GPUS_PER_NODE),
@@ -52,4 +58,6 @@ def size_up(plan: Plan, shape: Parallelism, loaded: Loaded) -> Sizing:
 def describe(advice: Advice, kind: str) -> str:
     """Return an advice as a line for people."""
     nodes = "1 node" if advice.nodes == 1 else f"{advice.nodes:,} nodes"
-    return f"up to {advice.workers:,} {kind}, batches of {advice.batch}: {nodes} of {advice.per_node}"
+    return (
+        f"up to {advice.workers:,} {kind}, batches of {advice.batch}: {nodes} of {advice.per_node}"
+    )

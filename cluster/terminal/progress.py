@@ -1,4 +1,6 @@
-"""Progress that people trust: a live bar on a terminal, a plain line now and then elsewhere. Listens to events only."""
+"""Progress that people trust: a live bar on a terminal, a plain line now and then elsewhere.
+Listens to events only.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ PLAIN_INTERVAL = 10.0
 
 
 class ProgressView:
-    """Show a run's events on stderr: tiles done, network evaluations per second, time left, workers, failures."""
+    """Show a run's events on stderr: tiles done, network evaluations per second, time left,
+    workers, failures.
+    """
 
     def __init__(self, quiet: bool = False) -> None:
         self._console = Console(stderr=True, quiet=quiet)
@@ -55,7 +59,10 @@ class ProgressView:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        err: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
@@ -75,7 +82,9 @@ class ProgressView:
             case WorkerStarted(worker=worker, device=device, threads=threads, niceness=niceness):
                 self._pace.workers.add(worker)
                 share = f", {threads} threads" if threads > 1 else ""
-                self._say(f"worker {worker} on {device}{share}{f', niceness {niceness}' if niceness > 0 else ''}")
+                self._say(
+                    f"worker {worker} on {device}{share}{f', niceness {niceness}' if niceness > 0 else ''}"
+                )
             case WorkerLost(worker=worker, cause=cause):
                 self._pace.workers.discard(worker)
                 self._say(f"worker {worker} lost: {cause}")
@@ -93,7 +102,9 @@ class ProgressView:
             case StoreTrouble(worker=worker, cause=cause):
                 self._say(f"worker {worker}: the store failed for a while: {cause}")
             case Draining(batches=batches, seconds=seconds):
-                self._say(f"stopping: {batches} running batches may take {seconds:.0f} s; again to stop at once")
+                self._say(
+                    f"stopping: {batches} running batches may take {seconds:.0f} s; again to stop at once"
+                )
 
     def _stage(self, name: str, done: int, total: int) -> None:
         """Show how much of an input has been copied; a bar of its own, which goes when it is whole."""
@@ -110,7 +121,13 @@ class ProgressView:
             self._say(f"reading {name}: {100 * done // total} %")
 
     def _open_bar(self, text: str, total: int, last: ProgressColumn, done: int = 0) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), last)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            last,
+        )
         self._bar = Progress(*columns, console=self._console)
         self._task = self._bar.add_task(text, total=total, completed=done, rate="")
         self._bar.start()
@@ -123,7 +140,8 @@ class ProgressView:
             self._open_bar("tiles", event.tiles, TextColumn("{task.fields[rate]}"), event.done)
 
     def _commit(self, event: BatchCommitted) -> None:
-        now, pace = time.monotonic(), self._pace
+        now = time.monotonic()
+        pace = self._pace
         pace.committed(now, event.seconds, len(event.keys), event.nfe, event.path)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=pace.done, rate=self._rate(now))
@@ -134,7 +152,10 @@ class ProgressView:
     def _rate(self, now: float) -> str:
         pace = self._pace
         left = pace.seconds_left(now)
-        parts = [f"{pace.nfe_per_second(now):.1f} NFE/s", *([] if left is None else [f"{duration(left)} left"])]
+        parts = [
+            f"{pace.nfe_per_second(now):.1f} NFE/s",
+            *([] if left is None else [f"{duration(left)} left"]),
+        ]
         if pace.workers:
             parts.append(f"{len(pace.workers)} workers, batches of {pace.batch:.1f}")
         if self._failures:

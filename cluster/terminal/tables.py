@@ -19,9 +19,13 @@ if TYPE_CHECKING:
 
 
 def print_plan(plan: Plan, numbers: Estimate, filled: int | None) -> None:
-    """Print a plan and what it will cost; filled: tiles that need no network, None where they were not counted."""
-    console, spec = Console(highlight=False), plan.spec
-    tiling, sampling = spec.tiling, spec.sampling
+    """Print a plan and what it will cost; filled: tiles that need no network, None where they were
+    not counted.
+    """
+    console = Console(highlight=False)
+    spec = plan.spec
+    tiling = spec.tiling
+    sampling = spec.sampling
     console.print(
         f"{spec.task.name} x{spec.task.scale} with {plan.denoiser.name}: {plan.height}x{plan.width} px, "
         f"{plan.out_channels} bands of {plan.dtype}; tile {tiling.tile}, stride {tiling.stride}, order {tiling.order}; "
@@ -32,9 +36,13 @@ def print_plan(plan: Plan, numbers: Estimate, filled: int | None) -> None:
         console.print(line)
     for region in plan.regions:
         tiles = sum(level.grid.count for level in region.plan.levels)
-        console.print(f"region {region.box}: restored first with {region.plan.denoiser.name}, {tiles:,} tiles")
+        console.print(
+            f"region {region.box}: restored first with {region.plan.denoiser.name}, {tiles:,} tiles"
+        )
     if not plan.values.full:
-        console.print(f"black is {plan.values.low:g}, white is {plan.values.high:g} of {plan.dtype}")
+        console.print(
+            f"black is {plan.values.low:g}, white is {plan.values.high:g} of {plan.dtype}"
+        )
     table = Table("level", "size", "tiles", "scale", "NFE/tile", box=None, pad_edge=False)
     for level in reversed(numbers.levels):
         table.add_row(
@@ -45,10 +53,20 @@ def print_plan(plan: Plan, numbers: Estimate, filled: int | None) -> None:
             str(level.nfe_per_tile),
         )
     console.print(table)
-    time = "unknown for this network: give --step-seconds" if numbers.seconds is None else duration(numbers.seconds)
+    time = (
+        "unknown for this network: give --step-seconds"
+        if numbers.seconds is None
+        else duration(numbers.seconds)
+    )
     for name, value in (
         ("tiles", f"{numbers.tiles:,}"),
-        *([] if filled == 0 else [("filled without it", "not counted" if filled is None else f"at least {filled:,}")]),
+        *(
+            []
+            if filled == 0
+            else [
+                ("filled without it", "not counted" if filled is None else f"at least {filled:,}")
+            ]
+        ),
         ("network evaluations", f"{numbers.nfe:,}"),
         ("critical path", f"{numbers.critical_path:,} tiles"),
         ("useful workers", f"about {numbers.useful_workers:,}; more would mostly wait"),
@@ -70,7 +88,8 @@ def print_sizing(found: Sizing) -> None:
 
 def print_forecast(plan: Plan, found: Forecast) -> None:
     """Print what more workers would buy, and how many workers each order keeps busy."""
-    console, shape = Console(highlight=False), found.parallelism
+    console = Console(highlight=False)
+    shape = found.parallelism
     console.print(f"{'parallel tiles:':22} {shape.mean:,.0f} on average, {shape.peak:,} at most")
     console.print("\nworkers that each order keeps busy, by tiles in a batch:")
     batches = list(next(iter(found.useful.values()), {}))
@@ -80,14 +99,20 @@ def print_forecast(plan: Plan, found: Forecast) -> None:
         table.add_row(order + mark, *(f"{counts[batch]:,}" for batch in batches))
     console.print(table)
     if not found.simulations or found.device is None:
-        why = "give --step-seconds or --measure" if found.device is None else "--simulate does it for so many tiles"
+        why = (
+            "give --step-seconds or --measure"
+            if found.device is None
+            else "--simulate does it for so many tiles"
+        )
         console.print(f"\nnot simulated: {why}")
         return
     cost = f"{found.device.per_call:.3g} s + {found.device.per_tile:.3g} s a tile"
     console.print(f"\nsimulated, batches of {found.batch}, an evaluation taking {cost}:")
     table = Table("workers", "time", "busy", "lower bound / time", box=None, pad_edge=False)
     for s in found.simulations:
-        table.add_row(f"{s.workers:,}", duration(s.makespan), f"{s.utilisation:.0%}", f"{s.efficiency:.2f}")
+        table.add_row(
+            f"{s.workers:,}", duration(s.makespan), f"{s.utilisation:.0%}", f"{s.efficiency:.2f}"
+        )
     console.print(table)
 
 
@@ -100,7 +125,13 @@ def print_verification(found: Verification) -> None:
     if c is None:
         print("consistency: no measurement (generation)")
     else:
-        verdict = "noisy measurement, residual expected" if found.noisy else "holds" if found.consistent else "VIOLATED"
+        verdict = (
+            "noisy measurement, residual expected"
+            if found.noisy
+            else "holds"
+            if found.consistent
+            else "VIOLATED"
+        )
         if found.all_clipped and not found.noisy and not found.consistent:
             verdict = "NOT SHOWN: every value has a pixel at black or white, where rounding is not all that errs"
         print(
@@ -108,10 +139,16 @@ def print_verification(found: Verification) -> None:
             f"{found.limit:.2f}: {verdict}); "
             f"{c.clipped:,} more with clipped pixels, max {c.clipped_max:.3f}"
         )
-    for name, ratio in (("rows", found.seams.rows), ("columns", found.seams.columns), ("overall", found.seams.overall)):
+    for name, ratio in (
+        ("rows", found.seams.rows),
+        ("columns", found.seams.columns),
+        ("overall", found.seams.overall),
+    ):
         error = "" if ratio.lines < 2 else f" +- {ratio.stderr:.3f}"
         print(f"seam ratio, {name}: {ratio.ratio:.3f}{error} over {ratio.lines} edges")
-    print(f"seam ratio against lines of every phase of the operator's lattice: {found.seams.unphased.ratio:.3f}")
+    print(
+        f"seam ratio against lines of every phase of the operator's lattice: {found.seams.unphased.ratio:.3f}"
+    )
 
 
 def tile_name(tile: Mapping[str, Any]) -> str:

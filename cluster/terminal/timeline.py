@@ -1,4 +1,6 @@
-"""Draw a run's history as an SVG: who worked when, and how the tiles came in. Plain text, no drawing library."""
+"""Draw a run's history as an SVG: who worked when, and how the tiles came in. Plain text, no
+drawing library.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +9,25 @@ from html import escape
 from cluster.terminal.progress import duration
 from orchestrator.run.history import COLUMNS, History, WorkerHistory
 
-LEFT, TOP, ROW, CURVE, RIGHT = 170, 60, 18, 120, 70
-LEVEL0, COARSE, LOST = "#2b6cb0", "#dd8a2e", "#c53030"
+LEFT = 170
+TOP = 60
+ROW = 18
+CURVE = 120
+RIGHT = 70
+LEVEL0 = "#2b6cb0"
+COARSE = "#dd8a2e"
+LOST = "#c53030"
 # More workers than this are drawn in rows of several, by their mean.
 MOST_ROWS = 64
 
 
 def draw(found: History, title: str) -> str:
-    """Return the SVG of a history: a row per worker (or group of workers), below it the tiles done over time."""
+    """Return the SVG of a history: a row per worker (or group of workers), below it the tiles done
+    over time.
+    """
     rows = _rows(list(found.workers.values()))
-    width, height = LEFT + COLUMNS + RIGHT, TOP + ROW * len(rows) + CURVE + 60
+    width = LEFT + COLUMNS + RIGHT
+    height = TOP + ROW * len(rows) + CURVE + 60
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
         'font-family="sans-serif" font-size="11">',
@@ -48,14 +59,18 @@ def _rows(workers: list[WorkerHistory]) -> list[list[WorkerHistory]]:
 
 
 def _row(found: History, workers: list[WorkerHistory], y: int) -> list[str]:
-    name = workers[0].name if len(workers) == 1 else f"{workers[0].name} and {len(workers) - 1} more"
+    name = (
+        workers[0].name if len(workers) == 1 else f"{workers[0].name} and {len(workers) - 1} more"
+    )
     used = sum(map(found.utilisation, workers)) / len(workers)
     parts = [_text(5, y + 12, name[:28]), _text(LEFT + COLUMNS + 5, y + 12, f"{used:.0%}")]
     parts.append(f'<rect x="{LEFT}" y="{y}" width="{COLUMNS}" height="{ROW - 4}" fill="#f2f2f2"/>')
     for column in sorted({c for worker in workers for c in worker.columns}):
         base = y + ROW - 4.0
         for kind, colour in enumerate((LEVEL0, COARSE)):
-            busy = sum(worker.columns[column][kind] for worker in workers if column in worker.columns)
+            busy = sum(
+                worker.columns[column][kind] for worker in workers if column in worker.columns
+            )
             tall = min(busy / found.column / len(workers), 1.0) * (ROW - 4)
             if tall > 0:
                 base -= tall
@@ -70,7 +85,8 @@ def _row(found: History, workers: list[WorkerHistory], y: int) -> list[str]:
 
 
 def _curve(found: History, y: int) -> list[str]:
-    bottom, points = y + CURVE, [f"{LEFT},{y + CURVE}"]
+    bottom = y + CURVE
+    points = [f"{LEFT},{y + CURVE}"]
     for column, done in sorted(found.progress.items()):
         points.append(f"{LEFT + column + 1},{bottom - CURVE * done / max(found.tiles, 1):.1f}")
     return [

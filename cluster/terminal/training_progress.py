@@ -9,7 +9,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 if TYPE_CHECKING:
     from kernels.training.trainer import Progress as Standing
@@ -19,7 +26,9 @@ PLAIN_INTERVAL = 10.0
 
 
 class TrainingView:
-    """Show a training on stderr: a bar on a terminal, lines now and then elsewhere, and every validation."""
+    """Show a training on stderr: a bar on a terminal, lines now and then elsewhere, and every
+    validation.
+    """
 
     def __init__(self, quiet: bool = False) -> None:
         self._console = Console(stderr=True, quiet=quiet)
@@ -31,7 +40,10 @@ class TrainingView:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        err: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
@@ -39,7 +51,12 @@ class TrainingView:
     def __call__(self, now: Standing) -> None:
         text = "start" if math.isnan(now.loss) else f"loss {now.loss:.4f}"
         if self._console.is_terminal and self._bar is None:
-            columns = (TextColumn("{task.fields[text]}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.fields[text]}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+            )
             self._bar = Progress(*columns, console=self._console)
             self._task = self._bar.add_task("steps", total=now.steps, text=text)
             self._bar.start()

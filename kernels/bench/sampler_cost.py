@@ -1,10 +1,12 @@
-"""Time the sampler against the bare network on the same device, in the same run: what the loop around it costs.
+"""Time the sampler against the bare network on the same device, in the same run: what the loop
+around it costs.
 
     python -m kernels.bench.sampler_cost --json
 
-needs torch, numpy and safetensors only. A row is one network, one variant of running it, and one batch size; its
-ratio is the sampler's tile-steps per second over the bare network's. Repeats of both are interleaved, because a
-machine's speed drifts by more than the loop costs; the ratio is the median over the repeats, and its range is given.
+needs torch, numpy and safetensors only. A row is one network, one variant of running it, and one
+batch size; its ratio is the sampler's tile-steps per second over the bare network's. Repeats of
+both are interleaved, because a machine's speed drifts by more than the loop costs; the ratio is the
+median over the repeats, and its range is given.
 """
 
 from __future__ import annotations
@@ -29,13 +31,20 @@ from kernels.operators.linear_operator import AveragePool
 from kernels.presets import FAITHFUL, PAPER, Preset
 from kernels.sampling.constraints import Known, Measurement, Problem, guide
 from kernels.sampling.sampler import SamplerConfig, sample
-from kernels.schedule import Schedule, base_alpha_bar, network_calls, respaced_timesteps, time_travel
+from kernels.schedule import (
+    Schedule,
+    base_alpha_bar,
+    network_calls,
+    respaced_timesteps,
+    time_travel,
+)
 from kernels.training.synthetic import draw
 
 SCALE = 4
 # Rows of a tile that an earlier tile has committed, as a share of its side.
 PINNED = 4
-CPU_BATCHES, GPU_BATCHES = (1, 2, 4), (1, 2, 4, 8, 16, 32, 64)
+CPU_BATCHES = (1, 2, 4)
+GPU_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 MATMUL_SIDE = 8192
 
 
@@ -58,7 +67,9 @@ class Row:
     peak_bytes: int | None
     """Largest device memory of a sampler run; None on a CPU."""
     utilisation: float | None
-    """FLOP/s of the bare network over those of a large matrix product in the same precision, same device."""
+    """FLOP/s of the bare network over those of a large matrix product in the same precision, same
+    device.
+    """
     eps_error: float
     """Largest difference of one network answer from float32."""
     psnr_change: float
@@ -75,17 +86,25 @@ class BenchCase:
     config: SamplerConfig
 
     @classmethod
-    def build(cls, denoiser: Denoiser, tile: int, batch: int, steps: int, preset: Preset, device: str) -> BenchCase:
+    def build(
+        cls, denoiser: Denoiser, tile: int, batch: int, steps: int, preset: Preset, device: str
+    ) -> BenchCase:
         """Draw the tiles and their constraints on the device."""
         pictures = np.stack([draw(0, index, tile) for index in range(batch)])
         truth = torch.from_numpy(pictures).to(device).float() / 127.5 - 1
         y = AveragePool(SCALE).A(truth)
         mask = torch.zeros_like(truth[:, :1], dtype=torch.bool)
         mask[:, :, : tile // PINNED] = True
-        problem = Problem(guide(AveragePool(2).A(truth), 2), Measurement(AveragePool(SCALE), y), Known(mask, truth))
+        problem = Problem(
+            guide(AveragePool(2).A(truth), 2),
+            Measurement(AveragePool(SCALE), y),
+            Known(mask, truth),
+        )
         alpha_bar = base_alpha_bar(denoiser.info.alpha_bar, denoiser.info.n_timesteps)
         start = len(alpha_bar) - 1 if preset.start is None else preset.start
-        schedule = Schedule.from_timesteps(alpha_bar, respaced_timesteps(len(alpha_bar), steps, start))
+        schedule = Schedule.from_timesteps(
+            alpha_bar, respaced_timesteps(len(alpha_bar), steps, start)
+        )
         config = SamplerConfig(
             schedule=schedule,
             times=tuple(time_travel(len(schedule))),
@@ -105,7 +124,14 @@ class BenchCase:
         keys = [(0, 0, i) for i in range(batch)]
         c, h, w = shape
         return sample(
-            denoiser, self.problem, self.config, KeyedNoise(0), keys, (c, h, w), self.start, self.truth.device
+            denoiser,
+            self.problem,
+            self.config,
+            KeyedNoise(0),
+            keys,
+            (c, h, w),
+            self.start,
+            self.truth.device,
         )
 
     @torch.no_grad()
@@ -120,9 +146,16 @@ class BenchCase:
 
 
 def measure(
-    device: str, names: Sequence[str], batches: Sequence[int], steps: int, repeats: int, chosen: Sequence[str] = ()
+    device: str,
+    names: Sequence[str],
+    batches: Sequence[int],
+    steps: int,
+    repeats: int,
+    chosen: Sequence[str] = (),
 ) -> Iterator[Row]:
-    """Yield a row per network, variant and batch; chosen: names of variants, default all that the device has."""
+    """Yield a row per network, variant and batch; chosen: names of variants, default all that the
+    device has.
+    """
     for name in names:
         plain, tile = network(name, device)
         preset = FAITHFUL if plain.info.local else PAPER
@@ -135,7 +168,15 @@ def measure(
             for batch in batches:
                 case = BenchCase.build(plain, tile, batch, steps, preset, device)
                 try:
-                    yield _row(name, variant, plain, denoiser, case, repeats, None if rate is None else flops / rate)
+                    yield _row(
+                        name,
+                        variant,
+                        plain,
+                        denoiser,
+                        case,
+                        repeats,
+                        None if rate is None else flops / rate,
+                    )
                 except torch.cuda.OutOfMemoryError:
                     torch.cuda.empty_cache()
                     break
@@ -182,9 +223,13 @@ def _row(
 
 
 @torch.no_grad()
-def _accuracy(plain: Denoiser, denoiser: Denoiser, case: BenchCase, variant: Variant) -> tuple[float, float]:
+def _accuracy(
+    plain: Denoiser, denoiser: Denoiser, case: BenchCase, variant: Variant
+) -> tuple[float, float]:
     """Compare one answer and one result with plain float32; these calls are the warm-up too."""
-    t = torch.full((len(case.start),), int(case.config.schedule.timesteps[-1]), device=case.start.device)
+    t = torch.full(
+        (len(case.start),), int(case.config.schedule.timesteps[-1]), device=case.start.device
+    )
     result = case.restore(denoiser)
     if variant.exact:
         return 0.0, 0.0
@@ -193,7 +238,9 @@ def _accuracy(plain: Denoiser, denoiser: Denoiser, case: BenchCase, variant: Var
 
 
 def _seconds(work: Callable[[Denoiser], object], denoiser: Denoiser, device: torch.device) -> float:
-    """Time one piece of work: wall clock on a GPU, processor time on a CPU, which other programs do not distort."""
+    """Time one piece of work: wall clock on a GPU, processor time on a CPU, which other programs do
+    not distort.
+    """
     clock = time.perf_counter if device.type == "cuda" else time.process_time
     _wait(device)
     began = clock()
@@ -227,11 +274,15 @@ def _matmul_rate(variant: Variant, device: str) -> float:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a row per measurement, as it is made: a table, or JSON lines."""
     gpu = torch.cuda.is_available()
-    parser = argparse.ArgumentParser(prog="python -m kernels.bench.sampler_cost", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m kernels.bench.sampler_cost", description=__doc__
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--device", default="cuda" if gpu else "cpu")
     parser.add_argument("--networks", default=",".join(networks()))
-    parser.add_argument("--batches", default=",".join(map(str, GPU_BATCHES if gpu else CPU_BATCHES)))
+    parser.add_argument(
+        "--batches", default=",".join(map(str, GPU_BATCHES if gpu else CPU_BATCHES))
+    )
     parser.add_argument("--variants", default="", help="default: all that the device has")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=7)
@@ -240,7 +291,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = [name for name in given.variants.split(",") if name]
     if given.device == "cpu":
         torch.set_num_threads(1)  # as the workers run
-    for row in measure(given.device, given.networks.split(","), batches, given.steps, given.repeats, chosen):
+    for row in measure(
+        given.device, given.networks.split(","), batches, given.steps, given.repeats, chosen
+    ):
         print(json.dumps(asdict(row)) if given.json else text(row), flush=True)
 
 
@@ -248,7 +301,11 @@ def text(row: Row) -> str:
     """Return a row as a line for people."""
     peak = "" if row.peak_bytes is None else f", peak {row.peak_bytes / 1e9:.2f} GB"
     share = "" if row.utilisation is None else f", {100 * row.utilisation:.0f} % of matmul speed"
-    change = "" if row.eps_error == 0 else f", eps differs by {row.eps_error:.1e}, PSNR by {row.psnr_change:+.3f} dB"
+    change = (
+        ""
+        if row.eps_error == 0
+        else f", eps differs by {row.eps_error:.1e}, PSNR by {row.psnr_change:+.3f} dB"
+    )
     return (
         f"{row.network} {row.variant}, tile {row.tile}, batch {row.batch}: sampler {row.sampler:.3f}, bare "
         f"{row.bare:.3f} tile-steps/s, ratio {row.ratio:.3f} ({row.ratio_low:.3f} to {row.ratio_high:.3f})"

@@ -48,7 +48,9 @@ def network(name: str, device: str) -> tuple[Denoiser, int]:
         torch.manual_seed(0)
         model = UNetModel(config)
     info = DenoiserInfo(name=name, tile=config.image_size, multiple=config.multiple)
-    network = GuidedDiffusion(model.eval().requires_grad_(False), info, label=None, timestep_scale=1)
+    network = GuidedDiffusion(
+        model.eval().requires_grad_(False), info, label=None, timestep_scale=1
+    )
     return network.to(device), config.image_size
 
 
@@ -56,7 +58,8 @@ class Wrapped:
     """A denoiser whose call is replaced (a `Denoiser`)."""
 
     def __init__(self, info: DenoiserInfo, call: Callable[[Tensor, Tensor], Tensor]) -> None:
-        self.info, self.call = info, call
+        self.info = info
+        self.call = call
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Return eps in float32."""
@@ -95,7 +98,10 @@ class Variant:
             call = _channels_last(call)
         if self.compiled is not None:
             call = _owned(torch.compile(call, mode=self.compiled, dynamic=False))
-        return Wrapped(denoiser.info, call if self.autocast is None else _autocast(call, self.autocast, self.dtype))
+        return Wrapped(
+            denoiser.info,
+            call if self.autocast is None else _autocast(call, self.autocast, self.dtype),
+        )
 
     @contextlib.contextmanager
     def context(self) -> Iterator[None]:
@@ -130,7 +136,9 @@ def _channels_last(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return lambda x, t: call(x.contiguous(memory_format=torch.channels_last), t)
 
 
-def _autocast(call: Callable[..., Tensor], device: str, dtype: torch.dtype) -> Callable[..., Tensor]:
+def _autocast(
+    call: Callable[..., Tensor], device: str, dtype: torch.dtype
+) -> Callable[..., Tensor]:
     def run(x: Tensor, t: Tensor) -> Tensor:
         with torch.autocast(device, dtype=dtype):
             return call(x, t)

@@ -1,8 +1,10 @@
-"""Hold the small prior that ships with the software: a local U-Net, its preconditioning, and its eps adapter.
+"""Hold the small prior that ships with the software: a local U-Net, its preconditioning, and its
+eps adapter.
 
-Every layer is a convolution, so a pixel of the output depends on a finite window of the input only: there is no
-normalisation over the image and no attention. Tile size is therefore free, and a tile with enough context gives the
-same pixels as the whole image. What the network knows: edges, shading, simple textures; no objects.
+Every layer is a convolution, so a pixel of the output depends on a finite window of the input only:
+there is no normalisation over the image and no attention. Tile size is therefore free, and a tile
+with enough context gives the same pixels as the whole image. What the network knows: edges,
+shading, simple textures; no objects.
 """
 
 from __future__ import annotations
@@ -19,10 +21,16 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from kernels.denoisers.denoiser_registry import BUILTIN_WEIGHTS, PREDICTOR_WEIGHTS, DenoiserInfo, file_hash
+from kernels.denoisers.denoiser_registry import (
+    BUILTIN_WEIGHTS,
+    PREDICTOR_WEIGHTS,
+    DenoiserInfo,
+    file_hash,
+)
 from kernels.schedule import linear_alpha_bar
 
-# Standard deviation of clean images in [-1, 1] that the preconditioning assumes (Karras et al. 2022, Table 1).
+# Standard deviation of clean images in [-1, 1] that the preconditioning assumes (Karras et al.
+# 2022, Table 1).
 SIGMA_DATA = 0.5
 # Written into every file of this family, so that a foreign safetensors file is refused by name.
 FORMAT = "gigarestore-prior-1"
@@ -36,7 +44,9 @@ class PriorConfig:
     channels: tuple[int, ...] = (64, 96, 128)
     """Features per level, finest first; each level halves the resolution."""
     blocks: tuple[int, ...] = (2, 2, 2)
-    """Residual blocks per level and direction; the coarsest level, which has one direction, takes twice as many."""
+    """Residual blocks per level and direction; the coarsest level, which has one direction, takes
+    twice as many.
+    """
     shuffle: int = 2
     """Side of the pixel blocks folded into channels before the first convolution, px."""
     embedding: int = 64
@@ -52,10 +62,15 @@ class PriorConfig:
         """Read the JSON made by `to_json`; raise ValueError when it is not one."""
         try:
             fields = json.loads(text)
-            fields = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+            fields = {
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in fields.items()
+            }
             return cls(**fields)
         except (TypeError, AttributeError, json.JSONDecodeError) as error:
-            raise ValueError(f"not the configuration of a prior: {text[:80]!r} ({error})") from error
+            raise ValueError(
+                f"not the configuration of a prior: {text[:80]!r} ({error})"
+            ) from error
 
     def to_json(self) -> str:
         """Return one line of JSON."""
@@ -80,7 +95,9 @@ class LogSigmaEmbedding(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Add conv(silu(modulated conv(x))) to x; the noise level scales and shifts the hidden layer (FiLM)."""
+    """Add conv(silu(modulated conv(x))) to x; the noise level scales and shifts the hidden layer
+    (FiLM).
+    """
 
     def __init__(self, channels: int, embedding: int) -> None:
         super().__init__()
@@ -88,7 +105,8 @@ class ResidualBlock(nn.Module):
         self.conv_out = nn.Conv2d(channels, channels, 3, padding=1)
         self.modulation = nn.Linear(embedding, 2 * channels)
         _zero(self.modulation)
-        # Without normalisation the residual branches must start small, or the sum of them grows with depth.
+        # Without normalisation the residual branches must start small, or the sum of them grows
+        # with depth.
         with torch.no_grad():
             self.conv_out.weight.mul_(0.3)
 
@@ -98,19 +116,28 @@ class ResidualBlock(nn.Module):
 
 
 class LocalUNet(nn.Module):
-    """Map (B, C, H, W) and log(sigma)/4 (B,) to (B, C, H, W); H and W multiples of `config.multiple`."""
+    """Map (B, C, H, W) and log(sigma)/4 (B,) to (B, C, H, W); H and W multiples of
+    `config.multiple`.
+    """
 
     def __init__(self, config: PriorConfig) -> None:
         super().__init__()
         self.config = config
-        channels, width = config.channels, config.embedding
+        channels = config.channels
+        width = config.embedding
         folded = config.image_channels * config.shuffle**2
         self.embedding = LogSigmaEmbedding(width)
         self.stem = nn.Conv2d(folded, channels[0], 3, padding=1)
         sides = list(zip(channels[:-1], config.blocks[:-1], strict=True))
-        self.encoder = nn.ModuleList(nn.ModuleList(ResidualBlock(c, width) for _ in range(n)) for c, n in sides)
-        self.middle = nn.ModuleList(ResidualBlock(channels[-1], width) for _ in range(2 * config.blocks[-1]))
-        self.decoder = nn.ModuleList(nn.ModuleList(ResidualBlock(c, width) for _ in range(n)) for c, n in sides)
+        self.encoder = nn.ModuleList(
+            nn.ModuleList(ResidualBlock(c, width) for _ in range(n)) for c, n in sides
+        )
+        self.middle = nn.ModuleList(
+            ResidualBlock(channels[-1], width) for _ in range(2 * config.blocks[-1])
+        )
+        self.decoder = nn.ModuleList(
+            nn.ModuleList(ResidualBlock(c, width) for _ in range(n)) for c, n in sides
+        )
         pairs = list(itertools.pairwise(channels))
         self.downs = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairs)
         self.ups = nn.ModuleList(nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in pairs)
@@ -141,10 +168,14 @@ def _zero(layer: nn.Module) -> None:
         nn.init.zeros_(parameter)
 
 
-def network_output(net: nn.Module, z: Tensor, sigma: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Evaluate F(c_in z; log(sigma)/4), the quantity that the loss sees (Karras et al. 2022, Eq. 7).
+def network_output(
+    net: nn.Module, z: Tensor, sigma: Tensor, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Evaluate F(c_in z; log(sigma)/4), the quantity that the loss sees (Karras et al. 2022, Eq.
+    7).
 
-    z: (B, C, H, W) float32, z = x0 + sigma n with x0 in [-1, 1]. sigma: (B,) float32 > 0. Returns float32.
+    z: (B, C, H, W) float32, z = x0 + sigma n with x0 in [-1, 1]. sigma: (B,) float32 > 0. Returns
+    float32.
     """
     c_in = (sigma.square() + SIGMA_DATA**2).rsqrt()[:, None, None, None]
     scaled = (z * c_in).to(dtype).contiguous(memory_format=torch.channels_last)
@@ -159,14 +190,18 @@ def network_target(x0: Tensor, z: Tensor, sigma: Tensor) -> Tensor:
 
 
 def estimate_x0(output: Tensor, z: Tensor, sigma: Tensor) -> Tensor:
-    """Return D(z; sigma) = c_skip z + c_out F, the estimate of the clean image (Karras et al. 2022, Eq. 7)."""
+    """Return D(z; sigma) = c_skip z + c_out F, the estimate of the clean image (Karras et al. 2022,
+    Eq. 7).
+    """
     s = sigma[:, None, None, None]
     total = s.square() + SIGMA_DATA**2
     return SIGMA_DATA**2 / total * z + s * SIGMA_DATA * total.rsqrt() * output
 
 
 def estimate_eps(output: Tensor, z: Tensor, sigma: Tensor) -> Tensor:
-    """Return (z - D(z; sigma)) / sigma without the cancellation that the literal form has at small sigma."""
+    """Return (z - D(z; sigma)) / sigma without the cancellation that the literal form has at small
+    sigma.
+    """
     s = sigma[:, None, None, None]
     total = s.square() + SIGMA_DATA**2
     return s / total * z - SIGMA_DATA * total.rsqrt() * output
@@ -175,8 +210,9 @@ def estimate_eps(output: Tensor, z: Tensor, sigma: Tensor) -> Tensor:
 class BuiltinDenoiser:
     """Serve a local U-Net as the eps-predictor of a variance-preserving diffusion.
 
-    With a = sqrt(alpha_bar_t) and s = sqrt(1 - alpha_bar_t), z = x_t / a is the clean image plus noise of standard
-    deviation sigma = s / a: the two parameterisations are the same up to this scaling.
+    With a = sqrt(alpha_bar_t) and s = sqrt(1 - alpha_bar_t), z = x_t / a is the clean image plus
+    noise of standard deviation sigma = s / a: the two parameterisations are the same up to this
+    scaling.
     """
 
     def __init__(
@@ -189,13 +225,19 @@ class BuiltinDenoiser:
         self.info = info
         self.dtype = dtype
         self.device = torch.device(device)
-        self.net = net.eval().requires_grad_(False).to(self.device, dtype).to(memory_format=torch.channels_last)
+        self.net = (
+            net.eval()
+            .requires_grad_(False)
+            .to(self.device, dtype)
+            .to(memory_format=torch.channels_last)
+        )
         alpha_bar = linear_alpha_bar(info.n_timesteps)
         self._a = torch.from_numpy(np.sqrt(alpha_bar)).float().to(self.device)
         self._sigma = torch.from_numpy(np.sqrt((1 - alpha_bar) / alpha_bar)).float().to(self.device)
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """Return eps (B, C, H, W) float32 for x_t (B, C, H, W) float32 and base timesteps t (B,) int64.
+        """Return eps (B, C, H, W) float32 for x_t (B, C, H, W) float32 and base timesteps t (B,)
+        int64.
 
         Raises ValueError when the channels or the sides do not suit the network.
         """
@@ -212,17 +254,22 @@ class BuiltinDenoiser:
         channels, height, width = x_t.shape[1:]
         multiple = self.info.multiple
         if channels != self.info.channels:
-            raise ValueError(f"{self.info.name} takes {self.info.channels} channels, not {channels}; convert the image")
+            raise ValueError(
+                f"{self.info.name} takes {self.info.channels} channels, not {channels}; convert the image"
+            )
         if height % multiple or width % multiple:
             raise ValueError(
                 f"tile {height} x {width}: {self.info.name} needs sides that are multiples of {multiple} px"
             )
 
 
-def load_builtin(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> BuiltinDenoiser:
+def load_builtin(
+    device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> BuiltinDenoiser:
     """Load the prior that ships with the software.
 
-    dtype: float32 by default; bfloat16 about halves the time on processors that compute in it, at about 1e-2 in eps.
+    dtype: float32 by default; bfloat16 about halves the time on processors that compute in it, at
+    about 1e-2 in eps.
     """
     return load_prior(BUILTIN_WEIGHTS, device, dtype, name="builtin")
 
@@ -236,7 +283,8 @@ def load_prior(
 ) -> BuiltinDenoiser:
     """Load a prior of this family from a safetensors file, float16 or float32; kind: its format.
 
-    Raises ValueError when the file is missing, is no prior, or its tensors do not have the shapes it announces.
+    Raises ValueError when the file is missing, is no prior, or its tensors do not have the shapes
+    it announces.
     """
     path = Path(path)
     config, state = read_prior(path, kind)
@@ -270,21 +318,29 @@ def _info(path: Path, config: PriorConfig, name: str) -> DenoiserInfo:
 
 
 def read_prior(path: Path, kind: str = FORMAT) -> tuple[PriorConfig, dict[str, Tensor]]:
-    """Read configuration and tensors of a prior file; raise ValueError when it is not one of the kind."""
+    """Read configuration and tensors of a prior file; raise ValueError when it is not one of the
+    kind.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != kind:
-                raise ValueError(f"{path} is no prior of this family: format {metadata.get('format')}, not {kind}")
+                raise ValueError(
+                    f"{path} is no prior of this family: format {metadata.get('format')}, not {kind}"
+                )
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"cannot read the prior {path}: {error}; give a .safetensors file") from error
+        raise ValueError(
+            f"cannot read the prior {path}: {error}; give a .safetensors file"
+        ) from error
     return PriorConfig.from_json(metadata.get("config", "")), state
 
 
 def _check_state(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
     wrong = sorted(expected.keys() ^ found.keys())
-    wrong += [key for key in expected.keys() & found.keys() if expected[key].shape != found[key].shape]
+    wrong += [
+        key for key in expected.keys() & found.keys() if expected[key].shape != found[key].shape
+    ]
     if wrong:
         raise ValueError(
             f"{path}: {len(wrong)} tensors do not fit the announced network, first {wrong[0]}; export it again"

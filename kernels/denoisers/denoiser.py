@@ -1,4 +1,6 @@
-"""The one interface between the sampler and any network, and the loading of a denoiser by its reference."""
+"""The one interface between the sampler and any network, and the loading of a denoiser by its
+reference.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ class Denoiser(Protocol):
     info: DenoiserInfo
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """Return eps of x_t = a x_0 + s eps, both (B, C, H, W) float32, at the base timesteps t (B,) int64."""
+        """Return eps of x_t = a x_0 + s eps, both (B, C, H, W) float32, at the base timesteps t
+        (B,) int64.
+        """
         ...
 
     def to(self, device: torch.device | str) -> Self:
@@ -24,10 +28,14 @@ class Denoiser(Protocol):
         ...
 
 
-def load_denoiser(ref: str, device: torch.device | str = "cpu", label: int | None = None) -> Denoiser:
-    """Load the denoiser that `ref` names (`kernels.denoisers.denoiser_registry`); label: the class of a class-conditional one.
+def load_denoiser(
+    ref: str, device: torch.device | str = "cpu", label: int | None = None
+) -> Denoiser:
+    """Load the denoiser that `ref` names (`kernels.denoisers.denoiser_registry`); label: the class
+    of a class-conditional one.
 
-    Raises ValueError for an unknown scheme (naming the known ones) or a file that is not such a checkpoint.
+    Raises ValueError for an unknown scheme (naming the known ones) or a file that is not such a
+    checkpoint.
     """
     scheme, path = split_ref(ref)
     if scheme == "builtin":
@@ -58,9 +66,12 @@ def load_denoiser(ref: str, device: torch.device | str = "cpu", label: int | Non
 def evaluate(denoiser: Denoiser, x: Tensor, timesteps: Tensor) -> Tensor:
     """Return eps (B, C, H, W), contiguous; on the CPU tile by tile.
 
-    A convolution of the same tile differs in its last bits with the size of the batch, which on the CPU buys nothing.
-    Every tile gets memory of its own, so that not even its alignment depends on its place in the batch.
+    A convolution of the same tile differs in its last bits with the size of the batch, which on the
+    CPU buys nothing. Every tile gets memory of its own, so that not even its alignment depends on
+    its place in the batch.
     """
     if x.device.type != "cpu" or len(x) == 1:
         return denoiser(x, timesteps).contiguous()
-    return torch.cat([denoiser(x[i : i + 1].clone(), timesteps[i : i + 1]).contiguous() for i in range(len(x))])
+    return torch.cat(
+        [denoiser(x[i : i + 1].clone(), timesteps[i : i + 1]).contiguous() for i in range(len(x))]
+    )

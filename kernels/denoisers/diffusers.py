@@ -1,11 +1,12 @@
 """Load a UNet2DModel that the diffusers library saved, together with its scheduler's configuration.
 
-Only the network is built by that library (the extra `diffusers`); the configurations are plain JSON, and the weights
-are read as every other checkpoint here: safetensors first, a pickled `.bin` only if it needs no code to be run. The
-noise schedule and the meaning of the network's answer (noise, image, or v) come from the scheduler's configuration.
+Only the network is built by that library (the extra `diffusers`); the configurations are plain
+JSON, and the weights are read as every other checkpoint here: safetensors first, a pickled `.bin`
+only if it needs no code to be run. The noise schedule and the meaning of the network's answer
+(noise, image, or v) come from the scheduler's configuration.
 
-Source of v prediction: Salimans and Ho, "Progressive Distillation for Fast Sampling of Diffusion Models" (ICLR 2022),
-appendix D: v = a eps - s x_0.
+Source of v prediction: Salimans and Ho, "Progressive Distillation for Fast Sampling of Diffusion
+Models" (ICLR 2022), appendix D: v = a eps - s x_0.
 """
 
 from __future__ import annotations
@@ -29,7 +30,12 @@ WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 PREDICTIONS = ("epsilon", "sample", "v_prediction")
 SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 # Names of attention weights before version 0.14 of the library, and since.
-RENAMED = ((".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0."))
+RENAMED = (
+    (".query.", ".to_q."),
+    (".key.", ".to_k."),
+    (".value.", ".to_v."),
+    (".proj_attn.", ".to_out.0."),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,25 +58,34 @@ class Folder:
 class DiffusersDenoiser:
     """Predict the noise in x_t with a UNet2DModel (a `Denoiser`), whatever it predicts itself."""
 
-    def __init__(self, model: nn.Module, info: DenoiserInfo, prediction: str, label: int | None) -> None:
-        self.model, self.info, self.prediction, self.label = model, info, prediction, label
+    def __init__(
+        self, model: nn.Module, info: DenoiserInfo, prediction: str, label: int | None
+    ) -> None:
+        self.model = model
+        self.info = info
+        self.prediction = prediction
+        self.label = label
         alpha_bar = base_alpha_bar(info.alpha_bar, info.n_timesteps)
         self._a = torch.from_numpy(np.sqrt(alpha_bar)).float()
         self._s = torch.from_numpy(np.sqrt(1 - alpha_bar)).float()
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """Estimate eps (B, C, H, W) float32 at x_t (B, C, H, W) and base timesteps t (B,); drop a learned variance.
+        """Estimate eps (B, C, H, W) float32 at x_t (B, C, H, W) and base timesteps t (B,); drop a
+        learned variance.
 
         Raises ValueError where the sides do not fit the network.
         """
         (h, w), m = x_t.shape[-2:], self.info.multiple
         if h % m or w % m:
-            raise ValueError(f"a tile of {h} x {w} does not fit {self.info.name}: sides must be multiples of {m} px")
+            raise ValueError(
+                f"a tile of {h} x {w} does not fit {self.info.name}: sides must be multiples of {m} px"
+            )
         y = None if self.label is None else torch.full_like(t, self.label)
         answer = self.model(x_t, t, class_labels=y, return_dict=False)[0][:, : self.info.channels]
         if self.prediction == "epsilon":
             return answer
-        a, s = self._a[t][:, None, None, None], self._s[t][:, None, None, None]
+        a = self._a[t][:, None, None, None]
+        s = self._s[t][:, None, None, None]
         return (x_t - a * answer) / s if self.prediction == "sample" else a * answer + s * x_t
 
     def to(self, device: torch.device | str) -> Self:
@@ -81,17 +96,22 @@ class DiffusersDenoiser:
 
 
 def describe_diffusers(path: str | Path, label: int | None = None) -> DenoiserInfo:
-    """Check a folder's configurations and describe its denoiser; reads a sample of the weights' bytes for their hash.
+    """Check a folder's configurations and describe its denoiser; reads a sample of the weights'
+    bytes for their hash.
 
-    Raises CheckpointError (a ValueError) in one line where the folder lacks a part, is of another kind of model, or has
-    a setting that is not supported, and where the extra is not installed.
+    Raises CheckpointError (a ValueError) in one line where the folder lacks a part, is of another
+    kind of model, or has a setting that is not supported, and where the extra is not installed.
     """
     _require_library()
     return _info(_open(Path(path), label))
 
 
-def load_diffusers(path: str | Path, device: torch.device | str = "cpu", label: int | None = None) -> DiffusersDenoiser:
-    """Load a folder's denoiser; errors as for `describe_diffusers`, and where a weight is missing or does not fit."""
+def load_diffusers(
+    path: str | Path, device: torch.device | str = "cpu", label: int | None = None
+) -> DiffusersDenoiser:
+    """Load a folder's denoiser; errors as for `describe_diffusers`, and where a weight is missing
+    or does not fit.
+    """
     _require_library()
     folder = _open(Path(path), label)
     from diffusers import UNet2DModel
@@ -101,20 +121,30 @@ def load_diffusers(path: str | Path, device: torch.device | str = "cpu", label: 
             model = UNet2DModel.from_config(folder.config)
     except (TypeError, ValueError, KeyError, IndexError, ZeroDivisionError) as error:
         line = " ".join(str(error).split())
-        raise CheckpointError(f"{folder.path}: its config.json describes no network: {line}") from error
+        raise CheckpointError(
+            f"{folder.path}: its config.json describes no network: {line}"
+        ) from error
     _fill(model, folder)
-    return DiffusersDenoiser(model.eval().requires_grad_(False), _info(folder), folder.prediction, label).to(device)
+    return DiffusersDenoiser(
+        model.eval().requires_grad_(False), _info(folder), folder.prediction, label
+    ).to(device)
 
 
 def _require_library() -> None:
     if importlib.util.find_spec("diffusers") is None:
-        raise CheckpointError("diffusers: folders need an extra package: pip install 'gigarestore[diffusers]'")
+        raise CheckpointError(
+            "diffusers: folders need an extra package: pip install 'gigarestore[diffusers]'"
+        )
 
 
 def _open(path: Path, label: int | None) -> Folder:
-    """Find the parts of a pipeline's folder (unet/, scheduler/) or of a network's own, and check their settings."""
+    """Find the parts of a pipeline's folder (unet/, scheduler/) or of a network's own, and check
+    their settings.
+    """
     if not path.is_dir():
-        raise CheckpointError(f"{path} is no folder; give one that diffusers' save_pretrained wrote")
+        raise CheckpointError(
+            f"{path} is no folder; give one that diffusers' save_pretrained wrote"
+        )
     index = _json(path / "model_index.json") if (path / "model_index.json").exists() else {}
     latent = sorted(index.keys() & {"vae", "vqvae", "text_encoder"})
     if latent:
@@ -123,13 +153,21 @@ def _open(path: Path, label: int | None) -> Folder:
         )
     network = path / "unet" if (path / "unet").is_dir() else path
     schedulers = (path / "scheduler", network, path.parent / "scheduler")
-    scheduler = next((p / "scheduler_config.json" for p in schedulers if (p / "scheduler_config.json").exists()), None)
+    scheduler = next(
+        (p / "scheduler_config.json" for p in schedulers if (p / "scheduler_config.json").exists()),
+        None,
+    )
     if scheduler is None:
-        raise CheckpointError(f"{path} has no scheduler/scheduler_config.json, which says the noise schedule; add it")
+        raise CheckpointError(
+            f"{path} has no scheduler/scheduler_config.json, which says the noise schedule; add it"
+        )
     weights = next((network / name for name in WEIGHTS if (network / name).exists()), None)
     if weights is None:
-        raise CheckpointError(f"{network} holds neither {WEIGHTS[0]} nor {WEIGHTS[1]}; save the whole model there")
-    config, process = _json(network / "config.json"), _json(scheduler)
+        raise CheckpointError(
+            f"{network} holds neither {WEIGHTS[0]} nor {WEIGHTS[1]}; save the whole model there"
+        )
+    config = _json(network / "config.json")
+    process = _json(scheduler)
     _check_network(network, config, label)
     alpha_bar = _alpha_bar(scheduler, process)
     prediction = process.get("prediction_type", "epsilon")
@@ -137,14 +175,23 @@ def _open(path: Path, label: int | None) -> Folder:
         raise CheckpointError(
             f"{scheduler}: prediction_type {prediction!r} is unknown; known: {', '.join(PREDICTIONS)}"
         )
-    return Folder(path=path, weights=weights, config=config, prediction=prediction, alpha_bar=alpha_bar, label=label)
+    return Folder(
+        path=path,
+        weights=weights,
+        config=config,
+        prediction=prediction,
+        alpha_bar=alpha_bar,
+        label=label,
+    )
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {' '.join(str(error).split())}") from error
+        raise CheckpointError(
+            f"{path} cannot be read as JSON: {' '.join(str(error).split())}"
+        ) from error
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} holds a {type(found).__name__}, not an object of settings")
     return found
@@ -153,13 +200,18 @@ def _json(path: Path) -> dict[str, Any]:
 def _check_network(path: Path, config: Mapping[str, Any], label: int | None) -> None:
     kind = config.get("_class_name", "UNet2DModel")
     if kind != "UNet2DModel":
-        raise CheckpointError(f"{path} is a {kind}; only UNet2DModel, an unconditional or class-conditional one, fits")
+        raise CheckpointError(
+            f"{path} is a {kind}; only UNet2DModel, an unconditional or class-conditional one, fits"
+        )
     if config.get("time_embedding_type", "positional") != "positional":
         raise CheckpointError(f"{path} embeds noise levels, not timesteps ({config['time_embedding_type']}); write a "
                               "module for it and give sigma:package.module:name")  # fmt: skip
-    c_in, c_out = config.get("in_channels", 3), config.get("out_channels", 3)
+    c_in = config.get("in_channels", 3)
+    c_out = config.get("out_channels", 3)
     if c_out not in (c_in, 2 * c_in) or not config.get("block_out_channels"):
-        raise CheckpointError(f"{path} takes {c_in} channels and gives {c_out}: not a denoiser of images")
+        raise CheckpointError(
+            f"{path} takes {c_in} channels and gives {c_out}: not a denoiser of images"
+        )
     if config.get("class_embed_type") not in (None, "timestep"):
         raise CheckpointError(
             f"{path} takes class embeddings ({config['class_embed_type']}), not numbers; not supported"
@@ -167,16 +219,22 @@ def _check_network(path: Path, config: Mapping[str, Any], label: int | None) -> 
     classes = config.get("num_class_embeds")
     if classes is None and config.get("class_embed_type") is None:
         if label is not None:
-            raise CheckpointError(f"{path} knows no classes, and class {label} was given: leave it out")
+            raise CheckpointError(
+                f"{path} knows no classes, and class {label} was given: leave it out"
+            )
     elif label is None or not 0 <= label < (classes or np.inf):
         given = "none was given" if label is None else f"{label} was given"
-        raise CheckpointError(f"{path} is class-conditional, {given}: give --class N from 0 to {(classes or 0) - 1}")
+        raise CheckpointError(
+            f"{path} is class-conditional, {given}: give --class N from 0 to {(classes or 0) - 1}"
+        )
 
 
 def _alpha_bar(path: Path, process: Mapping[str, Any]) -> Float64:
     """Return the base table that the scheduler's configuration describes, in float64."""
-    n, name = process.get("num_train_timesteps", 1000), process.get("beta_schedule", "linear")
-    start, end = process.get("beta_start", 1e-4), process.get("beta_end", 0.02)
+    n = process.get("num_train_timesteps", 1000)
+    name = process.get("beta_schedule", "linear")
+    start = process.get("beta_start", 1e-4)
+    end = process.get("beta_end", 0.02)
     kind = process.get("_class_name", "")
     if not any(key in process for key in ("beta_schedule", "trained_betas")):
         raise CheckpointError(
@@ -191,17 +249,24 @@ def _alpha_bar(path: Path, process: Mapping[str, Any]) -> Float64:
     elif name == "squaredcos_cap_v2":
         alpha_bar = cosine_alpha_bar(n)
     else:
-        raise CheckpointError(f"{path}: beta_schedule {name!r} is not supported; supported: {', '.join(SCHEDULES)}")
+        raise CheckpointError(
+            f"{path}: beta_schedule {name!r} is not supported; supported: {', '.join(SCHEDULES)}"
+        )
     if process.get("rescale_betas_zero_snr"):
-        # Lin et al. 2024, Algorithm 1: the last timestep is pure noise. No clean estimate exists there: it is left out.
+        # Lin et al. 2024, Algorithm 1: the last timestep is pure noise. No clean estimate exists
+        # there: it is left out.
         root = np.sqrt(alpha_bar)
         alpha_bar = (((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2)[:-1]
     return base_alpha_bar(tuple(alpha_bar.tolist()), len(alpha_bar))
 
 
 def _fill(model: nn.Module, folder: Folder) -> None:
-    """Give the network the file's tensors; raise CheckpointError naming the first that is missing or does not fit."""
-    tensors = {_renamed(key): value.float() for key, value in read_named_tensors(folder.weights).items()}
+    """Give the network the file's tensors; raise CheckpointError naming the first that is missing
+    or does not fit.
+    """
+    tensors = {
+        _renamed(key): value.float() for key, value in read_named_tensors(folder.weights).items()
+    }
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     wrong = [f"{key} is missing" for key in expected if key not in tensors]
     wrong += [f"{key} does not belong to the network" for key in tensors if key not in expected]
@@ -211,7 +276,9 @@ def _fill(model: nn.Module, folder: Folder) -> None:
         if key in expected and tuple(value.shape) != expected[key]
     ]
     if wrong:
-        raise CheckpointError(f"{folder.weights} does not fit config.json: {wrong[0]} ({len(wrong)} differ in all)")
+        raise CheckpointError(
+            f"{folder.weights} does not fit config.json: {wrong[0]} ({len(wrong)} differ in all)"
+        )
     model.load_state_dict(tensors, assign=True)
 
 
@@ -224,9 +291,12 @@ def _renamed(key: str) -> str:
 def _info(folder: Folder) -> DenoiserInfo:
     size = folder.config.get("sample_size") or 256
     side = size if isinstance(size, int) else min(size)
-    settings = json.dumps([folder.config, folder.prediction, folder.alpha_bar.tolist(), folder.label], sort_keys=True)
+    settings = json.dumps(
+        [folder.config, folder.prediction, folder.alpha_bar.tolist(), folder.label], sort_keys=True
+    )
     return DenoiserInfo(
-        name=f"diffusers {folder.path.name}" + ("" if folder.label is None else f"; class {folder.label}"),
+        name=f"diffusers {folder.path.name}"
+        + ("" if folder.label is None else f"; class {folder.label}"),
         channels=folder.config.get("in_channels", 3),
         tile=max(side // folder.multiple, 1) * folder.multiple,
         multiple=folder.multiple,

@@ -1,8 +1,10 @@
-"""Measure how well a prior knows a picture: noise it strongly, denoise it, and see how much of the picture is lost.
+"""Measure how well a prior knows a picture: noise it strongly, denoise it, and see how much of the
+picture is lost.
 
-The residual is the root mean square of D(x + sigma n) - x in units of sigma. With noise of a quarter of full scale it
-is 0.1 to 0.3 for photographs, slides and drawn scenes alike (what remains is the noise that edges hide), and 0.5 to 1
-for pictures whose pixels say nothing about their neighbours: there a prior can only replace what it does not know.
+The residual is the root mean square of D(x + sigma n) - x in units of sigma. With noise of a
+quarter of full scale it is 0.1 to 0.3 for photographs, slides and drawn scenes alike (what remains
+is the noise that edges hide), and 0.5 to 1 for pictures whose pixels say nothing about their
+neighbours: there a prior can only replace what it does not know.
 """
 
 from __future__ import annotations
@@ -14,12 +16,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kernels.denoisers.builtin import BuiltinDenoiser, estimate_x0, load_builtin, load_prior, network_output
+from kernels.denoisers.builtin import (
+    BuiltinDenoiser,
+    estimate_x0,
+    load_builtin,
+    load_prior,
+    network_output,
+)
 from kernels.denoisers.denoiser_registry import split_ref
 from kernels.denoisers.prior_metadata import DomainStatistics
 from kernels.noise import KeyedNoise
 
-# Noise level of the measurement, [-1, 1] range: where known and unknown pictures lay farthest apart of 0.1, 0.25, 0.5.
+# Noise level of the measurement, [-1, 1] range: where known and unknown pictures lay farthest apart
+# of 0.1, 0.25, 0.5.
 SIGMA = 0.5
 # Side of the windows, px. The window's border costs a known picture little at this size.
 SIDE = 64
@@ -29,35 +38,52 @@ SEED = 0xD0A1
 
 @torch.no_grad()
 def residual(denoiser: BuiltinDenoiser, windows: Sequence[Tensor]) -> float:
-    """Return the residual over windows (C, SIDE, SIDE) float32 in [-1, 1]: a function of the pixels alone."""
-    noise, squares = KeyedNoise(SEED), []
+    """Return the residual over windows (C, SIDE, SIDE) float32 in [-1, 1]: a function of the pixels
+    alone.
+    """
+    noise = KeyedNoise(SEED)
+    squares = []
     for i, x in enumerate(windows):
         x0 = x[None].to(denoiser.device)
         channels, height, width = x.shape
         z = x0 + SIGMA * noise.draw([(0, 0, i)], [0], (channels, height, width), denoiser.device)
         sigma = torch.full((1,), SIGMA, device=denoiser.device)
-        estimate = estimate_x0(network_output(denoiser.net, z, sigma, denoiser.dtype), z, sigma).clamp(-1, 1)
+        estimate = estimate_x0(
+            network_output(denoiser.net, z, sigma, denoiser.dtype), z, sigma
+        ).clamp(-1, 1)
         squares.append(float((estimate - x0).square().mean()))
     return float(np.sqrt(np.mean(squares))) / SIGMA
 
 
 def statistics(denoiser: BuiltinDenoiser, pictures: Tensor) -> DomainStatistics:
     """Return the statistics of held-out pictures (N, C, H, W) in [-1, 1], sides at least SIDE."""
-    return DomainStatistics.of([residual(denoiser, corners(picture)) for picture in pictures], SIGMA)
+    return DomainStatistics.of(
+        [residual(denoiser, corners(picture)) for picture in pictures], SIGMA
+    )
 
 
 def corners(picture: Tensor) -> list[Tensor]:
     """Return the windows at the four corners of a picture (C, H, W)."""
-    return [picture[:, y, x] for y in (slice(SIDE), slice(-SIDE, None)) for x in (slice(SIDE), slice(-SIDE, None))]
+    return [
+        picture[:, y, x]
+        for y in (slice(SIDE), slice(-SIDE, None))
+        for x in (slice(SIDE), slice(-SIDE, None))
+    ]
 
 
 def residual_of(ref: str, windows: Sequence[NDArray[np.float32]]) -> float:
-    """Return the residual of the prior that a denoiser's reference names; on the CPU, in one thread."""
+    """Return the residual of the prior that a denoiser's reference names; on the CPU, in one
+    thread.
+    """
     scheme, path = split_ref(ref)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # another number may round differently, and the figure goes into the output
+    torch.set_num_threads(
+        1
+    )  # another number may round differently, and the figure goes into the output
     try:
         denoiser = load_builtin() if scheme == "builtin" else load_prior(path)
-        return residual(denoiser, [torch.from_numpy(np.ascontiguousarray(window)) for window in windows])
+        return residual(
+            denoiser, [torch.from_numpy(np.ascontiguousarray(window)) for window in windows]
+        )
     finally:
         torch.set_num_threads(threads)

@@ -1,4 +1,6 @@
-"""Read what a prior file says of itself, without torch: where it comes from, what it knows, which images it has seen."""
+"""Read what a prior file says of itself, without torch: where it comes from, what it knows, which
+images it has seen.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,16 @@ from kernels.denoisers.denoiser_registry import BUILTIN_WEIGHTS, split_ref
 Metadata = Mapping[str, str]
 # Standard deviations of log residual above its mean at which a prior is said not to know an image.
 FAR = 3.0
-# Validation pictures of one slide resemble each other more than its other parts do: never assume less spread than this.
+# Validation pictures of one slide resemble each other more than its other parts do: never assume
+# less spread than this.
 LEAST_SPREAD = 0.15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DomainStatistics:
-    """Say what a prior's residual (kernels.denoisers.domain_statistics) is on pictures that it knows."""
+    """Say what a prior's residual (kernels.denoisers.domain_statistics) is on pictures that it
+    knows.
+    """
 
     sigma: float
     """Noise level of the measurement, in the [-1, 1] range."""
@@ -57,7 +62,9 @@ class DomainStatistics:
 
 
 def domain_statistics(ref: str) -> DomainStatistics | None:
-    """Return the statistics that the prior named by a denoiser's reference carries; None where it carries none."""
+    """Return the statistics that the prior named by a denoiser's reference carries; None where it
+    carries none.
+    """
     scheme, path = split_ref(ref)
     if scheme not in ("builtin", "prior"):
         return None
@@ -66,12 +73,16 @@ def domain_statistics(ref: str) -> DomainStatistics | None:
 
 
 def read_metadata(path: Path | str) -> dict[str, str]:
-    """Return the metadata of a prior file, empty where there is none; raise ValueError when it is no such file."""
+    """Return the metadata of a prior file, empty where there is none; raise ValueError when it is
+    no such file.
+    """
     try:
         with safe_open(path, framework="np") as file:
             return dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"cannot read the prior {path}: {error}; give a .safetensors file") from error
+        raise ValueError(
+            f"cannot read the prior {path}: {error}; give a .safetensors file"
+        ) from error
 
 
 def read_record(metadata: Metadata, name: str) -> dict[str, Any]:

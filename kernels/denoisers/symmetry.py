@@ -1,9 +1,10 @@
 """Average a network over the symmetries of the square, or take one of them at each step.
 
-A network that knows textures and no objects should see a mirrored picture as it sees the picture; what it makes of them
-differs by errors of its own, which an average removes. Taking one symmetry after another along the trajectory does most
-of that without a further evaluation: each step's error meets the next one's ("periodical geometric self-ensemble",
-Zhang et al. 2021, Plug-and-Play Image Restoration with Deep Denoiser Prior, section 4.2).
+A network that knows textures and no objects should see a mirrored picture as it sees the picture;
+what it makes of them differs by errors of its own, which an average removes. Taking one symmetry
+after another along the trajectory does most of that without a further evaluation: each step's error
+meets the next one's ("periodical geometric self-ensemble", Zhang et al. 2021, Plug-and-Play Image
+Restoration with Deep Denoiser Prior, section 4.2).
 """
 
 from __future__ import annotations
@@ -15,7 +16,12 @@ from kernels.denoisers.denoiser import Denoiser
 from kernels.presets import Ensemble
 
 # Bit 0 mirrors columns, bit 1 rows, bit 2 swaps the two axes (square tiles).
-MEMBERS: dict[Ensemble, tuple[int, ...]] = {"1": (0,), "2": (0, 3), "4": (0, 1, 2, 3), "8": tuple(range(8))}
+MEMBERS: dict[Ensemble, tuple[int, ...]] = {
+    "1": (0,),
+    "2": (0, 3),
+    "4": (0, 1, 2, 3),
+    "8": tuple(range(8)),
+}
 
 
 def symmetric(denoiser: Denoiser, ensemble: Ensemble) -> Denoiser:
@@ -24,15 +30,23 @@ def symmetric(denoiser: Denoiser, ensemble: Ensemble) -> Denoiser:
 
 
 class SymmetricDenoiser:
-    """Serve a network's eps averaged over symmetries, or (cycle) under one that the timestep chooses."""
+    """Serve a network's eps averaged over symmetries, or (cycle) under one that the timestep
+    chooses.
+    """
 
     def __init__(self, denoiser: Denoiser, ensemble: Ensemble) -> None:
-        self.denoiser, self.ensemble, self.info = denoiser, ensemble, denoiser.info
+        self.denoiser = denoiser
+        self.ensemble = ensemble
+        self.info = denoiser.info
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """Return eps (B, C, P, P) for square tiles x_t at base timesteps t (B,); raise ValueError for other tiles."""
+        """Return eps (B, C, P, P) for square tiles x_t at base timesteps t (B,); raise ValueError
+        for other tiles.
+        """
         if x_t.shape[-1] != x_t.shape[-2]:
-            raise ValueError(f"tile {x_t.shape[-2]} x {x_t.shape[-1]}: the symmetries of a square need square tiles")
+            raise ValueError(
+                f"tile {x_t.shape[-2]} x {x_t.shape[-1]}: the symmetries of a square need square tiles"
+            )
         if self.ensemble == "cycle":  # no branch on t, which lives on the device
             return _back(self.denoiser(_turned(x_t, t).contiguous(), t), t)
         total: Tensor | None = None
@@ -49,7 +63,9 @@ class SymmetricDenoiser:
 
 
 def _turned(x: Tensor, which: Tensor) -> Tensor:
-    """Apply to each tile the symmetry whose bits `which` (B,) holds: columns, rows, then the diagonal."""
+    """Apply to each tile the symmetry whose bits `which` (B,) holds: columns, rows, then the
+    diagonal.
+    """
     x = torch.where(_bit(which, 0), x.flip(-1), x)
     x = torch.where(_bit(which, 1), x.flip(-2), x)
     return torch.where(_bit(which, 2), x.transpose(-1, -2), x)

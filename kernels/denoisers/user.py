@@ -1,16 +1,18 @@
-"""Serve the user's own network: `module:package.module:name`, (x_t, t) -> eps, and `sigma:...`, D(z; sigma) -> x0.
+"""Serve the user's own network: `module:package.module:name`, (x_t, t) -> eps, and `sigma:...`,
+D(z; sigma) -> x0.
 
-The named object is a function, an `nn.Module`, or a class, which is called without arguments when it is loaded. These
-attributes of the object (or the class) are read where there are any:
+The named object is a function, an `nn.Module`, or a class, which is called without arguments when
+it is loaded. These attributes of the object (or the class) are read where there are any:
 
     channels    image channels (3)                     alpha_bar   module: name of the base schedule, or its table
     tile        default side of a tile, px (256)       sigma_min, sigma_max
     multiple    sides are multiples of it, px (1)                  sigma: the noise levels of its training (0.002, 80)
     content     text that names the weights, for resuming: the source file is hashed anyway
 
-`sigma:` serves networks in the parameterisation of Karras et al. 2022 ("Elucidating the Design Space of
-Diffusion-Based Generative Models", EDM): z = x_0 + sigma n, D estimates x_0. Their published files are pickles with
-code in them, which this program does not execute; a module that loads one is the user's own decision.
+`sigma:` serves networks in the parameterisation of Karras et al. 2022 ("Elucidating the Design
+Space of Diffusion-Based Generative Models", EDM): z = x_0 + sigma n, D estimates x_0. Their
+published files are pickles with code in them, which this program does not execute; a module that
+loads one is the user's own decision.
 """
 
 from __future__ import annotations
@@ -36,8 +38,12 @@ RHO = 7.0
 class UserDenoiser:
     """Hold the user's object as a `Denoiser`; the answer's shape is checked at every call."""
 
-    def __init__(self, function: Callable[[Tensor, Tensor], Tensor], info: DenoiserInfo, *, takes_sigma: bool) -> None:
-        self.function, self.info, self.takes_sigma = function, info, takes_sigma
+    def __init__(
+        self, function: Callable[[Tensor, Tensor], Tensor], info: DenoiserInfo, *, takes_sigma: bool
+    ) -> None:
+        self.function = function
+        self.info = info
+        self.takes_sigma = takes_sigma
         alpha_bar = base_alpha_bar(info.alpha_bar, info.n_timesteps)
         self._a = torch.from_numpy(np.sqrt(alpha_bar)).float()
         self._sigma = torch.from_numpy(np.sqrt((1 - alpha_bar) / alpha_bar)).float()
@@ -45,7 +51,9 @@ class UserDenoiser:
             function.eval().requires_grad_(False)
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """Return eps (B, C, H, W) at base timesteps t (B,); ValueError where the answer has another shape."""
+        """Return eps (B, C, H, W) at base timesteps t (B,); ValueError where the answer has another
+        shape.
+        """
         if not self.takes_sigma:
             return self._checked(self.function(x_t, t), x_t)
         sigma = self._sigma[t]
@@ -62,12 +70,15 @@ class UserDenoiser:
     def _checked(self, answer: Any, x_t: Tensor) -> Tensor:
         if not isinstance(answer, Tensor) or answer.shape != x_t.shape:
             got = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-            raise ValueError(f"{self.info.name} answered {got} to a batch of {tuple(x_t.shape)}; return the same shape")
+            raise ValueError(
+                f"{self.info.name} answered {got} to a batch of {tuple(x_t.shape)}; return the same shape"
+            )
         return answer.float()
 
 
 def describe_user_denoiser(ref: str) -> DenoiserInfo:
-    """Describe the denoiser of a `module:` or `sigma:` reference from its attributes; a class is not instantiated.
+    """Describe the denoiser of a `module:` or `sigma:` reference from its attributes; a class is
+    not instantiated.
 
     Raises ValueError where it cannot be imported or an attribute makes no sense.
     """
@@ -84,10 +95,14 @@ def describe_user_denoiser(ref: str) -> DenoiserInfo:
         multiple=_natural(ref, found, "multiple", 1),
         content=source_hash(found),
     )
-    schedule = _sigma_table(ref, found) if scheme == "sigma" else getattr(found, "alpha_bar", "linear")
+    schedule = (
+        _sigma_table(ref, found) if scheme == "sigma" else getattr(found, "alpha_bar", "linear")
+    )
     if isinstance(schedule, str):
         if schedule not in BASE_SCHEDULES:
-            raise ValueError(f"denoiser {ref!r}: alpha_bar {schedule!r} is unknown; known: {', '.join(BASE_SCHEDULES)}")
+            raise ValueError(
+                f"denoiser {ref!r}: alpha_bar {schedule!r} is unknown; known: {', '.join(BASE_SCHEDULES)}"
+            )
         return replace(info, alpha_bar=schedule)
     table = tuple(float(value) for value in schedule)
     base_alpha_bar(table, len(table))
@@ -95,7 +110,9 @@ def describe_user_denoiser(ref: str) -> DenoiserInfo:
 
 
 def load_user_denoiser(ref: str, device: torch.device | str = "cpu") -> UserDenoiser:
-    """Load the denoiser of a `module:` or `sigma:` reference; errors as for `describe_user_denoiser`."""
+    """Load the denoiser of a `module:` or `sigma:` reference; errors as for
+    `describe_user_denoiser`.
+    """
     info = describe_user_denoiser(ref)
     scheme, name = split_ref(ref)
     found = load_object(name, "denoiser")
@@ -112,8 +129,11 @@ def _natural(ref: str, found: Any, field: str, usual: int) -> int:
 
 def _sigma_table(ref: str, found: Any) -> Float64:
     """Return alpha_bar = 1/(1 + sigma^2) of noise levels from sigma_min to sigma_max."""
-    low, high = getattr(found, "sigma_min", 0.002), getattr(found, "sigma_max", 80.0)
+    low = getattr(found, "sigma_min", 0.002)
+    high = getattr(found, "sigma_max", 80.0)
     if not 0 < low < high:
-        raise ValueError(f"denoiser {ref!r}: sigma_min {low} and sigma_max {high} are no range of noise levels above 0")
+        raise ValueError(
+            f"denoiser {ref!r}: sigma_min {low} and sigma_max {high} are no range of noise levels above 0"
+        )
     sigma = np.linspace(low ** (1 / RHO), high ** (1 / RHO), SIGMA_STEPS) ** RHO
     return 1.0 / (1.0 + sigma**2)

@@ -1,4 +1,6 @@
-"""The degradation operator of a task, built from its parts: pooling, grey, mask, in the order in which they compose."""
+"""The degradation operator of a task, built from its parts: pooling, grey, mask, in the order in
+which they compose.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,11 @@ from kernels.operators.smooth_pool import SmoothPool
 def measurement_operator(
     scale: int, *, grey: bool, known: Tensor | None, channels: int, smooth: bool = False
 ) -> Operator:
-    """Return A of a measurement that was pooled by `scale`, then turned grey, then lost its unknown pixels.
+    """Return A of a measurement that was pooled by `scale`, then turned grey, then lost its unknown
+    pixels.
 
-    known: (B, 1, h, w) bool in the measurement's own pixels; None when all are known. channels: of the picture.
-    smooth: correct pooled measurements with the smooth inverse (noise-free ones only).
+    known: (B, 1, h, w) bool in the measurement's own pixels; None when all are known. channels: of
+    the picture. smooth: correct pooled measurements with the smooth inverse (noise-free ones only).
     The mask comes last because a mask before pooling breaks A A+ A = A (method.md section 4).
     """
     parts: list[Operator] = []

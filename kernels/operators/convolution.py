@@ -1,8 +1,10 @@
-"""Blur by any kernel, one that is no product of two axes included: matrix-free, with a damped pseudo-inverse.
+"""Blur by any kernel, one that is no product of two axes included: matrix-free, with a damped
+pseudo-inverse.
 
-A+ y = A^T (A A^T + delta)^-1 y by a fixed number of conjugate gradient steps, so that nothing waits for the device.
-delta = threshold^2 plays the part of truncation: directions with singular values well above the threshold are inverted,
-those well below are left to the network. A A+ A = A up to delta and what the steps leave.
+A+ y = A^T (A A^T + delta)^-1 y by a fixed number of conjugate gradient steps, so that nothing waits
+for the device. delta = threshold^2 plays the part of truncation: directions with singular values
+well above the threshold are inverted, those well below are left to the network. A A+ A = A up to
+delta and what the steps leave.
 """
 
 from __future__ import annotations
@@ -52,13 +54,16 @@ class Convolution(Operator):
         delta = self.threshold**2
         mu = torch.zeros_like(y)
         r = torch.where(self.valid, y, 0.0)
-        p, size = r, _dot(r, r)
+        p = r
+        size = _dot(r, r)
         for _ in range(self.steps):
             q = self.A(self.adjoint(p)) + delta * p
             step = size / _dot(p, q).clamp(min=1e-30)
-            mu, r = mu + step * p, r - step * q
+            mu = mu + step * p
+            r = r - step * q
             after = _dot(r, r)
-            p, size = r + after / size.clamp(min=1e-30) * p, after
+            p = r + after / size.clamp(min=1e-30) * p
+            size = after
         return self.adjoint(mu)
 
     def singular_values(self, x: Tensor) -> float:
@@ -66,11 +71,15 @@ class Convolution(Operator):
         return 1.0
 
     def finish(self, x: Tensor, y: Tensor, free: Free, tolerance: float) -> Tensor:
-        """Return x changed least on the free pixels so that |A x - y| <= tolerance; see `kernels.operators.tolerance_projection`."""
+        """Return x changed least on the free pixels so that |A x - y| <= tolerance; see
+        `kernels.operators.tolerance_projection`.
+        """
         may = free.pixels.double()
         left = torch.where(self.valid, y.double() - self.A(x.double()), 0.0)
         effort = Effort(rho=0.3 / self.threshold**2, iterations=100)
-        seen = (self.A(may) > NOTHING).double()  # measurements of pinned pixels alone cannot be changed
+        seen = (
+            self.A(may) > NOTHING
+        ).double()  # measurements of pinned pixels alone cannot be changed
         damped = 1 / (1 + effort.rho * self._response(may).abs().square())
         ridge = ridge_by_gradients(
             lambda z: seen * self.A(may * z),
@@ -86,7 +95,9 @@ class Convolution(Operator):
 
 
 def valid_mask(stencil: Stencil, side: int, inside: tuple[int, int, int, int]) -> Tensor:
-    """Return (1, side, side) bool, true for measurements whose support lies in tile and box (y0, x0, y1, x1)."""
+    """Return (1, side, side) bool, true for measurements whose support lies in tile and box (y0,
+    x0, y1, x1).
+    """
     found = torch.zeros((1, side, side), dtype=torch.bool)
     y0, x0, y1, x1 = inside
     top, bottom = stencil.inside(0, max(y0, 0), min(y1, side))
@@ -96,7 +107,9 @@ def valid_mask(stencil: Stencil, side: int, inside: tuple[int, int, int, int]) -
 
 
 @lru_cache(maxsize=8)
-def _response(stencil: Stencil, height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _response(
+    stencil: Stencil, height: int, width: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
     """Return the Fourier transform of the kernel's weights at their places around pixel (0, 0)."""
     weights = torch.zeros((height, width), dtype=torch.float64)
     weights[: stencil.taps[0], : stencil.taps[1]] = torch.from_numpy(stencil.weights)
@@ -107,10 +120,13 @@ def _response(stencil: Stencil, height: int, width: int, dtype: torch.dtype, dev
 def _each(x: Tensor, response: Tensor) -> Tensor:
     """Filter every channel by itself, tile by tile on a CPU so that no tile depends on its batch.
 
-    What a transform carries from one edge of the tile to the opposite one lies in measurements that are not valid.
+    What a transform carries from one edge of the tile to the opposite one lies in measurements that
+    are not valid.
     """
     tiles = x.split(1) if x.device.type == "cpu" else [x]
-    return torch.cat([torch.fft.irfft2(torch.fft.rfft2(t) * response, s=t.shape[2:]) for t in tiles])
+    return torch.cat(
+        [torch.fft.irfft2(torch.fft.rfft2(t) * response, s=t.shape[2:]) for t in tiles]
+    )
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

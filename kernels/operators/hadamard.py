@@ -1,8 +1,10 @@
-"""Block Walsh-Hadamard compressed sensing: a few of each block's coefficients, after random sign changes.
+"""Block Walsh-Hadamard compressed sensing: a few of each block's coefficients, after random sign
+changes.
 
-A block of b x b px is multiplied by random signs, transformed by the orthonormal Walsh-Hadamard matrix of its pixels
-in Sylvester's order (= the one of b, along both axes), and some coefficients are kept. The rows of A are orthonormal:
-A+ = A^T and every nonzero singular value is 1. The same signs and selection serve every block and channel.
+A block of b x b px is multiplied by random signs, transformed by the orthonormal Walsh-Hadamard
+matrix of its pixels in Sylvester's order (= the one of b, along both axes), and some coefficients
+are kept. The rows of A are orthonormal: A+ = A^T and every nonzero singular value is 1. The same
+signs and selection serve every block and channel.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ class BlockHadamard(Operator):
     def __post_init__(self) -> None:
         kept_count(self.block, 1.0)
         if not self.kept or min(self.kept) < 0 or max(self.kept) >= self.block**2:
-            raise ValueError(f"kept coefficients must lie in 0 to {self.block**2 - 1}, and there must be one at least")
+            raise ValueError(
+                f"kept coefficients must lie in 0 to {self.block**2 - 1}, and there must be one at least"
+            )
 
     @property
     def scale(self) -> int:
@@ -58,7 +62,8 @@ class BlockHadamard(Operator):
     def pinv(self, y: Tensor) -> Tensor:
         """Return A^T y, (B, C, H, W)."""
         b, _, h, w = y.shape
-        k, n = self.block, len(self.kept)
+        k = self.block
+        n = len(self.kept)
         found = y.reshape(b, -1, n, h, w).permute(0, 1, 3, 4, 2)
         full = y.new_zeros((*found.shape[:-1], k * k))
         full[..., list(self.kept)] = found
@@ -83,9 +88,11 @@ class BlockHadamard(Operator):
 
 
 def drawn(block: int, ratio: float, seed: int) -> BlockHadamard:
-    """Return the operator that keeps round(ratio block^2) coefficients, drawn with the signs from the seed.
+    """Return the operator that keeps round(ratio block^2) coefficients, drawn with the signs from
+    the seed.
 
-    Raises ValueError for a ratio outside (0, 1], one that keeps nothing, or a block that is no power of two.
+    Raises ValueError for a ratio outside (0, 1], one that keeps nothing, or a block that is no
+    power of two.
     """
     kept = kept_count(block, ratio)
     rng = np.random.Generator(np.random.Philox(seed))

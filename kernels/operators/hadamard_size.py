@@ -4,7 +4,8 @@
 def kept_count(block: int, ratio: float) -> int:
     """Return how many coefficients of a block of block x block px a ratio keeps.
 
-    Raises ValueError for a ratio outside (0, 1], one that keeps nothing, or a block that is no power of two.
+    Raises ValueError for a ratio outside (0, 1], one that keeps nothing, or a block that is no
+    power of two.
     """
     if block < 2 or block & (block - 1):
         raise ValueError(f"block of {block} px is no power of two; choose 8, 16, 32 or 64")
@@ -14,5 +15,7 @@ def kept_count(block: int, ratio: float) -> int:
         )
     kept = round(ratio * block * block)
     if kept < 1:
-        raise ValueError(f"ratio {ratio:g} keeps no coefficient of {block * block}; choose at least {1 / block**2:.2g}")
+        raise ValueError(
+            f"ratio {ratio:g} keeps no coefficient of {block * block}; choose at least {1 / block**2:.2g}"
+        )
     return kept

@@ -1,8 +1,10 @@
-"""Degradation operators A with a generalised inverse A+, and the law that every one of them obeys: A A+ A = A.
+"""Degradation operators A with a generalised inverse A+, and the law that every one of them obeys:
+A A+ A = A.
 
-All maps act on batches (B, C, H, W) of any floating type. H and W are multiples of `alignment`, and cropping such a
-window commutes with A. Every A+ here is the Moore-Penrose inverse, so that A+A is the orthogonal projector onto the
-range space (Wang et al. 2023, DDNM, section 3), and all nonzero singular values that meet in one pixel are equal.
+All maps act on batches (B, C, H, W) of any floating type. H and W are multiples of `alignment`, and
+cropping such a window commutes with A. Every A+ here is the Moore-Penrose inverse, so that A+A is
+the orthogonal projector onto the range space (Wang et al. 2023, DDNM, section 3), and all nonzero
+singular values that meet in one pixel are equal.
 
     operator            A                                    A+                            singular value
     Identity()          x                                    y                             1
@@ -40,7 +42,9 @@ class Free(NamedTuple):
     pixels: Tensor
     """(B, 1, H, W), true where nothing is pinned."""
     rows: Tensor
-    """(B, H), true for the rows that no earlier tile has reached: where they cross such columns, nothing is pinned."""
+    """(B, H), true for the rows that no earlier tile has reached: where they cross such columns,
+    nothing is pinned.
+    """
     cols: Tensor
     """(B, W)."""
 
@@ -60,7 +64,9 @@ class Operator(Protocol):
 
     @property
     def surjective(self) -> bool:
-        """Tell whether A A+ = 1, which makes the operator fit to be the inner part of a composition."""
+        """Tell whether A A+ = 1, which makes the operator fit to be the inner part of a
+        composition.
+        """
         return True
 
     def A(self, x: Tensor) -> Tensor:
@@ -72,7 +78,9 @@ class Operator(Protocol):
         ...
 
     def singular_values(self, x: Tensor) -> float | Tensor:
-        """Return the nonzero singular value, or a map that broadcasts to x and is 0 where nothing is measured."""
+        """Return the nonzero singular value, or a map that broadcasts to x and is 0 where nothing
+        is measured.
+        """
         ...
 
     def range_project(self, x: Tensor) -> Tensor:
@@ -83,12 +91,18 @@ class Operator(Protocol):
         """Return x + A+(y - A x), the nearest picture that measures y (paper Eq. 9)."""
         return x + self.pinv(y - self.A(x))
 
-    def weights(self, x: Tensor, f: Callable[[float | Tensor], tuple[Tensor, ...]]) -> tuple[Weight, ...]:
-        """Return functions of the singular values, computed together by f, as weights that multiply pictures."""
+    def weights(
+        self, x: Tensor, f: Callable[[float | Tensor], tuple[Tensor, ...]]
+    ) -> tuple[Weight, ...]:
+        """Return functions of the singular values, computed together by f, as weights that multiply
+        pictures.
+        """
         return f(self.singular_values(x))
 
     def finish(self, x: Tensor, y: Tensor, free: Free, tolerance: float) -> Tensor:
-        """Return the result x with |A x - y| <= tolerance again after pinning; cells that no pin cuts need nothing."""
+        """Return the result x with |A x - y| <= tolerance again after pinning; cells that no pin
+        cuts need nothing.
+        """
         return x
 
 
@@ -146,7 +160,9 @@ class Grey(Operator):
         return reduce(torch.add, (x[:, c : c + 1] for c in range(self.channels))) / self.channels
 
     def pinv(self, y: Tensor) -> Tensor:
-        """Return (B, C, H, W) with every channel equal to y; a map that already broadcasts is copied the same way."""
+        """Return (B, C, H, W) with every channel equal to y; a map that already broadcasts is
+        copied the same way.
+        """
         return y.expand(-1, self.channels, -1, -1)
 
     def singular_values(self, x: Tensor) -> float:
@@ -187,8 +203,8 @@ class Mask(Operator):
 class MaskedPool(Operator):
     """Average each cell over its known pixels only, in the normalised form that keeps A A+ A = A.
 
-    sigma_y of such a measurement is the noise of the averages, not of the pixels. A cell without known pixels measures
-    0 and constrains nothing.
+    sigma_y of such a measurement is the noise of the averages, not of the pixels. A cell without
+    known pixels measures 0 and constrains nothing.
     """
 
     scale: int = field()
@@ -225,8 +241,9 @@ class MaskedPool(Operator):
 class Compose(Operator):
     """Apply `inner`, then `outer`.
 
-    The inner operator must be surjective (A A+ = 1): then g+ f+ is a generalised inverse of f g. A mask inside breaks
-    A A+ A = A (a pooled mask errs by 0.3) and is refused with a ValueError that names the valid form.
+    The inner operator must be surjective (A A+ = 1): then g+ f+ is a generalised inverse of f g. A
+    mask inside breaks A A+ A = A (a pooled mask errs by 0.3) and is refused with a ValueError that
+    names the valid form.
     """
 
     outer: Operator
@@ -263,14 +280,18 @@ class Compose(Operator):
         return self.inner.pinv(self.outer.pinv(y))
 
     def singular_values(self, x: Tensor) -> float | Tensor:
-        """Return the product; a map of the outer part is lifted to x, since every inner A+ here copies values."""
+        """Return the product; a map of the outer part is lifted to x, since every inner A+ here
+        copies values.
+        """
         inner = self.inner.singular_values(x)
         outer = self.outer.singular_values(x)
         return inner * (self.inner.pinv(outer) if isinstance(outer, Tensor) else outer)
 
 
 def compose(*operators: Operator) -> Operator:
-    """Chain operators, the outermost first: compose(f, g, h) measures f(g(h(x))); errors as for `Compose`."""
+    """Chain operators, the outermost first: compose(f, g, h) measures f(g(h(x))); errors as for
+    `Compose`.
+    """
     if not operators:
         raise ValueError("compose needs at least one operator; give Identity() for none")
     return reduce(Compose, operators)
@@ -289,7 +310,11 @@ def name(operator: Operator) -> str:
 def replicate(y: Tensor, scale: int) -> Tensor:
     """Repeat every pixel scale x scale times: (B, C, h, w) -> (B, C, h*scale, w*scale)."""
     b, c, h, w = y.shape
-    return y[:, :, :, None, :, None].expand(b, c, h, scale, w, scale).reshape(b, c, h * scale, w * scale)
+    return (
+        y[:, :, :, None, :, None]
+        .expand(b, c, h, scale, w, scale)
+        .reshape(b, c, h * scale, w * scale)
+    )
 
 
 def _cell_sums(x: Tensor, scale: int) -> Tensor:

@@ -1,4 +1,6 @@
-"""The laws of operators, checked in numbers on random pictures in float64: for operators that nobody has tested yet."""
+"""The laws of operators, checked in numbers on random pictures in float64: for operators that
+nobody has tested yet.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +11,24 @@ from kernels.operators.linear_operator import Operator
 
 # Largest relative error that still counts as rounding; operators may keep float32 constants.
 ROUNDING = 1e-5
-# Side of the pictures in units of the operator's alignment; 3 has an inner window beside both edges.
+# Side of the pictures in units of the operator's alignment; 3 has an inner window beside both
+# edges.
 UNITS = 3
 
 
 def check_laws(operator: Operator, name: str, channels: int, *, noisy: bool = False) -> None:
-    """Raise ValueError naming the first broken law and by how much; pictures have `channels` channels.
+    """Raise ValueError naming the first broken law and by how much; pictures have `channels`
+    channels.
 
-    noisy: A+A must be an orthogonal projector with the declared singular values, which DDNM+ divides by.
+    noisy: A+A must be an orthogonal projector with the declared singular values, which DDNM+
+    divides by.
     """
-    unit, s = operator.alignment, operator.scale
+    unit = operator.alignment
+    s = operator.scale
     generator = torch.Generator().manual_seed(0)
-    x, z = torch.randn((2, 1, channels, UNITS * unit, UNITS * unit), dtype=torch.float64, generator=generator)
+    x, z = torch.randn(
+        (2, 1, channels, UNITS * unit, UNITS * unit), dtype=torch.float64, generator=generator
+    )
 
     def hold(law: str, found: Tensor, wanted: Tensor) -> None:
         if found.shape != wanted.shape:
@@ -47,10 +55,18 @@ def check_laws(operator: Operator, name: str, channels: int, *, noisy: bool = Fa
     window = x[:, :, inner, inner]
     cells = slice(unit // s, 2 * unit // s)
     hold(f"crop: A of a window aligned to {unit} px", operator.A(window), y[:, :, cells, cells])
-    hold(f"crop: A+ of a window aligned to {unit} px", operator.pinv(y[:, :, cells, cells]), kept[:, :, inner, inner])
+    hold(
+        f"crop: A+ of a window aligned to {unit} px",
+        operator.pinv(y[:, :, cells, cells]),
+        kept[:, :, inner, inner],
+    )
     if noisy:
         mirrored = (kept * z).sum(), (x * operator.pinv(operator.A(z))).sum()
-        hold("A+A self-adjoint (noisy measurements need the Moore-Penrose inverse)", mirrored[0], mirrored[1])
+        hold(
+            "A+A self-adjoint (noisy measurements need the Moore-Penrose inverse)",
+            mirrored[0],
+            mirrored[1],
+        )
         hold(
             "its declared singular values |A v| = |s v| in the range of A+",
             operator.A(kept).square().sum(),

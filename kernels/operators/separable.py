@@ -1,12 +1,15 @@
-"""Blur and bicubic decimation along both axes, with the spectral pseudo-inverse of the small 1-D operators.
+"""Blur and bicubic decimation along both axes, with the spectral pseudo-inverse of the small 1-D
+operators.
 
-A X = R X C^T, R and C of (tile / scale, tile) px. With R = U_r S_r V_r^T and C = U_c S_c V_c^T the singular values of A
-are the products s_i s_j, its singular pictures the outer products: an n^2 x n^2 decomposition at the price of two n x n
-ones. A measurement whose support leaves tile or picture has a row of zeros and constrains nothing, so the neighbours
-of a tile, the picture's border and its padding need no special case.
+A X = R X C^T, R and C of (tile / scale, tile) px. With R = U_r S_r V_r^T and C = U_c S_c V_c^T the
+singular values of A are the products s_i s_j, its singular pictures the outer products: an n^2 x
+n^2 decomposition at the price of two n x n ones. A measurement whose support leaves tile or picture
+has a row of zeros and constrains nothing, so the neighbours of a tile, the picture's border and its
+padding need no special case.
 
-Singular values up to `threshold` are left to the network: A+ then is the pseudo-inverse of the truncated A, and
-A A+ A = A up to the threshold. `finish` restores |A x - y| <= tolerance at the end (kernels.operators.tolerance_projection).
+Singular values up to `threshold` are left to the network: A+ then is the pseudo-inverse of the
+truncated A, and A A+ A = A up to the threshold. `finish` restores |A x - y| <= tolerance at the end
+(kernels.operators.tolerance_projection).
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ from kernels.operators.tolerance_projection import Effort, Ridge, least_change, 
 
 # Conjugate gradient steps of a decimation's correction at most.
 MANY = 1000
-# Thresholds from here on are those of 8 bit, where more effort would begin to fit the measurement's noise.
+# Thresholds from here on are those of 8 bit, where more effort would begin to fit the measurement's
+# noise.
 COARSE = 0.01
 
 # Products of singular values below this count as 0 in any case: float64 cannot tell them from it.
@@ -46,7 +50,9 @@ class Axis:
     vt: Tensor
     """(B, k, n)."""
     exact: Tensor
-    """(B, m) bool: rows that are measurements of the picture, not hints beside its edge (`Stencil.matrix`)."""
+    """(B, m) bool: rows that are measurements of the picture, not hints beside its edge
+    (`Stencil.matrix`).
+    """
 
     @classmethod
     def of(cls, matrices: Sequence[tuple[Tensor, Tensor]]) -> Axis:
@@ -71,9 +77,15 @@ class Separable(Operator):
 
     @classmethod
     def build(
-        cls, stencil: Stencil, side: int, inside: Sequence[tuple[int, int, int, int]], threshold: float
+        cls,
+        stencil: Stencil,
+        side: int,
+        inside: Sequence[tuple[int, int, int, int]],
+        threshold: float,
     ) -> Separable:
-        """Return the operator of tiles of side x side px; inside: per tile, the box y0, x0, y1, x1 that is picture."""
+        """Return the operator of tiles of side x side px; inside: per tile, the box y0, x0, y1, x1
+        that is picture.
+        """
         rows = [axis_matrix(stencil, 0, side, y0, y1) for y0, _, y1, _ in inside]
         cols = [axis_matrix(stencil, 1, side, x0, x1) for _, x0, _, x1 in inside]
         return cls(Axis.of(rows), Axis.of(cols), stencil.scale, threshold)
@@ -112,34 +124,47 @@ class Separable(Operator):
         found = _sandwich(self.rows.vt, x, self.cols.vt.mT)
         return _sandwich(self.rows.vt.mT, values.to(x.dtype) * found, self.cols.vt)
 
-    def weights(self, x: Tensor, f: Callable[[float | Tensor], tuple[Tensor, ...]]) -> tuple[SpectralWeight, ...]:
-        """Return functions of the singular values, computed together, as weights that multiply pictures."""
+    def weights(
+        self, x: Tensor, f: Callable[[float | Tensor], tuple[Tensor, ...]]
+    ) -> tuple[SpectralWeight, ...]:
+        """Return functions of the singular values, computed together, as weights that multiply
+        pictures.
+        """
         return tuple(SpectralWeight(self, values) for values in f(self.spectrum.to(x.dtype)))
 
     def finish(self, x: Tensor, y: Tensor, free: Free, tolerance: float) -> Tensor:
-        """Return x changed least so that |A x - y| <= tolerance, as near as pinned pixels and effort allow; float64.
+        """Return x changed least so that |A x - y| <= tolerance, as near as pinned pixels and
+        effort allow; float64.
 
-        First on the crossings of free rows and columns, exact by the SVDs of the restricted 1-D operators. Measurements
-        that also see free pixels in a corner of the window then take part with those: left to the tile that commits the
-        corner, which others surround by then, they could not hold any more.
+        First on the crossings of free rows and columns, exact by the SVDs of the restricted 1-D
+        operators. Measurements that also see free pixels in a corner of the window then take part
+        with those: left to the tile that commits the corner, which others surround by then, they
+        could not hold any more.
         """
-        if self.scale > 1:  # well conditioned but where a border cuts: exact, and no noise to be kept out
+        if (
+            self.scale > 1
+        ):  # well conditioned but where a border cuts: exact, and no noise to be kept out
             return self._solved(x, y, free.pixels, tolerance)
         done = x.double().clone()
         for b in range(len(x)):
-            rows, cols = free.rows[b].nonzero()[:, 0], free.cols[b].nonzero()[:, 0]
+            rows = free.rows[b].nonzero()[:, 0]
+            cols = free.cols[b].nonzero()[:, 0]
             inner = self._part(b, rows, cols)
             beyond = free.pixels[b, 0] & ~(free.rows[b][:, None] & free.cols[b])
             settled = inner.rows.abs() @ beyond.to(inner.rows.dtype) @ inner.cols.abs().mT == 0
             ridge = _spectral_ridge(inner.rows[:, rows], inner.cols[:, cols], self.effort.rho)
-            done[b] += inner.change(done[b], y[b], ridge, torch.where(settled, tolerance, math.inf), self.effort)
+            done[b] += inner.change(
+                done[b], y[b], ridge, torch.where(settled, tolerance, math.inf), self.effort
+            )
             if settled.all():
                 continue
             corner = self._part(b, *(beyond.any(dim=d).nonzero()[:, 0] for d in (1, 0)))
             rows, cols = ((m != 0).any(dim=0).nonzero()[:, 0] for m in (corner.rows, corner.cols))
             corner = self._part(b, rows, cols)
             pinned = ~free.pixels[b, 0][rows[:, None], cols]
-            ridge = _pinned_ridge(corner.rows[:, rows], corner.cols[:, cols], pinned, self.effort.rho)
+            ridge = _pinned_ridge(
+                corner.rows[:, rows], corner.cols[:, cols], pinned, self.effort.rho
+            )
             done[b] += corner.change(done[b], y[b], ridge, torch.tensor(tolerance), self.effort)
         return done.to(x.dtype)
 
@@ -185,7 +210,9 @@ class _Part(NamedTuple):
         """Return the least change of a picture x (C, H, W) float64 at these pixels, elsewhere 0."""
         left = y.double()[:, self.seen[0][:, None], self.seen[1]] - self.rows @ x @ self.cols.mT
         found = torch.zeros_like(x)
-        found[:, self.pixels[0][:, None], self.pixels[1]] = least_change(ridge, left, allowed, effort)
+        found[:, self.pixels[0][:, None], self.pixels[1]] = least_change(
+            ridge, left, allowed, effort
+        )
         return found
 
 
@@ -205,7 +232,9 @@ class SpectralWeight:
 
 
 @lru_cache(maxsize=64)
-def axis_matrix(stencil: Stencil, axis: int, side: int, low: int, high: int) -> tuple[Tensor, Tensor]:
+def axis_matrix(
+    stencil: Stencil, axis: int, side: int, low: int, high: int
+) -> tuple[Tensor, Tensor]:
     """Return `Stencil.matrix` as tensors; a run's tiles share a handful of them."""
     matrix, exact = stencil.matrix(axis, side, low, high)
     return torch.from_numpy(matrix), torch.from_numpy(exact)
@@ -226,12 +255,18 @@ def _svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _sandwich(left: Tensor, x: Tensor, right: Tensor) -> Tensor:
-    """Return left @ x @ right per tile and channel; on a CPU tile by tile, so that no tile depends on its batch."""
-    left, right = left.to(x.dtype)[:, None], right.to(x.dtype)[:, None]
+    """Return left @ x @ right per tile and channel; on a CPU tile by tile, so that no tile depends
+    on its batch.
+    """
+    left = left.to(x.dtype)[:, None]
+    right = right.to(x.dtype)[:, None]
     if x.device.type != "cpu":
         return left @ x @ right
     return torch.cat(
-        [before @ t @ after for before, t, after in zip(left[:, None], x[:, None], right[:, None], strict=True)]
+        [
+            before @ t @ after
+            for before, t, after in zip(left[:, None], x[:, None], right[:, None], strict=True)
+        ]
     )
 
 
@@ -255,7 +290,8 @@ def _spectral_ridge(rows: Tensor, cols: Tensor, rho: float) -> Ridge:
 
 
 def _pinned_ridge(rows: Tensor, cols: Tensor, pinned: Tensor, rho: float) -> Ridge:
-    """Return the exact z-step with z = 0 at pinned (H, W) bool, by multipliers for the pinned pixels.
+    """Return the exact z-step with z = 0 at pinned (H, W) bool, by multipliers for the pinned
+    pixels.
 
     With M = 1 + rho A^T A: z = M^-1 (rho A^T w - l), and l solves (M^-1)_PP l = (M^-1 rho A^T w)_P.
     """

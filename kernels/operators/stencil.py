@@ -1,6 +1,8 @@
-"""Weights with which a measurement value sees the picture: blur kernels and the antialiased bicubic. numpy only.
+"""Weights with which a measurement value sees the picture: blur kernels and the antialiased
+bicubic. numpy only.
 
-Only measurements whose whole support lies inside the picture, or inside a tile, constrain it (method.md section 4).
+Only measurements whose whole support lies inside the picture, or inside a tile, constrain it
+(method.md section 4).
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from numpy.typing import NDArray
 
 Float64 = NDArray[np.float64]
 
-# A kernel's weights may miss a sum of 1 by this much; beyond it the restored picture would be brighter or darker.
+# A kernel's weights may miss a sum of 1 by this much; beyond it the restored picture would be
+# brighter or darker.
 SUM_TOLERANCE = 1e-3
 # Second singular value over the first, below which a kernel counts as a product of two axes.
 RANK_ONE = 1e-6
@@ -26,7 +29,9 @@ class Stencil:
     """Measurement (i, j) is the sum of weights[a, b] x[i scale + before + a, j scale + before + b]."""
 
     rows: tuple[float, ...]
-    """Weights along y; with `cols` their product is the kernel, unless `full` gives a kernel that is no product."""
+    """Weights along y; with `cols` their product is the kernel, unless `full` gives a kernel that
+    is no product.
+    """
     cols: tuple[float, ...]
     scale: int = 1
     full: tuple[tuple[float, ...], ...] = ()
@@ -49,25 +54,34 @@ class Stencil:
 
     @property
     def reach(self) -> int:
-        """Return the larger support less the cell itself: how far measurements couple pixels of two cells, px."""
+        """Return the larger support less the cell itself: how far measurements couple pixels of two
+        cells, px.
+        """
         return max(self.taps) - self.scale
 
     def before(self, axis: int) -> int:
-        """Return the first tap's place relative to i scale: the support is centred on the cell of scale px."""
+        """Return the first tap's place relative to i scale: the support is centred on the cell of
+        scale px.
+        """
         return (self.scale - self.taps[axis]) // 2
 
     def inside(self, axis: int, low: int, high: int) -> tuple[int, int]:
         """Return the half-open range of measurements whose support lies in the pixels [low, high)."""
-        first, taps = self.before(axis), self.taps[axis]
+        first = self.before(axis)
+        taps = self.taps[axis]
         start = -(-(low - first) // self.scale)
         return start, max((high - first - taps) // self.scale + 1, start)
 
-    def matrix(self, axis: int, side: int, low: int, high: int) -> tuple[Float64, NDArray[np.bool_]]:
-        """Return the operator of one axis on a window of `side` px whose pixels [low, high) are picture.
+    def matrix(
+        self, axis: int, side: int, low: int, high: int
+    ) -> tuple[Float64, NDArray[np.bool_]]:
+        """Return the operator of one axis on a window of `side` px whose pixels [low, high) are
+        picture.
 
-        (side/scale, side), and which of its rows are exact: those whose support lies in window and picture. Decimation
-        has rows beside the picture's edge too, as if the picture went on by reflection: a hint that keeps its last
-        pixels from drifting while sampling, never a measurement. All other rows are 0.
+        (side/scale, side), and which of its rows are exact: those whose support lies in window and
+        picture. Decimation has rows beside the picture's edge too, as if the picture went on by
+        reflection: a hint that keeps its last pixels from drifting while sampling, never a
+        measurement. All other rows are 0.
         """
         weights = (self.rows, self.cols)[axis]
         found = np.zeros((side // self.scale, side))
@@ -86,7 +100,9 @@ class Stencil:
         return found, exact
 
     def measure(self, x: Float64) -> Float64:
-        """Return the measurements of x (C, h, w) whose support lies inside it, from `inside(axis, 0, ...)` on."""
+        """Return the measurements of x (C, h, w) whose support lies inside it, from `inside(axis,
+        0, ...)` on.
+        """
         (y0, y1), (x0, x1) = (self.inside(axis, 0, x.shape[1 + axis]) for axis in (0, 1))
         if self.full:
             rows = (self._row(x, a, y0, y1, x0, x1, row) for a, row in enumerate(self.full))
@@ -94,8 +110,18 @@ class Stencil:
         inner = _strided(x, 2, self.cols, self.before(1), self.scale, x0, x1)
         return _strided(inner, 1, self.rows, self.before(0), self.scale, y0, y1)
 
-    def _row(self, x: Float64, a: int, y0: int, y1: int, x0: int, x1: int, weights: Sequence[float]) -> Float64:
-        return _strided(_strided(x, 1, (1.0,), self.before(0) + a, 1, y0, y1), 2, weights, self.before(1), 1, x0, x1)
+    def _row(
+        self, x: Float64, a: int, y0: int, y1: int, x0: int, x1: int, weights: Sequence[float]
+    ) -> Float64:
+        return _strided(
+            _strided(x, 1, (1.0,), self.before(0) + a, 1, y0, y1),
+            2,
+            weights,
+            self.before(1),
+            1,
+            x0,
+            x1,
+        )
 
 
 def uniform(taps: int) -> Stencil:
@@ -104,7 +130,9 @@ def uniform(taps: int) -> Stencil:
 
 
 def gaussian(sigma: float, taps: int | None = None) -> Stencil:
-    """Return a Gaussian blur of standard deviation sigma px; taps default to 3 sigma on either side."""
+    """Return a Gaussian blur of standard deviation sigma px; taps default to 3 sigma on either
+    side.
+    """
     return anisotropic(sigma, sigma, taps)
 
 
@@ -114,7 +142,9 @@ def anisotropic(sigma_y: float, sigma_x: float, taps: int | None = None) -> Sten
 
 
 def bicubic(scale: int) -> Stencil:
-    """Return antialiased bicubic decimation: Keys' kernel (a = -1/2) stretched by `scale`, weights summing to 1."""
+    """Return antialiased bicubic decimation: Keys' kernel (a = -1/2) stretched by `scale`, weights
+    summing to 1.
+    """
     reach = 2 * scale
     centre = (scale - 1) / 2
     places = np.arange(math.floor(centre - reach) + 1, math.ceil(centre + reach))
@@ -124,12 +154,16 @@ def bicubic(scale: int) -> Stencil:
 
 
 def from_weights(weights: Float64, *, normalise: bool) -> Stencil:
-    """Return the blur of a given kernel (odd, odd); a product of two axes is recognised by its singular values.
+    """Return the blur of a given kernel (odd, odd); a product of two axes is recognised by its
+    singular values.
 
-    normalise: divide by the sum (a kernel image has no unit); else raise ValueError for a sum that is not 1.
+    normalise: divide by the sum (a kernel image has no unit); else raise ValueError for a sum that
+    is not 1.
     """
     if weights.ndim != 2 or not weights.size or any(side % 2 == 0 for side in weights.shape):
-        raise ValueError(f"blur kernel of shape {weights.shape} has no centre pixel; give one with odd sides")
+        raise ValueError(
+            f"blur kernel of shape {weights.shape} has no centre pixel; give one with odd sides"
+        )
     total = float(weights.sum())
     if not np.isfinite(weights).all() or total <= 0:
         raise ValueError(f"blur kernel sums to {total:g}; give weights that sum to 1")
@@ -144,7 +178,9 @@ def from_weights(weights: Float64, *, normalise: bool) -> Stencil:
 
 
 def rounding_gain(stencil: Stencil) -> float:
-    """Return the standard deviation of A e for rounding errors e, each uniform within half a level, in levels."""
+    """Return the standard deviation of A e for rounding errors e, each uniform within half a level,
+    in levels.
+    """
     return float(np.linalg.norm(stencil.weights)) / math.sqrt(12)
 
 
@@ -159,7 +195,9 @@ def _even(taps: int) -> Float64:
 
 def _bell(sigma: float, taps: int | None) -> Float64:
     if not (math.isfinite(sigma) and sigma > 0):
-        raise ValueError(f"blur sigma {sigma:g} px is not above 0; give the blur's standard deviation in px")
+        raise ValueError(
+            f"blur sigma {sigma:g} px is not above 0; give the blur's standard deviation in px"
+        )
     count = 2 * math.ceil(3 * sigma) + 1 if taps is None else taps
     _check_taps(count)
     places = np.arange(count) - count // 2
@@ -168,7 +206,9 @@ def _bell(sigma: float, taps: int | None) -> Float64:
 
 def _check_taps(taps: int) -> None:
     if taps < 1 or taps % 2 == 0:
-        raise ValueError(f"blur of {taps} taps has no centre pixel; choose an odd number of at least 1")
+        raise ValueError(
+            f"blur of {taps} taps has no centre pixel; choose an odd number of at least 1"
+        )
 
 
 def _unit(weights: Float64) -> Float64:
@@ -177,7 +217,8 @@ def _unit(weights: Float64) -> Float64:
 
 def _keys(u: Float64) -> Float64:
     u = np.abs(u)
-    near, far = 1.5 * u**3 - 2.5 * u**2 + 1, -0.5 * u**3 + 2.5 * u**2 - 4 * u + 2
+    near = 1.5 * u**3 - 2.5 * u**2 + 1
+    far = -0.5 * u**3 + 2.5 * u**2 - 4 * u + 2
     return np.where(u <= 1, near, np.where(u < 2, far, 0.0))
 
 

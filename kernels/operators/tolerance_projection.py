@@ -1,13 +1,15 @@
 """The least change that brings every measurement within a tolerance, keeping the pinned pixels.
 
-A stored measurement is rounded, so that even the true picture leaves residuals of up to half a grey level. Demanding
-less from a blur, whose small singular values amplify, would fill the picture with noise: conjugate gradients on a blur
-of 9 x 9 px from 8 bit take 12 dB. The projection on {x: |A x - y| <= tolerance} takes a few tenths, or gains.
+A stored measurement is rounded, so that even the true picture leaves residuals of up to half a grey
+level. Demanding less from a blur, whose small singular values amplify, would fill the picture with
+noise: conjugate gradients on a blur of 9 x 9 px from 8 bit take 12 dB. The projection on {x: |A x -
+y| <= tolerance} takes a few tenths, or gains.
 
     z = argmin |z|^2  subject to  |r - B z| <= tolerance,    r = y - A x, B = A on the free pixels
 
-by the alternating direction method of multipliers (Boyd et al. 2011, section 3.1, over-relaxed as in 3.4.3) with the
-splitting v = B z. The z-step is exact where the singular values of B are known, else conjugate gradients.
+by the alternating direction method of multipliers (Boyd et al. 2011, section 3.1, over-relaxed as
+in 3.4.3) with the splitting v = B z. The z-step is exact where the singular values of B are known,
+else conjugate gradients.
 """
 
 from __future__ import annotations
@@ -21,10 +23,12 @@ from torch import Tensor
 RELAXATION = 1.7
 # Iterations between two looks at the residual, the only point where the device is waited for.
 CHECK_EVERY = 5
-# Conjugate gradients have converged when |A^T r|^2 has fallen to this share. Beyond it float64's rounding takes over, and what
-# cannot hold within the tolerance drifts away from its best: from 1.008 to 13 tolerances in 1000 steps (bicubic, 16 bit).
+# Conjugate gradients have converged when |A^T r|^2 has fallen to this share. Beyond it float64's
+# rounding takes over, and what cannot hold within the tolerance drifts away from its best: from
+# 1.008 to 13 tolerances in 1000 steps (bicubic, 16 bit).
 CONVERGED = 1e-20
-# What rounding leaves of |A^T r|^2 at least, as a share of |r|^2, for operators whose norm is about 1: there is no way below.
+# What rounding leaves of |A^T r|^2 at least, as a share of |r|^2, for operators whose norm is about
+# 1: there is no way below.
 ROUNDING = 1e-28
 
 Ridge = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -36,7 +40,9 @@ class Effort:
     """Say how hard the projection tries."""
 
     rho: float
-    """Weight of the measurement against the change: singular values above 1/sqrt(rho) are used freely."""
+    """Weight of the measurement against the change: singular values above 1/sqrt(rho) are used
+    freely.
+    """
     iterations: int = 200
     slack: float = 0.05
     """Stop when the residual exceeds the tolerance by this share of it at most."""
@@ -49,16 +55,19 @@ def least_change(ridge: Ridge, residual: Tensor, tolerance: Tensor, effort: Effo
     """
     if not residual.numel() or _excess(residual, tolerance)[0] <= 0:
         return torch.zeros_like(ridge(residual)[0])
-    low, high = residual - tolerance, residual + tolerance
+    low = residual - tolerance
+    high = residual + tolerance
     v = torch.zeros_like(residual).clamp(low, high)
     u = torch.zeros_like(residual)
     z, bz = ridge(v)
-    best, least = torch.zeros_like(z), _excess(residual, tolerance)[1]
+    best = torch.zeros_like(z)
+    least = _excess(residual, tolerance)[1]
     for i in range(effort.iterations + 1):
         if i % CHECK_EVERY == 0:
             worst, size = _excess(residual - bz, tolerance)
             if size < least:
-                best, least = z, size
+                best = z
+                least = size
             if worst <= effort.slack * float(tolerance.min()):
                 return z
         mixed = RELAXATION * bz + (1 - RELAXATION) * v
@@ -69,7 +78,9 @@ def least_change(ridge: Ridge, residual: Tensor, tolerance: Tensor, effort: Effo
 
 
 def _excess(left: Tensor, tolerance: Tensor) -> tuple[float, float]:
-    """Return by how much the residual exceeds the tolerance at most, and the sum of squares of the excess."""
+    """Return by how much the residual exceeds the tolerance at most, and the sum of squares of the
+    excess.
+    """
     beyond = (left.abs() - tolerance).clamp(min=0.0)
     return float(beyond.max()), float(beyond.square().sum())
 
@@ -81,7 +92,8 @@ def ridge_by_gradients(
     rho: float,
     iterations: int = 12,
 ) -> Ridge:
-    """Return the z-step by conjugate gradients on (1 + rho A^T A) z = rho A^T w, begun at the last answer.
+    """Return the z-step by conjugate gradients on (1 + rho A^T A) z = rho A^T w, begun at the last
+    answer.
 
     inverse: about (1 + rho A^T A)^-1, symmetric and positive.
     """
@@ -96,10 +108,12 @@ def ridge_by_gradients(
         for _ in range(iterations):
             q = p + rho * adjoint(A(p))
             step = size / (p * q).sum().clamp(min=1e-300)
-            z, r = z + step * p, r - step * q
+            z = z + step * p
+            r = r - step * q
             h = inverse(r)
             after = (r * h).sum()
-            p, size = h + after / size.clamp(min=1e-300) * p, after
+            p = h + after / size.clamp(min=1e-300) * p
+            size = after
         last[:] = [z]
         return z, A(z)
 
@@ -113,23 +127,31 @@ def least_squares(
     tolerance: float,
     iterations: int,
 ) -> Tensor:
-    """Return the least z with |r - A z| <= tolerance by conjugate gradients (CGLS), each tile by its own steps.
+    """Return the least z with |r - A z| <= tolerance by conjugate gradients (CGLS), each tile by
+    its own steps.
 
-    For operators whose measurements can all hold exactly: no noise is amplified on the way. Where pinned pixels leave
-    some of them out of reach, z is the least-squares solution.
+    For operators whose measurements can all hold exactly: no noise is amplified on the way. Where
+    pinned pixels leave some of them out of reach, z is the least-squares solution.
     """
-    r, s = residual, adjoint(residual)
-    z, p, size = torch.zeros_like(s), s, _squared(s)
+    r = residual
+    s = adjoint(residual)
+    z = torch.zeros_like(s)
+    p = s
+    size = _squared(s)
     enough = torch.maximum(CONVERGED * size, ROUNDING * _squared(residual))
     for i in range(iterations):
-        if i % CHECK_EVERY == 0 and (float(r.abs().max()) <= tolerance or bool((size <= enough).all())):
+        if i % CHECK_EVERY == 0 and (
+            float(r.abs().max()) <= tolerance or bool((size <= enough).all())
+        ):
             break
         q = A(p)
         step = size / _squared(q).clamp(min=1e-300)
-        z, r = z + step * p, r - step * q
+        z = z + step * p
+        r = r - step * q
         s = adjoint(r)
         after = _squared(s)
-        p, size = s + after / size.clamp(min=1e-300) * p, after
+        p = s + after / size.clamp(min=1e-300) * p
+        size = after
     return z
 
 

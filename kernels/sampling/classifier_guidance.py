@@ -1,7 +1,9 @@
-"""Classifier guidance: pull tiles towards a class by the gradient of log p(class | x_t), tile by tile.
+"""Classifier guidance: pull tiles towards a class by the gradient of log p(class | x_t), tile by
+tile.
 
-Form posterior adds variance_t scale gradient to the mean (Dhariwal and Nichol 2021, Algorithm 1); form eps subtracts
-s scale gradient from eps before the clean estimate is made (their Algorithm 2), so that constraints are not disturbed.
+Form posterior adds variance_t scale gradient to the mean (Dhariwal and Nichol 2021, Algorithm 1);
+form eps subtracts s scale gradient from eps before the clean estimate is made (their Algorithm 2),
+so that constraints are not disturbed.
 """
 
 from __future__ import annotations
@@ -24,23 +26,35 @@ class Guidance:
     """Guide the tiles of a batch; each tile has its own label, and they share scale and classifier."""
 
     gradient: Callable[..., Tensor]
-    """(x_t (B, C, H, W), base timesteps (B,)), and labels (B,) if there are any, -> gradient of log p, like x_t."""
+    """(x_t (B, C, H, W), base timesteps (B,)), and labels (B,) if there are any, -> gradient of log
+    p, like x_t.
+    """
     scale: float = 1.0
     labels: Tensor | None = None
-    """(B,) int64, one class per tile; `UNGUIDED` for none. Without labels every tile is guided alike."""
+    """(B,) int64, one class per tile; `UNGUIDED` for none. Without labels every tile is guided
+    alike.
+    """
 
     def __post_init__(self) -> None:
         if not 0 <= self.scale < math.inf:
-            raise ValueError(f"guidance scale {self.scale} is no strength; give a number of at least 0")
+            raise ValueError(
+                f"guidance scale {self.scale} is no strength; give a number of at least 0"
+            )
         if self.labels is not None and (self.labels.dtype != torch.int64 or self.labels.ndim != 1):
-            raise ValueError(f"labels are {self.labels.dtype} {tuple(self.labels.shape)}; give one int64 per tile")
+            raise ValueError(
+                f"labels are {self.labels.dtype} {tuple(self.labels.shape)}; give one int64 per tile"
+            )
 
     def __call__(self, x: Tensor, timesteps: Tensor) -> Tensor:
-        """Return scale times the gradient at x_t, (B, C, H, W); on the CPU tile by tile, as networks are."""
+        """Return scale times the gradient at x_t, (B, C, H, W); on the CPU tile by tile, as
+        networks are.
+        """
         if x.device.type != "cpu" or len(x) == 1:
             return self._of(x, timesteps, self.labels)
         labels = [None] * len(x) if self.labels is None else self.labels.split(1)
-        return torch.cat([self._of(x[i : i + 1].clone(), timesteps[i : i + 1], labels[i]) for i in range(len(x))])
+        return torch.cat(
+            [self._of(x[i : i + 1].clone(), timesteps[i : i + 1], labels[i]) for i in range(len(x))]
+        )
 
     def _of(self, x: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
         if labels is None:
@@ -51,7 +65,9 @@ class Guidance:
 
 @dataclass(frozen=True, slots=True)
 class ClassifierGradient:
-    """Differentiate a guided-diffusion classifier (`kernels.denoisers.guided_diffusion.classifier`); equal for the same network."""
+    """Differentiate a guided-diffusion classifier
+    (`kernels.denoisers.guided_diffusion.classifier`); equal for the same network.
+    """
 
     classifier: nn.Module
 
@@ -60,9 +76,15 @@ class ClassifierGradient:
         return log_probability_gradient(self.classifier, x, timesteps, labels)
 
 
-def classifier_guidance(classifier: nn.Module, labels: Sequence[int | None], classes: int, scale: float) -> Guidance:
-    """Guide each tile by its class, None for no guidance; raise ValueError for a class that the classifier lacks."""
+def classifier_guidance(
+    classifier: nn.Module, labels: Sequence[int | None], classes: int, scale: float
+) -> Guidance:
+    """Guide each tile by its class, None for no guidance; raise ValueError for a class that the
+    classifier lacks.
+    """
     if unknown := [c for c in labels if c is not None and not 0 <= c < classes]:
-        raise ValueError(f"class {unknown[0]} is unknown to the classifier; choose one in [0, {classes - 1}]")
+        raise ValueError(
+            f"class {unknown[0]} is unknown to the classifier; choose one in [0, {classes - 1}]"
+        )
     numbers = torch.tensor([UNGUIDED if c is None else c for c in labels], dtype=torch.int64)
     return Guidance(gradient=ClassifierGradient(classifier), scale=scale, labels=numbers)

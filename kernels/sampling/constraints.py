@@ -1,8 +1,10 @@
-"""What a tile must satisfy: the guide of the coarser level, the measurement, and the pixels already known.
+"""What a tile must satisfy: the guide of the coarser level, the measurement, and the pixels already
+known.
 
-A `Problem` is a batch: every tensor has the tiles along its first axis, so that tiles can be admitted to a batch and
-retired from it between two steps. Projection order is guide, measurement, known overlap (the paper's Algorithm 3): the
-last one always holds, and with aligned cells and no measurement noise all of them do.
+A `Problem` is a batch: every tensor has the tiles along its first axis, so that tiles can be
+admitted to a batch and retired from it between two steps. Projection order is guide, measurement,
+known overlap (the paper's Algorithm 3): the last one always holds, and with aligned cells and no
+measurement noise all of them do.
 """
 
 from __future__ import annotations
@@ -26,18 +28,22 @@ class Measurement:
 
     operator: Operator
     y: Tensor
-    """(B, C', H/scale, W/scale) float32 in [-1, 1], the tile's aligned window of the measurement."""
+    """(B, C', H/scale, W/scale) float32 in [-1, 1], the tile's aligned window of the measurement.
+    """
     sigma_y: float = 0.0
     """Standard deviation of the noise in y, in the unit of the [-1, 1] range; 0: exact."""
     tolerance: float = 0.0
-    """How far A x may stay from y at the end, same unit, for operators that pins can cut; y itself is rounded."""
+    """How far A x may stay from y at the end, same unit, for operators that pins can cut; y itself
+    is rounded.
+    """
 
     def __post_init__(self) -> None:
         if not self.sigma_y >= 0:
             raise ValueError(f"sigma_y {self.sigma_y} is no standard deviation; give 0 or more")
 
     def project(self, x0: Tensor, lam: Weight | None = None) -> Tensor:
-        """Return x0 + lam A+(y - A x0) (paper Eq. 9; DDNM+ Eq. 17 with lam); lam None is 1 and exact.
+        """Return x0 + lam A+(y - A x0) (paper Eq. 9; DDNM+ Eq. 17 with lam); lam None is 1 and
+        exact.
 
         x0: (B, C, H, W). lam: broadcasts to x0.
         """
@@ -47,7 +53,8 @@ class Measurement:
 
 
 def guide(target: Tensor, factor: int) -> Measurement:
-    """Require that cells of factor x factor pixels average to the coarser level's result under the tile (paper Eq. 12).
+    """Require that cells of factor x factor pixels average to the coarser level's result under the
+    tile (paper Eq. 12).
 
     target: (B, C, H/factor, W/factor) float32.
     """
@@ -84,7 +91,9 @@ class Problem:
     @property
     def alignment(self) -> int:
         """Return the number of pixels that the sides of a tile must be multiples of."""
-        return math.lcm(*(m.operator.alignment for m in (self.guide, self.measurement) if m is not None))
+        return math.lcm(
+            *(m.operator.alignment for m in (self.guide, self.measurement) if m is not None)
+        )
 
     def project(self, x0: Tensor, lam: Weight | None = None) -> Tensor:
         """Project x0 (B, C, H, W) on every constraint in turn; lam weighs the measurement only."""
@@ -92,7 +101,9 @@ class Problem:
             x0 = self.guide.project(x0)
         if self.measurement is not None:
             if self.measurement.tolerance > 0 and self.known is not None:
-                x0 = self.known.project(x0)  # measurements across the pinned border see what will be there
+                x0 = self.known.project(
+                    x0
+                )  # measurements across the pinned border see what will be there
             x0 = self.measurement.project(x0, lam)
         return x0 if self.known is None else self.known.project(x0)
 
@@ -102,17 +113,23 @@ class Problem:
         return (replace(self, measurement=None) if noisy else self).project(x0)
 
     def finish(self, x: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
-        """Return the result x with its measurement holding on the free pixels beside the pinned ones (method 8.7b).
+        """Return the result x with its measurement holding on the free pixels beside the pinned
+        ones (method 8.7b).
 
         rows (B, H), cols (B, W): bool, those that no earlier tile has reached (`Free`).
         """
         m = self.measurement
         if m is None or m.sigma_y > 0 or m.tolerance == 0:
             return x
-        pinned = torch.zeros_like(x[:, :1], dtype=torch.bool) if self.known is None else self.known.mask
+        pinned = (
+            torch.zeros_like(x[:, :1], dtype=torch.bool) if self.known is None else self.known.mask
+        )
         done = []
-        for i in range(len(x)):  # one by one: how many steps a tile takes must not depend on its batch
-            one, row = select(m, [i]), slice(i, i + 1)
+        for i in range(
+            len(x)
+        ):  # one by one: how many steps a tile takes must not depend on its batch
+            one = select(m, [i])
+            row = slice(i, i + 1)
             free = Free(~pinned[row].to(x.device), rows[row], cols[row])
             done.append(one.operator.finish(x[row], one.y.to(x.device), free, m.tolerance))
         return torch.cat(done)
@@ -121,23 +138,36 @@ class Problem:
         """Raise ValueError unless every constraint fits a batch of tiles of shape (B, C, H, W)."""
         batch, _, height, width = shape
         if any(len(tensor) != batch for tensor in _tensors(self)):
-            raise ValueError(f"a tensor of the problem is not of batch {batch}; give every tile its own row")
+            raise ValueError(
+                f"a tensor of the problem is not of batch {batch}; give every tile its own row"
+            )
         if height % self.alignment or width % self.alignment:
-            raise ValueError(f"tile {height} x {width} is not a multiple of {self.alignment} px; choose one that is")
+            raise ValueError(
+                f"tile {height} x {width} is not a multiple of {self.alignment} px; choose one that is"
+            )
         probe = torch.zeros(tuple(shape))
         for m in (self.guide, self.measurement):
             if m is not None and (wanted := to(m, "cpu").operator.A(probe).shape) != m.y.shape:
-                raise ValueError(f"the target has shape {tuple(m.y.shape)}, but its operator measures {tuple(wanted)}")
+                raise ValueError(
+                    f"the target has shape {tuple(m.y.shape)}, but its operator measures {tuple(wanted)}"
+                )
         if self.known is not None:
-            mask, value = self.known.mask, self.known.value
-            if mask.dtype != torch.bool or value.shape != probe.shape or mask.shape != probe[:, :1].shape:
+            mask = self.known.mask
+            value = self.known.value
+            if (
+                mask.dtype != torch.bool
+                or value.shape != probe.shape
+                or mask.shape != probe[:, :1].shape
+            ):
                 raise ValueError(
                     f"known overlap has mask {mask.dtype} {tuple(mask.shape)} and value {tuple(value.shape)}; "
                     f"give a bool mask {tuple(probe[:, :1].shape)} and a value {tuple(probe.shape)}"
                 )
 
     def with_known(self, x: Tensor) -> Problem:
-        """Return the problem with an empty known overlap for the batch x (B, C, H, W), if it has none."""
+        """Return the problem with an empty known overlap for the batch x (B, C, H, W), if it has
+        none.
+        """
         empty = Known(torch.zeros_like(x[:, :1], dtype=torch.bool), torch.zeros_like(x))
         return self if self.known is not None else replace(self, known=empty)
 
@@ -164,15 +194,18 @@ def ddnm_plus(
     eta_b: float = 1.0,
     noise_scale: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Return how much of the correction to apply, and how much fresh noise to add beside it, in the range space.
+    """Return how much of the correction to apply, and how much fresh noise to add beside it, in the
+    range space.
 
-    The correction injects noise of standard deviation alpha sigma_y / s into the next state, which may hold tau. If tau
-    allows it, correct fully and add the missing noise; else correct by less, so that injected and fresh noise together
-    are tau. alpha: weight of x^ in the step. eta: the part of tau that must stay fresh (0 in form `posterior`).
-    s: singular value of the operator or a map of it, whose zeros do not matter. noise_scale: factor of every draw;
-    what it takes from the fresh noise is room for the measurement's own. Source: DDNM, section 3.3, per singular
-    value; method: lambda = 1 if tau >= alpha sigma_y / s, else tau sqrt(1 - eta^2) s / (alpha sigma_y). DDRM's three
-    cases (Kawar et al. 2022, Eq. 7 and 8) are the same two, with lambda = eta_b in place of 1.
+    The correction injects noise of standard deviation alpha sigma_y / s into the next state, which
+    may hold tau. If tau allows it, correct fully and add the missing noise; else correct by less,
+    so that injected and fresh noise together are tau. alpha: weight of x^ in the step. eta: the
+    part of tau that must stay fresh (0 in form `posterior`). s: singular value of the operator or a
+    map of it, whose zeros do not matter. noise_scale: factor of every draw; what it takes from the
+    fresh noise is room for the measurement's own. Source: DDNM, section 3.3, per singular value;
+    method: lambda = 1 if tau >= alpha sigma_y / s, else tau sqrt(1 - eta^2) s / (alpha sigma_y).
+    DDRM's three cases (Kawar et al. 2022, Eq. 7 and 8) are the same two, with lambda = eta_b in
+    place of 1.
     """
     if isinstance(s, Tensor):
         s = torch.where(s > 0, s, 1.0)
@@ -188,11 +221,15 @@ class RangeSpace(NamedTuple):
     """Say how one step with a noisy measurement treats the range space of the operator."""
 
     operator: Operator
-    """The measurement's own, or the identity in the scalar form, which takes every direction for a measured one."""
+    """The measurement's own, or the identity in the scalar form, which takes every direction for a
+    measured one.
+    """
     lam: Weight
     """Share of the correction to apply."""
     fresh: Weight
-    """Standard deviation of the fresh noise in the range space; the network's own eps is not kept there."""
+    """Standard deviation of the fresh noise in the range space; the network's own eps is not kept
+    there.
+    """
 
 
 def range_space(
@@ -204,7 +241,9 @@ def range_space(
     x: Tensor,
     noise_scale: float = 1.0,
 ) -> RangeSpace:
-    """Return the DDNM+ weights of a step from its coefficients (`ddnm_plus`), each (B, 1, 1, 1); x: the batch."""
+    """Return the DDNM+ weights of a step from its coefficients (`ddnm_plus`), each (B, 1, 1, 1); x:
+    the batch.
+    """
     operator: Operator = Identity() if scalar else measurement.operator
     lam, fresh = operator.weights(
         x, lambda s: ddnm_plus(alpha, tau, eta, measurement.sigma_y, s, noise_scale=noise_scale)
@@ -213,7 +252,9 @@ def range_space(
 
 
 def select(batch: T, rows: Sequence[int]) -> T:
-    """Take tiles out of a batch: tensors by their first axis, tuples by entry, dataclasses field by field."""
+    """Take tiles out of a batch: tensors by their first axis, tuples by entry, dataclasses field by
+    field.
+    """
     if isinstance(batch, Tensor):
         return cast(T, batch[list(rows)])
     if isinstance(batch, tuple):
@@ -224,11 +265,15 @@ def select(batch: T, rows: Sequence[int]) -> T:
 
 
 def cat(batches: Sequence[T]) -> T:
-    """Join batches along the tiles; raise ValueError where they differ in what all tiles of a batch share."""
+    """Join batches along the tiles; raise ValueError where they differ in what all tiles of a batch
+    share.
+    """
     first: Any = batches[0]
     if any(type(b) is not type(first) for b in batches):
         kinds = ", ".join(sorted({type(b).__name__ for b in batches}))
-        raise ValueError(f"tiles with {kinds} cannot share a batch; group them by level and kind of constraint")
+        raise ValueError(
+            f"tiles with {kinds} cannot share a batch; group them by level and kind of constraint"
+        )
     if isinstance(first, Tensor):
         return cast(T, torch.cat(cast(list[Tensor], list(batches))))
     if isinstance(first, tuple):
@@ -236,12 +281,16 @@ def cat(batches: Sequence[T]) -> T:
     if _per_tile(first):
         return cast(T, _rebuild(first, lambda name: cat([getattr(b, name) for b in batches])))
     if any(b != first for b in batches):
-        raise ValueError(f"tiles with {first} and another value cannot share a batch; group them by level")
+        raise ValueError(
+            f"tiles with {first} and another value cannot share a batch; group them by level"
+        )
     return cast(T, first)
 
 
 def to(batch: T, device: torch.device | str) -> T:
-    """Move every tensor of a batch to the device, contiguous, so that no result depends on how it was sliced."""
+    """Move every tensor of a batch to the device, contiguous, so that no result depends on how it
+    was sliced.
+    """
     if isinstance(batch, Tensor):
         return cast(T, batch.to(device).contiguous())
     if _per_tile(batch):
@@ -258,7 +307,9 @@ def _tensors(batch: Any) -> Iterator[Tensor]:
 
 
 def _per_tile(batch: Any) -> bool:
-    """Tell whether to look into a value for the tiles' own data: not where it says that a whole batch shares it."""
+    """Tell whether to look into a value for the tiles' own data: not where it says that a whole
+    batch shares it.
+    """
     return is_dataclass(batch) and not getattr(batch, "shared", False)
 
 

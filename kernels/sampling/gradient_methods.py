@@ -1,7 +1,8 @@
-"""Methods that differentiate the network: PiGDM and DPS, by one vector-Jacobian product per step and tile.
+"""Methods that differentiate the network: PiGDM and DPS, by one vector-Jacobian product per step
+and tile.
 
-J = d x0 / d x_t of the clean estimate, the clamp included. On the CPU one tile's activations are kept at a time; on
-other devices those of the batch, 2 to 4 times the memory of a forward pass.
+J = d x0 / d x_t of the clean estimate, the clamp included. On the CPU one tile's activations are
+kept at a time; on other devices those of the batch, 2 to 4 times the memory of a forward pass.
 """
 
 from __future__ import annotations
@@ -37,14 +38,16 @@ class GradientMethod(Method, Protocol):
 
 
 class Pigdm(GradientMethod):
-    """Follow the score of the measurement under x_0 ~ N(x0(x_t), r_t^2) (Song et al. 2023, Eq. 7 and 8).
+    """Follow the score of the measurement under x_0 ~ N(x0(x_t), r_t^2) (Song et al. 2023, Eq. 7
+    and 8).
 
-    g = J^T A^T (A A^T + sigma_y^2/r_t^2)^-1 (y - A x0). All constraints enter as one: for aligned tiles the projections
-    commute, and projecting on one after the other is the correction of the stacked operator. Known pixels are besides
-    overwritten in the clean estimate.
+    g = J^T A^T (A A^T + sigma_y^2/r_t^2)^-1 (y - A x0). All constraints enter as one: for aligned
+    tiles the projections commute, and projecting on one after the other is the correction of the
+    stacked operator. Known pixels are besides overwritten in the clean estimate.
 
-    Form eps is the published algorithm, x_{t-1} += a_t g. In form posterior x^ is the conditional estimate that the
-    score implies, x0 + s^2/(a r_t^2) g: exact where the prior is white with the variance behind r_t^2.
+    Form eps is the published algorithm, x_{t-1} += a_t g. In form posterior x^ is the conditional
+    estimate that the score implies, x0 + s^2/(a r_t^2) g: exact where the prior is white with the
+    variance behind r_t^2.
     """
 
     info = describe_method("pigdm")
@@ -61,7 +64,8 @@ class Pigdm(GradientMethod):
 
     def push(self, x0: Tensor, pull: Pull, problem: Problem, step: Step) -> Tensor:
         """Return g."""
-        lam, measurement = None, problem.measurement
+        lam = None
+        measurement = problem.measurement
         if measurement is not None and measurement.sigma_y > 0:
             noise = measurement.sigma_y**2 / self._doubt(step)
             (lam,) = measurement.operator.weights(x0, lambda v: (v * v / (v * v + noise),))
@@ -89,10 +93,11 @@ class Pigdm(GradientMethod):
 
 
 class Dps(GradientMethod):
-    """Descend the norm of the residual: x_{t-1} -= zeta_t grad_{x_t} |y - A x0(x_t)| (Chung et al. 2023, Algorithm 1).
+    """Descend the norm of the residual: x_{t-1} -= zeta_t grad_{x_t} |y - A x0(x_t)| (Chung et al.
+    2023, Algorithm 1).
 
-    The guide's and the known pixels' residuals stand in the same norm; known pixels are besides overwritten in the
-    clean estimate. zeta_t: see `MethodConfig.zeta`.
+    The guide's and the known pixels' residuals stand in the same norm; known pixels are besides
+    overwritten in the clean estimate. zeta_t: see `MethodConfig.zeta`.
     """
 
     info = describe_method("dps")
@@ -154,14 +159,17 @@ def evaluate_with_gradient(
     for i in range(len(x)) if single else [None]:
         rows = slice(None) if i is None else slice(i, i + 1)
         some = problem if i is None else select(problem, [i])
-        x_t, coefficients = x[rows].clone().requires_grad_(True), step.rows(rows)
+        x_t = x[rows].clone().requires_grad_(True)
+        coefficients = step.rows(rows)
         with torch.enable_grad():
             eps = denoiser(x_t, timesteps[rows]).contiguous()
             eps = eps if shift is None else eps + shift[rows]
             x0 = coefficients.x0_x * x_t - coefficients.x0_eps * eps
             x0 = x0.clamp(-1.0, 1.0) if clip else x0
         pull = _pull(x0, x_t)
-        parts.append((eps.detach(), x0.detach(), method.push(x0.detach(), pull, some, coefficients)))
+        parts.append(
+            (eps.detach(), x0.detach(), method.push(x0.detach(), pull, some, coefficients))
+        )
         del eps, x0, pull  # the graph: free before the next tile builds its own
     eps, x0, push = (torch.cat(column) for column in zip(*parts, strict=True))
     return eps, x0, push

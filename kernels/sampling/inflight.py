@@ -1,4 +1,5 @@
-"""Tiles that join a batch and leave it between two steps, each at its own step: continuous batching.
+"""Tiles that join a batch and leave it between two steps, each at its own step: continuous
+batching.
 
     running = admit(running, newcomers)      at any boundary between two steps
     running = advance(...)                   kernels.sampling.sampler; one network call for all
@@ -20,14 +21,20 @@ _CPU_REFUSAL = "DefaultCPUAllocator"
 
 
 def admit(running: SamplerState | None, newcomers: SamplerState) -> SamplerState:
-    """Return the batch with the newcomers at its end; raises ValueError when their problems cannot be joined."""
+    """Return the batch with the newcomers at its end; raises ValueError when their problems cannot
+    be joined.
+    """
     return newcomers if running is None else SamplerState.cat([running, newcomers])
 
 
-def retire(state: SamplerState, config: SamplerConfig) -> tuple[SamplerState | None, SamplerState | None]:
+def retire(
+    state: SamplerState, config: SamplerConfig
+) -> tuple[SamplerState | None, SamplerState | None]:
     """Return the tiles that have finished and those that have not, None where there are none."""
     over = state.finished(config)
-    ended, going = ([i for i, done in enumerate(over) if done is wanted] for wanted in (True, False))
+    ended, going = (
+        [i for i, done in enumerate(over) if done is wanted] for wanted in (True, False)
+    )
     if not ended or not going:
         return (state, None) if ended else (None, state)
     return state.select(ended), state.select(going)
@@ -36,13 +43,16 @@ def retire(state: SamplerState, config: SamplerConfig) -> tuple[SamplerState | N
 def advance_within(
     denoiser: Denoiser, state: SamplerState, config: SamplerConfig, noise: NoiseSource, most: int
 ) -> tuple[SamplerState, int]:
-    """Take every tile one step in parts of at most `most` tiles, halved for as long as the memory does not suffice.
+    """Take every tile one step in parts of at most `most` tiles, halved for as long as the memory
+    does not suffice.
 
-    Returns the state and the largest part that fitted, at most `most`. Raises what the device raised when a single
-    tile does not fit. An attempt leaves the state as it was, so the bytes do not depend on how often it was halved.
+    Returns the state and the largest part that fitted, at most `most`. Raises what the device
+    raised when a single tile does not fit. An attempt leaves the state as it was, so the bytes do
+    not depend on how often it was halved.
     """
     parts: list[SamplerState] = []
-    begin, count = 0, len(state.keys)
+    begin = 0
+    count = len(state.keys)
     while begin < count:
         rows = range(begin, min(begin + most, count))
         part = state if len(rows) == count else state.select(rows)
@@ -57,8 +67,12 @@ def advance_within(
     return parts[0] if len(parts) == 1 else SamplerState.cat(parts), most
 
 
-def _try(denoiser: Denoiser, state: SamplerState, config: SamplerConfig, noise: NoiseSource) -> SamplerState | None:
-    """Advance; None when the memory did not suffice for several tiles. On return no frame holds their tensors."""
+def _try(
+    denoiser: Denoiser, state: SamplerState, config: SamplerConfig, noise: NoiseSource
+) -> SamplerState | None:
+    """Advance; None when the memory did not suffice for several tiles. On return no frame holds
+    their tensors.
+    """
     try:
         return advance(denoiser, state, config, noise)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as err:

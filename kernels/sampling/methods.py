@@ -1,7 +1,9 @@
-"""Zero-shot methods as strategies of one loop: where guide, measurement and known pixels enter a reverse step.
+"""Zero-shot methods as strategies of one loop: where guide, measurement and known pixels enter a
+reverse step.
 
-A method acts on the clean estimate (`correct`), on the stepped state (`post`), or on both; what it leaves to be made
-exact is closed at t = 0 (`finish`). Schedule, step, noise, time travel and warm start are the sampler's.
+A method acts on the clean estimate (`correct`), on the stepped state (`post`), or on both; what it
+leaves to be made exact is closed at t = 0 (`finish`). Schedule, step, noise, time travel and warm
+start are the sampler's.
 
     ddnm      correct: x0 -> x^ on all constraints, noise by range and null space when y is noisy
     ddrm      the same in form eps, always by range and null space, with eta_b; its start is conditioned on y too
@@ -19,14 +21,24 @@ import torch
 from torch import Tensor
 
 from kernels.operators.linear_operator import Mask, Operator, name
-from kernels.sampling.constraints import Known, Measurement, Problem, RangeSpace, ddnm_plus, range_space, select, to
+from kernels.sampling.constraints import (
+    Known,
+    Measurement,
+    Problem,
+    RangeSpace,
+    ddnm_plus,
+    range_space,
+    select,
+    to,
+)
 from kernels.sampling.method_registry import MethodInfo, describe_method
 from kernels.sampling.step_coefficients import Step
 
 Shape = tuple[int, int, int]
 """(C, H, W), px."""
 
-# A projector that is not orthogonal, or a second singular value, misses these laws by tenths; float32 by 1e-6.
+# A projector that is not orthogonal, or a second singular value, misses these laws by tenths;
+# float32 by 1e-6.
 LAW_TOLERANCE = 1e-3
 
 
@@ -53,8 +65,12 @@ class Method(Protocol):
         """Raise ValueError when the method cannot do the task on tiles of shape (C, H, W)."""
         return
 
-    def begin(self, problem: Problem, picture: Tensor, x: Tensor, a: float, s: float, z: Tensor | None) -> Tensor:
-        """Return the first state; x = a picture + s z is the usual one, the picture 0 without a warm start."""
+    def begin(
+        self, problem: Problem, picture: Tensor, x: Tensor, a: float, s: float, z: Tensor | None
+    ) -> Tensor:
+        """Return the first state; x = a picture + s z is the usual one, the picture 0 without a
+        warm start.
+        """
         return x
 
     def weights(self, m: Moment) -> RangeSpace | None:
@@ -66,11 +82,15 @@ class Method(Protocol):
         return m.x0
 
     def post(self, m: Moment, x_next: Tensor, z: Tensor | None, extra: Tensor | None) -> Tensor:
-        """Return x_{t-1} after the step; z: the step's own draw, extra: the second one (None when nothing is drawn)."""
+        """Return x_{t-1} after the step; z: the step's own draw, extra: the second one (None when
+        nothing is drawn).
+        """
         return x_next
 
     def finish(self, m: Moment, x_hat: Tensor) -> Tensor:
-        """Return the result of a tile at t = 0 from its x^: noise-free constraints exact, known pixels bit-equal."""
+        """Return the result of a tile at t = 0 from its x^: noise-free constraints exact, known
+        pixels bit-equal.
+        """
         return m.problem.close(x_hat)
 
 
@@ -80,7 +100,8 @@ class Ddnm(Method):
     info = describe_method("ddnm")
 
     def __init__(self, scalar: bool = False, noise_scale: float = 1.0) -> None:
-        self.scalar, self.noise_scale = scalar, noise_scale
+        self.scalar = scalar
+        self.noise_scale = noise_scale
 
     def weights(self, m: Moment) -> RangeSpace | None:
         """Weigh by range and null space when the measurement is noisy."""
@@ -88,7 +109,9 @@ class Ddnm(Method):
         if measurement is None or measurement.sigma_y == 0:
             return None
         step = m.step
-        return range_space(measurement, self.scalar, step.mean_x0, step.tau, step.eta, m.x, self.noise_scale)
+        return range_space(
+            measurement, self.scalar, step.mean_x0, step.tau, step.eta, m.x, self.noise_scale
+        )
 
     def correct(self, m: Moment, weights: RangeSpace | None) -> Tensor:
         """Project on guide, measurement, known."""
@@ -100,28 +123,35 @@ class Ddnm(Method):
 
 
 class Ddrm(Method):
-    """Mix estimate, measurement and noise so that every measured direction has the step's variance (Kawar et al.).
+    """Mix estimate, measurement and noise so that every measured direction has the step's variance
+    (Kawar et al.).
 
-    Form eps with a' and s' in place of a step's coefficients: lam and fresh noise of `ddnm_plus` for every singular
-    value of the range, the network's eps in the null space only.
+    Form eps with a' and s' in place of a step's coefficients: lam and fresh noise of `ddnm_plus`
+    for every singular value of the range, the network's eps in the null space only.
     """
 
     info = describe_method("ddrm")
 
     def __init__(self, eta_b: float = 1.0, noise_scale: float = 1.0) -> None:
-        self.eta_b, self.noise_scale = eta_b, noise_scale
+        self.eta_b = eta_b
+        self.noise_scale = noise_scale
 
     def check(self, problem: Problem, shape: Shape) -> None:
         """Refuse operators whose singular values are not known."""
         if problem.measurement is not None:
             check_singular_values(problem.measurement, shape, "ddrm")
 
-    def begin(self, problem: Problem, picture: Tensor, x: Tensor, a: float, s: float, z: Tensor | None) -> Tensor:
+    def begin(
+        self, problem: Problem, picture: Tensor, x: Tensor, a: float, s: float, z: Tensor | None
+    ) -> Tensor:
         """Start the measured directions at the measurement, as noisy as the others."""
         if (measurement := problem.measurement) is None:
             return x
-        operator, (alpha, tau, all_fresh) = measurement.operator, x.new_tensor((a, s, 1.0))
-        lam, fresh = operator.weights(x, lambda v: ddnm_plus(alpha, tau, all_fresh, measurement.sigma_y, v))
+        operator = measurement.operator
+        (alpha, tau, all_fresh) = x.new_tensor((a, s, 1.0))
+        lam, fresh = operator.weights(
+            x, lambda v: ddnm_plus(alpha, tau, all_fresh, measurement.sigma_y, v)
+        )
         x = x + a * (lam * operator.pinv(measurement.y - operator.A(picture)))
         return x if z is None else x + (fresh - tau) * operator.range_project(z)
 
@@ -129,11 +159,19 @@ class Ddrm(Method):
         """Weigh by range and null space, noisy or not."""
         if (measurement := m.problem.measurement) is None:
             return None
-        alpha, tau, eta = m.step.mean_x0, m.step.tau, m.step.eta
+        alpha = m.step.mean_x0
+        tau = m.step.tau
+        eta = m.step.eta
         lam, fresh = measurement.operator.weights(
             m.x,
             lambda v: ddnm_plus(
-                alpha, tau, eta, measurement.sigma_y, v, eta_b=self.eta_b, noise_scale=self.noise_scale
+                alpha,
+                tau,
+                eta,
+                measurement.sigma_y,
+                v,
+                eta_b=self.eta_b,
+                noise_scale=self.noise_scale,
             ),
         )
         return RangeSpace(measurement.operator, lam, fresh)
@@ -148,9 +186,11 @@ class Ddrm(Method):
 
 
 class Replacement(Method):
-    """Replace the measured part of x_{t-1} by that of the noised measurement (Choi et al. 2021, Lugmayr et al. 2022).
+    """Replace the measured part of x_{t-1} by that of the noised measurement (Choi et al. 2021,
+    Lugmayr et al. 2022).
 
-    A noisy measurement takes part while the step's noise covers its own, and only the missing noise is added.
+    A noisy measurement takes part while the step's noise covers its own, and only the missing noise
+    is added.
     """
 
     def __init__(self, info: MethodInfo, stop: int = 0) -> None:
@@ -166,7 +206,9 @@ class Replacement(Method):
             )
 
     def post(self, m: Moment, x_next: Tensor, z: Tensor | None, extra: Tensor | None) -> Tensor:
-        """Bring guide, then measurement, then known pixels to the level of x_{t-1}, with one draw for all."""
+        """Bring guide, then measurement, then known pixels to the level of x_{t-1}, with one draw
+        for all.
+        """
         on = m.step.timestep > self.stop
         for measurement in (m.problem.guide, m.problem.measurement):
             if measurement is not None:
@@ -174,9 +216,14 @@ class Replacement(Method):
         return noised_known(m.problem.known, m.step, x_next, extra)
 
 
-def _replaced(measurement: Measurement, step: Step, x: Tensor, z: Tensor | None, on: Tensor) -> Tensor:
-    """Return x + A+(a' y + A(s' z - x)) where `on`: A x is then the noised measurement (noisy: see `_taking_part`)."""
-    operator, target = measurement.operator, step.a_next * measurement.y
+def _replaced(
+    measurement: Measurement, step: Step, x: Tensor, z: Tensor | None, on: Tensor
+) -> Tensor:
+    """Return x + A+(a' y + A(s' z - x)) where `on`: A x is then the noised measurement (noisy: see
+    `_taking_part`).
+    """
+    operator = measurement.operator
+    target = step.a_next * measurement.y
     if measurement.sigma_y == 0:
         moved = x + operator.pinv(target + operator.A(-x if z is None else step.s_next * z - x))
     else:
@@ -187,9 +234,11 @@ def _replaced(measurement: Measurement, step: Step, x: Tensor, z: Tensor | None,
 
 
 def _taking_part(step: Step, sigma_y: float, s: float | Tensor) -> tuple[Tensor, Tensor]:
-    """Return 1 where the noise s' covers the measurement's, else 0, and the fresh noise that is then missing.
+    """Return 1 where the noise s' covers the measurement's, else 0, and the fresh noise that is
+    then missing.
 
-    s: singular values, as for `ddnm_plus`, whose rule this is with eta = 1: correct fully or not at all.
+    s: singular values, as for `ddnm_plus`, whose rule this is with eta = 1: correct fully or not at
+    all.
     """
     lam, fresh = ddnm_plus(step.a_next, step.s_next, torch.ones_like(step.a), sigma_y, s)
     return lam, torch.where(lam > 0, fresh, 0.0)
@@ -204,16 +253,20 @@ def noised_known(known: Known | None, step: Step, x: Tensor, z: Tensor | None) -
 
 
 def check_singular_values(measurement: Measurement, shape: Shape, method: str) -> None:
-    """Raise ValueError unless A+A is an orthogonal projector and the operator's singular values those of A.
+    """Raise ValueError unless A+A is an orthogonal projector and the operator's singular values
+    those of A.
 
-    Tried on the host, with the first tile's operator and a random picture u: |A+A u|^2 = u . A+A u holds for orthogonal
-    projectors alone, and with p = A+A u then |A p|^2 = p . S^2 p.
+    Tried on the host, with the first tile's operator and a random picture u: |A+A u|^2 = u . A+A u
+    holds for orthogonal projectors alone, and with p = A+A u then |A p|^2 = p . S^2 p.
     """
     operator: Operator = to(select(measurement, [0]), "cpu").operator
     u = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
     part = operator.range_project(u)
     (square,) = operator.weights(u, lambda v: (torch.as_tensor(v) ** 2,))
-    pairs = [((part * part).sum(), (u * part).sum()), (operator.A(part).square().sum(), (part * (square * part)).sum())]
+    pairs = [
+        ((part * part).sum(), (u * part).sum()),
+        (operator.A(part).square().sum(), (part * (square * part)).sum()),
+    ]
     if any(abs(float(p - q)) > LAW_TOLERANCE * abs(float(p)) for p, q in pairs):
         raise ValueError(
             f"method {method} needs known singular values and an orthogonal A+A, which {name(operator)} lacks; "

@@ -1,11 +1,13 @@
-"""The loop of the paper's Algorithms 1 to 3 over a batch of tiles, for every method, with pins and guide.
+"""The loop of the paper's Algorithms 1 to 3 over a batch of tiles, for every method, with pins and
+guide.
 
-A `State` is a batch in mid-flight. Every coefficient of a step is gathered on the host from each tile's own position in
-the time sequence, so that tiles of one batch may be at different steps, and nothing in a step waits for the device.
-Nothing here depends on which tiles share a batch: alone or among others, a tile's result is the same, on CPU bit for
-bit.
+A `State` is a batch in mid-flight. Every coefficient of a step is gathered on the host from each
+tile's own position in the time sequence, so that tiles of one batch may be at different steps, and
+nothing in a step waits for the device. Nothing here depends on which tiles share a batch: alone or
+among others, a tile's result is the same, on CPU bit for bit.
 
-Sources: Wang et al. 2023, "Unlimited-Size Diffusion Restoration" (the paper); Wang et al. 2023, DDNM; Ho et al. 2020.
+Sources: Wang et al. 2023, "Unlimited-Size Diffusion Restoration" (the paper); Wang et al. 2023,
+DDNM; Ho et al. 2020.
 """
 
 from __future__ import annotations
@@ -75,7 +77,9 @@ class SamplerState:
 
     @staticmethod
     def cat(states: Sequence[SamplerState]) -> SamplerState:
-        """Join batches, wherever their tiles stand; raise ValueError when their problems cannot be joined."""
+        """Join batches, wherever their tiles stand; raise ValueError when their problems cannot be
+        joined.
+        """
         if any(s.problem.known is not None for s in states):
             states = [replace(s, problem=s.problem.with_known(s.x)) for s in states]
         return cat(states)
@@ -94,10 +98,11 @@ def sample(
 ) -> Tensor:
     """Restore a batch of tiles and return x^ of the last step, (B, C, H, W) float32, unclipped.
 
-    keys: one noise key per tile. shape: (C, H, W) px. x_init: (B, C, H, W) in [-1, 1], the picture of a warm start at
-    times[0] (Chung et al. 2022, CCDF); without it x_T is noise, drawn afresh for every tile. device: default that of
-    x_init, or the CPU. guidance: with one label per tile, its classifier on the device already. Raises ValueError when
-    the problem does not fit the tiles or the method cannot do it.
+    keys: one noise key per tile. shape: (C, H, W) px. x_init: (B, C, H, W) in [-1, 1], the picture
+    of a warm start at times[0] (Chung et al. 2022, CCDF); without it x_T is noise, drawn afresh for
+    every tile. device: default that of x_init, or the CPU. guidance: with one label per tile, its
+    classifier on the device already. Raises ValueError when the problem does not fit the tiles or
+    the method cannot do it.
     """
     state = start(problem, config, noise, keys, shape, x_init, device, guidance)
     while not all(state.finished(config)):
@@ -125,26 +130,45 @@ def start(
     if x_init is not None and x_init.shape != (len(keys), *shape):
         raise ValueError(f"x_init has shape {tuple(x_init.shape)}; give {(len(keys), *shape)}")
     if guidance is not None and guidance.labels is not None and len(guidance.labels) != len(keys):
-        raise ValueError(f"{len(guidance.labels)} labels guide {len(keys)} tiles; give one for each")
-    problem, guidance = problem.to(device), to(guidance, device)
-    picture = torch.zeros((len(keys), *shape), device=device) if x_init is None else x_init.to(device).float()
+        raise ValueError(
+            f"{len(guidance.labels)} labels guide {len(keys)} tiles; give one for each"
+        )
+    problem = problem.to(device)
+    guidance = to(guidance, device)
+    picture = (
+        torch.zeros((len(keys), *shape), device=device)
+        if x_init is None
+        else x_init.to(device).float()
+    )
     alpha_bar = config.schedule.alpha_bar[config.times[0]]
-    a, s = math.sqrt(alpha_bar), 1.0 if x_init is None else math.sqrt(1.0 - alpha_bar)
-    x, z = a * picture, None
+    a = math.sqrt(alpha_bar)
+    s = 1.0 if x_init is None else math.sqrt(1.0 - alpha_bar)
+    x = a * picture
+    z = None
     if config.noise_scale > 0:
         z = noise.draw(tuple(keys), (0,) * len(keys), shape, x.device)
         x = x + (config.noise_scale * s) * z
         z = config.noise_scale * z
     x = method.begin(problem, picture, x, a, s, z)
-    zeros, ones = (0,) * len(keys), (1,) * len(keys)
+    zeros = (0,) * len(keys)
+    ones = (1,) * len(keys)
     return SamplerState(
-        x=x, estimate=x, problem=problem, keys=tuple(keys), position=zeros, draws=ones, guidance=guidance
+        x=x,
+        estimate=x,
+        problem=problem,
+        keys=tuple(keys),
+        position=zeros,
+        draws=ones,
+        guidance=guidance,
     )
 
 
 @torch.no_grad()
-def advance(denoiser: Denoiser, state: SamplerState, config: SamplerConfig, noise: NoiseSource) -> SamplerState:
-    """Take every tile through its pending forward moves, if any, and one reverse step: one network call each.
+def advance(
+    denoiser: Denoiser, state: SamplerState, config: SamplerConfig, noise: NoiseSource
+) -> SamplerState:
+    """Take every tile through its pending forward moves, if any, and one reverse step: one network
+    call each.
 
     Raises ValueError when a tile of the batch has finished.
     """
@@ -154,12 +178,18 @@ def advance(denoiser: Denoiser, state: SamplerState, config: SamplerConfig, nois
 
 
 def _climb(state: SamplerState, config: SamplerConfig, noise: NoiseSource) -> SamplerState:
-    """Make the pending forward moves of time travel, x <- sqrt(1 - beta) x + sqrt(beta) z, one draw each."""
-    tiles, times, position, draws = list(state.x), config.times, list(state.position), list(state.draws)
+    """Make the pending forward moves of time travel, x <- sqrt(1 - beta) x + sqrt(beta) z, one draw
+    each.
+    """
+    tiles = list(state.x)
+    times = config.times
+    position = list(state.position)
+    draws = list(state.draws)
     while rows := [i for i, p in enumerate(position) if times[p + 1] > times[p]]:
         z = _draw(state, draws, rows, config, noise)
         for k, i in enumerate(rows):
-            position[i], draws[i] = position[i] + 1, draws[i] + 1
+            position[i] = position[i] + 1
+            draws[i] = draws[i] + 1
             beta = config.schedule.beta[times[position[i]]]
             tiles[i] = math.sqrt(1.0 - beta) * tiles[i]
             if z is not None:
@@ -169,11 +199,16 @@ def _climb(state: SamplerState, config: SamplerConfig, noise: NoiseSource) -> Sa
     return replace(state, x=torch.stack(tiles), position=tuple(position), draws=tuple(draws))
 
 
-def _descend(denoiser: Denoiser, state: SamplerState, config: SamplerConfig, noise: NoiseSource) -> SamplerState:
+def _descend(
+    denoiser: Denoiser, state: SamplerState, config: SamplerConfig, noise: NoiseSource
+) -> SamplerState:
     """Take one reverse step: estimate, correct, step, post."""
-    method, indices = strategy(config), [config.times[p] for p in state.position]
+    method = strategy(config)
+    indices = [config.times[p] for p in state.position]
     step = gather(config, indices, state.x.device)
-    timesteps = torch.from_numpy(config.schedule.timesteps[indices]).to(state.x.device, non_blocking=True)
+    timesteps = torch.from_numpy(config.schedule.timesteps[indices]).to(
+        state.x.device, non_blocking=True
+    )
     pull = None if state.guidance is None else state.guidance(state.x, timesteps)
 
     m = _estimate(denoiser, state, config, method, step, timesteps, pull)
@@ -210,12 +245,17 @@ def _estimate(
     timesteps: Tensor,
     pull: Tensor | None,
 ) -> Moment:
-    """Call the network and form the clean estimate; pull: scaled classifier gradient, which form eps takes here."""
-    x, problem = state.x, state.problem
+    """Call the network and form the clean estimate; pull: scaled classifier gradient, which form
+    eps takes here.
+    """
+    x = state.x
+    problem = state.problem
     shift = -step.s * pull if pull is not None and config.step_form == "eps" else None
     if method.info.needs_gradient and problem.constraints:
         differentiated = cast(GradientMethod, method)
-        found = evaluate_with_gradient(denoiser, differentiated, problem, step, x, timesteps, shift, config.clip)
+        found = evaluate_with_gradient(
+            denoiser, differentiated, problem, step, x, timesteps, shift, config.clip
+        )
         return Moment(step, problem, x, *found)
     eps = evaluate(denoiser, x, timesteps)
     if shift is not None:
@@ -226,14 +266,18 @@ def _estimate(
     return Moment(step, problem, x, eps, x0, None)
 
 
-def _step(config: SamplerConfig, m: Moment, x_hat: Tensor, weights: RangeSpace | None, z: Tensor | None) -> Tensor:
+def _step(
+    config: SamplerConfig, m: Moment, x_hat: Tensor, weights: RangeSpace | None, z: Tensor | None
+) -> Tensor:
     """Go from x_t to x_{t-1} around x^ in the form of the process."""
     step = m.step
     x_next = step.mean_x0 * x_hat
     if config.step_form == "posterior":
         x_next = x_next + step.mean_x * m.x
     else:
-        x_next = x_next + step.kept * (m.eps if weights is None else m.eps - weights.operator.range_project(m.eps))
+        x_next = x_next + step.kept * (
+            m.eps if weights is None else m.eps - weights.operator.range_project(m.eps)
+        )
     if z is not None:
         x_next = x_next + step.fresh * z
         if weights is not None:
@@ -242,10 +286,16 @@ def _step(config: SamplerConfig, m: Moment, x_hat: Tensor, weights: RangeSpace |
 
 
 def _draw(
-    state: SamplerState, draws: Sequence[int], rows: Sequence[int], config: SamplerConfig, noise: NoiseSource
+    state: SamplerState,
+    draws: Sequence[int],
+    rows: Sequence[int],
+    config: SamplerConfig,
+    noise: NoiseSource,
 ) -> Tensor | None:
     if config.noise_scale == 0:
         return None
     _, c, h, w = state.x.shape
-    z = noise.draw([state.keys[i] for i in rows], [draws[i] for i in rows], (c, h, w), state.x.device)
+    z = noise.draw(
+        [state.keys[i] for i in rows], [draws[i] for i in rows], (c, h, w), state.x.device
+    )
     return z if config.noise_scale == 1 else config.noise_scale * z

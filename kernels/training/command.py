@@ -28,9 +28,14 @@ from kernels.training.sample_cache import Collection, ImagePool
 from kernels.training.trainer import Listener, Progress, Trainer, fit, read_state
 
 CHECKPOINT = "checkpoint.pt"
-SYNTHETIC = {"trained_on": "images drawn by kernels/training/synthetic.py only", "license": "Apache-2.0"}
-# Held-out synthetic pictures of the validation, and those (others) that the statistics of the domain are taken from.
-VALIDATION_IMAGES, DOMAIN_IMAGES = 6, 24
+SYNTHETIC = {
+    "trained_on": "images drawn by kernels/training/synthetic.py only",
+    "license": "Apache-2.0",
+}
+# Held-out synthetic pictures of the validation, and those (others) that the statistics of the
+# domain are taken from.
+VALIDATION_IMAGES = 6
+DOMAIN_IMAGES = 24
 LARGEST_SIDE = 128
 
 
@@ -43,9 +48,11 @@ def train(
     save_every: float = 60.0,
     listener: Listener | None = None,
 ) -> list[float]:
-    """Train on synthetic images to the last step, resuming what `out` holds; return the losses of this call's steps.
+    """Train on synthetic images to the last step, resuming what `out` holds; return the losses of
+    this call's steps.
 
-    drawers: processes that draw images ahead; 0 draws them between steps. save_every: seconds between checkpoints.
+    drawers: processes that draw images ahead; 0 draws them between steps. save_every: seconds
+    between checkpoints.
     """
     out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(spec, device)
@@ -67,16 +74,22 @@ def train(
 
 
 def held_out_pictures(images: Collection, first: int, count: int) -> Tensor:
-    """Return synthetic pictures (count, 3, s, s) in [-1, 1] that no training sees, s at most LARGEST_SIDE."""
+    """Return synthetic pictures (count, 3, s, s) in [-1, 1] that no training sees, s at most
+    LARGEST_SIDE.
+    """
     side = min(LARGEST_SIDE, images.side)
     pictures = [images.held_out(i)[:, :side, :side] for i in range(first, first + count)]
     return torch.from_numpy(to_unit(np.stack(pictures)))
 
 
 def export(out: Path, path: Path) -> int:
-    """Write the best moving average that `out` holds as a float16 prior file; return the step that it was taken at."""
+    """Write the best moving average that `out` holds as a float16 prior file; return the step that
+    it was taken at.
+    """
     spec = json.loads(read_state(out / CHECKPOINT)["spec"])
-    images = Collection(directory=out, seed=spec["seed"], side=spec["image_side"], shard_images=1, shards=1)
+    images = Collection(
+        directory=out, seed=spec["seed"], side=spec["image_side"], shard_images=1, shards=1
+    )
     held_out = held_out_pictures(images, 0, VALIDATION_IMAGES)
     metadata = export_prior(out / CHECKPOINT, path, held_out, domain_pictures(images), SYNTHETIC)
     return int(json.loads(metadata["training"])["step"])
@@ -88,13 +101,17 @@ def domain_pictures(images: Collection) -> Tensor:
 
 
 def mix(first: Path, second: Path, out: Path) -> None:
-    """Write the average of two priors of one shape, which restores better than either (weight averaging).
+    """Write the average of two priors of one shape, which restores better than either (weight
+    averaging).
 
-    Fine-tuning stays in one basin of the loss, so the middle of its path is a network too (Wortsman et al. 2022).
+    Fine-tuning stays in one basin of the loss, so the middle of its path is a network too (Wortsman
+    et al. 2022).
     """
     (config, a), (other, b) = read_prior(first), read_prior(second)
     if config != other:
-        raise ValueError(f"{first} holds {config}, {second} {other}; only networks of one shape have an average")
+        raise ValueError(
+            f"{first} holds {config}, {second} {other}; only networks of one shape have an average"
+        )
     tensors = {key: ((value.float() + b[key].float()) / 2).half() for key, value in a.items()}
     kept = [read_metadata(path) for path in (first, second)]
     training = [
@@ -110,7 +127,9 @@ def mix(first: Path, second: Path, out: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m kernels.training.command", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m kernels.training.command", description=__doc__.split("\n")[0]
+    )
     commands = parser.add_subparsers(dest="command")
     exporting = commands.add_parser("export", help="write the trained prior as float16 safetensors")
     exporting.add_argument("directory", type=Path)
@@ -121,7 +140,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--preset", choices=sorted(PRESETS), default="builtin")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="directory of checkpoint, log and drawn images")
-    parser.add_argument("--steps", type=int, help="last step; on a resume the learning rate follows the new cosine")
+    parser.add_argument(
+        "--steps", type=int, help="last step; on a resume the learning rate follows the new cosine"
+    )
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--init", default="", help="prior file to start from")
     parser.add_argument("--device", default="cpu")
@@ -140,7 +161,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     changes = {name: value for name, value in chosen.items() if value is not None}
     spec = replace(PRESETS[options.preset], seed=options.seed, init=options.init, **changes)
     prepare_processor(options.threads)
-    train(spec, options.out, device=options.device, drawers=options.drawers, listener=_print_validation)
+    train(
+        spec,
+        options.out,
+        device=options.device,
+        drawers=options.drawers,
+        listener=_print_validation,
+    )
     return 0
 
 
@@ -154,7 +181,9 @@ def prepare_processor(threads: int) -> None:
 def _print_validation(progress: Progress) -> None:
     if progress.psnr:
         figures = " / ".join(f"{value:.2f}" for value in progress.psnr)
-        print(f"step {progress.step}: loss {progress.loss:.4f}, validation {figures} dB", flush=True)
+        print(
+            f"step {progress.step}: loss {progress.loss:.4f}, validation {figures} dB", flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -47,19 +47,24 @@ class Collection:
 
 
 class ImagePool:
-    """Serve random crops of the first few shards of a collection; a context manager that owns the drawing processes.
+    """Serve random crops of the first few shards of a collection; a context manager that owns the
+    drawing processes.
 
-    Which shards are in use is the caller's decision at each crop, never a matter of how far the drawing has come: a
-    missing shard is waited for, or drawn on the spot when there are no drawers.
+    Which shards are in use is the caller's decision at each crop, never a matter of how far the
+    drawing has come: a missing shard is waited for, or drawn on the spot when there are no drawers.
     """
 
     def __init__(self, collection: Collection, drawers: int = 0) -> None:
         self.collection = collection
         self._images: dict[int, NDArray[np.uint8]] = {}
         collection.directory.mkdir(parents=True, exist_ok=True)
-        # Spawned, not forked: a fork copies the threads' locks of the training process in whatever state they are.
+        # Spawned, not forked: a fork copies the threads' locks of the training process in whatever
+        # state they are.
         process = multiprocessing.get_context("spawn").Process
-        self._drawers = [process(target=_draw_all, args=(collection, i, drawers), daemon=True) for i in range(drawers)]
+        self._drawers = [
+            process(target=_draw_all, args=(collection, i, drawers), daemon=True)
+            for i in range(drawers)
+        ]
 
     def __enter__(self) -> ImagePool:
         for process in self._drawers:
@@ -67,14 +72,19 @@ class ImagePool:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         for process in self._drawers:
             process.terminate()
             process.join()
 
     def crop(self, rng: np.random.Generator, visible: int, side: int) -> NDArray[np.uint8]:
-        """Cut (3, side, side) out of one of the first `visible` shards; a quarter of the crops show twice the width."""
+        """Cut (3, side, side) out of one of the first `visible` shards; a quarter of the crops show
+        twice the width.
+        """
         whole = self.collection.side
         images = self._shard(int(rng.integers(min(visible, self.collection.shards))))
         image = images[rng.integers(len(images))]
@@ -99,7 +109,9 @@ class ImagePool:
 
 
 def _draw_all(collection: Collection, first: int, stride: int) -> None:
-    """Draw every missing shard from `first` in steps of `stride`, until done or until the training process is gone."""
+    """Draw every missing shard from `first` in steps of `stride`, until done or until the training
+    process is gone.
+    """
     os.nice(5)
     parent = multiprocessing.parent_process()
     for shard in range(first, collection.shards, stride):

@@ -1,4 +1,5 @@
-"""Show in two minutes on a processor that training works: it improves, survives a kill, and can be repeated.
+"""Show in two minutes on a processor that training works: it improves, survives a kill, and can be
+repeated.
 
     python -m kernels.training.self_test            # `make prior-smoke`
     python -m kernels.training.self_test --steps 60
@@ -19,11 +20,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from kernels.training.command import CHECKPOINT, VALIDATION_IMAGES, held_out_pictures, prepare_processor, train
+from kernels.training.command import (
+    CHECKPOINT,
+    VALIDATION_IMAGES,
+    held_out_pictures,
+    prepare_processor,
+    train,
+)
 from kernels.training.recipe import PRESETS
 from kernels.training.trainer import Trainer, read_state, validate
 
-# Gain of the mean validation PSNR over the untrained network's linear estimate, dB, at the preset's number of steps.
+# Gain of the mean validation PSNR over the untrained network's linear estimate, dB, at the preset's
+# number of steps.
 MARGIN = 3.0
 FIRST = 20
 
@@ -34,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m kernels.training.self_test", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--steps", type=int, default=PRESETS["smoke"].steps)
-    parser.add_argument("--margin", type=float, default=MARGIN, help="least gain of the validation PSNR, dB")
+    parser.add_argument(
+        "--margin", type=float, default=MARGIN, help="least gain of the validation PSNR, dB"
+    )
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     spec = replace(PRESETS["smoke"], steps=options.steps)
@@ -68,8 +78,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _killed_once(out: Path, options: argparse.Namespace) -> dict[str, object]:
-    """Train in a process of its own until its first checkpoint, kill that, and return what the checkpoint holds."""
-    command = [sys.executable, "-m", "kernels.training.self_test", "--steps", str(options.steps), "--worker", str(out)]
+    """Train in a process of its own until its first checkpoint, kill that, and return what the
+    checkpoint holds.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "kernels.training.self_test",
+        "--steps",
+        str(options.steps),
+        "--worker",
+        str(out),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     while not (out / CHECKPOINT).exists() and process.poll() is None:
         time.sleep(0.02)

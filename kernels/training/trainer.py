@@ -1,4 +1,6 @@
-"""Train a local U-Net: one step, the moving average, validation, early stop, and a state that survives any death."""
+"""Train a local U-Net: one step, the moving average, validation, early stop, and a state that
+survives any death.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernels.denoisers.builtin import LocalUNet, estimate_x0, network_output, network_target, read_prior
+from kernels.denoisers.builtin import (
+    LocalUNet,
+    estimate_x0,
+    network_output,
+    network_target,
+    read_prior,
+)
 from kernels.denoisers.predictor import SIGMA as PREDICTION_SIGMA
 from kernels.training.recipe import (
     PREDICTED_SCALES,
@@ -45,7 +53,9 @@ class Progress:
     loss: float
     """Mean since the last validation; NaN before the first step."""
     psnr: tuple[float, ...] = ()
-    """Validation PSNR at VALIDATION_SIGMAS (of a predictor: from PREDICTED_SCALES), dB; empty between validations."""
+    """Validation PSNR at VALIDATION_SIGMAS (of a predictor: from PREDICTED_SCALES), dB; empty
+    between validations.
+    """
     seconds: float = 0.0
     """Since this call began."""
 
@@ -54,21 +64,29 @@ Listener = Callable[[Progress], None]
 
 
 class Trainer:
-    """Hold the network, its moving average and the optimiser; advance by one step; save and restore itself."""
+    """Hold the network, its moving average and the optimiser; advance by one step; save and restore
+    itself.
+    """
 
     def __init__(self, spec: TrainingSpec, device: torch.device | str = "cpu") -> None:
-        self.spec, self.device, self.step = spec, torch.device(device), 0
+        self.spec = spec
+        self.device = torch.device(device)
+        self.step = 0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(spec.seed)
             net = LocalUNet(spec.config)
         if spec.init:
             config, state = read_prior(Path(spec.init))
             if config != spec.config:
-                raise ValueError(f"{spec.init} holds {config}, not {spec.config}; choose its own preset")
+                raise ValueError(
+                    f"{spec.init} holds {config}, not {spec.config}; choose its own preset"
+                )
             net.load_state_dict({key: value.float() for key, value in state.items()})
         self.net = net.to(self.device).to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.net).requires_grad_(False)
-        self.optimiser = torch.optim.AdamW(self.net.parameters(), betas=(0.9, 0.98), weight_decay=1e-3, fused=True)
+        self.optimiser = torch.optim.AdamW(
+            self.net.parameters(), betas=(0.9, 0.98), weight_decay=1e-3, fused=True
+        )
         self.losses: list[float] = []
         """Since the last validation."""
         self.history: list[list[float]] = []
@@ -97,12 +115,16 @@ class Trainer:
         # Short memory at the start, so that the average does not remember the random weights.
         decay = min(self.spec.ema, self.step / (self.step + 9))
         with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.net.parameters()), 1 - decay)
+            torch._foreach_lerp_(
+                list(self.average.parameters()), list(self.net.parameters()), 1 - decay
+            )
         self.losses.append(loss.item())
         return self.losses[-1]
 
     def assess(self, held_out: Tensor) -> tuple[float, tuple[float, ...]]:
-        """Validate the moving average and keep it if it is the best; return the loss since the last time, and PSNRs."""
+        """Validate the moving average and keep it if it is the best; return the loss since the last
+        time, and PSNRs.
+        """
         loss = float(np.mean(self.losses)) if self.losses else math.nan
         if self.spec.objective == "predict":
             psnr = tuple(validate_predictions(self.average, held_out))
@@ -113,13 +135,18 @@ class Trainer:
         self.losses = []
         if gained:
             self.best_at = self.step
-            self.best = {key: value.detach().clone() for key, value in self.average.state_dict().items()}
+            self.best = {
+                key: value.detach().clone() for key, value in self.average.state_dict().items()
+            }
         return loss, psnr
 
     @property
     def best_psnr(self) -> float:
         """Return the mean validation PSNR at the best validation, dB."""
-        return max((float(np.mean(row[1:])) for row in self.history if row[0] == self.best_at), default=-math.inf)
+        return max(
+            (float(np.mean(row[1:])) for row in self.history if row[0] == self.best_at),
+            default=-math.inf,
+        )
 
     def save(self, path: Path) -> None:
         """Write the state to a file that is either the old one or the new one, whole."""
@@ -142,19 +169,25 @@ class Trainer:
         partial.replace(path)
 
     def restore(self, path: Path) -> None:
-        """Continue from a saved state; raise ValueError when it belongs to another specification (steps may differ)."""
+        """Continue from a saved state; raise ValueError when it belongs to another specification
+        (steps may differ).
+        """
         state = read_state(path, self.device)
         now = json.loads(json.dumps(asdict(self.spec)))
         then = json.loads(json.dumps(asdict(TrainingSpec()))) | json.loads(state["spec"])
         differing = sorted(key for key in now if key != "steps" and then[key] != now[key])
         if differing:
-            raise ValueError(f"{path} was trained with another {', '.join(differing)}; use the same or another --out")
+            raise ValueError(
+                f"{path} was trained with another {', '.join(differing)}; use the same or another --out"
+            )
         self.net.load_state_dict(state["net"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.step = state["step"]
-        self.losses, self.history = state.get("losses", []), state.get("history", [])
-        self.best, self.best_at = state.get("best"), state.get("best_at", 0)
+        self.losses = state.get("losses", [])
+        self.history = state.get("history", [])
+        self.best = state.get("best")
+        self.best_at = state.get("best_at", 0)
 
 
 def read_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -162,33 +195,46 @@ def read_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise ValueError(f"{path} is no checkpoint of a training ({str(error).splitlines()[0]}); delete it") from error
+        raise ValueError(
+            f"{path} is no checkpoint of a training ({str(error).splitlines()[0]}); delete it"
+        ) from error
     return dict(state)
 
 
 @torch.no_grad()
 def validate(net: LocalUNet, x0: Tensor, seed: int) -> list[float]:
-    """Return the mean PSNR, dB, of denoising held-out pictures (B, C, H, W) in [-1, 1] at each of VALIDATION_SIGMAS."""
-    rng, device = np.random.default_rng([seed, 2]), next(net.parameters()).device
+    """Return the mean PSNR, dB, of denoising held-out pictures (B, C, H, W) in [-1, 1] at each of
+    VALIDATION_SIGMAS.
+    """
+    rng = np.random.default_rng([seed, 2])
+    device = next(net.parameters()).device
     noise = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32))
     figures = []
     for level in VALIDATION_SIGMAS:
         z = x0 + level * noise
-        errors = [_error(net, x0[i : i + 1].to(device), z[i : i + 1].to(device), level) for i in range(len(x0))]
+        errors = [
+            _error(net, x0[i : i + 1].to(device), z[i : i + 1].to(device), level)
+            for i in range(len(x0))
+        ]
         figures.append(round(float(-10 * torch.stack(errors).log10().mean()), 3))
     return figures
 
 
 @torch.no_grad()
 def validate_predictions(net: LocalUNet, x0: Tensor) -> list[float]:
-    """Return the mean PSNR, dB, of predictions of held-out pictures (B, C, H, W) from each of PREDICTED_SCALES."""
+    """Return the mean PSNR, dB, of predictions of held-out pictures (B, C, H, W) from each of
+    PREDICTED_SCALES.
+    """
     x0 = x0.to(next(net.parameters()).device)
     sigma = torch.full((1,), PREDICTION_SIGMA, device=x0.device)
     figures = []
     for scale in PREDICTED_SCALES:
         z = enlarged(x0, scale, rounded=False)
         pictures = zip(x0.split(1), z.split(1), strict=True)
-        errors = [estimate_x0(network_output(net, one, sigma), one, sigma) - clean for clean, one in pictures]
+        errors = [
+            estimate_x0(network_output(net, one, sigma), one, sigma) - clean
+            for clean, one in pictures
+        ]
         squares = [undetermined(error, scale).square().mean() / 4 for error in errors]
         figures.append(round(float(-10 * torch.stack(squares).log10().mean()), 3))
     return figures
@@ -211,10 +257,12 @@ def fit(
     save_every: float = 60.0,
     listener: Listener | None = None,
 ) -> list[float]:
-    """Train to the last step, or until nothing gets better; return the losses of the steps that this call took.
+    """Train to the last step, or until nothing gets better; return the losses of the steps that
+    this call took.
 
-    held_out: (B, C, H, W) validation pictures. every: steps between validations. patience: validations without a
-    better one until it stops; 0 never stops. save_every: seconds between checkpoints.
+    held_out: (B, C, H, W) validation pictures. every: steps between validations. patience:
+    validations without a better one until it stops; 0 never stops. save_every: seconds between
+    checkpoints.
     """
     losses: list[float] = []
     psnr: tuple[float, ...] = ()
@@ -236,11 +284,27 @@ def fit(
     return losses
 
 
-def _tell(listener: Listener | None, trainer: Trainer, loss: float, psnr: tuple[float, ...], seconds: float) -> None:
+def _tell(
+    listener: Listener | None,
+    trainer: Trainer,
+    loss: float,
+    psnr: tuple[float, ...],
+    seconds: float,
+) -> None:
     if listener is not None:
-        listener(Progress(step=trainer.step, steps=trainer.spec.steps, loss=loss, psnr=psnr, seconds=seconds))
+        listener(
+            Progress(
+                step=trainer.step, steps=trainer.spec.steps, loss=loss, psnr=psnr, seconds=seconds
+            )
+        )
 
 
 def _stalled(trainer: Trainer, every: int, patience: int) -> bool:
-    """Tell whether the last `patience` validations brought nothing; a function of the steps, not of resumes."""
-    return patience > 0 and bool(trainer.history) and trainer.step - trainer.best_at >= patience * every
+    """Tell whether the last `patience` validations brought nothing; a function of the steps, not of
+    resumes.
+    """
+    return (
+        patience > 0
+        and bool(trainer.history)
+        and trainer.step - trainer.best_at >= patience * every
+    )

@@ -1,4 +1,5 @@
-"""How the bands of an image become the channels of a network, and back, without losing one. numpy only.
+"""How the bands of an image become the channels of a network, and back, without losing one. numpy
+only.
 
     bands of the image   network of C channels gets            what is constrained                   published
     C                    the bands                             every channel                         the channels
@@ -8,8 +9,8 @@
                          one filled up with its last band                                            mean of its copies
     N, single            one picture per band, as replicate    every channel by its band             as groups
 
-One band replicated is the case N = 1 of the groups. The pictures of a tile share its noise, so that texture which the
-measurement leaves open is invented alike in all bands.
+One band replicated is the case N = 1 of the groups. The pictures of a tile share its noise, so that
+texture which the measurement leaves open is invented alike in all bands.
 """
 
 from __future__ import annotations
@@ -36,10 +37,13 @@ class Bands:
     groups: tuple[tuple[int, ...], ...]
     """Per picture: which stored band each channel holds."""
     grey: bool = False
-    """True where the only band is the mean of the channels; working arrays then hold the channels."""
+    """True where the only band is the mean of the channels; working arrays then hold the channels.
+    """
 
     @classmethod
-    def build(cls, count: int, channels: int, *, grey_as: str = "replicate", bands_as: str = "groups") -> Bands:
+    def build(
+        cls, count: int, channels: int, *, grey_as: str = "replicate", bands_as: str = "groups"
+    ) -> Bands:
         """Map `count` bands to a network of `channels`; raises PlanError for an unknown rule."""
         for name, value, known in (("grey-as", grey_as, GREY_AS), ("bands-as", bands_as, BANDS_AS)):
             if value not in known:
@@ -48,7 +52,10 @@ class Bands:
             return cls(count=1, channels=channels, groups=(tuple(range(channels)),), grey=True)
         size = 1 if bands_as == "single" and count != channels else channels
         firsts = range(0, count, size)
-        groups = tuple(tuple(min(first + min(i, size - 1), count - 1) for i in range(channels)) for first in firsts)
+        groups = tuple(
+            tuple(min(first + min(i, size - 1), count - 1) for i in range(channels))
+            for first in firsts
+        )
         return cls(count=count, channels=channels, groups=groups)
 
     @property
@@ -69,15 +76,27 @@ class Bands:
 
     def _mean(self, pictures: list[Array], band: int) -> Array:
         groups = zip(pictures, self.groups, strict=True)
-        copies = [picture[i] for picture, group in groups for i, held in enumerate(group) if held == band]
-        return copies[0] if len(copies) == 1 else np.asarray(np.mean(copies, axis=0, dtype=np.float64), np.float32)
+        copies = [
+            picture[i] for picture, group in groups for i, held in enumerate(group) if held == band
+        ]
+        return (
+            copies[0]
+            if len(copies) == 1
+            else np.asarray(np.mean(copies, axis=0, dtype=np.float64), np.float32)
+        )
 
     def published(self, stored: Array) -> Array:
         """Return the bands to publish of stored ones."""
-        return stored.mean(axis=0, keepdims=True, dtype=np.float64).astype(np.float32) if self.grey else stored
+        return (
+            stored.mean(axis=0, keepdims=True, dtype=np.float64).astype(np.float32)
+            if self.grey
+            else stored
+        )
 
     def describe(self) -> list[str]:
-        """Say per picture what its channels hold, bands counted from 1; empty where bands and channels are the same."""
+        """Say per picture what its channels hold, bands counted from 1; empty where bands and
+        channels are the same.
+        """
         if self.grey:
             return [f"band 1 is the mean of the network's {self.channels} channels"]
         if self.groups == (tuple(range(self.channels)),):

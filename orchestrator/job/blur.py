@@ -1,4 +1,6 @@
-"""What --blur says, as a stencil: a named kernel, or a kernel file (image: normalised; .npy or text: must sum to 1)."""
+"""What --blur says, as a stencil: a named kernel, or a kernel file (image: normalised; .npy or
+text: must sum to 1).
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""Which class a run draws: the label of a conditional network, and a classifier that guides any network.
+"""Which class a run draws: the label of a conditional network, and a classifier that guides any
+network.
 
-One label serves both: `--class 207` conditions a class-conditional network, and with `--classifier PATH` is the class
-whose probability the gradient raises. Nothing here imports torch before a classifier is named.
+One label serves both: `--class 207` conditions a class-conditional network, and with `--classifier
+PATH` is the class whose probability the gradient raises. Nothing here imports torch before a
+classifier is named.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ USUAL_SCALE = 1.0
 
 
 def describe_network(ref: str, guidance: GuidanceSpec) -> DenoiserInfo:
-    """Describe a denoiser with the class it is to draw; errors as of `kernels.denoisers.denoiser_registry.describe`."""
+    """Describe a denoiser with the class it is to draw; errors as of
+    `kernels.denoisers.denoiser_registry.describe`.
+    """
     return describe(ref, network_label(ref, guidance))
 
 
@@ -37,21 +41,29 @@ def network_label(ref: str, guidance: GuidanceSpec) -> int | None:
 
 
 def resolve_guidance(given: GuidanceSpec, denoiser: DenoiserInfo) -> GuidanceSpec:
-    """Check a classifier against class and network, and fill the scale; raises PlanError on one line."""
+    """Check a classifier against class and network, and fill the scale; raises PlanError on one
+    line.
+    """
     if given.classifier is None:
         if given.scale is not None:
-            raise PlanError("--guidance is the factor of a classifier's gradient; give --classifier PATH too")
+            raise PlanError(
+                "--guidance is the factor of a classifier's gradient; give --classifier PATH too"
+            )
         return given
     found = describe_guide(given.classifier)
     if given.label is None or given.label >= found.classes:
         what = "none was given" if given.label is None else f"{given.label} was given"
-        raise PlanError(f"{found.name} needs a class, {what}: give --class N from 0 to {found.classes - 1}")
+        raise PlanError(
+            f"{found.name} needs a class, {what}: give --class N from 0 to {found.classes - 1}"
+        )
     if (found.channels, found.n_timesteps) != (denoiser.channels, denoiser.n_timesteps):
         raise PlanError(
             f"{found.name} is for {found.channels} channels and {found.n_timesteps} timesteps, {denoiser.name} has "
             f"{denoiser.channels} and {denoiser.n_timesteps}; choose a classifier of the same family"
         )
-    return given.model_copy(update={"classifier": str(Path(given.classifier).absolute()), "scale": _scale(given)})
+    return given.model_copy(
+        update={"classifier": str(Path(given.classifier).absolute()), "scale": _scale(given)}
+    )
 
 
 def check_tile(given: GuidanceSpec, tile: int) -> None:
@@ -64,7 +76,9 @@ def check_tile(given: GuidanceSpec, tile: int) -> None:
             f"{found.name} takes tiles of {found.tile} px only, found --tile {tile}; give --tile {found.tile}"
         )
     if tile % found.multiple:
-        raise PlanError(f"{found.name} takes tiles in multiples of {found.multiple} px, found --tile {tile}")
+        raise PlanError(
+            f"{found.name} takes tiles in multiples of {found.multiple} px, found --tile {tile}"
+        )
 
 
 def describe_guide(path: str) -> ClassifierInfo:
@@ -78,9 +92,15 @@ def describe_guide(path: str) -> ClassifierInfo:
 
 
 def guidance_marks(given: GuidanceSpec) -> dict[str, Any]:
-    """Return what of the guidance decides pixels, for the fingerprint: the classifier by its content."""
+    """Return what of the guidance decides pixels, for the fingerprint: the classifier by its
+    content.
+    """
     content = None if given.classifier is None else describe_guide(given.classifier).content
-    return {"guidance.label": given.label, "guidance.scale": given.scale, "guidance.classifier": content}
+    return {
+        "guidance.label": given.label,
+        "guidance.scale": given.scale,
+        "guidance.classifier": content,
+    }
 
 
 @dataclass(frozen=True, slots=True)

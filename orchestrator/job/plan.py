@@ -1,7 +1,9 @@
-"""Plan: levels, tiles and alignment of a resolved job. Refuses here whatever cannot work, naming what would.
+"""Plan: levels, tiles and alignment of a resolved job. Refuses here whatever cannot work, naming
+what would.
 
-Size rule: the output is padded on its bottom and right with reflected measurement to a multiple of what the operator
-and the hierarchy need, and to one tile where it is smaller; publishing crops. No image size is refused for its parity.
+Size rule: the output is padded on its bottom and right with reflected measurement to a multiple of
+what the operator and the hierarchy need, and to one tile where it is smaller; publishing crops. No
+image size is refused for its parity.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ class Level:
     sigma_y: float
     """Standard deviation of this level's measurement noise in the [-1, 1] range."""
     guided: bool
-    """True when a coarser level exists: its result is the low-frequency constraint and the start."""
+    """True when a coarser level exists: its result is the low-frequency constraint and the start.
+    """
     grid: TileGrid
 
     @property
@@ -110,10 +113,14 @@ class Plan:
     @classmethod
     def build(cls, spec: JobSpec, denoiser: DenoiserInfo) -> Plan:
         """Plan a resolved job; raises PlanError on one line."""
-        assert spec.input.size and spec.input.bands and spec.input.dtype, "resolve() fills the input's facts"
-        channels, dtype = spec.input.bands, spec.input.dtype
+        assert spec.input.size and spec.input.bands and spec.input.dtype, (
+            "resolve() fills the input's facts"
+        )
+        channels = spec.input.bands
+        dtype = spec.input.dtype
         task = Task.of(spec)
-        given, values = spec.input, Values.build(dtype, spec.input.values)
+        given = spec.input
+        values = Values.build(dtype, spec.input.values)
         bands = Bands.build(
             denoiser.channels if task.grey or task.name == "operator" else channels,
             denoiser.channels,
@@ -126,7 +133,9 @@ class Plan:
                 "measure groups of that many bands"
             )
         tiling = spec.tiling
-        assert tiling.tile and tiling.stride and tiling.levels and tiling.order, "resolve() fills the tiling"
+        assert tiling.tile and tiling.stride and tiling.levels and tiling.order, (
+            "resolve() fills the tiling"
+        )
         assert tiling.margin is not None, "resolve() fills the tiling"
         last = tiling.levels - 1
         check_levels(task, tiling.levels)
@@ -134,13 +143,21 @@ class Plan:
         check_reach(task, tiling.tile, tiling.stride, tiling.margin)
         full = output_size(spec)
         sizes = [_padded(side, task, tiling.tile, last) for side in full]
-        sigma_y = spec.task.sigma * (2.0 if spec.task.sigma_unit == "fraction" else 2.0 / values.levels)
+        sigma_y = spec.task.sigma * (
+            2.0 if spec.task.sigma_unit == "fraction" else 2.0 / values.levels
+        )
         levels = []
         for k in range(tiling.levels):
             posed = task.posed(FACTOR**k)
             assert posed is not None, "checked above"
             padded = [max(side // FACTOR**k, tiling.tile) for side in sizes]
-            geometry = (tiling.tile, tiling.stride, tiling.order, tiling.margin, tiling.block or BLOCK)
+            geometry = (
+                tiling.tile,
+                tiling.stride,
+                tiling.order,
+                tiling.margin,
+                tiling.block or BLOCK,
+            )
             overlapping = k == 0 and task.stencil is not None
             grid = TileGrid.build(k, padded[0], padded[1], *geometry, corners=overlapping)
             valid = [-(-side // FACTOR**k) for side in full]
@@ -155,11 +172,20 @@ class Plan:
                     grid=grid,
                 )
             )
-        return cls(spec=spec, denoiser=denoiser, task=task, bands=bands, values=values, levels=tuple(levels))
+        return cls(
+            spec=spec,
+            denoiser=denoiser,
+            task=task,
+            bands=bands,
+            values=values,
+            levels=tuple(levels),
+        )
 
 
 def alignment(task: Task, level: int, last: int) -> int:
-    """Return what tile starts and sizes must be multiples of at a level: operator scale and hierarchy factor."""
+    """Return what tile starts and sizes must be multiples of at a level: operator scale and
+    hierarchy factor.
+    """
     posed = task.posed(FACTOR**level)
     assert posed is not None, "levels are checked before their alignment"
     own = task.alignment if level == 0 else 1
@@ -167,7 +193,9 @@ def alignment(task: Task, level: int, last: int) -> int:
 
 
 def output_size(spec: JobSpec) -> tuple[int, int]:
-    """Return the output's height and width, px: the input's times the scale, or padded, or what its file says."""
+    """Return the output's height and width, px: the input's times the scale, or padded, or what its
+    file says.
+    """
     assert spec.input.size is not None, "resolve() fills the input's facts"
     if spec.input.extent is not None:
         return spec.input.extent
@@ -213,23 +241,34 @@ def check_levels(task: Task, levels: int) -> None:
             )
 
 
-def _check_alignment(task: Task, tile: int, stride: int, margin: int, last: int, denoiser: DenoiserInfo) -> None:
+def _check_alignment(
+    task: Task, tile: int, stride: int, margin: int, last: int, denoiser: DenoiserInfo
+) -> None:
     unit = math.lcm(1, *(alignment(task, k, last) for k in range(last + 1)))
     whole = math.lcm(unit, denoiser.multiple)
     if denoiser.fixed_tile and tile != denoiser.tile:
-        raise PlanError(f"{denoiser.name} works on tiles of {denoiser.tile} px only, found --tile {tile}")
+        raise PlanError(
+            f"{denoiser.name} works on tiles of {denoiser.tile} px only, found --tile {tile}"
+        )
     if tile % whole:
         least = -(-2 * unit // whole) * whole  # below that no stride is left
-        below, above = tile // whole * whole, max(tile // whole * whole + whole, least)
+        below = tile // whole * whole
+        above = max(tile // whole * whole + whole, least)
         sizes = f"{below} or {above}" if below >= least else f"{above}"
         why = f"scale {task.scale}, {last + 1} levels and {denoiser.name} (sides in multiples of {denoiser.multiple})"
-        raise PlanError(f"tile {tile} does not fit {why}: it must be a multiple of {whole}; choose {sizes}")
+        raise PlanError(
+            f"tile {tile} does not fit {why}: it must be a multiple of {whole}; choose {sizes}"
+        )
     if stride >= tile:
-        raise PlanError(f"stride {stride} leaves no overlap between tiles of {tile} px; choose a stride below {tile}")
+        raise PlanError(
+            f"stride {stride} leaves no overlap between tiles of {tile} px; choose a stride below {tile}"
+        )
     if stride % unit:
         below = stride // unit * unit
         sizes = " or ".join(str(size) for size in (below, below + unit) if 0 < size < tile)
-        raise PlanError(f"stride {stride} does not fit scale {task.scale} and {last + 1} levels; choose {sizes}")
+        raise PlanError(
+            f"stride {stride} does not fit scale {task.scale} and {last + 1} levels; choose {sizes}"
+        )
     most = (tile - stride) // 2
     if margin > most:
         raise PlanError(
@@ -237,24 +276,31 @@ def _check_alignment(task: Task, tile: int, stride: int, margin: int, last: int,
             f"choose {most // unit * unit} or less"
         )
     if margin % unit:
-        raise PlanError(f"margin {margin} is not a multiple of {unit}; choose {margin // unit * unit}")
+        raise PlanError(
+            f"margin {margin} is not a multiple of {unit}; choose {margin // unit * unit}"
+        )
 
 
 def check_reach(task: Task, tile: int, stride: int, margin: int) -> None:
-    """Raise PlanError where measurements that overlap (blur, bicubic) are too wide for tile, overlap or margin.
+    """Raise PlanError where measurements that overlap (blur, bicubic) are too wide for tile,
+    overlap or margin.
 
-    Every measurement across a border between two tiles must lie wholly inside both: what a tile commits must be
-    something that the next one can continue.
+    Every measurement across a border between two tiles must lie wholly inside both: what a tile
+    commits must be something that the next one can continue.
     """
     if task.stencil is None:
         return
-    widest, reach, least = max(task.stencil.taps), task.reach, task.least_margin
+    widest = max(task.stencil.taps)
+    reach = task.reach
+    least = task.least_margin
     if 2 * least + task.scale > tile:
         raise PlanError(
             f"kernel of {widest} px is too large for tiles of {tile} px; choose --tile {2 * least + task.scale} or more"
         )
     if margin < least:
-        raise PlanError(f"margin {margin} is less than a kernel of {widest} px needs; choose --margin {least} or more")
+        raise PlanError(
+            f"margin {margin} is less than a kernel of {widest} px needs; choose --margin {least} or more"
+        )
     if tile - stride - margin < reach:
         most = tile - margin - reach
         raise PlanError(

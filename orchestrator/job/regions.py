@@ -1,8 +1,10 @@
-"""Regions restored first, by a model of their own, and pinned into the rest by mask-shift (the paper's section 6).
+"""Regions restored first, by a model of their own, and pinned into the rest by mask-shift (the
+paper's section 6).
 
-A region is a run of its own on the part of the measurement under it, in `.gigarestore/regions/N`. Its full-size cells
-are then known pixels of the main run: at level 0 as they are, at level k pooled, where every covered pixel is known.
-Every tile of the main run restores around them, so that no border is seen, and leaves them bit for bit.
+A region is a run of its own on the part of the measurement under it, in `.gigarestore/regions/N`.
+Its full-size cells are then known pixels of the main run: at level 0 as they are, at level k
+pooled, where every covered pixel is known. Every tile of the main run restores around them, so that
+no border is seen, and leaves them bit for bit.
 """
 
 from __future__ import annotations
@@ -38,11 +40,13 @@ class Region:
 
 
 def grown(region: RegionSpec, plan: Plan) -> RegionSpec:
-    """Return the region with its edges moved outward to where no cell of operator or hierarchy is cut.
+    """Return the region with its edges moved outward to where no cell of operator or hierarchy is
+    cut.
 
     Raises PlanError for a region that is not inside the image.
     """
-    image, box = Box(0, 0, plan.height, plan.width), Box(*region.box)
+    image = Box(0, 0, plan.height, plan.width)
+    box = Box(*region.box)
     if box.empty or not image.contains(box):
         raise PlanError(
             f"region {','.join(map(str, region.box))} is not inside the output of {plan.height}x{plan.width} px; "
@@ -50,8 +54,10 @@ def grown(region: RegionSpec, plan: Plan) -> RegionSpec:
         )
     last = len(plan.levels) - 1
     unit = math.lcm(1, *(alignment(plan.task, k, last) * FACTOR**k for k in range(last + 1)))
-    y0, x0 = box.y0 // unit * unit, box.x0 // unit * unit
-    y1, x1 = -(-box.y1 // unit) * unit, -(-box.x1 // unit) * unit
+    y0 = box.y0 // unit * unit
+    x0 = box.x0 // unit * unit
+    y1 = -(-box.y1 // unit) * unit
+    x1 = -(-box.x1 // unit) * unit
     return region.model_copy(update={"box": (y0, x0, min(y1, plan.height), min(x1, plan.width))})
 
 
@@ -67,11 +73,13 @@ def check_apart(regions: Sequence[RegionSpec]) -> None:
 
 
 def region_job(spec: JobSpec, number: int) -> JobSpec:
-    """Return the job of a region: the measurement under it, with the region's own denoiser, class, sampling and tiles.
+    """Return the job of a region: the measurement under it, with the region's own denoiser, class,
+    sampling and tiles.
 
     Its working arrays are kept, because the main run reads them.
     """
-    region, scale = spec.regions[number], spec.task.scale
+    region = spec.regions[number]
+    scale = spec.task.scale
     overlapping = spec.task.name == "deblur" or spec.task.kernel == "bicubic"
     if spec.task.name in ("cs", "outpaint", "operator") or overlapping or spec.input.fine_mask:
         raise PlanError(
@@ -83,7 +91,9 @@ def region_job(spec: JobSpec, number: int) -> JobSpec:
     if spec.input.path is not None:
         under["crop"] = crop
     rest = spec.sampling.unpredicted()
-    sampling = region.sampling or rest.model_copy(update={"seed": (spec.sampling.seed + number + 1) % 2**63})
+    sampling = region.sampling or rest.model_copy(
+        update={"seed": (spec.sampling.seed + number + 1) % 2**63}
+    )
     return spec.model_copy(
         update={
             "input": spec.input.model_copy(update=under),
@@ -98,7 +108,9 @@ def region_job(spec: JobSpec, number: int) -> JobSpec:
 
 
 def _guidance(rest: GuidanceSpec, region: RegionSpec) -> GuidanceSpec:
-    """Return the region's own class; the classifier of the rest guides it too where the region names a class."""
+    """Return the region's own class; the classifier of the rest guides it too where the region
+    names a class.
+    """
     if region.label is None or rest.classifier is None:
         return GuidanceSpec(label=region.label)
     return rest.model_copy(update={"label": region.label})
@@ -122,7 +134,11 @@ def region_marks(plan: Plan) -> list[dict[str, Any]] | None:
             "denoiser": region.plan.denoiser.content,
             "sampling": region.plan.spec.sampling.model_dump(mode="json"),
             "tiling": region.plan.spec.tiling.model_dump(mode="json"),
-            **({"predictor": file_hash(PREDICTOR_WEIGHTS)} if region.plan.spec.sampling.init == "predicted" else {}),
+            **(
+                {"predictor": file_hash(PREDICTOR_WEIGHTS)}
+                if region.plan.spec.sampling.init == "predicted"
+                else {}
+            ),
         }
         for spec, region in zip(plan.spec.regions, plan.regions, strict=True)
     ]
@@ -148,10 +164,14 @@ class RegionLayer:
         from orchestrator.worker.level_cells import LevelCells  # a plan is made without zarr
 
         found = enumerate(plan.regions)
-        return [cls(r.box, LevelCells.open(RunDir(run.region(i)), r.plan.levels[0])) for i, r in found]
+        return [
+            cls(r.box, LevelCells.open(RunDir(run.region(i)), r.plan.levels[0])) for i, r in found
+        ]
 
     def pin(self, level: int, tile: Box, mask: NDArray[np.bool_], known: Array) -> None:
-        """Mark and fill, in place, the pixels of a tile (1, P, P) and (bands, P, P) that the region covers wholly."""
+        """Mark and fill, in place, the pixels of a tile (1, P, P) and (bands, P, P) that the region
+        covers wholly.
+        """
         g = int(FACTOR**level)
         part = covered(self.box, level).intersect(tile)
         if part.empty:

@@ -1,7 +1,9 @@
-"""JobSpec: everything a user can say about one restoration, as a frozen, validated value; TOML in and out.
+"""JobSpec: everything a user can say about one restoration, as a frozen, validated value; TOML in
+and out.
 
-A field left at None means "choose for me"; `orchestrator.planning.resolve` fills every one of them before anything runs,
-and the resolved specification is what a run folder keeps, so that a later version's defaults cannot change a resumed run.
+A field left at None means "choose for me"; `orchestrator.planning.resolve` fills every one of them
+before anything runs, and the resolved specification is what a run folder keeps, so that a later
+version's defaults cannot change a resumed run.
 """
 
 from __future__ import annotations
@@ -38,12 +40,16 @@ class _Section(BaseModel):
 
 
 class InputSpec(_Section):
-    """The measurement: an image file, and for inpainting a mask file (non-zero = known) or a value for unknown."""
+    """The measurement: an image file, and for inpainting a mask file (non-zero = known) or a value
+    for unknown.
+    """
 
     path: str | None = None
     mask: str | None = None
     size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = None
-    """Height and width in px: read from the file; given by the user where there is no file (generate, plan)."""
+    """Height and width in px: read from the file; given by the user where there is no file
+    (generate, plan).
+    """
     crop: tuple[int, int, int, int] | None = None
     """Part of the file that is the measurement, y0, x0, y1, x1 in px; set for regions."""
     bands: Annotated[int, Field(gt=0)] | None = None
@@ -59,7 +65,9 @@ class InputSpec(_Section):
     nodata: float | None = None
     """Pixels with this value in every band are unknown (inpaint)."""
     keep_nodata: float | None = None
-    """Samples with this value are none: they stay so in the output and are not restored. Read from the file."""
+    """Samples with this value are none: they stay so in the output and are not restored. Read from
+    the file.
+    """
     channel: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     """Bands of the file to restore, counted from 0; None: all but an alpha channel."""
     z: Annotated[int, Field(ge=0)] | None = None
@@ -73,7 +81,9 @@ class InputSpec(_Section):
     fine_mask: bool = False
     """The mask has the output's size, not the input's: resolved from the files."""
     extent: tuple[int, int] | None = None
-    """Height and width of the output where they are not the input's times the scale: read from a `cs` measurement."""
+    """Height and width of the output where they are not the input's times the scale: read from a
+    `cs` measurement.
+    """
 
 
 class TaskSpec(_Section):
@@ -87,11 +97,14 @@ class TaskSpec(_Section):
     sigma_unit: SigmaUnit = "levels"
     """levels: stored grey levels; fraction: of the range from black to white."""
     skip_flat: Annotated[float, Field(ge=0)] | None = None
-    """A tile whose measurement varies by no more than this is filled without the network, grey levels."""
+    """A tile whose measurement varies by no more than this is filled without the network, grey
+    levels.
+    """
     kernel: Literal["average", "bicubic"] = "average"
     """How `sr` was reduced: averages of cells, or antialiased bicubic decimation."""
     blur: str | None = None
-    """uniform:TAPS, gaussian:SIGMA[:TAPS], anisotropic:SIGMA_Y,SIGMA_X[:TAPS] or a kernel's file."""
+    """uniform:TAPS, gaussian:SIGMA[:TAPS], anisotropic:SIGMA_Y,SIGMA_X[:TAPS] or a kernel's file.
+    """
     weights: tuple[tuple[float, ...], ...] | None = None
     """The blur's kernel, resolved, so that a run no longer needs the file."""
     ratio: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -123,7 +136,9 @@ class SamplingSpec(_Section):
 
     intent: Literal["faithful", "detail", "paper"] | None = None
     quality: Literal["draft", "standard", "paper"] | None = None
-    """Number of steps: a quarter of the preset's, the preset's, or the paper's T = 100, l = 10, r = 3, overlap tile/2."""
+    """Number of steps: a quarter of the preset's, the preset's, or the paper's T = 100, l = 10, r =
+    3, overlap tile/2.
+    """
     method: Literal["ddnm", "repaint", "ilvr", "ddrm", "pigdm", "dps"] = "ddnm"
     """How measurement, guide and known pixels enter a step (kernels.sampling.method_registry)."""
     zeta: Annotated[float, Field(ge=0)] | None = None
@@ -143,16 +158,23 @@ class SamplingSpec(_Section):
     """Steps of levels that have a coarser level: the guide leaves less to decide."""
     spacing: Literal["uniform", "log_sigma"] | None = None
     guide: Literal["constraint", "start"] | None = None
-    """How the coarser level enters: held at every step (the paper's HiR), or only as the picture of a warm start."""
+    """How the coarser level enters: held at every step (the paper's HiR), or only as the picture of
+    a warm start.
+    """
     ensemble: Literal["1", "2", "4", "8", "cycle"] | None = None
-    """Symmetries of the square that the network is averaged over, or one after another (kernels.denoisers.symmetry)."""
+    """Symmetries of the square that the network is averaged over, or one after another
+    (kernels.denoisers.symmetry).
+    """
     inverse: Literal["replicate", "smooth"] | None = None
-    """A+ of average pooling: replication (Moore-Penrose, the paper's) or a smooth one (kernels.operators.smooth_pool)."""
+    """A+ of average pooling: replication (Moore-Penrose, the paper's) or a smooth one
+    (kernels.operators.smooth_pool).
+    """
     init: Literal["bicubic", "predicted", "none"] | None = None
-    """Picture of a warm start: the measurement enlarged, or what the built-in prior's companion predicts from that.
+    """Picture of a warm start: the measurement enlarged, or what the built-in prior's companion
+    predicts from that.
 
-    Where nothing can be predicted (another task, scale, method or network), `predicted` is taken back, with the start and
-    the steps that belong to it."""
+    Where nothing can be predicted (another task, scale, method or network), `predicted` is taken
+    back, with the start and the steps that belong to it."""
     noise_scale: Annotated[float, Field(ge=0, le=1)] | None = None
     travel: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
     """Time travel: length, repeat."""
@@ -170,7 +192,9 @@ class TilingSpec(_Section):
     tile: Annotated[int, Field(ge=8, le=4096)] | None = None
     stride: Annotated[int, Field(ge=1, le=4096)] | None = None
     margin: Annotated[int, Field(ge=0, le=2048)] | None = None
-    """Outer pixels of a tile that it does not commit (orchestrator.tiling.grid); 0 is the paper's geometry."""
+    """Outer pixels of a tile that it does not commit (orchestrator.tiling.grid); 0 is the paper's
+    geometry.
+    """
     levels: Annotated[int, Field(ge=1, le=24)] | None = None
     order: Literal["raster", "centre", "bridge", "colour"] | None = None
     block: Annotated[int, Field(ge=1, le=4096)] | None = None
@@ -200,11 +224,15 @@ class RunSpec(_Section):
     address: str | None = None
     keep_work: bool = False
     on_failed_tile: Literal["stop", "fill"] = "stop"
-    """What becomes of a tile that keeps failing: the run ends without it, or what was measured stands in for it."""
+    """What becomes of a tile that keeps failing: the run ends without it, or what was measured
+    stands in for it.
+    """
     drain_seconds: Annotated[float, Field(ge=0)] = 30.0
     """After a signal: how long running batches may take to end."""
     hang_seconds: Annotated[float, Field(gt=0)] = 60.0
-    """A worker hangs when a batch takes this much, and `store_seconds`, longer than five times the usual."""
+    """A worker hangs when a batch takes this much, and `store_seconds`, longer than five times the
+    usual.
+    """
     store_seconds: Annotated[float, Field(ge=0)] = 90.0
     """How long a failing store is tried again."""
 
@@ -247,7 +275,9 @@ class JobSpec(_Section):
 
     @classmethod
     def build(cls, values: dict[str, Any], where: str = "the options") -> JobSpec:
-        """Validate nested plain values; raises PlanError that names field, value and limit (unknown keys: the nearest)."""
+        """Validate nested plain values; raises PlanError that names field, value and limit (unknown
+        keys: the nearest).
+        """
         try:
             return cls.model_validate(values)
         except ValidationError as err:
@@ -256,11 +286,19 @@ class JobSpec(_Section):
 
 def _first_problem(err: ValidationError) -> str:
     problem = err.errors()[0]
-    place = [str(part) for part in problem["loc"] if not str(part).startswith(("constrained", "function", "literal"))]
+    place = [
+        str(part)
+        for part in problem["loc"]
+        if not str(part).startswith(("constrained", "function", "literal"))
+    ]
     name = ".".join(place)
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(place[-1], _field_names(place[:-1]), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(_field_names(place[:-1]))}"
+        hint = (
+            f"; did you mean {near[0]!r}?"
+            if near
+            else f"; known: {', '.join(_field_names(place[:-1]))}"
+        )
         return f"unknown key {name!r}{hint}"
     return f"{name} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
 

@@ -13,7 +13,8 @@ from orchestrator.job.tolerance import least_margin
 
 # Ratio between restoration levels (HiR, Eq. 12).
 FACTOR = 2
-# Tasks whose pooled picture has no measurement that follows from theirs: they are restored at full size only.
+# Tasks whose pooled picture has no measurement that follows from theirs: they are restored at full
+# size only.
 FLAT = ("deblur", "cs", "operator")
 
 
@@ -29,7 +30,9 @@ class Posed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What the degradation consists of; any combination of pooling, grey and mask, or one operator of its own."""
+    """What the degradation consists of; any combination of pooling, grey and mask, or one operator
+    of its own.
+    """
 
     name: str
     scale: int
@@ -41,7 +44,9 @@ class Task:
     measured: bool
     """False for generation: there is no measurement."""
     stencil: Stencil | None = None
-    """Overlapping measurements of level 0 (deblur, bicubic sr); None where they are cells of their own."""
+    """Overlapping measurements of level 0 (deblur, bicubic sr); None where they are cells of their
+    own.
+    """
     fine_mask: bool = False
     """The mask has the output's pixels: level 0 averages over the known pixels of each cell."""
     dtype: str | None = None
@@ -51,14 +56,22 @@ class Task:
 
     @classmethod
     def build(cls, name: str, scale: int, sigma: float) -> Task:
-        """Check a task's name against its parameters; raises PlanError naming the value and what to give instead."""
+        """Check a task's name against its parameters; raises PlanError naming the value and what to
+        give instead.
+        """
         parts = set(name.split("+"))
         if "sr" in parts and scale < 2:
-            raise PlanError(f"task {name} needs --scale of at least 2, found {scale}; give for example --scale 4")
+            raise PlanError(
+                f"task {name} needs --scale of at least 2, found {scale}; give for example --scale 4"
+            )
         if "sr" not in parts and name not in ("cs", "operator") and scale != 1:
-            raise PlanError(f"task {name} has no scale, found --scale {scale}; leave it out or use --task sr")
+            raise PlanError(
+                f"task {name} has no scale, found --scale {scale}; leave it out or use --task sr"
+            )
         if name == "denoise" and sigma <= 0:
-            raise PlanError("task denoise needs --sigma above 0: the noise's standard deviation in grey levels")
+            raise PlanError(
+                "task denoise needs --sigma above 0: the noise's standard deviation in grey levels"
+            )
         return cls(
             name=name,
             scale=scale,
@@ -88,14 +101,18 @@ class Task:
 
     @property
     def least_margin(self) -> int:
-        """Return the outer pixels of a window that it must leave to the next one (orchestrator.job.tolerance), px."""
+        """Return the outer pixels of a window that it must leave to the next one
+        (orchestrator.job.tolerance), px.
+        """
         return 0 if self.stencil is None else least_margin(self.stencil, self.dtype)
 
     def posed(self, level_factor: int) -> Posed | None:
-        """Return the task at a level `level_factor` times coarser than the output; None where it is determined.
+        """Return the task at a level `level_factor` times coarser than the output; None where it is
+        determined.
 
-        Super-resolution by s keeps y and asks for s/g; at g = s the level is y itself. Everything else pools y. A blur
-        of the pooled picture is not the pooled blur, and coefficients say nothing of it: those have level 0 only.
+        Super-resolution by s keeps y and asks for s/g; at g = s the level is y itself. Everything
+        else pools y. A blur of the pooled picture is not the pooled blur, and coefficients say
+        nothing of it: those have level 0 only.
         """
         if self.name in FLAT:
             return Posed(scale=self.scale, pool=1) if level_factor == 1 else None
@@ -109,8 +126,13 @@ class Task:
         return None
 
     def deepest(self, height: int, width: int, tile: int) -> int:
-        """Return the coarsest level worth having: it fits one tile, or the next one is determined (method.md 6)."""
+        """Return the coarsest level worth having: it fits one tile, or the next one is determined
+        (method.md 6).
+        """
         level = 0
-        while max(height, width) > tile * FACTOR**level and self.posed(FACTOR ** (level + 1)) is not None:
+        while (
+            max(height, width) > tile * FACTOR**level
+            and self.posed(FACTOR ** (level + 1)) is not None
+        ):
             level += 1
         return level

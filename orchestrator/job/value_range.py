@@ -1,4 +1,5 @@
-"""Which stored values are black and white: the full range of the dtype, or what the user states; never guessed.
+"""Which stored values are black and white: the full range of the dtype, or what the user states;
+never guessed.
 
 Signed and float samples have no black and white of their own: for them the user must state both.
 """
@@ -36,7 +37,9 @@ class Values:
     def build(cls, dtype: str, limits: tuple[float, float] | None = None) -> Values:
         """Check limits against the dtype; None: its full range. Raises PlanError."""
         if dtype not in LIMITS:
-            raise PlanError(f"images of dtype {dtype} are not supported; convert to one of {', '.join(LIMITS)}")
+            raise PlanError(
+                f"images of dtype {dtype} are not supported; convert to one of {', '.join(LIMITS)}"
+            )
         if limits is None and dtype not in UNSIGNED:
             raise PlanError(
                 f"{dtype} values have no black and white of their own; say which they are: --range LOW,HIGH"
@@ -67,16 +70,25 @@ class Values:
         """Map stored values of any shape to float32."""
         if self.full:
             return pixels.to_unit(stored, self.dtype)
-        return ((stored.astype(np.float64) - self.low) * (2.0 / self.levels) - 1.0).astype(np.float32)
+        return ((stored.astype(np.float64) - self.low) * (2.0 / self.levels) - 1.0).astype(
+            np.float32
+        )
 
     def from_unit(self, values: NDArray[np.floating]) -> NDArray[Any]:
-        """Round to the nearest stored value (halves up), clipped at the dtype's own limits, not at the range.
+        """Round to the nearest stored value (halves up), clipped at the dtype's own limits, not at
+        the range.
 
         Floats are not rounded. Raises ValueError for NaN.
         """
         if self.full:
             return pixels.from_unit(values, self.dtype)
         if np.isnan(values).any():
-            raise ValueError(f"NaN cannot become {self.dtype}; the result that is being published is not finite")
+            raise ValueError(
+                f"NaN cannot become {self.dtype}; the result that is being published is not finite"
+            )
         stored = (values.astype(np.float64) + 1.0) * (self.levels / 2.0) + self.low
-        return (np.floor(stored + 0.5) if self.whole else stored).clip(*LIMITS[self.dtype]).astype(self.dtype)
+        return (
+            (np.floor(stored + 0.5) if self.whole else stored)
+            .clip(*LIMITS[self.dtype])
+            .astype(self.dtype)
+        )

@@ -14,7 +14,12 @@ from orchestrator.job.plan import Plan
 from orchestrator.job.tolerance import DEVIATIONS, HALF, limit
 from orchestrator.job.value_range import LIMITS
 from orchestrator.measurement.input_file import empty_samples
-from orchestrator.measurement.measurement_reader import input_known, input_measured, open_input, open_mask
+from orchestrator.measurement.measurement_reader import (
+    input_known,
+    input_measured,
+    open_input,
+    open_mask,
+)
 from orchestrator.run_folder import RunDir
 from storage.box import Box
 from storage.image import Reader
@@ -40,14 +45,19 @@ def consistency(run: RunDir, plan: Plan, image: Reader) -> tuple[Consistency, fl
 
 
 def _averaged(run: RunDir, plan: Plan, image: Reader) -> Iterator[Comparison]:
-    """Compare cells of pixels with their averages: sr, colorize, inpaint, outpaint, denoise and what combines them."""
-    spec, task, source = plan.spec.input, plan.task, open_input(run, plan)
+    """Compare cells of pixels with their averages: sr, colorize, inpaint, outpaint, denoise and
+    what combines them.
+    """
+    spec = plan.spec.input
+    task = plan.task
+    source = open_input(run, plan)
     known = input_known(run, plan)
     mask = open_mask(run, plan) if spec.fine_mask else None
     top, _, _, left = spec.pad or (0, 0, 0, 0)
     for box in windows(*(spec.size or (0, 0)), side=max(WINDOW // task.scale, 1)):
         place = box.scale(task.scale)
-        pixels, stored = image.read(place.shift(top, left)), source.read(box)
+        pixels = image.read(place.shift(top, left))
+        stored = source.read(box)
         y = stored.astype(np.float64)
         y = y.mean(axis=0, keepdims=True) if task.grey else y
         weights = None if mask is None else (mask.read(place)[:1] != 0).astype(np.float64)
@@ -58,12 +68,15 @@ def _averaged(run: RunDir, plan: Plan, image: Reader) -> Iterator[Comparison]:
         if empty is not None:  # nodata is no measurement, and not always a number
             empty = np.asarray(empty.any(axis=0, keepdims=True)) if task.grey else empty
             valid = ~empty if valid is None else valid & ~empty
-            y, found = np.where(empty, 0, y), np.where(empty, 0, found)
+            y = np.where(empty, 0, y)
+            found = np.where(empty, 0, found)
         yield found, y, clipped, valid
 
 
 def means(pixels: Pixels, scale: int, grey: bool, weights: Float64 | None) -> Float64:
-    """Return the averages of cells, over their known pixels where weights (1, H, W) of 0 and 1 say which."""
+    """Return the averages of cells, over their known pixels where weights (1, H, W) of 0 and 1 say
+    which.
+    """
     _, height, width = pixels.shape
     shape = (height // scale, scale, width // scale, scale)
     x = pixels.astype(np.float64)
@@ -76,8 +89,12 @@ def means(pixels: Pixels, scale: int, grey: bool, weights: Float64 | None) -> Fl
 
 
 def _overlapping(run: RunDir, plan: Plan, image: Reader) -> Iterator[Comparison]:
-    """Compare measurements whose supports overlap (blur, bicubic), only those wholly inside the picture."""
-    stencil, source, (least, most) = plan.task.stencil, open_input(run, plan), LIMITS[plan.dtype]
+    """Compare measurements whose supports overlap (blur, bicubic), only those wholly inside the
+    picture.
+    """
+    stencil = plan.task.stencil
+    source = open_input(run, plan)
+    (least, most) = LIMITS[plan.dtype]
     assert stencil is not None, "the caller has checked"
     rows = stencil.inside(0, 0, plan.height)
     cols = stencil.inside(1, 0, plan.width)
@@ -88,14 +105,23 @@ def _overlapping(run: RunDir, plan: Plan, image: Reader) -> Iterator[Comparison]
             window = support(stencil, box)
             pixels = image.read(window)
             clipped = _touches(stencil, (pixels <= least) | (pixels >= most))
-            yield stencil.measure(pixels.astype(np.float64)), source.read(box).astype(np.float64), clipped, None
+            yield (
+                stencil.measure(pixels.astype(np.float64)),
+                source.read(box).astype(np.float64),
+                clipped,
+                None,
+            )
 
 
 def support(stencil: Stencil, box: Box) -> Box:
-    """Return the pixels that measurements see, beginning on the lattice so that `measure` begins with the first."""
+    """Return the pixels that measurements see, beginning on the lattice so that `measure` begins
+    with the first.
+    """
     s = stencil.scale
     lows = [lo * s + stencil.before(axis) for axis, lo in ((0, box.y0), (1, box.x0))]
-    highs = [(hi - 1) * s + stencil.before(a) + stencil.taps[a] for a, hi in ((0, box.y1), (1, box.x1))]
+    highs = [
+        (hi - 1) * s + stencil.before(a) + stencil.taps[a] for a, hi in ((0, box.y1), (1, box.x1))
+    ]
     return Box(lows[0] // s * s, lows[1] // s * s, highs[0], highs[1])
 
 
@@ -104,13 +130,22 @@ def _touches(stencil: Stencil, pixels: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return replace(stencil, rows=rows, cols=cols, full=()).measure(pixels.astype(np.float64)) > 0
 
 
-def _by_operator(run: RunDir, plan: Plan, image: Reader, meter: ConsistencyMeter) -> tuple[Consistency, float]:
+def _by_operator(
+    run: RunDir, plan: Plan, image: Reader, meter: ConsistencyMeter
+) -> tuple[Consistency, float]:
     """Compare by the operator that restored: compressed sensing, or a class of the user's own."""
-    from orchestrator.measurement.tile_operator import measure, own_operator, rounding_gain  # imports torch
+    from orchestrator.measurement.tile_operator import (
+        measure,
+        own_operator,
+        rounding_gain,
+    )  # imports torch
 
-    operator, spec, levels = own_operator(plan.spec.task), plan.spec.input, plan.values.levels / 2
+    operator = own_operator(plan.spec.task)
+    spec = plan.spec.input
+    levels = plan.values.levels / 2
     measured = input_measured(run, plan)
-    unit, scale = operator.alignment, operator.scale
+    unit = operator.alignment
+    scale = operator.scale
     gain = 0.0
     for box in windows(plan.height // unit, plan.width // unit, side=max(WINDOW // unit, 1)):
         place = box.scale(unit)

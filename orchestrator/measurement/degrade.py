@@ -1,8 +1,10 @@
-"""Make a measurement from a clean image with exactly the operators that restore: for demonstrations and evaluation.
+"""Make a measurement from a clean image with exactly the operators that restore: for demonstrations
+and evaluation.
 
-The clean image is read by windows; the measurement is kept in memory and written whole (a `cs` one: by blocks). Values
-are rounded to the image's dtype, as a camera would. Beside the border a blur sees the picture reflected; those
-measurements constrain nothing when restoring. Rows and columns that fill no cell of `scale` px are left out.
+The clean image is read by windows; the measurement is kept in memory and written whole (a `cs` one:
+by blocks). Values are rounded to the image's dtype, as a camera would. Beside the border a blur
+sees the picture reflected; those measurements constrain nothing when restoring. Rows and columns
+that fill no cell of `scale` px are left out.
 """
 
 from __future__ import annotations
@@ -49,17 +51,22 @@ class _Shape:
 
 
 def degrade(spec: JobSpec, out: Path, seed: int, overwrite: bool = False) -> tuple[int, ...]:
-    """Measure spec.input.path by spec.task and write it to `out`; returns the shape of what was written.
+    """Measure spec.input.path by spec.task and write it to `out`; returns the shape of what was
+    written.
 
-    spec: with its task resolved (orchestrator.planning.input_facts.resolve_task), but for `cs`. Raises PlanError on one line.
+    spec: with its task resolved (orchestrator.planning.input_facts.resolve_task), but for `cs`.
+    Raises PlanError on one line.
     """
     if spec.input.path is None:
         raise PlanError("no input named; usage: gigarestore degrade IN OUT --task TASK")
     if out.exists() and not overwrite:
         raise PlanError(f"{out} exists; choose another OUT, or --overwrite to replace it")
     image = open_file(spec.input, Path(os.devnull) / "nothing staged")
-    info, top = image.info, peak(image.info.dtype)
-    clean = MeasuredWindow(info.height, info.width, lambda *box: image.read(Box(*box)).astype(np.float32))
+    info = image.info
+    top = peak(image.info.dtype)
+    clean = MeasuredWindow(
+        info.height, info.width, lambda *box: image.read(Box(*box)).astype(np.float32)
+    )
     sigma = spec.task.sigma * (top if spec.task.sigma_unit == "fraction" else 1.0)
     if spec.task.name == "cs":
         return _write_coefficients(spec, clean, info.channels, info.dtype, sigma, seed, out)
@@ -70,16 +77,23 @@ def degrade(spec: JobSpec, out: Path, seed: int, overwrite: bool = False) -> tup
     for i, box in enumerate(windows(shape.height, shape.width, shape.side)):
         values = shape.measure(box)
         if sigma > 0:
-            values = values + sigma * np.random.Generator(np.random.Philox([seed, i])).standard_normal(values.shape)
+            values = values + sigma * np.random.Generator(
+                np.random.Philox([seed, i])
+            ).standard_normal(values.shape)
         levels = np.clip(np.floor(values + 0.5), 0, top).astype(info.dtype)
-        found[(slice(None), *box.slices())] = levels if keep is None else np.where(keep(box), levels, _unknown(spec))
+        found[(slice(None), *box.slices())] = (
+            levels if keep is None else np.where(keep(box), levels, _unknown(spec))
+        )
     write_image(out, found)
     return found.shape
 
 
 def _shape(spec: JobSpec, clean: MeasuredWindow, bands: int, top: int) -> _Shape:
-    task, scale = spec.task, spec.task.scale
-    height, width, side = clean.height // scale, clean.width // scale, max(WINDOW // scale, 1)
+    task = spec.task
+    scale = spec.task.scale
+    height = clean.height // scale
+    width = clean.width // scale
+    side = max(WINDOW // scale, 1)
     if height == 0 or width == 0:
         raise PlanError(
             f"an image of {clean.height}x{clean.width} px holds no cell of {scale} px; choose a smaller --scale"
@@ -94,11 +108,18 @@ def _shape(spec: JobSpec, clean: MeasuredWindow, bands: int, top: int) -> _Shape
         return _own_shape(spec, clean, top)
     if task.name == "outpaint":
         above, right, below, left = spec.input.pad or (0, 0, 0, 0)
-        height, width = height - above - below, width - left - right
+        height = height - above - below
+        width = width - left - right
         if height <= 0 or width <= 0:
-            raise PlanError(f"--pad {spec.input.pad} leaves nothing of {clean.height}x{clean.width} px; cut away less")
+            raise PlanError(
+                f"--pad {spec.input.pad} leaves nothing of {clean.height}x{clean.width} px; cut away less"
+            )
         return _Shape(
-            height=height, width=width, bands=bands, side=side, measure=lambda box: read(box.shift(above, left))
+            height=height,
+            width=width,
+            bands=bands,
+            side=side,
+            measure=lambda box: read(box.shift(above, left)),
         )
     stencil = stencil_of(task)
     if stencil is not None:
@@ -121,7 +142,8 @@ def _own_shape(spec: JobSpec, clean: MeasuredWindow, top: int) -> _Shape:
     from orchestrator.measurement.tile_operator import own_operator
 
     operator = own_operator(spec.task)
-    unit, scale = operator.alignment, operator.scale
+    unit = operator.alignment
+    scale = operator.scale
     height, width = (side // unit * unit // scale for side in (clean.height, clean.width))
 
     def measure(box: Box) -> Float64:
@@ -132,7 +154,13 @@ def _own_shape(spec: JobSpec, clean: MeasuredWindow, top: int) -> _Shape:
 
     cells = unit // scale
     bands = len(measure(Box(0, 0, cells, cells)))
-    return _Shape(height=height, width=width, bands=bands, side=max(WINDOW // unit, 1) * cells, measure=measure)
+    return _Shape(
+        height=height,
+        width=width,
+        bands=bands,
+        side=max(WINDOW // unit, 1) * cells,
+        measure=measure,
+    )
 
 
 def _fine_mask(spec: JobSpec, clean: MeasuredWindow) -> Callable[[Box], Pixels] | None:
@@ -148,11 +176,16 @@ def _kept(spec: JobSpec, shape: _Shape) -> Callable[[Box], NDArray[np.bool_]] | 
     if "inpaint" not in spec.task.name:
         return None
     if spec.input.mask is None:
-        raise PlanError(f"task {spec.task.name} needs --mask FILE, non-zero where pixels stay known")
+        raise PlanError(
+            f"task {spec.task.name} needs --mask FILE, non-zero where pixels stay known"
+        )
     mask = open_image(spec.input.mask)
     if (mask.info.height, mask.info.width) == (shape.height, shape.width):
         return lambda box: mask.read(box)[:1] != 0
-    if (mask.info.height, mask.info.width) == (shape.height * spec.task.scale, shape.width * spec.task.scale):
+    if (mask.info.height, mask.info.width) == (
+        shape.height * spec.task.scale,
+        shape.width * spec.task.scale,
+    ):
         return None
     raise PlanError(
         f"mask {spec.input.mask} is {mask.info.height}x{mask.info.width} px and the measurement "
@@ -171,12 +204,15 @@ def _write_coefficients(
 
     task = spec.task.model_copy(update={"cs_seed": seed})
     if task.ratio is None:
-        raise PlanError("task cs needs --ratio, the kept share of the coefficients, for example 0.25")
+        raise PlanError(
+            "task cs needs --ratio, the kept share of the coefficients, for example 0.25"
+        )
     info = CsInfo(
         block=task.block, ratio=task.ratio, seed=seed,
         height=clean.height, width=clean.width, bands=bands, dtype=dtype,
     )  # fmt: skip
-    operator, unit = own_operator(task), 2.0 / peak(dtype)
+    operator = own_operator(task)
+    unit = 2.0 / peak(dtype)
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     array = create_coefficients(partial, info, kept_count(task.block, task.ratio))
@@ -184,7 +220,11 @@ def _write_coefficients(
         place = box.scale(task.block)
         x = clean.read(place.y0, place.x0, place.y1, place.x1).astype(np.float64) * unit - 1
         y = measure(operator, x)
-        noise = np.random.Generator(np.random.Philox([seed, i])).standard_normal(y.shape) if sigma > 0 else 0.0
+        noise = (
+            np.random.Generator(np.random.Philox([seed, i])).standard_normal(y.shape)
+            if sigma > 0
+            else 0.0
+        )
         array[(slice(None), *box.slices())] = (y + sigma * unit * noise).astype(np.float32)
     replace_folder(partial, out)
     return tuple(array.shape)

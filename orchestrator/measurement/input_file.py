@@ -1,4 +1,6 @@
-"""The input file of a job: which part of it was chosen, what it is, and which of its samples are none."""
+"""The input file of a job: which part of it was chosen, what it is, and which of its samples are
+none.
+"""
 
 from __future__ import annotations
 
@@ -35,9 +37,11 @@ def open_file(given: InputSpec, staged: Path) -> Reader:
 
 
 def empty_samples(given: InputSpec, pixels: NDArray[Any]) -> NDArray[np.bool_] | None:
-    """Return which samples hold nothing, of the same shape: the file's nodata value, or no finite number; None: none.
+    """Return which samples hold nothing, of the same shape: the file's nodata value, or no finite
+    number; None: none.
 
-    They are no measurement: they are left out of everything that is computed, and are the same in the output.
+    They are no measurement: they are left out of everything that is computed, and are the same in
+    the output.
     """
     if pixels.dtype.kind == "f":
         empty: NDArray[np.bool_] = ~np.isfinite(pixels)
@@ -48,7 +52,9 @@ def empty_samples(given: InputSpec, pixels: NDArray[Any]) -> NDArray[np.bool_] |
 
 
 def stand_in(given: InputSpec, values: Values) -> float:
-    """Return the stored value that empty samples are taken for while their surroundings are restored."""
+    """Return the stored value that empty samples are taken for while their surroundings are
+    restored.
+    """
     if given.keep_nodata is None or math.isnan(given.keep_nodata):
         return values.low
     return min(max(given.keep_nodata, values.low), values.high)
@@ -57,4 +63,8 @@ def stand_in(given: InputSpec, values: Values) -> float:
 def without_empty(given: InputSpec, values: Values, pixels: NDArray[Any]) -> NDArray[Any]:
     """Return pixels whose empty samples are replaced by their stand-in."""
     empty = empty_samples(given, pixels)
-    return pixels if empty is None else np.where(empty, pixels.dtype.type(stand_in(given, values)), pixels)
+    return (
+        pixels
+        if empty is None
+        else np.where(empty, pixels.dtype.type(stand_in(given, values)), pixels)
+    )

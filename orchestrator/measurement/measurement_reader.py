@@ -1,4 +1,6 @@
-"""The measurement of every level as windows in [-1, 1], NaN where unknown: from input, mask, or a pooled copy."""
+"""The measurement of every level as windows in [-1, 1], NaN where unknown: from input, mask, or a
+pooled copy.
+"""
 
 from __future__ import annotations
 
@@ -24,17 +26,23 @@ Known = Callable[[Box, Pixels], NDArray[np.bool_]]
 
 
 def input_measured(run: RunDir, plan: Plan) -> MeasuredWindow:
-    """Return the measurement as it was read (pool 1): grey where the task measures grey, NaN where unknown.
+    """Return the measurement as it was read (pool 1): grey where the task measures grey, NaN where
+    unknown.
 
-    With a mask of the output's pixels a cell counts as known when any of its pixels is: its value is their average, at
-    coarser levels too, where it stands for the whole cell (the strict rule leaves scattered scratches nothing known).
+    With a mask of the output's pixels a cell counts as known when any of its pixels is: its value
+    is their average, at coarser levels too, where it stands for the whole cell (the strict rule
+    leaves scattered scratches nothing known).
     """
     spec = plan.spec.input
     assert spec.path is not None and spec.size is not None, "a measured task has an input"
     if plan.task.name == "cs":
         coefficients = open_pooled(Path(spec.path))
-        return MeasuredWindow(coefficients.height, coefficients.width, lambda *box: coefficients.read(Box(*box)))
-    image, known, grey = open_input(run, plan), input_known(run, plan), plan.task.grey
+        return MeasuredWindow(
+            coefficients.height, coefficients.width, lambda *box: coefficients.read(Box(*box))
+        )
+    image = open_input(run, plan)
+    known = input_known(run, plan)
+    grey = plan.task.grey
 
     def read(y0: int, x0: int, y1: int, x1: int) -> Array:
         box = Box(y0, x0, y1, x1).shift(*(spec.crop or (0, 0))[:2])
@@ -51,12 +59,17 @@ def input_measured(run: RunDir, plan: Plan) -> MeasuredWindow:
 
     def read_padded(y0: int, x0: int, y1: int, x1: int) -> Array:
         assert spec.bands is not None, "resolve() fills the input's facts"
-        window, inner = Box(y0, x0, y1, x1), Box(top, left, top + height, left + width)
+        window = Box(y0, x0, y1, x1)
+        inner = Box(top, left, top + height, left + width)
         found = np.full((spec.bands, *window.shape), np.nan, dtype=np.float32)
-        y, x = max(y0, inner.y0), max(x0, inner.x0)
-        y_end, x_end = min(y1, inner.y1), min(x1, inner.x1)
+        y = max(y0, inner.y0)
+        x = max(x0, inner.x0)
+        y_end = min(y1, inner.y1)
+        x_end = min(x1, inner.x1)
         if y < y_end and x < x_end:
-            found[:, y - y0 : y_end - y0, x - x0 : x_end - x0] = read(y - top, x - left, y_end - top, x_end - left)
+            found[:, y - y0 : y_end - y0, x - x0 : x_end - x0] = read(
+                y - top, x - left, y_end - top, x_end - left
+            )
         return found
 
     return MeasuredWindow(height + top + bottom, width + left + right, read_padded)
@@ -64,7 +77,8 @@ def input_measured(run: RunDir, plan: Plan) -> MeasuredWindow:
 
 def input_known(run: RunDir, plan: Plan) -> Known | None:
     """Return what tells the known pixels of a window of the input, (1, h, w); None where all are."""
-    spec, mask = plan.spec.input, open_mask(run, plan)
+    spec = plan.spec.input
+    mask = open_mask(run, plan)
     if mask is None and spec.nodata is None:
         return None
     scale = plan.task.scale if spec.fine_mask else 1
@@ -83,7 +97,9 @@ def input_known(run: RunDir, plan: Plan) -> Known | None:
 
 
 def fine_known(run: RunDir, plan: Plan) -> MeasuredWindow | None:
-    """Return a mask of the output's pixels as an endless image, 1 where known; None where there is none."""
+    """Return a mask of the output's pixels as an endless image, 1 where known; None where there is
+    none.
+    """
     mask = open_mask(run, plan)
     if mask is None or not plan.spec.input.fine_mask:
         return None
@@ -110,7 +126,9 @@ def level_measured(run: RunDir, plan: Plan, level: Level) -> MeasuredWindow | No
 
 
 def open_input(run: RunDir, plan: Plan) -> Reader:
-    """Open the input image, its staged copy where there is one, so that overlapping windows decode nothing twice."""
+    """Open the input image, its staged copy where there is one, so that overlapping windows decode
+    nothing twice.
+    """
     return CachedReader(open_file(plan.spec.input, run.staged_input))
 
 

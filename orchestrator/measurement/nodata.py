@@ -1,4 +1,6 @@
-"""Nodata of the input, carried over to the output: an area without data stays one, sample by sample."""
+"""Nodata of the input, carried over to the output: an area without data stays one, sample by
+sample.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +17,26 @@ from storage.box import Box
 
 
 def keeps_nodata(plan: Plan) -> bool:
-    """Tell whether the input can hold samples that are none, and lies under the output pixel by pixel."""
+    """Tell whether the input can hold samples that are none, and lies under the output pixel by
+    pixel.
+    """
     spec = plan.spec.input
-    beneath = plan.task.measured and spec.path is not None and plan.task.name not in ("cs", "operator")
+    beneath = (
+        plan.task.measured and spec.path is not None and plan.task.name not in ("cs", "operator")
+    )
     return beneath and (spec.keep_nodata is not None or spec.dtype == "float32")
 
 
 def carry_nodata(run: RunDir, plan: Plan, box: Box, pixels: NDArray[Any]) -> NDArray[Any]:
-    """Return the stored pixels (C, h, w) of the output's `box` with the input's nodata where the input has none.
+    """Return the stored pixels (C, h, w) of the output's `box` with the input's nodata where the
+    input has none.
 
     An output of other bands than the input has nodata where every band of the input has.
     """
     if not keeps_nodata(plan):
         return pixels
-    spec, scale = plan.spec.input, plan.task.scale
+    spec = plan.spec.input
+    scale = plan.task.scale
     top, _, _, left = spec.pad or (0, 0, 0, 0)
     height, width = spec.size or (0, 0)
     inner = box.shift(-top, -left)
@@ -43,13 +51,19 @@ def carry_nodata(run: RunDir, plan: Plan, box: Box, pixels: NDArray[Any]) -> NDA
     empty = empty_samples(spec, stored)
     if empty is None or not empty.any():
         return pixels
-    source = stored.astype(pixels.dtype) if len(stored) == len(pixels) else np.full_like(stored, spec.keep_nodata)
+    source = (
+        stored.astype(pixels.dtype)
+        if len(stored) == len(pixels)
+        else np.full_like(stored, spec.keep_nodata)
+    )
     if len(empty) != len(pixels):
-        empty, source = np.asarray(empty.all(axis=0, keepdims=True)), source[:1]
+        empty = np.asarray(empty.all(axis=0, keepdims=True))
+        source = source[:1]
     part = under.scale(scale).intersect(inner)
     inside = part.shift(-under.y0 * scale, -under.x0 * scale).slices()
     fine, values = (
-        array.repeat(scale, axis=1).repeat(scale, axis=2)[(slice(None), *inside)] for array in (empty, source)
+        array.repeat(scale, axis=1).repeat(scale, axis=2)[(slice(None), *inside)]
+        for array in (empty, source)
     )
     out = pixels.copy()
     target = out[(slice(None), *part.shift(-inner.y0, -inner.x0).slices())]

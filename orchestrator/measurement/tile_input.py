@@ -1,4 +1,6 @@
-"""Everything that is known of a tile before it is restored, and whether that already determines it. numpy only."""
+"""Everything that is known of a tile before it is restored, and whether that already determines it.
+numpy only.
+"""
 
 from __future__ import annotations
 
@@ -27,25 +29,31 @@ class TileInput:
     """(1, P, P): known pixels of a mask at output resolution."""
 
     def split(self, bands: Bands, joint: bool) -> list[TileInput]:
-        """Return the tile as the network's pictures; joint: the measurement belongs to all channels together."""
+        """Return the tile as the network's pictures; joint: the measurement belongs to all channels
+        together.
+        """
         parts = [self] * len(bands.groups)
         for name in ("known", "guide", "start") if joint else ("known", "guide", "start", "y"):
             if (array := getattr(self, name)) is not None:
-                parts = [replace(p, **{name: a}) for p, a in zip(parts, bands.split(array), strict=True)]
+                parts = [
+                    replace(p, **{name: a}) for p, a in zip(parts, bands.split(array), strict=True)
+                ]
         return parts
 
 
 def determined(plan: Plan, level: Level, tile: TileInput, owned: Box) -> Array | None:
-    """Return the pixels (stored bands, h, w) of a tile's owned box where nothing is left to restore, else None.
+    """Return the pixels (stored bands, h, w) of a tile's owned box where nothing is left to
+    restore, else None.
 
-    Four cases: every pixel is pinned already; every pixel is itself measured without noise; the measurement under the
-    whole tile is flat to `task.skip_flat`, and the pixels are its replication, which measures y exactly (also where noise
-    is stated: what varies by less has none of it, like the empty areas of a mosaic); or all of it is nodata, which the
-    output keeps.
-    owned: within the tile, px.
+    Four cases: every pixel is pinned already; every pixel is itself measured without noise; the
+    measurement under the whole tile is flat to `task.skip_flat`, and the pixels are its
+    replication, which measures y exactly (also where noise is stated: what varies by less has none
+    of it, like the empty areas of a mosaic); or all of it is nodata, which the output keeps. owned:
+    within the tile, px.
     """
     rows, cols = owned.slices()
-    pinned, known = tile.known_mask[:, rows, cols], tile.known[:, rows, cols]
+    pinned = tile.known_mask[:, rows, cols]
+    known = tile.known[:, rows, cols]
     if pinned.all():
         return known
     if tile.y is None or not plan.pixelwise:
@@ -61,7 +69,9 @@ def determined(plan: Plan, level: Level, tile: TileInput, owned: Box) -> Array |
 
 
 def _flat(plan: Plan, y: Array) -> bool:
-    """Return whether every band of a window differs by no more than the tolerance; unknown pixels are not flat."""
+    """Return whether every band of a window differs by no more than the tolerance; unknown pixels
+    are not flat.
+    """
     tolerance = plan.spec.task.skip_flat
     if tolerance is None or np.isnan(y).any():
         return False

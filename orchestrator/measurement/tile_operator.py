@@ -1,4 +1,6 @@
-"""The operator and measurement of a batch of tiles: what the plan's task means for their windows. Knows torch."""
+"""The operator and measurement of a batch of tiles: what the plan's task means for their windows.
+Knows torch.
+"""
 
 from __future__ import annotations
 
@@ -23,28 +25,40 @@ from orchestrator.job.tolerance import threshold, tolerance
 Corners = tuple[int, int, int, int]
 
 
-def tile_measurement(plan: Plan, level: Level, y: Tensor, boxes: Sequence[Corners], fine: Tensor | None) -> Measurement:
+def tile_measurement(
+    plan: Plan, level: Level, y: Tensor, boxes: Sequence[Corners], fine: Tensor | None
+) -> Measurement:
     """Return the measurement of tiles at a level.
 
-    y: (B, C', h, w), NaN where unknown. boxes: the tiles' windows y0, x0, y1, x1 in px of the level. fine: (B, 1, P, P)
-    known pixels of a mask at output resolution.
+    y: (B, C', h, w), NaN where unknown. boxes: the tiles' windows y0, x0, y1, x1 in px of the
+    level. fine: (B, 1, P, P) known pixels of a mask at output resolution.
     """
-    task, known = plan.task, ~torch.isnan(y[:, :1])
+    task = plan.task
+    known = ~torch.isnan(y[:, :1])
     y = torch.nan_to_num(y)
     channels = plan.denoiser.channels
     if task.stencil is not None and level.index == 0:
         operator = _stencilled(task.stencil, plan, level, boxes)
         level_unit = 2.0 / plan.values.levels
         return Measurement(
-            operator, _replicated(y, channels), level.sigma_y, tolerance(task.stencil, plan.dtype) * level_unit
+            operator,
+            _replicated(y, channels),
+            level.sigma_y,
+            tolerance(task.stencil, plan.dtype) * level_unit,
         )
     if task.name in ("cs", "operator"):
         own = own_operator(plan.spec.task)
-        wanted = y.shape[1] * channels // (plan.spec.input.bands or channels) if task.name == "cs" else y.shape[1]
+        wanted = (
+            y.shape[1] * channels // (plan.spec.input.bands or channels)
+            if task.name == "cs"
+            else y.shape[1]
+        )
         return Measurement(own, _replicated(y, wanted), level.sigma_y)
     if fine is not None and level.index == 0:
         pooled: Operator = MaskedPool(task.scale, fine)
-        return Measurement(compose(pooled, Grey(channels)) if plan.grey else pooled, y, level.sigma_y)
+        return Measurement(
+            compose(pooled, Grey(channels)) if plan.grey else pooled, y, level.sigma_y
+        )
     operator = measurement_operator(
         level.posed.scale,
         grey=plan.grey,
@@ -62,8 +76,13 @@ def measure(operator: Operator, x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def rounding_gain(operator: Operator, shape: tuple[int, int, int]) -> float:
-    """Return the standard deviation of A e for rounding errors e of a picture, each uniform within half a level."""
-    errors = torch.rand((1, *shape), dtype=torch.float64, generator=torch.Generator().manual_seed(0)) - 0.5
+    """Return the standard deviation of A e for rounding errors e of a picture, each uniform within
+    half a level.
+    """
+    errors = (
+        torch.rand((1, *shape), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        - 0.5
+    )
     return float(operator.A(errors).std())
 
 
@@ -78,11 +97,14 @@ def own_operator(task: TaskSpec) -> Operator:
 
 
 def _stencilled(stencil: Stencil, plan: Plan, level: Level, boxes: Sequence[Corners]) -> Operator:
-    side, least = plan.tile, threshold(stencil, plan.dtype)
+    side = plan.tile
+    least = threshold(stencil, plan.dtype)
     inside = [(-y0, -x0, level.height - y0, level.width - x0) for y0, x0, _, _ in boxes]
     if stencil.separable:
         return Separable.build(stencil, side, inside, least)
-    return Convolution(stencil, torch.stack([valid_mask(stencil, side, box) for box in inside]), least)
+    return Convolution(
+        stencil, torch.stack([valid_mask(stencil, side, box) for box in inside]), least
+    )
 
 
 def _replicated(y: Tensor, channels: int) -> Tensor:

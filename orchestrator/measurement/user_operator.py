@@ -39,7 +39,9 @@ class UserOperator(Operator):
         return hasattr(self.inner, "singular_values")
 
     def A(self, x: Tensor) -> Tensor:
-        """Return what the user's operator measures, tile by tile on a CPU so that no tile depends on its batch."""
+        """Return what the user's operator measures, tile by tile on a CPU so that no tile depends
+        on its batch.
+        """
         return _each(self.inner.A, x)
 
     def pinv(self, y: Tensor) -> Tensor:
@@ -47,7 +49,9 @@ class UserOperator(Operator):
         return _each(self.inner.pinv, y)
 
     def singular_values(self, x: Tensor) -> float | Tensor:
-        """Return the declared singular values; 1 where none are (noise-free measurements need none)."""
+        """Return the declared singular values; 1 where none are (noise-free measurements need
+        none).
+        """
         if not self.declares_singular_values:
             return 1.0
         found: float | Tensor = self.inner.singular_values(x)
@@ -69,13 +73,17 @@ def _load(ref: str, arguments: tuple[tuple[str, str], ...]) -> UserOperator:
     if here not in sys.path:
         sys.path.append(here)
     try:
-        made = getattr(importlib.import_module(module_name), attribute)(**{k: _value(v) for k, v in arguments})
+        made = getattr(importlib.import_module(module_name), attribute)(
+            **{k: _value(v) for k, v in arguments}
+        )
         own = UserOperator(made)
         if own.scale < 1 or own.alignment < 1 or own.alignment % own.scale:
             raise ValueError(f"alignment {own.alignment} is no multiple of its scale {own.scale}")
         if not (callable(made.A) and callable(made.pinv)):
             raise TypeError("A and pinv must be methods")
-    except Exception as err:  # the user's code may raise anything; all of it means that there is no operator
+    except (
+        Exception
+    ) as err:  # the user's code may raise anything; all of it means that there is no operator
         raise PlanError(f"--operator {ref} cannot be used: {type(err).__name__}: {err}") from err
     return own
 

@@ -1,4 +1,6 @@
-"""Windows of a measurement: reflected beyond the image's edge, bands matched to the network's channels. numpy only."""
+"""Windows of a measurement: reflected beyond the image's edge, bands matched to the network's
+channels. numpy only.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ ReadWindow = Callable[[int, int, int, int], Array]
 
 
 def reflect(start: int, stop: int, length: int) -> NDArray[np.int64]:
-    """Return the indices [start, stop) folded into [0, length) by half-sample reflection (... 1 0 | 0 1 2 ...)."""
+    """Return the indices [start, stop) folded into [0, length) by half-sample reflection (... 1 0 |
+    0 1 2 ...).
+    """
     folded = np.arange(start, stop) % (2 * length)
     return np.minimum(folded, 2 * length - 1 - folded)
 
@@ -29,8 +33,10 @@ class MeasuredWindow:
 
     def read(self, y0: int, x0: int, y1: int, x1: int) -> Array:
         """Read a window that may reach beyond the image; memory is bounded by the window."""
-        rows, cols = reflect(y0, y1, self.height), reflect(x0, x1, self.width)
-        top, left = int(rows.min()), int(cols.min())
+        rows = reflect(y0, y1, self.height)
+        cols = reflect(x0, x1, self.width)
+        top = int(rows.min())
+        left = int(cols.min())
         inside = self.read_inside(top, left, int(rows.max()) + 1, int(cols.max()) + 1)
         if inside.shape[1:] == (y1 - y0, x1 - x0) and rows[0] == top and cols[0] == left:
             return inside

@@ -27,17 +27,22 @@ class _Notified:
 
 
 def read_status(root: Path) -> dict[str, Any]:
-    """Return state (running, published, failed or unfinished), tiles done per level, failed tries, pace.
+    """Return state (running, published, failed or unfinished), tiles done per level, failed tries,
+    pace.
 
-    workers, batch (tiles), nfe_per_second and seconds_left are those of the last attempt; the last is None unless the
-    run is under way and has committed a tile.
+    workers, batch (tiles), nfe_per_second and seconds_left are those of the last attempt; the last
+    is None unless the run is under way and has committed a tile.
     """
     run = RunDir.existing(root)
     plan = load_plan(run)
     records = read_records(run.journal) if run.journal.exists() else []
     done = Counter(parse_tile_record(record).level for record in records)
-    levels = [{"level": lv.index, "done": done[lv.index], "tiles": lv.grid.count} for lv in reversed(plan.levels)]
-    told, now = _events(run.events), time.time()
+    levels = [
+        {"level": lv.index, "done": done[lv.index], "tiles": lv.grid.count}
+        for lv in reversed(plan.levels)
+    ]
+    told = _events(run.events)
+    now = time.time()
     state = "published" if run.published else "running" if _locked(run.lock) else "unfinished"
     if state == "unfinished" and told.outcome == "failed":
         state = "failed"
@@ -71,10 +76,15 @@ def _events(path: Path) -> _Notified:
                 told.pace.workers.discard(event["worker"])
             case "BatchCommitted":
                 told.pace.committed(
-                    ended(event), event["seconds"], len(event["keys"]), event["nfe"], event.get("path", 0)
+                    ended(event),
+                    event["seconds"],
+                    len(event["keys"]),
+                    event["nfe"],
+                    event.get("path", 0),
                 )
             case "BatchFailed" | "TileGivenUp":
-                told.failures, told.last_failure = told.failures + 1, event["cause"]
+                told.failures = told.failures + 1
+                told.last_failure = event["cause"]
             case "RunFinished":
                 told.outcome = event["outcome"]
     return told

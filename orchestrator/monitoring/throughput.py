@@ -1,4 +1,6 @@
-"""How fast a run goes and how long it will take: from its last batches, and from the chain of tiles that is left."""
+"""How fast a run goes and how long it will take: from its last batches, and from the chain of tiles
+that is left.
+"""
 
 from __future__ import annotations
 
@@ -31,13 +33,16 @@ class Throughput:
 
     def started(self, time: float, tiles: int, done: int) -> None:
         """Begin an attempt."""
-        self.tiles, self.done, self._began = tiles, done, time
+        self.tiles = tiles
+        self.done = done
+        self._began = time
         self.workers.clear()
         self._recent.clear()
 
     def committed(self, time: float, seconds: float, tiles: int, nfe: int, path: int) -> None:
         """Add a batch."""
-        self.done, self.path = self.done + tiles, path
+        self.done = self.done + tiles
+        self.path = path
         self._recent.append(_TimedBatch(time, seconds, tiles, nfe))
 
     def nfe_per_second(self, now: float) -> float:
@@ -47,10 +52,14 @@ class Throughput:
     @property
     def batch(self) -> float:
         """Mean number of tiles of the recent batches."""
-        return sum(batch.tiles for batch in self._recent) / len(self._recent) if self._recent else 0.0
+        return (
+            sum(batch.tiles for batch in self._recent) / len(self._recent) if self._recent else 0.0
+        )
 
     def seconds_left(self, now: float) -> float | None:
-        """Return the time that is left: that of the work at this pace, at least that of the chain; None: not known."""
+        """Return the time that is left: that of the work at this pace, at least that of the chain;
+        None: not known.
+        """
         if not self._recent:
             return None
         rate = sum(batch.tiles for batch in self._recent) / self._span(now)

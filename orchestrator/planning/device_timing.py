@@ -11,11 +11,15 @@ from orchestrator.job.plan import Plan
 from orchestrator.scheduling.simulator import Device
 
 # Two batch sizes determine a line; the best of so many tries is the time without disturbance.
-SMALL, LARGE, TRIES = 1, 4, 3
+SMALL = 1
+LARGE = 4
+TRIES = 3
 
 
 def measure_device(plan: Plan) -> Device:
-    """Time the plan's denoiser on the device that a worker here would use, as a line through two batch sizes."""
+    """Time the plan's denoiser on the device that a worker here would use, as a line through two
+    batch sizes.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         torch.set_num_threads(1)  # as a worker does
@@ -35,6 +39,7 @@ def measure_device(plan: Plan) -> Device:
                 best = min(best, time.perf_counter() - began)
         return best
 
-    small, large = seconds(SMALL), seconds(LARGE)
+    small = seconds(SMALL)
+    large = seconds(LARGE)
     per_tile = max((large - small) / (LARGE - SMALL), 0.0)
     return Device(per_call=max(small - SMALL * per_tile, 0.0), per_tile=per_tile)

@@ -1,4 +1,6 @@
-"""What a plan will cost: network evaluations, critical path, disk, memory, time. Numbers only, from integers."""
+"""What a plan will cost: network evaluations, critical path, disk, memory, time. Numbers only, from
+integers.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,13 @@ from orchestrator.scheduling.cell_lifetime import AHEAD
 from orchestrator.tiling.parallelism import critical_path
 from orchestrator.tiling.superblocks import SIDE
 
-# Seconds per network evaluation of one 256 x 256 tile, float32, one CPU core: docs/RESULTS.md. Other networks: measure.
+# Seconds per network evaluation of one 256 x 256 tile, float32, one CPU core: docs/RESULTS.md.
+# Other networks: measure.
 BUILTIN_STEP_SECONDS = 0.125
 # A worker process with torch and Ray before any tile, bytes (docs/RESULTS.md).
 WORKER_BASE_BYTES = 420_000_000
-# A vector-Jacobian product keeps all activations of a tile (kernels.sampling.method_registry): at most this many times more.
+# A vector-Jacobian product keeps all activations of a tile (kernels.sampling.method_registry): at
+# most this many times more.
 GRADIENT_FACTOR = 4
 
 
@@ -46,7 +50,8 @@ class Estimate:
     nfe: int
     """Network evaluations in all."""
     critical_path: int
-    """Tiles on the longest chain of dependencies; workers beyond tiles/critical_path mostly wait."""
+    """Tiles on the longest chain of dependencies; workers beyond tiles/critical_path mostly wait.
+    """
     useful_workers: int
     worker_memory: int
     disk: int
@@ -59,7 +64,9 @@ class Estimate:
 
 
 def estimate(plan: Plan, workers: int, step_seconds: float | None = None) -> Estimate:
-    """Estimate a plan for a number of workers; step_seconds: one network evaluation of one tile on one worker."""
+    """Estimate a plan for a number of workers; step_seconds: one network evaluation of one tile on
+    one worker.
+    """
     levels = []
     for level in plan.levels:
         grid = level.grid
@@ -94,9 +101,15 @@ def estimate(plan: Plan, workers: int, step_seconds: float | None = None) -> Est
 
 
 def disk_bytes(plan: Plan) -> int:
-    """Return the bytes that a run has on disk at most: float32 cells, and the uncompressed published pyramid."""
+    """Return the bytes that a run has on disk at most: float32 cells, and the uncompressed
+    published pyramid.
+    """
     work = sum(_kept_area(plan, level) for level in plan.levels) * plan.bands.stored * 4
-    pooled = sum(level.height * level.width for level in plan.levels if level.posed.pool > 1) * 4 * plan.out_channels
+    pooled = (
+        sum(level.height * level.width for level in plan.levels if level.posed.pool > 1)
+        * 4
+        * plan.out_channels
+    )
     item = np.dtype(plan.dtype).itemsize
     return work + pooled + plan.height * plan.width * plan.out_channels * item * 4 // 3
 
@@ -104,27 +117,34 @@ def disk_bytes(plan: Plan) -> int:
 def _kept_area(plan: Plan, level: Level) -> int:
     """Return the pixels of a level whose cells are there at the same time.
 
-    Cells go behind the wavefront (orchestrator.scheduling.cell_lifetime): of level 0 those of the super-blocks that it crosses stay, of
-    a coarser level so many tiles as may be ahead. An order without one wavefront, and --keep-work, keep them all.
+    Cells go behind the wavefront (orchestrator.scheduling.cell_lifetime): of level 0 those of the
+    super-blocks that it crosses stay, of a coarser level so many tiles as may be ahead. An order
+    without one wavefront, and --keep-work, keep them all.
     """
-    grid, wavefronts = level.grid, {"raster": 1, "centre": 2}.get(plan.spec.tiling.order or "", 0)
+    grid = level.grid
+    wavefronts = {"raster": 1, "centre": 2}.get(plan.spec.tiling.order or "", 0)
     if plan.spec.run.keep_work or not wavefronts:
         return grid.stored_area
     if level.index > 0:
         return min(
-            grid.stored_area, (AHEAD + 4 * wavefronts * (grid.rows.count + grid.cols.count)) * grid.rows.stride**2
+            grid.stored_area,
+            (AHEAD + 4 * wavefronts * (grid.rows.count + grid.cols.count)) * grid.rows.stride**2,
         )
     blocks = 2 + -(-level.height // SIDE) + -(-level.width // SIDE)
     return min(grid.stored_area, wavefronts * blocks * (SIDE + 2 * plan.tile) ** 2)
 
 
 def worker_bytes(plan: Plan) -> int:
-    """Return a worker's memory: process, weights, and what sampler and network keep alive for a batch."""
+    """Return a worker's memory: process, weights, and what sampler and network keep alive for a
+    batch.
+    """
     factor = GRADIENT_FACTOR if describe_method(plan.spec.sampling.method).needs_gradient else 1
     values = (plan.spec.run.batch or 1) * plan.tile**2 * plan.denoiser.values_per_pixel * factor
     return WORKER_BASE_BYTES + plan.denoiser.weight_bytes + values * 4
 
 
 def known_step(denoiser: DenoiserInfo, tile: int) -> float | None:
-    """Return the seconds of one network evaluation of one tile on a CPU core; None when it has not been timed."""
+    """Return the seconds of one network evaluation of one tile on a CPU core; None when it has not
+    been timed.
+    """
     return BUILTIN_STEP_SECONDS * (tile / 256) ** 2 if denoiser.name == "builtin" else None

@@ -1,4 +1,5 @@
-"""What decides a run's pixels: input content, network content, every parameter that matters. Kept in the journal's header.
+"""What decides a run's pixels: input content, network content, every parameter that matters. Kept
+in the journal's header.
 
 A run refuses to resume under another fingerprint and says which field differs.
 """
@@ -22,7 +23,8 @@ from storage.readers.reader_registry import ZARR_FILES
 # Raise whenever a change of the code changes pixels.
 PIXEL_VERSION = 2
 
-# A gigapixel file is not read twice just to name it: this many evenly spaced blocks stand for its content.
+# A gigapixel file is not read twice just to name it: this many evenly spaced blocks stand for its
+# content.
 SAMPLED_BLOCKS = 64
 BLOCK_BYTES = 1 << 20
 
@@ -50,7 +52,11 @@ def fingerprint(plan: Plan) -> Fingerprint:
         "input_grey_as": spec.input.grey_as,
         "input_bands_as": spec.input.bands_as,
         "operator_content": operator_content(spec.task.operator),
-        **{f"input.{k}": v for k, v in spec.input.model_dump(mode="json").items() if k in INPUT_FIELDS},
+        **{
+            f"input.{k}": v
+            for k, v in spec.input.model_dump(mode="json").items()
+            if k in INPUT_FIELDS
+        },
         **{f"task.{k}": v for k, v in spec.task.model_dump(mode="json").items()},
         **{f"sampling.{k}": v for k, v in spec.sampling.model_dump(mode="json").items()},
         **{f"tiling.{k}": v for k, v in spec.tiling.model_dump(mode="json").items()},
@@ -63,7 +69,9 @@ def predictor_content(sampling: SamplingSpec) -> str | None:
 
 
 def operator_content(name: str | None) -> str | None:
-    """Return the hash of the file that defines an operator of the user's own: its code decides pixels."""
+    """Return the hash of the file that defines an operator of the user's own: its code decides
+    pixels.
+    """
     if name is None:
         return None
     from kernels.user_code import load_object, source_hash
@@ -72,7 +80,9 @@ def operator_content(name: str | None) -> str | None:
 
 
 def check_same(kept: Fingerprint, now: Fingerprint) -> None:
-    """Raise PlanError naming the first field in which a run's kept fingerprint differs from the present one."""
+    """Raise PlanError naming the first field in which a run's kept fingerprint differs from the
+    present one.
+    """
     for name in sorted(kept.keys() | now.keys()):
         if kept.get(name) != now.get(name):
             raise PlanError(
@@ -82,9 +92,11 @@ def check_same(kept: Fingerprint, now: Fingerprint) -> None:
 
 
 def content_hash(name: Path | str) -> str:
-    """Hash a file's size and evenly spaced blocks (all of a small file), or a folder's files one by one.
+    """Hash a file's size and evenly spaced blocks (all of a small file), or a folder's files one by
+    one.
 
-    Of a zarr image behind a URL only its metadata is hashed: its chunks cannot be listed everywhere.
+    Of a zarr image behind a URL only its metadata is hashed: its chunks cannot be listed
+    everywhere.
     """
     digest = hashlib.blake2b(digest_size=16)
     if is_url(name):
@@ -92,7 +104,9 @@ def content_hash(name: Path | str) -> str:
     path = Path(name)
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     if not path.exists():
-        raise PlanError(f"input {path} does not exist any more; the run needs it: put it back or restore to a new OUT")
+        raise PlanError(
+            f"input {path} does not exist any more; the run needs it: put it back or restore to a new OUT"
+        )
     for file in files:
         _hash_file(digest, file)
     return digest.hexdigest()

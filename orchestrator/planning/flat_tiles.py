@@ -1,4 +1,6 @@
-"""How many tiles of a plan need no network, counted beforehand where that is cheap: from the measurement alone."""
+"""How many tiles of a plan need no network, counted beforehand where that is cheap: from the
+measurement alone.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +23,19 @@ MOST_PIXELS = 16_000_000
 
 
 def count_filled(plan: Plan) -> int | None:
-    """Return a lower bound on the tiles that will be filled without the network; None where counting is not cheap.
+    """Return a lower bound on the tiles that will be filled without the network; None where
+    counting is not cheap.
 
-    Levels whose measurement is pooled first are not counted, since the pooling is a part of the run. Nothing is read
-    unless a mask, a tolerance for flat tiles or a region makes such tiles possible.
+    Levels whose measurement is pooled first are not counted, since the pooling is a part of the
+    run. Nothing is read unless a mask, a tolerance for flat tiles or a region makes such tiles
+    possible.
     """
-    possible = plan.regions or plan.spec.task.skip_flat is not None or plan.task.masked or keeps_nodata(plan)
+    possible = (
+        plan.regions
+        or plan.spec.task.skip_flat is not None
+        or plan.task.masked
+        or keeps_nodata(plan)
+    )
     if not possible:
         return 0
     height, width = plan.spec.input.size or (0, 0)
@@ -37,7 +46,11 @@ def count_filled(plan: Plan) -> int | None:
     )
 
     # Nothing is staged yet: a run's folder that cannot exist leads to the input itself.
-    measured = input_measured(RunDir(Path(os.devnull)), plan) if plan.task.measured and plan.spec.input.path else None
+    measured = (
+        input_measured(RunDir(Path(os.devnull)), plan)
+        if plan.task.measured and plan.spec.input.path
+        else None
+    )
     levels = [level for level in plan.levels if level.posed.pool == 1]
     return sum(
         _is_filled(plan, level, key, measured)
@@ -47,12 +60,22 @@ def count_filled(plan: Plan) -> int | None:
 
 
 def _is_filled(plan: Plan, level: Level, key: TileKey, measured: MeasuredWindow | None) -> bool:
-    box, s = Box(*level.grid.box(key)), level.posed.scale
-    y = None if measured is None else measured.read(box.y0 // s, box.x0 // s, box.y1 // s, box.x1 // s)
+    box = Box(*level.grid.box(key))
+    s = level.posed.scale
+    y = (
+        None
+        if measured is None
+        else measured.read(box.y0 // s, box.x0 // s, box.y1 // s, box.x1 // s)
+    )
     mask = np.zeros((1, *box.shape), dtype=bool)
     for region in plan.regions:
-        rows, cols = covered(region.box, level.index).intersect(box).shift(-box.y0, -box.x0).slices()
+        rows, cols = (
+            covered(region.box, level.index).intersect(box).shift(-box.y0, -box.x0).slices()
+        )
         mask[:, rows, cols] = True
     known = np.zeros((plan.bands.stored, *box.shape), np.float32)
     tile = TileInput(y=y, known_mask=mask, known=known, guide=None, start=None)
-    return determined(plan, level, tile, Box(*level.grid.owned(key)).shift(-box.y0, -box.x0)) is not None
+    return (
+        determined(plan, level, tile, Box(*level.grid.owned(key)).shift(-box.y0, -box.x0))
+        is not None
+    )

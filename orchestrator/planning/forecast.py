@@ -1,4 +1,6 @@
-"""What more workers would buy: simulated times of a plan for 1 to 1024 workers, and how many each order keeps busy."""
+"""What more workers would buy: simulated times of a plan for 1 to 1024 workers, and how many each
+order keeps busy.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +19,14 @@ from orchestrator.tiling.parallelism import Parallelism, waves
 
 WORKERS = tuple(2**k for k in range(11))
 BATCHES = (1, 4, 8, 16)
-# Workers x batch that a graph keeps busy, as a share of its mean parallelism (design: efficiency 0.95 up to here).
+# Workers x batch that a graph keeps busy, as a share of its mean parallelism (design: efficiency
+# 0.95 up to here).
 BUSY_SHARE = 0.75
-# What lies between a batch's end and the beginning of what it releases (reply, call), and what each batch costs the driver,
-# which sends one after another: between what two machines of two cores take, so that both are met within 10 %
-# (docs/RESULTS.md).
-LATENCY_SECONDS, DISPATCH_SECONDS = 0.005, 0.001
+# What lies between a batch's end and the beginning of what it releases (reply, call), and what each
+# batch costs the driver, which sends one after another: between what two machines of two cores
+# take, so that both are met within 10 % (docs/RESULTS.md).
+LATENCY_SECONDS = 0.005
+DISPATCH_SECONDS = 0.001
 # A plan with fewer tiles is simulated unasked: half a second for all of WORKERS.
 CHEAP_TILES = 20_000
 
@@ -36,7 +40,9 @@ class Forecast:
     batch: int
     parallelism: Parallelism
     useful: dict[str, dict[int, int]]
-    """Per order and batch: the workers that the graph keeps busy; orders that this tiling cannot have are left out."""
+    """Per order and batch: the workers that the graph keeps busy; orders that this tiling cannot
+    have are left out.
+    """
     simulations: list[Simulation]
 
     def as_dict(self) -> dict[str, Any]:
@@ -48,23 +54,37 @@ class Forecast:
             "peak_parallelism": self.parallelism.peak,
             "useful_workers": self.useful,
             "simulations": [
-                {**asdict(s), "utilisation": s.utilisation, "efficiency": s.efficiency} for s in self.simulations
+                {**asdict(s), "utilisation": s.utilisation, "efficiency": s.efficiency}
+                for s in self.simulations
             ],
         }
 
 
 def known_device(plan: Plan, call_seconds: float, step_seconds: float | None) -> Device | None:
-    """Return the cost that the user gave, or the one known of the network; None when neither is there."""
+    """Return the cost that the user gave, or the one known of the network; None when neither is
+    there.
+    """
     step = step_seconds if step_seconds is not None else known_step(plan.denoiser, plan.tile)
     return None if step is None else Device(per_call=call_seconds, per_tile=step)
 
 
-def forecast(plan: Plan, device: Device | None, batch: int, *, run: bool, workers: Sequence[int] = WORKERS) -> Forecast:
+def forecast(
+    plan: Plan, device: Device | None, batch: int, *, run: bool, workers: Sequence[int] = WORKERS
+) -> Forecast:
     """Forecast a plan; run: simulate it, which takes about 3 us per tile and number of workers."""
     found = waves([level.grid for level in plan.levels])
-    useful = {order: {b: useful_workers(shape, b) for b in BATCHES} for order, shape in order_waves(plan).items()}
-    simulations = simulations_of(plan, device, batch, workers, found.peak) if device is not None and run else []
-    return Forecast(device=device, batch=batch, parallelism=found, useful=useful, simulations=simulations)
+    useful = {
+        order: {b: useful_workers(shape, b) for b in BATCHES}
+        for order, shape in order_waves(plan).items()
+    }
+    simulations = (
+        simulations_of(plan, device, batch, workers, found.peak)
+        if device is not None and run
+        else []
+    )
+    return Forecast(
+        device=device, batch=batch, parallelism=found, useful=useful, simulations=simulations
+    )
 
 
 def useful_workers(shape: Parallelism, batch: int) -> int:
@@ -78,7 +98,10 @@ def order_waves(plan: Plan) -> dict[str, Parallelism]:
     for order in ORDERS:
         try:
             found[order] = waves(
-                [_ordered(level.grid, order, plan.spec.tiling.block or BLOCK) for level in plan.levels]
+                [
+                    _ordered(level.grid, order, plan.spec.tiling.block or BLOCK)
+                    for level in plan.levels
+                ]
             )
         except PlanError:
             continue
@@ -86,15 +109,29 @@ def order_waves(plan: Plan) -> dict[str, Parallelism]:
 
 
 def _ordered(grid: TileGrid, order: str, block: int) -> TileGrid:
-    rows, cols = grid.rows, grid.cols
+    rows = grid.rows
+    cols = grid.cols
     return TileGrid.build(
-        grid.level, rows.length, cols.length, rows.tile, rows.stride, order, rows.margin, block, corners=grid.corners
+        grid.level,
+        rows.length,
+        cols.length,
+        rows.tile,
+        rows.stride,
+        order,
+        rows.margin,
+        block,
+        corners=grid.corners,
     )
 
 
-def simulations_of(plan: Plan, device: Device, batch: int, workers: Sequence[int], peak: int) -> list[Simulation]:
-    """Simulate a plan for each number of workers, ascending; beyond `peak` parallel tiles more change nothing."""
-    graph, evaluations = plan.graph(), [trajectory(plan, level).nfe for level in plan.levels]
+def simulations_of(
+    plan: Plan, device: Device, batch: int, workers: Sequence[int], peak: int
+) -> list[Simulation]:
+    """Simulate a plan for each number of workers, ascending; beyond `peak` parallel tiles more
+    change nothing.
+    """
+    graph = plan.graph()
+    evaluations = [trajectory(plan, level).nfe for level in plan.levels]
     device = replace(device, latency=LATENCY_SECONDS, dispatch=DISPATCH_SECONDS)
     found: list[Simulation] = []
     for count in workers:

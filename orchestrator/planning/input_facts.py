@@ -1,4 +1,6 @@
-"""Facts of a job's input: sizes, bands and dtype of the files it names, and what must fit together. Headers only."""
+"""Facts of a job's input: sizes, bands and dtype of the files it names, and what must fit together.
+Headers only.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from storage.readers.reader_registry import inspect
 
 
 def resolve_task(spec: JobSpec, info: DenoiserInfo) -> TaskSpec:
-    """Return the task with its operator spelled out; raises PlanError for options that do not belong to it."""
+    """Return the task with its operator spelled out; raises PlanError for options that do not
+    belong to it.
+    """
     task = spec.task
     for name, given, wanted in (
         ("--blur", task.blur, "deblur"),
@@ -32,7 +36,9 @@ def resolve_task(spec: JobSpec, info: DenoiserInfo) -> TaskSpec:
         if task.weights is not None:
             return task
         if task.blur is None:
-            raise PlanError("task deblur needs --blur: uniform:9, gaussian:2, anisotropic:4,1 or a kernel file")
+            raise PlanError(
+                "task deblur needs --blur: uniform:9, gaussian:2, anisotropic:4,1 or a kernel file"
+            )
         return task.model_copy(update={"weights": kernel_of(read_blur(task.blur))})
     if task.name == "cs":
         return _coefficients(spec)
@@ -43,7 +49,8 @@ def resolve_task(spec: JobSpec, info: DenoiserInfo) -> TaskSpec:
 
 def resolve_input(given: InputSpec, task: TaskSpec, channels: int) -> InputSpec:
     """Return the input with its files' facts; raises PlanError on one line."""
-    masked, measured = "inpaint" in task.name, task.name != "generate"
+    masked = "inpaint" in task.name
+    measured = task.name != "generate"
     if not measured and given.path is not None:
         raise PlanError("task generate takes no input image; give --size HEIGHTxWIDTH instead")
     if masked and given.mask is None and given.nodata is None and given.path is not None:
@@ -55,19 +62,30 @@ def resolve_input(given: InputSpec, task: TaskSpec, channels: int) -> InputSpec:
         option = "--mask" if given.mask is not None else "--nodata"
         raise PlanError(f"task {task.name} takes no {option}; use --task inpaint")
     if (given.pad is not None) != (task.name == "outpaint"):
-        raise PlanError("task outpaint needs --pad TOP,RIGHT,BOTTOM,LEFT, and no other task takes it")
+        raise PlanError(
+            "task outpaint needs --pad TOP,RIGHT,BOTTOM,LEFT, and no other task takes it"
+        )
     if given.pad is not None and not any(given.pad):
         raise PlanError("--pad 0,0,0,0 leaves nothing to invent; give pixels on at least one side")
     if given.path is None:
         if given.size is None:
-            raise PlanError("no input: give an image file" + ("" if measured else " or --size HEIGHTxWIDTH"))
-        return given.model_copy(update={"bands": given.bands or channels, "dtype": given.dtype or "uint8"})
+            raise PlanError(
+                "no input: give an image file" + ("" if measured else " or --size HEIGHTxWIDTH")
+            )
+        return given.model_copy(
+            update={"bands": given.bands or channels, "dtype": given.dtype or "uint8"}
+        )
     path = located(given.path)
     if task.name == "cs":
         from storage.readers.zarr_arrays.cs_coefficients import inspect_coefficients  # imports zarr
 
         cs = inspect_coefficients(Path(path))
-        facts = {"size": cs.blocks, "bands": cs.bands, "dtype": cs.dtype, "extent": (cs.height, cs.width)}
+        facts = {
+            "size": cs.blocks,
+            "bands": cs.bands,
+            "dtype": cs.dtype,
+            "extent": (cs.height, cs.width),
+        }
         return given.model_copy(update={"path": path, **facts})
     info = inspect_file(given)
     least, most = LIMITS[info.dtype]
@@ -79,13 +97,20 @@ def resolve_input(given: InputSpec, task: TaskSpec, channels: int) -> InputSpec:
     size = (info.height, info.width)
     if given.crop is not None:
         size = (given.crop[2] - given.crop[0], given.crop[3] - given.crop[1])
-    known: dict[str, object] = {"size": size, "bands": info.channels, "dtype": info.dtype, "path": path}
+    known: dict[str, object] = {
+        "size": size,
+        "bands": info.channels,
+        "dtype": info.dtype,
+        "path": path,
+    }
     known |= {"values": _values(given, info), "keep_nodata": _keep_nodata(given, info, task)}
     return given.model_copy(update={**known, **_mask(given.mask, (info.height, info.width), task)})
 
 
 def _values(given: InputSpec, info: ImageInfo) -> tuple[float, float] | None:
-    """Return black and white: as given, or as a file of fewer bits than its dtype states them; None: of the dtype."""
+    """Return black and white: as given, or as a file of fewer bits than its dtype states them;
+    None: of the dtype.
+    """
     stated = info.limits if info.dtype in UNSIGNED and info.limits != LIMITS[info.dtype] else None
     if given.values is None and stated is None and info.dtype not in UNSIGNED:
         raise PlanError(
@@ -96,7 +121,9 @@ def _values(given: InputSpec, info: ImageInfo) -> tuple[float, float] | None:
 
 
 def _keep_nodata(given: InputSpec, info: ImageInfo, task: TaskSpec) -> float | None:
-    """Return the file's nodata value; NaN needs none, since floats that are not finite are always left out."""
+    """Return the file's nodata value; NaN needs none, since floats that are not finite are always
+    left out.
+    """
     filled = given.nodata is not None or task.name in ("cs", "operator")
     return None if filled or info.nodata is None or math.isnan(info.nodata) else info.nodata
 
@@ -120,15 +147,21 @@ def _coefficients(spec: JobSpec) -> TaskSpec:
     task = spec.task
     if spec.input.path is None:
         if task.ratio is None:
-            raise PlanError("task cs needs a measurement, or --ratio and --size in blocks to plan without one")
+            raise PlanError(
+                "task cs needs a measurement, or --ratio and --size in blocks to plan without one"
+            )
         kept_count(task.block, task.ratio)
         return task.model_copy(update={"scale": task.block})
     from storage.readers.zarr_arrays.cs_coefficients import inspect_coefficients  # imports zarr
 
     info = inspect_coefficients(Path(spec.input.path))
     if task.ratio is not None and task.ratio != info.ratio:
-        raise PlanError(f"--ratio {task.ratio:g} is not that of the measurement, {info.ratio:g}; leave it out")
-    return task.model_copy(update={"scale": info.block, "block": info.block, "ratio": info.ratio, "cs_seed": info.seed})
+        raise PlanError(
+            f"--ratio {task.ratio:g} is not that of the measurement, {info.ratio:g}; leave it out"
+        )
+    return task.model_copy(
+        update={"scale": info.block, "block": info.block, "ratio": info.ratio, "cs_seed": info.seed}
+    )
 
 
 def _own(task: TaskSpec, info: DenoiserInfo) -> TaskSpec:

@@ -1,4 +1,6 @@
-"""Ask a method whether it can restore a plan's measurement, as a worker would, before anything is written."""
+"""Ask a method whether it can restore a plan's measurement, as a worker would, before anything is
+written.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,11 @@ from orchestrator.job.trajectory import trajectory
 
 
 def check_method(plan: Plan) -> None:
-    """Raise ValueError on one line when the method cannot restore the measurement of any level of the plan.
+    """Raise ValueError on one line when the method cannot restore the measurement of any level of
+    the plan.
 
-    The operators of one tile per level are built for it, with every measurement known and 0. Methods that take all
-    operators are not asked, so that planning needs torch for the others only.
+    The operators of one tile per level are built for it, with every measurement known and 0.
+    Methods that take all operators are not asked, so that planning needs torch for the others only.
     """
     sampling = plan.spec.sampling
     method = describe_method(sampling.method)
@@ -31,16 +34,24 @@ def check_method(plan: Plan) -> None:
             y = own_operator(plan.spec.task).A(torch.zeros(1, *shape))
         else:
             y = torch.zeros(1, 1 if plan.grey else plan.denoiser.channels, cells, cells)
-        fine = torch.ones(1, 1, plan.tile, plan.tile, dtype=torch.bool) if plan.task.fine_mask else None
+        fine = (
+            torch.ones(1, 1, plan.tile, plan.tile, dtype=torch.bool)
+            if plan.task.fine_mask
+            else None
+        )
         first = level.grid.box(level.grid.key(0))
         measurement = tile_measurement(plan, level, y, [first], fine)
         route = trajectory(plan, level)
-        config = SamplerConfig(schedule=route.schedule, times=route.times, method=method.name, form=sampling.form)
+        config = SamplerConfig(
+            schedule=route.schedule, times=route.times, method=method.name, form=sampling.form
+        )
         strategy(config).check(Problem(guide=None, measurement=measurement, known=None), shape)
 
 
 def check_bands(plan: Plan) -> None:
-    """Raise ValueError when an own operator's measurement has another number of bands than the input."""
+    """Raise ValueError when an own operator's measurement has another number of bands than the
+    input.
+    """
     if plan.task.name != "operator":
         return
     import torch
@@ -48,7 +59,9 @@ def check_bands(plan: Plan) -> None:
     from orchestrator.measurement.tile_operator import own_operator
 
     operator = own_operator(plan.spec.task)
-    bands = operator.A(torch.zeros(1, plan.denoiser.channels, operator.alignment, operator.alignment)).shape[1]
+    bands = operator.A(
+        torch.zeros(1, plan.denoiser.channels, operator.alignment, operator.alignment)
+    ).shape[1]
     if bands != plan.spec.input.bands:
         raise ValueError(
             f"the input has {plan.spec.input.bands} bands, {plan.spec.task.operator} measures {bands} of the "

@@ -1,4 +1,6 @@
-"""Fill every "choose for me" of a job from the input, the denoiser and the presets; nothing is read but headers."""
+"""Fill every "choose for me" of a job from the input, the denoiser and the presets; nothing is read
+but headers.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +8,26 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from kernels.denoisers.denoiser_registry import DenoiserInfo, absolute_ref
-from kernels.presets import DENOISING, INTENTS, PAPER, PREDICTED, PREDICTED_SCALES, STARTED_STEPS, Preset
+from kernels.presets import (
+    DENOISING,
+    INTENTS,
+    PAPER,
+    PREDICTED,
+    PREDICTED_SCALES,
+    STARTED_STEPS,
+    Preset,
+)
 from kernels.sampling.method_registry import MethodInfo, describe_method
 from orchestrator.errors import PlanError
 from orchestrator.job.class_guidance import check_tile, describe_network, resolve_guidance
-from orchestrator.job.plan import Plan, check_levels, fitting_margin, fitting_stride, fitting_tile, output_size
+from orchestrator.job.plan import (
+    Plan,
+    check_levels,
+    fitting_margin,
+    fitting_stride,
+    fitting_tile,
+    output_size,
+)
 from orchestrator.job.regions import Region, check_apart, check_stored, grown, region_job
 from orchestrator.job.spec import JobSpec, SamplingSpec, TilingSpec
 from orchestrator.job.tasks import Task
@@ -22,12 +39,15 @@ from orchestrator.tiling.axis import BLOCK
 from storage.box import Box
 from storage.errors import FormatError
 
-# Compressed sensing keeps drawing noise: without it nothing wipes out the artefacts of A+ y (17 dB instead of 30).
+# Compressed sensing keeps drawing noise: without it nothing wipes out the artefacts of A+ y (17 dB
+# instead of 30).
 COEFFICIENTS = {"start": 300, "guided_start": 300, "steps": 30, "noise_scale": 1.0}
 
 
 def plan_job(spec: JobSpec) -> Plan:
-    """Resolve and plan a job; raises PlanError on one line for everything that can be refused beforehand."""
+    """Resolve and plan a job; raises PlanError on one line for everything that can be refused
+    beforehand.
+    """
     try:
         info = describe_network(spec.denoiser, spec.guidance)
         resolved = resolve(spec, info)
@@ -45,10 +65,15 @@ def plan_job(spec: JobSpec) -> Plan:
 
 
 def load_plan(run: RunDir) -> Plan:
-    """Return the plan of a run from its resolved job alone: neither its input nor its pixels are looked at."""
+    """Return the plan of a run from its resolved job alone: neither its input nor its pixels are
+    looked at.
+    """
     spec = run.load_spec()
     optional = {"start", "guided_start", "quality", "zeta", "eta_b", "ilvr_stop", "block"}
-    optional |= {"guide", "ensemble"}  # unset by versions that knew the constraint and single evaluations only
+    optional |= {
+        "guide",
+        "ensemble",
+    }  # unset by versions that knew the constraint and single evaluations only
     for name, section in (("sampling", spec.sampling), ("tiling", spec.tiling)):
         for field, value in section:
             if value is None and field not in optional:
@@ -60,15 +85,19 @@ def load_plan(run: RunDir) -> Plan:
         jobs = [region_job(spec, i) for i in range(len(spec.regions))]
         plans = [Plan.build(job, describe_network(job.denoiser, job.guidance)) for job in jobs]
         found = zip(spec.regions, plans, strict=True)
-        return replace(plan, regions=tuple(Region(box=Box(*region.box), plan=part) for region, part in found))
+        return replace(
+            plan, regions=tuple(Region(box=Box(*region.box), plan=part) for region, part in found)
+        )
     except ValueError as err:
         raise PlanError(str(err)) from None
 
 
 def keep_regions(changes: JobSpec, run: RunDir) -> JobSpec:
-    """Return the changed job of a run that was begun; regions given again stay what they were resolved to then.
+    """Return the changed job of a run that was begun; regions given again stay what they were
+    resolved to then.
 
-    Resolved anew they would follow what was chosen for the rest since. Raises PlanError for a region outside the image.
+    Resolved anew they would follow what was chosen for the rest since. Raises PlanError for a
+    region outside the image.
     """
     begun = run.load_spec()
     if changes.regions == begun.regions or len(changes.regions) != len(begun.regions):
@@ -87,11 +116,15 @@ def keep_regions(changes: JobSpec, run: RunDir) -> JobSpec:
         )
     except ValueError as err:
         raise PlanError(str(err)) from None
-    return changes.model_copy(update={"regions": begun.regions}) if given == begun.regions else changes
+    return (
+        changes.model_copy(update={"regions": begun.regions}) if given == begun.regions else changes
+    )
 
 
 def _with_regions(spec: JobSpec, plan: Plan) -> Plan:
-    """Plan every region as a job of its own, and keep what was chosen for it in the main job; spec: as it was given."""
+    """Plan every region as a job of its own, and keep what was chosen for it in the main job; spec:
+    as it was given.
+    """
     grown_regions = tuple(grown(region, plan) for region in spec.regions)
     check_apart(grown_regions)
     given = plan.spec.model_copy(update={"regions": grown_regions, "sampling": spec.sampling})
@@ -148,7 +181,10 @@ def _sampling(given: SamplingSpec, info: DenoiserInfo, task: Task, sigma: float)
     if task.name == "cs" and intent != "paper":
         defaults |= COEFFICIENTS
     if given.quality == "draft":
-        defaults |= {"steps": max(defaults["steps"] // 4, 1), "guided_steps": max(defaults["guided_steps"] // 2, 1)}
+        defaults |= {
+            "steps": max(defaults["steps"] // 4, 1),
+            "guided_steps": max(defaults["guided_steps"] // 2, 1),
+        }
     if given.start is not None:
         defaults |= {"init": "bicubic", "guided_start": given.start}
     if given.steps is not None:
@@ -156,28 +192,39 @@ def _sampling(given: SamplingSpec, info: DenoiserInfo, task: Task, sigma: float)
     method = describe_method(given.method)
     if defaults["form"] not in method.forms:
         defaults["form"] = method.form
-    # The smooth inverse is no orthogonal projector, which noisy measurements and the other methods need.
+    # The smooth inverse is no orthogonal projector, which noisy measurements and the other methods
+    # need.
     plain = intent == "paper" or sigma > 0 or given.method != "ddnm"
     defaults["inverse"] = "replicate" if plain else "smooth"
     if given.inverse == "smooth" and (sigma > 0 or given.method != "ddnm"):
-        raise PlanError("the smooth inverse serves method ddnm and noise-free measurements only; leave --inverse out")
-    sampling = given.model_copy(update={k: v for k, v in defaults.items() if getattr(given, k) is None})
+        raise PlanError(
+            "the smooth inverse serves method ddnm and noise-free measurements only; leave --inverse out"
+        )
+    sampling = given.model_copy(
+        update={k: v for k, v in defaults.items() if getattr(given, k) is None}
+    )
     _check_method(method, sampling, task, sigma)
     for start in (sampling.start, sampling.guided_start):
         if start is not None and start >= info.n_timesteps:
             last = info.n_timesteps - 1
-            raise PlanError(f"--start {start} is beyond the last timestep of {info.name}; choose 1 to {last}")
+            raise PlanError(
+                f"--start {start} is beyond the last timestep of {info.name}; choose 1 to {last}"
+            )
     return sampling
 
 
 def _predicted(info: DenoiserInfo, task: Task, given: SamplingSpec, sigma: float) -> bool:
-    """Tell whether a network predicts where the task starts: enlargement of exact means, by what it was trained for."""
+    """Tell whether a network predicts where the task starts: enlargement of exact means, by what it
+    was trained for.
+    """
     pooled = task.name == "sr" and task.stencil is None and task.scale in PREDICTED_SCALES
     asked = given.init == "predicted" or (given.init is None and given.start is None)
     return info.predicts and pooled and asked and given.method == "ddnm" and sigma == 0
 
 
-def _usual_intent(given: SamplingSpec, info: DenoiserInfo) -> Literal["faithful", "detail", "paper"]:
+def _usual_intent(
+    given: SamplingSpec, info: DenoiserInfo
+) -> Literal["faithful", "detail", "paper"]:
     if given.quality == "paper" or not info.local:
         return "paper"
     return "faithful" if given.method == "ddnm" else "detail"
@@ -186,10 +233,19 @@ def _usual_intent(given: SamplingSpec, info: DenoiserInfo) -> Literal["faithful"
 def _check_method(method: MethodInfo, sampling: SamplingSpec, task: Task, sigma: float) -> None:
     """Raise PlanError where a method cannot do a task, or not in the form that was asked for."""
     if method.takes == "mask" and task.name not in ("inpaint", "outpaint"):
-        raise PlanError(f"method {method.name} restores masked pixels only, not task {task.name}; use --task inpaint")
+        raise PlanError(
+            f"method {method.name} restores masked pixels only, not task {task.name}; use --task inpaint"
+        )
     if method.takes == "spectral" and task.stencil is not None and not task.stencil.separable:
-        raise PlanError(f"method {method.name} needs singular values, which this kernel hides; use --method ddnm")
-    if method.name == "pigdm" and sigma > 0 and task.stencil is not None and not task.stencil.separable:
+        raise PlanError(
+            f"method {method.name} needs singular values, which this kernel hides; use --method ddnm"
+        )
+    if (
+        method.name == "pigdm"
+        and sigma > 0
+        and task.stencil is not None
+        and not task.stencil.separable
+    ):
         raise PlanError(
             "method pigdm needs singular values for a noisy measurement; use --method ddnm with this kernel"
         )
@@ -206,30 +262,59 @@ def _fields(preset: Preset) -> dict[str, Any]:
         "guided_start": preset.start,
         "guided_steps": preset.guided_steps or preset.steps,
         "spacing": preset.spacing,
-        "init": "bicubic" if preset.init == "pinv" else preset.init,  # bicubic at scale 1 is the measurement itself
+        "init": "bicubic"
+        if preset.init == "pinv"
+        else preset.init,  # bicubic at scale 1 is the measurement itself
         "noise_scale": preset.noise_scale,
         "ensemble": preset.ensemble,
         "travel": (preset.travel_length, preset.travel_repeat),
     }
 
 
-def _tiling(given: TilingSpec, task: Task, info: DenoiserInfo, height: int, width: int, *, local: bool) -> TilingSpec:
-    """local: the sampling does not invent, so that what lies beyond a window decides how good its outer pixels are."""
+def _tiling(
+    given: TilingSpec, task: Task, info: DenoiserInfo, height: int, width: int, *, local: bool
+) -> TilingSpec:
+    """local: the sampling does not invent, so that what lies beyond a window decides how good its
+    outer pixels are.
+    """
     wanted = given.tile or info.tile
     levels = given.levels or task.deepest(height, width, wanted) + 1
     check_levels(task, levels)
-    tile = given.tile or (info.tile if info.fixed_tile else fitting_tile(task, wanted, levels, info.multiple))
-    # Where the margin gives context, a quarter of overlap loses nothing and saves half of the work (docs/RESULTS.md).
-    stride = given.stride or fitting_stride(task, tile * 3 // 4 if local else tile // 2, tile, levels)
-    # All orders give the same quality (docs/RESULTS.md), centre half the depth of the paper's raster.
-    order, margin, block = given.order or ("centre" if local else "raster"), given.margin, given.block
-    joined = order in ("bridge", "colour")  # by tiles that restore what the margins on both sides of them leave
+    tile = given.tile or (
+        info.tile if info.fixed_tile else fitting_tile(task, wanted, levels, info.multiple)
+    )
+    # Where the margin gives context, a quarter of overlap loses nothing and saves half of the work
+    # (docs/RESULTS.md).
+    stride = given.stride or fitting_stride(
+        task, tile * 3 // 4 if local else tile // 2, tile, levels
+    )
+    # All orders give the same quality (docs/RESULTS.md), centre half the depth of the paper's
+    # raster.
+    order = given.order or ("centre" if local else "raster")
+    margin = given.margin
+    block = given.block
+    joined = order in (
+        "bridge",
+        "colour",
+    )  # by tiles that restore what the margins on both sides of them leave
     if margin is None:
-        # Measurements that overlap must be seen by both tiles at a border: the paper's geometry cannot (check_reach).
-        margin = fitting_margin(task, tile, stride, levels) if local or joined or task.stencil is not None else 0
+        # Measurements that overlap must be seen by both tiles at a border: the paper's geometry
+        # cannot (check_reach).
+        margin = (
+            fitting_margin(task, tile, stride, levels)
+            if local or joined or task.stencil is not None
+            else 0
+        )
     if block is not None and order != "bridge":
         raise PlanError(f"--order-block is for the order bridge; leave it out with --order {order}")
     if order == "bridge":
         block = block or BLOCK
-    filled = {"tile": tile, "stride": stride, "margin": margin, "levels": levels, "order": order, "block": block}
+    filled = {
+        "tile": tile,
+        "stride": stride,
+        "margin": margin,
+        "levels": levels,
+        "order": order,
+        "block": block,
+    }
     return given.model_copy(update=filled)

@@ -1,4 +1,6 @@
-"""The pool of Ray actors: they join when the cluster has room, are replaced when they die, and go with their nodes."""
+"""The pool of Ray actors: they join when the cluster has room, are replaced when they die, and go
+with their nodes.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,14 @@ from orchestrator.ray_backend.connection import Cluster, first_line
 
 # Worker deaths without any progress in between, beyond one per worker, before the run is given up.
 SPARE_DEATHS = 5
-# The first replacement starts at once; then pauses begin with the first of these and double up to the second, seconds.
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
-# How long a run waits for a first worker, or for any after all have gone, and how often it says so, seconds.
-ROOM_SECONDS, REMIND_SECONDS = 1800.0, 60.0
+# The first replacement starts at once; then pauses begin with the first of these and double up to
+# the second, seconds.
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 30.0
+# How long a run waits for a first worker, or for any after all have gone, and how often it says so,
+# seconds.
+ROOM_SECONDS = 1800.0
+REMIND_SECONDS = 60.0
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +49,12 @@ class Member:
     """Machines that the cluster had lost when it was started."""
 
 
-def start_actor(kind: WorkerKind, arguments: tuple[Any, ...], calls: int, *, gpu: bool = False) -> Any:
+def start_actor(
+    kind: WorkerKind, arguments: tuple[Any, ...], calls: int, *, gpu: bool = False
+) -> Any:
     """Start a worker process and return its handle; calls: how many may be under way on it."""
-    # max_restarts=0: Ray's own restart is slower and keeps a poison tile on one actor; we requeue and replace.
+    # max_restarts=0: Ray's own restart is slower and keeps a poison tile on one actor; we requeue
+    # and replace.
     actor = ray.remote(kind.actor).options(
         num_cpus=1,
         num_gpus=1 if gpu else 0,
@@ -60,14 +69,22 @@ def start_actor(kind: WorkerKind, arguments: tuple[Any, ...], calls: int, *, gpu
 class Pool:
     """Keep as many workers as were asked for and the cluster has room for.
 
-    wanted: workers; None for all that fit. Workers take a GPU each if the cluster has any when the run begins.
+    wanted: workers; None for all that fit. Workers take a GPU each if the cluster has any when the
+    run begins.
     """
 
     def __init__(
-        self, kind: WorkerKind, cluster: Cluster, wanted: int | None, tell: Callable[[Member, WorkerLost], None]
+        self,
+        kind: WorkerKind,
+        cluster: Cluster,
+        wanted: int | None,
+        tell: Callable[[Member, WorkerLost], None],
     ) -> None:
         """tell: of workers that are lost."""
-        self._kind, self._cluster, self._wanted, self._tell = kind, cluster, wanted, tell
+        self._kind = kind
+        self._cluster = cluster
+        self._wanted = wanted
+        self._tell = tell
         self.arguments: tuple[Any, ...] = ()
         """Of an actor's constructor; to be set before the first `fill`."""
         self.calls = 1
@@ -81,7 +98,9 @@ class Pool:
         self._not_before = 0.0
         self._alone_since = self._reminded = time.monotonic()
         self.proven = False
-        """A worker was once ready for a run: later deaths are bad luck rather than a setting that cannot work."""
+        """A worker was once ready for a run: later deaths are bad luck rather than a setting that
+        cannot work.
+        """
         if wanted and wanted > self._room:
             log.warning("%d workers asked for, the cluster has room for %d", wanted, self._room)
 
@@ -100,8 +119,12 @@ class Pool:
         return self._cluster.room("GPU" if self.on_gpu else "CPU") * self._kind.slots
 
     def fill(self) -> list[Any]:
-        """Start the workers that are missing, unless a pause after deaths lasts; return what tells that they are ready."""
-        now, target, new = time.monotonic(), self.target, []
+        """Start the workers that are missing, unless a pause after deaths lasts; return what tells
+        that they are ready.
+        """
+        now = time.monotonic()
+        target = self.target
+        new = []
         self._most = max(self._most, target)
         if now >= self._not_before:
             new = [self._start() for _ in range(target - self.live)]
@@ -115,16 +138,24 @@ class Pool:
         try:
             hello = answer.result()
         except RayError as err:
-            gone = self._cluster.lost_since(member.losses)  # on which machine it was to be nobody tells
+            gone = self._cluster.lost_since(
+                member.losses
+            )  # on which machine it was to be nobody tells
             self._lost(member, f"did not start: {first_line(err)}", gone=gone)
             return None
-        member.name, member.node = hello.name, hello.node
-        member.traits = {"device": hello.device, "threads": hello.threads, "niceness": hello.niceness}
+        member.name = hello.name
+        member.node = hello.node
+        member.traits = {
+            "device": hello.device,
+            "threads": hello.threads,
+            "niceness": hello.niceness,
+        }
         self._members.append(member)
         return member
 
     def lost(self, member: Member, cause: str, *, kill: bool = False, gone: bool = False) -> None:
-        """Record a worker's death; kill: it lives, but cannot be used any more; gone: its machine is.
+        """Record a worker's death; kill: it lives, but cannot be used any more; gone: its machine
+        is.
 
         Raises RunError after too many deaths that no machine's end explains.
         """
@@ -136,18 +167,23 @@ class Pool:
 
     def progress(self) -> None:
         """Forget the deaths so far: something was done since."""
-        self._deaths, self._not_before = 0, 0.0
+        self._deaths = 0
+        self._not_before = 0.0
 
     def close(self) -> None:
         """End all workers."""
         members = [*self._members, *self.joining.values()]
         for handle in {id(member.handle): member.handle for member in members}.values():
             ray.kill(handle)
-        self._members, self.joining, self._spare = [], {}, []
+        self._members = []
+        self.joining = {}
+        self._spare = []
 
     def _start(self) -> Any:
         if not self._spare:
-            handle = start_actor(self._kind, self.arguments, self._kind.slots * self.calls, gpu=self.on_gpu)
+            handle = start_actor(
+                self._kind, self.arguments, self._kind.slots * self.calls, gpu=self.on_gpu
+            )
             self._spare = [Member(handle, slot) for slot in range(self._kind.slots)]
         member = self._spare.pop()
         member.losses = self._cluster.losses
@@ -162,16 +198,26 @@ class Pool:
             self._tell(member, WorkerLost(worker=member.name, cause=cause, pause=0.0))
             return
         self._deaths += 1
-        pause = 0.0 if self._deaths < 2 else min(FIRST_PAUSE * 2 ** (self._deaths - 2), LONGEST_PAUSE)
+        pause = (
+            0.0 if self._deaths < 2 else min(FIRST_PAUSE * 2 ** (self._deaths - 2), LONGEST_PAUSE)
+        )
         self._not_before = time.monotonic() + pause
         self._tell(member, WorkerLost(worker=member.name, cause=cause, pause=pause))
         if self._deaths > self._most + (SPARE_DEATHS if self.proven else 0):
-            raise RunError(f"workers died {self._deaths} times without finishing a tile; the last: {cause}")
+            raise RunError(
+                f"workers died {self._deaths} times without finishing a tile; the last: {cause}"
+            )
 
     def _wait_for_room(self, now: float) -> None:
         """Say now and then that nobody works, and give up in the end."""
         if now - self._alone_since > ROOM_SECONDS:
-            raise RunError(f"no worker could start for {ROOM_SECONDS / 60:.0f} min; is the cluster full or too small?")
+            raise RunError(
+                f"no worker could start for {ROOM_SECONDS / 60:.0f} min; is the cluster full or too small?"
+            )
         if now - max(self._alone_since, self._reminded) > REMIND_SECONDS:
             self._reminded = now
-            log.warning("waiting for workers: %d are to start, the cluster has room for %d", self.live, self._room)
+            log.warning(
+                "waiting for workers: %d are to start, the cluster has room for %d",
+                self.live,
+                self._room,
+            )

@@ -1,4 +1,6 @@
-"""What the Ray executor's actors are. Loads neither Ray nor torch: a worker does, in its own process."""
+"""What the Ray executor's actors are. Loads neither Ray nor torch: a worker does, in its own
+process.
+"""
 
 from __future__ import annotations
 
@@ -40,14 +42,17 @@ def introduce(device: str, threads: int = 1) -> WorkerInfo:
     """Introduce the worker in this process, an actor's."""
     from orchestrator.ray_backend.this_node import this_node  # Ray, which runs this
 
-    return WorkerInfo(f"{socket.gethostname()}:{os.getpid()}", device, threads, os.nice(0), this_node())
+    return WorkerInfo(
+        f"{socket.gethostname()}:{os.getpid()}", device, threads, os.nice(0), this_node()
+    )
 
 
 class RayWorker:
-    """One device behind Ray's calls, several of which may be under way, each in a thread of its own.
+    """One device behind Ray's calls, several of which may be under way, each in a thread of its
+    own.
 
-    It has a Worker for each run that is open. Threads rather than coroutines: half the processor time a call, and a third
-    of a millisecond sooner.
+    It has a Worker for each run that is open. Threads rather than coroutines: half the processor
+    time a call, and a third of a millisecond sooner.
     """
 
     def __init__(self, batch: int, continuous: bool) -> None:
@@ -86,7 +91,9 @@ class RayWorker:
         self._used.pop(run, None)
 
     def run(self, call: bytes, *after: bytes) -> bytes:
-        """Restore a batch (a packed BatchCall) and report it; `after` are the reports of the tiles that it depends on."""
+        """Restore a batch (a packed BatchCall) and report it; `after` are the reports of the tiles
+        that it depends on.
+        """
         _, run, keys = BatchCall.of(call)
         try:
             report = self._pipeline.submit(self._workers[run], list(keys)).result()
@@ -104,7 +111,9 @@ class RayWorker:
         return report.packed()
 
     def _network(self, run: int, *name: Any) -> Any:
-        """Return a run's network, shared with the others; one that nobody uses goes before another is loaded."""
+        """Return a run's network, shared with the others; one that nobody uses goes before another
+        is loaded.
+        """
         from kernels.denoisers.denoiser import load_denoiser
 
         if name not in self._networks:
@@ -115,7 +124,9 @@ class RayWorker:
 
 
 def plain(error: Exception) -> Exception:
-    """Return an error that the driver can read without torch; WorkerBroken where the device is lost for this process."""
+    """Return an error that the driver can read without torch; WorkerBroken where the device is lost
+    for this process.
+    """
     from kernels.device_errors import device_lost  # torch: a worker has it anyway
 
     if device_lost(error):
@@ -127,11 +138,16 @@ def plain(error: Exception) -> Exception:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerKind:
-    """What the executor's actors are. The default restores; the scheduler's benchmark only lets time pass."""
+    """What the executor's actors are. The default restores; the scheduler's benchmark only lets
+    time pass.
+    """
 
     actor: type = RayWorker
     """Its methods are RayWorker's, called from several threads."""
-    arguments: Callable[[int, bool], tuple[Any, ...]] = lambda batch, continuous: (batch, continuous)
+    arguments: Callable[[int, bool], tuple[Any, ...]] = lambda batch, continuous: (
+        batch,
+        continuous,
+    )
     """Of its constructor, from the tiles at a time, and whether they join at any step."""
     slots: int = 1
     """Workers that share one process; a call says which of them is meant."""

@@ -1,4 +1,6 @@
-"""What Ray's calls alone cost: the least for a driver that sends its batches call by call (bench scheduler)."""
+"""What Ray's calls alone cost: the least for a driver that sends its batches call by call (bench
+scheduler).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from orchestrator.tiling.grid import TileKey
 from orchestrator.worker.batch_report import Report
 from orchestrator.worker.batch_request import BatchCall
 
-# References that a call carries: those of the last calls that ended, about as many as a batch has predecessors.
+# References that a call carries: those of the last calls that ended, about as many as a batch has
+# predecessors.
 REFERENCES = 5
 
 
@@ -28,7 +31,9 @@ class Bare:
     cpu: float
     """CPU time of the driver's process, s."""
     gap: float
-    """What lies between the time that a worker spends on a batch and that until it is given the next, s."""
+    """What lies between the time that a worker spends on a batch and that until it is given the
+    next, s.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +44,16 @@ class _BareCall:
 
 
 def bare_calls(kind: WorkerKind, plan: Plan, workers: int, batch: int, seconds: float) -> Bare:
-    """Measure calls of Ray's: each worker is given its next batch when it has ended one, and nothing else happens.
+    """Measure calls of Ray's: each worker is given its next batch when it has ended one, and
+    nothing else happens.
 
-    kind: workers that do not care which tiles they are given; batch: tiles in a call; seconds: how long to measure.
-    Ray is running, with room for the workers.
+    kind: workers that do not care which tiles they are given; batch: tiles in a call; seconds: how
+    long to measure. Ray is running, with room for the workers.
     """
     slots = [divmod(number, kind.slots) for number in range(workers)]
-    handles = [start_actor(kind, kind.arguments(batch, False), kind.slots) for _ in range(slots[-1][0] + 1)]
+    handles = [
+        start_actor(kind, kind.arguments(batch, False), kind.slots) for _ in range(slots[-1][0] + 1)
+    ]
     try:
         ray.get([handle.open.remote(0, "", plan) for handle in handles])
         keys = tuple(TileKey(0, 0, column) for column in range(batch))
@@ -58,16 +66,22 @@ def bare_calls(kind: WorkerKind, plan: Plan, workers: int, batch: int, seconds: 
             ray.kill(handle)
 
 
-def _send(flying: dict[Any, _BareCall], handle: Any, packed: bytes, after: Iterable[Any] = ()) -> None:
+def _send(
+    flying: dict[Any, _BareCall], handle: Any, packed: bytes, after: Iterable[Any] = ()
+) -> None:
     flying[handle.run.remote(packed, *after)] = _BareCall(handle, packed, time.perf_counter())
 
 
 def _measure(flying: dict[Any, _BareCall], seconds: float) -> Bare:
-    last, ended, gaps = deque[Any](maxlen=REFERENCES), 0, 0.0
-    began, cpu = time.perf_counter(), time.process_time()
+    last = deque[Any](maxlen=REFERENCES)
+    ended = 0
+    gaps = 0.0
+    began = time.perf_counter()
+    cpu = time.process_time()
     while time.perf_counter() - began < seconds or not ended:
         for ref in ray.wait(list(flying), num_returns=1)[0]:
-            call, report = flying.pop(ref), Report.of((), ray.get(ref))
+            call = flying.pop(ref)
+            report = Report.of((), ray.get(ref))
             gaps += time.perf_counter() - call.began - report.seconds
             last.append(ref)
             _send(flying, call.handle, call.packed, last)

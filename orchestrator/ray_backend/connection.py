@@ -1,4 +1,6 @@
-"""A driver's connection to Ray: a local one that it starts, or a cluster that is there. Watches it while it is used."""
+"""A driver's connection to Ray: a local one that it starts, or a cluster that is there. Watches it
+while it is used.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,10 @@ from orchestrator.shutdown import Stop
 OBJECT_STORE_BYTES = 100_000_000
 # How long a cluster's head may take to accept a connection, seconds.
 KNOCK_SECONDS = 10.0
-# How often the cluster is asked what it has, and how long its head may stay silent; Ray itself would end this process
-# after 60 s, without a word of how to go on.
-POLL_SECONDS, SILENCE_SECONDS = 2.0, 30.0
+# How often the cluster is asked what it has, and how long its head may stay silent; Ray itself
+# would end this process after 60 s, without a word of how to go on.
+POLL_SECONDS = 2.0
+SILENCE_SECONDS = 30.0
 # How long the head may take to say whether a machine is gone, seconds.
 ANSWER_SECONDS = 3.0
 # How long Ray may take to end its processes before this one ends regardless, seconds.
@@ -36,7 +39,9 @@ class Cluster:
     def __init__(self) -> None:
         self.resources: dict[str, float] = {}
         self._dead: frozenset[str] = frozenset()
-        self._over, self._look, self._told = threading.Event(), threading.Event(), threading.Condition()
+        self._over = threading.Event()
+        self._look = threading.Event()
+        self._told = threading.Condition()
         self._asked = self._answered = 0  # how often; the last one that was answered
         self._ask()
         threading.Thread(target=self._watch, name="cluster watch", daemon=True).start()
@@ -57,7 +62,9 @@ class Cluster:
         return len(self._dead)
 
     def lost_since(self, losses: int) -> bool:
-        """Tell whether a machine has gone since there were so many losses, as the cluster's head sees it now."""
+        """Tell whether a machine has gone since there were so many losses, as the cluster's head
+        sees it now.
+        """
         if self.losses <= losses:
             self._ask_anew()
         return self.losses > losses
@@ -65,7 +72,9 @@ class Cluster:
     def _ask_anew(self) -> None:
         """Have the head asked after this moment, and wait for its answer for a while."""
         with self._told:
-            wanted = self._asked + 1  # what it is being asked now it may have answered before what is to be known
+            wanted = (
+                self._asked + 1
+            )  # what it is being asked now it may have answered before what is to be known
             self._look.set()
             self._told.wait_for(lambda: self._answered >= wanted, ANSWER_SECONDS)
 
@@ -81,7 +90,9 @@ class Cluster:
     def check(self) -> None:
         """Raise RunError when the cluster's head has not answered for a while."""
         if self.silent:
-            raise RunError(f"the head of the Ray cluster has not answered for {SILENCE_SECONDS:.0f} s; start it again")
+            raise RunError(
+                f"the head of the Ray cluster has not answered for {SILENCE_SECONDS:.0f} s; start it again"
+            )
 
     def credit(self, seconds: float) -> None:
         """Leave out a span in which this process itself stood still."""
@@ -97,7 +108,9 @@ class Cluster:
             self._look.wait(POLL_SECONDS)
             self._look.clear()
             if not self._over.is_set():
-                with contextlib.suppress(RayError, ConnectionError, RuntimeError, ValueError):  # silence says it all
+                with contextlib.suppress(
+                    RayError, ConnectionError, RuntimeError, ValueError
+                ):  # silence says it all
                     self._ask()
 
     def _ask(self) -> None:
@@ -113,7 +126,8 @@ class Cluster:
 
 @contextlib.contextmanager
 def connected(address: str | None, cpus: int, stop: Stop) -> Iterator[Cluster]:
-    """Connect to the cluster at `address`, or start Ray here with at least `cpus` CPUs; a Ray that is there is used.
+    """Connect to the cluster at `address`, or start Ray here with at least `cpus` CPUs; a Ray that
+    is there is used.
 
     Raises RunError when that fails.
     """
@@ -137,15 +151,17 @@ def connected(address: str | None, cpus: int, stop: Stop) -> Iterator[Cluster]:
 class _Keeper:
     """A thread that starts Ray, waits, and ends it.
 
-    Ray puts handlers of its own on SIGTERM while it starts in the main thread, and a signal in that moment is lost or
-    ends the process without a word; in another thread it cannot. The thread has to live as long as Ray, because Linux
-    ends Ray's processes with the thread that started them.
+    Ray puts handlers of its own on SIGTERM while it starts in the main thread, and a signal in that
+    moment is lost or ends the process without a word; in another thread it cannot. The thread has
+    to live as long as Ray, because Linux ends Ray's processes with the thread that started them.
     """
 
     def __init__(self, address: str | None, cpus: int) -> None:
-        self._address, self._cpus = address, cpus
+        self._address = address
+        self._cpus = cpus
         self._error: BaseException | None = None
-        self._up, self._over = threading.Event(), threading.Event()
+        self._up = threading.Event()
+        self._over = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="Ray's keeper", daemon=True)
 
     def open(self, stop: Stop) -> None:
@@ -160,7 +176,9 @@ class _Keeper:
             ) from None
 
     def _token_hint(self) -> str:
-        """Return what else to check where something listens (`knock`) that Ray cannot talk to; Ray does not say why."""
+        """Return what else to check where something listens (`knock`) that Ray cannot talk to; Ray
+        does not say why.
+        """
         if self._address is None or not isinstance(self._error, ConnectionError):
             return ""
         return " and RAY_AUTH_TOKEN: the cluster may want another authentication token"
@@ -188,7 +206,9 @@ class _Keeper:
             "num_cpus": max(self._cpus, os.cpu_count() or 1),
             "include_dashboard": False,
             "object_store_memory": OBJECT_STORE_BYTES,
-            "_system_config": {"worker_niceness": 0},  # Ray's default of 15 starves workers on a busy machine
+            "_system_config": {
+                "worker_niceness": 0
+            },  # Ray's default of 15 starves workers on a busy machine
             **quiet,
         }
 
@@ -201,10 +221,14 @@ def knock(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
     except (OSError, OverflowError) as err:
-        raise PlanError(f"no Ray cluster answers at {address} ({err}); check --address, or leave it out") from None
+        raise PlanError(
+            f"no Ray cluster answers at {address} ({err}); check --address, or leave it out"
+        ) from None
 
 
 def first_line(err: BaseException) -> str:
-    """Return what went wrong on one line: of a remote traceback the last line, which names the error."""
+    """Return what went wrong on one line: of a remote traceback the last line, which names the
+    error.
+    """
     lines = [line.strip() for line in str(err).splitlines() if line.strip()]
     return lines[-1] if lines else type(err).__name__

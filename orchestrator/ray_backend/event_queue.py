@@ -1,4 +1,6 @@
-"""EventQueue: one place to wait for everything that may happen to a driver: results of remote calls and its own threads."""
+"""EventQueue: one place to wait for everything that may happen to a driver: results of remote calls
+and its own threads.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,12 @@ from typing import Any
 
 from orchestrator.worker.batch_report import Report
 
-# Reports are collected for this share of the time since the first, within these limits, s, before they share a write to the
-# disk: nobody waits for it, and a crash costs no more than what was reported meanwhile. Each write costs the driver about
-# .4 ms of CPU, threads that wake up included.
-GATHER_SHARE, LEAST_GATHER, MOST_GATHER = 0.01, 0.05, 0.5
+# Reports are collected for this share of the time since the first, within these limits, s, before
+# they share a write to the disk: nobody waits for it, and a crash costs no more than what was
+# reported meanwhile. Each write costs the driver about .4 ms of CPU, threads that wake up included.
+GATHER_SHARE = 0.01
+LEAST_GATHER = 0.05
+MOST_GATHER = 0.5
 
 Reports = Sequence[tuple[str, Report]]
 """Names of workers and what they reported."""
@@ -54,14 +58,16 @@ _here = threading.local()
 
 
 def _stay() -> None:
-    """Keep the thread that calls this known to Python; without effect on a thread that Python has started.
+    """Keep the thread that calls this known to Python; without effect on a thread that Python has
+    started.
 
-    Ray brings answers on a thread of its own. Python would forget it after each call, and map a stack for the next: three
-    system calls, and an interrupt of the other cores (docs/RESULTS.md).
+    Ray brings answers on a thread of its own. Python would forget it after each call, and map a
+    stack for the next: three system calls, and an interrupt of the other cores (docs/RESULTS.md).
     """
     if not hasattr(_here, "known"):
         _here.known = True
-        ctypes.pythonapi.PyGILState_Ensure()  # without the release that would end what Python knows of the thread
+        # Without the release that would end what Python knows of the thread.
+        ctypes.pythonapi.PyGILState_Ensure()
 
 
 class EventQueue:
@@ -83,11 +89,15 @@ class EventQueue:
         self._letters.put(letter)
 
     def put_quietly(self, letter: DriverEvent) -> None:
-        """Put a letter that is found by who looks: for another reason, or because waiting has taken too long."""
+        """Put a letter that is found by who looks: for another reason, or because waiting has taken
+        too long.
+        """
         self._quiet.append(letter)
 
     def take(self, timeout: float) -> list[DriverEvent]:
-        """Return all letters that have come; when there is none, wait for one, at most `timeout` seconds."""
+        """Return all letters that have come; when there is none, wait for one, at most `timeout`
+        seconds.
+        """
         for ref in self._expected:
             self._have_brought(ref)
         self._expected.clear()
@@ -98,9 +108,13 @@ class EventQueue:
         return found + self.look()
 
     def look(self, answers: Answers = lambda _: ()) -> list[DriverEvent]:
-        """Return what has come by now; what `answers` tells need not be brought, so that nothing wakes this process."""
+        """Return what has come by now; what `answers` tells need not be brought, so that nothing
+        wakes this process.
+        """
         found: list[DriverEvent] = []
-        with suppress(Empty):  # first: they answer older calls than those that nobody has been asked to bring
+        with suppress(
+            Empty
+        ):  # first: they answer older calls than those that nobody has been asked to bring
             while True:
                 found.append(self._letters.get_nowait())
         for ref, answer in answers(self._expected):
@@ -122,22 +136,28 @@ class EventQueue:
 class Recorder:
     """Write the journal on a thread: reports that come meanwhile share the next write to the disk.
 
-    They are written in the order in which they were put; after a failure nothing is: what follows may build on it.
+    They are written in the order in which they were put; after a failure nothing is: what follows
+    may build on it.
     """
 
     def __init__(self, record: Callable[[Reports], None], mailbox: EventQueue) -> None:
-        self._record, self._mailbox = record, mailbox
+        self._record = record
+        self._mailbox = mailbox
         self._reports: SimpleQueue[Reports | None] = SimpleQueue()
         self._urgent = threading.Event()
         self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
         self._thread.start()
 
     def put(self, reports: Reports) -> None:
-        """Record batches; a `JournalSynced` follows: quietly unless there is a hurry, or they cannot be recorded."""
+        """Record batches; a `JournalSynced` follows: quietly unless there is a hurry, or they
+        cannot be recorded.
+        """
         self._reports.put(reports)
 
     def close(self, seconds: float | None = None) -> None:
-        """Return when everything put has its letter, or after so many seconds: the store may not answer."""
+        """Return when everything put has its letter, or after so many seconds: the store may not
+        answer.
+        """
         self.abandon()
         self._thread.join(seconds)
 
@@ -154,9 +174,12 @@ class Recorder:
         failure: Exception | None = None
         began: float | None = None
         while (first := self._reports.get()) is not None:
-            reports, last = list(first), False
+            reports = list(first)
+            last = False
             began = began or time.monotonic()
-            self._urgent.wait(min(max(GATHER_SHARE * (time.monotonic() - began), LEAST_GATHER), MOST_GATHER))
+            self._urgent.wait(
+                min(max(GATHER_SHARE * (time.monotonic() - began), LEAST_GATHER), MOST_GATHER)
+            )
             while not self._reports.empty():
                 more = self._reports.get()
                 last = more is None

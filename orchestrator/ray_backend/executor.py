@@ -1,11 +1,13 @@
-"""The Ray executor: the frontier's loop over actors. Keys and small reports travel through Ray, never pixels.
+"""The Ray executor: the frontier's loop over actors. Keys and small reports travel through Ray,
+never pixels.
 
-It serves one run or several at a time: they share the actors, each of which opens every run once. What goes wrong with a
-run ends that run; what goes wrong with the actors or the cluster ends all.
+It serves one run or several at a time: they share the actors, each of which opens every run once.
+What goes wrong with a run ends that run; what goes wrong with the actors or the cluster ends all.
 
-Every batch call carries the references of its predecessors' reports, so the edges of mask-shift restoration exist in
-Ray's own task graph; they are resolved by then (the frontier saw them commit), so no call ever waits inside an actor.
-A reference is dropped once every successor of its tiles has been dispatched.
+Every batch call carries the references of its predecessors' reports, so the edges of mask-shift
+restoration exist in Ray's own task graph; they are resolved by then (the frontier saw them commit),
+so no call ever waits inside an actor. A reference is dropped once every successor of its tiles has
+been dispatched.
 """
 
 from __future__ import annotations
@@ -24,7 +26,13 @@ from orchestrator.events import BatchHalved, Draining
 from orchestrator.ray_backend.actor_pool import Member, Pool
 from orchestrator.ray_backend.actors import WorkerKind
 from orchestrator.ray_backend.connection import connected, first_line, knock
-from orchestrator.ray_backend.event_queue import DriverEvent, EventQueue, JournalSynced, Result, Wakeup
+from orchestrator.ray_backend.event_queue import (
+    DriverEvent,
+    EventQueue,
+    JournalSynced,
+    Result,
+    Wakeup,
+)
 from orchestrator.ray_backend.poll import answers
 from orchestrator.ray_backend.prometheus import RayMetrics
 from orchestrator.ray_backend.run_registry import RunRegistry
@@ -43,15 +51,17 @@ from orchestrator.worker.batch_request import BatchCall
 OTHER_CALLS = 2
 # How often deadlines, signals and the cluster are looked at, seconds.
 TICK_SECONDS = 0.5
-# While every worker has its next batch in hand nobody waits for this process: it sleeps on for this share of what the
-# shortest of the last batches took, at most so many seconds, and acts in one go on what was reported meanwhile
-# (docs/RESULTS.md).
-NAP_SHARE, LONGEST_NAP = 0.5, 0.1
-# How long the records of what was reported may take to be written when a run is ended, seconds; a store that fails then is
-# not waited for: whoever ends it has waited already, and what is not recorded is restored again.
+# While every worker has its next batch in hand nobody waits for this process: it sleeps on for this
+# share of what the shortest of the last batches took, at most so many seconds, and acts in one go
+# on what was reported meanwhile (docs/RESULTS.md).
+NAP_SHARE = 0.5
+LONGEST_NAP = 0.1
+# How long the records of what was reported may take to be written when a run is ended, seconds; a
+# store that fails then is not waited for: whoever ends it has waited already, and what is not
+# recorded is restored again.
 LAST_RECORDS_SECONDS = 5.0
-# A longer pause between two looks means that this process stood still (stopped, suspended, waiting for a disk): then
-# what it waits for is not late, seconds.
+# A longer pause between two looks means that this process stood still (stopped, suspended, waiting
+# for a disk): then what it waits for is not late, seconds.
 STILL_SECONDS = 5.0
 
 
@@ -74,8 +84,8 @@ class _InflightCall:
 class RayExecutor:
     """Run tiles on Ray actors: one per GPU where there are GPUs, CPU actors otherwise.
 
-    address: of a running cluster, HOST:PORT or auto; None starts Ray on this machine. stop: who may ask to end.
-    Raises PlanError when nobody answers there.
+    address: of a running cluster, HOST:PORT or auto; None starts Ray on this machine. stop: who may
+    ask to end. Raises PlanError when nobody answers there.
     """
 
     name = "ray"
@@ -91,9 +101,12 @@ class RayExecutor:
     ) -> None:
         if address is not None:
             knock(address)
-        self.workers, self.batch, self.address = workers, batch, address
+        self.workers = workers
+        self.batch = batch
+        self.address = address
         self._continuous = batching == "continuous"
-        self._kind, self._stop = kind or WorkerKind(), stop or Stop()
+        self._kind = kind or WorkerKind()
+        self._stop = stop or Stop()
         self._gathering = self._kind.gather
         self._reset()
 
@@ -107,8 +120,8 @@ class RayExecutor:
     def execute(self, session: Session) -> None:
         """Drive the session's frontier to its end.
 
-        Raises RunError when workers keep dying or the cluster is gone, OSError when the disk is full,
-        KeyboardInterrupt when asked to stop.
+        Raises RunError when workers keep dying or the cluster is gone, OSError when the disk is
+        full, KeyboardInterrupt when asked to stop.
         """
         arrivals = RunQueue()
         ended = arrivals.put(session)
@@ -117,10 +130,11 @@ class RayExecutor:
         ended.result()
 
     def serve(self, arrivals: RunQueue) -> None:
-        """Drive the frontiers of all sessions that arrive to their ends, all of them on the same workers.
+        """Drive the frontiers of all sessions that arrive to their ends, all of them on the same
+        workers.
 
-        Raises RunError when workers keep dying or the cluster is gone, KeyboardInterrupt when asked to stop; all
-        sessions then end with it.
+        Raises RunError when workers keep dying or the cluster is gone, KeyboardInterrupt when asked
+        to stop; all sessions then end with it.
         """
         try:
             if not arrivals.wait():
@@ -129,7 +143,8 @@ class RayExecutor:
             with connected(self.address, cpus, self._stop) as cluster:
                 self._pool = Pool(self._kind, cluster, self.workers, self._roster.tell_lost)
                 most = self.batch or (GPU_BATCH if self._pool.on_gpu else CPU_BATCH)
-                self._crew, self._cluster = Dispatcher(most, self._continuous), cluster
+                self._crew = Dispatcher(most, self._continuous)
+                self._cluster = cluster
                 self._pool.arguments = self._kind.arguments(most, self._continuous)
                 self._pool.calls = self._crew.calls + OTHER_CALLS
                 self._ticked = time.monotonic()
@@ -196,7 +211,9 @@ class RayExecutor:
         self._mailbox.expect(ref)
 
     def _collect(self) -> None:
-        """Announce what is new, wait for something to happen, and act on it and on all that has happened by then."""
+        """Announce what is new, wait for something to happen, and act on it and on all that has
+        happened by then.
+        """
         self._roster.announce()
         letters: list[DriverEvent] = []
         if self._nap and self._crew.supplied:
@@ -212,13 +229,20 @@ class RayExecutor:
                     self._joined(letter)
                 elif letter.ref in self._roster.opening:
                     self._opened(letter)
-                elif (call := self._inflight.pop(letter.ref, None)) and (report := self._reported(call, letter)):
+                elif (call := self._inflight.pop(letter.ref, None)) and (
+                    report := self._reported(call, letter)
+                ):
                     reports.setdefault(call.lane, []).append(report)
         finally:  # also when a death among them ends the run
             if reports:
                 took = (report.seconds for theirs in reports.values() for _, report in theirs)
                 self._nap = min(LONGEST_NAP, NAP_SHARE * min(took))
-            for lane, theirs in reports.items():  # first of all: the disk is at it while what follows is dispatched
+            for (
+                lane,
+                theirs,
+            ) in (
+                reports.items()
+            ):  # first of all: the disk is at it while what follows is dispatched
                 if not lane.over:
                     lane.put(theirs)
             for letter in letters:
@@ -248,8 +272,11 @@ class RayExecutor:
             self._roster.opened(letter.ref)
 
     def _reported(self, call: _InflightCall, letter: Result) -> tuple[str, Report] | None:
-        """Return a worker's name and report; None when it has none, because it failed or died, or nobody waits for it."""
-        lane, worker = call.lane, call.worker
+        """Return a worker's name and report; None when it has none, because it failed or died, or
+        nobody waits for it.
+        """
+        lane = call.lane
+        worker = call.worker
         worker.heard = time.monotonic()
         self._crew.back(worker, len(call.keys))
         try:
@@ -266,7 +293,9 @@ class RayExecutor:
             return None
         self._crew.done(lane, report.keys)
         if report.nfe:
-            lane.deadlines.ended(report.keys[0].level, len(report.keys), time.monotonic() - call.began)
+            lane.deadlines.ended(
+                report.keys[0].level, len(report.keys), time.monotonic() - call.began
+            )
         lane.tokens.keep(lane.frontier.graph, report.keys, letter.ref)
         if news and report.limit is not None:
             lane.session.emit(BatchHalved(worker=worker.name, batch=report.limit))
@@ -284,15 +313,22 @@ class RayExecutor:
                 if call.lane.session.failed(call.worker.name, call.keys, first_line(error)):
                     self._pool.progress()
 
-    def _died(self, worker: Member, calls: Sequence[_InflightCall], cause: str, *, kill: bool = False) -> None:
-        """Act on a worker's death: all its batches have failed, or have been taken from it with its machine."""
+    def _died(
+        self, worker: Member, calls: Sequence[_InflightCall], cause: str, *, kill: bool = False
+    ) -> None:
+        """Act on a worker's death: all its batches have failed, or have been taken from it with its
+        machine.
+        """
         gone = self._cluster.lost(worker.node)
-        others = [ref for ref, other in self._inflight.items() if other.worker.handle is worker.handle]
+        others = [
+            ref for ref, other in self._inflight.items() if other.worker.handle is worker.handle
+        ]
         under_way = [*calls, *(self._inflight.pop(ref) for ref in others)]
         for call in under_way:
             if not call.lane.over:
                 with self._roster.concerning(call.lane):
-                    session, name = call.lane.session, call.worker.name
+                    session = call.lane.session
+                    name = call.worker.name
                     if gone:
                         session.returned(name, call.keys, f"its machine is gone: {cause}")
                     elif session.failed(name, call.keys, f"worker died: {cause}"):
@@ -305,7 +341,9 @@ class RayExecutor:
             self._roster.leave(lost)
 
     def _tick(self) -> None:
-        """Look now and then whether a batch is overdue, the cluster gone, or another attempt has taken over."""
+        """Look now and then whether a batch is overdue, the cluster gone, or another attempt has
+        taken over.
+        """
         now = time.monotonic()
         still = now - self._ticked
         if still < TICK_SECONDS:
@@ -326,22 +364,32 @@ class RayExecutor:
                 lane.session.check_attempt()
         self._cluster.check()
         for worker in [worker for worker in self._crew if self._cluster.given_up(worker.node)]:
-            # No call tells of a worker that had nothing to do, and none would take its place when its machine is back.
+            # No call tells of a worker that had nothing to do, and none would take its place when
+            # its machine is back.
             self._died(worker, [], "the cluster has given it up")
         for worker in self._roster.late(now):
             self._died(worker, [], "it did not get ready for a run in time", kill=True)
-        self._roster.check_takers(more=bool(self._pool.joining) or self._pool.live < self._pool.target)
+        self._roster.check_takers(
+            more=bool(self._pool.joining) or self._pool.live < self._pool.target
+        )
         firsts: dict[Member, Any] = {}
         for ref, call in self._inflight.items():  # what waits behind another batch is not late
             firsts.setdefault(call.worker, ref)
         late = next(
-            (ref for ref in firsts.values() if self._inflight[ref].silence(now) > self._inflight[ref].allowed), None
+            (
+                ref
+                for ref in firsts.values()
+                if self._inflight[ref].silence(now) > self._inflight[ref].allowed
+            ),
+            None,
         )
         if late is not None:  # others, if there are any, at the next look
             call = self._inflight.pop(late)
             usual = call.lane.deadlines.usual(call.keys[0].level, len(call.keys))
             known = "" if usual is None else f", usually {usual:.1f} s"
-            self._died(call.worker, [call], f"no report for {call.silence(now):.0f} s{known}", kill=True)
+            self._died(
+                call.worker, [call], f"no report for {call.silence(now):.0f} s{known}", kill=True
+            )
 
     def _close(self) -> None:
         until = time.monotonic() + LAST_RECORDS_SECONDS

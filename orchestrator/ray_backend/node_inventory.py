@@ -1,4 +1,6 @@
-"""What the nodes of a Ray cluster are, what a command says on each of them, and what their clocks say."""
+"""What the nodes of a Ray cluster are, what a command says on each of them, and what their clocks
+say.
+"""
 
 from __future__ import annotations
 
@@ -46,14 +48,16 @@ class NodeAnswer:
 def ask_nodes(address: str, module: Sequence[str] | None, timeout: float) -> list[NodeAnswer]:
     """List the living nodes; with a module run `python -m MODULE...` on each, all at the same time.
 
-    The node's own Python runs it, with this process's import path behind its own. Raises RunError when Ray cannot be
-    reached.
+    The node's own Python runs it, with this process's import path behind its own. Raises RunError
+    when Ray cannot be reached.
     """
     with connected(address, 1, Stop(0.0)):
         nodes = [node for node in ray.nodes() if node["Alive"]]
         if module is None:
             return [NodeAnswer(name=_name(node), resources=node["Resources"]) for node in nodes]
-        places = {_name(node): (node["NodeManagerAddress"], node["NodeManagerPort"]) for node in nodes}
+        places = {
+            _name(node): (node["NodeManagerAddress"], node["NodeManagerPort"]) for node in nodes
+        }
         deadline = time.monotonic() + timeout
         asked = [(node, _ask(node, list(module), timeout, places)) for node in nodes]
         return [_answer(node, ref, max(deadline - time.monotonic(), 0.0)) for node, ref in asked]
@@ -68,13 +72,16 @@ def _options(node: dict[str, Any]) -> dict[str, Any]:
     return {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": there}
 
 
-def _ask(node: dict[str, Any], module: list[str], timeout: float, places: dict[str, tuple[str, int]]) -> Any:
+def _ask(
+    node: dict[str, Any], module: list[str], timeout: float, places: dict[str, tuple[str, int]]
+) -> Any:
     others = {name: place for name, place in places.items() if name != _name(node)}
     return ray.remote(_run).options(**_options(node)).remote(module, timeout, others, sys.path)
 
 
 def _answer(node: dict[str, Any], ref: Any, patience: float) -> NodeAnswer:
-    name, resources = _name(node), node["Resources"]
+    name = _name(node)
+    resources = node["Resources"]
     try:
         code, out, err, unreachable = ray.get(ref, timeout=patience)
         skew, spread = _clock(node, patience)
@@ -96,12 +103,15 @@ def _answer(node: dict[str, Any], ref: Any, patience: float) -> NodeAnswer:
 
 def _clock(node: dict[str, Any], patience: float) -> tuple[float, float]:
     """Return how far a node's clock is ahead of ours, and how uncertain that is."""
-    read, best = ray.remote(_now).options(**_options(node)), (0.0, float("inf"))
+    read = ray.remote(_now).options(**_options(node))
+    best = (0.0, float("inf"))
     for _ in range(READINGS):
         before = time.time()
         there = ray.get(read.remote(), timeout=patience)
         after = time.time()
-        best = min(best, (there - (before + after) / 2, (after - before) / 2), key=lambda found: found[1])
+        best = min(
+            best, (there - (before + after) / 2, (after - before) / 2), key=lambda found: found[1]
+        )
     return best
 
 
@@ -112,7 +122,9 @@ def _now() -> float:
 def _run(
     module: list[str], timeout: float, others: dict[str, tuple[str, int]], path: list[str]
 ) -> tuple[int, str, str, list[str]]:
-    """Run the module in a process of its own, which sees the node's GPUs: Ray hides them from a task without any."""
+    """Run the module in a process of its own, which sees the node's GPUs: Ray hides them from a
+    task without any.
+    """
     env = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [env.get("PYTHONPATH", ""), *path]))
     silent = []
@@ -122,6 +134,11 @@ def _run(
         except OSError:
             silent.append(name)
     done = subprocess.run(
-        [sys.executable, "-m", *module], capture_output=True, text=True, env=env, timeout=timeout, check=False
+        [sys.executable, "-m", *module],
+        capture_output=True,
+        text=True,
+        env=env,
+        timeout=timeout,
+        check=False,
     )
     return done.returncode, done.stdout, done.stderr, silent

@@ -1,4 +1,6 @@
-"""ObjectRefs: the references that put the tiles' dependencies into Ray's own graph, dropped when nobody needs them."""
+"""ObjectRefs: the references that put the tiles' dependencies into Ray's own graph, dropped when
+nobody needs them.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from orchestrator.tiling.task_graph import TaskGraph
 
 @dataclass(slots=True)
 class ObjectRefs:
-    """References of committed tiles' reports, kept until every tile that waits for them has been dispatched."""
+    """References of committed tiles' reports, kept until every tile that waits for them has been
+    dispatched.
+    """
 
     refs: dict[int, Any] = field(default_factory=dict)
     waiting: dict[int, int] = field(default_factory=dict)
@@ -19,10 +23,13 @@ class ObjectRefs:
     def keep(self, graph: TaskGraph, keys: tuple[TileKey, ...], ref: Any) -> None:
         for number in map(graph.number, keys):
             if successors := graph.fan_out(number):
-                self.refs[number], self.waiting[number] = ref, successors
+                self.refs[number] = ref
+                self.waiting[number] = successors
 
     def spend(self, graph: TaskGraph, keys: list[TileKey]) -> list[Any]:
-        """Return the distinct references that a batch depends on; a retried tile may find some already dropped."""
+        """Return the distinct references that a batch depends on; a retried tile may find some
+        already dropped.
+        """
         found: dict[Any, None] = {}
         for number in map(graph.number, keys):
             for before in graph.awaited(number):

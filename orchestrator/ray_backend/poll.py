@@ -1,4 +1,6 @@
-"""What remote calls have answered, for a driver that looks now and then instead of being told each time."""
+"""What remote calls have answered, for a driver that looks now and then instead of being told each
+time.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from ray.exceptions import RayError
 
 
 def answers(refs: Collection[Any]) -> list[tuple[Any, Future[Any]]]:
-    """Return those of some remote calls that have ended, each with its result or error; waits for none."""
+    """Return those of some remote calls that have ended, each with its result or error; waits for
+    none.
+    """
     ended, _ = ray.wait(list(refs), num_returns=len(refs), timeout=0) if refs else ([], [])
     return [(ref, _answer(ref)) for ref in ended]
 

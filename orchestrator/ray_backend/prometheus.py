@@ -1,14 +1,24 @@
-"""A run's figures for Prometheus, through Ray's metrics API: scraped from the node that the driver runs on."""
+"""A run's figures for Prometheus, through Ray's metrics API: scraped from the node that the driver
+runs on.
+"""
 
 from __future__ import annotations
 
 from ray.util.metrics import Counter, Gauge
 
-from orchestrator.events import BatchCommitted, BatchFailed, Event, TileGivenUp, WorkerLost, WorkerStarted
+from orchestrator.events import (
+    BatchCommitted,
+    BatchFailed,
+    Event,
+    TileGivenUp,
+    WorkerLost,
+    WorkerStarted,
+)
 
 
 class RayMetrics:
-    """Listen to a run's events and keep its counters; `output` tells runs on one cluster apart, `left`: its tiles.
+    """Listen to a run's events and keep its counters; `output` tells runs on one cluster apart,
+    `left`: its tiles.
 
     Ray hears of them at every `flush`: nobody scrapes as often as batches end.
     """
@@ -30,7 +40,8 @@ class RayMetrics:
         self._workers = Gauge("gigarestore_workers", "Workers that have joined.", tag)
         for metric in (*self._counters.values(), self._left, self._workers):
             metric.set_default_tags({"output": output})
-        self._tiles_left, self._joined = left, set[str]()
+        self._tiles_left = left
+        self._joined = set[str]()
         self._news: dict[str, float] = {}
         self.flush()
 

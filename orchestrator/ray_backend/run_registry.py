@@ -1,9 +1,10 @@
-"""RunRegistry: the runs that an executor serves, in which order, and which of its workers are ready for which of them.
+"""RunRegistry: the runs that an executor serves, in which order, and which of its workers are ready
+for which of them.
 
-Every worker is asked to open every run, one after another, and takes tiles of those that it has opened: when it dies, the
-run that it was getting ready for is known. When it had tiles of another run as well, either may have been the cause: the
-run is a suspect, and what follows is tried on a worker that has nothing else to do. What goes wrong with a run ends that
-run alone.
+Every worker is asked to open every run, one after another, and takes tiles of those that it has
+opened: when it dies, the run that it was getting ready for is known. When it had tiles of another
+run as well, either may have been the cause: the run is a suspect, and what follows is tried on a
+worker that has nothing else to do. What goes wrong with a run ends that run alone.
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ from orchestrator.run.run_queue import RunQueue, again
 from orchestrator.run.session import Session
 from orchestrator.scheduling.deadlines import FIRST_SECONDS
 
-# Workers that may die of a run that is opened with nothing beside it, one after another: by then it is the run. With those
-# that died of it together before they are fewer than the pool endures.
+# Workers that may die of a run that is opened with nothing beside it, one after another: by then it
+# is the run. With those that died of it together before they are fewer than the pool endures.
 ALONE = 2
 
 
 class RunRegistry:
-    """Runs and the workers that count for them; a worker is an orchestrator.ray_backend.actor_pool.Member."""
+    """Runs and the workers that count for them; a worker is an
+    orchestrator.ray_backend.actor_pool.Member.
+    """
 
     def __init__(self, mailbox: EventQueue) -> None:
         self.lanes: list[RunState] = []
@@ -87,18 +90,30 @@ class RunRegistry:
         self._ask(worker)
 
     def check_takers(self, *, more: bool) -> None:
-        """End the runs that a worker has refused and that nobody takes, unless `more` workers are to come."""
+        """End the runs that a worker has refused and that nobody takes, unless `more` workers are
+        to come.
+        """
         for lane in [] if more else list(self.lanes):
-            if lane.refused and not lane.opened and all(worker in lane.refused for worker in self._workers):
+            if (
+                lane.refused
+                and not lane.opened
+                and all(worker in lane.refused for worker in self._workers)
+            ):
                 with self.concerning(lane):
                     cause = list(lane.refused.values())[-1]
                     raise RunError(f"no worker could get ready for this run: {cause}")
 
     def late(self, now: float) -> list[Any]:
-        """Return the workers that have been getting ready for a run for longer than a run's first batch may take."""
+        """Return the workers that have been getting ready for a run for longer than a run's first
+        batch may take.
+        """
         asked = ((*self.opening[ref], since) for ref, since in self._asked.items())
         return list(
-            {worker: None for lane, worker, since in asked if now - since > FIRST_SECONDS + lane.deadlines.slack}
+            {
+                worker: None
+                for lane, worker, since in asked
+                if now - since > FIRST_SECONDS + lane.deadlines.slack
+            }
         )
 
     def credit(self, seconds: float) -> None:
@@ -107,11 +122,12 @@ class RunRegistry:
             self._asked[ref] += seconds
 
     def blame(self, worker: Any, cause: str, most: int, *, beside: bool) -> bool:
-        """Count a death at the run that the worker was getting ready for; True when that ends the run, for good.
+        """Count a death at the run that the worker was getting ready for; True when that ends the
+        run, for good.
 
-        It ends when nobody is ready for it and more than `most` have died of it, or than ALONE of them when it is tried
-        alone. beside: the worker had tiles of other runs, which proves nothing: the next to open this run will have none,
-        so that its death counts.
+        It ends when nobody is ready for it and more than `most` have died of it, or than ALONE of
+        them when it is tried alone. beside: the worker had tiles of other runs, which proves
+        nothing: the next to open this run will have none, so that its death counts.
         """
         lane = next((lane for lane, other in self.opening.values() if other is worker), None)
         if lane is None or lane.over or lane.opened:
@@ -123,18 +139,24 @@ class RunRegistry:
         lane.deaths += 1
         if lane.deaths > (min(most, ALONE) if alone else most):
             with self.concerning(lane):
-                raise RunError(f"workers died {lane.deaths} times as they got ready for this run; the last: {cause}")
+                raise RunError(
+                    f"workers died {lane.deaths} times as they got ready for this run; the last: {cause}"
+                )
         return lane.over
 
     def apart(self) -> Collection[Any]:
-        """Return the workers that are to get no tiles now, because what they open, or are to, is a suspect."""
+        """Return the workers that are to get no tiles now, because what they open, or are to, is a
+        suspect.
+        """
         if not any(lane.suspect for lane in self.lanes):
             return ()
         found = {worker for lane, worker in self.opening.values() if lane.suspect}
         return found if self._trial is None else found | {self._trial[1]}
 
     def try_suspect(self, is_busy: Callable[[Any], bool]) -> None:
-        """Have a suspect opened by a worker that has nothing else to do: one at a time, the others go on with their tiles."""
+        """Have a suspect opened by a worker that has nothing else to do: one at a time, the others
+        go on with their tiles.
+        """
         suspects = [lane for lane in self.lanes if lane.suspect]
         if self._trial is not None and self._trial[0] not in suspects:
             self._trial = None
@@ -142,7 +164,12 @@ class RunRegistry:
             return
         at_it = {worker for _, worker in self.opening.values()}
         if self._trial is None:
-            pairs = [(lane, w) for lane in suspects for w in self._workers if w not in at_it and w not in lane.refused]
+            pairs = [
+                (lane, w)
+                for lane in suspects
+                for w in self._workers
+                if w not in at_it and w not in lane.refused
+            ]
             self._trial = min(pairs, key=lambda pair: is_busy(pair[1]), default=None)
         if self._trial is not None and self._trial[1] not in at_it and not is_busy(self._trial[1]):
             self._open(*self._trial)
@@ -166,8 +193,9 @@ class RunRegistry:
     def order(self) -> list[RunState]:
         """Return the runs in the order in which workers serve them.
 
-        While more are to come the oldest goes first: it makes room for the next. Then the one with the longest chain
-        left does, because it ends last (simulated: 3 to 8 points of utilisation with 16 or 32 workers, docs/RESULTS.md).
+        While more are to come the oldest goes first: it makes room for the next. Then the one with
+        the longest chain left does, because it ends last (simulated: 3 to 8 points of utilisation
+        with 16 or 32 workers, docs/RESULTS.md).
         """
         if self._arrivals.more or len(self.lanes) == 1:
             return self.lanes
@@ -205,17 +233,22 @@ class RunRegistry:
                 self._end(lane, err)
 
     def _ask(self, worker: Any) -> None:
-        """Have a worker get ready for the next run that it does not know, unless it is at it with another."""
+        """Have a worker get ready for the next run that it does not know, unless it is at it with
+        another.
+        """
         if any(other is worker for _, other in self.opening.values()):
             return
-        unknown = (lane for lane in self.lanes if worker not in lane.opened and worker not in lane.refused)
+        unknown = (
+            lane for lane in self.lanes if worker not in lane.opened and worker not in lane.refused
+        )
         if (lane := next((lane for lane in unknown if not lane.suspect), None)) is not None:
             self._open(lane, worker)
 
     def _open(self, lane: RunState, worker: Any) -> None:
         root = str(lane.session.run_dir.root.absolute())
         ref = worker.handle.open.remote(lane.number, root, lane.session.plan)
-        self.opening[ref], self._asked[ref] = (lane, worker), time.monotonic()
+        self.opening[ref] = (lane, worker)
+        self._asked[ref] = time.monotonic()
         self._mailbox.expect(ref)
 
     def _answered(self, ref: Any) -> tuple[RunState, Any]:

@@ -18,17 +18,24 @@ from orchestrator.worker.batch_report import Report
 class RunState:
     """A run under way; `number` names it to the workers."""
 
-    def __init__(self, number: int, session: Session, ended: Future[None], mailbox: EventQueue) -> None:
-        self.number, self.session = number, session
+    def __init__(
+        self, number: int, session: Session, ended: Future[None], mailbox: EventQueue
+    ) -> None:
+        self.number = number
+        self.session = session
         self.frontier: Frontier = session.frontier
         self.opened: set[Any] = set()
         """Workers that can take its tiles."""
         self.refused: dict[Any, str] = {}
         """Workers that could not get ready for it, and why."""
         self.deaths = 0
-        """Workers that died while they got ready for it, with nothing else to do that could have been the cause."""
+        """Workers that died while they got ready for it, with nothing else to do that could have
+        been the cause.
+        """
         self.suspect = False
-        """One died that had other tiles too: until a worker is ready for it, this run is opened with nothing beside it."""
+        """One died that had other tiles too: until a worker is ready for it, this run is opened
+        with nothing beside it.
+        """
         self.tokens = ObjectRefs()
         run = session.plan.spec.run
         self.deadlines = Deadlines(run.hang_seconds + run.store_seconds)
@@ -54,8 +61,8 @@ class RunState:
     def put(self, reports: Reports) -> None:
         """Have batches recorded, and release what waited for them: it will be recorded after them.
 
-        Journal records reach the disk in the order in which they were put, or not at all: after a crash a tile is
-        never known without what it was built on.
+        Journal records reach the disk in the order in which they were put, or not at all: after a
+        crash a tile is never known without what it was built on.
         """
         self.recorder.put(reports)
         self.session.reported(reports)
@@ -73,13 +80,18 @@ class RunState:
         self.news += letter.reports
 
     def announce(self) -> None:
-        """Tell of what was released: after what it released has been sent, whose workers wait for it."""
-        news, self.news = self.news, []
+        """Tell of what was released: after what it released has been sent, whose workers wait for
+        it.
+        """
+        news = self.news
+        self.news = []
         if news:
             self.session.announce(news)
 
     def end(self, error: BaseException | None = None) -> None:
-        """Give the run back to whoever waits for it; with an error, nothing is recorded for it any more."""
+        """Give the run back to whoever waits for it; with an error, nothing is recorded for it any
+        more.
+        """
         self.over = True
         self.flush()
         if error is None:

@@ -1,4 +1,6 @@
-"""Records of a batch: one JSON line for every image that was tried, appended and synced; the last one of an image counts."""
+"""Records of a batch: one JSON line for every image that was tried, appended and synced; the last
+one of an image counts.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,9 @@ class ImageRecord:
     """Name of its output in the batch's folder."""
     input: str
     state: State
-    """published: restored (and verified, if asked); inconsistent: published, but A x = y does not hold; failed: can be
-    resumed; refused: it is no image that can be restored, nothing was written; interrupted: by a signal."""
+    """published: restored (and verified, if asked); inconsistent: published, but A x = y does not
+    hold; failed: can be resumed; refused: it is no image that can be restored, nothing was written;
+    interrupted: by a signal."""
     error: str | None = None
     seconds: float = 0.0
     """Time in this attempt, the waiting for workers that other images kept busy included."""
@@ -39,8 +42,8 @@ class ImageRecord:
     busy_seconds: float = 0.0
     """What workers spent on it in all attempts."""
     consistency: dict[str, Any] | None = None
-    """Largest and root mean square |A x - y|, and the limit, in grey levels; whether it holds, whether a residual is
-    expected because the measurement is noisy. None: not verified."""
+    """Largest and root mean square |A x - y|, and the limit, in grey levels; whether it holds,
+    whether a residual is expected because the measurement is noisy. None: not verified."""
     seam: float | None = None
     """Seam ratio over all edges (`gigarestore verify`)."""
     time: str = field(default_factory=lambda: time.strftime("%Y-%m-%d %H:%M:%S"))
@@ -51,7 +54,8 @@ class ImageRecords:
 
     def __init__(self, path: Path, known: Mapping[str, ImageRecord]) -> None:
         """known: the latest record of each image, whoever wrote it."""
-        self._path, self.latest = path, dict(known)
+        self._path = path
+        self.latest = dict(known)
 
     def append(self, record: ImageRecord) -> None:
         """Add a record; it is on the disk on return. Raises OSError."""
@@ -59,7 +63,9 @@ class ImageRecords:
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
             size = os.fstat(fd).st_size
-            torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"  # by a driver that was killed as it wrote
+            torn = (
+                size > 0 and os.pread(fd, 1, size - 1) != b"\n"
+            )  # by a driver that was killed as it wrote
             os.write(fd, b"\n" + line if torn else line)
             os.fsync(fd)
         finally:

@@ -1,7 +1,9 @@
-"""Ask before the first tile whether the prior knows such images at all, and keep the answer with the run.
+"""Ask before the first tile whether the prior knows such images at all, and keep the answer with
+the run.
 
-The residual of the prior (kernels.denoisers.domain_statistics) on a few windows of the measurement itself, pooled until its noise matters
-little, is compared with what the prior's file says of pictures that it knows. A function of input and weights alone.
+The residual of the prior (kernels.denoisers.domain_statistics) on a few windows of the measurement
+itself, pooled until its noise matters little, is compared with what the prior's file says of
+pictures that it knows. A function of input and weights alone.
 """
 
 from __future__ import annotations
@@ -19,10 +21,12 @@ from orchestrator.measurement.measurement_reader import level_measured
 from orchestrator.measurement.windows import Array, MeasuredWindow, to_channels
 from orchestrator.run_folder import RunDir
 
-# Windows lie at these shares of height and width, and so many groups of bands of each are looked at.
+# Windows lie at these shares of height and width, and so many groups of bands of each are looked
+# at.
 PLACES = [(y, x) for y in (0.25, 0.75) for x in (1 / 6, 0.5, 5 / 6)]
 GROUPS = 3
-# The measurement's own noise must not look like something unknown: pooled until below this, [-1, 1] range.
+# The measurement's own noise must not look like something unknown: pooled until below this, [-1, 1]
+# range.
 QUIET = 0.05
 LARGEST_POOL = 8
 # Their measurements are no pictures.
@@ -31,7 +35,9 @@ WITHOUT_PICTURE = ("cs", "operator")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DomainCheck:
-    """Compare the prior's residual on an input with that on pictures that it knows; in units of the noise added."""
+    """Compare the prior's residual on an input with that on pictures that it knows; in units of the
+    noise added.
+    """
 
     residual: float
     known: float
@@ -47,13 +53,17 @@ class DomainCheck:
         return {**asdict(self), "far": self.far}
 
     def event(self) -> DomainChecked:
-        return DomainChecked(residual=self.residual, known=self.known, limit=self.limit, far=self.far)
+        return DomainChecked(
+            residual=self.residual, known=self.known, limit=self.limit, far=self.far
+        )
 
 
 def check_domain(run: RunDir, plan: Plan) -> DomainCheck | None:
-    """Return the comparison, from the run's folder where it was made before; None where nothing can be compared.
+    """Return the comparison, from the run's folder where it was made before; None where nothing can
+    be compared.
 
-    That is for generation, for measurements that are no pictures, and for denoisers without statistics.
+    That is for generation, for measurements that are no pictures, and for denoisers without
+    statistics.
     """
     if (kept := read_domain(run)) is not None:
         return kept
@@ -74,11 +84,17 @@ def check_domain(run: RunDir, plan: Plan) -> DomainCheck | None:
 
 def read_domain(run: RunDir) -> DomainCheck | None:
     """Return the comparison that a run has made; None where it has made none."""
-    return DomainCheck(**json.loads(run.domain.read_text(encoding="utf-8"))) if run.domain.exists() else None
+    return (
+        DomainCheck(**json.loads(run.domain.read_text(encoding="utf-8")))
+        if run.domain.exists()
+        else None
+    )
 
 
 def probe(run: RunDir, plan: Plan) -> Iterator[Array]:
-    """Yield windows (C, side, side) of the measurement as the network would see it, a few whatever the image's size."""
+    """Yield windows (C, side, side) of the measurement as the network would see it, a few whatever
+    the image's size.
+    """
     from kernels.denoisers.domain_statistics import SIDE  # imports torch
 
     measured = level_measured(run, plan, plan.levels[0])
@@ -87,13 +103,18 @@ def probe(run: RunDir, plan: Plan) -> Iterator[Array]:
     while plan.levels[0].sigma_y / pool > QUIET and pool < LARGEST_POOL:
         pool *= 2
     for y, x in PLACES:
-        picture = _pooled(measured, round(y * measured.height), round(x * measured.width), SIDE, pool)
+        picture = _pooled(
+            measured, round(y * measured.height), round(x * measured.width), SIDE, pool
+        )
         yield from plan.bands.split(to_channels(picture, plan.bands.stored))[:GROUPS]
 
 
 def _pooled(measured: MeasuredWindow, y: int, x: int, side: int, pool: int) -> Array:
-    """Return the averages of the known pixels of pool x pool cells around (y, x), unknown cells filled."""
-    y0, x0 = y - side * pool // 2, x - side * pool // 2
+    """Return the averages of the known pixels of pool x pool cells around (y, x), unknown cells
+    filled.
+    """
+    y0 = y - side * pool // 2
+    x0 = x - side * pool // 2
     from kernels.resample import fill_unknown  # imports torch
 
     window = measured.read(y0, x0, y0 + side * pool, x0 + side * pool)

@@ -1,4 +1,6 @@
-"""What a run's event log tells: attempts, who worked when, what failed. Streams: memory does not grow with the tiles."""
+"""What a run's event log tells: attempts, who worked when, what failed. Streams: memory does not
+grow with the tiles.
+"""
 
 from __future__ import annotations
 
@@ -88,12 +90,15 @@ def ended(event: dict[str, Any]) -> float:
 
 
 def read_history(path: Path) -> History:
-    """Read an event log twice: for its length, then for what happened in each column of the timeline."""
+    """Read an event log twice: for its length, then for what happened in each column of the
+    timeline.
+    """
     found = History()
     for event in read_events(path):
         begin = end = event["time"]
         if event["event"] == "BatchCommitted":
-            begin, end = ended(event) - event["seconds"], max(end, ended(event))
+            begin = ended(event) - event["seconds"]
+            end = max(end, ended(event))
         found.began, found.ended = min(found.began, begin), max(found.ended, end)
     for event in read_events(path):
         _apply(found, event)
@@ -101,22 +106,31 @@ def read_history(path: Path) -> History:
 
 
 def _apply(found: History, event: dict[str, Any]) -> None:
-    time, kind = event["time"], event["event"]
+    time = event["time"]
+    kind = event["event"]
     match kind:
         case "RunStarted":
             found.attempts += 1
-            found.tiles, found.done, found.outcome = event["tiles"], event["done"], ""
+            found.tiles = event["tiles"]
+            found.done = event["done"]
+            found.outcome = ""
             for worker in found.workers.values():  # those of a driver that died
                 worker.lost = time if worker.lost is None else worker.lost
         case "WorkerStarted":
             worker = _worker(found, event["worker"])
-            worker.joined, worker.device, worker.lost = time, event["device"], None
+            worker.joined = time
+            worker.device = event["device"]
+            worker.lost = None
         case "WorkerLost":
             if (lost := found.workers.get(event["worker"])) is not None:  # else it could not start
                 lost.lost = time
             _note(found, time, f"worker {event['worker']} lost: {event['cause']}")
         case "BatchHalved":
-            _note(found, time, f"worker {event['worker']} ran out of memory: batches of {event['batch']} from then on")
+            _note(
+                found,
+                time,
+                f"worker {event['worker']} ran out of memory: batches of {event['batch']} from then on",
+            )
         case "BatchCommitted":
             _commit(found, event)
         case "BatchFailed":
@@ -128,7 +142,11 @@ def _apply(found: History, event: dict[str, Any]) -> None:
         case "TileSubstituted":
             _note(found, time, f"tile {tuple(event['key'])} filled with what was measured")
         case "StoreTrouble":
-            _note(found, time, f"worker {event['worker']}: the store failed for a while: {event['cause']}")
+            _note(
+                found,
+                time,
+                f"worker {event['worker']}: the store failed for a while: {event['cause']}",
+            )
         case "RunFinished":
             found.outcome = event["outcome"]
 
@@ -138,7 +156,9 @@ def _worker(found: History, name: str) -> WorkerHistory:
 
 
 def _commit(found: History, event: dict[str, Any]) -> None:
-    worker, keys, seconds = _worker(found, event["worker"]), event["keys"], event["seconds"]
+    worker = _worker(found, event["worker"])
+    keys = event["keys"]
+    seconds = event["seconds"]
     worker.busy += seconds
     worker.batches += 1
     worker.tiles += len(keys)
@@ -147,9 +167,11 @@ def _commit(found: History, event: dict[str, Any]) -> None:
     found.filled += event.get("filled", 0)
     end = ended(event) - found.began
     found.progress[int(end / found.column)] = found.done
-    lo, coarse = end - seconds, int(keys[0][0] > 0)
+    lo = end - seconds
+    coarse = int(keys[0][0] > 0)
     for column in range(int(lo / found.column), int(end / found.column) + 1):
-        left, right = max(lo, column * found.column), min(end, (column + 1) * found.column)
+        left = max(lo, column * found.column)
+        right = min(end, (column + 1) * found.column)
         worker.columns[column][coarse] += max(right - left, 0.0)
 
 

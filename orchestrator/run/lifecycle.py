@@ -1,7 +1,8 @@
-"""run: begin or resume a restoration, drive it with an executor, publish. The order of its steps is the safety argument.
+"""run: begin or resume a restoration, drive it with an executor, publish. The order of its steps is
+the safety argument.
 
-Nothing is created before everything that can be refused has been refused; the job file is written before the journal,
-the journal's header before the first tile; the published metadata last of all.
+Nothing is created before everything that can be refused has been refused; the job file is written
+before the journal, the journal's header before the first tile; the published metadata last of all.
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ from orchestrator.planning.fingerprint import Fingerprint, check_same, fingerpri
 from orchestrator.planning.resolve import keep_regions, plan_job
 from orchestrator.retry import disk_full
 from orchestrator.run.domain_check import check_domain
-from orchestrator.run.prepare import adopt_staged, check_disk, prepare, stage_beside, staging_bytes, with_cells
+from orchestrator.run.prepare import (
+    adopt_staged,
+    check_disk,
+    prepare,
+    stage_beside,
+    staging_bytes,
+    with_cells,
+)
 from orchestrator.run.publish_image import substituted_tiles
 from orchestrator.run.publisher import Publisher
 from orchestrator.run.session import Executor, Session
@@ -52,8 +60,12 @@ class Outcome:
     seconds: float
 
 
-def start(spec: JobSpec, executor: Executor, listeners: Sequence[Listener] = (), overwrite: bool = False) -> Outcome:
-    """Restore spec.input into spec.output; raises PlanError before anything is written, RunError when resumable."""
+def start(
+    spec: JobSpec, executor: Executor, listeners: Sequence[Listener] = (), overwrite: bool = False
+) -> Outcome:
+    """Restore spec.input into spec.output; raises PlanError before anything is written, RunError
+    when resumable.
+    """
     plan = plan_job(spec)
     if spec.output is None:
         raise PlanError("no output named; give OUT, a folder for the OME-Zarr image")
@@ -64,7 +76,9 @@ def start(spec: JobSpec, executor: Executor, listeners: Sequence[Listener] = (),
     run.state.mkdir(parents=True, exist_ok=True)
     with _alone(run) as attempt, _room(run, plan):
         replaced = run.job.exists() or run.published
-        try:  # damaged pixels show only when they are decoded: leave nothing of such a run, and what was there before
+        # Damaged pixels show only when they are decoded: leave nothing of such a run, and what was
+        # there before.
+        try:
             stage_beside(run, plan, listeners)
             _clear(run)
             replaced = False
@@ -89,7 +103,8 @@ def resume(
     changes: JobSpec | None = None,
     take_over: bool = False,
 ) -> Outcome:
-    """Go on with the run at `root`; `changes` are options given again, refused when they would change pixels.
+    """Go on with the run at `root`; `changes` are options given again, refused when they would
+    change pixels.
 
     take_over: also when another driver works there, or hangs: what it still does no longer counts.
     """
@@ -128,9 +143,17 @@ def _room(run: RunDir, plan: Plan) -> Iterator[None]:
 
 
 def _marks(spec: JobSpec) -> Fingerprint:
-    """Return what of a specification decides pixels, by name: a changed option is found before it meets another."""
-    sections = {name: getattr(spec, name).model_dump(mode="json") for name in ("task", "sampling", "tiling")}
-    return {f"{name}.{field}": value for name, values in sections.items() for field, value in values.items()}
+    """Return what of a specification decides pixels, by name: a changed option is found before it
+    meets another.
+    """
+    sections = {
+        name: getattr(spec, name).model_dump(mode="json") for name in ("task", "sampling", "tiling")
+    }
+    return {
+        f"{name}.{field}": value
+        for name, values in sections.items()
+        for field, value in values.items()
+    }
 
 
 def _drive(
@@ -150,12 +173,15 @@ def _drive(
         done = with_cells(run, plan, done)
         if not Frontier(plan.graph(), done).finished:
             _restore_regions(run, plan, marks, executor, attempt)
-    keep, fill = plan.spec.run.keep_work or run.published, plan.spec.run.on_failed_tile == "fill"
+    keep = plan.spec.run.keep_work or run.published
+    fill = plan.spec.run.on_failed_tile == "fill"
     frontier = Frontier(plan.graph(), done, fill=fill, ahead=None if keep else AHEAD)
     session = Session(run, plan, frontier, journal, [log, *listeners])
     session.fence = attempt.check
     with contextlib.ExitStack() as stack:
-        stack.callback(lambda: session.journal.close())  # a journal that was opened again is another one
+        stack.callback(
+            lambda: session.journal.close()
+        )  # a journal that was opened again is another one
         stack.callback(log.close)
         outlet = None
         if not run.published:
@@ -163,7 +189,9 @@ def _drive(
             fence = session.check_attempt
             outlet = Publisher(run, plan, frontier, beside=beside, reclaim=not keep, fence=fence)
             session.outlet = stack.enter_context(outlet)
-        session.emit(RunStarted(tiles=session.frontier.total, done=len(done), executor=executor.name))
+        session.emit(
+            RunStarted(tiles=session.frontier.total, done=len(done), executor=executor.name)
+        )
         outcome: str | None = "interrupted"
         try:
             if not session.frontier.finished:
@@ -197,16 +225,25 @@ def _drive(
     )
 
 
-def _restore_regions(run: RunDir, plan: Plan, marks: Fingerprint, executor: Executor, attempt: Attempt) -> None:
-    """Finish the runs of all regions; the main run's fingerprint stands for what theirs would say of the input."""
+def _restore_regions(
+    run: RunDir, plan: Plan, marks: Fingerprint, executor: Executor, attempt: Attempt
+) -> None:
+    """Finish the runs of all regions; the main run's fingerprint stands for what theirs would say
+    of the input.
+    """
     for number, region in enumerate(plan.regions):
-        sub, spec = RunDir(run.region(number)), region.plan.spec
+        sub = RunDir(run.region(number))
+        spec = region.plan.spec
         staged = {"path": run.staged_input, "mask": run.staged_mask}
-        source = spec.input.model_copy(update={k: str(path) for k, path in staged.items() if path.exists()})
+        source = spec.input.model_copy(
+            update={k: str(path) for k, path in staged.items() if path.exists()}
+        )
         spec = spec.model_copy(update={"input": source, "output": str(sub.root)})
         sub.state.mkdir(parents=True, exist_ok=True)
         _write_whole(sub.job, spec.to_toml())
-        _drive(sub, replace(region.plan, spec=spec), {**marks, "region": number}, executor, [], attempt)
+        _drive(
+            sub, replace(region.plan, spec=spec), {**marks, "region": number}, executor, [], attempt
+        )
 
 
 def _open_journal(run: RunDir, plan: Plan, marks: Fingerprint) -> tuple[Journal, list[TileKey]]:
@@ -217,7 +254,9 @@ def _open_journal(run: RunDir, plan: Plan, marks: Fingerprint) -> tuple[Journal,
     keys = dict.fromkeys(parse_tile_record(record) for record in journal.records)
     for key in keys:
         if not _exists(plan, key):
-            raise PlanError(f"the journal names {key}, which this job has not; restore to a new OUT")
+            raise PlanError(
+                f"the journal names {key}, which this job has not; restore to a new OUT"
+            )
     return journal, list(keys)
 
 

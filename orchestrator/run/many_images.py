@@ -1,6 +1,7 @@
-"""Batch: many images as one run. Each is a run of its own, prepared and published on a thread of its own; their tiles
-share the workers, so that what one image's wavefront leaves idle another's fills. At most `window` images are open at a
-time: nothing but names and records grows with their number.
+"""Batch: many images as one run. Each is a run of its own, prepared and published on a thread of
+its own; their tiles share the workers, so that what one image's wavefront leaves idle another's
+fills. At most `window` images are open at a time: nothing but names and records grows with their
+number.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from storage.errors import DamagedError, FormatError, LockedError, SupersededErr
 if TYPE_CHECKING:
     from orchestrator.run.lifecycle import Outcome
 
-# Images that are open at a time: enough to fill a narrow wavefront's pauses, few enough for the driver's memory.
+# Images that are open at a time: enough to fill a narrow wavefront's pauses, few enough for the
+# driver's memory.
 WINDOW = 4
 
 _log = logging.getLogger(__name__)
@@ -48,8 +50,11 @@ class Image:
 
 
 def is_done(image: Image, records: ImageRecords) -> bool:
-    """Tell whether an image was published and recorded by a job with these options; else it is to be tried (again)."""
-    record, run = records.latest.get(image.name), RunDir(image.root)
+    """Tell whether an image was published and recorded by a job with these options; else it is to
+    be tried (again).
+    """
+    record = records.latest.get(image.name)
+    run = RunDir(image.root)
     if record is None or record.state not in PUBLISHED or not run.published:
         return False
     begun = run.load_spec()
@@ -91,9 +96,15 @@ class ImageBatch:
         take_over: bool = False,
         watch: Watch | None = None,
     ) -> None:
-        """images: those to be restored now. take_over: also from drivers that hang. watch: is told of what happens."""
-        self._records, self._window, self._verify, self._overwrite = records, window, verify, overwrite
-        self._take_over, self._watch = take_over, watch
+        """images: those to be restored now. take_over: also from drivers that hang. watch: is told
+        of what happens.
+        """
+        self._records = records
+        self._window = window
+        self._verify = verify
+        self._overwrite = overwrite
+        self._take_over = take_over
+        self._watch = watch
         self._left = deque(images)
         self._lock = threading.Lock()
         self._arrivals = RunQueue()
@@ -105,13 +116,16 @@ class ImageBatch:
     def run(self, server: Server, patience: float) -> None:
         """Restore all images that are not done; raises KeyboardInterrupt when asked to stop.
 
-        patience: seconds that images may then take to stop; what they have not committed by then is lost.
+        patience: seconds that images may then take to stop; what they have not committed by then is
+        lost.
         """
         if not self._left:
             return
         executor = Elsewhere(self._arrivals, server.name)
         threads = [
-            threading.Thread(target=self._work, args=(executor,), name=f"image {number}", daemon=True)
+            threading.Thread(
+                target=self._work, args=(executor,), name=f"image {number}", daemon=True
+            )
             for number in range(min(self._window, len(self._left)))
         ]
         self._working = len(threads)
@@ -136,7 +150,8 @@ class ImageBatch:
                 if self._watch is not None:
                     self._watch.told(record)
         except OSError as err:
-            self.trouble, self._halted = err, True
+            self.trouble = err
+            self._halted = True
         finally:
             with self._lock:
                 self._working -= 1
@@ -175,14 +190,17 @@ class ImageBatch:
     def _drive(self, image: Image, executor: Executor) -> Outcome:
         from orchestrator.run.lifecycle import resume, start  # imports zarr
 
-        run, listeners = RunDir(image.root), [] if self._watch is None else [self._watch.listener(image)]
+        run = RunDir(image.root)
+        listeners = [] if self._watch is None else [self._watch.listener(image)]
         if self._overwrite or not run.job.exists():
             image.root.parent.mkdir(parents=True, exist_ok=True)
             return start(image.spec(None), executor, listeners, overwrite=self._overwrite)
         begun = run.load_spec()
         wanted = image.spec(begun)
         if wanted.input.path != begun.input.path:
-            raise PlanError(f"{image.root} was begun from {begun.input.path}; choose another output, or --overwrite")
+            raise PlanError(
+                f"{image.root} was begun from {begun.input.path}; choose another output, or --overwrite"
+            )
         return resume(image.root, executor, listeners, changes=wanted, take_over=self._take_over)
 
     def _facts(self, image: Image, outcome: Outcome) -> dict[str, Any]:
@@ -207,9 +225,16 @@ def _verified(image: Image) -> dict[str, Any]:
     facts: dict[str, Any] = {"seam": round(found.seams.overall.ratio, 4)}
     if (measured := found.consistency) is not None:
         facts["consistency"] = {"max": round(measured.max, 4), "rms": round(measured.rms, 4)}
-        facts["consistency"] |= {"limit": round(found.limit, 4), "holds": found.consistent, "noisy": found.noisy}
+        facts["consistency"] |= {
+            "limit": round(found.limit, 4),
+            "holds": found.consistent,
+            "noisy": found.noisy,
+        }
     if not found.passed:
-        facts |= {"state": "inconsistent", "error": f"A x = y does not hold; see `gigarestore verify {image.root}`"}
+        facts |= {
+            "state": "inconsistent",
+            "error": f"A x = y does not hold; see `gigarestore verify {image.root}`",
+        }
     return facts
 
 

@@ -1,4 +1,6 @@
-"""What a run needs before its first tile: staged input, pooled measurements, empty working arrays. Each step restartable."""
+"""What a run needs before its first tile: staged input, pooled measurements, empty working arrays.
+Each step restartable.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ DISK_SLACK = 0.05
 
 
 def prepare(run: RunDir, plan: Plan, listeners: Sequence[Listener] = ()) -> None:
-    """Stage the input if it cannot be read by windows, pool the measurement for coarse levels, create the cells."""
+    """Stage the input if it cannot be read by windows, pool the measurement for coarse levels,
+    create the cells.
+    """
     run.state.mkdir(parents=True, exist_ok=True)
     for folder in (run.state, run.state / "measured"):
         sweep(folder)
@@ -46,10 +50,14 @@ def prepare(run: RunDir, plan: Plan, listeners: Sequence[Listener] = ()) -> None
 
 
 def stage_beside(run: RunDir, plan: Plan, listeners: Sequence[Listener] = ()) -> None:
-    """Stage the inputs of a run that is to replace another, which stays whole should they be damaged."""
+    """Stage the inputs of a run that is to replace another, which stays whole should they be
+    damaged.
+    """
     shutil.rmtree(run.incoming, ignore_errors=True)
     run.incoming.mkdir()
-    staged_input, staged_mask = (run.incoming / path.name for path in (run.staged_input, run.staged_mask))
+    staged_input, staged_mask = (
+        run.incoming / path.name for path in (run.staged_input, run.staged_mask)
+    )
     _stage(plan, staged_input, staged_mask, listeners)
 
 
@@ -61,12 +69,16 @@ def adopt_staged(run: RunDir) -> None:
     run.incoming.rmdir()
 
 
-def _stage(plan: Plan, staged_input: Path, staged_mask: Path, listeners: Sequence[Listener]) -> None:
+def _stage(
+    plan: Plan, staged_input: Path, staged_mask: Path, listeners: Sequence[Listener]
+) -> None:
     spec = plan.spec.input
     for path, staged in ((spec.path, staged_input), (spec.mask, staged_mask)):
         if path is None or plan.task.name == "cs" or staged.exists():
             continue
-        chosen, limit = (selection(spec), spec.max_pixels) if staged is staged_input else (EVERYTHING, None)
+        chosen, limit = (
+            (selection(spec), spec.max_pixels) if staged is staged_input else (EVERYTHING, None)
+        )
         if not inspect(path, chosen, max_pixels=limit).lazy:
             stage(path, staged, chosen, max_pixels=limit, progress=_teller(listeners, path))
 
@@ -91,19 +103,25 @@ def _pool(run: RunDir, plan: Plan) -> None:
         if not path.exists():
             source = finer or input_measured(run, plan)
             channels = source.read(0, 0, 1, 1).shape[0]
-            height, width = -(-source.height // FACTOR), -(-source.width // FACTOR)
+            height = -(-source.height // FACTOR)
+            width = -(-source.width // FACTOR)
             build_pooled(source.read, channels, height, width, FACTOR, path)
         finer = level_measured(run, plan, level)
 
 
 def with_cells(run: RunDir, plan: Plan, keys: Sequence[TileKey]) -> list[TileKey]:
-    """Return the tiles whose cells are all there or not needed any more (reading checks whether they are sound)."""
-    cells, writer = [LevelCells.open(run, level) for level in plan.levels], publication(run, plan)
+    """Return the tiles whose cells are all there or not needed any more (reading checks whether
+    they are sound).
+    """
+    cells = [LevelCells.open(run, level) for level in plan.levels]
+    writer = publication(run, plan)
 
     def stored(key: TileKey) -> bool:
         return cells[key.level].exists(Box(*plan.levels[key.level].grid.owned(key)))
 
-    return surviving(super_blocks(plan), plan.graph(), keys, stored, lambda row, col: writer.has(0, row, col))
+    return surviving(
+        super_blocks(plan), plan.graph(), keys, stored, lambda row, col: writer.has(0, row, col)
+    )
 
 
 def staging_bytes(plan: Plan) -> int:

@@ -1,4 +1,6 @@
-"""From level 0's cells to the published image: crop the padding, round and clip once, write shard by shard."""
+"""From level 0's cells to the published image: crop the padding, round and clip once, write shard
+by shard.
+"""
 
 from __future__ import annotations
 
@@ -38,15 +40,19 @@ def publication(run: RunDir, plan: Plan) -> Publication:
 def super_blocks(plan: Plan) -> SuperBlocks:
     """Return the geometry of a plan's super-blocks: the shards of the published level 0."""
     level = plan_levels((plan.out_channels, plan.height, plan.width), plan.dtype, shard=SIDE)[0]
-    return SuperBlocks([lv.grid for lv in plan.levels], FACTOR, (plan.height, plan.width), level.shard)
+    return SuperBlocks(
+        [lv.grid for lv in plan.levels], FACTOR, (plan.height, plan.width), level.shard
+    )
 
 
 def publish_block(run: RunDir, plan: Plan, row: int, col: int) -> None:
-    """Publish one super-block, durably, and the coarser shards that it completes. The same cells give the same bytes.
+    """Publish one super-block, durably, and the coarser shards that it completes. The same cells
+    give the same bytes.
 
     Memory: the shard, and a strip of it as float32.
     """
-    writer, cells = publication(run, plan), LevelCells.open(run, plan.levels[0])
+    writer = publication(run, plan)
+    cells = LevelCells.open(run, plan.levels[0])
     box = writer.levels[0].box(row, col)
     pixels = np.empty((plan.out_channels, *box.shape), plan.dtype)
     for y0 in range(box.y0, box.y1, STRIP):
@@ -92,20 +98,28 @@ def meaning(run: RunDir, plan: Plan) -> ImageMetadata:
 
 
 def _finished(run: RunDir, plan: Plan, cells: LevelCells, box: Box) -> NDArray[Any]:
-    return carry_nodata(run, plan, box, plan.values.from_unit(plan.bands.published(cells.read(box))))
+    return carry_nodata(
+        run, plan, box, plan.values.from_unit(plan.bands.published(cells.read(box)))
+    )
 
 
 def _group(run: RunDir, plan: Plan, writer: Publication) -> dict[str, object]:
     known = read_domain(run)
     domain = {"domain": None if known is None else known.as_dict()}
-    told = {"gigarestore": provenance(plan) | domain | {"substituted": substituted_tiles(run, plan)}}
+    told = {
+        "gigarestore": provenance(plan) | domain | {"substituted": substituted_tiles(run, plan)}
+    }
     # The range of unsigned samples is that of their dtype, which viewers know.
     window = None if plan.dtype.startswith("uint") else (plan.values.low, plan.values.high)
-    return writer.group(name=run.root.stem, meaning=meaning(run, plan), attributes=told, window=window)
+    return writer.group(
+        name=run.root.stem, meaning=meaning(run, plan), attributes=told, window=window
+    )
 
 
 def substituted_tiles(run: RunDir, plan: Plan) -> list[dict[str, Any]]:
-    """Return the tiles that could not be restored: level, row, column and box y0, x0, y1, x1 in px of the output."""
+    """Return the tiles that could not be restored: level, row, column and box y0, x0, y1, x1 in px
+    of the output.
+    """
     found = []
     for key in substituted_keys(run):
         owned = Box(*plan.levels[key.level].grid.owned(key))
@@ -115,7 +129,9 @@ def substituted_tiles(run: RunDir, plan: Plan) -> list[dict[str, Any]]:
     for number, region in enumerate(plan.regions):
         for tile in substituted_tiles(RunDir(run.region(number)), region.plan):
             moved = Box(*tile["box"]).shift(region.box.y0, region.box.x0)
-            found.append({**tile, "region": number, "box": [moved.y0, moved.x0, moved.y1, moved.x1]})
+            found.append(
+                {**tile, "region": number, "box": [moved.y0, moved.x0, moved.y1, moved.x1]}
+            )
     return found
 
 
@@ -129,7 +145,10 @@ def provenance(plan: Plan) -> dict[str, object]:
         "tiling": spec.tiling.model_dump(mode="json"),
         "guidance": spec.guidance.model_dump(mode="json"),
         "bands": plan.bands.describe(),
-        "source": {**spec.input.model_dump(mode="json"), "path": redact(spec.input.path or "") or None},
+        "source": {
+            **spec.input.model_dump(mode="json"),
+            "path": redact(spec.input.path or "") or None,
+        },
         "generated_content": (
             "Restored by a diffusion model: detail that the measurement does not determine is a plausible "
             "completion, not an observation."

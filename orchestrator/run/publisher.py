@@ -1,8 +1,10 @@
-"""Publisher: publish super-blocks while the run goes on, and delete the cells that nobody reads any more.
+"""Publisher: publish super-blocks while the run goes on, and delete the cells that nobody reads any
+more.
 
-A shard is durable before anything that it was made of is deleted; which ones exist is all that a later attempt needs to
-know. Beside a cluster's driver a process of its own does it, so that the driver holds no pixels; that process reads
-"ROW COL" lines, answers each with a line, and ends with its driver.
+A shard is durable before anything that it was made of is deleted; which ones exist is all that a
+later attempt needs to know. Beside a cluster's driver a process of its own does it, so that the
+driver holds no pixels; that process reads "ROW COL" lines, answers each with a line, and ends with
+its driver.
 """
 
 from __future__ import annotations
@@ -36,13 +38,16 @@ MOST_WAITING = 32
 # How long a publisher may take for its last block when a run ends early, seconds.
 PATIENCE = 30.0
 # What the helper answers: done, or the store failed with this errno, or a message.
-_DONE, _STORE = "ok", "errno "
+_DONE = "ok"
+_STORE = "errno "
 
 _log = logging.getLogger(__name__)
 
 
 class Publisher:
-    """The outlet of a session. Use it as a context manager: leaving it ends what runs beside the driver."""
+    """The outlet of a session. Use it as a context manager: leaving it ends what runs beside the
+    driver.
+    """
 
     def __init__(
         self,
@@ -54,12 +59,17 @@ class Publisher:
         reclaim: bool,
         fence: Callable[[], None] = lambda: None,
     ) -> None:
-        """beside: publish in a process of its own. reclaim: delete cells that nobody reads any more.
+        """beside: publish in a process of its own. reclaim: delete cells that nobody reads any
+        more.
 
-        fence: raises SupersededError when another attempt has taken over, which may need cells again.
+        fence: raises SupersededError when another attempt has taken over, which may need cells
+        again.
         """
-        self._run, self._plan, self._fence = run, plan, fence
-        writer, blocks = publish.begin(run, plan), publish.super_blocks(plan)
+        self._run = run
+        self._plan = plan
+        self._fence = fence
+        writer = publish.begin(run, plan)
+        blocks = publish.super_blocks(plan)
         there = [place for place in writer.levels[0].places() if writer.has(0, *place)]
         self._outflow = CellLifetime(blocks, frontier, there, reclaim=reclaim)
         self._cells = [LevelCells.open(run, level) for level in plan.levels]
@@ -80,7 +90,9 @@ class Publisher:
             self._thread.shutdown()
 
     def committed(self, keys: Sequence[TileKey]) -> None:
-        """Publish what these tiles complete and delete what only they still read; see `PublishSink.committed`."""
+        """Publish what these tiles complete and delete what only they still read; see
+        `PublishSink.committed`.
+        """
         ready, free = self._outflow.committed(keys)
         if ready or free:
             self._fence()
@@ -98,7 +110,9 @@ class Publisher:
     def _publish(self, blocks: Iterable[Block]) -> None:
         for block in blocks:
             if self._thread is None or self._helper is None:
-                self._unless_superseded(lambda block=block: _publish_block(self._run, self._plan, block))  # type: ignore[misc]
+                self._unless_superseded(
+                    lambda block=block: _publish_block(self._run, self._plan, block)
+                )  # type: ignore[misc]
                 self._delete(self._outflow.published(block))
             else:
                 self._waiting[self._thread.submit(self._helper.publish, block)] = block
@@ -111,7 +125,9 @@ class Publisher:
                 self._delete(self._outflow.published(self._waiting.pop(future)))
 
     def _unless_superseded(self, act: Callable[[], None]) -> None:
-        """Do something; what goes wrong because a later attempt has cleared the working arrays away is that."""
+        """Do something; what goes wrong because a later attempt has cleared the working arrays away
+        is that.
+        """
         try:
             act()
         except (RunError, OSError):
@@ -120,7 +136,8 @@ class Publisher:
 
     def _delete(self, keys: Iterable[TileKey]) -> None:
         for key in keys:
-            cells, box = self._cells[key.level], Box(*self._plan.levels[key.level].grid.owned(key))
+            cells = self._cells[key.level]
+            box = Box(*self._plan.levels[key.level].grid.owned(key))
             patiently(partial(cells.delete, box), self._plan.spec.run.store_seconds, _trouble)
 
 
@@ -132,7 +149,8 @@ class _Helper:
     """A process that publishes one block at a time."""
 
     def __init__(self, run: RunDir, plan: Plan) -> None:
-        # A session of its own: Ctrl-C is the driver's to handle. Python finds this package as the driver did.
+        # A session of its own: Ctrl-C is the driver's to handle. Python finds this package as the
+        # driver did.
         self._process: subprocess.Popen[bytes] = subprocess.Popen(
             [sys.executable, "-m", "orchestrator.run.publisher"],
             stdin=subprocess.PIPE,
@@ -143,12 +161,16 @@ class _Helper:
         self._send(pickle.dumps((run, plan)))
 
     def publish(self, block: Block) -> None:
-        """Publish a block; raises OSError when the store fails, RunError for another reason or when the process died."""
+        """Publish a block; raises OSError when the store fails, RunError for another reason or when
+        the process died.
+        """
         self._send(f"{block[0]} {block[1]}\n".encode())
         assert self._process.stdout is not None
         answer = self._process.stdout.readline().decode().strip()
         if answer.startswith(_STORE):
-            raise OSError(int(answer.removeprefix(_STORE)), os.strerror(int(answer.removeprefix(_STORE))))
+            raise OSError(
+                int(answer.removeprefix(_STORE)), os.strerror(int(answer.removeprefix(_STORE)))
+            )
         if answer != _DONE:
             raise RunError(answer or f"the publishing process died with super-block {block}")
 
@@ -175,7 +197,9 @@ class _Helper:
 def _publish_block(run: RunDir, plan: Plan, block: Block) -> None:
     """Publish a block, patient with a store that fails or shows cells late."""
     seconds = plan.spec.run.store_seconds
-    _resumable(lambda: patiently(lambda: publish.publish_block(run, plan, *block), seconds, _log.warning))
+    _resumable(
+        lambda: patiently(lambda: publish.publish_block(run, plan, *block), seconds, _log.warning)
+    )
 
 
 def _resumable(act: Callable[[], None]) -> None:

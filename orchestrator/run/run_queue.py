@@ -1,4 +1,6 @@
-"""RunQueue: runs that threads of this process prepare and publish, on their way to the one that has them executed."""
+"""RunQueue: runs that threads of this process prepare and publish, on their way to the one that has
+them executed.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ class RunQueue:
         self._closed = False
         self._refusal: BaseException | None = None
         self.more = True
-        """False when all runs that are ever to come have been begun: then the longest of those under way matters."""
+        """False when all runs that are ever to come have been begun: then the longest of those
+        under way matters.
+        """
         self.bell: Callable[[], None] = lambda: None
         """Wakeup when something has arrived, or nothing will any more."""
 
@@ -91,7 +95,8 @@ class Elsewhere:
     """An executor for a thread that prepares runs: another thread serves them."""
 
     def __init__(self, arrivals: RunQueue, name: str) -> None:
-        self._arrivals, self.name = arrivals, name
+        self._arrivals = arrivals
+        self.name = name
 
     def execute(self, session: Session) -> None:
         """Have the session's tiles run; raises what the executor that serves raises for it."""
@@ -99,5 +104,7 @@ class Elsewhere:
 
 
 def again(error: BaseException) -> BaseException:
-    """Return an error like this one for another thread: a traceback grows wherever its error is raised."""
+    """Return an error like this one for another thread: a traceback grows wherever its error is
+    raised.
+    """
     return KeyboardInterrupt() if isinstance(error, KeyboardInterrupt) else RunError(str(error))

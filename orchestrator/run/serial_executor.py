@@ -27,7 +27,8 @@ class SerialExecutor:
     def execute(self, session: Session) -> None:
         """Drive the session's frontier to its end.
 
-        Raises RunError when the device is lost, OSError when the disk is full, KeyboardInterrupt when asked to stop.
+        Raises RunError when the device is lost, OSError when the disk is full, KeyboardInterrupt
+        when asked to stop.
         """
         from orchestrator.worker.worker import Worker
 
@@ -38,7 +39,9 @@ class SerialExecutor:
             self._loop(session, worker)
 
     def serve(self, arrivals: RunQueue) -> None:
-        """Execute the sessions that arrive one after another; raises KeyboardInterrupt when asked to stop."""
+        """Execute the sessions that arrive one after another; raises KeyboardInterrupt when asked
+        to stop.
+        """
         taken: list[Arrival] = []
         try:
             while arrivals.wait():
@@ -50,7 +53,9 @@ class SerialExecutor:
                         ended.set_exception(err)
                     else:
                         ended.set_result(None)
-        except BaseException as err:  # also those that were taken and have not had their turn wait to be told
+        except (
+            BaseException
+        ) as err:  # also those that were taken and have not had their turn wait to be told
             arrivals.refuse(err)
             for _, ended in taken:
                 if not ended.done():
@@ -63,7 +68,11 @@ class SerialExecutor:
             if self._stop.requested:
                 raise KeyboardInterrupt
             try:
-                report = worker.substitute(keys) if session.frontier.to_fill(keys[0]) else worker.run(keys)
+                report = (
+                    worker.substitute(keys)
+                    if session.frontier.to_fill(keys[0])
+                    else worker.run(keys)
+                )
             except (ArithmeticError, MemoryError, RuntimeError, ValueError, OSError) as err:
                 self._failed(session, keys, err)
             else:
@@ -79,5 +88,7 @@ class SerialExecutor:
             raise error
         cause = f"{type(error).__name__}: {error}"
         if device_lost(error):
-            raise RunError(f"the device is lost for this process: {' '.join(cause.split())}") from error
+            raise RunError(
+                f"the device is lost for this process: {' '.join(cause.split())}"
+            ) from error
         session.failed("serial", keys, cause)

@@ -1,4 +1,6 @@
-"""Session: one driver's attempt at a run. Journals what workers report, releases what waited for it, tells everybody."""
+"""Session: one driver's attempt at a run. Journals what workers report, releases what waited for
+it, tells everybody.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ class PublishSink(Protocol):
     """Takes what is committed on its way out."""
 
     def committed(self, keys: Sequence[TileKey]) -> None:
-        """Act on tiles that the journal and the frontier know as committed; raises RunError when it cannot."""
+        """Act on tiles that the journal and the frontier know as committed; raises RunError when it
+        cannot.
+        """
         ...
 
 
@@ -48,7 +52,9 @@ class Session:
     filled: int = 0
     """Tiles of this attempt that needed no network."""
     fence: Callable[[], None] = lambda: None
-    """Raises SupersededError when a later attempt has taken the run over (storage.run_store.fencing)."""
+    """Raises SupersededError when a later attempt has taken the run over
+    (storage.run_store.fencing).
+    """
     _reopen: bool = False
     _trouble: list[str] = field(default_factory=list)
     path: RemainingPath = field(init=False)
@@ -61,7 +67,9 @@ class Session:
         for listener in self.listeners:
             listener(event)
 
-    def committed(self, worker: str, keys: Sequence[TileKey], seconds: float, nfe: int, filled: int = 0) -> None:
+    def committed(
+        self, worker: str, keys: Sequence[TileKey], seconds: float, nfe: int, filled: int = 0
+    ) -> None:
         """Make tiles' completion durable, then release their successors: in this order, always."""
         self.committed_all([(worker, Report(tuple(keys), seconds, nfe, filled))])
 
@@ -74,14 +82,22 @@ class Session:
     def record(self, reports: Sequence[tuple[str, Report]]) -> None:
         """Make the completion of batches durable; any thread may, one at a time.
 
-        A store that fails is tried again for a while. Raises SupersededError, with nothing written, when another
-        attempt has taken over; OSError when the disk is full or the store stays away.
+        A store that fails is tried again for a while. Raises SupersededError, with nothing written,
+        when another attempt has taken over; OSError when the disk is full or the store stays away.
         """
-        records = [tile_record(key, substituted=report.substituted) for _, report in reports for key in report.keys]
-        patiently(lambda: self._append(records), self.plan.spec.run.store_seconds, self._trouble.append)
+        records = [
+            tile_record(key, substituted=report.substituted)
+            for _, report in reports
+            for key in report.keys
+        ]
+        patiently(
+            lambda: self._append(records), self.plan.spec.run.store_seconds, self._trouble.append
+        )
 
     def check_attempt(self) -> None:
-        """Raise SupersededError when a later attempt has taken over; a store that cannot tell is asked for a while."""
+        """Raise SupersededError when a later attempt has taken over; a store that cannot tell is
+        asked for a while.
+        """
         patiently(self.fence, self.plan.spec.run.store_seconds, self._trouble.append)
 
     def _append(self, records: Sequence[str]) -> None:
@@ -97,17 +113,23 @@ class Session:
             raise
 
     def reported(self, reports: Sequence[tuple[str, Report]]) -> None:
-        """Release what waited for batches that will be recorded before anything that is released here."""
+        """Release what waited for batches that will be recorded before anything that is released
+        here.
+        """
         for _, report in reports:
             self.frontier.reported(report.keys)
 
     def release(self, reports: Sequence[tuple[str, Report]]) -> None:
-        """Count batches as done whose completion is durable, and release what waited for them; `announce` is to follow."""
+        """Count batches as done whose completion is durable, and release what waited for them;
+        `announce` is to follow.
+        """
         for _, report in reports:
             self.frontier.committed(report.keys)
 
     def announce(self, reports: Sequence[tuple[str, Report]]) -> None:
-        """Tell listeners and outlet of batches that were released: nobody has to wait for this to be dispatched."""
+        """Tell listeners and outlet of batches that were released: nobody has to wait for this to
+        be dispatched.
+        """
         for worker, report in reports:
             self.path.committed(report.keys)
             self.filled += report.filled
@@ -132,7 +154,8 @@ class Session:
             self.outlet.committed([key for _, report in reports for key in report.keys])
 
     def failed(self, worker: str, keys: Sequence[TileKey], cause: str) -> bool:
-        """Record a failed try; the frontier decides who tries again and who is given up. True when any is done with.
+        """Record a failed try; the frontier decides who tries again and who is given up. True when
+        any is done with.
 
         Raises SupersededError when another attempt has taken over: failures are then its doing.
         """
@@ -153,13 +176,21 @@ class Session:
         self.frontier.returned(keys)
 
     def check_finished(self) -> None:
-        """Raise the error of tiles that were given up, or RunError when tiles are left for another reason."""
+        """Raise the error of tiles that were given up, or RunError when tiles are left for another
+        reason.
+        """
         given_up = list(self.frontier.given_up.items())
         left = self.frontier.total - self.frontier.done
         if given_up:
             more = f"; {len(given_up) - 1} more failed" if len(given_up) > 1 else ""
-            waiting = f"; {left - len(given_up)} tiles wait for what failed" if left > len(given_up) else ""
-            raise TileError(*given_up[0], f"{more}{waiting} (--on-failed-tile fill goes on without)")
+            waiting = (
+                f"; {left - len(given_up)} tiles wait for what failed"
+                if left > len(given_up)
+                else ""
+            )
+            raise TileError(
+                *given_up[0], f"{more}{waiting} (--on-failed-tile fill goes on without)"
+            )
         if left:
             raise RunError(f"{left} tiles are left although nothing can run")
 
@@ -170,5 +201,7 @@ class Executor(Protocol):
     name: str
 
     def execute(self, session: Session) -> None:
-        """Take tiles from the frontier, have workers run them, report back; return when none is ready or running."""
+        """Take tiles from the frontier, have workers run them, report back; return when none is
+        ready or running.
+        """
         ...

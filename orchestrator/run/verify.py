@@ -1,4 +1,6 @@
-"""Check a published image against its measurement: A x = y everywhere, no seams, nothing missing. Streams by windows."""
+"""Check a published image against its measurement: A x = y everywhere, no seams, nothing missing.
+Streams by windows.
+"""
 
 from __future__ import annotations
 
@@ -37,18 +39,23 @@ class Verification:
     consistency: Consistency | None
     """None for generation: there is no measurement."""
     limit: float
-    """Largest |A x - y| that the rounding of both images explains, grey levels (orchestrator.job.tolerance)."""
+    """Largest |A x - y| that the rounding of both images explains, grey levels
+    (orchestrator.job.tolerance).
+    """
     noisy: bool
     """True when the measurement has noise: the residual is then expected, not an error."""
     seams: SeamReport
     substituted: list[dict[str, Any]]
-    """Tiles that could not be restored, as the image's metadata says: level, row, col and box in px."""
+    """Tiles that could not be restored, as the image's metadata says: level, row, col and box in
+    px.
+    """
 
     @property
     def consistent(self) -> bool:
         """Whether A x = y holds to the rounding of the stored dtype.
 
-        Values with a clipped pixel are counted apart, unless all are such: they must hold then, or nothing is shown.
+        Values with a clipped pixel are counted apart, unless all are such: they must hold then, or
+        nothing is shown.
         """
         if self.consistency is None or self.noisy:
             return True
@@ -58,7 +65,11 @@ class Verification:
     @property
     def all_clipped(self) -> bool:
         """Whether every measurement value has a pixel at a limit of the dtype under it."""
-        return self.consistency is not None and self.consistency.cells == 0 and self.consistency.clipped > 0
+        return (
+            self.consistency is not None
+            and self.consistency.cells == 0
+            and self.consistency.clipped > 0
+        )
 
     @property
     def passed(self) -> bool:
@@ -71,7 +82,8 @@ class Verification:
 def verify_run(root: Path) -> Verification:
     """Verify the published image of the run at `root`.
 
-    Raises PlanError where there is none, DamagedError where pixels are lost or are not those of an image of this job.
+    Raises PlanError where there is none, DamagedError where pixels are lost or are not those of an
+    image of this job.
     """
     run = RunDir.existing(root)
     if not run.published:
@@ -81,7 +93,9 @@ def verify_run(root: Path) -> Verification:
     shape = (plan.out_channels, plan.height, plan.width)
     if image.info.shape != shape or image.info.dtype != plan.dtype:
         there = f"{image.info.shape} {image.info.dtype}"
-        raise DamagedError(f"{root}: the image is {there}, its job makes {shape} {plan.dtype}; restore it again")
+        raise DamagedError(
+            f"{root}: the image is {there}, its job makes {shape} {plan.dtype}; restore it again"
+        )
     found, limit = consistency(run, plan, image) if plan.task.measured else (None, 0.0)
     return Verification(
         path=str(root),
@@ -95,14 +109,22 @@ def verify_run(root: Path) -> Verification:
 
 
 def _complete(run: RunDir, levels: list[StoredLevel]) -> bool:
-    """Tell whether every object of every level of the pyramid is there; what is in them is read at level 0 only."""
+    """Tell whether every object of every level of the pyramid is there; what is in them is read at
+    level 0 only.
+    """
     folders = [run.root / str(number) for number in range(len(levels))]
-    objects = (f / object_key(*p) for f, level in zip(folders, levels, strict=True) for p in level.places())
-    return all((folder / ZARR_JSON).is_file() for folder in folders) and all(path.is_file() for path in objects)
+    objects = (
+        f / object_key(*p) for f, level in zip(folders, levels, strict=True) for p in level.places()
+    )
+    return all((folder / ZARR_JSON).is_file() for folder in folders) and all(
+        path.is_file() for path in objects
+    )
 
 
 def seam_report(plan: Plan, read: Callable[[Box], NDArray[Any]]) -> SeamReport:
-    """Measure the seams of a picture of a plan's output, read by windows, along the edges of its tiles."""
+    """Measure the seams of a picture of a plan's output, read by windows, along the edges of its
+    tiles.
+    """
     grid = plan.levels[0].grid
     meter = SeamMeter(
         height=plan.height,
@@ -119,4 +141,6 @@ def seam_report(plan: Plan, read: Callable[[Box], NDArray[Any]]) -> SeamReport:
 
 def _edges(axis: AxisGrid, length: int) -> Iterator[int]:
     """Yield the boundaries between owned boxes that lie inside the valid image, ascending."""
-    return (edge for edge in sorted(axis.owned(i)[0] for i in range(axis.count)) if 0 < edge < length)
+    return (
+        edge for edge in sorted(axis.owned(i)[0] for i in range(axis.count)) if 0 < edge < length
+    )

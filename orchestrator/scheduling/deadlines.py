@@ -1,4 +1,6 @@
-"""How long a batch may take before its worker counts as hung: learned from the run's own batches. Pure: no clock."""
+"""How long a batch may take before its worker counts as hung: learned from the run's own batches.
+Pure: no clock.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,8 @@ from dataclasses import dataclass, field
 
 # A batch may take this many times the usual, beside the slack.
 TIMES = 5.0
-# Seconds for a level's batches before one of them has ended: compilation, cold files, an unknown device.
+# Seconds for a level's batches before one of them has ended: compilation, cold files, an unknown
+# device.
 FIRST_SECONDS = 1800.0
 # Batches that the running mean remembers.
 MEMORY = 32
@@ -37,7 +40,9 @@ class Deadlines:
         usual.tiles += weight * (tiles - usual.tiles)
 
     def usual(self, level: int, tiles: int) -> float | None:
-        """Return the seconds that so many tiles of a level usually take; None before the first has ended."""
+        """Return the seconds that so many tiles of a level usually take; None before the first has
+        ended.
+        """
         usual = self._usual.get(level)
         return None if usual is None else usual.seconds * max(1.0, tiles / usual.tiles)
 

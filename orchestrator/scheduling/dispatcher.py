@@ -1,11 +1,14 @@
-"""Dispatcher: which worker takes how many tiles of which run next. Pure bookkeeping: no Ray, no clock.
+"""Dispatcher: which worker takes how many tiles of which run next. Pure bookkeeping: no Ray, no
+clock.
 
-Several runs may share a crew: what is ready and running in all of them together decides how much a worker takes, and the
-first run that has so much gives it, so that the others fill what its wavefront leaves idle. A batch is of one run.
+Several runs may share a crew: what is ready and running in all of them together decides how much a
+worker takes, and the first run that has so much gives it, so that the others fill what its
+wavefront leaves idle. A batch is of one run.
 
-A worker may have two batches: the one that it computes and, when tiles are plentiful, one that it reads meanwhile. A
-suspect tile (one that failed before) gets a worker for itself, so that it can take nothing else down with it, and one
-that has not failed at it while there is any, so that a broken worker is not taken for a poison tile.
+A worker may have two batches: the one that it computes and, when tiles are plentiful, one that it
+reads meanwhile. A suspect tile (one that failed before) gets a worker for itself, so that it can
+take nothing else down with it, and one that has not failed at it while there is any, so that a
+broken worker is not taken for a poison tile.
 """
 
 from __future__ import annotations
@@ -67,7 +70,9 @@ class Dispatcher(Generic[W]):
     """Those with nothing to do, longest first."""
     _single: dict[W, None] = field(default_factory=dict)
     """Those with one batch, no suspect, longest first: found at once among a thousand."""
-    _failed: WeakKeyDictionary[Any, dict[TileKey, set[W]]] = field(default_factory=WeakKeyDictionary)
+    _failed: WeakKeyDictionary[Any, dict[TileKey, set[W]]] = field(
+        default_factory=WeakKeyDictionary
+    )
     """Per run the tiles that failed and are not done, with the workers that failed at them."""
 
     def __contains__(self, worker: object) -> bool:
@@ -78,7 +83,9 @@ class Dispatcher(Generic[W]):
 
     @property
     def calls(self) -> int:
-        """Batches that a worker is given at most; those that join as slots fall free may be of single tiles."""
+        """Batches that a worker is given at most; those that join as slots fall free may be of
+        single tiles.
+        """
         return 2 * self.most if self.continuous else 2
 
     @property
@@ -110,7 +117,9 @@ class Dispatcher(Generic[W]):
         """Tell whether a worker has been given tiles that it has not reported."""
         return worker in self._loads and self._loads[worker].batches > 0
 
-    def turn(self, runs: Sequence[S], workers: int, apart: Container[W] = ()) -> tuple[S, W, int] | None:
+    def turn(
+        self, runs: Sequence[S], workers: int, apart: Container[W] = ()
+    ) -> tuple[S, W, int] | None:
         """Return which worker takes how many tiles of which run, the first first; None to wait.
 
         workers: how many are alive, busy or not. apart: those that are to get nothing.
@@ -137,14 +146,18 @@ class Dispatcher(Generic[W]):
         return None
 
     def _suspect(self, runs: Sequence[S], apart: Container[W]) -> tuple[S, W, int] | None:
-        """Give a suspect to a free worker that has not failed at it; to any free one when all there are have."""
+        """Give a suspect to a free worker that has not failed at it; to any free one when all there
+        are have.
+        """
         for run in runs:
             if (suspect := run.frontier.suspect) is None:
                 continue
             failed = self._failed.get(run, {}).get(suspect, set())
             free = [worker for worker in self._free if worker in run.opened and worker not in apart]
             worker = next((worker for worker in free if worker not in failed), None)
-            if worker is None and all(other in failed for other in self._loads if other in run.opened):
+            if worker is None and all(
+                other in failed for other in self._loads if other in run.opened
+            ):
                 worker = next(iter(free), None)
             if worker is not None:
                 return run, worker, 1
@@ -162,7 +175,13 @@ class Dispatcher(Generic[W]):
                 failed.pop(key, None)
 
     def _fair(
-        self, runs: Sequence[S], takers: dict[W, None], ready: int, running: int, workers: int, apart: Container[W]
+        self,
+        runs: Sequence[S],
+        takers: dict[W, None],
+        ready: int,
+        running: int,
+        workers: int,
+        apart: Container[W],
     ) -> tuple[S, W, int] | None:
         """Give the taker that has waited longest, and knows such a run, a fair share of all tiles."""
         size = fair_batch(ready, running, workers, self.most)
@@ -174,14 +193,18 @@ class Dispatcher(Generic[W]):
     def _share(
         self, runs: Sequence[S], ready: int, running: int, workers: int, apart: Container[W]
     ) -> tuple[S, W, int] | None:
-        """Fill up the least busy worker that knows such a run; where tiles are plentiful, one more batch waits there."""
+        """Fill up the least busy worker that knows such a run; where tiles are plentiful, one more
+        batch waits there.
+        """
         spare = 2 if ahead(ready, workers, self.most) else 1
         for worker in sorted(
             (w for w, load in self._loads.items() if not load.alone and w not in apart),
             key=lambda w: self._loads[w].tiles,
         ):
             load = self._loads[worker]
-            size = min(continuous_batch(ready, running, workers, spare * load.most, load.tiles), load.most)
+            size = min(
+                continuous_batch(ready, running, workers, spare * load.most, load.tiles), load.most
+            )
             if size and (run := _fullest(runs, worker, size)) is not None:
                 return run, worker, min(size, run.frontier.ready)
         return None
@@ -189,13 +212,17 @@ class Dispatcher(Generic[W]):
     def sent(self, worker: W, tiles: int, *, suspect: bool = False) -> None:
         """Record that a worker has been given a batch."""
         load = self._loads[worker]
-        load.tiles, load.batches, load.alone = load.tiles + tiles, load.batches + 1, suspect
+        load.tiles = load.tiles + tiles
+        load.batches = load.batches + 1
+        load.alone = suspect
         self._sort(worker, load)
 
     def back(self, worker: W, tiles: int) -> None:
         """Record that a worker has reported a batch, or failed at it."""
         if load := self._loads.get(worker):
-            load.tiles, load.batches, load.alone = load.tiles - tiles, load.batches - 1, False
+            load.tiles = load.tiles - tiles
+            load.batches = load.batches - 1
+            load.alone = False
             self._sort(worker, load)
 
     def _sort(self, worker: W, load: _Load) -> None:
@@ -208,7 +235,9 @@ class Dispatcher(Generic[W]):
 
 
 def _fullest(runs: Sequence[S], worker: Hashable, size: int) -> S | None:
-    """Return the first run with so many tiles for a worker, else the one with most; None when none has any."""
+    """Return the first run with so many tiles for a worker, else the one with most; None when none
+    has any.
+    """
     found: S | None = None
     for run in runs:
         if run.frontier.suspects or worker not in run.opened:

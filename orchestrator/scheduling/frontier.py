@@ -1,8 +1,9 @@
 """Frontier: which tiles may run now. A pure state machine: no I/O, no Ray, no clock, no randomness.
 
-A tile is waiting (a predecessor is missing), ready, running, reported or done; a tile that failed too often is given up,
-and its successors then never become ready. Events in: `take`, `reported`, `committed`, `returned`, `failed`. Memory: one
-byte per tile plus the ready set; nothing is computed for a tile before a predecessor of it is reported.
+A tile is waiting (a predecessor is missing), ready, running, reported or done; a tile that failed
+too often is given up, and its successors then never become ready. Events in: `take`, `reported`,
+`committed`, `returned`, `failed`. Memory: one byte per tile plus the ready set; nothing is computed
+for a tile before a predecessor of it is reported.
 """
 
 from __future__ import annotations
@@ -13,31 +14,40 @@ from collections.abc import Iterable, Iterator, Sequence
 from orchestrator.tiling.grid import TileKey
 from orchestrator.tiling.task_graph import TaskGraph
 
-# Two failures in company are a suspicion: then alone, so that one poison tile cannot drag a batch along, and only what
-# fails alone counts; after three of those given up.
+# Two failures in company are a suspicion: then alone, so that one poison tile cannot drag a batch
+# along, and only what fails alone counts; after three of those given up.
 SOLO_AFTER = 2
 QUARANTINE_AFTER = SOLO_AFTER + 3
 # How often filling a tile instead may fail.
 FILL_TRIES = 2
 
-# A tile's byte; above COUNTING it is waiting too, and the excess is the number of predecessors that are missing.
+# A tile's byte; above COUNTING it is waiting too, and the excess is the number of predecessors that
+# are missing.
 WAITING, READY, RUNNING, REPORTED, DONE, GIVEN_UP, COUNTING = range(7)
 
 
 class Frontier:
     """The dependency state machine over a TaskGraph.
 
-    Ready tiles are handed out coarsest level first (they unlock most), then nearest to the root first (they have the
-    longest chains behind them), then by row and column: a total order, so the same events always give the same answers.
-    The methods that end in _numbers take and give the graph's numbers, the others keys.
+    Ready tiles are handed out coarsest level first (they unlock most), then nearest to the root
+    first (they have the longest chains behind them), then by row and column: a total order, so the
+    same events always give the same answers. The methods that end in _numbers take and give the
+    graph's numbers, the others keys.
     """
 
     def __init__(
-        self, graph: TaskGraph, done: Iterable[TileKey] = (), *, fill: bool = False, ahead: int | None = None
+        self,
+        graph: TaskGraph,
+        done: Iterable[TileKey] = (),
+        *,
+        fill: bool = False,
+        ahead: int | None = None,
     ) -> None:
-        """fill: a tile that failed too often is handed out once more, to be filled rather than restored.
+        """fill: a tile that failed too often is handed out once more, to be filled rather than
+        restored.
 
-        ahead: so many tiles of a coarser level may be committed and not `freed` before finer ones go first.
+        ahead: so many tiles of a coarser level may be committed and not `freed` before finer ones
+        go first.
         """
         self.graph = graph
         self._fill = fill
@@ -78,7 +88,9 @@ class Frontier:
             found = self._states.find(state, found + 1)
 
     def _release_after(self, number: int) -> None:
-        """Count a finished tile at those that wait for it; each edge is counted once, when its first end is done."""
+        """Count a finished tile at those that wait for it; each edge is counted once, when its
+        first end is done.
+        """
         states = self._states
         for waiting, predecessors in self.graph.waiting(number):
             state = states[waiting]
@@ -105,7 +117,9 @@ class Frontier:
 
     @property
     def suspects(self) -> int:
-        """Number of ready tiles that must run alone; `take` returns the first of them before any other."""
+        """Number of ready tiles that must run alone; `take` returns the first of them before any
+        other.
+        """
         return len(self._solo)
 
     @property
@@ -119,11 +133,15 @@ class Frontier:
 
     @property
     def stuck(self) -> bool:
-        """True when nothing runs, nothing can run, and tiles are left: they wait for one that was given up."""
+        """True when nothing runs, nothing can run, and tiles are left: they wait for one that was
+        given up.
+        """
         return not (self.finished or self.running or self.recording or self.ready)
 
     def take(self, most: int) -> list[TileKey]:
-        """Move up to `most` ready tiles of one level to running and return them; a suspect tile comes first, alone."""
+        """Move up to `most` ready tiles of one level to running and return them; a suspect tile
+        comes first, alone.
+        """
         return [self.graph.key(number) for number in self.take_numbers(most)]
 
     def take_numbers(self, most: int) -> list[int]:
@@ -141,7 +159,9 @@ class Frontier:
         return taken
 
     def _next_heap(self) -> list[int]:
-        """Return the coarsest level's ready tiles, but of a level that is too far ahead only when there are no finer."""
+        """Return the coarsest level's ready tiles, but of a level that is too far ahead only when
+        there are no finer.
+        """
         waiting = [level for level in reversed(range(len(self._heaps))) if self._heaps[level]]
         if not waiting:
             return []
@@ -151,12 +171,17 @@ class Frontier:
     def all_done(self, level: int, rows: range, cols: range) -> bool:
         """Tell whether all tiles of some rows and columns of a level are durably committed."""
         columns = self.graph.grids[level].cols.count
-        first, count = self.graph.bases[level] + cols.start, len(cols)
-        starts = (first + row * columns for row in reversed(rows))  # the last rows are the last to be done
+        first = self.graph.bases[level] + cols.start
+        count = len(cols)
+        starts = (
+            first + row * columns for row in reversed(rows)
+        )  # the last rows are the last to be done
         return all(self._states.count(DONE, start, start + count) == count for start in starts)
 
     def freed(self, keys: Iterable[TileKey]) -> None:
-        """Record that the pixels of committed tiles were deleted, because nobody needs them any more."""
+        """Record that the pixels of committed tiles were deleted, because nobody needs them any
+        more.
+        """
         for key in keys:
             self._kept[key.level] -= 1
 
@@ -165,7 +190,9 @@ class Frontier:
         return self.graph.number(key) in self._to_fill
 
     def reported(self, keys: Iterable[TileKey]) -> None:
-        """Release the tiles that waited for some whose records will be durable before those of what is released."""
+        """Release the tiles that waited for some whose records will be durable before those of what
+        is released.
+        """
         for number in map(self.graph.number, keys):
             self._report(number)
 
@@ -178,7 +205,9 @@ class Frontier:
         self._release_after(number)
 
     def committed(self, keys: Iterable[TileKey]) -> None:
-        """Record tiles as durable, and release the tiles that waited for them unless `reported` has."""
+        """Record tiles as durable, and release the tiles that waited for them unless `reported`
+        has.
+        """
         self.committed_numbers([self.graph.number(key) for key in keys])
 
     def committed_numbers(self, numbers: Sequence[int]) -> None:
@@ -194,7 +223,9 @@ class Frontier:
                 self._to_fill.discard(number)
 
     def returned(self, keys: Iterable[TileKey]) -> None:
-        """Put running tiles back to ready without blame (their worker was taken away); a suspect remains one."""
+        """Put running tiles back to ready without blame (their worker was taken away); a suspect
+        remains one.
+        """
         for number in map(self.graph.number, keys):
             self._stop_running(number)
             self._put_back(number)
@@ -208,7 +239,9 @@ class Frontier:
             self._push(number)
 
     def failed(self, keys: Iterable[TileKey], cause: str) -> list[TileKey]:
-        """Record a failed try of running tiles: back to ready, later alone, at last given up; returns those."""
+        """Record a failed try of running tiles: back to ready, later alone, at last given up;
+        returns those.
+        """
         given_up = []
         for key in keys:
             number = self.graph.number(key)
@@ -228,5 +261,7 @@ class Frontier:
         state = self._states[number]
         if state != RUNNING:
             key = self.graph.key(number)
-            raise ValueError(f"{key} is not running (state {state}): an event was reported twice or too early")
+            raise ValueError(
+                f"{key} is not running (state {state}): an event was reported twice or too early"
+            )
         self.running -= 1

@@ -1,4 +1,6 @@
-"""How long the chain of tiles that are left is, kept up to date commit by commit. Memory: rows + columns per level."""
+"""How long the chain of tiles that are left is, kept up to date commit by commit. Memory: rows +
+columns per level.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,11 @@ from orchestrator.tiling.task_graph import TaskGraph
 
 
 class RemainingPath:
-    """Count the waves that are left: the tiles of one level and depth, none of which can run before the wave before it.
+    """Count the waves that are left: the tiles of one level and depth, none of which can run before
+    the wave before it.
 
-    Workers share the tiles of a wave, but not the waves: a run lasts at least `length` tiles, however many workers it
-    has. Levels overlap in time, so the longest one counts.
+    Workers share the tiles of a wave, but not the waves: a run lasts at least `length` tiles,
+    however many workers it has. Levels overlap in time, so the longest one counts.
     """
 
     def __init__(self, graph: TaskGraph, done: Iterable[TileKey] = ()) -> None:

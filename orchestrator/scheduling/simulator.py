@@ -1,7 +1,8 @@
-"""Simulator: the real frontier and the real crew with workers that only cost time. No Ray, no clock.
+"""Simulator: the real frontier and the real crew with workers that only cost time. No Ray, no
+clock.
 
-It predicts a plan's makespan for any number of workers, and is the ideal that measured runs are held against: what
-remains between the two is overhead.
+It predicts a plan's makespan for any number of workers, and is the ideal that measured runs are
+held against: what remains between the two is overhead.
 """
 
 from __future__ import annotations
@@ -21,24 +22,36 @@ _MASK = (1 << 64) - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """What a batch costs on one worker: evaluations x (per_call + per_tile x tiles) seconds, give or take `jitter`."""
+    """What a batch costs on one worker: evaluations x (per_call + per_tile x tiles) seconds, give
+    or take `jitter`.
+    """
 
     per_call: float
     """Seconds per network evaluation, whatever the batch."""
     per_tile: float
     """Seconds per network evaluation and tile."""
     jitter: float = 0.0
-    """Greatest relative deviation of a batch's time; deviations are uniform and depend on the seed and the tile."""
+    """Greatest relative deviation of a batch's time; deviations are uniform and depend on the seed
+    and the tile.
+    """
     latency: float = 0.0
-    """Seconds between a batch's end and the beginning of what it releases; a second batch in hand is begun meanwhile."""
+    """Seconds between a batch's end and the beginning of what it releases; a second batch in hand
+    is begun meanwhile.
+    """
     dispatch: float = 0.0
-    """Seconds that the driver spends on each batch, on one after another; batches that join others cost none here."""
+    """Seconds that the driver spends on each batch, on one after another; batches that join others
+    cost none here.
+    """
     seed: int = 0
 
     def seconds(self, tiles: int, evaluations: int = 1, first: int = 0) -> float:
         """Return the time of a batch whose first tile is number `first`."""
         exact = evaluations * (self.per_call + self.per_tile * tiles)
-        return exact * (1 + self.jitter * (2 * _uniform(self.seed, first) - 1)) if self.jitter else exact
+        return (
+            exact * (1 + self.jitter * (2 * _uniform(self.seed, first) - 1))
+            if self.jitter
+            else exact
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +64,9 @@ class Simulation:
     busy: float
     """Worker seconds spent on tiles."""
     bound: float
-    """No schedule is faster: the work at full batches shared by all workers, or the longest chain at batches of one."""
+    """No schedule is faster: the work at full batches shared by all workers, or the longest chain
+    at batches of one.
+    """
     batches: int
     tiles: int
 
@@ -76,22 +91,29 @@ def simulate(
 ) -> Simulation:
     """Run all tiles in batches, each begun and ended together.
 
-    evaluations: per level the network evaluations of a tile (default 1); bound: lower_bound(), when it is known.
+    evaluations: per level the network evaluations of a tile (default 1); bound: lower_bound(), when
+    it is known.
     """
     evaluations = evaluations or [1] * len(graph.grids)
-    frontier, crew, free = Frontier(graph), Dispatcher[int](batch), [0.0] * workers
+    frontier = Frontier(graph)
+    crew = Dispatcher[int](batch)
+    free = [0.0] * workers
     runs = [Tiles(frontier, range(workers))]
     for worker in range(workers):
         crew.join(worker)
     events = list[tuple[float, int, int, list[int]]]()
-    now, busy, batches, driver = 0.0, 0.0, 0, 0.0
+    now = 0.0
+    busy = 0.0
+    batches = 0
+    driver = 0.0
     while True:
         while turn := crew.turn(runs, workers):
             _, worker, size = turn
             taken = frontier.take_numbers(size)
             crew.sent(worker, len(taken))
             cost = device.seconds(len(taken), evaluations[graph.level(taken[0])], taken[0])
-            busy, batches = busy + cost, batches + 1
+            busy = busy + cost
+            batches = batches + 1
             driver = max(driver, now) + device.dispatch
             free[worker] = max(free[worker], driver) + cost
             heapq.heappush(events, (free[worker] + device.latency, batches, worker, taken))
@@ -116,7 +138,8 @@ def simulate(
 def simulate_continuous(
     graph: TaskGraph, device: Device, workers: int, batch: int, evaluations: Sequence[int]
 ) -> Simulation:
-    """Run all tiles with admission at every network evaluation: a worker's tiles are each at a step of their own.
+    """Run all tiles with admission at every network evaluation: a worker's tiles are each at a step
+    of their own.
 
     The latency counts for an evaluation that begins with newly admitted tiles.
     """
@@ -157,15 +180,21 @@ class _Continuous:
 
     def begin(self, worker: int) -> bool:
         """Admit a worker's fair share and begin one evaluation; False when it has nothing to do."""
-        tiles, frontier = self.tiles[worker], self.frontier
-        size = continuous_batch(frontier.ready, frontier.running, len(self.tiles), self.batch, len(tiles))
+        tiles = self.tiles[worker]
+        frontier = self.frontier
+        size = continuous_batch(
+            frontier.ready, frontier.running, len(self.tiles), self.batch, len(tiles)
+        )
         admitted = frontier.take_numbers(size)
         tiles += [[self.evaluations[frontier.graph.level(number)], number] for number in admitted]
         if not tiles:
             return False
         cost = self.device.seconds(len(tiles), 1, tiles[0][1] + self.steps)
-        self.busy, self.steps = self.busy + cost, self.steps + 1
-        heapq.heappush(self.events, (self.now + cost + (self.device.latency if admitted else 0.0), worker))
+        self.busy = self.busy + cost
+        self.steps = self.steps + 1
+        heapq.heappush(
+            self.events, (self.now + cost + (self.device.latency if admitted else 0.0), worker)
+        )
         return True
 
     def end_next(self) -> list[int]:
@@ -176,13 +205,17 @@ class _Continuous:
             worker = heapq.heappop(self.events)[1]
             for tile in self.tiles[worker]:
                 tile[0] -= 1
-            self.frontier.committed_numbers([number for left, number in self.tiles[worker] if not left])
+            self.frontier.committed_numbers(
+                [number for left, number in self.tiles[worker] if not left]
+            )
             self.tiles[worker] = [tile for tile in self.tiles[worker] if tile[0]]
             between.append(worker)
         return between
 
 
-def lower_bound(graph: TaskGraph, device: Device, workers: int, batch: int, evaluations: Sequence[int]) -> float:
+def lower_bound(
+    graph: TaskGraph, device: Device, workers: int, batch: int, evaluations: Sequence[int]
+) -> float:
     """Return the seconds that no schedule beats, jitter and latency aside."""
     total = sum(grid.count * calls for grid, calls in zip(graph.grids, evaluations, strict=True))
     work = total * (device.per_call / batch + device.per_tile) / workers

@@ -1,4 +1,6 @@
-"""How deep a task graph is, and how many of its tiles can run at a time: row by row, by segmented running maxima."""
+"""How deep a task graph is, and how many of its tiles can run at a time: row by row, by segmented
+running maxima.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from orchestrator.tiling.grid import TileGrid
 from orchestrator.tiling.task_graph import TaskGraph
 
 Lengths = NDArray[np.int64]
-# Above this many tiles the levels are taken one after the other instead of tile by tile (a bound, not exact).
+# Above this many tiles the levels are taken one after the other instead of tile by tile (a bound,
+# not exact).
 EXACT_TILES = 8_000_000
 
 
@@ -36,7 +39,8 @@ class Parallelism:
 def waves(grids: Sequence[TileGrid]) -> Parallelism:
     """Count the tiles that unlimited workers would run in each unit of time.
 
-    Exact up to EXACT_TILES tiles; above that depth is an upper bound and peak a lower one: levels one after the other.
+    Exact up to EXACT_TILES tiles; above that depth is an upper bound and peak a lower one: levels
+    one after the other.
     """
     tiles = sum(grid.count for grid in grids)
     if tiles > EXACT_TILES:
@@ -55,9 +59,11 @@ def wave_sizes(grid: TileGrid) -> Lengths:
 
 
 def critical_path(grids: Sequence[TileGrid], weights: Sequence[int] | None = None) -> int:
-    """Return the greatest sum of weights along a dependency chain through all levels; by default its tiles.
+    """Return the greatest sum of weights along a dependency chain through all levels; by default
+    its tiles.
 
-    weights: per level what a tile counts, for example its network evaluations. Above EXACT_TILES tiles an upper bound.
+    weights: per level what a tile counts, for example its network evaluations. Above EXACT_TILES
+    tiles an upper bound.
     """
     weights = weights or [1] * len(grids)
     if sum(grid.count for grid in grids) > EXACT_TILES:
@@ -66,7 +72,9 @@ def critical_path(grids: Sequence[TileGrid], weights: Sequence[int] | None = Non
 
 
 def _chains(grids: Sequence[TileGrid], weights: Sequence[int]) -> list[Lengths]:
-    """Return per level and tile the greatest weight of a chain that ends with it, coarsest level first."""
+    """Return per level and tile the greatest weight of a chain that ends with it, coarsest level
+    first.
+    """
     graph = TaskGraph(grids, FACTOR)
     found: list[Lengths] = []
     for grid, weight in zip(reversed(grids), reversed(weights), strict=True):
@@ -92,7 +100,9 @@ def _level(grid: TileGrid, weight: int, before: Lengths) -> Lengths:
     """Add a level's own edges; `before` becomes the result."""
     rows = grid.rows
     # Per column the first and the last of the columns that it waits for in a parent row.
-    awaited = [[grid.awaited_columns(col)[end] for col in range(grid.cols.count)] for end in (0, -1)]
+    awaited = [
+        [grid.awaited_columns(col)[end] for col in range(grid.cols.count)] for end in (0, -1)
+    ]
     along = _Along.build(grid.cols, weight, int(before.max()) + weight * grid.longest_chain)
     for row in sorted(range(rows.count), key=rows.ranks.__getitem__):
         behind = [before[parent, cols] for parent in rows.parents(row) for cols in awaited]
@@ -102,7 +112,9 @@ def _level(grid: TileGrid, weight: int, before: Lengths) -> Lengths:
 
 @dataclass(frozen=True, slots=True)
 class _Along:
-    """The recursion along one row, as running maxima to the right and left that begin anew where no edge leads on."""
+    """The recursion along one row, as running maxima to the right and left that begin anew where no
+    edge leads on.
+    """
 
     right: Lengths
     left: Lengths
@@ -110,7 +122,8 @@ class _Along:
     @classmethod
     def build(cls, axis: AxisGrid, weight: int, greatest: int) -> _Along:
         """greatest: no chain is longer."""
-        ranks, index = np.array(axis.ranks), np.arange(axis.count)
+        ranks = np.array(axis.ranks)
+        index = np.arange(axis.count)
         rises = np.concatenate(([False], ranks[1:] > ranks[:-1]))
         falls = np.concatenate((ranks[:-1] > ranks[1:], [False]))
         # Segments lie this far apart in value, so that a maximum never comes from an earlier one.
@@ -120,7 +133,9 @@ class _Along:
         return cls(right, left)
 
     def longest(self, own: Lengths) -> Lengths:
-        """Return per column the greatest of own[j] + weight * steps from j, over the columns j that lead to it."""
+        """Return per column the greatest of own[j] + weight * steps from j, over the columns j that
+        lead to it.
+        """
         right = np.maximum.accumulate(own + self.right) - self.right
         left = np.maximum.accumulate((own + self.left)[::-1])[::-1] - self.left
         return np.maximum(right, left)

@@ -1,15 +1,18 @@
-"""Which tiles a published shard waits for, and until when a tile's cells are read. Pure integers, tables per axis.
+"""Which tiles a published shard waits for, and until when a tile's cells are read. Pure integers,
+tables per axis.
 
-A super-block is the part of the output under one shard of the published level 0. It can be written once all tiles that
-own a pixel of it are committed. A tile's cells can be deleted once nobody will read them again:
+A super-block is the part of the output under one shard of the published level 0. It can be written
+once all tiles that own a pixel of it are committed. A tile's cells can be deleted once nobody will
+read them again:
 
     who reads a tile's cells                                     until
     the tiles of its level whose window holds some, pinned       they are committed
     the tiles of the finer level that it guides                  they are committed
     level 0: the super-blocks that hold some of its pixels       they are published
 
-Each of these is a product of an interval of rows and an interval of columns, because windows and boxes are. Intervals
-may hold a tile too many (of an order that skips), which only keeps a cell longer.
+Each of these is a product of an interval of rows and an interval of columns, because windows and
+boxes are. Intervals may hold a tile too many (of an order that skips), which only keeps a cell
+longer.
 """
 
 from __future__ import annotations
@@ -57,9 +60,11 @@ class _BlockAxis:
         *,
         corners: bool,
     ) -> _BlockAxis:
-        """corners: for columns, whether a tile sees all that is committed under its window (TileGrid.corners).
+        """corners: for columns, whether a tile sees all that is committed under its window
+        (TileGrid.corners).
 
-        valid: length of the published image along the axis, px; 0 above level 0. side: of a super-block, px.
+        valid: length of the published image along the axis, px; 0 above level 0. side: of a
+        super-block, px.
         """
         tiles = range(grid.count)
         reads = [_owners(grid, *_seen(grid, i, corners=corners)) for i in tiles]
@@ -67,7 +72,9 @@ class _BlockAxis:
             reads=reads,
             read_by=_inverse(reads, grid.count),
             guided_by=_guided_by(grid, coarser, factor) if coarser else [_NONE] * grid.count,
-            guides=_inverse(_guided_by(finer, grid, factor), grid.count) if finer else [_NONE] * grid.count,
+            guides=_inverse(_guided_by(finer, grid, factor), grid.count)
+            if finer
+            else [_NONE] * grid.count,
             blocks=[_cut(*grid.owned(i), side, valid) for i in tiles],
         )
 
@@ -75,20 +82,42 @@ class _BlockAxis:
 class SuperBlocks:
     """The geometry of publishing while restoring."""
 
-    def __init__(self, grids: Sequence[TileGrid], factor: int, size: tuple[int, int], side: tuple[int, int]) -> None:
-        """grids: levels, finest first. size: of the published image (height, width), px. side: of a super-block."""
-        self._grids, self._size, self._side = tuple(grids), size, side
+    def __init__(
+        self, grids: Sequence[TileGrid], factor: int, size: tuple[int, int], side: tuple[int, int]
+    ) -> None:
+        """grids: levels, finest first. size: of the published image (height, width), px. side: of a
+        super-block.
+        """
+        self._grids = tuple(grids)
+        self._size = size
+        self._side = side
         self._axes: list[tuple[_BlockAxis, _BlockAxis]] = []
         for k, grid in enumerate(self._grids):
-            near = {step: self._grids[k + step] for step in (-1, 1) if 0 <= k + step < len(self._grids)}
+            near = {
+                step: self._grids[k + step] for step in (-1, 1) if 0 <= k + step < len(self._grids)
+            }
             valid = size if k == 0 else (0, 0)
             rows = {step: other.rows for step, other in near.items()}
             cols = {step: other.cols for step, other in near.items()}
             self._axes.append(
                 (
-                    _BlockAxis.build(grid.rows, rows.get(-1), rows.get(1), factor, valid[0], side[0], corners=False),
                     _BlockAxis.build(
-                        grid.cols, cols.get(-1), cols.get(1), factor, valid[1], side[1], corners=grid.corners
+                        grid.rows,
+                        rows.get(-1),
+                        rows.get(1),
+                        factor,
+                        valid[0],
+                        side[0],
+                        corners=False,
+                    ),
+                    _BlockAxis.build(
+                        grid.cols,
+                        cols.get(-1),
+                        cols.get(1),
+                        factor,
+                        valid[1],
+                        side[1],
+                        corners=grid.corners,
                     ),
                 )
             )
@@ -101,7 +130,9 @@ class SuperBlocks:
     def box(self, row: int, col: int) -> Box:
         """Return the output pixels of a super-block."""
         height, width = self._side
-        return Box(row * height, col * width, (row + 1) * height, (col + 1) * width).clip(*self._size)
+        return Box(row * height, col * width, (row + 1) * height, (col + 1) * width).clip(
+            *self._size
+        )
 
     def blocks(self, key: TileKey) -> Iterator[tuple[int, int]]:
         """Yield the super-blocks that hold pixels of a tile; none above level 0."""
@@ -110,7 +141,8 @@ class SuperBlocks:
 
     def tiles(self, row: int, col: int) -> tuple[range, range]:
         """Return the rows and columns of the level 0 tiles that own pixels of a super-block."""
-        box, grid = self.box(row, col), self._grids[0]
+        box = self.box(row, col)
+        grid = self._grids[0]
         return _owners(grid.rows, box.y0, box.y1), _owners(grid.cols, box.x0, box.x1)
 
     def complete(self, row: int, col: int, committed: Committed) -> bool:
@@ -130,15 +162,25 @@ class SuperBlocks:
         """Yield the tiles whose cells a tile reads: those that its commit may free."""
         rows, cols = self._axes[key.level]
         k = key.level
-        yield from (TileKey(k, row, col) for row in rows.reads[key.row] for col in cols.reads[key.col])
-        yield from (TileKey(k + 1, row, col) for row in rows.guided_by[key.row] for col in cols.guided_by[key.col])
+        yield from (
+            TileKey(k, row, col) for row in rows.reads[key.row] for col in cols.reads[key.col]
+        )
+        yield from (
+            TileKey(k + 1, row, col)
+            for row in rows.guided_by[key.row]
+            for col in cols.guided_by[key.col]
+        )
 
     def readers(self, key: TileKey) -> Iterator[TileKey]:
         """Yield the tiles that read a tile's cells, with itself."""
         rows, cols = self._axes[key.level]
         k = key.level
-        yield from (TileKey(k, row, col) for row in rows.read_by[key.row] for col in cols.read_by[key.col])
-        yield from (TileKey(k - 1, row, col) for row in rows.guides[key.row] for col in cols.guides[key.col])
+        yield from (
+            TileKey(k, row, col) for row in rows.read_by[key.row] for col in cols.read_by[key.col]
+        )
+        yield from (
+            TileKey(k - 1, row, col) for row in rows.guides[key.row] for col in cols.guides[key.col]
+        )
 
 
 def _seen(grid: AxisGrid, i: int, *, corners: bool) -> tuple[int, int]:
@@ -152,13 +194,16 @@ def _owners(grid: AxisGrid, lo: int, hi: int) -> range:
 
 
 def _guided_by(fine: AxisGrid, coarse: AxisGrid, factor: int) -> list[range]:
-    windows = (guide_window(fine.start(i), fine.end(i), factor, coarse.length) for i in range(fine.count))
+    windows = (
+        guide_window(fine.start(i), fine.end(i), factor, coarse.length) for i in range(fine.count)
+    )
     return [_owners(coarse, lo, hi) for lo, hi in windows]
 
 
 def _inverse(table: list[range], count: int) -> list[range]:
     """Return per entry the smallest interval of indices whose intervals hold it."""
-    firsts, lasts = [len(table)] * count, [-1] * count
+    firsts = [len(table)] * count
+    lasts = [-1] * count
     for i, held in enumerate(table):
         for j in held:
             firsts[j], lasts[j] = min(firsts[j], i), max(lasts[j], i)

@@ -1,8 +1,10 @@
-"""TaskGraph: all levels' tiles and the edges between them, implicit; memory grows with rows + columns only.
+"""TaskGraph: all levels' tiles and the edges between them, implicit; memory grows with rows +
+columns only.
 
-A tile waits for its neighbours of lower rank (orchestrator.tiling.grid), and for the coarser tiles under its footprint: of
-those only the outermost, because a committed tile implies everything that it waited for. Inside, a tile is a number:
-its index in its level's grid plus the tiles of the finer levels. Whoever handles millions of tiles uses the numbers.
+A tile waits for its neighbours of lower rank (orchestrator.tiling.grid), and for the coarser tiles
+under its footprint: of those only the outermost, because a committed tile implies everything that
+it waited for. Inside, a tile is a number: its index in its level's grid plus the tiles of the finer
+levels. Whoever handles millions of tiles uses the numbers.
 """
 
 from __future__ import annotations
@@ -15,17 +17,22 @@ from itertools import accumulate
 from orchestrator.tiling.axis import AxisGrid
 from orchestrator.tiling.grid import TileGrid, TileKey
 
-# Coarse pixels around a tile's footprint that the bicubic start reads besides the guide itself (its support is 2).
+# Coarse pixels around a tile's footprint that the bicubic start reads besides the guide itself (its
+# support is 2).
 GUIDE_MARGIN = 4
 
 
-def guide_window(lo: int, hi: int, factor: int, coarse_length: int, margin: int = GUIDE_MARGIN) -> tuple[int, int]:
-    """Return the coarse interval under the fine interval [lo, hi), widened by the margin and kept inside."""
+def guide_window(
+    lo: int, hi: int, factor: int, coarse_length: int, margin: int = GUIDE_MARGIN
+) -> tuple[int, int]:
+    """Return the coarse interval under the fine interval [lo, hi), widened by the margin and kept
+    inside.
+    """
     return max(lo // factor - margin, 0), min(-(-hi // factor) + margin, coarse_length)
 
 
-# A successor along one axis: what to add to the number, its parents on this axis, its coarser indices on this axis, and
-# the columns that it waits for in each parent row.
+# A successor along one axis: what to add to the number, its parents on this axis, its coarser
+# indices on this axis, and the columns that it waits for in each parent row.
 _Step = tuple[int, int, int, int]
 
 
@@ -38,13 +45,16 @@ class _AxisDependencies:
     """Indices of the coarser level that an index waits for; empty lists at the coarsest level."""
     parents: list[list[int]]
     awaited: list[list[int]]
-    """Columns that a tile waits for in each parent row (TileGrid.awaited_columns); rows: themselves."""
+    """Columns that a tile waits for in each parent row (TileGrid.awaited_columns); rows:
+    themselves.
+    """
     before: list[tuple[int, ...]]
     """The parents, as what to add to a tile's number."""
     beside: list[tuple[int, ...]]
     """Columns: the awaited ones of a parent row, as what to add to the number."""
     within: list[tuple[_Step, ...]] = field(default_factory=list)
-    """Successors on this axis in the level itself; the number to add is relative to the tile's own."""
+    """Successors on this axis in the level itself; the number to add is relative to the tile's own.
+    """
     under: list[tuple[_Step, ...]] = field(default_factory=list)
     """Columns: the successors in each child row."""
     below: list[tuple[_Step, ...]] = field(default_factory=list)
@@ -52,12 +62,20 @@ class _AxisDependencies:
 
     @classmethod
     def build(
-        cls, grid: AxisGrid, coarse: AxisGrid | None, factor: int, weight: int, corners: TileGrid | None
+        cls,
+        grid: AxisGrid,
+        coarse: AxisGrid | None,
+        factor: int,
+        weight: int,
+        corners: TileGrid | None,
     ) -> _AxisDependencies:
-        """weight: how far apart in number two neighbours on this axis are; corners: for columns, their grid."""
+        """weight: how far apart in number two neighbours on this axis are; corners: for columns,
+        their grid.
+        """
         indices = range(grid.count)
         windows = [
-            guide_window(grid.start(i), grid.end(i), factor, coarse.length) if coarse else (0, 0) for i in indices
+            guide_window(grid.start(i), grid.end(i), factor, coarse.length) if coarse else (0, 0)
+            for i in indices
         ]
         ups = [coarse.carriers(lo, hi) if coarse else [] for lo, hi in windows]
         awaited = [corners.awaited_columns(i) if corners else [i] for i in indices]
@@ -70,9 +88,13 @@ class _AxisDependencies:
             before=[tuple((j - i) * weight for j in parents[i]) for i in indices],
             beside=[tuple(j - i for j in awaited[i]) for i in indices],
         )
-        axis.within = [tuple(axis._step(j, (j - i) * weight) for j in grid.children(i)) for i in indices]
+        axis.within = [
+            tuple(axis._step(j, (j - i) * weight) for j in grid.children(i)) for i in indices
+        ]
         if corners:
-            axis.under = [tuple(axis._step(j, j - i) for j in corners.waiting_columns(i)) for i in indices]
+            axis.under = [
+                tuple(axis._step(j, j - i) for j in corners.waiting_columns(i)) for i in indices
+            ]
         return axis
 
     def link(self, fine: _AxisDependencies, weight: int) -> None:
@@ -114,13 +136,19 @@ class TaskGraph:
         for k, grid in enumerate(self.grids):
             coarse = self.grids[k + 1] if k + 1 < len(self.grids) else None
             columns = grid.cols.count
-            rows = _AxisDependencies.build(grid.rows, coarse.rows if coarse else None, factor, columns, None)
-            cols = _AxisDependencies.build(grid.cols, coarse.cols if coarse else None, factor, 1, grid)
+            rows = _AxisDependencies.build(
+                grid.rows, coarse.rows if coarse else None, factor, columns, None
+            )
+            cols = _AxisDependencies.build(
+                grid.cols, coarse.cols if coarse else None, factor, 1, grid
+            )
             if k > 0:
                 finer = self._levels[-1]
                 rows.link(finer.rows, finer.columns)
                 cols.link(finer.cols, 1)
-            self._levels.append(_Level(self.bases[k], columns, rows, cols, self.bases[max(k - 1, 0)], grid.rise))
+            self._levels.append(
+                _Level(self.bases[k], columns, rows, cols, self.bases[max(k - 1, 0)], grid.rise)
+            )
 
     def number(self, key: TileKey) -> int:
         level, row, col = key
@@ -135,25 +163,34 @@ class TaskGraph:
         return bisect_right(self.bases, number) - 1
 
     def place(self, number: int) -> tuple[int, int]:
-        """Return a tile's level and its depth: the number of tiles of its level on the longest chain before it."""
+        """Return a tile's level and its depth: the number of tiles of its level on the longest
+        chain before it.
+        """
         k = bisect_right(self.bases, number) - 1
         level = self._levels[k]
         row, col = divmod(number - level.base, level.columns)
         return k, level.rise * level.rows.grid.ranks[row] + level.cols.grid.ranks[col]
 
     def waiting(self, number: int) -> list[tuple[int, int]]:
-        """Return the tiles that wait for a tile, each with the number of tiles that it waits for itself."""
+        """Return the tiles that wait for a tile, each with the number of tiles that it waits for
+        itself.
+        """
         level = self._levels[bisect_right(self.bases, number) - 1]
         row, col = divmod(number - level.base, level.columns)
-        rows, cols = level.rows, level.cols
+        rows = level.rows
+        cols = level.cols
         found = [
             (number + down + right, p * awaited + q + u * v)
             for down, p, u, _ in rows.within[row]
             for right, q, v, awaited in cols.under[col]
         ]
         if cols.within[col]:
-            parents, ups = len(rows.parents[row]), len(rows.ups[row])
-            found += [(number + add, parents * awaited + q + ups * v) for add, q, v, awaited in cols.within[col]]
+            parents = len(rows.parents[row])
+            ups = len(rows.ups[row])
+            found += [
+                (number + add, parents * awaited + q + ups * v)
+                for add, q, v, awaited in cols.within[col]
+            ]
         if rows.below:
             found += [
                 (level.finer + down + right, p * awaited + q + u * v)
@@ -166,7 +203,8 @@ class TaskGraph:
         """Return how many tiles wait for a tile."""
         level = self._levels[bisect_right(self.bases, number) - 1]
         row, col = divmod(number - level.base, level.columns)
-        rows, cols = level.rows, level.cols
+        rows = level.rows
+        cols = level.cols
         below = len(rows.below[row]) * len(cols.below[col]) if rows.below else 0
         return len(rows.within[row]) * len(cols.under[col]) + len(cols.within[col]) + below
 
@@ -175,7 +213,8 @@ class TaskGraph:
         k = bisect_right(self.bases, number) - 1
         level = self._levels[k]
         row, col = divmod(number - level.base, level.columns)
-        rows, cols = level.rows, level.cols
+        rows = level.rows
+        cols = level.cols
         found = [number + up + side for up in rows.before[row] for side in cols.beside[col]]
         found += [number + side for side in cols.before[col]]
         if k + 1 < len(self._levels):
@@ -196,8 +235,12 @@ class TaskGraph:
         """Yield the tiles that wait for nobody, ascending: only the coarsest level has any."""
         level = self._levels[-1]
         cols = level.cols.grid.roots
-        return (level.base + row * level.columns + col for row in level.rows.grid.roots for col in cols)
+        return (
+            level.base + row * level.columns + col for row in level.rows.grid.roots for col in cols
+        )
 
     def coarser_indices(self, level: int) -> tuple[list[list[int]], list[list[int]]]:
-        """Return per row and per column of a level the rows and columns of the coarser level that it waits for."""
+        """Return per row and per column of a level the rows and columns of the coarser level that
+        it waits for.
+        """
         return self._levels[level].rows.ups, self._levels[level].cols.ups

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from orchestrator.tiling.grid import TileKey
 
-# Seconds, evaluations, tiles filled, limit (0: none), substituted or not; then the trouble in UTF-8.
+# Seconds, evaluations, tiles filled, limit (0: none), substituted or not; then the trouble in
+# UTF-8.
 _HEAD = struct.Struct("<dqqq?")
 
 
@@ -29,10 +30,14 @@ class Report:
     trouble: str = ""
     """How the store failed before it worked again; empty when it did not."""
     ended: float = field(default_factory=time.time, compare=False)
-    """When whoever holds the report learned that the batch was over, s since 1970: it becomes durable later."""
+    """When whoever holds the report learned that the batch was over, s since 1970: it becomes
+    durable later.
+    """
 
     def packed(self) -> bytes:
-        """Return it without the keys, which the driver knows, as bytes: Ray sends them without pickling."""
+        """Return it without the keys, which the driver knows, as bytes: Ray sends them without
+        pickling.
+        """
         head = _HEAD.pack(self.seconds, self.nfe, self.filled, self.limit or 0, self.substituted)
         return head + self.trouble.encode(errors="backslashreplace")
 
@@ -40,4 +45,12 @@ class Report:
     def of(cls, keys: Sequence[TileKey], packed: bytes) -> Report:
         """Return the report of a batch from its packed form."""
         seconds, nfe, filled, limit, substituted = _HEAD.unpack_from(packed)
-        return cls(tuple(keys), seconds, nfe, filled, limit or None, substituted, packed[_HEAD.size :].decode())
+        return cls(
+            tuple(keys),
+            seconds,
+            nfe,
+            filled,
+            limit or None,
+            substituted,
+            packed[_HEAD.size :].decode(),
+        )

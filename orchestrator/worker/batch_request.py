@@ -1,4 +1,6 @@
-"""BatchCall: what a worker is asked to do, packed into bytes: Ray sends them as they are, without taking them apart."""
+"""BatchCall: what a worker is asked to do, packed into bytes: Ray sends them as they are, without
+taking them apart.
+"""
 
 from __future__ import annotations
 

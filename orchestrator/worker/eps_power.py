@@ -1,4 +1,6 @@
-"""Analytic-DPM's table for a run: how much noise the network sees at each step, on the run's own pictures."""
+"""Analytic-DPM's table for a run: how much noise the network sees at each step, on the run's own
+pictures.
+"""
 
 from __future__ import annotations
 
@@ -26,15 +28,26 @@ def probe_boxes(grid: TileGrid) -> list[tuple[int, int, int, int]]:
 
 
 def eps_power(
-    denoiser: Denoiser, schedule: Schedule, pictures: Iterable[Array], side: int, device: torch.device
+    denoiser: Denoiser,
+    schedule: Schedule,
+    pictures: Iterable[Array],
+    side: int,
+    device: torch.device,
 ) -> tuple[float, ...]:
-    """Return E||eps||^2 / d at every index of the schedule; the same pictures give the same numbers on every worker.
+    """Return E||eps||^2 / d at every index of the schedule; the same pictures give the same numbers
+    on every worker.
 
-    pictures: (C, P, P) float32 in [-1, 1]; without any (nothing is measured) the network invents one of side px.
+    pictures: (C, P, P) float32 in [-1, 1]; without any (nothing is measured) the network invents
+    one of side px.
     """
-    noise, found = KeyedNoise(SEED), [torch.from_numpy(np.ascontiguousarray(p)) for p in pictures]
+    noise = KeyedNoise(SEED)
+    found = [torch.from_numpy(np.ascontiguousarray(p)) for p in pictures]
     if found:
         images = torch.stack(found).to(device)
     else:
-        images = own_pictures(denoiser, noise, (denoiser.info.channels, side, side), 1, device=device)
-    return tuple(float(p) for p in estimate_eps_power(denoiser, schedule, images.clamp(-1, 1), noise))
+        images = own_pictures(
+            denoiser, noise, (denoiser.info.channels, side, side), 1, device=device
+        )
+    return tuple(
+        float(p) for p in estimate_eps_power(denoiser, schedule, images.clamp(-1, 1), noise)
+    )

@@ -1,8 +1,9 @@
-"""InflightBatch: the tiles that a worker has under way. No threads, no files: tiles in, one step at a time, tiles out.
+"""InflightBatch: the tiles that a worker has under way. No threads, no files: tiles in, one step at
+a time, tiles out.
 
-Tiles join at any boundary between two steps; those of one level share a batch, wherever they stand. When memory runs
-out the limit is halved and the step repeated: the bytes are the same, because a tile's result does not depend on its
-batch. A tile that does not fit alone has failed.
+Tiles join at any boundary between two steps; those of one level share a batch, wherever they stand.
+When memory runs out the limit is halved and the step repeated: the bytes are the same, because a
+tile's result does not depend on its batch. A tile that does not fit alone has failed.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class InflightBatch:
 
     def __init__(self, worker: Worker, room: int | None = None) -> None:
         """room: tiles that may have begun at a time, if not all."""
-        self._worker, self._room = worker, room
+        self._worker = worker
+        self._room = room
         self._groups = len(worker.plan.bands.groups)
         self._running: dict[int, SamplerState] = {}
         self._waiting: dict[TileKey, TileInput] = {}
@@ -77,7 +79,9 @@ class InflightBatch:
                     self._running[level] = state.select(kept)
 
     def step(self) -> list[Ended]:
-        """Admit who waits, take every tile one step, coarsest level first, and return the tiles that have ended."""
+        """Admit who waits, take every tile one step, coarsest level first, and return the tiles
+        that have ended.
+        """
         ended = list(self._admit())
         for level in sorted(self._running, reverse=True):
             ended += self._advance(level)
@@ -123,7 +127,8 @@ class InflightBatch:
 
     def _advance(self, level: int) -> list[Ended]:
         state = self._running.pop(level)
-        rows, most = len(state.keys), self._worker.limit
+        rows = len(state.keys)
+        most = self._worker.limit
         try:
             state, fitted = self._worker.advance(level, state, most or rows)
             if fitted < min(most or rows, rows):

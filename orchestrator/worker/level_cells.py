@@ -1,4 +1,6 @@
-"""A level's working array in the level's own pixels: hides that the cell lattice begins a little before the image."""
+"""A level's working array in the level's own pixels: hides that the cell lattice begins a little
+before the image.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +25,11 @@ class LevelCells:
     @classmethod
     def create(cls, run: RunDir, plan: Plan, level: Level) -> None:
         """Create a level's empty working array."""
-        path, grid = run.work(level.index), level.grid
+        path = run.work(level.index)
+        grid = level.grid
         path.parent.mkdir(parents=True, exist_ok=True)
-        height, width = grid.rows.length + grid.cell_offset, grid.cols.length + grid.cell_offset
+        height = grid.rows.length + grid.cell_offset
+        width = grid.cols.length + grid.cell_offset
         Cells.create(path, channels=plan.bands.stored, height=height, width=width, cell=grid.cell)
 
     @classmethod
@@ -37,7 +41,9 @@ class LevelCells:
         return self.cells.read(box.shift(self.offset, self.offset))
 
     def write(self, box: Box, pixels: Array) -> bool:
-        """Write an owned box (C, h, w); returns False when an earlier attempt had already written some of it."""
+        """Write an owned box (C, h, w); returns False when an earlier attempt had already written
+        some of it.
+        """
         return self.cells.write(self._stored(box), self._stored_pixels(box, pixels))
 
     def exists(self, box: Box) -> bool:
@@ -49,10 +55,16 @@ class LevelCells:
         self.cells.delete(self._stored(box))
 
     def _stored(self, box: Box) -> Box:
-        """Return the box in the array; one at the image's first edge takes the pixels before it along."""
+        """Return the box in the array; one at the image's first edge takes the pixels before it
+        along.
+        """
         moved = box.shift(self.offset, self.offset)
-        return Box(0 if box.y0 == 0 else moved.y0, 0 if box.x0 == 0 else moved.x0, moved.y1, moved.x1)
+        return Box(
+            0 if box.y0 == 0 else moved.y0, 0 if box.x0 == 0 else moved.x0, moved.y1, moved.x1
+        )
 
     def _stored_pixels(self, box: Box, pixels: Array) -> Array:
         before = [self.offset if start == 0 else 0 for start in (box.y0, box.x0)]
-        return np.ascontiguousarray(np.pad(pixels, ((0, 0), (before[0], 0), (before[1], 0)), mode="edge"))
+        return np.ascontiguousarray(
+            np.pad(pixels, ((0, 0), (before[0], 0), (before[1], 0)), mode="edge")
+        )

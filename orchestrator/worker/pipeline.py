@@ -1,9 +1,11 @@
-"""Pipeline: a worker that reads ahead and writes behind while its device computes. One thread for each of the three.
+"""Pipeline: a worker that reads ahead and writes behind while its device computes. One thread for
+each of the three.
 
-A batch is read as soon as it is submitted, computed when its turn comes, and reported when all of it is durable. `fair`:
-batches are computed one after another. `continuous`: the tiles of a batch join those under way at the next boundary
-between two steps. Several runs may share a pipeline: a batch of another run begins when those under way have ended.
-Memory: the batches that were submitted and are not yet reported, which the driver bounds.
+A batch is read as soon as it is submitted, computed when its turn comes, and reported when all of
+it is durable. `fair`: batches are computed one after another. `continuous`: the tiles of a batch
+join those under way at the next boundary between two steps. Several runs may share a pipeline: a
+batch of another run begins when those under way have ended. Memory: the batches that were submitted
+and are not yet reported, which the driver bounds.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ class _PipelinedBatch:
     """A submitted batch: what is left of it, and who waits for its report."""
 
     def __init__(self, worker: Worker, load: Load, future: Future[Report]) -> None:
-        self.worker, self.load, self.future = worker, load, future
+        self.worker = worker
+        self.load = load
+        self.future = future
         self.left = len(load.keys)
         self.began = time.perf_counter()
 
@@ -35,7 +39,8 @@ class Pipeline:
 
     def __init__(self, continuous: int | None = None) -> None:
         """continuous: tiles that may be under way at a time; None for batches one after another."""
-        self._continuous, self._room = continuous is not None, continuous
+        self._continuous = continuous is not None
+        self._room = continuous
         self._worker: Worker | None = None
         """Whose tiles are under way."""
         self._flight: InflightBatch | None = None
@@ -49,7 +54,9 @@ class Pipeline:
         self._thread.start()
 
     def submit(self, worker: Worker, keys: Sequence[TileKey]) -> Future[Report]:
-        """Restore tiles of one level whose predecessors are committed; the future's error names what went wrong."""
+        """Restore tiles of one level whose predecessors are committed; the future's error names
+        what went wrong.
+        """
         future: Future[Report] = Future()
         self._reader.submit(self._read, worker, list(keys), future)
         return future
@@ -79,7 +86,9 @@ class Pipeline:
                 self._end(ended)
 
     def _join_in(self) -> InflightBatch | None:
-        """Let in who may join now and return the flight; wait for somebody when nothing is under way. None at the end."""
+        """Let in who may join now and return the flight; wait for somebody when nothing is under
+        way. None at the end.
+        """
         while not self._flight or self._continuous:
             try:
                 batch = self._next or self._loaded.get(block=not self._flight)
@@ -99,7 +108,9 @@ class Pipeline:
     def _board(self, batch: _PipelinedBatch) -> None:
         if self._flight is None or batch.worker is not self._worker:
             self._worker, self._flight = batch.worker, InflightBatch(batch.worker, self._room)
-        self._forget(batch.load.tiles)  # a batch that failed may still be under way when it comes again
+        self._forget(
+            batch.load.tiles
+        )  # a batch that failed may still be under way when it comes again
         self._owner |= dict.fromkeys(batch.load.tiles, batch)
         self._flight.add(batch.load.tiles)
 

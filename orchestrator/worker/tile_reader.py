@@ -1,4 +1,6 @@
-"""What is known of a tile before it is restored: its measurement, the pixels around it, the coarser level."""
+"""What is known of a tile before it is restored: its measurement, the pixels around it, the coarser
+level.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +23,15 @@ from orchestrator.worker.level_cells import LevelCells
 from storage.box import Box
 from storage.errors import DamagedError
 
-# Measurement pixels read around a tile so that the bicubic start (support 2) has no edge of its own.
+# Measurement pixels read around a tile so that the bicubic start (support 2) has no edge of its
+# own.
 START_MARGIN = 4
 
 
 class TileReader:
-    """Read tiles of one run; holds open stores and no pixels. One thread reads at a time, whoever asks."""
+    """Read tiles of one run; holds open stores and no pixels. One thread reads at a time, whoever
+    asks.
+    """
 
     def __init__(self, run: RunDir, plan: Plan) -> None:
         self.plan = plan
@@ -38,12 +43,16 @@ class TileReader:
         self._lock = threading.Lock()  # readers of image files keep positions and caches
 
     def read(self, key: TileKey, *, measured: bool = True) -> TileInput:
-        """Return everything known of a tile whose predecessors are committed; measured: its measurement too."""
+        """Return everything known of a tile whose predecessors are committed; measured: its
+        measurement too.
+        """
         with self._lock:
             return self._read(self.plan.levels[key.level], key, measured)
 
     def salvage(self, key: TileKey) -> tuple[TileInput, Array | None]:
-        """Return a tile and its measurement enlarged; without the measurement where that cannot be read."""
+        """Return a tile and its measurement enlarged; without the measurement where that cannot be
+        read.
+        """
         level = self.plan.levels[key.level]
         try:
             return self.read(key), self.start(level, level.grid.box(key))
@@ -51,7 +60,9 @@ class TileReader:
             return self.read(key, measured=False), None
 
     def start(self, level: Level, box: tuple[int, int, int, int]) -> Array | None:
-        """Return the picture that a warm start would begin with under a window of a level without a coarser one."""
+        """Return the picture that a warm start would begin with under a window of a level without a
+        coarser one.
+        """
         measured = self.measured[level.index]
         if measured is None:
             return None
@@ -71,25 +82,35 @@ class TileReader:
         if self.fine_known is not None and level.index == 0 and with_measured:
             fine = self.fine_known.read(y0, x0, y1, x1)
         start = self._start(level, wide, smooth) if self.routes[level.index].warm else None
-        return TileInput(y=y, known_mask=known_mask, known=known, guide=coarse, start=start, fine=fine)
+        return TileInput(
+            y=y, known_mask=known_mask, known=known, guide=coarse, start=start, fine=fine
+        )
 
-    def _wide(self, measured: MeasuredWindow, level: Level, y0: int, x0: int, y1: int, x1: int) -> Array:
-        """Return the measurement under a window of the level, with START_MARGIN of its pixels around."""
-        s, m = level.posed.scale, START_MARGIN
+    def _wide(
+        self, measured: MeasuredWindow, level: Level, y0: int, x0: int, y1: int, x1: int
+    ) -> Array:
+        """Return the measurement under a window of the level, with START_MARGIN of its pixels
+        around.
+        """
+        s = level.posed.scale
+        m = START_MARGIN
         return measured.read(y0 // s - m, x0 // s - m, y1 // s + m, x1 // s + m)
 
     def _start(self, level: Level, wide: Array | None, smooth: Array | None) -> Array | None:
-        """Return the picture that a warm start begins with: the coarser result enlarged, else the measurement enlarged.
+        """Return the picture that a warm start begins with: the coarser result enlarged, else the
+        measurement enlarged.
 
-        The latter also where a network makes more of it, to which the coarser result is added (orchestrator.worker.worker).
-        wide: the measurement with START_MARGIN pixels around; smooth: the coarser level's result at this size.
-        Where the level measures every pixel itself, its own (noisy) pixels are the start, and unknown ones are filled.
+        The latter also where a network makes more of it, to which the coarser result is added
+        (orchestrator.worker.worker). wide: the measurement with START_MARGIN pixels around; smooth:
+        the coarser level's result at this size. Where the level measures every pixel itself, its
+        own (noisy) pixels are the start, and unknown ones are filled.
         """
         unlike = self.plan.task.name in ("cs", "operator")
         coarse = level.posed.scale > 1 and not self.routes[level.index].predicted
         if wide is None or unlike or (smooth is not None and (coarse or self.plan.grey)):
             return smooth
-        s, m = level.posed.scale, START_MARGIN
+        s = level.posed.scale
+        m = START_MARGIN
         picture = to_channels(wide, self.plan.bands.stored)
         if s > 1:
             return bicubic_upsample(fill_unknown(picture), s)[:, m * s : -m * s, m * s : -m * s]
@@ -110,7 +131,9 @@ class TileReader:
         return mask, known
 
     def _read_guide(self, level: Level, key: TileKey) -> tuple[Array, Array]:
-        """Return the coarser level's pixels under the tile, and their bicubic enlargement as a start."""
+        """Return the coarser level's pixels under the tile, and their bicubic enlargement as a
+        start.
+        """
         coarse = self.plan.levels[level.index + 1].grid
         y0, x0, y1, x1 = level.grid.box(key)
         top, bottom = guide_window(y0, y1, FACTOR, coarse.rows.length)

@@ -57,10 +57,14 @@ class Load:
 
 
 def choose_device(name: str | None = None) -> torch.device:
-    """Return the device that this process computes on: the one named, else a GPU where there is one."""
+    """Return the device that this process computes on: the one named, else a GPU where there is
+    one.
+    """
     device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type == "cpu":
-        torch.set_num_threads(1)  # more workers beat more threads (docs/RESULTS.md), and one thread is repeatable
+        torch.set_num_threads(
+            1
+        )  # more workers beat more threads (docs/RESULTS.md), and one thread is repeatable
     return device
 
 
@@ -68,10 +72,15 @@ class Worker:
     """Restore tiles of one run; holds the network, open stores and no pixels between calls."""
 
     def __init__(
-        self, root: Path, plan: Plan, device: str | None = None, load: Callable[..., Denoiser] = load_denoiser
+        self,
+        root: Path,
+        plan: Plan,
+        device: str | None = None,
+        load: Callable[..., Denoiser] = load_denoiser,
     ) -> None:
         """load: stands in for `load_denoiser` where several runs share a network."""
-        self.run_dir, self.plan = RunDir(root), plan
+        self.run_dir = RunDir(root)
+        self.plan = plan
         self.device = choose_device(device)
         label = network_label(plan.spec.denoiser, plan.spec.guidance)
         loaded = load(plan.spec.denoiser, str(self.device), label)
@@ -97,7 +106,9 @@ class Worker:
         return None if self.limit is None else max(self.limit // len(self.plan.bands.groups), 1)
 
     def run(self, keys: list[TileKey]) -> Report:
-        """Restore tiles of one level and write their owned boxes; raises TileError naming a tile that went wrong."""
+        """Restore tiles of one level and write their owned boxes; raises TileError naming a tile
+        that went wrong.
+        """
         began = time.perf_counter()
         work = self.load(keys)
         for key, pixels in work.determined.items():
@@ -114,14 +125,18 @@ class Worker:
         tiles = {key: self._patiently(lambda key=key: self.reader.read(key)) for key in keys}  # type: ignore[misc]
         found = {key: self._determined(key, tile) for key, tile in tiles.items()}
         known = {key: pixels for key, pixels in found.items() if pixels is not None}
-        return Load(tuple(keys), {key: tile for key, tile in tiles.items() if key not in known}, known)
+        return Load(
+            tuple(keys), {key: tile for key, tile in tiles.items() if key not in known}, known
+        )
 
     def _determined(self, key: TileKey, tile: TileInput) -> Array | None:
         level = self.plan.levels[key.level]
         return determined(self.plan, level, tile, self._inner(level, key))
 
     def begin(self, tiles: dict[TileKey, TileInput]) -> SamplerState:
-        """Return tiles of one level before their first step, every picture of a tile a row of the batch."""
+        """Return tiles of one level before their first step, every picture of a tile a row of the
+        batch.
+        """
         bands = self.plan.bands
         pictures = [part for tile in tiles.values() for part in tile.split(bands, self.plan.joint)]
         keys = [key for key in tiles for _ in bands.groups]
@@ -137,7 +152,9 @@ class Worker:
         keys = [TileKey(*key) for key in state.keys]
         pictures = self.finished(state.problem, level, keys, state.estimate).cpu()
         groups = len(self.plan.bands.groups)
-        return {key: pictures[i * groups : (i + 1) * groups] for i, key in enumerate(keys[::groups])}
+        return {
+            key: pictures[i * groups : (i + 1) * groups] for i, key in enumerate(keys[::groups])
+        }
 
     def crop(self, key: TileKey, results: Tensor) -> Array:
         """Return the pixels of a tile's owned box; raises TileError where the network gave none."""
@@ -156,8 +173,11 @@ class Worker:
         began = time.perf_counter()
         for key in keys:
             self.write(key, substitute(self, key))
-        trouble, self._trouble = self._trouble, ""
-        return Report(tuple(keys), time.perf_counter() - began, 0, substituted=True, trouble=trouble)
+        trouble = self._trouble
+        self._trouble = ""
+        return Report(
+            tuple(keys), time.perf_counter() - began, 0, substituted=True, trouble=trouble
+        )
 
     def _patiently(self, action: Callable[[], T]) -> T:
         """Do something to the store, again and again while it fails for a while."""
@@ -171,18 +191,24 @@ class Worker:
         """Return what the driver is told of a batch whose tiles are written."""
         groups = len(self.plan.bands.groups)
         nfe = self.trajectories[work.keys[0].level].nfe * len(work.tiles) * groups
-        trouble, self._trouble = self._trouble, ""
+        trouble = self._trouble
+        self._trouble = ""
         return Report(work.keys, seconds, nfe, len(work.determined), self.fitting, trouble=trouble)
 
     def _start(self, level: Level, keys: list[TileKey], tiles: list[TileInput]) -> SamplerState:
         route = self.trajectories[level.index]
         problem = self.problem(level, keys, tiles)
-        start = self._stack([t.start for t in tiles]) if route.warm and tiles[0].start is not None else None
+        start = (
+            self._stack([t.start for t in tiles])
+            if route.warm and tiles[0].start is not None
+            else None
+        )
         if route.warm and start is None and problem.measurement is not None:  # no picture itself
             start = problem.measurement.operator.pinv(problem.measurement.y)
         if start is not None and route.predicted:
             start = self._predict(start, tiles)
-        channels, side = self.plan.denoiser.channels, self.plan.tile
+        channels = self.plan.denoiser.channels
+        side = self.plan.tile
         return start_tiles(
             problem,
             self.config(level.index),
@@ -195,12 +221,16 @@ class Worker:
         )
 
     def _predict(self, start: Tensor, tiles: list[TileInput]) -> Tensor:
-        """Return what the enlarged measurement may have been, with the low frequencies of the coarser result."""
+        """Return what the enlarged measurement may have been, with the low frequencies of the
+        coarser result.
+        """
         assert self.predictor is not None, "loaded with the worker"
         picture = predict(self.predictor, start)
         if tiles[0].guide is None:
             return picture
-        pooling = measurement_operator(FACTOR, grey=False, known=None, channels=0, smooth=self._smooth)
+        pooling = measurement_operator(
+            FACTOR, grey=False, known=None, channels=0, smooth=self._smooth
+        )
         return pooling.project(picture, self._stack([t.guide for t in tiles]))
 
     def problem(self, level: Level, keys: list[TileKey], tiles: list[TileInput]) -> Problem:
@@ -208,10 +238,14 @@ class Worker:
         return Problem(
             guide=self._guide(level, tiles),
             measurement=self._measurement(level, keys, tiles),
-            known=Known(self._stack([t.known_mask for t in tiles]), self._stack([t.known for t in tiles])),
+            known=Known(
+                self._stack([t.known_mask for t in tiles]), self._stack([t.known for t in tiles])
+            ),
         )
 
-    def finished(self, problem: Problem, level: Level, keys: list[TileKey], result: Tensor) -> Tensor:
+    def finished(
+        self, problem: Problem, level: Level, keys: list[TileKey], result: Tensor
+    ) -> Tensor:
         """Restore A x = y beside the pinned pixels, where measurements overlap."""
         if level.index > 0 or self.plan.task.stencil is None:
             return result
@@ -220,7 +254,8 @@ class Worker:
         return problem.to(result.device).finish(result, rows, cols)
 
     def _guide(self, level: Level, tiles: list[TileInput]) -> Measurement | None:
-        """Return the coarser result as a constraint, except where this level's own measurement has a pixel.
+        """Return the coarser result as a constraint, except where this level's own measurement has
+        a pixel.
 
         There the coarse pixel, which was restored from less, could only disagree with it.
         """
@@ -229,19 +264,26 @@ class Worker:
         unknown = None
         if self.plan.task.masked and level.posed.scale == 1 and not self.plan.grey:
             unknown = self._stack([_unknown_blocks(t.y) for t in tiles if t.y is not None])
-        operator = measurement_operator(FACTOR, grey=False, known=unknown, channels=0, smooth=self._smooth)
+        operator = measurement_operator(
+            FACTOR, grey=False, known=unknown, channels=0, smooth=self._smooth
+        )
         return Measurement(operator, self._stack([t.guide for t in tiles]))
 
     @property
     def _smooth(self) -> bool:
         return self.plan.spec.sampling.inverse == "smooth"
 
-    def _measurement(self, level: Level, keys: list[TileKey], tiles: list[TileInput]) -> Measurement | None:
+    def _measurement(
+        self, level: Level, keys: list[TileKey], tiles: list[TileInput]
+    ) -> Measurement | None:
         if tiles[0].y is None:
             return None
         fine = None if tiles[0].fine is None else self._stack([t.fine for t in tiles]) > 0
         boxes = [level.grid.box(key) for key in keys]
-        return to(tile_measurement(self.plan, level, self._stack([t.y for t in tiles]), boxes, fine), self.device)
+        return to(
+            tile_measurement(self.plan, level, self._stack([t.y for t in tiles]), boxes, fine),
+            self.device,
+        )
 
     def config(self, level: int) -> SamplerConfig:
         """Return the process of a level's tiles."""
@@ -251,13 +293,17 @@ class Worker:
 
     def _config(self, level: Level, route: Trajectory) -> SamplerConfig:
         s = self.plan.spec.sampling
-        assert s.form is not None and s.eta is not None and s.noise_scale is not None, "resolve() fills the sampling"
+        assert s.form is not None and s.eta is not None and s.noise_scale is not None, (
+            "resolve() fills the sampling"
+        )
         chosen: dict[str, Any] = {"zeta": s.zeta, "eta_b": s.eta_b, "ilvr_stop": s.ilvr_stop}
         return SamplerConfig(
             schedule=route.schedule,
             times=route.times,
             method=s.method,
-            parameters=MethodConfig(**{name: value for name, value in chosen.items() if value is not None}),
+            parameters=MethodConfig(
+                **{name: value for name, value in chosen.items() if value is not None}
+            ),
             form=s.form,
             eta=s.eta,
             eps_power=self._eps_power(level) if s.eta == "analytic" else None,
@@ -267,7 +313,9 @@ class Worker:
     def _eps_power(self, level: Level) -> tuple[float, ...]:
         """Return Analytic-DPM's table of a level, from its enlarged measurement under a few tiles."""
         starts = [self.reader.start(level, box) for box in probe_boxes(level.grid)]
-        pictures = [part for start in starts if start is not None for part in self.plan.bands.split(start)]
+        pictures = [
+            part for start in starts if start is not None for part in self.plan.bands.split(start)
+        ]
         schedule = self.trajectories[level.index].schedule
         return eps_power(self.denoiser, schedule, pictures, self.plan.tile, self.device)
 
@@ -281,7 +329,10 @@ class Worker:
 
 
 def _axes(level: Level, keys: list[TileKey]) -> list[tuple[AxisGrid, list[int]]]:
-    return [(level.grid.rows, [key.row for key in keys]), (level.grid.cols, [key.col for key in keys])]
+    return [
+        (level.grid.rows, [key.row for key in keys]),
+        (level.grid.cols, [key.col for key in keys]),
+    ]
 
 
 def _unreached(axis: AxisGrid, i: int) -> list[bool]:
@@ -291,7 +342,9 @@ def _unreached(axis: AxisGrid, i: int) -> list[bool]:
 
 
 def _unknown_blocks(y: Array) -> NDArray[np.bool_]:
-    """Return which blocks of FACTOR x FACTOR pixels of (C, h, w) hold no known one, (1, h / FACTOR, w / FACTOR)."""
+    """Return which blocks of FACTOR x FACTOR pixels of (C, h, w) hold no known one, (1, h / FACTOR,
+    w / FACTOR).
+    """
     height, width = (side // FACTOR for side in y.shape[1:])
     blocks: NDArray[np.bool_] = np.isnan(y[:1]).reshape(1, height, FACTOR, width, FACTOR)
     return np.asarray(blocks.all(axis=(2, 4)))

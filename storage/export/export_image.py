@@ -1,4 +1,6 @@
-"""Export a published image to one file that other programs open, whole or not at all, in bounded memory."""
+"""Export a published image to one file that other programs open, whole or not at all, in bounded
+memory.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,13 @@ from storage.zarr_format.published_image import PublishedImage
 
 Progress = Callable[[int, int], None]
 MAX_WHOLE_BYTES = 256 << 20
-"""Limit on the pixels of a PNG or JPEG, bytes: pixels and file are whole in memory, which stays below 768 MiB."""
+"""Limit on the pixels of a PNG or JPEG, bytes: pixels and file are whole in memory, which stays
+below 768 MiB.
+"""
 FORMATS = ("tiff", "ome-tiff", "geotiff", "cog", "png", "jpeg")
-"""What can be written: a tiled TIFF with its pyramid in four dialects, and two formats for small images."""
+"""What can be written: a tiled TIFF with its pyramid in four dialects, and two formats for small
+images.
+"""
 QUALITY = 90
 """Default quality of JPEG compression."""
 _SUFFIXES = {
@@ -47,26 +53,34 @@ def export(
 ) -> None:
     """Write the published image `source` to `file`.
 
-    format: one of FORMATS; by default what the suffix says, where .tif is a tiled TIFF whose levels follow as reduced
-    pages (OpenSlide, GDAL and QuPath read it) and which carries the georeference where there is one.
-    compression: none, deflate (default), zstd, lzw, jpeg (8 bit, 1 or 3 bands, with `quality` 1 to 100).
-    PNG and JPEG are limited to `max_whole_bytes` of pixels. Pixel size, colour profile, band names, nodata and
-    georeference go along as far as the format has a place for them. `file` appears complete or not at all.
-    progress: (done, total) tiles, for TIFF.
-    Raises FormatError for what cannot be written so, and for an existing file without `overwrite`.
+    format: one of FORMATS; by default what the suffix says, where .tif is a tiled TIFF whose levels
+    follow as reduced pages (OpenSlide, GDAL and QuPath read it) and which carries the georeference
+    where there is one. compression: none, deflate (default), zstd, lzw, jpeg (8 bit, 1 or 3 bands,
+    with `quality` 1 to 100). PNG and JPEG are limited to `max_whole_bytes` of pixels. Pixel size,
+    colour profile, band names, nodata and georeference go along as far as the format has a place
+    for them. `file` appears complete or not at all. progress: (done, total) tiles, for TIFF. Raises
+    FormatError for what cannot be written so, and for an existing file without `overwrite`.
     """
-    file, image = Path(file), PublishedImage.open(source)
+    file = Path(file)
+    image = PublishedImage.open(source)
     kind = _kind(file, format)
     compression = compression or "deflate"
     _check(file, image, kind, compression, quality, max_whole_bytes)
     levels = len(image.levels) if pyramid or kind == "cog" else 1
     with files.atomic_output(file, overwrite=overwrite) as temporary:
         if kind in ("png", "jpeg"):
-            rows, icc = flat.read_rows(image), image.meaning.icc
-            parts = flat.encode_png(rows, icc) if kind == "png" else flat.encode_jpeg(rows, icc, quality)
+            rows = flat.read_rows(image)
+            icc = image.meaning.icc
+            parts = (
+                flat.encode_png(rows, icc)
+                if kind == "png"
+                else flat.encode_jpeg(rows, icc, quality)
+            )
             files.write_new(temporary, parts, fsync=False)  # atomic_output flushes it
         else:
-            meaning = image.meaning if kind != "ome-tiff" else ImageMetadata(nodata=image.meaning.nodata)
+            meaning = (
+                image.meaning if kind != "ome-tiff" else ImageMetadata(nodata=image.meaning.nodata)
+            )
             tiff_writer.write_tiff(
                 temporary,
                 image,
@@ -87,28 +101,45 @@ def _kind(file: Path, format: str | None) -> str:
     if format is None:
         if by_suffix is None:
             ending = f"suffix {file.suffix!r}" if file.suffix else "no suffix"
-            raise FormatError(f"{file}: {ending}; the formats that can be written are {', '.join(_SUFFIXES)}")
+            raise FormatError(
+                f"{file}: {ending}; the formats that can be written are {', '.join(_SUFFIXES)}"
+            )
         return by_suffix
     if format not in FORMATS:
         raise FormatError(f"format {format!r} is not known; choose one of {', '.join(FORMATS)}")
     if format in ("png", "jpeg") and by_suffix != format:
-        raise FormatError(f"{file}: the name does not end as a {format.upper()}; rename it, or leave --format out")
+        raise FormatError(
+            f"{file}: the name does not end as a {format.upper()}; rename it, or leave --format out"
+        )
     if format not in ("png", "jpeg") and not name.endswith(_TIFF_SUFFIXES):
         raise FormatError(f"{file}: {format} is a TIFF; choose a name that ends in .tif")
     return format
 
 
-def _check(file: Path, image: PublishedImage, kind: str, compression: str, quality: int, max_bytes: int) -> None:
+def _check(
+    file: Path, image: PublishedImage, kind: str, compression: str, quality: int, max_bytes: int
+) -> None:
     """Raise FormatError where the image does not go into the format."""
     if compression not in COMPRESSIONS:
-        raise FormatError(f"compression {compression!r} is not known; choose one of {', '.join(COMPRESSIONS)}")
+        raise FormatError(
+            f"compression {compression!r} is not known; choose one of {', '.join(COMPRESSIONS)}"
+        )
     if not 1 <= quality <= 100:
-        raise FormatError(f"quality {quality} is not between 1 and 100; choose {QUALITY}, for example")
-    what, tiff = f"{image.dtype} with {image.channels} bands", file.with_suffix(".tif").name
-    if (kind == "jpeg" or compression == "jpeg") and (image.dtype != "uint8" or image.channels not in (1, 3)):
-        raise FormatError(f"{file}: JPEG holds uint8 with 1 or 3 bands, the image is {what}; choose zstd or deflate")
+        raise FormatError(
+            f"quality {quality} is not between 1 and 100; choose {QUALITY}, for example"
+        )
+    what = f"{image.dtype} with {image.channels} bands"
+    tiff = file.with_suffix(".tif").name
+    if (kind == "jpeg" or compression == "jpeg") and (
+        image.dtype != "uint8" or image.channels not in (1, 3)
+    ):
+        raise FormatError(
+            f"{file}: JPEG holds uint8 with 1 or 3 bands, the image is {what}; choose zstd or deflate"
+        )
     if kind == "png" and (image.dtype not in ("uint8", "uint16") or image.channels not in (1, 3)):
-        raise FormatError(f"{file}: a PNG holds uint8 or uint16 with 1 or 3 bands, not {what}; export to {tiff}")
+        raise FormatError(
+            f"{file}: a PNG holds uint8 or uint16 with 1 or 3 bands, not {what}; export to {tiff}"
+        )
     size = image.nbytes(1)
     if kind in ("png", "jpeg") and size > max_bytes:
         raise FormatError(
@@ -116,10 +147,14 @@ def _check(file: Path, image: PublishedImage, kind: str, compression: str, quali
             f"which is made in memory; export to {tiff} instead"
         )
     if kind == "jpeg" and max(image.levels[0].shape[1:]) > flat.JPEG_SIDE:
-        raise FormatError(f"{file}: a JPEG is at most {flat.JPEG_SIDE} px wide and high; export to {tiff} instead")
+        raise FormatError(
+            f"{file}: a JPEG is at most {flat.JPEG_SIDE} px wide and high; export to {tiff} instead"
+        )
     if kind in ("geotiff", "cog"):
         if image.meaning.geo is None:
-            raise FormatError(f"{file}: {image.path} has no georeference for a {kind}; export with --format tiff")
+            raise FormatError(
+                f"{file}: {image.path} has no georeference for a {kind}; export with --format tiff"
+            )
         geotiff.require()
     _check_disk(file, image, kind, compression)
 

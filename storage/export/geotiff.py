@@ -13,33 +13,46 @@ from storage.errors import FormatError, one_line
 from storage.image_metadata import ImageMetadata
 
 Tag = tuple[int, int, int, Any, bool]
-"""A tag for tifffile's extratags: code, type, count, value, whether only the first page carries it."""
+"""A tag for tifffile's extratags: code, type, count, value, whether only the first page carries it.
+"""
 
-# ModelPixelScale, ModelTiepoint, ModelTransformation, GeoKeyDirectory, GeoDoubleParams, GeoAsciiParams, GDAL metadata
-# (band names) and GDAL nodata.
+# ModelPixelScale, ModelTiepoint, ModelTransformation, GeoKeyDirectory, GeoDoubleParams,
+# GeoAsciiParams, GDAL metadata (band names) and GDAL nodata.
 _TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113)
 # Of memory for GDAL's block cache, bytes: the default is 5 % of the machine's.
 _CACHE = 128 << 20
 
 
 def tags(meaning: ImageMetadata, *, channels: int, dtype: str) -> list[Tag]:
-    """Return the tags that carry georeference, nodata and band names of an image, as GDAL writes them.
+    """Return the tags that carry georeference, nodata and band names of an image, as GDAL writes
+    them.
 
-    They come from an image of one pixel in memory, so that GDAL decides how a coordinate system is put into GeoKeys and
-    where a tie point lies when pixels are points. Without georeference only nodata, which needs no GDAL.
-    Raises FormatError when the extra `geo` is not installed, or GDAL does not know the coordinate system.
+    They come from an image of one pixel in memory, so that GDAL decides how a coordinate system is
+    put into GeoKeys and where a tie point lies when pixels are points. Without georeference only
+    nodata, which needs no GDAL. Raises FormatError when the extra `geo` is not installed, or GDAL
+    does not know the coordinate system.
     """
     if meaning.geo is None:
         return [] if meaning.nodata is None else [(42113, 2, 0, nodata_text(meaning.nodata), True)]
     rasterio = _rasterio()
     from rasterio.io import MemoryFile
 
-    profile = {"driver": "GTiff", "height": 1, "width": 1, "count": channels, "dtype": dtype, "interleave": "pixel"}
+    profile = {
+        "driver": "GTiff",
+        "height": 1,
+        "width": 1,
+        "count": channels,
+        "dtype": dtype,
+        "interleave": "pixel",
+    }
     with _quiet(), rasterio.Env(GDAL_CACHEMAX=_CACHE), MemoryFile() as memory:
         try:
             crs = rasterio.crs.CRS.from_wkt(meaning.geo.crs) if meaning.geo.crs else None
             with memory.open(
-                **profile, crs=crs, transform=rasterio.Affine(*meaning.geo.transform), nodata=meaning.nodata
+                **profile,
+                crs=crs,
+                transform=rasterio.Affine(*meaning.geo.transform),
+                nodata=meaning.nodata,
             ) as one:
                 if meaning.geo.pixel_is_point:
                     one.update_tags(AREA_OR_POINT="Point")
@@ -52,7 +65,13 @@ def tags(meaning: ImageMetadata, *, channels: int, dtype: str) -> list[Tag]:
         with tifffile.TiffFile(memory) as tiff:
             found = tiff.pages[0].tags  # type: ignore[union-attr]
             return [
-                (tag.code, int(tag.dtype), 0 if isinstance(tag.value, str) else tag.count, tag.value, True)
+                (
+                    tag.code,
+                    int(tag.dtype),
+                    0 if isinstance(tag.value, str) else tag.count,
+                    tag.value,
+                    True,
+                )
                 for tag in (found.get(code) for code in _TAGS)
                 if tag is not None
             ]
@@ -60,7 +79,11 @@ def tags(meaning: ImageMetadata, *, channels: int, dtype: str) -> list[Tag]:
 
 def nodata_text(nodata: float) -> str:
     """Return the text of GDAL's nodata tag; a whole number has no decimals."""
-    return str(int(nodata)) if float(nodata).is_integer() and abs(nodata) < 2**53 else repr(float(nodata)).lower()
+    return (
+        str(int(nodata))
+        if float(nodata).is_integer() and abs(nodata) < 2**53
+        else repr(float(nodata)).lower()
+    )
 
 
 def require() -> None:
@@ -81,7 +104,9 @@ def _rasterio() -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence rasterio's warning about images without georeference; here it means one that is the identity."""
+    """Silence rasterio's warning about images without georeference; here it means one that is the
+    identity.
+    """
     from rasterio.errors import NotGeoreferencedWarning
 
     with warnings.catch_warnings():

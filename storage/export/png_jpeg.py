@@ -30,7 +30,9 @@ def read_rows(image: PublishedImage) -> NDArray[Any]:
 
 
 def encode_png(rows: NDArray[Any], icc: bytes | None) -> list[memoryview | bytes]:
-    """Return the PNG of (H, W) or (H, W, 3) uint8 or uint16 pixels, in parts: it is not copied once more."""
+    """Return the PNG of (H, W) or (H, W, 3) uint8 or uint16 pixels, in parts: it is not copied once
+    more.
+    """
     encoded = memoryview(imagecodecs.png_encode(rows))
     if icc is None:
         return [encoded]
@@ -47,7 +49,11 @@ def encode_jpeg(rows: NDArray[Any], icc: bytes | None, quality: int) -> list[mem
         return [encoded]
     parts = [icc[i : i + _PROFILE_PART] for i in range(0, len(icc), _PROFILE_PART)]
     segments = b"".join(
-        b"\xff\xe2" + struct.pack(">H", len(part) + 16) + b"ICC_PROFILE\0" + bytes([number, len(parts)]) + part
+        b"\xff\xe2"
+        + struct.pack(">H", len(part) + 16)
+        + b"ICC_PROFILE\0"
+        + bytes([number, len(parts)])
+        + part
         for number, part in enumerate(parts, 1)
     )
     head = 2  # start of image; a JFIF segment comes directly after it

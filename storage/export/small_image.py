@@ -17,7 +17,9 @@ SUFFIXES = (".png", ".tif", ".tiff")
 def check_name(path: Path) -> None:
     """Raise FormatError unless the name ends as a format that can be written."""
     if path.suffix.lower() not in SUFFIXES:
-        raise FormatError(f"{path}: cannot write {path.suffix or 'a name without suffix'}; name it .png, .tif or .tiff")
+        raise FormatError(
+            f"{path}: cannot write {path.suffix or 'a name without suffix'}; name it .png, .tif or .tiff"
+        )
 
 
 def write_image(path: Path, pixels: Pixels) -> None:
@@ -34,5 +36,7 @@ def write_image(path: Path, pixels: Pixels) -> None:
 
         photometric = "rgb" if len(pixels) == 3 else "minisblack"
         planar = {"planarconfig": "contig"} if len(pixels) > 1 else {}
-        tifffile.imwrite(partial, rows, photometric=photometric, tile=(256, 256), compression="zlib", **planar)
+        tifffile.imwrite(
+            partial, rows, photometric=photometric, tile=(256, 256), compression="zlib", **planar
+        )
     partial.replace(path)

@@ -30,7 +30,11 @@ _ENCODERS: dict[str, Encode] = {
     "zstd": partial(imagecodecs.zstd_encode, level=1),
     "lzw": imagecodecs.lzw_encode,
 }
-_JPEG_COLOURS: dict[str, Any] = {"colorspace": "RGB", "outcolorspace": "YCBCR", "subsampling": (2, 2)}
+_JPEG_COLOURS: dict[str, Any] = {
+    "colorspace": "RGB",
+    "outcolorspace": "YCBCR",
+    "subsampling": (2, 2),
+}
 # Tiles that are being compressed, or are waiting to be written, at the same time.
 _AHEAD = 8
 # Room for a compressed tile, in its size: LZW makes noise larger by a half.
@@ -38,13 +42,21 @@ _ROOM = 2
 
 
 class TileEncoder:
-    """Make the stored bytes of tiles, in a pool: a tile goes its whole way in one thread, through memory in its cache.
+    """Make the stored bytes of tiles, in a pool: a tile goes its whole way in one thread, through
+    memory in its cache.
 
-    Memory: a tile for every thread, and two for each of eight whose bytes wait; used again and again.
+    Memory: a tile for every thread, and two for each of eight whose bytes wait; used again and
+    again.
     """
 
     def __init__(
-        self, image: PublishedImage, pool: Executor, *, planar: bool, compression: str, quality: int = 0
+        self,
+        image: PublishedImage,
+        pool: Executor,
+        *,
+        planar: bool,
+        compression: str,
+        quality: int = 0,
     ) -> None:
         """Set up for an image.
 
@@ -52,7 +64,9 @@ class TileEncoder:
         `tiff_writer.COMPRESSIONS`; deflate, zstd and lzw store what differs from the sample before (TIFF 6.0, section
         14), of floats the exponents first (Adobe's Technical Note 3). quality: of JPEG, 1 to 100.
         """
-        self._image, self._pool, self._planar = image, pool, planar
+        self._image = image
+        self._pool = pool
+        self._planar = planar
         depth = 1 if planar else image.channels
         whole = np.dtype(image.dtype).kind in "iu"
         self._encode: Encode | None = None
@@ -60,7 +74,9 @@ class TileEncoder:
             colours = _JPEG_COLOURS if depth == 3 else {}
             self._encode = partial(imagecodecs.jpeg_encode, level=quality, **colours)
         elif compression in _ENCODERS:
-            self._encode = _ENCODERS[compression] if whole else partial(_floats, encode=_ENCODERS[compression])
+            self._encode = (
+                _ENCODERS[compression] if whole else partial(_floats, encode=_ENCODERS[compression])
+            )
         self._tile = _Tile(depth, image.dtype, compression in _ENCODERS and whole)
         waiting = 0 if self._encode is None else min(_AHEAD, self.count(0))
         self._free = deque(bytearray(_ROOM * self._tile.pixels.nbytes) for _ in range(waiting))
@@ -71,7 +87,9 @@ class TileEncoder:
         return -(-height // TILE) * -(-width // TILE) * (channels if self._planar else 1)
 
     def tiles(self, number: int) -> Iterator[memoryview]:
-        """Yield the tiles of a level, row by row, zeros beyond the far edges; each holds until the next is asked for."""
+        """Yield the tiles of a level, row by row, zeros beyond the far edges; each holds until the
+        next is asked for.
+        """
         if self._encode is None:
             for place in self._places(number):
                 yield self._filled(number, *place).data.cast("B")
@@ -81,25 +99,33 @@ class TileEncoder:
             if not self._free:
                 yield self._first(waiting)
             room = self._free.popleft()
-            waiting.append((room, self._pool.submit(self._encoded, self._encode, room, number, *place)))
+            waiting.append(
+                (room, self._pool.submit(self._encoded, self._encode, room, number, *place))
+            )
         while waiting:
             yield self._first(waiting)
 
     def _first(self, waiting: deque[tuple[bytearray, Future[memoryview]]]) -> memoryview:
-        """Return the stored bytes that wait longest; their room is used again when more is asked for."""
+        """Return the stored bytes that wait longest; their room is used again when more is asked
+        for.
+        """
         room, stored = waiting.popleft()
         self._free.append(room)
         return stored.result()
 
     def _places(self, number: int) -> Iterator[tuple[Box, int | None]]:
-        """Yield (window, band or all) of the tiles of a level; of bands that are planes one after the other."""
+        """Yield (window, band or all) of the tiles of a level; of bands that are planes one after
+        the other.
+        """
         _, height, width = self._image.levels[number].shape
         for channel in range(self._image.channels) if self._planar else (None,):
             for y0 in range(0, height, TILE):
                 for x0 in range(0, width, TILE):
                     yield Box(y0, x0, min(y0 + TILE, height), min(x0 + TILE, width)), channel
 
-    def _encoded(self, encode: Encode, room: bytearray, number: int, box: Box, channel: int | None) -> Any:
+    def _encoded(
+        self, encode: Encode, room: bytearray, number: int, box: Box, channel: int | None
+    ) -> Any:
         return encode(self._filled(number, box, channel), out=room)
 
     def _filled(self, number: int, box: Box, channel: int | None) -> Pixels:
@@ -118,14 +144,19 @@ class _Tile(threading.local):
         height, width = box.shape
         if (height, width) != (TILE, TILE):
             self.pixels[...] = 0
-        for channel, band in enumerate(bands):  # band by band: several times faster than a transposed copy
-            self.pixels[:height, :width, channel] = band if self._band is None else self._differences(band, self._band)
+        for channel, band in enumerate(
+            bands
+        ):  # band by band: several times faster than a transposed copy
+            self.pixels[:height, :width, channel] = (
+                band if self._band is None else self._differences(band, self._band)
+            )
         return self.pixels[:, :, 0] if self.pixels.shape[2] == 1 else self.pixels
 
     @staticmethod
     def _differences(band: Pixels, room: Pixels) -> Pixels:
         """Return what differs from the sample before; what overflows wraps, and back again."""
-        flat, out = band.reshape(-1), room[: band.size]
+        flat = band.reshape(-1)
+        out = room[: band.size]
         np.subtract(flat[1:], flat[:-1], out=out[1:])  # in one run over all rows
         found = out.reshape(band.shape)
         found[:, 0] = band[:, 0]

@@ -1,10 +1,11 @@
-"""Write a published image as a tiled TIFF with its pyramid, tile by tile: reduced pages, or SubIFDs with OME-XML.
+"""Write a published image as a tiled TIFF with its pyramid, tile by tile: reduced pages, or SubIFDs
+with OME-XML.
 
-reduced pages (subfiletype 1, after the image)   OpenSlide, GDAL, QuPath, vips; GeoTIFF
-SubIFDs and OME-XML (OME-TIFF 6)                 Bio-Formats, QuPath, napari, tifffile; OpenSlide sees level 0
+reduced pages (subfiletype 1, after the image)   OpenSlide, GDAL, QuPath, vips; GeoTIFF SubIFDs and
+OME-XML (OME-TIFF 6)                 Bio-Formats, QuPath, napari, tifffile; OpenSlide sees level 0
 
-All tables come first, then the tiles of the smallest level, at last those of the image: the order of a Cloud Optimized
-GeoTIFF. tifffile writes the tables, of tiles that are still empty.
+All tables come first, then the tiles of the smallest level, at last those of the image: the order
+of a Cloud Optimized GeoTIFF. tifffile writes the tables, of tiles that are still empty.
 """
 
 from __future__ import annotations
@@ -36,11 +37,12 @@ COMPRESSIONS: dict[str, dict[str, Any]] = {
     "jpeg": {"compression": "jpeg"},
 }
 """All lossless but jpeg: deflate opens everywhere, zstd is several times as fast."""
-# Classic TIFF counts bytes in 32 bits; the reserve is for tables and for data that compression makes larger.
+# Classic TIFF counts bytes in 32 bits; the reserve is for tables and for data that compression
+# makes larger.
 CLASSIC_LIMIT = (1 << 32) - (1 << 28)
 _MICROMETRES_PER_CM = 1e4
-# What tells GDAL that a file is a COG, and that every tile lies between its length and its last four bytes (GDAL's COG
-# driver, "Header ghost area").
+# What tells GDAL that a file is a COG, and that every tile lies between its length and its last
+# four bytes (GDAL's COG driver, "Header ghost area").
 _LAYOUT = (
     b"LAYOUT=IFDS_BEFORE_DATA\nBLOCK_ORDER=ROW_MAJOR\nBLOCK_LEADER=SIZE_AS_UINT4\n"
     b"BLOCK_TRAILER=LAST_4_BYTES_REPEATED\nKNOWN_INCOMPATIBLE_EDITION=NO\n "
@@ -73,16 +75,19 @@ def write_tiff(
 ) -> None:
     """Write the first `levels` levels of `image`; BigTIFF where the pixels may pass 4 GiB.
 
-    ome: SubIFDs with OME-XML, bands of anything but RGB as planes; else reduced pages, bands interleaved.
-    cog: say that the file is a Cloud Optimized GeoTIFF. tags: further tags of the first page.
-    Memory: some tiles and the tables of the file, 16 bytes for every tile.
+    ome: SubIFDs with OME-XML, bands of anything but RGB as planes; else reduced pages, bands
+    interleaved. cog: say that the file is a Cloud Optimized GeoTIFF. tags: further tags of the
+    first page. Memory: some tiles and the tables of the file, 16 bytes for every tile.
     """
     planar = ome and not _rgb(image)
     with ThreadPoolExecutor(2) as pool:
         encoder = TileEncoder(image, pool, planar=planar, compression=compression, quality=quality)
         counts = [encoder.count(number) for number in range(levels)]
-        _write_tables(file, image, counts, ome=ome, cog=cog, planar=planar, compression=compression, tags=tags)
-        pages, done = _pages(file, levels, ome=ome), 0
+        _write_tables(
+            file, image, counts, ome=ome, cog=cog, planar=planar, compression=compression, tags=tags
+        )
+        pages = _pages(file, levels, ome=ome)
+        done = 0
         with file.open("r+b") as target:
             target.seek(0, 2)
             for number in reversed(range(levels)):
@@ -111,7 +116,13 @@ def _write_tables(
     """Write the file without the bytes of its tiles. counts: tiles of every level."""
     levels = len(counts)
     # Tiles are padded to full size; LZW makes noise up to 1.4 times as large.
-    largest = sum(counts) * TILE * TILE * (1 if planar else image.channels) * np.dtype(image.dtype).itemsize
+    largest = (
+        sum(counts)
+        * TILE
+        * TILE
+        * (1 if planar else image.channels)
+        * np.dtype(image.dtype).itemsize
+    )
     bigtiff = largest * (1.5 if compression == "lzw" else 1.0) > CLASSIC_LIMIT
     with tifffile.TiffWriter(file, bigtiff=bigtiff, ome=ome) as tiff:
         if cog:
@@ -139,10 +150,13 @@ def _write_tables(
             )
 
 
-def _empty_tiles(shape: tuple[int, int, int], tiles: int, compression: str) -> Iterator[bytes] | None:
+def _empty_tiles(
+    shape: tuple[int, int, int], tiles: int, compression: str
+) -> Iterator[bytes] | None:
     """Return what tifffile writes as the tiles of a level: nothing.
 
-    Pages that are one plain tile it writes as one array and leaves a hole of that size, which stays empty.
+    Pages that are one plain tile it writes as one array and leaves a hole of that size, which stays
+    empty.
     """
     return None if compression == "none" and shape[1:] == (TILE, TILE) else iter([b""] * tiles)
 
@@ -188,7 +202,9 @@ def _fill(file: BinaryIO, page: _Page, places: list[tuple[int, int]]) -> None:
 
 
 def _rgb(image: PublishedImage) -> bool:
-    """Tell whether the bands are colours: three of a whole unsigned dtype that nothing named otherwise."""
+    """Tell whether the bands are colours: three of a whole unsigned dtype that nothing named
+    otherwise.
+    """
     return image.channels == 3 and image.dtype in ("uint8", "uint16")
 
 
@@ -204,7 +220,10 @@ def _resolution(meaning: ImageMetadata, number: int) -> dict[str, Any]:
     if meaning.pixel_size is None:
         return {}
     size_y, size_x = (side * 2**number for side in meaning.pixel_size)
-    return {"resolution": (_MICROMETRES_PER_CM / size_x, _MICROMETRES_PER_CM / size_y), "resolutionunit": "CENTIMETER"}
+    return {
+        "resolution": (_MICROMETRES_PER_CM / size_x, _MICROMETRES_PER_CM / size_y),
+        "resolutionunit": "CENTIMETER",
+    }
 
 
 def _ome_metadata(image: PublishedImage) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""Publish an image as sharded OME-Zarr 0.5 with a pyramid, one shard in memory at a time, in any order."""
+"""Publish an image as sharded OME-Zarr 0.5 with a pyramid, one shard in memory at a time, in any
+order.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["is_published", "plan_levels", "publish", "unpublish"]
 
 Progress = Callable[[int, int], None]
-# Of shards that wait for their neighbours, so that they need not be decoded for the next level, bytes.
+# Of shards that wait for their neighbours, so that they need not be decoded for the next level,
+# bytes.
 _HELD_BYTES = 64 << 20
 
 
@@ -46,25 +49,30 @@ def publish(
     threads: int = 2,
     progress: Progress | None = None,
 ) -> list[PyramidLevel]:
-    """Write the image that `source` delivers to the folder `dest` and return its levels, finest first.
+    """Write the image that `source` delivers to the folder `dest` and return its levels, finest
+    first.
 
-    source: box -> (C, h, w) in `dtype` (uint8, uint16, int16 or float32), called once per shard of level 0: row by row
-    in squares of 2 x 2 shards, of 4 x 4 and so on, so that coarser levels are made of what is in memory.
-    window: values shown as black and white. attributes: written beside the OME metadata. progress: (done, total)
-    shards of all levels. Levels are 2 x 2 means of what is not nodata, down to one that fits a chunk.
-    The group's metadata appears last, by an atomic rename: a killed publish is not an image, and publishing again
-    starts afresh. The same pixels give the same bytes. Other folders in `dest` are left alone.
-    Memory: some shards of C x shard x shard samples (one of every level up to 64 MiB, at least two), and their
-    compressed bytes.
-    Raises FormatError when `dest` holds an image already and `overwrite` is false, or a folder in the way.
+    source: box -> (C, h, w) in `dtype` (uint8, uint16, int16 or float32), called once per shard of
+    level 0: row by row in squares of 2 x 2 shards, of 4 x 4 and so on, so that coarser levels are
+    made of what is in memory. window: values shown as black and white. attributes: written beside
+    the OME metadata. progress: (done, total) shards of all levels. Levels are 2 x 2 means of what
+    is not nodata, down to one that fits a chunk. The group's metadata appears last, by an atomic
+    rename: a killed publish is not an image, and publishing again starts afresh. The same pixels
+    give the same bytes. Other folders in `dest` are left alone. Memory: some shards of C x shard x
+    shard samples (one of every level up to 64 MiB, at least two), and their compressed bytes.
+    Raises FormatError when `dest` holds an image already and `overwrite` is false, or a folder in
+    the way.
     """
     meaning = meaning or ImageMetadata()
     levels = plan_levels((channels, height, width), dtype, chunk=chunk, shard=shard)
     publication = Publication(Path(dest), tuple(levels), meaning.nodata)
     make_way(publication.dest, overwrite=overwrite)
-    group = publication.group(name=name, meaning=meaning, attributes=attributes or {}, window=window)
+    group = publication.group(
+        name=name, meaning=meaning, attributes=attributes or {}, window=window
+    )
     publication.begin(group)
-    total, done = sum(level.grid[0] * level.grid[1] for level in levels), 0
+    total = sum(level.grid[0] * level.grid[1] for level in levels)
+    done = 0
     top = _held_levels(levels)
 
     with ThreadPoolExecutor(threads) as pool:
@@ -101,7 +109,8 @@ def plan_levels(
 ) -> list[PyramidLevel]:
     """Return the levels of an image (C, H, W), finest first, halving until one fits a chunk.
 
-    Raises ValueError for empty images, a dtype that is not supported, or a shard that is not a multiple of the chunk.
+    Raises ValueError for empty images, a dtype that is not supported, or a shard that is not a
+    multiple of the chunk.
     """
     if min(*shape, chunk) < 1 or chunk % 2 or shard < chunk or shard % chunk:
         raise ValueError(
@@ -118,20 +127,29 @@ def plan_levels(
 
 
 def _held_levels(levels: list[PyramidLevel]) -> int:
-    """Return the number of the coarsest level whose shards are made of what is in memory: one of each level waits."""
-    channels, shard = levels[0].shape[0], levels[0].shard
+    """Return the number of the coarsest level whose shards are made of what is in memory: one of
+    each level waits.
+    """
+    channels = levels[0].shape[0]
+    shard = levels[0].shard
     each = channels * shard[0] * shard[1] * np.dtype(levels[0].dtype).itemsize
     return min(len(levels) - 1, _HELD_BYTES // each)
 
 
 def make_way(dest: Path, *, overwrite: bool) -> None:
-    """Clear `dest` for an image; raises FormatError when it holds one, or numbered folders that no publish wrote."""
+    """Clear `dest` for an image; raises FormatError when it holds one, or numbered folders that no
+    publish wrote.
+    """
     if is_published(dest) and not overwrite:
-        raise FormatError(f"{dest}: holds a published image already; choose another name or ask for overwriting")
+        raise FormatError(
+            f"{dest}: holds a published image already; choose another name or ask for overwriting"
+        )
     dest.mkdir(parents=True, exist_ok=True)
     own = own_folders(dest)
     if any(path.name.isdecimal() and path not in own for path in dest.iterdir()):
-        raise FormatError(f"{dest}: holds numbered entries that no publish wrote; choose an empty or new folder")
+        raise FormatError(
+            f"{dest}: holds numbered entries that no publish wrote; choose an empty or new folder"
+        )
     unpublish(dest)
 
 
@@ -139,5 +157,7 @@ def checked(level: PyramidLevel, pixels: NDArray[Any], box: Box) -> NDArray[Any]
     """Return what a source gave for a box; raises ValueError for another shape or dtype."""
     expected = (level.shape[0], *box.shape)
     if pixels.shape != expected or pixels.dtype != level.dtype:
-        raise ValueError(f"the source gave {pixels.shape} {pixels.dtype} for {box}; expected {expected} {level.dtype}")
+        raise ValueError(
+            f"the source gave {pixels.shape} {pixels.dtype} for {box}; expected {expected} {level.dtype}"
+        )
     return pixels

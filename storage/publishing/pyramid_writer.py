@@ -1,10 +1,12 @@
-"""A published image while it is being made: shards in any order, by any process, each whole or absent.
+"""A published image while it is being made: shards in any order, by any process, each whole or
+absent.
 
-DEST/.publish.partial/     the image as far as it has come: an OME-Zarr group that viewers can open and watch
-DEST/0, DEST/1, ...        its levels, moved here at the end
-DEST/zarr.json             written last of all: before that there is no image at DEST
+DEST/.publish.partial/     the image as far as it has come: an OME-Zarr group that viewers can open
+and watch DEST/0, DEST/1, ...        its levels, moved here at the end DEST/zarr.json
+written last of all: before that there is no image at DEST
 
-Every step can be repeated after a kill: a shard that exists is whole, and a level that was moved is found there.
+Every step can be repeated after a kill: a shard that exists is whole, and a level that was moved is
+found there.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ UNFINISHED = f".publish{files.PARTIAL}"
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """Write the shards of an image and, when all are there, make it appear. Holds no pixels and no open files."""
+    """Write the shards of an image and, when all are there, make it appear. Holds no pixels and no
+    open files.
+    """
 
     dest: Path
     levels: tuple[PyramidLevel, ...]
@@ -55,12 +59,18 @@ class Publication:
         attributes: Mapping[str, Any],
         window: tuple[float, float] | None = None,
     ) -> dict[str, Any]:
-        """Return the metadata of the finished image; see `storage.zarr_format.ome_metadata.group_metadata`."""
+        """Return the metadata of the finished image; see
+        `storage.zarr_format.ome_metadata.group_metadata`.
+        """
         documents = [level.metadata() for level in self.levels]
-        return ome.group_metadata(documents, name=name, meaning=meaning, attributes=attributes, window=window)
+        return ome.group_metadata(
+            documents, name=name, meaning=meaning, attributes=attributes, window=window
+        )
 
     def begin(self, group: Mapping[str, Any]) -> None:
-        """Create the unfinished image, or go on with what an earlier attempt has left of the same one."""
+        """Create the unfinished image, or go on with what an earlier attempt has left of the same
+        one.
+        """
         if not self._same_levels():
             unpublish(self.dest)
         self.work.mkdir(parents=True, exist_ok=True)
@@ -80,15 +90,20 @@ class Publication:
         """Tell whether a shard of a level is there."""
         return self._path(number, row, col).is_file()
 
-    def write(self, row: int, col: int, pixels: NDArray[Any], pool: Executor, number: int = 0) -> None:
+    def write(
+        self, row: int, col: int, pixels: NDArray[Any], pool: Executor, number: int = 0
+    ) -> None:
         """Write a shard of a level; when this returns, its bytes and its name survive a power cut.
 
-        pixels: (C, h, w), the shard's box clipped to the image. The same pixels give the same bytes.
+        pixels: (C, h, w), the shard's box clipped to the image. The same pixels give the same
+        bytes.
         """
         self._put(self._path(number, row, col), shards.encode(self.levels[number], pixels, pool))
 
     def reduce(self, number: int, row: int, col: int, pool: Executor) -> None:
-        """Write a shard of a coarser level from the shards of the finer one, decoding one of them at a time."""
+        """Write a shard of a coarser level from the shards of the finer one, decoding one of them
+        at a time.
+        """
         finer = self.levels[number - 1]
 
         def halved(row: int, col: int) -> NDArray[Any]:
@@ -97,9 +112,14 @@ class Publication:
 
         self.write(row, col, self.gathered(number, row, col, halved), pool, number)
 
-    def gathered(self, number: int, row: int, col: int, halved: Callable[[int, int], NDArray[Any]]) -> NDArray[Any]:
-        """Return the pixels of a shard of a coarser level. halved: shard of the finer one -> its `halved` pixels."""
-        finer, box = self.levels[number - 1], self.levels[number].box(row, col)
+    def gathered(
+        self, number: int, row: int, col: int, halved: Callable[[int, int], NDArray[Any]]
+    ) -> NDArray[Any]:
+        """Return the pixels of a shard of a coarser level. halved: shard of the finer one -> its
+        `halved` pixels.
+        """
+        finer = self.levels[number - 1]
+        box = self.levels[number].box(row, col)
         out = np.empty((finer.shape[0], *box.shape), finer.dtype)
         for place in self._under(number, row, col):
             part = finer.box(*place).cover(2).shift(-box.y0, -box.x0)
@@ -111,11 +131,15 @@ class Publication:
         return halve(pixels, self.nodata)
 
     def climb(self, row: int, col: int, pool: Executor) -> None:
-        """Write the coarser shards above a shard of level 0 as far as everything under them is there."""
+        """Write the coarser shards above a shard of level 0 as far as everything under them is
+        there.
+        """
         for number in range(1, len(self.levels)):
             row, col = self._above(number, row, col)
             under = self._under(number, row, col)
-            if self.has(number, row, col) or not all(self.has(number - 1, *place) for place in under):
+            if self.has(number, row, col) or not all(
+                self.has(number - 1, *place) for place in under
+            ):
                 return
             self.reduce(number, row, col, pool)
 
@@ -151,8 +175,11 @@ class Publication:
         files.replace(path, data, fsync=True, scratch=self._scratch)
 
     def _above(self, number: int, row: int, col: int) -> tuple[int, int]:
-        """Return the shard of a level over a shard of the finer one (its sides divide those of the finer, doubled)."""
-        box, (height, width) = self.levels[number - 1].box(row, col), self.levels[number].shard
+        """Return the shard of a level over a shard of the finer one (its sides divide those of the
+        finer, doubled).
+        """
+        box = self.levels[number - 1].box(row, col)
+        (height, width) = self.levels[number].shard
         return box.y0 // 2 // height, box.x0 // 2 // width
 
     def _under(self, number: int, row: int, col: int) -> list[tuple[int, int]]:
@@ -168,7 +195,9 @@ class Publication:
         """Tell whether the levels that an earlier attempt left are these."""
         return all(
             zarr_meta.load(folder) == level.metadata()
-            for folder, level in ((self._folder(number), level) for number, level in enumerate(self.levels))
+            for folder, level in (
+                (self._folder(number), level) for number, level in enumerate(self.levels)
+            )
             if (folder / zarr_meta.ZARR_JSON).is_file()
         )
 
@@ -179,7 +208,9 @@ def is_published(dest: Path | str) -> bool:
 
 
 def unpublish(dest: Path | str) -> None:
-    """Delete a published image, or what a killed publish left; its metadata goes first. Other folders stay."""
+    """Delete a published image, or what a killed publish left; its metadata goes first. Other
+    folders stay.
+    """
     dest = Path(dest)
     (dest / zarr_meta.ZARR_JSON).unlink(missing_ok=True)
     for folder in own_folders(dest):
@@ -187,8 +218,12 @@ def unpublish(dest: Path | str) -> None:
 
 
 def own_folders(dest: Path) -> list[Path]:
-    """Return what a publish writes in `dest`: the levels (numbered zarr arrays) and the unfinished work."""
+    """Return what a publish writes in `dest`: the levels (numbered zarr arrays) and the unfinished
+    work.
+    """
     if not dest.is_dir():
         return []
-    levels = [p for p in dest.iterdir() if p.name.isdecimal() and (p / zarr_meta.ZARR_JSON).is_file()]
+    levels = [
+        p for p in dest.iterdir() if p.name.isdecimal() and (p / zarr_meta.ZARR_JSON).is_file()
+    ]
     return levels + [p for p in (dest / UNFINISHED,) if p.is_dir()]

@@ -1,4 +1,6 @@
-"""Read cache: overlapping windows decode every tile or chunk of a file once, as long as it was needed lately."""
+"""Read cache: overlapping windows decode every tile or chunk of a file once, as long as it was
+needed lately.
+"""
 
 from __future__ import annotations
 
@@ -15,24 +17,30 @@ if TYPE_CHECKING:
     from storage.image import Pixels
 
 LIMIT = 128 << 20
-"""Decoded bytes that a reader keeps. A wavefront of tiles touches the chunks along a diagonal of the image: those of an
-RGB image of 80,000 x 80,000 px in chunks of 512 px fit."""
-# Blocks are made of whole tiles or chunks of the file and are at least so large, px: fewer, larger requests.
+"""Decoded bytes that a reader keeps. A wavefront of tiles touches the chunks along a diagonal of
+the image: those of an RGB image of 80,000 x 80,000 px in chunks of 512 px fit."""
+# Blocks are made of whole tiles or chunks of the file and are at least so large, px: fewer, larger
+# requests.
 _LEAST = 256
 
 
 class CachedReader:
-    """Read windows through another reader, block by block on the grid in which the file decodes its pixels.
+    """Read windows through another reader, block by block on the grid in which the file decodes its
+    pixels.
 
-    Where the file says nothing of such a grid (mapped or whole in memory) reads go straight through. Safe to call from
-    several threads. Memory: `limit` bytes of blocks, and the blocks under one window.
+    Where the file says nothing of such a grid (mapped or whole in memory) reads go straight
+    through. Safe to call from several threads. Memory: `limit` bytes of blocks, and the blocks
+    under one window.
     """
 
     def __init__(self, reader: Reader, limit: int = LIMIT) -> None:
         self.info = reader.info
         self.loaded = 0
-        """Bytes of pixels that were read from the file so far; over `info.nbytes` it is the read amplification."""
-        self._reader, self._limit = reader, limit
+        """Bytes of pixels that were read from the file so far; over `info.nbytes` it is the read
+        amplification.
+        """
+        self._reader = reader
+        self._limit = limit
         self._kept: OrderedDict[tuple[int, int], Pixels] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
@@ -53,7 +61,9 @@ class CachedReader:
                 part = place.intersect(box)
                 block = self._block((row, col), place)
                 target = part.shift(-box.y0, -box.x0).slices()
-                out[(slice(None), *target)] = block[(slice(None), *part.shift(-place.y0, -place.x0).slices())]
+                out[(slice(None), *target)] = block[
+                    (slice(None), *part.shift(-place.y0, -place.x0).slices())
+                ]
         return out
 
     def close(self) -> None:

@@ -15,7 +15,8 @@ _SHORT = 3
 def orientation(exif: bytes) -> int:
     """Return the orientation 1..8 from an EXIF block (a small TIFF: 'II' or 'MM' first).
 
-    A broken or silent block gives 1, upright: cameras write damaged EXIF beside perfectly good pixels.
+    A broken or silent block gives 1, upright: cameras write damaged EXIF beside perfectly good
+    pixels.
     """
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
     if order is None or len(exif) < 8:

@@ -1,4 +1,5 @@
-"""Whole slides through OpenSlide (extra `wsi`): the formats that are no TIFF, or whose pages do not join by themselves.
+"""Whole slides through OpenSlide (extra `wsi`): the formats that are no TIFF, or whose pages do not
+join by themselves.
 
 OpenSlide delivers 8 bit RGB with premultiplied alpha; what the scanner left out is white.
 """
@@ -9,7 +10,15 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from storage.errors import DamagedError, FormatError, one_line
-from storage.image import EVERYTHING, ImageInfo, Selection, check_inside, check_size, choose_bands, choose_frames
+from storage.image import (
+    EVERYTHING,
+    ImageInfo,
+    Selection,
+    check_inside,
+    check_size,
+    choose_bands,
+    choose_frames,
+)
 from storage.limits import MAX_PIXELS
 from storage.units import micrometres
 
@@ -32,7 +41,9 @@ def needs_openslide(path: str) -> bool:
     return vendor is not None and vendor not in _BY_TIFFFILE
 
 
-def inspect_slide(path: str, selection: Selection = EVERYTHING, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
+def inspect_slide(
+    path: str, selection: Selection = EVERYTHING, *, max_pixels: int = MAX_PIXELS
+) -> ImageInfo:
     """Describe a slide's finest level; raises FormatError when OpenSlide cannot open it."""
     reader = SlideReader(path, selection, max_pixels=max_pixels)
     reader.close()
@@ -44,15 +55,21 @@ class SlideReader:
 
     info: ImageInfo
 
-    def __init__(self, path: str, selection: Selection = EVERYTHING, *, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(
+        self, path: str, selection: Selection = EVERYTHING, *, max_pixels: int = MAX_PIXELS
+    ) -> None:
         import openslide
 
         try:
             self._slide = openslide.OpenSlide(path)
             facts = dict(self._slide.properties)
             levels = tuple((height, width) for width, height in self._slide.level_dimensions)
-        except Exception as error:  # OpenSlide's errors differ by format; all mean that it cannot be read
-            raise FormatError(f"{path}: OpenSlide cannot read it: {one_line(error)}; get it again") from error
+        except (
+            Exception
+        ) as error:  # OpenSlide's errors differ by format; all mean that it cannot be read
+            raise FormatError(
+                f"{path}: OpenSlide cannot read it: {one_line(error)}; get it again"
+            ) from error
         choose_frames(path, selection, {})
         self._bands = choose_bands(path, selection.channel, 3, None)
         height, width = levels[0]
@@ -73,7 +90,9 @@ class SlideReader:
             grain=(256, 256),
             limits=(0.0, 255.0),
             icc=_profile(self._slide),
-            pixel_size=(sides[0], sides[1]) if sides[0] is not None and sides[1] is not None else None,
+            pixel_size=(sides[0], sides[1])
+            if sides[0] is not None and sides[1] is not None
+            else None,
             levels=levels if len(levels) > 1 else (),
             notes=("areas that the scanner left out are white",),
         )
@@ -85,9 +104,13 @@ class SlideReader:
         check_inside(self.info, box)
         try:
             with self._lock:  # an error makes the handle useless for all threads
-                region = np.asarray(self._slide.read_region((box.x0, box.y0), 0, (box.width, box.height)))
+                region = np.asarray(
+                    self._slide.read_region((box.x0, box.y0), 0, (box.width, box.height))
+                )
         except Exception as error:  # as in __init__
-            raise DamagedError(f"{self.info.path}: {box} cannot be decoded: {one_line(error)}; get it again") from error
+            raise DamagedError(
+                f"{self.info.path}: {box} cannot be decoded: {one_line(error)}; get it again"
+            ) from error
         alpha = region[..., 3:].astype(np.uint16)
         white = (region[..., :3].astype(np.uint16) * alpha + 255 * (255 - alpha) + 127) // 255
         return np.ascontiguousarray(white.astype(np.uint8).transpose(2, 0, 1)[list(self._bands)])

@@ -26,21 +26,24 @@ _KNOWN = (
     (0, b"%PDF", "PDF"),
     (0, b"\x89HDF", "HDF5"),
 )
-_SUPPORTED = (
-    "supported: PNG, JPEG, JPEG 2000, PGM, PPM, TIFF (also slides, OME-TIFF, GeoTIFF), OME-Zarr and zarr arrays"
-)
+_SUPPORTED = "supported: PNG, JPEG, JPEG 2000, PGM, PPM, TIFF (also slides, OME-TIFF, GeoTIFF), OME-Zarr and zarr arrays"
 # What a URL ends in when it names the metadata of a zarr node instead of the node.
 ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
 
 
 def inspect(
-    path: Path | str, selection: Selection = EVERYTHING, *, max_pixels: int | None = None, level: int = 0
+    path: Path | str,
+    selection: Selection = EVERYTHING,
+    *,
+    max_pixels: int | None = None,
+    level: int = 0,
 ) -> ImageInfo:
     """Describe an image from its header and tables, without decoding pixels.
 
-    path: a local path, or an s3://, gs://, az:// or http(s):// URL. max_pixels: the largest size that a header may
-    declare; default `storage.limits.MAX_PIXELS`, for PNG and JPEG `MAX_WHOLE_PIXELS`.
-    Raises FormatError, one line, for what does not exist, is damaged, is not supported or needs a choice.
+    path: a local path, or an s3://, gs://, az:// or http(s):// URL. max_pixels: the largest size
+    that a header may declare; default `storage.limits.MAX_PIXELS`, for PNG and JPEG
+    `MAX_WHOLE_PIXELS`. Raises FormatError, one line, for what does not exist, is damaged, is not
+    supported or needs a choice.
     """
     path, kind = str(path), _kind(str(path))
     if kind in ("TIFF", "slide") and _by_openslide(path, kind):
@@ -75,8 +78,8 @@ def open_image(
     """Open an image for reading by windows; `level` chooses from the pyramid of an OME-Zarr image.
 
     A JPEG is decoded whole at the first read: stage it first when several processes read it.
-    max_pixels: as for `inspect`; it also allows what takes more memory than `storage.limits.MAX_WHOLE_BYTES`.
-    Raises FormatError as `inspect` does.
+    max_pixels: as for `inspect`; it also allows what takes more memory than
+    `storage.limits.MAX_WHOLE_BYTES`. Raises FormatError as `inspect` does.
     """
     path, kind = str(path), _kind(str(path))
     if kind in ("TIFF", "slide") and _by_openslide(path, kind):
@@ -102,7 +105,9 @@ def open_image(
 
 
 def _by_openslide(path: str, kind: Kind) -> bool:
-    """Tell whether OpenSlide is the reader: for slides that are no TIFF, or whose pages tifffile cannot join."""
+    """Tell whether OpenSlide is the reader: for slides that are no TIFF, or whose pages tifffile
+    cannot join.
+    """
     if kind == "slide":
         return True
     if is_url(path):
@@ -121,7 +126,8 @@ def _kind(path: str) -> Kind:
     if is_url(path) and _is_remote_zarr(path):
         return "zarr"
     with ByteSource(path) as source:
-        name, head = source.name, source.read(0, 16)
+        name = source.name
+        head = source.read(0, 16)
     if not head:
         raise FormatError(f"{name}: the file is empty; get it again from its source")
     found = _magic(head)
@@ -133,8 +139,12 @@ def _kind(path: str) -> Kind:
         return "slide"
     for offset, magic, known in _KNOWN:
         if head[offset:].startswith(magic):
-            raise FormatError(f"{name}: a {known} file; {_SUPPORTED}; convert it: magick in out.png")
-    raise FormatError(f"{name}: not an image that is known here (it starts with {head[:8].hex(' ')}); {_SUPPORTED}")
+            raise FormatError(
+                f"{name}: a {known} file; {_SUPPORTED}; convert it: magick in out.png"
+            )
+    raise FormatError(
+        f"{name}: not an image that is known here (it starts with {head[:8].hex(' ')}); {_SUPPORTED}"
+    )
 
 
 def _magic(head: bytes) -> Kind | None:
@@ -150,7 +160,9 @@ def _magic(head: bytes) -> Kind | None:
 
 
 def _slide_beside(path: str, kind: Kind) -> Kind:
-    """Recognise a MIRAX slide: its main file is a small JPEG beside a folder of the same name with the pixels."""
+    """Recognise a MIRAX slide: its main file is a small JPEG beside a folder of the same name with
+    the pixels.
+    """
     beside = None if is_url(path) else Path(path).with_suffix("") / "Slidedat.ini"
     return "slide" if kind == "JPEG" and beside is not None and beside.is_file() else kind
 
@@ -160,7 +172,9 @@ def _is_remote_zarr(path: str) -> bool:
     base = path.split("?")[0].rstrip("/")
     for name in ZARR_FILES:
         if base.endswith("/" + name):
-            raise FormatError(f"{redact(path)}: the metadata of a zarr image; give the address of its folder")
+            raise FormatError(
+                f"{redact(path)}: the metadata of a zarr image; give the address of its folder"
+            )
     for name in ZARR_FILES:
         try:
             with ByteSource(f"{base}/{name}") as source:

@@ -1,4 +1,6 @@
-"""Stage an input that cannot be read by windows: copy its pixels once into the chunks of a zarr array."""
+"""Stage an input that cannot be read by windows: copy its pixels once into the chunks of a zarr
+array.
+"""
 
 from __future__ import annotations
 
@@ -36,16 +38,19 @@ def stage(
     max_bytes: int | None = None,
     progress: Progress | None = None,
 ) -> ImageInfo:
-    """Copy the chosen pixels of `path` to the new folder `dest` and return the description of the copy.
+    """Copy the chosen pixels of `path` to the new folder `dest` and return the description of the
+    copy.
 
-    The pixels go through memory in blocks (`storage.readers.staging_blocks`), whatever the image's size; JPEG, JPEG 2000 and interlaced
-    PNG are decoded whole where they are small. Every chunk is stored, so a missing one is an error later. `dest` appears
-    complete or not at all; what a kill left in `dest`.partial is started afresh. A `dest` made from the same file (name,
-    size and time of change) and choice is kept as it is.
-    max_bytes: of memory for pixels; default `storage.limits.MAX_WHOLE_BYTES`, and no limit with `max_pixels`.
-    Raises FormatError when that would be exceeded, or `dest` was made from another file.
+    The pixels go through memory in blocks (`storage.readers.staging_blocks`), whatever the image's
+    size; JPEG, JPEG 2000 and interlaced PNG are decoded whole where they are small. Every chunk is
+    stored, so a missing one is an error later. `dest` appears complete or not at all; what a kill
+    left in `dest`.partial is started afresh. A `dest` made from the same file (name, size and time
+    of change) and choice is kept as it is. max_bytes: of memory for pixels; default
+    `storage.limits.MAX_WHOLE_BYTES`, and no limit with `max_pixels`. Raises FormatError when that
+    would be exceeded, or `dest` was made from another file.
     """
-    source, dest = str(path), Path(dest)
+    source = str(path)
+    dest = Path(dest)
     identity = _identity(source, selection)
     if dest.exists():
         return _reuse(dest, identity)
@@ -54,12 +59,17 @@ def stage(
     partial = dest.with_name(dest.name + files.PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    reader, blocks = open_image(source, selection, max_pixels=max_pixels), _blocks(info)
+    reader = open_image(source, selection, max_pixels=max_pixels)
+    blocks = _blocks(info)
     try:
         _copy(reader, blocks, partial, progress)
     finally:
         reader.close()
-    files.write_new(partial / zarr_meta.ZARR_JSON, [zarr_meta.dump(_metadata(info, blocks, identity))], fsync=True)
+    files.write_new(
+        partial / zarr_meta.ZARR_JSON,
+        [zarr_meta.dump(_metadata(info, blocks, identity))],
+        fsync=True,
+    )
     files.fsync_folder(partial)
     partial.rename(dest)
     files.fsync_folder(dest.parent)
@@ -73,11 +83,15 @@ def _blocks(info: ImageInfo) -> Blocks:
 
 def _copy(reader: Reader, blocks: Blocks, folder: Path, progress: Progress | None) -> None:
     """Write all chunks, one block of them in memory."""
-    info, (tall, wide) = reader.info, blocks.block
-    rows, columns = -(-info.height // tall), -(-info.width // wide)
+    info = reader.info
+    (tall, wide) = blocks.block
+    rows = -(-info.height // tall)
+    columns = -(-info.width // wide)
     for row in range(rows):
         for col in range(columns):
-            box = Box(row * tall, col * wide, (row + 1) * tall, (col + 1) * wide).clip(info.height, info.width)
+            box = Box(row * tall, col * wide, (row + 1) * tall, (col + 1) * wide).clip(
+                info.height, info.width
+            )
             _write(folder, box, reader.read(box), blocks.chunk)
             if progress:
                 progress(row * columns + col + 1, rows * columns)
@@ -105,7 +119,9 @@ def _metadata(info: ImageInfo, blocks: Blocks, identity: dict[str, Any]) -> dict
 
 
 def _identity(source: str, selection: Selection) -> dict[str, Any]:
-    """Return what makes the copy of a source the same again; of a URL its size stands for its content."""
+    """Return what makes the copy of a source the same again; of a URL its size stands for its
+    content.
+    """
     if is_url(source):
         with ByteSource(source) as found:
             return {"name": found.name, "size": found.size, "mtime_ns": 0, **selection.as_dict()}
@@ -113,7 +129,12 @@ def _identity(source: str, selection: Selection) -> dict[str, Any]:
         stat = os.stat(source)
     except FileNotFoundError:
         raise FormatError(f"{source}: no such file; check the path") from None
-    return {"name": Path(source).name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, **selection.as_dict()}
+    return {
+        "name": Path(source).name,
+        "size": stat.st_size,
+        "mtime_ns": stat.st_mtime_ns,
+        **selection.as_dict(),
+    }
 
 
 def _reuse(dest: Path, identity: dict[str, Any]) -> ImageInfo:

@@ -1,13 +1,19 @@
-"""In which pieces an image is staged: chunks of one area, and blocks of whole chunks that bounded memory can hold."""
+"""In which pieces an image is staged: chunks of one area, and blocks of whole chunks that bounded
+memory can hold.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 CHUNK = 512
-"""Side of a staged chunk, px. Of an image so wide that CHUNK of its rows are too much, chunks are lower and wider."""
+"""Side of a staged chunk, px. Of an image so wide that CHUNK of its rows are too much, chunks are
+lower and wider.
+"""
 BLOCK_BYTES = 64 << 20
-"""Pixels that are copied at a time, at most, bytes; a row is always whole where only whole rows can be read."""
+"""Pixels that are copied at a time, at most, bytes; a row is always whole where only whole rows can
+be read.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +28,19 @@ class Blocks:
     """Size of a block, bytes."""
 
 
-def cut(height: int, width: int, pixel_bytes: int, grain: tuple[int, int] | None, *, turned: bool = False) -> Blocks:
-    """Choose chunk and block so that the file is read once, in order, and a block has BLOCK_BYTES at most.
+def cut(
+    height: int,
+    width: int,
+    pixel_bytes: int,
+    grain: tuple[int, int] | None,
+    *,
+    turned: bool = False,
+) -> Blocks:
+    """Choose chunk and block so that the file is read once, in order, and a block has BLOCK_BYTES
+    at most.
 
-    pixel_bytes: of all bands. grain: (y, x) of what the file can only decode whole, px; None: rows from top to bottom,
-    stored as columns where `turned`.
+    pixel_bytes: of all bands. grain: (y, x) of what the file can only decode whole, px; None: rows
+    from top to bottom, stored as columns where `turned`.
     """
     tall, wide = grain or ((height, 1) if turned else (1, width))
     if wide >= width:  # whole rows: few of them where they are long
@@ -37,7 +51,11 @@ def cut(height: int, width: int, pixel_bytes: int, grain: tuple[int, int] | None
     columns = _up(wide, CHUNK)
     rows = min(_up(tall, CHUNK), max(CHUNK, _down(BLOCK_BYTES // (columns * pixel_bytes), CHUNK)))
     columns *= max(1, BLOCK_BYTES // (rows * columns * pixel_bytes))
-    return _blocks((CHUNK, CHUNK), (min(rows, _up(height, CHUNK)), min(columns, _up(width, CHUNK))), pixel_bytes)
+    return _blocks(
+        (CHUNK, CHUNK),
+        (min(rows, _up(height, CHUNK)), min(columns, _up(width, CHUNK))),
+        pixel_bytes,
+    )
 
 
 def _blocks(chunk: tuple[int, int], block: tuple[int, int], pixel_bytes: int) -> Blocks:

@@ -1,4 +1,6 @@
-"""What a reader delivers from what a file stores: chosen samples, converted values, the right way up."""
+"""What a reader delivers from what a file stores: chosen samples, converted values, the right way
+up.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,16 @@ if TYPE_CHECKING:
 
     from storage.image import Pixels
 
-# Sample types that fit another one exactly, and become it; the rest is delivered as it is or refused.
+# Sample types that fit another one exactly, and become it; the rest is delivered as it is or
+# refused.
 WIDENED: dict[str, Dtype] = {"int8": "int16", "float16": "float32"}
-DELIVERED: dict[str, Dtype] = {**WIDENED, "uint8": "uint8", "uint16": "uint16", "int16": "int16", "float32": "float32"}
+DELIVERED: dict[str, Dtype] = {
+    **WIDENED,
+    "uint8": "uint8",
+    "uint16": "uint16",
+    "int16": "int16",
+    "float32": "float32",
+}
 """Stored sample type -> delivered one; any other type is refused."""
 
 
@@ -64,7 +73,8 @@ class ViewReader:
 
     def __init__(self, info: ImageInfo, core: Core, conversion: Conversion) -> None:
         self.info = info
-        self._core, self._conversion = core, conversion
+        self._core = core
+        self._conversion = conversion
 
     def read(self, box: Box) -> Pixels:
         """Return (C, h, w) in the delivered dtype; see `Reader.read`."""
@@ -72,7 +82,9 @@ class ViewReader:
         stored = self._core.read(_turned(box, self.info), self._conversion.samples)
         pixels = self._conversion.apply(stored, self.info.dtype)
         if self.info.orientation != 1:
-            pixels = exif.upright(pixels.transpose(1, 2, 0), self.info.orientation).transpose(2, 0, 1)
+            pixels = exif.upright(pixels.transpose(1, 2, 0), self.info.orientation).transpose(
+                2, 0, 1
+            )
         return np.ascontiguousarray(pixels)
 
     def close(self) -> None:
@@ -81,8 +93,13 @@ class ViewReader:
 
 
 def _turned(box: Box, info: ImageInfo) -> Box:
-    """Return the box of the stored grid whose pixels are `box` of the upright image; see `exif.upright`."""
-    y0, x0, y1, x1 = box.y0, box.x0, box.y1, box.x1
+    """Return the box of the stored grid whose pixels are `box` of the upright image; see
+    `exif.upright`.
+    """
+    y0 = box.y0
+    x0 = box.x0
+    y1 = box.y1
+    x1 = box.x1
     if info.orientation in (3, 4, 7, 8):
         y0, y1 = info.height - y1, info.height - y0
     if info.orientation in (2, 3, 6, 7):

@@ -1,8 +1,9 @@
-"""The working array of a run: float32 pixels in cells that are written once, whole, checksummed and finite.
+"""The working array of a run: float32 pixels in cells that are written once, whole, checksummed and
+finite.
 
-A zarr v3 array (C, H, W), one chunk (C, cell, cell) per stored object, codecs bytes + crc32c, fill value NaN, no
-shards. Every cell has one owner tile, so no object ever has two writers on purpose; when two attempts of a tile race,
-the first one wins, by link(2).
+A zarr v3 array (C, H, W), one chunk (C, cell, cell) per stored object, codecs bytes + crc32c, fill
+value NaN, no shards. Every cell has one owner tile, so no object ever has two writers on purpose;
+when two attempts of a tile race, the first one wins, by link(2).
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _CRC_BYTES = 4
-# First pause while waiting for a cell that another machine has just written, s; it doubles up to the maximum.
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+# First pause while waiting for a cell that another machine has just written, s; it doubles up to
+# the maximum.
+_FIRST_PAUSE = 0.05
+_LONGEST_PAUSE = 2.0
 # Cells of one tile that are flushed at the same time.
 _FLUSHES = 8
 # How many cell names an error lists.
@@ -39,12 +42,15 @@ _NAMED = 4
 class Cells:
     """Read and write cells; safe to use from several threads and processes at once.
 
-    With `fsync` (the default) the bytes of a cell are on the disk before its name exists, so that a power cut cannot
-    leave a name with wrong bytes. It costs one flush per tile, 1 to 7 ms on an SSD; a name that is lost all the same
-    is found when resume looks for the cells of journaled tiles.
+    With `fsync` (the default) the bytes of a cell are on the disk before its name exists, so that a
+    power cut cannot leave a name with wrong bytes. It costs one flush per tile, 1 to 7 ms on an
+    SSD; a name that is lost all the same is found when resume looks for the cells of journaled
+    tiles.
     """
 
-    def __init__(self, path: Path | str, *, shape: tuple[int, int, int], cell: int, fsync: bool = True) -> None:
+    def __init__(
+        self, path: Path | str, *, shape: tuple[int, int, int], cell: int, fsync: bool = True
+    ) -> None:
         self.path = Path(path)
         self.channels, self.height, self.width = shape
         self.cell = cell
@@ -53,18 +59,35 @@ class Cells:
         self._scratch = self.path / "tmp"
 
     @classmethod
-    def create(cls, path: Path | str, *, channels: int, height: int, width: int, cell: int, fsync: bool = True) -> Self:
-        """Create an empty array; raises FormatError when the path exists and ValueError for sizes below 1."""
+    def create(
+        cls,
+        path: Path | str,
+        *,
+        channels: int,
+        height: int,
+        width: int,
+        cell: int,
+        fsync: bool = True,
+    ) -> Self:
+        """Create an empty array; raises FormatError when the path exists and ValueError for sizes
+        below 1.
+        """
         if min(channels, height, width, cell) < 1:
-            raise ValueError(f"cells need sizes of at least 1, got {(channels, height, width, cell)} (C, H, W, cell)")
+            raise ValueError(
+                f"cells need sizes of at least 1, got {(channels, height, width, cell)} (C, H, W, cell)"
+            )
         cells = cls(path, shape=(channels, height, width), cell=cell, fsync=fsync)
         cells.path.mkdir(parents=True, exist_ok=True)
         cells._scratch.mkdir(exist_ok=True)
         for row in range(-(-height // cell)):
             cells._file(row, 0).parent.mkdir(parents=True, exist_ok=True)
         document = zarr_meta.dump(_metadata(cells))  # last: a killed creation leaves no array
-        if not files.write_once(cells.path / zarr_meta.ZARR_JSON, [document], fsync=fsync, scratch=cells._scratch):
-            raise FormatError(f"{path}: exists already; open it to resume, or remove the run's folder")
+        if not files.write_once(
+            cells.path / zarr_meta.ZARR_JSON, [document], fsync=fsync, scratch=cells._scratch
+        ):
+            raise FormatError(
+                f"{path}: exists already; open it to resume, or remove the run's folder"
+            )
         if fsync:
             for folder in (cells.path / "c" / "0", cells.path / "c", cells.path, cells.path.parent):
                 files.fsync_folder(folder)
@@ -75,20 +98,27 @@ class Cells:
         """Open an existing array; raises FormatError naming the metadata field that does not fit."""
         found = zarr_meta.load(Path(path))
         try:
-            shape, chunk = found["shape"], found["chunk_grid"]["configuration"]["chunk_shape"]
+            shape = found["shape"]
+            chunk = found["chunk_grid"]["configuration"]["chunk_shape"]
             cells = cls(path, shape=tuple(shape), cell=int(chunk[-1]), fsync=fsync)
         except (KeyError, TypeError, ValueError, IndexError):
-            raise FormatError(f"{path}: not the working array of a run (no shape or chunk grid)") from None
+            raise FormatError(
+                f"{path}: not the working array of a run (no shape or chunk grid)"
+            ) from None
         for key, value in _metadata(cells).items():
             if key != "attributes" and found.get(key) != value:
-                raise FormatError(f"{path}: {key} is {found.get(key)!r}, a working array has {value!r}; remove the run")
+                raise FormatError(
+                    f"{path}: {key} is {found.get(key)!r}, a working array has {value!r}; remove the run"
+                )
         return cells
 
     def write(self, box: Box, array: NDArray[np.float32]) -> bool:
-        """Write whole cells; return False when any of them was there already (it is kept, the new one dropped).
+        """Write whole cells; return False when any of them was there already (it is kept, the new
+        one dropped).
 
-        box: aligned to cells, except at the image's far edges. array: (C, h, w) float32, finite; zeros are values.
-        Raises ValueError for a misaligned box, another shape or dtype, or values that are not finite.
+        box: aligned to cells, except at the image's far edges. array: (C, h, w) float32, finite;
+        zeros are values. Raises ValueError for a misaligned box, another shape or dtype, or values
+        that are not finite.
         """
         self._check_write(box, array)
 
@@ -108,11 +138,14 @@ class Cells:
     def read(self, box: Box, *, patience: float = 0.0) -> NDArray[np.float32]:
         """Return (C, h, w) float32 of any box, verified.
 
-        patience: seconds to wait for absent cells; a shared file system may show a file of another machine late.
-        Raises MissingCells naming cells that are absent, CorruptCell where the checksum or a NaN shows damage.
+        patience: seconds to wait for absent cells; a shared file system may show a file of another
+        machine late. Raises MissingCells naming cells that are absent, CorruptCell where the
+        checksum or a NaN shows damage.
         """
         if box.empty or not self.box.contains(box):
-            raise ValueError(f"{self.path}: {box} is not inside an image of {self.height} x {self.width} px (H x W)")
+            raise ValueError(
+                f"{self.path}: {box} is not inside an image of {self.height} x {self.width} px (H x W)"
+            )
         out = np.empty((self.channels, *box.shape), np.float32)
         missing = []
         deadline = time.monotonic() + patience
@@ -123,11 +156,15 @@ class Cells:
                 continue
             part = place.intersect(box)
             inside = part.shift(-row * self.cell, -col * self.cell).slices()
-            out[(slice(None), *part.shift(-box.y0, -box.x0).slices())] = chunk[(slice(None), *inside)]
+            out[(slice(None), *part.shift(-box.y0, -box.x0).slices())] = chunk[
+                (slice(None), *inside)
+            ]
         if missing:
             raise self._missing(missing)
         if not np.isfinite(out).all():
-            raise CorruptCell(f"{self.path}: NaN or infinity in the cells of {box}; remove them and run resume")
+            raise CorruptCell(
+                f"{self.path}: NaN or infinity in the cells of {box}; remove them and run resume"
+            )
         return out
 
     def exists(self, box: Box) -> bool:
@@ -135,19 +172,25 @@ class Cells:
         return all(self._file(row, col).exists() for row, col, _ in self._cells(box))
 
     def delete(self, box: Box) -> None:
-        """Delete every cell that `box` touches, absent ones too; only for cells that nobody will read again."""
+        """Delete every cell that `box` touches, absent ones too; only for cells that nobody will
+        read again.
+        """
         for row, col, _ in self._cells(box):
             self._file(row, col).unlink(missing_ok=True)
 
     def sweep(self) -> int:
-        """Delete what killed writers left; return how many. Only the driver may call it, before workers start."""
+        """Delete what killed writers left; return how many. Only the driver may call it, before
+        workers start.
+        """
         stale = list(self._scratch.iterdir())
         for path in stale:
             path.unlink(missing_ok=True)
         return len(stale)
 
     def remove(self) -> None:
-        """Delete the whole array; its metadata goes first, so that a killed removal leaves no array."""
+        """Delete the whole array; its metadata goes first, so that a killed removal leaves no
+        array.
+        """
         (self.path / zarr_meta.ZARR_JSON).unlink(missing_ok=True)
         shutil.rmtree(self.path, ignore_errors=False)
 
@@ -155,7 +198,11 @@ class Cells:
         """Yield (row, column, place clipped to the image) of every cell that the box touches."""
         for row in range(box.y0 // self.cell, -(-box.y1 // self.cell)):
             for col in range(box.x0 // self.cell, -(-box.x1 // self.cell)):
-                yield row, col, Box(row, col, row + 1, col + 1).scale(self.cell).clip(self.height, self.width)
+                yield (
+                    row,
+                    col,
+                    Box(row, col, row + 1, col + 1).scale(self.cell).clip(self.height, self.width),
+                )
 
     def _file(self, row: int, col: int) -> Path:
         return self.path / zarr_meta.object_key(row, col)
@@ -182,7 +229,8 @@ class Cells:
         return False
 
     def _load(self, row: int, col: int, deadline: float) -> NDArray[np.float32] | None:
-        path, pause = self._file(row, col), _FIRST_PAUSE
+        path = self._file(row, col)
+        pause = _FIRST_PAUSE
         while True:
             try:
                 return self._verified(path.read_bytes(), path)
@@ -193,7 +241,9 @@ class Cells:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _verified(self, data: bytes, path: Path) -> NDArray[np.float32]:
-        """Return (C, cell, cell) from the stored bytes; raises CorruptCell when length or checksum are wrong."""
+        """Return (C, cell, cell) from the stored bytes; raises CorruptCell when length or checksum
+        are wrong.
+        """
         count = self.channels * self.cell * self.cell
         if len(data) != 4 * count + _CRC_BYTES:
             raise CorruptCell(
@@ -201,13 +251,17 @@ class Cells:
             )
         values = np.frombuffer(data, "<f4", count)
         if google_crc32c.value(values) != int.from_bytes(data[-_CRC_BYTES:], "little"):
-            raise CorruptCell(f"{path}: the cell fails its crc32c checksum; remove the file and run resume")
+            raise CorruptCell(
+                f"{path}: the cell fails its crc32c checksum; remove the file and run resume"
+            )
         return values.reshape(self.channels, self.cell, self.cell)
 
     def _check_write(self, box: Box, array: NDArray[np.float32]) -> None:
         inside = not box.empty and self.box.contains(box)
         starts = box.y0 % self.cell == 0 and box.x0 % self.cell == 0
-        ends = (box.y1 % self.cell == 0 or box.y1 == self.height) and (box.x1 % self.cell == 0 or box.x1 == self.width)
+        ends = (box.y1 % self.cell == 0 or box.y1 == self.height) and (
+            box.x1 % self.cell == 0 or box.x1 == self.width
+        )
         if not (inside and starts and ends):
             raise ValueError(
                 f"{self.path}: {box} is not made of whole {self.cell} px cells of an image of {self.height} x "
@@ -215,13 +269,21 @@ class Cells:
             )
         if array.shape != (self.channels, *box.shape) or array.dtype != np.float32:
             wanted = (self.channels, *box.shape)
-            raise ValueError(f"{self.path}: {box} needs {wanted} float32, got {array.shape} {array.dtype}")
+            raise ValueError(
+                f"{self.path}: {box} needs {wanted} float32, got {array.shape} {array.dtype}"
+            )
         if not np.isfinite(array).all():
-            raise ValueError(f"{self.path}: NaN or infinity for {box}; a tile's result must be finite before writing")
+            raise ValueError(
+                f"{self.path}: NaN or infinity for {box}; a tile's result must be finite before writing"
+            )
 
     def _missing(self, cells: list[tuple[int, int]]) -> MissingCells:
-        names = ", ".join(f"({row}, {col})" for row, col in cells[:_NAMED]) + (", ..." if len(cells) > _NAMED else "")
-        return MissingCells(f"{self.path}: {len(cells)} cells were never written, (row, column): {names}; run resume")
+        names = ", ".join(f"({row}, {col})" for row, col in cells[:_NAMED]) + (
+            ", ..." if len(cells) > _NAMED else ""
+        )
+        return MissingCells(
+            f"{self.path}: {len(cells)} cells were never written, (row, column): {names}; run resume"
+        )
 
 
 def _metadata(cells: Cells) -> dict[str, Any]:

@@ -1,12 +1,15 @@
-"""Attempts on one output carry a number; a newer one supersedes an older, whose late writes must not count.
+"""Attempts on one output carry a number; a newer one supersedes an older, whose late writes must
+not count.
 
-The lock (storage.run_store.run_lock) keeps a second driver out where the file system's locks hold. They may not hold between
-machines, and a driver that hangs keeps them. So the present attempt is also a file of its own, named by its number:
+The lock (storage.run_store.run_lock) keeps a second driver out where the file system's locks hold.
+They may not hold between machines, and a driver that hangs keeps them. So the present attempt is
+also a file of its own, named by its number:
 
     attempts/7    {"pid": ..., "host": ..., "machine": ..., "since": ...}, its modification time renewed by a heartbeat
 
-Taking over means to create the next number, exclusively, and then to remove the earlier ones: an attempt whose file is
-gone has been superseded. Times are the file server's own, so that machines need not agree on the time.
+Taking over means to create the next number, exclusively, and then to remove the earlier ones: an
+attempt whose file is gone has been superseded. Times are the file server's own, so that machines
+need not agree on the time.
 """
 
 from __future__ import annotations
@@ -25,8 +28,10 @@ from storage import atomic_files as files
 from storage.errors import LockedError, SupersededError
 
 _log = logging.getLogger(__name__)
-# Seconds between two signs of life, and after which a driver without one counts as dead. Five may be lost.
-HEARTBEAT, EXPIRY = 10.0, 60.0
+# Seconds between two signs of life, and after which a driver without one counts as dead. Five may
+# be lost.
+HEARTBEAT = 10.0
+EXPIRY = 60.0
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -34,9 +39,11 @@ class Attempt:
     """Hold the right to write to an output; a context manager around everything that does."""
 
     def __init__(self, folder: Path | str, *, force: bool = False) -> None:
-        """Begin the next attempt; raises LockedError while a driver on another machine shows signs of life.
+        """Begin the next attempt; raises LockedError while a driver on another machine shows signs
+        of life.
 
-        force: take the output from it all the same. On this machine the lock has already told that there is none.
+        force: take the output from it all the same. On this machine the lock has already told that
+        there is none.
         """
         self._folder = Path(folder)
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -46,10 +53,17 @@ class Attempt:
             self._refuse_beside(self._folder / str(earlier[-1]))
         self.number = earlier[-1] + 1 if earlier else 1
         self._path = self._folder / str(self.number)
-        who = {"pid": os.getpid(), "host": socket.gethostname(), "machine": _machine(), "since": _now()}
+        who = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "machine": _machine(),
+            "since": _now(),
+        }
         if not files.write_once(self._path, [json.dumps(who).encode()], fsync=True):
             raise self._beaten()
-        if self._numbers()[-1] > self.number:  # it was freed by one that has overtaken this one since it looked
+        if (
+            self._numbers()[-1] > self.number
+        ):  # it was freed by one that has overtaken this one since it looked
             self._path.unlink(missing_ok=True)
             raise self._beaten()
         for number in earlier:
@@ -79,13 +93,16 @@ class Attempt:
         self.release()
 
     def _beaten(self) -> LockedError:
-        return LockedError(f"{self._folder.parent}: another run began here at this moment; wait for it or stop it")
+        return LockedError(
+            f"{self._folder.parent}: another run began here at this moment; wait for it or stop it"
+        )
 
     def _numbers(self) -> list[int]:
         return sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdecimal())
 
     def _refuse_beside(self, path: Path) -> None:
-        who, age = _who(path), self._age(path)
+        who = _who(path)
+        age = self._age(path)
         if who.get("machine") == _machine() or age is None or age > EXPIRY:
             return
         raise LockedError(
@@ -95,7 +112,9 @@ class Attempt:
         )
 
     def _age(self, path: Path) -> float | None:
-        """Return how long ago a file was touched, by the clock that touches files; None when it is gone."""
+        """Return how long ago a file was touched, by the clock that touches files; None when it is
+        gone.
+        """
         probe = self._folder / f"{uuid.uuid4().hex}{files.PARTIAL}"
         probe.touch()
         try:

@@ -3,8 +3,8 @@
     {"format": "gigarestore-journal", "version": 1, "header": {...}} 5b1c0a77
     <payload> <crc32 of the payload, 8 hex digits>
 
-Data first, then its record, then the records of whatever depends on it: after a kill the journal names only what is
-whole, and nothing without what it was built on.
+Data first, then its record, then the records of whatever depends on it: after a kill the journal
+names only what is whole, and nothing without what it was built on.
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ from typing import Any, Self
 from storage import atomic_files as files
 from storage.errors import FormatError
 
-_FORMAT, _VERSION = "gigarestore-journal", 1
+_FORMAT = "gigarestore-journal"
+_VERSION = 1
 
 
 class Journal:
-    """Append records, one writer at a time (the driver, holding the run's lock); replay them from the file.
+    """Append records, one writer at a time (the driver, holding the run's lock); replay them from
+    the file.
 
-    Nothing grows with the number of records: they are streamed from the file whenever they are asked for.
+    Nothing grows with the number of records: they are streamed from the file whenever they are
+    asked for.
     """
 
     def __init__(self, path: Path, header: dict[str, Any], end: int) -> None:
@@ -38,7 +41,9 @@ class Journal:
 
     @classmethod
     def create(cls, path: Path | str, header: Mapping[str, Any]) -> Self:
-        """Write a new journal that holds only `header` (JSON values); raises FormatError when the file exists."""
+        """Write a new journal that holds only `header` (JSON values); raises FormatError when the
+        file exists.
+        """
         path = Path(path)
         document = {"format": _FORMAT, "version": _VERSION, "header": dict(header)}
         line = _line(json.dumps(document, ensure_ascii=False, allow_nan=False))
@@ -49,7 +54,8 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
-        """Check every record of a journal, drop a torn last line from the file, and get ready to append.
+        """Check every record of a journal, drop a torn last line from the file, and get ready to
+        append.
 
         Raises FormatError naming the line when anything before the last one is damaged.
         """
@@ -63,7 +69,8 @@ class Journal:
 
     @classmethod
     def take_over(cls, path: Path | str) -> Self:
-        """Open a journal as a new file of the same records: what an earlier attempt still appends lands nowhere.
+        """Open a journal as a new file of the same records: what an earlier attempt still appends
+        lands nowhere.
 
         That attempt has the old file open, which loses its name here. Raises what `open` does.
         """
@@ -88,8 +95,8 @@ class Journal:
     def append(self, records: Sequence[str]) -> None:
         """Commit records: one write, one fsync; when this returns they survive a power cut.
 
-        Raises ValueError for a record that is empty or holds a line break, OSError when the disk refuses (then none
-        of the records counts, and the journal is closed: reopen it).
+        Raises ValueError for a record that is empty or holds a line break, OSError when the disk
+        refuses (then none of the records counts, and the journal is closed: reopen it).
         """
         if self._fd is None:
             raise ValueError(f"{self.path}: the journal is closed; open it again")
@@ -99,7 +106,9 @@ class Journal:
         try:
             written = os.write(self._fd, data)
             if written != len(data):
-                raise OSError(f"{self.path}: {written} of {len(data)} bytes were written; is the disk full?")
+                raise OSError(
+                    f"{self.path}: {written} of {len(data)} bytes were written; is the disk full?"
+                )
             os.fsync(self._fd)
         except OSError:
             self._undo()
@@ -119,9 +128,11 @@ class Journal:
         self.close()
 
     def _undo(self) -> None:
-        """Cut off what a failed append left; after a failed fsync nobody knows what is on the disk, so close too.
+        """Cut off what a failed append left; after a failed fsync nobody knows what is on the disk,
+        so close too.
 
-        A disk that refuses this as well leaves a torn record, which `open` cuts off; the first error is the one to tell.
+        A disk that refuses this as well leaves a torn record, which `open` cuts off; the first
+        error is the one to tell.
         """
         if self._fd is not None:
             with contextlib.suppress(OSError):
@@ -130,19 +141,27 @@ class Journal:
 
 
 def read_header(path: Path | str) -> dict[str, Any]:
-    """Return the header of a journal without changing the file; raises FormatError when it is not one."""
+    """Return the header of a journal without changing the file; raises FormatError when it is not
+    one.
+    """
     path = Path(path)
     first = next(_lines(path, header=True), None)
     if first is None:
-        raise FormatError(f"{path}: line 1 is damaged: not a journal of this program; remove the run's folder")
+        raise FormatError(
+            f"{path}: line 1 is damaged: not a journal of this program; remove the run's folder"
+        )
     try:
         document = json.loads(first[1])
         found = document["format"], document["version"]
         header = document["header"]
     except (ValueError, KeyError, TypeError):
-        raise FormatError(f"{path}: line 1 is not a journal header; remove the run's folder") from None
+        raise FormatError(
+            f"{path}: line 1 is not a journal header; remove the run's folder"
+        ) from None
     if found != (_FORMAT, _VERSION):
-        raise FormatError(f"{path}: journal format {found}, this program writes {(_FORMAT, _VERSION)}; use its version")
+        raise FormatError(
+            f"{path}: journal format {found}, this program writes {(_FORMAT, _VERSION)}; use its version"
+        )
     return dict(header)
 
 
@@ -156,7 +175,9 @@ def read_records(path: Path | str) -> Iterator[str]:
 
 def _line(payload: str) -> bytes:
     if not payload or "\n" in payload or "\r" in payload:
-        raise ValueError(f"a journal record needs at least one character and no line break, got {payload[:60]!r}")
+        raise ValueError(
+            f"a journal record needs at least one character and no line break, got {payload[:60]!r}"
+        )
     data = payload.encode()
     return data + b" %08x\n" % zlib.crc32(data)
 
@@ -169,13 +190,16 @@ def _payload(line: bytes) -> str | None:
 
 
 def _lines(path: Path, *, header: bool = False) -> Iterator[tuple[int, str, int]]:
-    """Yield (line number, payload, byte offset after the line) of the whole lines; with `header` only the first.
+    """Yield (line number, payload, byte offset after the line) of the whole lines; with `header`
+    only the first.
 
-    A damaged last line is what a kill leaves and ends the iteration; the header is written atomically, never torn.
+    A damaged last line is what a kill leaves and ends the iteration; the header is written
+    atomically, never torn.
     """
     if not path.is_file():
         raise FormatError(f"{path}: no such journal; start a new run")
-    end, bad = 0, 0
+    end = 0
+    bad = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if bad:

@@ -1,4 +1,6 @@
-"""A measurement pooled for a coarser level: average of the known ones of k x k pixels, NaN where none is; by blocks."""
+"""A measurement pooled for a coarser level: average of the known ones of k x k pixels, NaN where
+none is; by blocks.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ class Pooled:
         return int(self.array.shape[2])
 
     def read(self, box: Box) -> Array:
-        """Read a window inside the image as (C, h, w); raises DamagedError when a stored block is lost."""
+        """Read a window inside the image as (C, h, w); raises DamagedError when a stored block is
+        lost.
+        """
         window = np.asarray(self.array[:, box.y0 : box.y1, box.x0 : box.x1], dtype=np.float32)
         if np.isinf(window).any():
             raise DamagedError(
@@ -58,10 +62,11 @@ def build_pooled(
     factor: int,
     dest: Path,
 ) -> Pooled:
-    """Pool `read(y0, x0, y1, x1)`, an image that may be read beyond its edge, into a new array at `dest`.
+    """Pool `read(y0, x0, y1, x1)`, an image that may be read beyond its edge, into a new array at
+    `dest`.
 
-    height, width: size of the pooled image, px. Written under a temporary name and renamed, so it is whole or absent.
-    Memory: one block of (factor * 512)^2 pixels.
+    height, width: size of the pooled image, px. Written under a temporary name and renamed, so it
+    is whole or absent. Memory: one block of (factor * 512)^2 pixels.
     """
     partial = dest.with_name(dest.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -77,7 +82,8 @@ def build_pooled(
     )
     for y in range(0, height, BLOCK):
         for x in range(0, width, BLOCK):
-            y1, x1 = min(y + BLOCK, height), min(x + BLOCK, width)
+            y1 = min(y + BLOCK, height)
+            x1 = min(x + BLOCK, width)
             fine = read(y * factor, x * factor, y1 * factor, x1 * factor)
             cells = fine.reshape(channels, y1 - y, factor, x1 - x, factor)
             array[:, y:y1, x:x1] = _mean_of_known(cells)

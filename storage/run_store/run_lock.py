@@ -22,14 +22,16 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 class RunLock:
     """Hold a run folder; use it as a context manager around everything that writes there.
 
-    The kernel drops the lock when the process dies, so there is no stale lock to clean up. The file stays.
+    The kernel drops the lock when the process dies, so there is no stale lock to clean up. The file
+    stays.
     """
 
     def __init__(self, path: Path | str, *, force: bool = False) -> None:
-        """Take the lock at once; raises LockedError, naming the holder, when another process has it.
+        """Take the lock at once; raises LockedError, naming the holder, when another process has
+        it.
 
-        force: take it all the same, by putting a new file in its place: for a holder that hangs. What that one does
-        must be fenced off by other means (storage.run_store.fencing).
+        force: take it all the same, by putting a new file in its place: for a holder that hangs.
+        What that one does must be fenced off by other means (storage.run_store.fencing).
         """
         self.path = Path(path)
         self._fd: int | None = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -50,7 +52,9 @@ class RunLock:
             if error.errno not in _NO_LOCKS:
                 os.close(self._fd)
                 raise
-            _log.warning("%s: this file system has no locks; start only one driver per output", self.path)
+            _log.warning(
+                "%s: this file system has no locks; start only one driver per output", self.path
+            )
         self._sign()
 
     def release(self) -> None:
@@ -68,14 +72,20 @@ class RunLock:
 
     def _sign(self) -> None:
         """Write who holds the lock, for the message that the next one gets."""
-        who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        who = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+        }
         assert self._fd is not None
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, json.dumps(who).encode(), 0)
 
 
 def holder(path: Path | str) -> str:
-    """Say who signed a lock file, for people; the signature alone does not mean that the lock is held."""
+    """Say who signed a lock file, for people; the signature alone does not mean that the lock is
+    held.
+    """
     try:
         who = json.loads(Path(path).read_bytes())
         return f"process {who['pid']} on {who['host']} since {who['since']}"

@@ -1,4 +1,6 @@
-"""The bytes of one zstd chunk: padded to its full size, little endian, with the checksum that zstd frames can carry."""
+"""The bytes of one zstd chunk: padded to its full size, little endian, with the checksum that zstd
+frames can carry.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +17,19 @@ if TYPE_CHECKING:
 
 # Noise is what zstd makes less than an eighth smaller.
 _WORTH = 8 / 9
-# The sample that decides: so many stretches of a chunk, together this share of it, at least so many bytes.
-_STRETCHES, _SHARE, _LEAST = 4, 32, 1 << 16
+# The sample that decides: so many stretches of a chunk, together this share of it, at least so many
+# bytes.
+_STRETCHES = 4
+_SHARE = 32
+_LEAST = 1 << 16
 
 
 def encode(part: NDArray[Any], shape: tuple[int, int], *, fast: bool = False) -> bytes:
-    """Return the stored bytes of a chunk (..., *shape) from its part inside the image, zeros beyond the edge.
+    """Return the stored bytes of a chunk (..., *shape) from its part inside the image, zeros beyond
+    the edge.
 
-    fast: for a copy that does not stay; otherwise only what is noise is stored so. The same samples give the same
-    bytes. Every zstd decoder reads them, whatever level they were made with.
+    fast: for a copy that does not stay; otherwise only what is noise is stored so. The same samples
+    give the same bytes. Every zstd decoder reads them, whatever level they were made with.
     """
     stored = part.dtype.newbyteorder("<")
     if part.shape[-2:] != shape:
@@ -35,7 +41,8 @@ def encode(part: NDArray[Any], shape: tuple[int, int], *, fast: bool = False) ->
 
 
 def decode(data: Any, out: NDArray[Any]) -> None:
-    """Fill a C-contiguous little-endian array with a chunk; raises ValueError when these are not its bytes.
+    """Fill a C-contiguous little-endian array with a chunk; raises ValueError when these are not
+    its bytes.
 
     data: bytes or a view of them.
     """
@@ -53,6 +60,7 @@ def _is_noise(whole: NDArray[Any]) -> bool:
     flat = whole.data.cast("B")
     if len(flat) < _LEAST:
         return False
-    step, length = len(flat) // _STRETCHES, len(flat) // (_STRETCHES * _SHARE)
+    step = len(flat) // _STRETCHES
+    length = len(flat) // (_STRETCHES * _SHARE)
     sample = b"".join(flat[start : start + length] for start in range(0, step * _STRETCHES, step))
     return len(zstd.compress(sample, ZSTD_LEVEL)) > _WORTH * len(sample)

@@ -1,4 +1,6 @@
-"""The next coarser level of a pyramid: means of 2 x 2 pixels in the samples' own dtype, nodata left out."""
+"""The next coarser level of a pyramid: means of 2 x 2 pixels in the samples' own dtype, nodata left
+out.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,9 @@ _CACHED_BYTES = 1 << 18
 def halve(pixels: Array, nodata: float | None = None) -> Array:
     """Return the 2 x 2 means of (C, H, W) samples in their own dtype: (C, ceil(H/2), ceil(W/2)).
 
-    Whole numbers: halves rounded up (towards +infinity). A last odd row or column is averaged with itself. Samples that
-    equal `nodata` (or are NaN, where it is NaN) do not count; four of them give nodata. dtype: uint8, uint16, int16 or
-    float32.
+    Whole numbers: halves rounded up (towards +infinity). A last odd row or column is averaged with
+    itself. Samples that equal `nodata` (or are NaN, where it is NaN) do not count; four of them
+    give nodata. dtype: uint8, uint16, int16 or float32.
     """
     _, height, width = pixels.shape
     if height % 2 or width % 2:
@@ -39,7 +41,9 @@ def halve(pixels: Array, nodata: float | None = None) -> Array:
 
 
 def fits(nodata: float, dtype: DTypeLike) -> bool:
-    """Tell whether a nodata value can occur among samples of a dtype; files name -9999 for uint8 all the same."""
+    """Tell whether a nodata value can occur among samples of a dtype; files name -9999 for uint8
+    all the same.
+    """
     kind = np.dtype(dtype)
     if kind.kind == "f":
         return True
@@ -48,19 +52,25 @@ def fits(nodata: float, dtype: DTypeLike) -> bool:
 
 
 def _means(pixels: Array) -> Array:
-    """Return the means of (C, H, W) samples of even height and width, a few rows at a time: they stay in the cache."""
+    """Return the means of (C, H, W) samples of even height and width, a few rows at a time: they
+    stay in the cache.
+    """
     channels, height, width = pixels.shape
     out = np.empty((channels, height // 2, width // 2), pixels.dtype)
     rows = max(2, _CACHED_BYTES // (width * pixels.itemsize) // 2 * 2)
     for channel in range(channels):
         for start in range(0, height, rows):
-            part = _sums(pixels[channel : channel + 1, start : start + rows], _WIDE[pixels.dtype.name])
+            part = _sums(
+                pixels[channel : channel + 1, start : start + rows], _WIDE[pixels.dtype.name]
+            )
             out[channel, start // 2 : (start + rows) // 2] = _divided(part, 4, pixels.dtype)[0]
     return out
 
 
 def _sums(values: Array, dtype: DTypeLike) -> Array:
-    if values.dtype == np.uint8 and values.flags.c_contiguous:  # two neighbours are the bytes of one number
+    if (
+        values.dtype == np.uint8 and values.flags.c_contiguous
+    ):  # two neighbours are the bytes of one number
         pairs = values.view(np.uint16)
         across = pairs & np.uint16(255)
         across += pairs >> np.uint16(8)

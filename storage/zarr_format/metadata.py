@@ -1,8 +1,8 @@
 """The zarr v3 metadata of every array that this package writes.
 
-Chunk bytes are written by hand where zarr-python cannot give what a run needs (exclusive creation, one atomic file per
-shard, nothing skipped because it is all zero); zarr-python reads all of it, which the tests check.
-Source: Zarr core specification 3.0, sharding-indexed codec 1.0.
+Chunk bytes are written by hand where zarr-python cannot give what a run needs (exclusive creation,
+one atomic file per shard, nothing skipped because it is all zero); zarr-python reads all of it,
+which the tests check. Source: Zarr core specification 3.0, sharding-indexed codec 1.0.
 """
 
 from __future__ import annotations
@@ -20,17 +20,25 @@ CRC32C = {"name": "crc32c"}
 ZSTD_LEVEL = 1
 """Higher levels gain a few percent on photographs and cost several times the CPU."""
 FAST_LEVEL = -10
-"""Repetitions are still found, but samples that do not repeat are kept as they are: they decode several times as fast."""
+"""Repetitions are still found, but samples that do not repeat are kept as they are: they decode
+several times as fast.
+"""
 
 
 def zstd_codec(level: int = ZSTD_LEVEL) -> dict[str, Any]:
-    """Return the codec that compresses; its checksum makes a flipped bit an error in every zarr implementation."""
+    """Return the codec that compresses; its checksum makes a flipped bit an error in every zarr
+    implementation.
+    """
     return {"name": "zstd", "configuration": {"level": level, "checksum": True}}
 
 
 def bytes_codec(dtype: str) -> dict[str, Any]:
     """Return the codec that turns samples into bytes, little endian."""
-    return {"name": "bytes"} if dtype == "uint8" else {"name": "bytes", "configuration": {"endian": "little"}}
+    return (
+        {"name": "bytes"}
+        if dtype == "uint8"
+        else {"name": "bytes", "configuration": {"endian": "little"}}
+    )
 
 
 def sharding_codec(dtype: str, chunk: Sequence[int]) -> dict[str, Any]:
@@ -72,20 +80,28 @@ def array_metadata(
 
 
 def dump(document: Mapping[str, Any]) -> bytes:
-    """Return a metadata document as the bytes of a zarr.json: the same document gives the same bytes."""
+    """Return a metadata document as the bytes of a zarr.json: the same document gives the same
+    bytes.
+    """
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
 def load(folder: Path) -> dict[str, Any]:
-    """Read the zarr.json of a folder; raises FormatError when it is absent or not a zarr v3 document."""
+    """Read the zarr.json of a folder; raises FormatError when it is absent or not a zarr v3
+    document.
+    """
     try:
         document = json.loads((folder / ZARR_JSON).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         old = any((folder / name).exists() for name in (".zgroup", ".zarray"))
         found = "a folder in zarr v2 format" if old else f"a folder without {ZARR_JSON}"
-        raise FormatError(f"{folder}: {found}; give an image file or an image published by this program") from None
+        raise FormatError(
+            f"{folder}: {found}; give an image file or an image published by this program"
+        ) from None
     except ValueError as error:
-        raise FormatError(f"{folder / ZARR_JSON}: not readable as JSON ({error}); the store is damaged") from error
+        raise FormatError(
+            f"{folder / ZARR_JSON}: not readable as JSON ({error}); the store is damaged"
+        ) from error
     if not isinstance(document, dict) or document.get("zarr_format") != 3:
         raise FormatError(f"{folder / ZARR_JSON}: not a zarr v3 document; supported: zarr v3")
     return document

@@ -16,7 +16,11 @@ VERSION = "0.5"
 _RGB = ("FF0000", "00FF00", "0000FF")
 _LABELS = {1: ("Grey",), 3: ("Red", "Green", "Blue")}
 # Display range of a band, per dtype; the range of float32 is a matter of its values.
-_RANGES: dict[str, tuple[float, float]] = {"uint8": (0, 255), "uint16": (0, 65535), "int16": (-32768, 32767)}
+_RANGES: dict[str, tuple[float, float]] = {
+    "uint8": (0, 255),
+    "uint16": (0, 65535),
+    "int16": (-32768, 32767),
+}
 
 
 def group_metadata(
@@ -30,11 +34,17 @@ def group_metadata(
     """Return the zarr.json of the image group. levels: the array documents, finest first.
 
     window: values shown as black and white; default the range of a whole dtype, 0 to 1 for float32.
-    The arrays' metadata is repeated as consolidated metadata: a reader then needs one request, and does not list the
-    folder, where a run keeps its private state.
+    The arrays' metadata is repeated as consolidated metadata: a reader then needs one request, and
+    does not list the folder, where a run keeps its private state.
     """
-    omero = _omero(levels[0], meaning.names, window or _RANGES.get(str(levels[0]["data_type"]), (0.0, 1.0)))
-    ome = {"version": VERSION, "multiscales": [_multiscale(len(levels), name, meaning)], "omero": omero}
+    omero = _omero(
+        levels[0], meaning.names, window or _RANGES.get(str(levels[0]["data_type"]), (0.0, 1.0))
+    )
+    ome = {
+        "version": VERSION,
+        "multiscales": [_multiscale(len(levels), name, meaning)],
+        "omero": omero,
+    }
     members = {str(number): dict(level) for number, level in enumerate(levels)}
     return {
         "zarr_format": 3,
@@ -51,28 +61,42 @@ def _multiscale(levels: int, name: str, meaning: ImageMetadata) -> dict[str, Any
         "name": name,
         "axes": [{"name": zarr_meta.AXES[0], "type": "channel"}, *space],
         "datasets": [
-            {"path": str(n), "coordinateTransformations": _transformations(meaning, n)} for n in range(levels)
+            {"path": str(n), "coordinateTransformations": _transformations(meaning, n)}
+            for n in range(levels)
         ],
         "type": "mean",
-        "metadata": {"description": "2 x 2 means, halves rounded up; the last odd row or column is repeated"},
+        "metadata": {
+            "description": "2 x 2 means, halves rounded up; the last odd row or column is repeated"
+        },
     }
 
 
 def _transformations(meaning: ImageMetadata, level: int) -> list[dict[str, Any]]:
     """Place the centres of a level's pixels, counted from the centre of the source's first pixel.
 
-    A level is 2^l times coarser than level 0 and its first centre lies (2^l - 1)/2 pixels of level 0 further in.
+    A level is 2^l times coarser than level 0 and its first centre lies (2^l - 1)/2 pixels of level
+    0 further in.
     """
-    base, further = meaning.pixel_size or (1.0, 1.0), (2**level - 1) / 2
+    base = meaning.pixel_size or (1.0, 1.0)
+    further = (2**level - 1) / 2
     scale = [1.0, *(side * 2**level for side in base)]
-    shift = [0.0, *(side * (first + further) for side, first in zip(base, meaning.origin, strict=True))]
+    shift = [
+        0.0,
+        *(side * (first + further) for side, first in zip(base, meaning.origin, strict=True)),
+    ]
     return [{"type": "scale", "scale": scale}, {"type": "translation", "translation": shift}]
 
 
-def _omero(array: Mapping[str, Any], names: Sequence[str], window: tuple[float, float]) -> dict[str, Any]:
+def _omero(
+    array: Mapping[str, Any], names: Sequence[str], window: tuple[float, float]
+) -> dict[str, Any]:
     """Return display settings. Of many bands the first three are shown, as red, green and blue."""
     count = array["shape"][0]
-    labels = names if len(names) == count else _LABELS.get(count) or [f"Channel {n}" for n in range(count)]
+    labels = (
+        names
+        if len(names) == count
+        else _LABELS.get(count) or [f"Channel {n}" for n in range(count)]
+    )
     colours = ["FFFFFF"] if count == 1 else [*_RGB, *["FFFFFF"] * count][:count]
     low, high = window
     shown = {"min": low, "max": high, "start": low, "end": high}
@@ -83,8 +107,11 @@ def _omero(array: Mapping[str, Any], names: Sequence[str], window: tuple[float, 
     return {"channels": channels, "rdefs": {"model": "color" if count > 1 else "greyscale"}}
 
 
-def parse(path: str, document: Mapping[str, Any]) -> tuple[list[str], tuple[float, float] | None, bytes | None]:
-    """Return (array paths finest first, pixel size of level 0 in micrometres or None, ICC profile or None).
+def parse(
+    path: str, document: Mapping[str, Any]
+) -> tuple[list[str], tuple[float, float] | None, bytes | None]:
+    """Return (array paths finest first, pixel size of level 0 in micrometres or None, ICC profile
+    or None).
 
     Raises FormatError as `describe` does.
     """
@@ -99,7 +126,9 @@ def describe(path: str, document: Mapping[str, Any]) -> tuple[list[str], ImageMe
     """
     attributes = document.get("attributes") or {}
     ome = attributes.get("ome")
-    supported = f"supported: an OME-Zarr {VERSION} image with axes c, y, x, as this program publishes it"
+    supported = (
+        f"supported: an OME-Zarr {VERSION} image with axes c, y, x, as this program publishes it"
+    )
     if not isinstance(ome, Mapping) or not ome.get("multiscales"):
         raise FormatError(f"{path}: a zarr group without an OME-Zarr image; {supported}")
     if ome.get("version") != VERSION:
@@ -111,7 +140,9 @@ def describe(path: str, document: Mapping[str, Any]) -> tuple[list[str], ImageMe
         datasets = [str(level["path"]) for level in scales["datasets"]]
         scale = scales["datasets"][0]["coordinateTransformations"][0]["scale"]
     except (KeyError, IndexError, TypeError, AttributeError):
-        raise FormatError(f"{path}: the OME-Zarr multiscales metadata is incomplete; {supported}") from None
+        raise FormatError(
+            f"{path}: the OME-Zarr multiscales metadata is incomplete; {supported}"
+        ) from None
     if axes != zarr_meta.AXES or not datasets or len(scale) != len(axes):
         raise FormatError(f"{path}: OME-Zarr axes {', '.join(map(str, axes))}; {supported}")
     size = (float(scale[1]), float(scale[2])) if units == {"micrometer"} else None

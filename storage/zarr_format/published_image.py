@@ -1,4 +1,6 @@
-"""Read a published image for exporting: its own shards without zarr-python in between, level by level."""
+"""Read a published image for exporting: its own shards without zarr-python in between, level by
+level.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ from storage.zarr_format.shard import DTYPES, PyramidLevel, Shard
 
 @dataclass(frozen=True, slots=True)
 class PublishedImage:
-    """A finished image that this program published. Keeps nothing between reads; safe to read in several threads."""
+    """A finished image that this program published. Keeps nothing between reads; safe to read in
+    several threads.
+    """
 
     path: Path
     levels: tuple[PyramidLevel, ...]
@@ -37,7 +41,9 @@ class PublishedImage:
         folder = Path(path)
         document = zarr_meta.load(folder)
         if document.get("node_type") != "group":
-            raise FormatError(f"{path}: a zarr array, not a published image; give the OUT of a restoration")
+            raise FormatError(
+                f"{path}: a zarr array, not a published image; give the OUT of a restoration"
+            )
         names, meaning = ome.describe(str(path), document)
         levels = tuple(_level(folder / name) for name in names)
         return cls(folder, levels, meaning, dict(document["attributes"].get("gigarestore") or {}))
@@ -54,7 +60,10 @@ class PublishedImage:
 
     def nbytes(self, levels: int | None = None) -> int:
         """Return the size of the decoded pixels of the first `levels` levels (default: all), bytes."""
-        return sum(int(np.prod(level.shape)) for level in self.levels[:levels]) * np.dtype(self.dtype).itemsize
+        return (
+            sum(int(np.prod(level.shape)) for level in self.levels[:levels])
+            * np.dtype(self.dtype).itemsize
+        )
 
     def read(self, number: int, box: Box, channel: int | None = None) -> NDArray[Any]:
         """Return (C, h, w) of a window of a level, with `channel` only that band.
@@ -70,7 +79,9 @@ class PublishedImage:
         return out
 
     def bands(self, number: int, box: Box, channel: int | None = None) -> Iterator[NDArray[Any]]:
-        """Yield the bands of a window one after the other, (h, w); each holds until the next is asked for, see `read`."""
+        """Yield the bands of a window one after the other, (h, w); each holds until the next is
+        asked for, see `read`.
+        """
         out = np.empty(box.shape, self.dtype)
         with contextlib.ExitStack() as stack:
             parts = [
@@ -99,10 +110,15 @@ def _level(folder: Path) -> PyramidLevel:
         shard = found["chunk_grid"]["configuration"]["chunk_shape"]
         inner = found["codecs"][0]["configuration"]["chunk_shape"]
         level = PyramidLevel(
-            shape=tuple(found["shape"]), dtype=found["data_type"], chunk=int(inner[-1]), shard=(shard[-2], shard[-1])
+            shape=tuple(found["shape"]),
+            dtype=found["data_type"],
+            chunk=int(inner[-1]),
+            shard=(shard[-2], shard[-1]),
         )
     except (KeyError, TypeError, IndexError):
         level = None
     if level is None or level.dtype not in DTYPES or level.metadata() != found:
-        raise FormatError(f"{folder}: not a level that this program published; restore or publish the image again")
+        raise FormatError(
+            f"{folder}: not a level that this program published; restore or publish the image again"
+        )
     return level

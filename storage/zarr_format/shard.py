@@ -1,6 +1,8 @@
-"""One stored object of a published level: many zstd chunks and an index, made whole in memory and written at once.
+"""One stored object of a published level: many zstd chunks and an index, made whole in memory and
+written at once.
 
-Source: sharding-indexed codec 1.0. The chunks lie in C order without gaps, so the same pixels give the same bytes.
+Source: sharding-indexed codec 1.0. The chunks lie in C order without gaps, so the same pixels give
+the same bytes.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
 DTYPES = ("uint8", "uint16", "int16", "float32")
 """What a published image can hold."""
 
-# An index entry of 2^64 - 1 says that a chunk is not stored: here, one that lies wholly beyond the image's edge.
+# An index entry of 2^64 - 1 says that a chunk is not stored: here, one that lies wholly beyond the
+# image's edge.
 _ABSENT = np.uint64(2**64 - 1)
 _CRC_BYTES = 4
 
@@ -49,7 +52,9 @@ class PyramidLevel:
     """Height and width of a shard, px: multiples of the chunk, no larger than the image needs."""
 
     @classmethod
-    def fit(cls, *, shape: tuple[int, int, int], dtype: str, chunk: int, shard: int) -> PyramidLevel:
+    def fit(
+        cls, *, shape: tuple[int, int, int], dtype: str, chunk: int, shard: int
+    ) -> PyramidLevel:
         """Return the level with shards of `shard` px, clamped to the chunks that the image needs."""
         needed = (-(-side // chunk) * chunk for side in shape[1:])
         height, width = (min(shard, side) for side in needed)
@@ -63,7 +68,9 @@ class PyramidLevel:
     def box(self, row: int, col: int) -> Box:
         """Return the pixels of a shard, clipped to the image."""
         height, width = self.shard
-        return Box(row * height, col * width, (row + 1) * height, (col + 1) * width).clip(*self.shape[1:])
+        return Box(row * height, col * width, (row + 1) * height, (col + 1) * width).clip(
+            *self.shape[1:]
+        )
 
     def places(self) -> Iterator[tuple[int, int]]:
         """Yield (row, column) of every shard."""
@@ -86,12 +93,17 @@ class PyramidLevel:
 
 
 def encode(level: PyramidLevel, pixels: NDArray[Any], pool: Executor) -> list[bytes]:
-    """Return the bytes of a shard, in parts. pixels: (C, h, w), the shard's box clipped to the image."""
+    """Return the bytes of a shard, in parts. pixels: (C, h, w), the shard's box clipped to the
+    image.
+    """
     down, across = (side // level.chunk for side in level.shard)
     index = np.full((level.shape[0], down, across, 2), _ABSENT, "<u8")
     present = list(_present(level, pixels))
     parts = list(
-        pool.map(lambda where: chunks.encode(pixels[_slices(level, *where)], (level.chunk, level.chunk)), present)
+        pool.map(
+            lambda where: chunks.encode(pixels[_slices(level, *where)], (level.chunk, level.chunk)),
+            present,
+        )
     )
     offset = 0
     for where, part in zip(present, parts, strict=True):
@@ -102,7 +114,9 @@ def encode(level: PyramidLevel, pixels: NDArray[Any], pool: Executor) -> list[by
 
 
 class _Room(threading.local):
-    """Memory of every thread for the stored bytes of a chunk: using it again costs less than page faults of a map."""
+    """Memory of every thread for the stored bytes of a chunk: using it again costs less than page
+    faults of a map.
+    """
 
     def __init__(self) -> None:
         self._bytes = bytearray()
@@ -120,7 +134,9 @@ _ROOM = _Room()
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A shard in its file, whose chunks are read and decoded when they are asked for. Safe to use in several threads."""
+    """A shard in its file, whose chunks are read and decoded when they are asked for. Safe to use
+    in several threads.
+    """
 
     level: PyramidLevel
     path: Path
@@ -133,7 +149,9 @@ class Shard:
     @classmethod
     @contextlib.contextmanager
     def open(cls, level: PyramidLevel, path: Path) -> Iterator[Shard]:
-        """Read the index; raises DamagedError naming the file when it is missing or fails its checksum."""
+        """Read the index; raises DamagedError naming the file when it is missing or fails its
+        checksum.
+        """
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -145,7 +163,8 @@ class Shard:
             os.close(fd)
 
     def read(self, window: Box) -> NDArray[Any]:
-        """Return (C, h, w) of a window of the image that lies in this shard, decoding only the chunks under it.
+        """Return (C, h, w) of a window of the image that lies in this shard, decoding only the
+        chunks under it.
 
         Raises DamagedError naming the chunk.
         """
@@ -156,20 +175,35 @@ class Shard:
 
     def fill(self, out: NDArray[Any], window: Box, channel: int) -> None:
         """Decode one band of a window into (h, w) of the level's dtype; see `read`."""
-        side, stored = self.level.chunk, np.dtype(self.level.dtype).newbyteorder("<")
+        side = self.level.chunk
+        stored = np.dtype(self.level.dtype).newbyteorder("<")
         down, across = (length // side for length in self.level.shard)
-        rows, cols = range(window.y0 // side, -(-window.y1 // side)), range(window.x0 // side, -(-window.x1 // side))
+        rows = range(window.y0 // side, -(-window.y1 // side))
+        cols = range(window.x0 // side, -(-window.x1 // side))
         for row, col in itertools.product(rows, cols):
-            y0, x0 = row * side, col * side
-            target = out[max(0, y0 - window.y0) : y0 + side - window.y0, max(0, x0 - window.x0) : x0 + side - window.x0]
-            whole = target.shape == (side, side) and target.dtype == stored and target.flags.c_contiguous
+            y0 = row * side
+            x0 = col * side
+            target = out[
+                max(0, y0 - window.y0) : y0 + side - window.y0,
+                max(0, x0 - window.x0) : x0 + side - window.x0,
+            ]
+            whole = (
+                target.shape == (side, side)
+                and target.dtype == stored
+                and target.flags.c_contiguous
+            )
             chunk = target if whole else np.empty((side, side), stored)
             where = (channel, row % down, col % across)
             start, length = self.index[where].tolist()
             try:
-                chunks.decode(_ROOM.read(self.fd, start, length) if start + length <= self.size else b"", chunk)
+                chunks.decode(
+                    _ROOM.read(self.fd, start, length) if start + length <= self.size else b"",
+                    chunk,
+                )
             except ValueError as error:
-                raise DamagedError(f"{self.path}: chunk {where} is damaged ({error}); publish again") from error
+                raise DamagedError(
+                    f"{self.path}: chunk {where} is damaged ({error}); publish again"
+                ) from error
             if not whole:
                 inside = chunk[max(0, window.y0 - y0) :, max(0, window.x0 - x0) :]
                 target[...] = inside[: target.shape[0], : target.shape[1]]
@@ -180,7 +214,8 @@ def _index(level: PyramidLevel, path: Path, fd: int, size: int) -> NDArray[np.ui
     down, across = (side // level.chunk for side in level.shard)
     length = level.shape[0] * down * across * 16
     data = os.pread(fd, length + _CRC_BYTES, max(0, size - length - _CRC_BYTES))
-    table, crc = data[:length], data[length:]
+    table = data[:length]
+    crc = data[length:]
     if len(crc) != _CRC_BYTES or google_crc32c.value(table) != int.from_bytes(crc, "little"):
         raise DamagedError(f"{path}: the index of the shard fails its checksum; publish again")
     return np.frombuffer(table, "<u8").reshape(level.shape[0], down, across, 2)
@@ -189,7 +224,9 @@ def _index(level: PyramidLevel, path: Path, fd: int, size: int) -> NDArray[np.ui
 def _present(level: PyramidLevel, pixels: NDArray[Any]) -> Iterator[tuple[int, int, int]]:
     """Yield (channel, row, column) of the chunks that hold any pixel of the image."""
     channels, height, width = pixels.shape
-    return itertools.product(range(channels), range(-(-height // level.chunk)), range(-(-width // level.chunk)))
+    return itertools.product(
+        range(channels), range(-(-height // level.chunk)), range(-(-width // level.chunk))
+    )
 
 
 def _slices(level: PyramidLevel, channel: int, row: int, col: int) -> tuple[int, slice, slice]:

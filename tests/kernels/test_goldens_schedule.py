@@ -20,11 +20,15 @@ from kernels.schedule import (
 )
 from tests.places import GOLDEN
 
-pytestmark = pytest.mark.skipif(not GOLDEN.exists(), reason="the golden vectors are not on this machine")
+pytestmark = pytest.mark.skipif(
+    not GOLDEN.exists(), reason="the golden vectors are not on this machine"
+)
 
 
 def test_respacing_maps_equal_the_golden_ones():
-    for request, expected in json.loads((GOLDEN / "schedule/respacing.json").read_text())["maps"].items():
+    for request, expected in json.loads((GOLDEN / "schedule/respacing.json").read_text())[
+        "maps"
+    ].items():
         if request.startswith("ddim"):
             kept = strided_timesteps(1000, int(request.removeprefix("ddim")))
         elif "," in request:
@@ -60,14 +64,17 @@ def test_time_travel_sequences_equal_the_golden_ones():
         assert len(times) - 1 - network_calls(times) == case["n_forward"]
 
 
-# The golden grey operator weighs the channels .3333, .3334, .3333; ours is the mean, whence the wider bounds.
+# The golden grey operator weighs the channels .3333, .3334, .3333; ours is the mean, whence the
+# wider bounds.
 @pytest.mark.parametrize(
-    ("name", "tolerance"), [("sr_averagepooling4", 1e-6), ("inpainting", 1e-6), ("colorization", 6e-4)]
+    ("name", "tolerance"),
+    [("sr_averagepooling4", 1e-6), ("inpainting", 1e-6), ("colorization", 6e-4)],
 )
 def test_operators_and_their_spectral_ddnm_plus_maps_equal_the_golden_ones(name, tolerance):
     with np.load(GOLDEN / f"operators/{name}.npz") as arrays:
         golden = {k: torch.from_numpy(arrays[k]).double() for k in arrays.files}
-    x, (v, z, e) = golden["x"], (golden[k].reshape(golden["x"].shape) for k in "vze")
+    x = golden["x"]
+    (v, z, e) = (golden[k].reshape(golden["x"].shape) for k in "vze")
     if name == "inpainting":
         operator = Mask(golden["mask"].expand(2, 1, -1, -1).bool())
         assert torch.equal(operator.pinv(operator.A(x)), golden["pinv"])

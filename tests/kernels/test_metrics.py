@@ -57,10 +57,14 @@ def test_consistency_counts_clipped_cells_apart():
     pixels[2, 0, 0] = 0
     clipped = clipped_cells(pixels, 4, (0, 255))
     assert np.argwhere(clipped).tolist() == [[0, 1, 1], [2, 0, 0]]
-    assert np.argwhere(clipped_cells(pixels, 4, (0, 255), across_channels=True)).tolist() == [[0, 0, 0], [0, 1, 1]]
+    assert np.argwhere(clipped_cells(pixels, 4, (0, 255), across_channels=True)).tolist() == [
+        [0, 0, 0],
+        [0, 1, 1],
+    ]
     y = np.zeros((3, 2, 2))
     measured = y + 0.25
-    measured[0, 1, 1], measured[1, 0, 0] = 9, 0.5
+    measured[0, 1, 1] = 9
+    measured[1, 0, 0] = 0.5
     meter = ConsistencyMeter()
     meter.update(measured, y, clipped)
     result = meter.result()
@@ -71,7 +75,8 @@ def test_consistency_counts_clipped_cells_apart():
 def test_consistency_is_the_same_by_windows_and_ignores_what_is_not_measured():
     measured, y = RNG.standard_normal((2, 1, 16, 12))
     valid = RNG.rand(1, 16, 12) < 0.5
-    whole, parts = ConsistencyMeter(), ConsistencyMeter()
+    whole = ConsistencyMeter()
+    parts = ConsistencyMeter()
     whole.update(measured, np.where(valid, y, np.nan), valid=valid)
     for rows in (slice(0, 4), slice(4, 16)):
         parts.update(measured[:, rows], y[:, rows], valid=valid[:, rows])
@@ -101,11 +106,18 @@ def measure(image, row_edges, column_edges, stride, side, period=1):
 
 def slow_ratio(image, edges, stride):
     """Take the definition literally, for edges between rows."""
-    across, beside = [], []
+    across = []
+    beside = []
     lines = np.abs(np.diff(image.astype(float), axis=1)).mean(axis=(0, 2))
     for e in edges:
-        near = [e + d for d in (*range(-max(stride // 4, 4), -3), *range(4, max(stride // 4, 4) + 1))]
-        near = [y for y in near if 1 <= y < image.shape[1] and min(abs(y - other) for other in edges) >= 4]
+        near = [
+            e + d for d in (*range(-max(stride // 4, 4), -3), *range(4, max(stride // 4, 4) + 1))
+        ]
+        near = [
+            y
+            for y in near
+            if 1 <= y < image.shape[1] and min(abs(y - other) for other in edges) >= 4
+        ]
         across.append(lines[e - 1])
         beside.append(np.mean([lines[y - 1] for y in near]))
     return np.mean(across) / np.mean(beside)

@@ -29,12 +29,18 @@ def test_a_few_deviates_are_pinned():
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(0, 2**64 - 1), st.lists(st.tuples(*[st.integers(0, 200)] * 3), min_size=2, max_size=5))
+@given(
+    st.integers(0, 2**64 - 1),
+    st.lists(st.tuples(*[st.integers(0, 200)] * 3), min_size=2, max_size=5),
+)
 def test_noise_ignores_batch_composition(seed, keys):
-    source, shape = KeyedNoise(seed), (2, 3, 5)
+    source = KeyedNoise(seed)
+    shape = (2, 3, 5)
     index = list(range(len(keys)))
     batch = source.draw(keys, index, shape, CPU)
-    alone = torch.cat([source.draw([key], [i], shape, CPU) for key, i in zip(keys, index, strict=True)])
+    alone = torch.cat(
+        [source.draw([key], [i], shape, CPU) for key, i in zip(keys, index, strict=True)]
+    )
     assert torch.equal(batch, alone)
 
 
@@ -42,7 +48,13 @@ def test_every_part_of_the_key_changes_the_noise():
     def draw(seed=5, key=(1, 2, 3), index=4):
         return KeyedNoise(seed).draw([key], [index], (1, 4, 4), CPU)
 
-    others = [draw(seed=6), draw(seed=5 + 2**32), draw(key=(0, 2, 3)), draw(key=(1, 3, 2)), draw(index=5)]
+    others = [
+        draw(seed=6),
+        draw(seed=5 + 2**32),
+        draw(key=(0, 2, 3)),
+        draw(key=(1, 3, 2)),
+        draw(index=5),
+    ]
     for other in others:
         assert not torch.any(other == draw())
 
@@ -65,7 +77,13 @@ def test_box_muller_is_finite_at_both_ends():
 
 @pytest.mark.parametrize(
     ("seed", "key", "index"),
-    [(-1, (0, 0, 0), 0), (2**64, (0, 0, 0), 0), (0, (256, 0, 0), 0), (0, (0, -1, 0), 0), (0, (0, 0, 0), 2**24)],
+    [
+        (-1, (0, 0, 0), 0),
+        (2**64, (0, 0, 0), 0),
+        (0, (256, 0, 0), 0),
+        (0, (0, -1, 0), 0),
+        (0, (0, 0, 0), 2**24),
+    ],
 )
 def test_keys_out_of_range_are_refused(seed, key, index):
     with pytest.raises(ValueError, match=r"64 bits|noise key"):

@@ -19,7 +19,20 @@ from kernels.schedule import (
 
 
 def test_twelve_steps_of_a_thousand_are_the_published_ones():
-    assert respaced_timesteps(1000, 12).tolist() == [0, 91, 182, 272, 363, 454, 545, 636, 727, 817, 908, 999]
+    assert respaced_timesteps(1000, 12).tolist() == [
+        0,
+        91,
+        182,
+        272,
+        363,
+        454,
+        545,
+        636,
+        727,
+        817,
+        908,
+        999,
+    ]
 
 
 @given(st.integers(1, 1000), st.data())

@@ -12,7 +12,8 @@ sides = st.integers(0, 40)
 
 @st.composite
 def boxes(draw):
-    y0, x0 = draw(st.integers(-20, 20)), draw(st.integers(-20, 20))
+    y0 = draw(st.integers(-20, 20))
+    x0 = draw(st.integers(-20, 20))
     return Box(y0, x0, y0 + draw(sides), x0 + draw(sides))
 
 

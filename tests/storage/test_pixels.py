@@ -22,7 +22,9 @@ def test_every_sample_survives_the_round_trip(dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_values_are_rounded_to_the_nearest_sample_and_clipped(dtype):
     top = peak(dtype)
-    values = np.array([-7, -1, -1 + 2 * 0.4 / top, -1 + 2 * 0.6 / top, 1, 1.5, np.inf, -np.inf], np.float64)
+    values = np.array(
+        [-7, -1, -1 + 2 * 0.4 / top, -1 + 2 * 0.6 / top, 1, 1.5, np.inf, -np.inf], np.float64
+    )
     assert from_unit(values, dtype).tolist() == [0, 0, 0, 1, top, top, top, 0]
 
 

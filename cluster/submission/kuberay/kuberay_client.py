@@ -1,4 +1,6 @@
-"""KubeRay through kubectl: whatever cluster and user the current context of its configuration names."""
+"""KubeRay through kubectl: whatever cluster and user the current context of its configuration
+names.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from cluster.submission.backends import Unreachable, call, one_line
-from cluster.submission.handles import RESUMABLE, Handle, JobState, JobStatus, SubmissionRecord, ended_code
+from cluster.submission.handles import (
+    RESUMABLE,
+    Handle,
+    JobState,
+    JobStatus,
+    SubmissionRecord,
+    ended_code,
+)
 from cluster.submission.kuberay.rayjob_manifest import job_name, render
 from cluster.submission.submission import Submission
 from orchestrator.errors import PlanError
@@ -40,11 +49,14 @@ class KubeRayBackend:
         return f"the API server would take it: {one_line(said)} (image, claims, quota and queue are looked up later)"
 
     def submit(self, submission: Submission) -> Handle:
-        namespace, name = submission.settings.kuberay.namespace, job_name(submission)
+        namespace = submission.settings.kuberay.namespace
+        name = job_name(submission)
         try:
             _kubectl(["create", "--filename=-"], render(submission))
         except PlanError as err:
-            if "AlreadyExists" not in str(err):  # the answer to an earlier try was lost, the job was not
+            if "AlreadyExists" not in str(
+                err
+            ):  # the answer to an earlier try was lost, the job was not
                 raise
         return Handle("k8s", f"{namespace}/{name}")
 
@@ -56,9 +68,15 @@ class KubeRayBackend:
                 raise
             code = ended_code(None if record is None else record.folder)
             if code is None:
-                return JobStatus(JobState.CANCELLED, None, "there is no such RayJob any more: it was deleted")
+                return JobStatus(
+                    JobState.CANCELLED, None, "there is no such RayJob any more: it was deleted"
+                )
             return JobStatus(
-                JobState.SUCCEEDED if code == 0 else JobState.INTERRUPTED if code == RESUMABLE else JobState.FAILED,
+                JobState.SUCCEEDED
+                if code == 0
+                else JobState.INTERRUPTED
+                if code == RESUMABLE
+                else JobState.FAILED,
                 code,
             )
         except ValueError:
@@ -71,7 +89,9 @@ class KubeRayBackend:
             ended = not follow or self.state(handle, record).state.ended
             pod = _submitter(handle)
             if pod is None and ended and not seen:
-                raise PlanError(f"{handle} has no log: its submitter's pod has not started, or it is gone")
+                raise PlanError(
+                    f"{handle} has no log: its submitter's pod has not started, or it is gone"
+                )
             if pod is not None:
                 yield from _log(handle, pod, seen, follow and not ended)
             if ended:
@@ -84,19 +104,30 @@ class KubeRayBackend:
             return f"{handle} has already ended: {found.state}"
         # The operator first stops the driver, which has the grace that the manifest gives it.
         _kubectl(
-            ["delete", "rayjob.ray.io", *_place(handle), "--wait=true", f"--timeout={grace + 60:.0f}s"], wait=grace + 90
+            [
+                "delete",
+                "rayjob.ray.io",
+                *_place(handle),
+                "--wait=true",
+                f"--timeout={grace + 60:.0f}s",
+            ],
+            wait=grace + 90,
         )
         return f"{handle} is deleted; everything committed is kept"
 
 
 def parse_status(job: dict[str, Any]) -> JobStatus:
     """Return the state of a RayJob as `kubectl get --output=json` shows it."""
-    spec, status = job.get("spec") or {}, job.get("status") or {}
-    phase, ray = str(status.get("jobDeploymentStatus", "")), str(status.get("jobStatus", ""))
+    spec = job.get("spec") or {}
+    status = job.get("status") or {}
+    phase = str(status.get("jobDeploymentStatus", ""))
+    ray = str(status.get("jobStatus", ""))
     reason = ": ".join(filter(None, (status.get("reason"), one_line(status.get("message") or ""))))
     if phase in WAITING:
         suspended = spec.get("suspend") and phase in ("", "New", "Suspended")
-        return JobStatus(WAITING[phase], None, "suspended: it waits for its queue" if suspended else reason)
+        return JobStatus(
+            WAITING[phase], None, "suspended: it waits for its queue" if suspended else reason
+        )
     if phase == "Running":
         return JobStatus(JobState.RUNNING if ray == "RUNNING" else JobState.PENDING, None, reason)
     if phase not in ("Complete", "Failed"):
@@ -113,7 +144,9 @@ def parse_status(job: dict[str, Any]) -> JobStatus:
 
 
 def _kubectl(arguments: list[str], text: str | None = None, *, wait: float = 60.0) -> str:
-    """Run kubectl; return its stdout. Raises PlanError where there is none or it refuses, Unreachable on silence."""
+    """Run kubectl; return its stdout. Raises PlanError where there is none or it refuses,
+    Unreachable on silence.
+    """
     if shutil.which("kubectl") is None:
         raise PlanError(
             "there is no kubectl on this machine; install it, or apply what `submit --dry-run` prints elsewhere"
@@ -131,7 +164,13 @@ def _submitter(handle: Handle) -> str | None:
     name, namespace = _place(handle)
     names = _kubectl(
         [
-            *("get", "pods", namespace, f"--selector=job-name={name}", "--sort-by=.metadata.creationTimestamp"),
+            *(
+                "get",
+                "pods",
+                namespace,
+                f"--selector=job-name={name}",
+                "--sort-by=.metadata.creationTimestamp",
+            ),
             "--output=jsonpath={.items[*].metadata.name}",
         ]
     ).split()
@@ -147,7 +186,11 @@ def _log(handle: Handle, pod: str, seen: dict[str, int], follow: bool) -> Iterat
         return
     place = 0
     with subprocess.Popen(
-        ["kubectl", *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, errors="replace"
+        ["kubectl", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        errors="replace",
     ) as stream:
         assert stream.stdout is not None
         try:

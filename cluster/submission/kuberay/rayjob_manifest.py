@@ -1,7 +1,9 @@
-"""A submission as a RayJob manifest of KubeRay: a pure function, validated and linted before anybody sees it.
+"""A submission as a RayJob manifest of KubeRay: a pure function, validated and linted before
+anybody sees it.
 
-KubeRay pastes the entrypoint into a shell command, unquoted, and Ray's client hands it to a second shell. So the
-entrypoint is a constant, and the driver's arguments travel as JSON in a variable of the head (cluster.on_node.kuberay_entrypoint).
+KubeRay pastes the entrypoint into a shell command, unquoted, and Ray's client hands it to a second
+shell. So the entrypoint is a constant, and the driver's arguments travel as JSON in a variable of
+the head (cluster.on_node.kuberay_entrypoint).
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ from cluster.submission.submission import Submission
 from orchestrator.errors import PlanError
 from storage.byte_source import is_url, redact
 
-# Ray, its dashboard and the driver, which holds a byte per tile and no pixels; staging an input takes a core.
-HEAD_CPUS, HEAD_MEBIBYTES = 2, 8192
+# Ray, its dashboard and the driver, which holds a byte per tile and no pixels; staging an input
+# takes a core.
+HEAD_CPUS = 2
+HEAD_MEBIBYTES = 8192
 # Nothing but keys and reports travels through Ray, bytes.
 OBJECT_STORE = "200000000"
 # A pod that waits this long has an image that cannot be pulled or no quota, seconds.
@@ -31,14 +35,16 @@ KEPT_SECONDS = 600
 MOST_RETRIES = 3
 # What `ray stop` may take after the driver has ended, seconds.
 RAY_STOP_SECONDS = 30
-# A node is declared dead after (period + timeout) x threshold = 28 s; Ray's defaults let a cut link take a minute.
+# A node is declared dead after (period + timeout) x threshold = 28 s; Ray's defaults let a cut link
+# take a minute.
 HEALTH = {
     "RAY_health_check_period_ms": "2000",
     "RAY_health_check_timeout_ms": "5000",
     "RAY_health_check_failure_threshold": "4",
 }
 SCRATCH_MOUNT = "/tmp"
-# Before Kubernetes ends the head's container, the driver lets its batches end; then Ray goes in order.
+# Before Kubernetes ends the head's container, the driver lets its batches end; then Ray goes in
+# order.
 HEAD_STOP = f"touch {SCRATCH_MOUNT}/{STOP}; while [ -e {SCRATCH_MOUNT}/{RUNNING} ]; do sleep 1; done; ray stop"
 
 
@@ -52,16 +58,21 @@ def render(submission: Submission) -> str:
 
 
 def check_places(places: Iterable[tuple[str, str | None]], settings: KubeRay) -> None:
-    """Raise PlanError unless the pods see IN and OUT: on a claim, IN also behind a URL; and a copy goes to a URL.
+    """Raise PlanError unless the pods see IN and OUT: on a claim, IN also behind a URL; and a copy
+    goes to a URL.
 
     places: what each path is (IN, OUT, another option), and the path.
     """
     if settings.copy_to is not None and not is_url(settings.copy_to):
-        raise PlanError(f"--copy-to {settings.copy_to} is no URL; give s3://BUCKET/PREFIX, gs:// or az://")
+        raise PlanError(
+            f"--copy-to {settings.copy_to} is no URL; give s3://BUCKET/PREFIX, gs:// or az://"
+        )
     for what, path in places:
         if path is None or (what != "OUT" and is_url(path)):
             continue
-        if re.match(r"[a-z][a-z0-9+.-]*:/", path):  # as a path type leaves the two slashes of an address
+        if re.match(
+            r"[a-z][a-z0-9+.-]*:/", path
+        ):  # as a path type leaves the two slashes of an address
             raise PlanError(
                 f"OUT {redact(path)} is a URL, but a run works in a folder; put OUT on a claim that all pods may write and "
                 "give --copy-to URL for the finished image"
@@ -73,21 +84,30 @@ def check_places(places: Iterable[tuple[str, str | None]], settings: KubeRay) ->
 
 
 def job_name(submission: Submission) -> str:
-    """Return the RayJob's name: the same for the same submission, so that a retry makes no second job."""
+    """Return the RayJob's name: the same for the same submission, so that a retry makes no second
+    job.
+    """
     return f"{submission.name[: LONGEST_NAME - 1 - len(submission.run_id)].rstrip('-')}-{submission.run_id}"
 
 
 def manifest(submission: Submission) -> dict[str, Any]:
     """Return the RayJob as plain values."""
-    common, settings = submission.settings.submit, submission.settings.kuberay
+    common = submission.settings.submit
+    settings = submission.settings.kuberay
     if common.min_nodes not in (None, common.nodes):
-        raise PlanError("--min-nodes is for slurm: KubeRay starts a job once all of its pods are there; give --nodes")
+        raise PlanError(
+            "--min-nodes is for slurm: KubeRay starts a job once all of its pods are there; give --nodes"
+        )
     labels = {"app.kubernetes.io/name": "gigarestore", "gigarestore/run": submission.run_id}
     queue = {} if settings.queue is None else {QUEUE_LABEL: settings.queue}
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
-        "metadata": {"name": job_name(submission), "namespace": settings.namespace, "labels": {**labels, **queue}},
+        "metadata": {
+            "name": job_name(submission),
+            "namespace": settings.namespace,
+            "labels": {**labels, **queue},
+        },
         "spec": {
             "submissionMode": "K8sJobMode",
             "entrypoint": f"{_python(common.python)} -u -m cluster.on_node.kuberay_entrypoint",
@@ -115,8 +135,14 @@ def manifest(submission: Submission) -> dict[str, Any]:
                         "replicas": common.nodes,
                         "minReplicas": common.nodes,
                         "maxReplicas": common.nodes,
-                        "rayStartParams": {"num-cpus": str(common.cpus), "object-store-memory": OBJECT_STORE},
-                        "template": {"metadata": {"labels": dict(labels)}, "spec": _worker(submission)},
+                        "rayStartParams": {
+                            "num-cpus": str(common.cpus),
+                            "object-store-memory": OBJECT_STORE,
+                        },
+                        "template": {
+                            "metadata": {"labels": dict(labels)},
+                            "spec": _worker(submission),
+                        },
                     }
                 ],
             },
@@ -125,7 +151,8 @@ def manifest(submission: Submission) -> dict[str, Any]:
 
 
 def _head(submission: Submission) -> dict[str, Any]:
-    common, settings = submission.settings.submit, submission.settings.kuberay
+    common = submission.settings.submit
+    settings = submission.settings.kuberay
     driver = submission.driver(python="python")
     own = {
         ARGUMENTS: json.dumps([*driver[driver.index("cluster.on_node.driver") + 1 :]]),
@@ -145,19 +172,35 @@ def _worker(submission: Submission) -> dict[str, Any]:
     return _pod(submission, "ray-worker", amounts, {}, "ray stop")
 
 
-def _pod(submission: Submission, name: str, amounts: dict[str, str], own: dict[str, str], stop: str) -> dict[str, Any]:
-    """Return a pod's specification; requests equal limits, so that nobody's memory is promised twice."""
-    common, settings = submission.settings.submit, submission.settings.kuberay
+def _pod(
+    submission: Submission, name: str, amounts: dict[str, str], own: dict[str, str], stop: str
+) -> dict[str, Any]:
+    """Return a pod's specification; requests equal limits, so that nobody's memory is promised
+    twice.
+    """
+    common = submission.settings.submit
+    settings = submission.settings.kuberay
     if settings.image is None:
-        raise PlanError("no image named; give --image REGISTRY/IMAGE@sha256:... that has gigarestore and Ray in it")
+        raise PlanError(
+            "no image named; give --image REGISTRY/IMAGE@sha256:... that has gigarestore and Ray in it"
+        )
     claims = _claims(settings)
-    plain = {**HEALTH, "GIGARESTORE_RUN": submission.run_id, "PYTHONUNBUFFERED": "1", **own, **submission.environment()}
+    plain = {
+        **HEALTH,
+        "GIGARESTORE_RUN": submission.run_id,
+        "PYTHONUNBUFFERED": "1",
+        **own,
+        **submission.environment(),
+    }
     container = {
         "name": name,
         "image": settings.image,
         "imagePullPolicy": "IfNotPresent",
         "resources": {"requests": dict(amounts), "limits": dict(amounts)},
-        "env": [*({"name": key, "value": _literal(value)} for key, value in plain.items()), *_secrets(settings)],
+        "env": [
+            *({"name": key, "value": _literal(value)} for key, value in plain.items()),
+            *_secrets(settings),
+        ],
         "lifecycle": {"preStop": {"exec": {"command": ["/bin/sh", "-c", stop]}}},
         "volumeMounts": [
             {"name": "shm", "mountPath": "/dev/shm"},
@@ -190,7 +233,9 @@ def _pod(submission: Submission, name: str, amounts: dict[str, str], own: dict[s
 
 
 def _literal(value: str) -> str:
-    """Return a value that Kubernetes reads as it is: $(NAME) would be another variable's value, and $$ is one $."""
+    """Return a value that Kubernetes reads as it is: $(NAME) would be another variable's value, and
+    $$ is one $.
+    """
     return value.replace("$", "$$")
 
 
@@ -206,7 +251,11 @@ def _secrets(settings: KubeRay) -> list[dict[str, Any]]:
 def _toleration(text: str) -> dict[str, str]:
     label, _, effect = text.partition(":")
     key, equals, value = label.partition("=")
-    found = {"key": key, "operator": "Equal", "value": value} if equals else {"key": key, "operator": "Exists"}
+    found = (
+        {"key": key, "operator": "Equal", "value": value}
+        if equals
+        else {"key": key, "operator": "Exists"}
+    )
     return {**found, "effect": effect} if effect else found
 
 

@@ -1,6 +1,8 @@
-"""What makes a RayJob manifest acceptable: the strict schema of the fields that we write, the operator's own rules, ours.
+"""What makes a RayJob manifest acceptable: the strict schema of the fields that we write, the
+operator's own rules, ours.
 
-The API server drops or refuses what is not in the schema; the operator then refuses more, in an event that nobody reads.
+The API server drops or refuses what is not in the schema; the operator then refuses more, in an
+event that nobody reads.
 """
 
 from __future__ import annotations
@@ -22,23 +24,42 @@ MODES = ("K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode")
 # The first Ray with token authentication.
 TOKEN_RAY = (2, 52)
 GPU = "nvidia.com/gpu"
-UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+UNITS = {
+    "": 1,
+    "k": 10**3,
+    "M": 10**6,
+    "G": 10**9,
+    "T": 10**12,
+    "Ki": 2**10,
+    "Mi": 2**20,
+    "Gi": 2**30,
+    "Ti": 2**40,
+}
 
 
 def check(manifest: dict[str, Any]) -> None:
     """Raise PlanError, one line, on the first violation of the schema or of a rule."""
-    for problem in schema_problems(manifest) or lint(manifest):  # rules may rely on the types of what they compare
+    for problem in schema_problems(manifest) or lint(
+        manifest
+    ):  # rules may rely on the types of what they compare
         raise PlanError(f"the RayJob manifest would be refused: {problem}")
 
 
 def schema_problems(manifest: dict[str, Any], schema: dict[str, Any] | None = None) -> list[str]:
-    """Return what a JSON schema, by default that of the fields that we write, finds wrong: place and message."""
+    """Return what a JSON schema, by default that of the fields that we write, finds wrong: place
+    and message.
+    """
     validator = _validator() if schema is None else _make(schema)
-    return [f"{error.json_path.removeprefix('$.')}: {error.message[:200]}" for error in validator.iter_errors(manifest)]
+    return [
+        f"{error.json_path.removeprefix('$.')}: {error.message[:200]}"
+        for error in validator.iter_errors(manifest)
+    ]
 
 
 def lint(manifest: dict[str, Any]) -> list[str]:
-    """Return the violations of the operator's validation that no schema expresses, and of what a long batch run needs."""
+    """Return the violations of the operator's validation that no schema expresses, and of what a
+    long batch run needs.
+    """
     spec = manifest.get("spec", {})
     found = [*_metadata(manifest.get("metadata", {})), *_job(spec)]
     if (cluster := spec.get("rayClusterSpec")) is not None:
@@ -53,7 +74,10 @@ def _metadata(metadata: dict[str, Any]) -> Iterator[str]:
     if re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", name) is None:
         yield f"metadata.name {name!r} is no DNS-1035 label: lower case, digits and dashes, a letter first"
     if (
-        re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", namespace := str(metadata.get("namespace", "default")))
+        re.fullmatch(
+            r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?",
+            namespace := str(metadata.get("namespace", "default")),
+        )
         is None
     ):
         yield f"metadata.namespace {namespace!r} is no name of a namespace"
@@ -63,8 +87,10 @@ def _metadata(metadata: dict[str, Any]) -> Iterator[str]:
 
 
 def _job(spec: dict[str, Any]) -> Iterator[str]:
-    mode, shutdown = spec.get("submissionMode", "K8sJobMode"), spec.get("shutdownAfterJobFinishes", False)
-    selector, rules = spec.get("clusterSelector"), spec.get("deletionStrategy", {}).get("deletionRules")
+    mode = spec.get("submissionMode", "K8sJobMode")
+    shutdown = spec.get("shutdownAfterJobFinishes", False)
+    selector = spec.get("clusterSelector")
+    rules = spec.get("deletionStrategy", {}).get("deletionRules")
     retries = spec.get("backoffLimit", 0)
     if mode not in MODES:
         yield f"submissionMode {mode!r} is unknown; known: {', '.join(MODES)}"
@@ -95,7 +121,8 @@ def _job(spec: dict[str, Any]) -> Iterator[str]:
 
 
 def _cluster(cluster: dict[str, Any]) -> Iterator[str]:
-    head, workers = cluster.get("headGroupSpec", {}), cluster.get("workerGroupSpecs", [])
+    head = cluster.get("headGroupSpec", {})
+    workers = cluster.get("workerGroupSpecs", [])
     if cluster.get("authOptions", {}).get("mode") == "token":
         version = str(cluster.get("rayVersion", ""))
         numbers = re.match(r"v?(\d+)\.(\d+)", version)
@@ -120,7 +147,8 @@ def _cluster(cluster: dict[str, Any]) -> Iterator[str]:
 
 
 def _group(group: dict[str, Any], name: str) -> Iterator[str]:
-    start, pod = group.get("rayStartParams", {}), group.get("template", {}).get("spec", {})
+    start = group.get("rayStartParams", {})
+    pod = group.get("template", {}).get("spec", {})
     if not _containers(group):
         yield f"group {name} has no container"
     if "labels" in start:
@@ -131,14 +159,19 @@ def _group(group: dict[str, Any], name: str) -> Iterator[str]:
         yield f"group {name}: the Redis user belongs into gcsFaultToleranceOptions"
     if pod.get("restartPolicy") != "Never":
         yield f"group {name}: restartPolicy is not Never: Kubernetes would restart Ray under KubeRay's feet"
-    memory = {v["name"]: v["emptyDir"] for v in pod.get("volumes", []) if v.get("emptyDir", {}).get("medium")}
+    memory = {
+        v["name"]: v["emptyDir"]
+        for v in pod.get("volumes", [])
+        if v.get("emptyDir", {}).get("medium")
+    }
     for container in _containers(group):
         if re.fullmatch(r"[\w./:@-]+", str(container.get("image", "")), re.ASCII) is None:
             yield f"group {name}: {container.get('image')!r} is no image; write REGISTRY/IMAGE@sha256:... or IMAGE:TAG"
         variables = {entry.get("name") for entry in container.get("env", [])}
         if found := variables & {"RAY_REDIS_ADDRESS", "REDIS_USERNAME"}:
             yield f"group {name}: {', '.join(sorted(found))} would switch on GCS fault tolerance without its options"
-        requests, limits = _amounts(container, "requests"), _amounts(container, "limits")
+        requests = _amounts(container, "requests")
+        limits = _amounts(container, "limits")
         if requests.get(GPU) != limits.get(GPU):
             yield f"group {name}: {GPU} differs in requests and limits"
         if "memory" not in limits:
@@ -151,7 +184,9 @@ def _group(group: dict[str, Any], name: str) -> Iterator[str]:
                     yield f"group {name}: {mount['mountPath']} ({size}) does not fit into the memory limit {limits['memory']}"
 
 
-def _queue(manifest: dict[str, Any], spec: dict[str, Any], cluster: dict[str, Any]) -> Iterator[str]:
+def _queue(
+    manifest: dict[str, Any], spec: dict[str, Any], cluster: dict[str, Any]
+) -> Iterator[str]:
     queue = manifest.get("metadata", {}).get("labels", {}).get(QUEUE_LABEL)
     if queue is not None and not spec.get("suspend"):
         yield f"a job of the queue {queue} must begin suspended, Kueue starts it"

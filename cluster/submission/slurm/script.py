@@ -1,6 +1,8 @@
-"""A submission as an sbatch script: a pure function. No text of a user reaches an #SBATCH line unescaped.
+"""A submission as an sbatch script: a pure function. No text of a user reaches an #SBATCH line
+unescaped.
 
-The script only traps, waits and requeues; what happens on the nodes is cluster.on_node.slurm_launcher's.
+The script only traps, waits and requeues; what happens on the nodes is
+cluster.on_node.slurm_launcher's.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from cluster.submission.settings import mebibytes, seconds
 from cluster.submission.submission import SHARE, Submission, quoted, this_python
 from orchestrator.errors import PlanError
 
-# The scheduler may deliver the warning up to a minute early, and sleeps through the last seconds: never less.
+# The scheduler may deliver the warning up to a minute early, and sleeps through the last seconds:
+# never less.
 LEAST_WARNING = 120
 
 BODY = """\
@@ -86,7 +89,9 @@ def render(submission: Submission) -> str:
         restarts=common.restarts,
         exports="".join(f"export {name}={shlex.quote(value)}\n" for name, value in exports.items()),
         names=ALONE if submission.shares is None else TASK,
-        count=f'{quoted([python, "-m", "cluster.batches.batch_status"])} "$output"' if submission.is_batch else COUNT,
+        count=f'{quoted([python, "-m", "cluster.batches.batch_status"])} "$output"'
+        if submission.is_batch
+        else COUNT,
         step=quoted(_step_options(submission)),
         setup="".join(f"{line}\n" for line in common.setup),
         launcher=quoted(launcher),
@@ -97,7 +102,8 @@ def render(submission: Submission) -> str:
 
 def options(submission: Submission) -> list[str]:
     """Return the options of sbatch, escaped for #SBATCH lines."""
-    common, slurm = submission.settings.submit, submission.settings.slurm
+    common = submission.settings.submit
+    slurm = submission.settings.slurm
     least = common.min_nodes or common.nodes
     limit = seconds(common.time)
     warning = max(common.grace, LEAST_WARNING)
@@ -121,15 +127,24 @@ def options(submission: Submission) -> list[str]:
     if limit > 2 * warning:
         found["signal"] = f"B:USR1@{warning}"
     elif limit > LEAST_WARNING / 2:
-        found["signal"] = f"B:USR1@{limit // 4}"  # a very short limit: better a small warning than none
+        found["signal"] = (
+            f"B:USR1@{limit // 4}"  # a very short limit: better a small warning than none
+        )
     if common.gpus:
         found["gpus-per-node"] = str(common.gpus)
     if common.on_node_fail == "continue":
         found["no-kill"] = None
     needed = {"requeue", "no-kill"}
-    given = [f"--{k}" if v is None else f"--{k}={escape(v)}" for k, v in found.items() if v is not None or k in needed]
+    given = [
+        f"--{k}" if v is None else f"--{k}={escape(v)}"
+        for k, v in found.items()
+        if v is not None or k in needed
+    ]
     for text in slurm.options:
-        if text.startswith("--array") and re.fullmatch(rf"--array=1-{submission.shares}%\d+", text) is None:
+        if (
+            text.startswith("--array")
+            and re.fullmatch(rf"--array=1-{submission.shares}%\d+", text) is None
+        ):
             raise PlanError(
                 f"{text}: an array is --shares N of a batch; what may be added is a limit, --array=1-N%LIMIT"
             )
@@ -138,7 +153,9 @@ def options(submission: Submission) -> list[str]:
 
 
 def log_pattern(submission: Submission) -> str:
-    """Return the name of the job's log as sbatch expands it; raises PlanError for one that it would not."""
+    """Return the name of the job's log as sbatch expands it; raises PlanError for one that it would
+    not.
+    """
     if "\\" in submission.folder:
         raise PlanError(
             f"OUT {submission.output} has a backslash, which SLURM drops from its log's name; choose another"
@@ -148,7 +165,8 @@ def log_pattern(submission: Submission) -> str:
 
 
 def escape(text: str) -> str:
-    """Return a value as sbatch reads it back from an #SBATCH line; settings hold no control characters.
+    """Return a value as sbatch reads it back from an #SBATCH line; settings hold no control
+    characters.
 
     In double quotes: outside of them sbatch ends a word at a space, also at one behind a backslash.
     """
@@ -159,4 +177,6 @@ def escape(text: str) -> str:
 
 def _step_options(submission: Submission) -> list[str]:
     always = ["--ntasks-per-node=1", "--kill-on-bad-exit=0", "--wait=0", "--unbuffered"]
-    return [*always, "--no-kill"] if submission.settings.submit.on_node_fail == "continue" else always
+    return (
+        [*always, "--no-kill"] if submission.settings.submit.on_node_fail == "continue" else always
+    )

@@ -1,7 +1,8 @@
-"""What SLURM's programs say of a job, or of an array and all its tasks: each is asked once, and only when it is needed.
+"""What SLURM's programs say of a job, or of an array and all its tasks: each is asked once, and
+only when it is needed.
 
-squeue forgets a job after minutes; accounting may be switched off or days behind, and has the dead attempts of a requeued
-job under the same id.
+squeue forgets a job after minutes; accounting may be switched off or days behind, and has the dead
+attempts of a requeued job under the same id.
 """
 
 from __future__ import annotations
@@ -39,26 +40,57 @@ STATES = {
     "OUT_OF_MEMORY": JobState.OUT_OF_MEMORY,
 }
 # Jobs that SLURM accepts and that will never run as they are.
-HOPELESS = ("PartitionNodeLimit", "PartitionTimeLimit", "DependencyNeverSatisfied", "BadConstraints", "PartitionConfig")
+HOPELESS = (
+    "PartitionNodeLimit",
+    "PartitionTimeLimit",
+    "DependencyNeverSatisfied",
+    "BadConstraints",
+    "PartitionConfig",
+)
 
 
 class Answers:
-    """What is said of a job: of one named by an array's number also of each of its tasks, by name (ARRAY_TASK)."""
+    """What is said of a job: of one named by an array's number also of each of its tasks, by name
+    (ARRAY_TASK).
+    """
 
     def __init__(self, job: str) -> None:
         self.job = job
 
     @cached_property
     def squeue(self) -> dict[str, JobStatus]:
-        """What the queue says; nothing once it has forgotten the job. Raises Unreachable when nobody answers."""
-        done = attempt(["squeue", "--noheader", "--array", "--states=all", f"--jobs={self.job}", "--format=%i|%T|%r"])
+        """What the queue says; nothing once it has forgotten the job. Raises Unreachable when
+        nobody answers.
+        """
+        done = attempt(
+            [
+                "squeue",
+                "--noheader",
+                "--array",
+                "--states=all",
+                f"--jobs={self.job}",
+                "--format=%i|%T|%r",
+            ]
+        )
         return {} if done.returncode else parse_squeue(done.stdout)
 
     @cached_property
     def sacct(self) -> dict[str, JobStatus]:
         """What the accounting says, where there is one."""
         return parse_sacct(
-            _said(["sacct", "-n", "-P", "-X", "-D", "-j", self.job, "-o", "JobID,State,ExitCode,Reason"])
+            _said(
+                [
+                    "sacct",
+                    "-n",
+                    "-P",
+                    "-X",
+                    "-D",
+                    "-j",
+                    self.job,
+                    "-o",
+                    "JobID,State,ExitCode,Reason",
+                ]
+            )
         )
 
     @cached_property
@@ -102,7 +134,9 @@ def parse_squeue(text: str) -> dict[str, JobStatus]:
 
 
 def parse_sacct(text: str) -> dict[str, JobStatus]:
-    """Return the states of jobs' last attempts from lines JobID|State|ExitCode|Reason; earlier ones read REQUEUED."""
+    """Return the states of jobs' last attempts from lines JobID|State|ExitCode|Reason; earlier ones
+    read REQUEUED.
+    """
     jobs: dict[str, JobStatus] = {}
     for line in text.splitlines():
         identity, *fields = line.strip().split("|")
@@ -110,20 +144,32 @@ def parse_sacct(text: str) -> dict[str, JobStatus]:
             continue
         state = STATES.get(fields[0].split(" ")[0], JobState.UNKNOWN)  # CANCELLED by 1000
         if identity not in jobs or state is not JobState.REQUEUED:
-            jobs[identity] = JobStatus(state, parse_exit(fields[1]), "" if fields[2:] in ([], ["None"]) else fields[2])
+            jobs[identity] = JobStatus(
+                state, parse_exit(fields[1]), "" if fields[2:] in ([], ["None"]) else fields[2]
+            )
     return jobs
 
 
 def parse_scontrol(text: str) -> dict[str, JobStatus]:
-    """Return the states of jobs from `scontrol --oneliner show job`, a line each; tasks that wait together have none."""
+    """Return the states of jobs from `scontrol --oneliner show job`, a line each; tasks that wait
+    together have none.
+    """
     jobs = {}
     for line in text.splitlines():
-        facts = dict(reversed(re.findall(r"(\w+)=(\S*)", line)))  # the first wins: a command may hold anything
+        facts = dict(
+            reversed(re.findall(r"(\w+)=(\S*)", line))
+        )  # the first wins: a command may hold anything
         if not {"JobId", "JobState"} <= set(facts):
             continue
-        task = f"{facts.get('ArrayJobId')}_{facts['ArrayTaskId']}" if "ArrayTaskId" in facts else facts["JobId"]
+        task = (
+            f"{facts.get('ArrayJobId')}_{facts['ArrayTaskId']}"
+            if "ArrayTaskId" in facts
+            else facts["JobId"]
+        )
         state = STATES.get(facts["JobState"], JobState.UNKNOWN)
-        jobs[task] = JobStatus(state, parse_exit(facts.get("ExitCode", "")), facts.get("Reason", ""))
+        jobs[task] = JobStatus(
+            state, parse_exit(facts.get("ExitCode", "")), facts.get("Reason", "")
+        )
     return jobs
 
 

@@ -1,9 +1,11 @@
 """Infer the configuration of a guided-diffusion network from the shapes of its parameters.
 
-Shapes tell widths, levels, residual blocks, where attention is, classes and learned variance. They do not tell the
-number of heads, the channel layout of qkv, the training size or the noise schedule; those come from the table of
-published models (`kernels/denoisers/guided_diffusion/published_models.py`) or from the user, and an assumption is made only together with a sentence
-that says so. Knows nothing of files (`kernels/denoisers/guided_diffusion/checkpoints.py` does).
+Shapes tell widths, levels, residual blocks, where attention is, classes and learned variance. They
+do not tell the number of heads, the channel layout of qkv, the training size or the noise schedule;
+those come from the table of published models
+(`kernels/denoisers/guided_diffusion/published_models.py`) or from the user, and an assumption is
+made only together with a sentence that says so. Knows nothing of files
+(`kernels/denoisers/guided_diffusion/checkpoints.py` does).
 """
 
 from __future__ import annotations
@@ -68,9 +70,11 @@ IRRELEVANT = {
 
 
 def infer(shapes: Shapes, settings: Mapping[str, Any]) -> Architecture:
-    """Find the architecture whose parameters have these shapes; `settings` are published flags that the user gave.
+    """Find the architecture whose parameters have these shapes; `settings` are published flags that
+    the user gave.
 
-    Raises CheckpointError where the shapes are not of this family, or a setting is unknown or contradicts them.
+    Raises CheckpointError where the shapes are not of this family, or a setting is unknown or
+    contradicts them.
     """
     seen = _visible(shapes, settings)
     match = next((n for n, (c, _) in PUBLISHED.items() if _same_shapes(c, seen)), None)
@@ -88,7 +92,9 @@ def infer(shapes: Shapes, settings: Mapping[str, Any]) -> Architecture:
     run = {name: values.pop(name) for name in PROCESS if name in values}
     kind = ClassifierConfig if "pool" in seen else UNetConfig
     assumptions = () if match is not None else _assumptions(seen, values | run, said)
-    return Architecture(config=kind(**seen, **values), name=match or "custom", assumptions=assumptions, **run)
+    return Architecture(
+        config=kind(**seen, **values), name=match or "custom", assumptions=assumptions, **run
+    )
 
 
 def _visible(shapes: Shapes, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,8 +102,13 @@ def _visible(shapes: Shapes, settings: Mapping[str, Any]) -> dict[str, Any]:
     try:
         levels, blocks = _layout(shapes, settings)
         model_channels = shapes["time_embed.0.weight"][1]
-        widths = [shapes[f"input_blocks.{i * (blocks + 1) + 1}.0.out_layers.3.weight"][0] for i in range(levels)]
-        attends = [f"input_blocks.{i * (blocks + 1) + 1}.1.qkv.weight" in shapes for i in range(levels)]
+        widths = [
+            shapes[f"input_blocks.{i * (blocks + 1) + 1}.0.out_layers.3.weight"][0]
+            for i in range(levels)
+        ]
+        attends = [
+            f"input_blocks.{i * (blocks + 1) + 1}.1.qkv.weight" in shapes for i in range(levels)
+        ]
         width_1 = shapes["input_blocks.1.0.out_layers.3.weight"][0]
         seen: dict[str, Any] = {
             "in_channels": shapes["input_blocks.0.0.weight"][1],
@@ -106,7 +117,8 @@ def _visible(shapes: Shapes, settings: Mapping[str, Any]) -> dict[str, Any]:
             "attention_ds": tuple(2**i for i in range(levels) if attends[i]),
             "channel_mult": tuple(w / model_channels for w in widths),
             "num_classes": shapes["label_emb.weight"][0] if "label_emb.weight" in shapes else None,
-            "use_scale_shift_norm": shapes["input_blocks.1.0.emb_layers.1.weight"][0] == 2 * width_1,
+            "use_scale_shift_norm": shapes["input_blocks.1.0.emb_layers.1.weight"][0]
+            == 2 * width_1,
             "resblock_updown": not _op_blocks(shapes),
         }
         if is_denoiser(shapes):
@@ -115,7 +127,9 @@ def _visible(shapes: Shapes, settings: Mapping[str, Any]) -> dict[str, Any]:
             return seen | {"out_channels": shapes["out.2.c_proj.weight"][0], "pool": "attention"}
         return seen | {"out_channels": shapes["out.2.weight"][0], "pool": "spatial"}
     except KeyError as error:
-        raise CheckpointError(f"it lacks the parameter {error.args[0]!r} of every guided-diffusion network") from error
+        raise CheckpointError(
+            f"it lacks the parameter {error.args[0]!r} of every guided-diffusion network"
+        ) from error
     except (IndexError, ZeroDivisionError) as error:
         raise CheckpointError(
             "its first parameters do not have the dimensions of a guided-diffusion network"
@@ -132,27 +146,42 @@ def _count(shapes: Shapes, prefix: str) -> int:
 
 
 def _op_blocks(shapes: Shapes) -> set[int]:
-    return {int(k.split(".")[1]) for k in shapes if k.startswith("input_blocks.") and k.endswith(".0.op.weight")}
+    return {
+        int(k.split(".")[1])
+        for k in shapes
+        if k.startswith("input_blocks.") and k.endswith(".0.op.weight")
+    }
 
 
 def _layout(shapes: Shapes, settings: Mapping[str, Any]) -> tuple[int, int]:
-    """Find (levels L, residual blocks R in each): L (R + 1) input blocks; the last of a level resamples to the next."""
+    """Find (levels L, residual blocks R in each): L (R + 1) input blocks; the last of a level
+    resamples to the next.
+    """
     n = _count(shapes, "input_blocks.")
     said = settings.get("num_res_blocks", settings.get("classifier_depth"))
     fits = [(n // (r + 1), r) for r in range(1, n) if n % (r + 1) == 0 and _fits(shapes, n, r)]
     fits = [f for f in fits if said is None or f[1] == said] or fits
     if not fits:
-        raise CheckpointError(f"its {n} input blocks do not follow the layout of a guided-diffusion network")
+        raise CheckpointError(
+            f"its {n} input blocks do not follow the layout of a guided-diffusion network"
+        )
     if len(fits) > 1:
         ways = ", ".join(f"{r} in {levels} levels" for levels, r in fits)
-        raise CheckpointError(f"its {n} input blocks can be read as {ways}: say which with num_res_blocks")
+        raise CheckpointError(
+            f"its {n} input blocks can be read as {ways}: say which with num_res_blocks"
+        )
     return fits[0]
 
 
 def _fits(shapes: Shapes, n: int, r: int) -> bool:
-    """Tell whether r residual blocks per level agree with where the network resamples, attends and widens."""
-    levels, downs = n // (r + 1), set(range(r + 1, n, r + 1))
-    if is_denoiser(shapes):  # the decoder's resampling layers are visible: a further layer after residual and attention
+    """Tell whether r residual blocks per level agree with where the network resamples, attends and
+    widens.
+    """
+    levels = n // (r + 1)
+    downs = set(range(r + 1, n, r + 1))
+    if is_denoiser(
+        shapes
+    ):  # the decoder's resampling layers are visible: a further layer after residual and attention
         keys = [k.split(".") for k in shapes if k.startswith("output_blocks.")]
         ups = {int(p[1]) for p in keys if p[2] != "0" and p[3] in ("in_layers", "conv")}
         return ups == {i * (r + 1) + r for i in range(levels - 1)}
@@ -162,7 +191,8 @@ def _fits(shapes: Shapes, n: int, r: int) -> bool:
     attends = [f"input_blocks.{i}.1.qkv.weight" in shapes for i in range(n)]
     plain = all(rows[i][0] == rows[i][1] and not attends[i] for i in downs)
     return plain and all(
-        len({(rows[i][0], attends[i]) for i in range(start + 1, start + r + 1) if i not in downs}) == 1
+        len({(rows[i][0], attends[i]) for i in range(start + 1, start + r + 1) if i not in downs})
+        == 1
         for start in range(0, n, r + 1)
     )
 
@@ -174,7 +204,9 @@ def _same_shapes(config: UNetConfig, seen: Mapping[str, Any]) -> bool:
 
 
 def _assumed(seen: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
-    """Choose what shapes cannot tell as most published models have it; the user is told by `_assumptions`."""
+    """Choose what shapes cannot tell as most published models have it; the user is told by
+    `_assumptions`.
+    """
     widths = [int(m * seen["model_channels"]) for m in seen["channel_mult"]]
     attended = [w for i, w in enumerate(widths) if 2**i in seen["attention_ds"]] + widths[-1:]
     by_channels = all(w % HEAD_CHANNELS == 0 for w in attended)
@@ -187,14 +219,18 @@ def _assumed(seen: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
 
 
 def _image_size(seen: Mapping[str, Any], shapes: Shapes) -> int:
-    """Read the training size from the attention pool's positions, or suppose that attention goes down to 8 pixels."""
+    """Read the training size from the attention pool's positions, or suppose that attention goes
+    down to 8 pixels.
+    """
     coarsest = 2 ** (len(seen["channel_mult"]) - 1)
     if "out.2.positional_embedding" in shapes:
         return int(math.isqrt(shapes["out.2.positional_embedding"][1] - 1) * coarsest)
     return int(8 * max(seen["attention_ds"], default=coarsest))
 
 
-def _assumptions(seen: Mapping[str, Any], values: Mapping[str, Any], said: Mapping[str, Any]) -> tuple[str, ...]:
+def _assumptions(
+    seen: Mapping[str, Any], values: Mapping[str, Any], said: Mapping[str, Any]
+) -> tuple[str, ...]:
     heads = "num_head_channels" if values.get("num_head_channels", -1) != -1 else "num_heads"
     told = set(said) | ({heads} if {"num_heads", "num_head_channels"} & set(said) else set())
     told |= {"image_size"} if seen.get("pool") == "attention" else set()
@@ -231,15 +267,21 @@ def _check_settings(seen: Mapping[str, Any], settings: Mapping[str, Any]) -> Non
     for name, value in settings.items():
         if name == "channel_mult":
             value = [float(m) for m in value.split(",") if m] if isinstance(value, str) else value
-            value = value or facts[name]  # empty means the default for the size, which the shapes show
+            value = (
+                value or facts[name]
+            )  # empty means the default for the size, which the shapes show
         if name in facts and (tuple(value) if isinstance(value, list) else value) != facts[name]:
             raise CheckpointError(f"{name} is given as {value}, but its weights say {facts[name]}")
         if name not in facts and name not in NOT_IN_SHAPES and name not in IRRELEVANT:
             known = ", ".join(sorted(NOT_IN_SHAPES))
-            raise CheckpointError(f"the setting {name!r} is unknown: use {known}, or another published model flag")
+            raise CheckpointError(
+                f"the setting {name!r} is unknown: use {known}, or another published model flag"
+            )
         kind = NOT_IN_SHAPES.get(name)
         if kind is not None and type(value) is not kind:
-            raise CheckpointError(f"{name} is given as {value!r}, which is not of type {kind.__name__}")
+            raise CheckpointError(
+                f"{name} is given as {value!r}, which is not of type {kind.__name__}"
+            )
 
 
 def settings_text(architecture: Architecture) -> str:

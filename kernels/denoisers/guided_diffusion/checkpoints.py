@@ -1,11 +1,13 @@
-"""Load published guided-diffusion checkpoints: `.pt` without running any code in them, and `.safetensors`.
+"""Load published guided-diffusion checkpoints: `.pt` without running any code in them, and
+`.safetensors`.
 
-A network is built without memory (meta device) and takes over the file's tensors, mapped from disk where the format
-allows; so describing a model reads almost nothing, and several processes on one machine share the pages.
+A network is built without memory (meta device) and takes over the file's tensors, mapped from disk
+where the format allows; so describing a model reads almost nothing, and several processes on one
+machine share the pages.
 
-What shapes do not tell (`kernels/denoisers/guided_diffusion/architecture.py`) can be said in a JSON file beside the checkpoint, `PATH.json`, by
-the published flag names, and by keyword arguments, which win. `label` there chooses the class of a class-conditional
-network.
+What shapes do not tell (`kernels/denoisers/guided_diffusion/architecture.py`) can be said in a JSON
+file beside the checkpoint, `PATH.json`, by the published flag names, and by keyword arguments,
+which win. `label` there chooses the class of a class-conditional network.
 """
 
 from __future__ import annotations
@@ -21,7 +23,12 @@ import torch
 from torch import Tensor, nn
 
 from kernels.denoisers.denoiser_registry import UNET_VALUES_PER_WIDTH, DenoiserInfo, sampled_hash
-from kernels.denoisers.guided_diffusion.architecture import Architecture, infer, is_denoiser, settings_text
+from kernels.denoisers.guided_diffusion.architecture import (
+    Architecture,
+    infer,
+    is_denoiser,
+    settings_text,
+)
 from kernels.denoisers.guided_diffusion.classifier import ClassifierConfig, ClassifierModel
 from kernels.denoisers.guided_diffusion.unet import UNetModel
 from kernels.denoisers.guided_diffusion.weights_file import CheckpointError, read_tensors
@@ -31,7 +38,9 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """Hold a checked file: its tensors (not yet read from disk), the architecture, and the class to condition on."""
+    """Hold a checked file: its tensors (not yet read from disk), the architecture, and the class to
+    condition on.
+    """
 
     path: Path
     tensors: dict[str, Tensor]
@@ -42,11 +51,18 @@ class Checkpoint:
 class GuidedDiffusion:
     """Predict the noise in x_t with a guided-diffusion U-Net (a `Denoiser`)."""
 
-    def __init__(self, model: UNetModel, info: DenoiserInfo, *, label: int | None, timestep_scale: float) -> None:
-        self.model, self.info, self.label, self.timestep_scale = model, info, label, timestep_scale
+    def __init__(
+        self, model: UNetModel, info: DenoiserInfo, *, label: int | None, timestep_scale: float
+    ) -> None:
+        self.model = model
+        self.info = info
+        self.label = label
+        self.timestep_scale = timestep_scale
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """Estimate eps (B, C, H, W) float32 at x_t (B, C, H, W) and base timesteps t (B,); drop a learned variance."""
+        """Estimate eps (B, C, H, W) float32 at x_t (B, C, H, W) and base timesteps t (B,); drop a
+        learned variance.
+        """
         y = None if self.label is None else torch.full_like(t, self.label)
         out: Tensor = self.model(x_t, t * self.timestep_scale, y)
         return out[:, : self.info.channels]
@@ -58,19 +74,23 @@ class GuidedDiffusion:
 
 
 def describe_guided_diffusion(path: str | Path, **overrides: Any) -> DenoiserInfo:
-    """Check a denoiser's checkpoint and describe it, reading no weights but a sample of bytes for the content hash.
+    """Check a denoiser's checkpoint and describe it, reading no weights but a sample of bytes for
+    the content hash.
 
-    Raises CheckpointError (a ValueError) in one line for whatever `load_guided_diffusion` would refuse.
+    Raises CheckpointError (a ValueError) in one line for whatever `load_guided_diffusion` would
+    refuse.
     """
     return _info(_open_denoiser(path, overrides))
 
 
-def load_guided_diffusion(path: str | Path, device: torch.device | str = "cpu", **overrides: Any) -> GuidedDiffusion:
+def load_guided_diffusion(
+    path: str | Path, device: torch.device | str = "cpu", **overrides: Any
+) -> GuidedDiffusion:
     """Load a denoiser; `overrides` are published flags that its shapes cannot tell, and `label`.
 
-    Raises CheckpointError where the file is missing, damaged, unsafe, of another kind, or does not fit its network in
-    any key or shape, and where a class-conditional network is given no label. Warns where the architecture is not a
-    published one and something had to be assumed.
+    Raises CheckpointError where the file is missing, damaged, unsafe, of another kind, or does not
+    fit its network in any key or shape, and where a class-conditional network is given no label.
+    Warns where the architecture is not a published one and something had to be assumed.
     """
     checkpoint = _open_denoiser(path, overrides)
     architecture = checkpoint.architecture
@@ -78,7 +98,10 @@ def load_guided_diffusion(path: str | Path, device: torch.device | str = "cpu", 
     with torch.device("meta"):
         model = UNetModel(architecture.config)
     return GuidedDiffusion(
-        _fill(model, checkpoint).to(device), _info(checkpoint), label=checkpoint.label, timestep_scale=scale
+        _fill(model, checkpoint).to(device),
+        _info(checkpoint),
+        label=checkpoint.label,
+        timestep_scale=scale,
     )
 
 
@@ -101,7 +124,9 @@ class ClassifierInfo:
 
 
 def describe_classifier(path: str | Path) -> ClassifierInfo:
-    """Check and describe a classifier, reading no more than a sample of its bytes; errors as of `load_classifier`."""
+    """Check and describe a classifier, reading no more than a sample of its bytes; errors as of
+    `load_classifier`.
+    """
     checkpoint = _open_classifier(path, {})
     architecture = checkpoint.architecture
     config = cast(ClassifierConfig, architecture.config)
@@ -117,7 +142,9 @@ def describe_classifier(path: str | Path) -> ClassifierInfo:
     )
 
 
-def load_classifier(path: str | Path, device: torch.device | str = "cpu", **overrides: Any) -> ClassifierModel:
+def load_classifier(
+    path: str | Path, device: torch.device | str = "cpu", **overrides: Any
+) -> ClassifierModel:
     """Load a classifier for guidance; errors and warnings as for `load_guided_diffusion`."""
     checkpoint = _open_classifier(path, overrides)
     with torch.device("meta"):
@@ -128,13 +155,16 @@ def load_classifier(path: str | Path, device: torch.device | str = "cpu", **over
 def _open_classifier(path: str | Path, overrides: Mapping[str, Any]) -> Checkpoint:
     checkpoint = _open(path, overrides)
     if is_denoiser(checkpoint.tensors):
-        raise CheckpointError(f"{path} is a denoiser, not a classifier: a classifier has no output_blocks")
+        raise CheckpointError(
+            f"{path} is a denoiser, not a classifier: a classifier has no output_blocks"
+        )
     return checkpoint
 
 
 def _open_denoiser(path: str | Path, overrides: Mapping[str, Any]) -> Checkpoint:
     checkpoint = _open(path, overrides)
-    config, label = checkpoint.architecture.config, checkpoint.label
+    config = checkpoint.architecture.config
+    label = checkpoint.label
     if not is_denoiser(checkpoint.tensors):
         raise CheckpointError(
             f"{path} is a classifier ({config.out_channels} classes), not a denoiser: it can only guide one"
@@ -167,7 +197,9 @@ def _open(path: str | Path, overrides: Mapping[str, Any]) -> Checkpoint:
         architecture = infer({key: tuple(v.shape) for key, v in tensors.items()}, settings)
         _check_parameters(tensors, _skeleton(architecture))
     except ValueError as error:
-        raise CheckpointError(f"{path} cannot be loaded as a guided-diffusion network: {error}") from error
+        raise CheckpointError(
+            f"{path} cannot be loaded as a guided-diffusion network: {error}"
+        ) from error
     if architecture.assumptions:
         said = ", ".join(architecture.assumptions)
         warnings.warn(
@@ -190,7 +222,9 @@ def _sidecar_settings(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{sidecar} is not readable as JSON: {error}") from error
     if not isinstance(settings, dict):
-        raise CheckpointError(f"{sidecar} holds a {type(settings).__name__}, not an object of model flags")
+        raise CheckpointError(
+            f"{sidecar} holds a {type(settings).__name__}, not an object of model flags"
+        )
     return settings
 
 
@@ -202,13 +236,21 @@ def _skeleton(architecture: Architecture) -> nn.Module:
             f"image_size {config.image_size} is not a multiple of {config.multiple}, as its levels require"
         )
     with torch.device("meta"):
-        return ClassifierModel(config) if isinstance(config, ClassifierConfig) else UNetModel(config)
+        return (
+            ClassifierModel(config) if isinstance(config, ClassifierConfig) else UNetModel(config)
+        )
 
 
 def _check_parameters(tensors: Mapping[str, Tensor], model: nn.Module) -> None:
-    """Raise CheckpointError naming the first parameter that is missing, superfluous, of another shape or not float."""
+    """Raise CheckpointError naming the first parameter that is missing, superfluous, of another
+    shape or not float.
+    """
     expected = {key: tuple(v.shape) for key, v in model.state_dict().items()}
-    wrong = [f"{key} is missing (expected shape {shape})" for key, shape in expected.items() if key not in tensors]
+    wrong = [
+        f"{key} is missing (expected shape {shape})"
+        for key, shape in expected.items()
+        if key not in tensors
+    ]
     wrong += [f"{key} does not belong to it" for key in tensors if key not in expected]
     for key, value in tensors.items():
         if key in expected and tuple(value.shape) != expected[key]:
@@ -216,21 +258,27 @@ def _check_parameters(tensors: Mapping[str, Tensor], model: nn.Module) -> None:
         elif not value.is_floating_point():
             wrong.append(f"{key} has dtype {value.dtype}, expected floating point")
     if wrong:
-        raise CheckpointError(wrong[0] + (f" (and {len(wrong) - 1} more parameters differ)" if wrong[1:] else ""))
+        raise CheckpointError(
+            wrong[0] + (f" (and {len(wrong) - 1} more parameters differ)" if wrong[1:] else "")
+        )
 
 
 def _fill(model: M, checkpoint: Checkpoint) -> M:
-    """Give the network the file's tensors themselves, not copies; other float types are converted to float32."""
+    """Give the network the file's tensors themselves, not copies; other float types are converted
+    to float32.
+    """
     model.load_state_dict({key: v.float() for key, v in checkpoint.tensors.items()}, assign=True)
     return model.eval().requires_grad_(False)
 
 
 def _info(checkpoint: Checkpoint) -> DenoiserInfo:
-    architecture, config = checkpoint.architecture, checkpoint.architecture.config
+    architecture = checkpoint.architecture
+    config = checkpoint.architecture.config
     notes = [f"assumed {', '.join(architecture.assumptions)}"] if architecture.assumptions else []
     notes += [f"class {checkpoint.label}"] if checkpoint.label is not None else []
     return DenoiserInfo(
-        name=f"guided-diffusion {architecture.name}, {checkpoint.path.name}" + "".join(f"; {note}" for note in notes),
+        name=f"guided-diffusion {architecture.name}, {checkpoint.path.name}"
+        + "".join(f"; {note}" for note in notes),
         channels=config.in_channels,
         tile=config.image_size,
         multiple=config.multiple,
@@ -239,5 +287,7 @@ def _info(checkpoint: Checkpoint) -> DenoiserInfo:
         n_timesteps=architecture.diffusion_steps,
         weight_bytes=sum(4 * value.numel() for value in checkpoint.tensors.values()),
         values_per_pixel=UNET_VALUES_PER_WIDTH * config.model_channels,
-        content=sampled_hash(checkpoint.path, f"{settings_text(architecture)} label={checkpoint.label}"),
+        content=sampled_hash(
+            checkpoint.path, f"{settings_text(architecture)} label={checkpoint.label}"
+        ),
     )

@@ -1,7 +1,8 @@
-"""The guided-diffusion classifier: the encoder half of the U-Net with a pooling head, for classifier guidance.
+"""The guided-diffusion classifier: the encoder half of the U-Net with a pooling head, for
+classifier guidance.
 
-Source: Dhariwal and Nichol, "Diffusion Models Beat GANs on Image Synthesis" (NeurIPS 2021), section 4. Parameter
-names are those of the published checkpoints.
+Source: Dhariwal and Nichol, "Diffusion Models Beat GANs on Image Synthesis" (NeurIPS 2021), section
+4. Parameter names are those of the published checkpoints.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ class ClassifierConfig(UNetConfig):
 
     @classmethod
     def from_flags(cls, flags: Mapping[str, Any]) -> ClassifierConfig:
-        """Read the published `classifier_*` flags, or the constructor's names; ValueError where one is missing."""
+        """Read the published `classifier_*` flags, or the constructor's names; ValueError where one
+        is missing.
+        """
         renamed = {
             "num_channels": flags.get("classifier_width"),
             "num_res_blocks": flags.get("classifier_depth"),
@@ -53,9 +56,12 @@ class ClassifierConfig(UNetConfig):
         if "classifier_width" in flags:
             trunk = {"image_size": flags.get("image_size"), "num_head_channels": 64}
             trunk |= {k: v for k, v in renamed.items() if v is not None}
-            out, pool = int(flags.get("out_channels", 1000)), flags.get("classifier_pool", "attention")
+            out = int(flags.get("out_channels", 1000))
+            pool = flags.get("classifier_pool", "attention")
         else:
-            trunk, out, pool = dict(flags), int(flags.get("out_channels", 1000)), flags.get("pool", "attention")
+            trunk = dict(flags)
+            out = int(flags.get("out_channels", 1000))
+            pool = flags.get("pool", "attention")
         base = UNetConfig.from_flags(trunk)
         fields = {name: getattr(base, name) for name in UNetConfig.__dataclass_fields__}
         return cls(**{**fields, "out_channels": out, "num_classes": None, "pool": pool})
@@ -89,37 +95,53 @@ class ClassifierModel(nn.Module):
         self.time_embed = time_embedding(config)
         self.input_blocks, channels = build_encoder(config)
         self.middle_block = build_middle(config)
-        width, classes = config.widths[-1], config.out_channels
+        width = config.widths[-1]
+        classes = config.out_channels
         if config.pool == "attention":
             heads = width // config.num_head_channels
             pool = AttentionPool(config.feature_size, width, heads, classes)
             self.out = nn.Sequential(GroupNorm32(width), nn.SiLU(), pool)
         elif config.pool == "spatial":
             features = sum(channels) + width
-            self.out = nn.Sequential(nn.Linear(features, SPATIAL_HIDDEN), nn.ReLU(), nn.Linear(SPATIAL_HIDDEN, classes))
+            self.out = nn.Sequential(
+                nn.Linear(features, SPATIAL_HIDDEN), nn.ReLU(), nn.Linear(SPATIAL_HIDDEN, classes)
+            )
         else:
-            raise ValueError(f"classifier pool {config.pool!r} is unknown: use 'attention' or 'spatial'")
+            raise ValueError(
+                f"classifier pool {config.pool!r} is unknown: use 'attention' or 'spatial'"
+            )
 
     def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
-        """Score x (B, C, H, W) in [-1, 1] plus noise at timesteps (B,): logits (B, classes) float32.
+        """Score x (B, C, H, W) in [-1, 1] plus noise at timesteps (B,): logits (B, classes)
+        float32.
 
-        Raises ValueError where the sides do not fit; the attention head needs exactly the training size.
+        Raises ValueError where the sides do not fit; the attention head needs exactly the training
+        size.
         """
         check_input(self.config, x)
         size = self.config.image_size
         if self.config.pool == "attention" and x.shape[-2:] != (size, size):
-            raise ValueError(f"this classifier takes {size} x {size} pixels, got {x.shape[-2]} x {x.shape[-1]}")
+            raise ValueError(
+                f"this classifier takes {size} x {size} pixels, got {x.shape[-2]} x {x.shape[-1]}"
+            )
         emb = self.time_embed(timestep_embedding(timesteps, self.config.model_channels))
-        h, means = x.to(next(self.input_blocks.parameters()).dtype), []
+        h = x.to(next(self.input_blocks.parameters()).dtype)
+        means = []
         for block in (*self.input_blocks, self.middle_block):
             h = block(h, emb)
             means.append(h.to(x.dtype).mean(dim=(2, 3)))
-        logits: Tensor = self.out(torch.cat(means, dim=-1) if self.config.pool == "spatial" else h.to(x.dtype))
+        logits: Tensor = self.out(
+            torch.cat(means, dim=-1) if self.config.pool == "spatial" else h.to(x.dtype)
+        )
         return logits
 
 
-def log_probability_gradient(classifier: nn.Module, x: Tensor, timesteps: Tensor, y: Tensor) -> Tensor:
-    """Differentiate log p(y | x_t) with respect to x_t: (B, C, H, W), one class y (B,) for each image."""
+def log_probability_gradient(
+    classifier: nn.Module, x: Tensor, timesteps: Tensor, y: Tensor
+) -> Tensor:
+    """Differentiate log p(y | x_t) with respect to x_t: (B, C, H, W), one class y (B,) for each
+    image.
+    """
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
         log_p = F.log_softmax(classifier(x, timesteps), dim=-1)

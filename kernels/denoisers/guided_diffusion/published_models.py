@@ -1,7 +1,7 @@
 """The published guided-diffusion models, by the flags of their releases.
 
-Sources: the model card and flags of Dhariwal and Nichol (NeurIPS 2021); the FFHQ model of Chung et al., "Diffusion
-Posterior Sampling" (ICLR 2023).
+Sources: the model card and flags of Dhariwal and Nichol (NeurIPS 2021); the FFHQ model of Chung et
+al., "Diffusion Posterior Sampling" (ICLR 2023).
 """
 
 from __future__ import annotations

@@ -1,10 +1,13 @@
-"""The guided-diffusion U-Net, rewritten from its description so that published checkpoints load unchanged.
+"""The guided-diffusion U-Net, rewritten from its description so that published checkpoints load
+unchanged.
 
-Sources: Dhariwal and Nichol, "Diffusion Models Beat GANs on Image Synthesis" (NeurIPS 2021), section 3 and appendix;
-Nichol and Dhariwal, "Improved Denoising Diffusion Probabilistic Models" (ICML 2021). Module and parameter names are
-those of the published state dicts; nothing here reads files (`kernels/denoisers/guided_diffusion/checkpoints.py` does).
+Sources: Dhariwal and Nichol, "Diffusion Models Beat GANs on Image Synthesis" (NeurIPS 2021),
+section 3 and appendix; Nichol and Dhariwal, "Improved Denoising Diffusion Probabilistic Models"
+(ICML 2021). Module and parameter names are those of the published state dicts; nothing here reads
+files (`kernels/denoisers/guided_diffusion/checkpoints.py` does).
 
-Layers are left at torch's default initialisation, because this package loads weights and never trains them.
+Layers are left at torch's default initialisation, because this package loads weights and never
+trains them.
 """
 
 from __future__ import annotations
@@ -24,7 +27,9 @@ DEFAULT_CHANNEL_MULT: dict[int, tuple[float, ...]] = {
     128: (1, 1, 2, 3, 4),
     64: (1, 2, 3, 4),
 }
-"""Width of each level relative to model_channels, by training size, where the flags leave `channel_mult` empty."""
+"""Width of each level relative to model_channels, by training size, where the flags leave
+`channel_mult` empty.
+"""
 
 NORM_GROUPS = 32
 
@@ -39,7 +44,9 @@ class UNetConfig:
     model_channels: int
     """Base width C; level i has int(channel_mult[i] * C) channels."""
     out_channels: int = 6
-    """Image channels, twice that when the variance is learned; for a classifier, the number of classes."""
+    """Image channels, twice that when the variance is learned; for a classifier, the number of
+    classes.
+    """
     num_res_blocks: int
     attention_ds: tuple[int, ...] = ()
     """Down-sampling factors (1, 2, 4, ...) at which attention follows each residual block."""
@@ -48,13 +55,17 @@ class UNetConfig:
     """Rows of the label table, or None for an unconditional network."""
     num_heads: int = 1
     num_head_channels: int = -1
-    """Channels per attention head; where it is not -1 it decides the number of heads, and `num_heads` is unused."""
+    """Channels per attention head; where it is not -1 it decides the number of heads, and
+    `num_heads` is unused.
+    """
     num_heads_upsample: int = -1
     """Heads in the decoder, -1 for the same as `num_heads`."""
     use_scale_shift_norm: bool = True
     resblock_updown: bool = True
     use_new_attention_order: bool = False
-    """Channel layout of qkv: [q,k,v][head][d] when true (new), [head][q,k,v][d] when false (legacy)."""
+    """Channel layout of qkv: [q,k,v][head][d] when true (new), [head][q,k,v][d] when false
+    (legacy).
+    """
     dropout: float = 0.0
 
     @property
@@ -69,18 +80,26 @@ class UNetConfig:
 
     @classmethod
     def from_flags(cls, flags: Mapping[str, Any]) -> UNetConfig:
-        """Read the published command-line flags (`num_channels`, ...) or the field names (`model_channels`, ...).
+        """Read the published command-line flags (`num_channels`, ...) or the field names
+        (`model_channels`, ...).
 
-        In the flags `attention_resolutions` is a text of sizes in pixels ("32,16,8"); among the field names it
-        holds down-sampling factors. Raises ValueError where a required flag is absent or `channel_mult` has no default.
+        In the flags `attention_resolutions` is a text of sizes in pixels ("32,16,8"); among the
+        field names it holds down-sampling factors. Raises ValueError where a required flag is
+        absent or `channel_mult` has no default.
         """
         if "num_channels" in flags:
             return cls(
                 model_channels=_required(flags, "num_channels"),
                 in_channels=3,
                 out_channels=6 if flags.get("learn_sigma", False) else 3,
-                num_classes=flags.get("num_classes", 1000) if flags.get("class_cond", False) else None,
-                **_size_flags(flags, str(flags.get("attention_resolutions", "16,8")), flags.get("channel_mult", "")),
+                num_classes=flags.get("num_classes", 1000)
+                if flags.get("class_cond", False)
+                else None,
+                **_size_flags(
+                    flags,
+                    str(flags.get("attention_resolutions", "16,8")),
+                    flags.get("channel_mult", ""),
+                ),
                 num_res_blocks=_required(flags, "num_res_blocks"),
                 **_present(flags, _SHARED_FLAGS),
             )
@@ -116,18 +135,28 @@ def _present(flags: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]
     return {name: flags[name] for name in names if name in flags}
 
 
-def _size_flags(flags: Mapping[str, Any], attention_resolutions: str, channel_mult: str) -> dict[str, Any]:
+def _size_flags(
+    flags: Mapping[str, Any], attention_resolutions: str, channel_mult: str
+) -> dict[str, Any]:
     """Resolve the flags whose meaning depends on the training size."""
     size = int(_required(flags, "image_size"))
     if not channel_mult and size not in DEFAULT_CHANNEL_MULT:
-        raise ValueError(f"image_size {size} has no default channel_mult (64, 128, 256, 512 have): give channel_mult")
-    mult = tuple(float(m) for m in channel_mult.split(",")) if channel_mult else DEFAULT_CHANNEL_MULT[size]
+        raise ValueError(
+            f"image_size {size} has no default channel_mult (64, 128, 256, 512 have): give channel_mult"
+        )
+    mult = (
+        tuple(float(m) for m in channel_mult.split(","))
+        if channel_mult
+        else DEFAULT_CHANNEL_MULT[size]
+    )
     attention = sorted(size // int(r) for r in attention_resolutions.split(",") if r)
     return {"image_size": size, "channel_mult": mult, "attention_ds": tuple(attention)}
 
 
 def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10000.0) -> Tensor:
-    """Embed timesteps (B,) as [cos(t f), sin(t f)], f_k = max_period^(-k / half): float32 (B, dim), odd dim padded."""
+    """Embed timesteps (B,) as [cos(t f), sin(t f)], f_k = max_period^(-k / half): float32 (B, dim),
+    odd dim padded.
+    """
     half = dim // 2
     k = torch.arange(half, dtype=torch.float32, device=timesteps.device)
     angle = timesteps[:, None].float() * torch.exp(-math.log(max_period) * k / half)[None]
@@ -161,11 +190,15 @@ class Upsample(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halve both sides: a stride-2 convolution where `with_conv`, otherwise the mean of 2 x 2 pixels."""
+    """Halve both sides: a stride-2 convolution where `with_conv`, otherwise the mean of 2 x 2
+    pixels.
+    """
 
     def __init__(self, channels: int, with_conv: bool) -> None:
         super().__init__()
-        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1) if with_conv else nn.AvgPool2d(2)
+        self.op = (
+            nn.Conv2d(channels, channels, 3, stride=2, padding=1) if with_conv else nn.AvgPool2d(2)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.op(x)
@@ -175,10 +208,17 @@ class Downsample(nn.Module):
 class ResBlock(nn.Module):
     """Add to x a two-convolution residual modulated by the time (and class) embedding.
 
-    `resample` changes the size between the first activation and the first convolution, and on the skip path alike.
+    `resample` changes the size between the first activation and the first convolution, and on the
+    skip path alike.
     """
 
-    def __init__(self, config: UNetConfig, channels: int, out_channels: int, resample: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        config: UNetConfig,
+        channels: int,
+        out_channels: int,
+        resample: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.scale_shift = config.use_scale_shift_norm
         emb_out = 2 * out_channels if self.scale_shift else out_channels
@@ -193,7 +233,9 @@ class ResBlock(nn.Module):
             nn.Conv2d(out_channels, out_channels, 3, padding=1),
         )
         self.resample = resample or nn.Identity()
-        self.skip_connection = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
+        self.skip_connection = (
+            nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
+        )
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         norm, act, conv = self.in_layers
@@ -214,8 +256,8 @@ class ResBlock(nn.Module):
 def qkv_attention(qkv: Tensor, heads: int, new_order: bool) -> Tensor:
     """Attend over positions: (B, 3 * heads * d, N) -> (B, heads * d, N).
 
-    `new_order` says how the channels of qkv are laid out, see `UNetConfig.use_new_attention_order`. The upstream
-    scaling of q and k by d^(-1/4) each is the product's usual 1/sqrt(d).
+    `new_order` says how the channels of qkv are laid out, see `UNetConfig.use_new_attention_order`.
+    The upstream scaling of q and k by d^(-1/4) each is the product's usual 1/sqrt(d).
     """
     batch, width, positions = qkv.shape
     d = width // (3 * heads)
@@ -232,7 +274,9 @@ class AttentionBlock(nn.Module):
 
     def __init__(self, config: UNetConfig, channels: int, num_heads: int) -> None:
         super().__init__()
-        self.heads = num_heads if config.num_head_channels == -1 else channels // config.num_head_channels
+        self.heads = (
+            num_heads if config.num_head_channels == -1 else channels // config.num_head_channels
+        )
         if self.heads < 1 or channels % self.heads:
             raise ValueError(
                 f"attention over {channels} channels cannot have {self.heads} heads: "
@@ -245,7 +289,9 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.flatten(2)
-        h: Tensor = self.proj_out(qkv_attention(self.qkv(self.norm(flat)), self.heads, self.new_order))
+        h: Tensor = self.proj_out(
+            qkv_attention(self.qkv(self.norm(flat)), self.heads, self.new_order)
+        )
         return (flat + h).reshape(x.shape)
 
 
@@ -287,13 +333,21 @@ def build_encoder(config: UNetConfig) -> tuple[nn.ModuleList, list[int]]:
 def build_middle(config: UNetConfig) -> Block:
     """Build the block at the coarsest level: residual, attention, residual."""
     ch = config.widths[-1]
-    return Block(ResBlock(config, ch, ch), AttentionBlock(config, ch, config.num_heads), ResBlock(config, ch, ch))
+    return Block(
+        ResBlock(config, ch, ch),
+        AttentionBlock(config, ch, config.num_heads),
+        ResBlock(config, ch, ch),
+    )
 
 
 def build_decoder(config: UNetConfig, skips: list[int]) -> nn.ModuleList:
-    """Build the output blocks; `skips` are the channels of the encoder's outputs, taken from the end."""
+    """Build the output blocks; `skips` are the channels of the encoder's outputs, taken from the
+    end.
+    """
     heads = config.num_heads if config.num_heads_upsample == -1 else config.num_heads_upsample
-    waiting, ch, blocks = list(skips), config.widths[-1], []
+    waiting = list(skips)
+    ch = config.widths[-1]
+    blocks = []
     for level, width in reversed(list(enumerate(config.widths))):
         for i in range(config.num_res_blocks + 1):
             layers: list[nn.Module] = [ResBlock(config, ch + waiting.pop(), width)]
@@ -309,16 +363,22 @@ def build_decoder(config: UNetConfig, skips: list[int]) -> nn.ModuleList:
 
 
 def check_input(config: UNetConfig, x: Tensor) -> None:
-    """Raise ValueError unless x is (B, in_channels, H, W) with sides divisible by the network's multiple."""
+    """Raise ValueError unless x is (B, in_channels, H, W) with sides divisible by the network's
+    multiple.
+    """
     if x.ndim != 4 or x.shape[1] != config.in_channels:
         raise ValueError(f"the network takes (B, {config.in_channels}, H, W), got {tuple(x.shape)}")
-    m, (h, w) = config.multiple, x.shape[-2:]
+    m = config.multiple
+    (h, w) = x.shape[-2:]
     if h % m or w % m or not h * w:
-        raise ValueError(f"a tile of {h} x {w} does not fit the network: both sides must be multiples of {m} pixels")
+        raise ValueError(
+            f"a tile of {h} x {w} does not fit the network: both sides must be multiples of {m} pixels"
+        )
 
 
 def torso_to(model: nn.Module, dtype: torch.dtype) -> None:
-    """Convert in place the convolutions of the three torsos only, as upstream does for half precision.
+    """Convert in place the convolutions of the three torsos only, as upstream does for half
+    precision.
 
     Norms, linear layers, embeddings and the output head stay float32.
     """
@@ -341,16 +401,21 @@ class UNetModel(nn.Module):
         self.middle_block = build_middle(config)
         self.output_blocks = build_decoder(config, skips)
         width = config.widths[0]
-        self.out = nn.Sequential(GroupNorm32(width), nn.SiLU(), nn.Conv2d(width, config.out_channels, 3, padding=1))
+        self.out = nn.Sequential(
+            GroupNorm32(width), nn.SiLU(), nn.Conv2d(width, config.out_channels, 3, padding=1)
+        )
 
     def forward(self, x: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
-        """Evaluate at x (B, C, H, W), timesteps (B,) and classes y (B,): (B, out_channels, H, W) float32.
+        """Evaluate at x (B, C, H, W), timesteps (B,) and classes y (B,): (B, out_channels, H, W)
+        float32.
 
-        Raises ValueError where the sides do not fit, or y is missing or superfluous for this network.
+        Raises ValueError where the sides do not fit, or y is missing or superfluous for this
+        network.
         """
         check_input(self.config, x)
         emb = self._embed(timesteps, y)
-        h, skips = x.to(next(self.input_blocks.parameters()).dtype), []
+        h = x.to(next(self.input_blocks.parameters()).dtype)
+        skips = []
         for block in self.input_blocks:
             h = block(h, emb)
             skips.append(h)
@@ -363,7 +428,13 @@ class UNetModel(nn.Module):
     def _embed(self, timesteps: Tensor, y: Tensor | None) -> Tensor:
         classes = self.config.num_classes
         if (y is None) != (classes is None):
-            need = "needs no class labels" if classes is None else f"needs class labels y in 0..{classes - 1}"
-            raise ValueError(f"this network {need}: {'none were' if y is None else 'some were'} given")
+            need = (
+                "needs no class labels"
+                if classes is None
+                else f"needs class labels y in 0..{classes - 1}"
+            )
+            raise ValueError(
+                f"this network {need}: {'none were' if y is None else 'some were'} given"
+            )
         emb: Tensor = self.time_embed(timestep_embedding(timesteps, self.config.model_channels))
         return emb if y is None else emb + self.label_emb(y)

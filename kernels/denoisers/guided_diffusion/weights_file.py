@@ -1,4 +1,6 @@
-"""Read named tensors from a file of weights without executing anything in it; say what a file is when it holds none."""
+"""Read named tensors from a file of weights without executing anything in it; say what a file is
+when it holds none.
+"""
 
 from __future__ import annotations
 
@@ -51,24 +53,32 @@ FOREIGN = (
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a guided-diffusion `.pt` or `.safetensors` file.
 
-    Raises CheckpointError in one line as `read_file` does, and where the file is of another family of networks.
+    Raises CheckpointError in one line as `read_file` does, and where the file is of another family
+    of networks.
     """
     return _state_dict(path, read_file(path))
 
 
 def read_named_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a file that holds one mapping of names to tensors, of whatever network; errors as of `read_file`."""
+    """Read a file that holds one mapping of names to tensors, of whatever network; errors as of
+    `read_file`.
+    """
     holds = read_file(path)
-    if not isinstance(holds, Mapping) or not all(isinstance(value, Tensor) for value in holds.values()):
-        raise CheckpointError(f"{path} holds a {type(holds).__name__}, not named tensors: save a state dict")
+    if not isinstance(holds, Mapping) or not all(
+        isinstance(value, Tensor) for value in holds.values()
+    ):
+        raise CheckpointError(
+            f"{path} holds a {type(holds).__name__}, not named tensors: save a state dict"
+        )
     return {str(key): value for key, value in holds.items()}
 
 
 def read_file(path: Path) -> Any:
-    """Read what a `.pt` or `.safetensors` file holds, told apart by content; memory-mapped where the format allows.
+    """Read what a `.pt` or `.safetensors` file holds, told apart by content; memory-mapped where
+    the format allows.
 
-    Raises CheckpointError in one line where the file is missing, truncated, not of weights, or would need pickled code
-    to be run.
+    Raises CheckpointError in one line where the file is missing, truncated, not of weights, or
+    would need pickled code to be run.
     """
     try:
         with path.open("rb") as file:
@@ -104,7 +114,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt", device="cpu") as file:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
     except SafetensorError as error:
-        raise CheckpointError(f"{path} is a truncated or damaged safetensors file: {_one_line(error)}") from error
+        raise CheckpointError(
+            f"{path} is a truncated or damaged safetensors file: {_one_line(error)}"
+        ) from error
 
 
 def _read_zip(path: Path) -> Any:
@@ -112,12 +124,18 @@ def _read_zip(path: Path) -> Any:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except zipfile.BadZipFile as error:
-        raise CheckpointError(f"{path} is a truncated or damaged checkpoint: {_one_line(error)}") from error
+        raise CheckpointError(
+            f"{path} is a truncated or damaged checkpoint: {_one_line(error)}"
+        ) from error
     if any("/code/" in name for name in names):
-        raise CheckpointError(f"{path} is a TorchScript archive, which holds code: save its state_dict instead")
+        raise CheckpointError(
+            f"{path} is a TorchScript archive, which holds code: save its state_dict instead"
+        )
     if not any(name.endswith("/data.pkl") for name in names):
         what = (
-            "a NumPy .npz archive" if any(name.endswith(".npy") for name in names) else "a zip archive without weights"
+            "a NumPy .npz archive"
+            if any(name.endswith(".npy") for name in names)
+            else "a zip archive without weights"
         )
         raise CheckpointError(f"{path} is not a checkpoint: it is {what}")
     return _torch_load(path, mmap=True)
@@ -130,34 +148,52 @@ def _torch_load(path: Path, mmap: bool) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"holds pickled code ({named[1]})" if named else "is damaged, or a pickle of something else than tensors"
+        what = (
+            f"holds pickled code ({named[1]})"
+            if named
+            else "is damaged, or a pickle of something else than tensors"
+        )
         raise CheckpointError(
             f"{path} {what} and was refused unexecuted: where you trust its source, convert it to safetensors "
             f"(torch.load(..., weights_only=False), then safetensors.torch.save_file of its state dict)"
         ) from error
     except (RuntimeError, EOFError, ValueError, IndexError, KeyError) as error:
-        raise CheckpointError(f"{path} is a truncated or damaged checkpoint: {_one_line(error)}") from error
+        raise CheckpointError(
+            f"{path} is a truncated or damaged checkpoint: {_one_line(error)}"
+        ) from error
 
 
 def _state_dict(path: Path, holds: Any) -> dict[str, Tensor]:
-    """Find the one mapping of names to tensors in what the file holds; remove the prefix of data-parallel training."""
+    """Find the one mapping of names to tensors in what the file holds; remove the prefix of
+    data-parallel training.
+    """
     if not isinstance(holds, Mapping):
-        raise CheckpointError(f"{path} is not a checkpoint: it holds a {type(holds).__name__}, not named tensors")
-    inner = [key for key, value in holds.items() if isinstance(value, Mapping) and FIRST_KEY in _stripped(value)]
+        raise CheckpointError(
+            f"{path} is not a checkpoint: it holds a {type(holds).__name__}, not named tensors"
+        )
+    inner = [
+        key
+        for key, value in holds.items()
+        if isinstance(value, Mapping) and FIRST_KEY in _stripped(value)
+    ]
     if len(inner) > 1:
         raise CheckpointError(
             f"{path} holds several networks ({', '.join(map(str, inner))}): save the wanted one alone"
         )
     tensors = _stripped(holds[inner[0]] if inner else holds)
     if FIRST_KEY not in tensors:
-        kind = next((name for prefix, name in FOREIGN if any(k.startswith(prefix) for k in tensors)), None)
+        kind = next(
+            (name for prefix, name in FOREIGN if any(k.startswith(prefix) for k in tensors)), None
+        )
         keys = ", ".join(list(tensors)[:3]) or "nothing"
         raise CheckpointError(
             f"{path} is not a guided-diffusion checkpoint: it is {kind or f'something else, with {keys}'}"
         )
     for key, value in tensors.items():
         if not isinstance(value, Tensor):
-            raise CheckpointError(f"{path} holds a {type(value).__name__} under {key!r}, expected a tensor")
+            raise CheckpointError(
+                f"{path} holds a {type(value).__name__} under {key!r}, expected a tensor"
+            )
     return tensors
 
 

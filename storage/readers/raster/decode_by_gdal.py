@@ -1,7 +1,9 @@
-"""JPEG and JPEG 2000 by pieces, for images that are too large to be decoded whole: GDAL's decoders (extra `geo`).
+"""JPEG and JPEG 2000 by pieces, for images that are too large to be decoded whole: GDAL's decoders
+(extra `geo`).
 
-A JPEG comes row by row from the top, a JPEG 2000 by areas of about a megapixel. JPEG decoders differ: where colours are
-stored at half the resolution (4:2:0), GDAL's pixels are not exactly those of the decoder for small images.
+A JPEG comes row by row from the top, a JPEG 2000 by areas of about a megapixel. JPEG decoders
+differ: where colours are stored at half the resolution (4:2:0), GDAL's pixels are not exactly those
+of the decoder for small images.
 """
 
 from __future__ import annotations
@@ -27,7 +29,11 @@ CACHE = 64 << 20
 """Of memory for GDAL's block cache, bytes: the default is 5 % of the machine's."""
 _DRIVERS = {"JPEG": "JPEG", "JPEG 2000": "JP2OpenJPEG"}
 # Nothing beside the file is looked for, and nothing that it names is opened.
-_OPTIONS = {"GDAL_CACHEMAX": CACHE, "GDAL_PAM_ENABLED": "NO", "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
+_OPTIONS = {
+    "GDAL_CACHEMAX": CACHE,
+    "GDAL_PAM_ENABLED": "NO",
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+}
 
 
 def available() -> bool:
@@ -36,11 +42,16 @@ def available() -> bool:
 
 
 class GdalCore:
-    """Read windows of a JPEG or JPEG 2000 in bounded memory; reading a JPEG upwards starts again at the top."""
+    """Read windows of a JPEG or JPEG 2000 in bounded memory; reading a JPEG upwards starts again at
+    the top.
+    """
 
     def __init__(self, path: str, kind: str, shape: tuple[int, int, int], dtype: str) -> None:
         """path: a file or URL. shape: (H, W, S) as the header says, to which the decoder is held."""
-        self._path, self._kind, self._shape, self._dtype = path, kind, shape, dtype
+        self._path = path
+        self._kind = kind
+        self._shape = shape
+        self._dtype = dtype
         self._lock = threading.Lock()
         self._source: ByteSource | None = None
         self._dataset: Any = None
@@ -51,15 +62,22 @@ class GdalCore:
         from rasterio.errors import RasterioError
         from rasterio.windows import Window
 
-        with self._lock, rasterio.Env(**_OPTIONS):  # GDAL reads the size of its cache when it first needs it
+        with (
+            self._lock,
+            rasterio.Env(**_OPTIONS),
+        ):  # GDAL reads the size of its cache when it first needs it
             try:
                 if self._dataset is None:
                     self._open()
                 window = Window(box.x0, box.y0, box.width, box.height)
-                return np.asarray(self._dataset.read([sample + 1 for sample in samples], window=window))
+                return np.asarray(
+                    self._dataset.read([sample + 1 for sample in samples], window=window)
+                )
             except RasterioError as error:
                 why = one_line(error.__cause__ or error)
-                raise DamagedError(f"{self._path}: the {self._kind} data is damaged: {why}; get it again") from error
+                raise DamagedError(
+                    f"{self._path}: the {self._kind} data is damaged: {why}; get it again"
+                ) from error
 
     def close(self) -> None:
         """Release the file."""

@@ -1,4 +1,6 @@
-"""Pixels that are decoded whole: JPEG, JPEG 2000 and interlaced PNG, where they are small enough for that."""
+"""Pixels that are decoded whole: JPEG, JPEG 2000 and interlaced PNG, where they are small enough
+for that.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +38,16 @@ class WholeCore:
         max_bytes: int | None,
         before: Callable[[], None] | None = None,
     ) -> None:
-        """memory: bytes that decoding takes, held to `max_bytes` (None: allowed). before: a check of the data."""
-        self._path, self._kind, self._data, self._shape, self._before = path, kind, data, shape, before
-        self._memory, self._max_bytes = memory, max_bytes
+        """memory: bytes that decoding takes, held to `max_bytes` (None: allowed). before: a check
+        of the data.
+        """
+        self._path = path
+        self._kind = kind
+        self._data = data
+        self._shape = shape
+        self._before = before
+        self._memory = memory
+        self._max_bytes = max_bytes
         self._pixels: Pixels | None = None
         self._lock = threading.Lock()
 
@@ -66,7 +75,9 @@ class WholeCore:
             self._before()
         try:
             pixels: Pixels = np.asarray(_CODECS[self._kind](self._data))
-        except Exception as error:  # codecs raise their own types, which all mean that the data is damaged
+        except (
+            Exception
+        ) as error:  # codecs raise their own types, which all mean that the data is damaged
             raise DamagedError(
                 f"{self._path}: the {self._kind} data is damaged: {one_line(error)}; get it again"
             ) from error

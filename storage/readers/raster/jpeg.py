@@ -16,8 +16,13 @@ from storage.readers import exif
 
 SIGNATURE = b"\xff\xd8\xff"
 _SUPPORTED = "supported: 8 bit grey or colour (YCbCr, RGB), baseline or progressive"
-_SOI, _EOI, _SOS, _APP1, _APP2 = 0xD8, 0xD9, 0xDA, 0xE1, 0xE2
-# Start-of-frame markers: C0 baseline, C1 extended, C2 progressive; the others are lossless, hierarchical or arithmetic.
+_SOI = 0xD8
+_EOI = 0xD9
+_SOS = 0xDA
+_APP1 = 0xE1
+_APP2 = 0xE2
+# Start-of-frame markers: C0 baseline, C1 extended, C2 progressive; the others are lossless,
+# hierarchical or arithmetic.
 _PROGRESSIVE = 0xC2
 _FRAMES = {0xC0, 0xC1, _PROGRESSIVE}
 _OTHER_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
@@ -35,7 +40,9 @@ class JpegHeader:
     icc: bytes | None
     orientation: int
     by_rows: bool
-    """Whether it can be decoded from top to bottom: all colours in one scan, which is not refined by later ones."""
+    """Whether it can be decoded from top to bottom: all colours in one scan, which is not refined
+    by later ones.
+    """
 
 
 def read_header(path: str, data: Data) -> JpegHeader:
@@ -44,12 +51,18 @@ def read_header(path: str, data: Data) -> JpegHeader:
     Raises FormatError for a truncated file and for kinds of JPEG that are not supported.
     """
     frame: tuple[int, int, int, int] | None = None
-    turned, profile, by_rows, progressive = 1, {}, False, False
+    turned = 1
+    profile = {}
+    by_rows = False
+    progressive = False
     for marker, start, length in _segments(path, data):
         if marker in _FRAMES and length >= 6:
-            frame, progressive = struct.unpack_from(">BHHB", data, start), marker == _PROGRESSIVE
+            frame = struct.unpack_from(">BHHB", data, start)
+            progressive = marker == _PROGRESSIVE
         elif marker in _OTHER_FRAMES:
-            raise FormatError(f"{path}: found a lossless, hierarchical or arithmetic JPEG; {_SUPPORTED}; save it again")
+            raise FormatError(
+                f"{path}: found a lossless, hierarchical or arithmetic JPEG; {_SUPPORTED}; save it again"
+            )
         elif marker == _APP1 and data[start : start + 6] == b"Exif\0\0":
             turned = exif.orientation(data[start + 6 : start + length])
         elif marker == _APP2 and data[start : start + 12] == b"ICC_PROFILE\0" and length > 14:
@@ -59,11 +72,20 @@ def read_header(path: str, data: Data) -> JpegHeader:
             by_rows = frame is not None and not progressive and data[start] == frame[3]
             break
     if frame is None:
-        raise FormatError(f"{path}: the JPEG has no frame header before its pixels; get it again from its source")
+        raise FormatError(
+            f"{path}: the JPEG has no frame header before its pixels; get it again from its source"
+        )
     _refuse_unsupported(path, *frame)
     _, height, width, components = frame
     icc = b"".join(profile[n] for n in sorted(profile)) or None
-    return JpegHeader(height=height, width=width, channels=components, icc=icc, orientation=turned, by_rows=by_rows)
+    return JpegHeader(
+        height=height,
+        width=width,
+        channels=components,
+        icc=icc,
+        orientation=turned,
+        by_rows=by_rows,
+    )
 
 
 def _segments(path: str, data: Data) -> Iterator[tuple[int, int, int]]:
@@ -86,11 +108,15 @@ def _segments(path: str, data: Data) -> Iterator[tuple[int, int, int]]:
                 break
             yield marker, position + 4, size - 2
             position += 2 + size
-    raise FormatError(f"{path}: the JPEG is truncated in its header ({len(data)} bytes); get it again from its source")
+    raise FormatError(
+        f"{path}: the JPEG is truncated in its header ({len(data)} bytes); get it again from its source"
+    )
 
 
 def _require_end(path: str, data: Data, start: int) -> None:
-    """Check for an end-of-image marker after the first scan began; inside a scan FF D9 cannot occur otherwise."""
+    """Check for an end-of-image marker after the first scan began; inside a scan FF D9 cannot occur
+    otherwise.
+    """
     if data.rfind(bytes((0xFF, _EOI)), start) < 0:
         raise FormatError(
             f"{path}: the JPEG is truncated: {len(data)} bytes and no end-of-image marker; get it again from its source"
@@ -99,17 +125,27 @@ def _require_end(path: str, data: Data, start: int) -> None:
 
 def _refuse_unsupported(path: str, bits: int, height: int, width: int, components: int) -> None:
     if height == 0 or width == 0:
-        raise FormatError(f"{path}: the JPEG header says {height} x {width} px (H x W); an image needs at least 1 x 1")
+        raise FormatError(
+            f"{path}: the JPEG header says {height} x {width} px (H x W); an image needs at least 1 x 1"
+        )
     if bits != 8:
-        raise FormatError(f"{path}: found a JPEG with {bits} bit samples; {_SUPPORTED}; convert it to a 16 bit PNG")
+        raise FormatError(
+            f"{path}: found a JPEG with {bits} bit samples; {_SUPPORTED}; convert it to a 16 bit PNG"
+        )
     if components == 4:
-        raise FormatError(f"{path}: found a CMYK JPEG; {_SUPPORTED}; convert it: magick in.jpg -colorspace sRGB o.jpg")
+        raise FormatError(
+            f"{path}: found a CMYK JPEG; {_SUPPORTED}; convert it: magick in.jpg -colorspace sRGB o.jpg"
+        )
     if components not in (1, 3):
-        raise FormatError(f"{path}: found a JPEG with {components} components; {_SUPPORTED}; convert it to PNG")
+        raise FormatError(
+            f"{path}: found a JPEG with {components} components; {_SUPPORTED}; convert it to PNG"
+        )
 
 
 def frame_size(data: bytes) -> tuple[int, int] | None:
-    """Return (height, width) that the first frame header of a stream declares, None where there is none."""
+    """Return (height, width) that the first frame header of a stream declares, None where there is
+    none.
+    """
     position = 2
     while 0 <= position <= len(data) - 9:
         marker = data[position + 1]

@@ -1,6 +1,7 @@
 """PNG: the header by hand, and a walk over every chunk before a decoder sees the file.
 
-Source: W3C PNG specification (third edition), sections 5 (structure), 11.2 (IHDR, PLTE, IDAT, IEND) and 11.3.
+Source: W3C PNG specification (third edition), sections 5 (structure), 11.2 (IHDR, PLTE, IDAT, IEND)
+and 11.3.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class PngHeader:
     height: int
     width: int
     samples: int
-    """Stored samples per pixel: 1 grey or palette number, 2 grey and alpha, 3 RGB, 4 RGB and alpha."""
+    """Stored samples per pixel: 1 grey or palette number, 2 grey and alpha, 3 RGB, 4 RGB and alpha.
+    """
     bits: int
     interlaced: bool
     palette: bytes | None
@@ -52,19 +54,29 @@ def read_header(path: str, data: Data) -> PngHeader:
         chunks.setdefault(name, (start, length))
     start, length = chunks[b"IHDR"]
     if length != 13 or not _crc_is_right(data, start, length):
-        raise FormatError(f"{path}: the PNG header (IHDR) is damaged; get the file again from its source")
-    width, height, bits, colour, compression, filtering, interlace = struct.unpack_from(">IIBBBBB", data, start)
+        raise FormatError(
+            f"{path}: the PNG header (IHDR) is damaged; get the file again from its source"
+        )
+    width, height, bits, colour, compression, filtering, interlace = struct.unpack_from(
+        ">IIBBBBB", data, start
+    )
     if height == 0 or width == 0:
-        raise FormatError(f"{path}: the PNG header says {height} x {width} px (H x W); an image needs at least 1 x 1")
+        raise FormatError(
+            f"{path}: the PNG header says {height} x {width} px (H x W); an image needs at least 1 x 1"
+        )
     if (compression, filtering) != (0, 0) or interlace > 1:
-        raise FormatError(f"{path}: unknown PNG compression, filter or interlace method; save it again as a plain PNG")
+        raise FormatError(
+            f"{path}: unknown PNG compression, filter or interlace method; save it again as a plain PNG"
+        )
     if bits not in _BITS.get(colour, ()):
         raise FormatError(
             f"{path}: found a PNG with {bits} bit {_COLOURS.get(colour, f'colour type {colour}')}, which does not "
             "exist; the header is damaged, get it again from its source"
         )
     if colour == 3 and b"PLTE" not in chunks:
-        raise FormatError(f"{path}: a palette PNG without its palette (PLTE); get it again from its source")
+        raise FormatError(
+            f"{path}: a palette PNG without its palette (PLTE); get it again from its source"
+        )
     return PngHeader(
         height=height,
         width=width,
@@ -89,30 +101,49 @@ def check(path: str, data: Data) -> None:
 
 
 def pixel_data(path: str, data: Data) -> list[tuple[int, int]]:
-    """Return (start, length) of pieces of the compressed pixels, in order: of IDAT chunks, which may be of any length."""
-    chunks = [(start, start + length) for name, start, length in _walk(path, data) if name == b"IDAT"]
-    return [(at, min(_PIECE, end - at)) for start, end in chunks for at in range(start, end, _PIECE)]
+    """Return (start, length) of pieces of the compressed pixels, in order: of IDAT chunks, which
+    may be of any length.
+    """
+    chunks = [
+        (start, start + length) for name, start, length in _walk(path, data) if name == b"IDAT"
+    ]
+    return [
+        (at, min(_PIECE, end - at)) for start, end in chunks for at in range(start, end, _PIECE)
+    ]
 
 
 def _walk(path: str, data: Data) -> Iterator[tuple[bytes, int, int]]:
-    """Yield (name, start of payload, length) of every chunk to IEND; raises FormatError where the order breaks."""
-    position, first, pixels = len(SIGNATURE), True, False
+    """Yield (name, start of payload, length) of every chunk to IEND; raises FormatError where the
+    order breaks.
+    """
+    position = len(SIGNATURE)
+    first = True
+    pixels = False
     while position + 12 <= len(data):
         length, name = struct.unpack_from(">I4s", data, position)
         if not name.isalpha():
-            raise FormatError(f"{path}: no PNG chunk at byte {position}: the file is damaged; get it again")
+            raise FormatError(
+                f"{path}: no PNG chunk at byte {position}: the file is damaged; get it again"
+            )
         if first and name != b"IHDR":
-            raise FormatError(f"{path}: the PNG starts with {name.decode('ascii')} where IHDR belongs; get it again")
+            raise FormatError(
+                f"{path}: the PNG starts with {name.decode('ascii')} where IHDR belongs; get it again"
+            )
         if position + 12 + length > len(data):
             break
         yield name, position + 8, length
-        first, pixels = False, pixels or name == b"IDAT"
+        first = False
+        pixels = pixels or name == b"IDAT"
         if name == b"IEND":
             if not pixels:
-                raise FormatError(f"{path}: the PNG has no pixel data (IDAT); get it again from its source")
+                raise FormatError(
+                    f"{path}: the PNG has no pixel data (IDAT); get it again from its source"
+                )
             return
         position += 12 + length
-    raise FormatError(f"{path}: the PNG is truncated: {len(data)} bytes and no IEND; get it again from its source")
+    raise FormatError(
+        f"{path}: the PNG is truncated: {len(data)} bytes and no IEND; get it again from its source"
+    )
 
 
 def _payload(data: Data, start: int, length: int) -> bytes:
@@ -125,7 +156,9 @@ def _crc_is_right(data: Data, start: int, length: int) -> bool:
 
 
 def _icc(data: Data, start: int, length: int) -> bytes | None:
-    """Return the profile of an iCCP chunk (name, 0, method 0, zlib stream), or None when it is damaged."""
+    """Return the profile of an iCCP chunk (name, 0, method 0, zlib stream), or None when it is
+    damaged.
+    """
     _, separator, rest = _payload(data, start, length).partition(b"\0")
     if not separator or rest[:1] != b"\0":
         return None

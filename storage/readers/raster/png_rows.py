@@ -1,7 +1,9 @@
-"""PNG pixels from top to bottom in bounded memory: the stream is inflated band by band, whatever the image's size.
+"""PNG pixels from top to bottom in bounded memory: the stream is inflated band by band, whatever
+the image's size.
 
-The rows of a band are unfiltered by a codec: they are handed to it as a small PNG of their own, after the row above as
-its first one, because filters look at no more than that (W3C PNG, section 9).
+The rows of a band are unfiltered by a codec: they are handed to it as a small PNG of their own,
+after the row above as its first one, because filters look at no more than that (W3C PNG, section
+9).
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
 
 # Rows that are inflated at a time, at most this many bytes of them.
 _BAND_BYTES = 1 << 20
-# Bytes per whole pixel -> (colour type, bits) of a PNG with pixels of that size, whose decoder gives the bytes back.
+# Bytes per whole pixel -> (colour type, bits) of a PNG with pixels of that size, whose decoder
+# gives the bytes back.
 _CONTAINERS = {1: (0, 8), 2: (4, 8), 3: (2, 8), 4: (6, 8), 6: (2, 16), 8: (6, 16)}
 
 
@@ -37,7 +40,9 @@ class PngRows:
     """
 
     def __init__(self, path: str, data: Data, header: PngHeader) -> None:
-        self._path, self._data, self._header = path, data, header
+        self._path = path
+        self._data = data
+        self._header = header
         self._pieces = pixel_data(path, data)
         bits = header.samples * header.bits
         self._pixel = max(1, bits // 8)
@@ -53,10 +58,15 @@ class PngRows:
             if not self._checked:
                 check(self._path, self._data)
                 self._checked = True
-            out = np.empty((len(samples), *box.shape), np.uint16 if self._header.bits == 16 else np.uint8)
+            out = np.empty(
+                (len(samples), *box.shape), np.uint16 if self._header.bits == 16 else np.uint8
+            )
             for band in range(box.y0 // self._rows, (box.y1 - 1) // self._rows + 1):
-                rows, y0 = self._band(band), band * self._rows
-                part = self._unpacked(rows[max(box.y0 - y0, 0) : box.y1 - y0, :])[:, box.x0 : box.x1]
+                rows = self._band(band)
+                y0 = band * self._rows
+                part = self._unpacked(rows[max(box.y0 - y0, 0) : box.y1 - y0, :])[
+                    :, box.x0 : box.x1
+                ]
                 top = max(y0 - box.y0, 0)
                 for place, sample in enumerate(samples):
                     out[place, top : top + len(part)] = part[..., sample]
@@ -68,7 +78,8 @@ class PngRows:
 
     def _restart(self) -> None:
         self._inflater = zlib.decompressobj()
-        self._piece, self._next = 0, 0
+        self._piece = 0
+        self._next = 0
         self._pending: bytes = b""
         self._above = bytes(self._row)
         self._kept: dict[int, NDArray[np.uint8]] = {}
@@ -79,7 +90,9 @@ class PngRows:
             self._restart()
         while band not in self._kept:
             rows = self._inflated(min(self._rows, self._header.height - self._next * self._rows))
-            self._kept = {number: kept for number, kept in self._kept.items() if number == self._next - 1}
+            self._kept = {
+                number: kept for number, kept in self._kept.items() if number == self._next - 1
+            }
             self._kept[self._next] = rows
             self._above = rows[-1].tobytes()
             self._next += 1
@@ -101,7 +114,8 @@ class PngRows:
                 if self._piece == len(self._pieces) or self._inflater.eof:
                     raise self._damaged("the compressed pixels end before the last row")
                 start, length = self._pieces[self._piece]
-                self._pending, self._piece = self._data[start : start + length], self._piece + 1
+                self._pending = self._data[start : start + length]
+                self._piece = self._piece + 1
             try:
                 found = self._inflater.decompress(self._pending, wanted)
             except zlib.error as error:
@@ -119,7 +133,9 @@ class PngRows:
         stream = SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", body) + _chunk(b"IEND", b"")
         try:
             found = np.asarray(imagecodecs.png_decode(stream))
-        except Exception as error:  # codecs raise their own types, which all mean that the data is damaged
+        except (
+            Exception
+        ) as error:  # codecs raise their own types, which all mean that the data is damaged
             raise self._damaged(one_line(error)) from error
         stored = found.astype(">u2") if bits == 16 else found
         unfiltered: NDArray[np.uint8] = stored.reshape(rows + 1, -1).view(np.uint8)
@@ -129,11 +145,15 @@ class PngRows:
         """Return the samples (rows, width, samples) of unfiltered bytes."""
         header = self._header
         if header.bits == 16:
-            return rows.view(">u2").astype(np.uint16).reshape(len(rows), header.width, header.samples)
+            return (
+                rows.view(">u2").astype(np.uint16).reshape(len(rows), header.width, header.samples)
+            )
         if header.bits < 8:
             per_byte = 8 // header.bits
             shifts = np.arange(per_byte, dtype=np.uint8)[::-1] * header.bits
-            parts: NDArray[np.uint8] = (rows[..., None] >> shifts) & np.uint8((1 << header.bits) - 1)
+            parts: NDArray[np.uint8] = (rows[..., None] >> shifts) & np.uint8(
+                (1 << header.bits) - 1
+            )
             rows = parts.reshape(len(rows), -1)[:, : header.width]
         return rows.reshape(len(rows), header.width, header.samples)
 
@@ -142,4 +162,9 @@ class PngRows:
 
 
 def _chunk(name: bytes, payload: bytes) -> bytes:
-    return struct.pack(">I", len(payload)) + name + payload + struct.pack(">I", zlib.crc32(name + payload))
+    return (
+        struct.pack(">I", len(payload))
+        + name
+        + payload
+        + struct.pack(">I", zlib.crc32(name + payload))
+    )

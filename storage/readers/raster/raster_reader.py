@@ -1,4 +1,6 @@
-"""PNG, JPEG, JPEG 2000 and PNM: formats without windows, read from top to bottom, by pieces, or decoded whole."""
+"""PNG, JPEG, JPEG 2000 and PNM: formats without windows, read from top to bottom, by pieces, or
+decoded whole.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,15 @@ import numpy as np
 from storage.box import Box
 from storage.byte_source import ByteSource, Data
 from storage.errors import FormatError
-from storage.image import EVERYTHING, ITEMSIZE, ImageInfo, Selection, check_size, choose_bands, choose_frames
+from storage.image import (
+    EVERYTHING,
+    ITEMSIZE,
+    ImageInfo,
+    Selection,
+    check_size,
+    choose_bands,
+    choose_frames,
+)
 from storage.limits import MAX_WHOLE_BYTES, MAX_WHOLE_PIXELS
 from storage.readers import exif
 from storage.readers.raster import decode_by_gdal as pieces
@@ -27,11 +37,15 @@ if TYPE_CHECKING:
     from storage.image import Dtype, Pixels
 
 Kind = Literal["PNG", "JPEG", "JPEG 2000", "PNM"]
-# What streaming a PNG and GDAL's decoders hold besides the window: bands of a PNG, GDAL's cache and buffers.
-_STREAM_BYTES, _PIECES_BYTES = 12 << 20, pieces.CACHE + (32 << 20)
+# What streaming a PNG and GDAL's decoders hold besides the window: bands of a PNG, GDAL's cache and
+# buffers.
+_STREAM_BYTES = 12 << 20
+_PIECES_BYTES = pieces.CACHE + (32 << 20)
 _BY_PIECES = "too large to be decoded whole in bounded memory: decoded by pieces, by GDAL"
 _GAP = rb"(?:\s|#[^\n]*\n)+"
-_PNM = re.compile(rb"(P[56])" + _GAP + rb"(\d{1,9})" + _GAP + rb"(\d{1,9})" + _GAP + rb"(\d{1,5})\s")
+_PNM = re.compile(
+    rb"(P[56])" + _GAP + rb"(\d{1,9})" + _GAP + rb"(\d{1,9})" + _GAP + rb"(\d{1,5})\s"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,18 +95,24 @@ def open_whole(
     max_pixels: also allows decoding that takes more than MAX_WHOLE_BYTES.
     """
     info, stored, conversion = _described(path, kind, selection, max_pixels or MAX_WHOLE_PIXELS)
-    return ViewReader(info, stored.core(MAX_WHOLE_BYTES if max_pixels is None else None), conversion)
+    return ViewReader(
+        info, stored.core(MAX_WHOLE_BYTES if max_pixels is None else None), conversion
+    )
 
 
-def _described(path: str, kind: Kind, selection: Selection, limit: int) -> tuple[ImageInfo, _Stored, Conversion]:
+def _described(
+    path: str, kind: Kind, selection: Selection, limit: int
+) -> tuple[ImageInfo, _Stored, Conversion]:
     with ByteSource(path) as source:
-        name, data = source.name, source.data()
+        name = source.name
+        data = source.data()
     read = {"PNG": _png, "JPEG": _jpeg, "JPEG 2000": _jpeg_2000, "PNM": _pnm}[kind]
     stored = read(name, data)
     check_size(name, stored.height, stored.width, limit)
     choose_frames(name, selection, {})
     bands = choose_bands(name, selection.channel, stored.samples, stored.alpha)
-    conversion, turned = stored.conversion(bands), exif.swaps_sides(stored.orientation)
+    conversion = stored.conversion(bands)
+    turned = exif.swaps_sides(stored.orientation)
     notes = list(stored.notes)
     if stored.alpha is not None and stored.alpha not in bands:
         kept = ",".join(map(str, range(stored.samples)))
@@ -131,7 +151,8 @@ def _limits(stored: _Stored, dtype: Dtype) -> tuple[float, float] | None:
 
 def _png(path: str, data: Data) -> _Stored:
     header = png.read_header(path, data)
-    grey_bits, notes = header.bits < 8 and header.palette is None, []
+    grey_bits = header.bits < 8 and header.palette is None
+    notes = []
     palette = None
     if header.palette is not None:
         table = np.zeros((3, 1 << header.bits), np.uint8)
@@ -153,7 +174,9 @@ def _png(path: str, data: Data) -> _Stored:
         if not header.interlaced:
             return PngRows(path, data, header)
         shape = (header.height, header.width, header.samples)
-        return WholeCore(path, "PNG", data, shape, raw, max_bytes, before=lambda: png.check(path, data))
+        return WholeCore(
+            path, "PNG", data, shape, raw, max_bytes, before=lambda: png.check(path, data)
+        )
 
     return _Stored(
         height=header.height,
@@ -166,7 +189,9 @@ def _png(path: str, data: Data) -> _Stored:
         orientation=header.orientation,
         core=core,
         memory=raw if header.interlaced else min(_STREAM_BYTES + 8 * raw // header.height, 6 * raw),
-        conversion=lambda bands: Conversion(samples=bands, palette=palette, bilevel=grey_bits and header.bits == 1),
+        conversion=lambda bands: Conversion(
+            samples=bands, palette=palette, bilevel=grey_bits and header.bits == 1
+        ),
         notes=tuple(notes),
     )
 
@@ -201,11 +226,16 @@ def _jpeg_2000(path: str, data: Data) -> _Stored:
     header = jpeg2000.read_header(path, data)
     shape = (header.height, header.width, header.samples)
     if header.bits > 16 or (header.signed and header.bits not in (8, 16)):
-        raise FormatError(f"{path}: found a JPEG 2000 of {header.bits} bit samples; supported: up to 16 bit")
+        raise FormatError(
+            f"{path}: found a JPEG 2000 of {header.bits} bit samples; supported: up to 16 bit"
+        )
     dtype: Dtype = "int16" if header.signed else "uint8" if header.bits <= 8 else "uint16"
-    # The decoder holds its samples as 32 bit integers beside the result; by pieces it holds the tile's compressed data.
+    # The decoder holds its samples as 32 bit integers beside the result; by pieces it holds the
+    # tile's compressed data.
     whole = header.height * header.width * header.samples * (4 + ITEMSIZE[dtype])
-    partly = _PIECES_BYTES + header.tile_bytes + pieces.AREA**2 * header.samples * (8 + ITEMSIZE[dtype])
+    partly = (
+        _PIECES_BYTES + header.tile_bytes + pieces.AREA**2 * header.samples * (8 + ITEMSIZE[dtype])
+    )
     in_pieces = whole > MAX_WHOLE_BYTES - 2 * BLOCK_BYTES and partly < whole and pieces.available()
 
     def core(max_bytes: int | None) -> Core:
@@ -233,14 +263,23 @@ def _pnm(path: str, data: Data) -> _Stored:
     """Read a binary PGM or PPM. Source: netpbm, pgm(5) and ppm(5)."""
     found = _PNM.match(data[:4096])
     if found is None:
-        raise FormatError(f"{path}: the PGM or PPM header cannot be read; convert it: magick in.pgm out.png")
-    samples, (width, height, peak) = (1 if found[1] == b"P5" else 3), (int(found[i]) for i in (2, 3, 4))
+        raise FormatError(
+            f"{path}: the PGM or PPM header cannot be read; convert it: magick in.pgm out.png"
+        )
+    samples = 1 if found[1] == b"P5" else 3
+    (width, height, peak) = (int(found[i]) for i in (2, 3, 4))
     if min(width, height) < 1 or not 1 <= peak <= 65535:
-        raise FormatError(f"{path}: the header says {height} x {width} px (H x W) up to {peak}; the file is damaged")
+        raise FormatError(
+            f"{path}: the header says {height} x {width} px (H x W) up to {peak}; the file is damaged"
+        )
     stored = np.dtype(">u2" if peak > 255 else "u1")
     if found.end() + height * width * samples * stored.itemsize > len(data):
-        raise FormatError(f"{path}: the file is truncated: {len(data)} bytes; get it again from its source")
-    pixels = np.frombuffer(data, stored, height * width * samples, found.end()).reshape(height, width, samples)
+        raise FormatError(
+            f"{path}: the file is truncated: {len(data)} bytes; get it again from its source"
+        )
+    pixels = np.frombuffer(data, stored, height * width * samples, found.end()).reshape(
+        height, width, samples
+    )
     return _Stored(
         height=height,
         width=width,

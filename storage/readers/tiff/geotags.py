@@ -21,27 +21,43 @@ from storage.readers.tiff.safe_xml import children, parse_xml
 if TYPE_CHECKING:
     from storage.geo import Transform
 
-_SCALE, _TIEPOINTS, _MATRIX = 33550, 33922, 34264
-_KEYS, _DOUBLES, _ASCII = 34735, 34736, 34737
-_METADATA, _NODATA = 42112, 42113
-_RASTER_TYPE, _PIXEL_IS_POINT, _PROJECTED, _GEOGRAPHIC = 1025, 2, 3072, 2048
+_SCALE = 33550
+_TIEPOINTS = 33922
+_MATRIX = 34264
+_KEYS = 34735
+_DOUBLES = 34736
+_ASCII = 34737
+_METADATA = 42112
+_NODATA = 42113
+_RASTER_TYPE = 1025
+_PIXEL_IS_POINT = 2
+_PROJECTED = 3072
+_GEOGRAPHIC = 2048
 _USER_DEFINED = 32767
 
 
 def read_georeference(path: str, page: tifffile.TiffPage) -> tuple[Georeference | None, list[str]]:
     """Return where a page lies, or None when it does not say, and notes about what cannot be kept.
 
-    Raises FormatError for a transform that maps no area, or a system that needs the extra `geo` to be understood.
+    Raises FormatError for a transform that maps no area, or a system that needs the extra `geo` to
+    be understood.
     """
     keys = _geo_keys(page)
     transform = _transform(page, point=keys.get(_RASTER_TYPE) == _PIXEL_IS_POINT)
     if transform is None:
-        control = len(page.tags.valueof(_TIEPOINTS) or ()) > 6 or page.tags.valueof(50844) is not None
-        return None, ["ground control points or RPCs are left out: only affine transforms are kept"] if control else []
+        control = (
+            len(page.tags.valueof(_TIEPOINTS) or ()) > 6 or page.tags.valueof(50844) is not None
+        )
+        return None, [
+            "ground control points or RPCs are left out: only affine transforms are kept"
+        ] if control else []
     wkt, epsg = _system(path, page, keys)
     try:
         geo = Georeference(
-            crs=wkt, transform=transform, epsg=epsg, pixel_is_point=keys.get(_RASTER_TYPE) == _PIXEL_IS_POINT
+            crs=wkt,
+            transform=transform,
+            epsg=epsg,
+            pixel_is_point=keys.get(_RASTER_TYPE) == _PIXEL_IS_POINT,
         )
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from None
@@ -58,7 +74,9 @@ def read_nodata(page: tifffile.TiffPage, dtype: str) -> tuple[float | None, list
     except ValueError:
         return None, [f"nodata {str(text)[:40]!r} is no number and is left out"]
     if dtype == "float32":
-        return (float(np.float32(value)) if math.isfinite(value) and abs(value) < 3.5e38 else value), []
+        return (
+            float(np.float32(value)) if math.isfinite(value) and abs(value) < 3.5e38 else value
+        ), []
     limits = np.iinfo(dtype)
     if not value.is_integer() or not limits.min <= value <= limits.max:
         return None, [f"nodata {value:g} cannot occur in {dtype} and is left out"]
@@ -84,23 +102,38 @@ def _geo_keys(page: tifffile.TiffPage) -> dict[int, int]:
 
 
 def _transform(page: tifffile.TiffPage, *, point: bool) -> Transform | None:
-    scale, ties = page.tags.valueof(_SCALE), page.tags.valueof(_TIEPOINTS)
+    scale = page.tags.valueof(_SCALE)
+    ties = page.tags.valueof(_TIEPOINTS)
     matrix = page.tags.valueof(_MATRIX)
-    if scale is not None and ties is not None and len(scale) >= 2 and len(ties) >= 6 and scale[0] and scale[1]:
+    if (
+        scale is not None
+        and ties is not None
+        and len(scale) >= 2
+        and len(ties) >= 6
+        and scale[0]
+        and scale[1]
+    ):
         column, row, _, x, y, _ = map(float, ties[:6])
-        a, b, d, e = float(scale[0]), 0.0, 0.0, -abs(float(scale[1]))  # GDAL reads a negative scale as north-up too
-        c, f = x - column * a, y - row * e
+        a = float(scale[0])  # GDAL reads a negative scale as north-up too
+        b = 0.0
+        d = 0.0
+        e = -abs(float(scale[1]))
+        c = x - column * a
+        f = y - row * e
     elif matrix is not None and len(matrix) == 16:
         a, b, _, c, d, e, _, f = map(float, matrix[:8])
     else:
         return None
     if point:  # the tags place the pixel's centre; its corner lies half a pixel before
-        c, f = c - (a + b) / 2, f - (d + e) / 2
+        c = c - (a + b) / 2
+        f = f - (d + e) / 2
     return a, b, c, d, e, f
 
 
 def _system(path: str, page: tifffile.TiffPage, keys: dict[int, int]) -> tuple[str, int | None]:
-    """Return (WKT or 'EPSG:n', EPSG code or None) of the keys; an empty text where they name no system."""
+    """Return (WKT or 'EPSG:n', EPSG code or None) of the keys; an empty text where they name no
+    system.
+    """
     code = keys.get(_PROJECTED, keys.get(_GEOGRAPHIC))
     if code is None and not keys.keys() - {1024, _RASTER_TYPE}:
         return "", None
@@ -109,8 +142,12 @@ def _system(path: str, page: tifffile.TiffPage, keys: dict[int, int]) -> tuple[s
     except ImportError:
         if code is not None and 0 < code < _USER_DEFINED:
             return f"EPSG:{code}", code
-    except Exception as error:  # GDAL's errors have no common type; all mean that it cannot read the keys
-        raise FormatError(f"{path}: its coordinate system cannot be understood: {one_line(error)}") from error
+    except (
+        Exception
+    ) as error:  # GDAL's errors have no common type; all mean that it cannot read the keys
+        raise FormatError(
+            f"{path}: its coordinate system cannot be understood: {one_line(error)}"
+        ) from error
     raise FormatError(
         f"{path}: its coordinate system is not a plain EPSG code; reading it needs rasterio: "
         "pip install 'gigarestore[geo]'"
@@ -122,7 +159,10 @@ def _wkt(page: tifffile.TiffPage) -> tuple[str, int | None]:
     import rasterio
     from rasterio.io import MemoryFile
 
-    tags: list[tuple[Any, ...]] = [(_SCALE, 12, 3, (1.0, 1.0, 0.0), True), (_TIEPOINTS, 12, 6, (0.0,) * 6, True)]
+    tags: list[tuple[Any, ...]] = [
+        (_SCALE, 12, 3, (1.0, 1.0, 0.0), True),
+        (_TIEPOINTS, 12, 6, (0.0,) * 6, True),
+    ]
     for code, kind in ((_KEYS, 3), (_DOUBLES, 12)):
         values = page.tags.valueof(code)
         if values is not None:
@@ -133,8 +173,14 @@ def _wkt(page: tifffile.TiffPage) -> tuple[str, int | None]:
         raw = str(text).encode("ascii", "replace")
         tags.append((_ASCII, 2, len(raw) + 1, raw, True))
     file = io.BytesIO()
-    tifffile.imwrite(file, np.zeros((1, 1), np.uint8), extratags=tags, metadata=None, photometric="minisblack")
-    with warnings.catch_warnings(), rasterio.Env(CPL_DEBUG=False), MemoryFile(file.getvalue()) as memory:
+    tifffile.imwrite(
+        file, np.zeros((1, 1), np.uint8), extratags=tags, metadata=None, photometric="minisblack"
+    )
+    with (
+        warnings.catch_warnings(),
+        rasterio.Env(CPL_DEBUG=False),
+        MemoryFile(file.getvalue()) as memory,
+    ):
         warnings.simplefilter("ignore")
         with memory.open() as found:
             return (found.crs.to_wkt(), found.crs.to_epsg()) if found.crs else ("", None)

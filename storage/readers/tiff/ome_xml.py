@@ -1,6 +1,7 @@
 """OME-XML of an OME-TIFF: axes, channels, pixel size, and which page holds which frame.
 
-Source: OME model 2016-06, Image, Pixels, Channel, TiffData. Other files that the metadata names are never opened.
+Source: OME model 2016-06, Image, Pixels, Channel, TiffData. Other files that the metadata names are
+never opened.
 """
 
 from __future__ import annotations
@@ -42,16 +43,21 @@ def is_ome(description: str) -> bool:
 
 
 def read_ome(path: str, description: str, name: str) -> OmePixels:
-    """Return the first image of an OME-XML text; name: of the file itself, by which its metadata may call it.
+    """Return the first image of an OME-XML text; name: of the file itself, by which its metadata
+    may call it.
 
     Raises FormatError for broken XML and for planes that lie in other files.
     """
     root = parse_xml(description)
     if root is None:
-        raise FormatError(f"{path}: its OME-XML cannot be parsed; write the file again, for example with bfconvert")
+        raise FormatError(
+            f"{path}: its OME-XML cannot be parsed; write the file again, for example with bfconvert"
+        )
     images = [pixels for image in children(root, "Image") for pixels in children(image, "Pixels")]
     if not images:
-        raise FormatError(f"{path}: its OME-XML describes no image; write the file again, for example with bfconvert")
+        raise FormatError(
+            f"{path}: its OME-XML describes no image; write the file again, for example with bfconvert"
+        )
     pixels = images[0]
     sizes = {axis: _count(path, pixels, f"Size{axis}") for axis in "XYZCT"}
     channels = children(pixels, "Channel")
@@ -64,7 +70,9 @@ def read_ome(path: str, description: str, name: str) -> OmePixels:
         pages=_pages(path, pixels, sizes, {name, *_own_names(root, pixels)}),
         names=names if all(names) and len(names) == planes else (),
         pixel_size=_pixel_size(path, pixels),
-        others=tuple((_count(path, other, "SizeY"), _count(path, other, "SizeX")) for other in images[1:]),
+        others=tuple(
+            (_count(path, other, "SizeY"), _count(path, other, "SizeX")) for other in images[1:]
+        ),
     )
 
 
@@ -74,13 +82,21 @@ def _count(path: str, pixels: Element, name: str) -> int:
     except ValueError:
         value = 0
     if value < 1:
-        raise FormatError(f"{path}: its OME-XML says {name} = {pixels.get(name)!r}; an image needs at least 1")
+        raise FormatError(
+            f"{path}: its OME-XML says {name} = {pixels.get(name)!r}; an image needs at least 1"
+        )
     return value
 
 
 def _own_names(root: Element, pixels: Element) -> set[str]:
-    """Return the names by which the metadata may call this file: under its own UUID, or the only one there is."""
-    named = [(child.text, child.get("FileName")) for block in children(pixels, "TiffData") for child in block]
+    """Return the names by which the metadata may call this file: under its own UUID, or the only
+    one there is.
+    """
+    named = [
+        (child.text, child.get("FileName"))
+        for block in children(pixels, "TiffData")
+        for child in block
+    ]
     files = {_base(file) for _, file in named if file}
     own = {_base(file) for uuid, file in named if file and uuid and uuid == root.get("UUID")}
     return own or (files if len(files) == 1 else set())
@@ -90,20 +106,29 @@ def _base(file: str) -> str:
     return PurePosixPath(file.replace("\\", "/")).name
 
 
-def _pages(path: str, pixels: Element, sizes: dict[str, int], own: set[str]) -> dict[tuple[int, int, int], int]:
-    """Return (c, z, t) -> page, from the TiffData blocks: each names its first plane, first page and count."""
+def _pages(
+    path: str, pixels: Element, sizes: dict[str, int], own: set[str]
+) -> dict[tuple[int, int, int], int]:
+    """Return (c, z, t) -> page, from the TiffData blocks: each names its first plane, first page
+    and count.
+    """
     order = pixels.get("DimensionOrder") or "XYCZT"
     if order not in _ORDERS:
-        raise FormatError(f"{path}: its OME-XML says DimensionOrder = {order!r}, which is none of the six that exist")
+        raise FormatError(
+            f"{path}: its OME-XML says DimensionOrder = {order!r}, which is none of the six that exist"
+        )
     axes = order[2:]
     total = sizes["C"] * sizes["Z"] * sizes["T"]
     if total > _MOST_PLANES:
-        raise FormatError(f"{path}: its OME-XML declares {total} planes, above the limit of {_MOST_PLANES}")
+        raise FormatError(
+            f"{path}: its OME-XML declares {total} planes, above the limit of {_MOST_PLANES}"
+        )
     blocks = children(pixels, "TiffData")
     found: dict[tuple[int, int, int], int] = {}
     for block in blocks:
         _refuse_elsewhere(path, block, own)
-        page, first = int(block.get("IFD") or 0), {axis: int(block.get(f"First{axis}") or 0) for axis in axes}
+        page = int(block.get("IFD") or 0)
+        first = {axis: int(block.get(f"First{axis}") or 0) for axis in axes}
         given = block.get("PlaneCount")
         count = int(given) if given is not None else (1 if block.get("IFD") is not None else total)
         plane = _plane(first, axes, sizes)
@@ -140,7 +165,11 @@ def _pixel_size(path: str, pixels: Element) -> tuple[float, float] | None:
     sides = []
     for axis in "YX":
         value = pixels.get(f"PhysicalSize{axis}")
-        side = None if value is None else micrometres(path, value, pixels.get(f"PhysicalSize{axis}Unit") or "µm")
+        side = (
+            None
+            if value is None
+            else micrometres(path, value, pixels.get(f"PhysicalSize{axis}Unit") or "µm")
+        )
         if side is None:
             return None
         sides.append(side)

@@ -1,4 +1,6 @@
-"""Which pages of a TIFF make up the image: one page, the channels of a frame, or a choice that the user must make."""
+"""Which pages of a TIFF make up the image: one page, the channels of a frame, or a choice that the
+user must make.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,12 @@ from storage.units import micrometres
 if TYPE_CHECKING:
     import tifffile
 
-_REDUCED, _MASK = 1, 4
+_REDUCED = 1
+_MASK = 4
 # NDPI: magnification of a page; label and map images have a negative one.
 _NDPI_MAGNIFICATION = 65421
-# Coarser resolutions (20 um is 1270 dpi) are print sizes of photographs and say nothing about the object, um.
+# Coarser resolutions (20 um is 1270 dpi) are print sizes of photographs and say nothing about the
+# object, um.
 _LARGEST_PIXEL = 20.0
 _MPP = re.compile(r"\bMPP\s*=\s*([0-9.eE+-]+)")
 
@@ -56,7 +60,9 @@ def size(page: tifffile.TiffPage) -> tuple[int, int]:
 
 
 def resolution(page: tifffile.TiffPage) -> tuple[float, float] | None:
-    """Return pixels per unit of the resolution tags as (y, x), None where they are absent or nonsense."""
+    """Return pixels per unit of the resolution tags as (y, x), None where they are absent or
+    nonsense.
+    """
     found = []
     for code in (283, 282):
         numerator, denominator = page.tags.valueof(code) or (0, 1)
@@ -67,7 +73,9 @@ def resolution(page: tifffile.TiffPage) -> tuple[float, float] | None:
 
 
 def _microscope_size(page: tifffile.TiffPage) -> tuple[float, float] | None:
-    """Return (y, x) in micrometres where the resolution is in centimetres and as fine as a microscope's."""
+    """Return (y, x) in micrometres where the resolution is in centimetres and as fine as a
+    microscope's.
+    """
     per_cm = resolution(page) if page.tags.valueof(296) == 3 else None
     if per_cm is None:
         return None
@@ -77,11 +85,16 @@ def _microscope_size(page: tifffile.TiffPage) -> tuple[float, float] | None:
 
 def _slide(path: str, file: tifffile.TiffFile, description: str) -> Frames:
     """Page 0 is the slide; smaller pages are its pyramid, or label, thumbnail and overview."""
-    first, pages = file.pages.first, [file.pages[number] for number in range(len(file.pages))]
+    first = file.pages.first
+    pages = [file.pages[number] for number in range(len(file.pages))]
     if file.is_ndpi:
-        levels = [size(page) for page in pages if float(page.tags.valueof(_NDPI_MAGNIFICATION) or -1) > 0]
+        levels = [
+            size(page) for page in pages if float(page.tags.valueof(_NDPI_MAGNIFICATION) or -1) > 0
+        ]
         if levels.count(size(first)) > 1:
-            raise FormatError(f"{path}: an NDPI with {levels.count(size(first))} focal planes; extract one: ndpisplit")
+            raise FormatError(
+                f"{path}: an NDPI with {levels.count(size(first))} focal planes; extract one: ndpisplit"
+            )
     else:
         levels = [size(page) for page in pages if page.is_tiled]
     found = _MPP.search(description)
@@ -91,13 +104,16 @@ def _slide(path: str, file: tifffile.TiffFile, description: str) -> Frames:
         pages=(0,),
         pixel_size=(mpp, mpp) if mpp else _microscope_size(first),
         levels=tuple(levels) or (size(first),),
-        notes=(f"{other} associated images (label, overview or thumbnail) are left out",) if other else (),
+        notes=(f"{other} associated images (label, overview or thumbnail) are left out",)
+        if other
+        else (),
     )
 
 
 def _ome(path: str, file: tifffile.TiffFile, description: str, selection: Selection) -> Frames:
     ome = read_ome(path, description, PurePosixPath(path.replace("\\", "/")).name)
-    first, sizes = file.pages.first, ome.sizes
+    first = file.pages.first
+    sizes = ome.sizes
     if (sizes["Y"], sizes["X"]) != size(first):
         raise FormatError(
             f"{path}: its OME-XML says {sizes['Y']} x {sizes['X']} px, its first page has {size(first)[0]} x "
@@ -109,7 +125,8 @@ def _ome(path: str, file: tifffile.TiffFile, description: str, selection: Select
             "px, and it is not said which one; extract one: bfconvert -series 0 in.ome.tif out.ome.tif"
         )
     frame = choose_frames(path, selection, {"z": sizes["Z"], "t": sizes["T"]})
-    z, t = frame["z"], frame["t"]
+    z = frame["z"]
+    t = frame["t"]
     pages = []
     for channel in range(sizes["C"]):
         page = ome.pages.get((channel, z, t))
@@ -135,7 +152,8 @@ def _imagej(path: str, file: tifffile.TiffFile, description: str, selection: Sel
     """ImageJ's hyperstack: pages in the order T, Z, C (slowest first)."""
     said = dict(line.partition("=")[::2] for line in description.splitlines())
     counts = {name: _whole(said.get(name)) for name in ("channels", "slices", "frames")}
-    total, stated = len(file.pages), max(_whole(said.get("images")), 1)
+    total = len(file.pages)
+    stated = max(_whole(said.get("images")), 1)
     if stated > total:
         raise FormatError(
             f"{path}: an ImageJ stack of {stated} images of which the tables name {total}; save it again as OME-TIFF"
@@ -144,7 +162,8 @@ def _imagej(path: str, file: tifffile.TiffFile, description: str, selection: Sel
         return _plain(path, file, selection)
     frame = choose_frames(path, selection, {"z": counts["slices"], "t": counts["frames"]})
     base = (frame["t"] * counts["slices"] + frame["z"]) * counts["channels"]
-    per_unit, unit = resolution(file.pages.first), said.get("unit", "")
+    per_unit = resolution(file.pages.first)
+    unit = said.get("unit", "")
     sides = [micrometres(path, 1 / side, unit) for side in per_unit] if per_unit else [None]
     known = [side for side in sides if side is not None]
     lengths = (("z", counts["slices"]), ("t", counts["frames"]))
@@ -160,13 +179,20 @@ def _whole(text: str | None) -> int:
 
 
 def _plain(path: str, file: tifffile.TiffFile, selection: Selection) -> Frames:
-    """One full image with its reduced copies and masks; several full pages are frames that nobody named."""
-    # By index up to the counted length: the count stops at a loop of pages, plain iteration would not.
+    """One full image with its reduced copies and masks; several full pages are frames that nobody
+    named.
+    """
+    # By index up to the counted length: the count stops at a loop of pages, plain iteration would
+    # not.
     kinds = [int(file.pages[number].subfiletype or 0) for number in range(len(file.pages))]
     full = [number for number, kind in enumerate(kinds) if not kind & (_REDUCED | _MASK)] or [0]
     sizes = [size(file.pages[number]) for number in full]
-    named = ", ".join(f"{height}x{width}" for height, width in sizes[:3]) + (", ..." if len(full) > 3 else "")
-    page = full[choose_frames(path, selection, {"t": len(full)}, f"{len(full)} pages ({named} H x W)")["t"]]
+    named = ", ".join(f"{height}x{width}" for height, width in sizes[:3]) + (
+        ", ..." if len(full) > 3 else ""
+    )
+    page = full[
+        choose_frames(path, selection, {"t": len(full)}, f"{len(full)} pages ({named} H x W)")["t"]
+    ]
     reduced = [number for number, kind in enumerate(kinds) if kind & _REDUCED and not kind & _MASK]
     first = file.pages[page]
     own = [size(file.pages[number]) for number in reduced] if len(full) == 1 else []
@@ -186,6 +212,8 @@ def _levels(file: tifffile.TiffFile, page: tifffile.TiffPage) -> tuple[tuple[int
         return ()
     try:
         reduced = [size(page.pages[number]) for number in range(len(page.pages))]
-    except Exception:  # a broken pyramid does not harm the image, which is read from the page itself
+    except (
+        Exception
+    ):  # a broken pyramid does not harm the image, which is read from the page itself
         return ()
     return (size(page), *(found for found in reduced if found < size(page)))

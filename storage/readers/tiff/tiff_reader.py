@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 _KEPT_BYTES = 16 << 20
 
 
-def open_tiff(path: str, selection: Selection = EVERYTHING, *, max_pixels: int = MAX_PIXELS) -> ViewReader:
+def open_tiff(
+    path: str, selection: Selection = EVERYTHING, *, max_pixels: int = MAX_PIXELS
+) -> ViewReader:
     """Open a TIFF file with the core that fits its layout."""
     found = tiff.open_checked(path, selection, max_pixels=max_pixels)
     return ViewReader(found.info, _PagesCore(found), found.conversion)
@@ -40,14 +42,19 @@ class _PagesCore:
         self._found = found
         self._each = int(found.pages[0].samplesperpixel)
         self._cores: list[Core] = [
-            MappedPage(found.source, page) if tiff.is_mapped(found.source, page) else PageCore(found, page)
+            MappedPage(found.source, page)
+            if tiff.is_mapped(found.source, page)
+            else PageCore(found, page)
             for page in found.pages
         ]
 
     def read(self, box: Box, samples: tuple[int, ...]) -> Pixels:
         if len(self._cores) == 1:
             return self._cores[0].read(box, samples)
-        parts = [self._cores[sample // self._each].read(box, (sample % self._each,)) for sample in samples]
+        parts = [
+            self._cores[sample // self._each].read(box, (sample % self._each,))
+            for sample in samples
+        ]
         return np.concatenate(parts)
 
     def close(self) -> None:
@@ -59,17 +66,22 @@ class _PagesCore:
 class PageCore:
     """Read windows of a checked TIFF page.
 
-    Memory: the window, a segment, and what is kept of the latest window for the next one: segments that it has cut at
-    its bottom, so that bands from top to bottom decode every strip once, whatever its height; and a few more.
+    Memory: the window, a segment, and what is kept of the latest window for the next one: segments
+    that it has cut at its bottom, so that bands from top to bottom decode every strip once,
+    whatever its height; and a few more.
     """
 
     def __init__(self, found: Checked, page: tifffile.TiffPage) -> None:
-        self._path, self._page, self._source = found.info.path, page, found.source
+        self._path = found.info.path
+        self._page = page
+        self._source = found.source
         self._samples = int(page.samplesperpixel)
         self._planar = int(page.planarconfig) == 2 and self._samples > 1
-        self._height, self._width = int(page.imagelength), int(page.imagewidth)
+        self._height = int(page.imagelength)
+        self._width = int(page.imagewidth)
         self._tall, self._wide = tiff.segment_shape(page)
-        self._down, self._across = -(-self._height // self._tall), -(-self._width // self._wide)
+        self._down = -(-self._height // self._tall)
+        self._across = -(-self._width // self._wide)
         self._nodata, _ = geotags.read_nodata(page, found.info.dtype)
         self._extra: dict[str, Any] = {}
         if tiff.is_jpeg(page):
@@ -79,7 +91,9 @@ class PageCore:
     def read(self, box: Box, samples: tuple[int, ...]) -> Pixels:
         """Return (samples, h, w) in the page's dtype; see `Core.read`."""
         out = np.empty((len(samples), *box.shape), self._page.dtype)
-        recent, used, held = self._recent, {}, 0
+        recent = self._recent
+        used = {}
+        held = 0
         for index, chosen, place in self._segments(box, samples):
             segment = recent.get(index)
             segment = self._decode(index, place) if segment is None else segment
@@ -99,34 +113,55 @@ class PageCore:
         """Drop the decoded segments."""
         self._recent = {}
 
-    def _segments(self, box: Box, samples: tuple[int, ...]) -> Iterator[tuple[int, list[tuple[int, int]], Box]]:
-        """Yield (index in the file, (row of the result, sample in the segment), place) of what is under a window."""
+    def _segments(
+        self, box: Box, samples: tuple[int, ...]
+    ) -> Iterator[tuple[int, list[tuple[int, int]], Box]]:
+        """Yield (index in the file, (row of the result, sample in the segment), place) of what is
+        under a window.
+        """
         rows = range(box.y0 // self._tall, -(-box.y1 // self._tall))
         columns = range(box.x0 // self._wide, -(-box.x1 // self._wide))
-        planes = [(s, [(row, 0)]) for row, s in enumerate(samples)] if self._planar else [(0, list(enumerate(samples)))]
+        planes = (
+            [(s, [(row, 0)]) for row, s in enumerate(samples)]
+            if self._planar
+            else [(0, list(enumerate(samples)))]
+        )
         for plane, chosen in planes:
             for row in rows:
                 for col in columns:
-                    y0, x0 = row * self._tall, col * self._wide
-                    place = Box(y0, x0, y0 + self._tall, x0 + self._wide).clip(self._height, self._width)
+                    y0 = row * self._tall
+                    x0 = col * self._wide
+                    place = Box(y0, x0, y0 + self._tall, x0 + self._wide).clip(
+                        self._height, self._width
+                    )
                     yield (plane * self._down + row) * self._across + col, chosen, place
 
     def _decode(self, index: int, place: Box) -> Pixels:
-        """Return the pixels of one tile or strip, (h, w, samples), at least the part inside the image."""
+        """Return the pixels of one tile or strip, (h, w, samples), at least the part inside the
+        image.
+        """
         page = self._page
         name = f"{'tile' if page.is_tiled else 'strip'} {index} of {len(page.dataoffsets)}"
         if page.databytecounts[index] == 0:  # a sparse file: the tables were checked
             held = 1 if self._planar else self._samples
-            return np.full((*place.shape, held), 0 if self._nodata is None else self._nodata, page.dtype)
+            return np.full(
+                (*place.shape, held), 0 if self._nodata is None else self._nodata, page.dtype
+            )
         data = self._source.read(page.dataoffsets[index], page.databytecounts[index])
         if self._extra and page.jpegheader is None:
             tiff.check_jpeg_segment(self._path, name, data, (self._tall, self._wide))
         try:
             segment = self._decoded(data, index, place)
-        except Exception as error:  # codecs raise their own types, which all mean that the data is damaged
-            raise DamagedError(f"{self._path}: {name} cannot be decoded: {one_line(error)}; get it again") from error
+        except (
+            Exception
+        ) as error:  # codecs raise their own types, which all mean that the data is damaged
+            raise DamagedError(
+                f"{self._path}: {name} cannot be decoded: {one_line(error)}; get it again"
+            ) from error
         if segment is None or segment.dtype != page.dtype:
-            raise DamagedError(f"{self._path}: {name} does not decode to {page.dtype} pixels; get it again")
+            raise DamagedError(
+                f"{self._path}: {name} does not decode to {page.dtype} pixels; get it again"
+            )
         return np.asarray(segment[0])
 
     def _decoded(self, data: bytes, index: int, place: Box) -> Any:
@@ -139,8 +174,11 @@ class PageCore:
             return self._page.decode(trimmed, index, **self._extra)[0]
 
     def _trimmed(self, data: bytes, place: Box) -> bytes | None:
-        """Return a zlib stream of exactly the segment's bytes, where the stored one goes on after them."""
-        held, rows = 1 if self._planar else self._samples, self._tall if self._page.is_tiled else place.height
+        """Return a zlib stream of exactly the segment's bytes, where the stored one goes on after
+        them.
+        """
+        held = 1 if self._planar else self._samples
+        rows = self._tall if self._page.is_tiled else place.height
         expected = rows * -(-self._wide * held * int(self._page.bitspersample) // 8)
         raw = zlib.decompressobj().decompress(data, expected)
         return zlib.compress(raw, 0) if len(raw) == expected else None
@@ -152,11 +190,16 @@ class MappedPage:
     def __init__(self, source: ByteSource, page: tifffile.TiffPage) -> None:
         dtype = np.dtype(page.dtype).newbyteorder(page.parent.byteorder)
         planar = int(page.planarconfig) == 2
-        height, width, samples = int(page.imagelength), int(page.imagewidth), int(page.samplesperpixel)
+        height = int(page.imagelength)
+        width = int(page.imagewidth)
+        samples = int(page.samplesperpixel)
         shape = (samples, height, width) if planar else (height, width, samples)
-        count, offset = height * width * samples, int(page.dataoffsets[0])
+        count = height * width * samples
+        offset = int(page.dataoffsets[0])
         if offset + count * dtype.itemsize > source.size:
-            raise FormatError(f"{source.name}: the TIFF is truncated in its pixels; get it again from its source")
+            raise FormatError(
+                f"{source.name}: the TIFF is truncated in its pixels; get it again from its source"
+            )
         pixels = np.frombuffer(source.data(), dtype, count, offset).reshape(shape)
         self._pixels: Pixels = pixels if planar else pixels.transpose(2, 0, 1)
         self._dtype = np.dtype(page.dtype)

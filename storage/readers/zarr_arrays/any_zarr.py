@@ -1,4 +1,6 @@
-"""Zarr of any origin by windows: OME-Zarr 0.4 and 0.5, plain arrays of format 2 and 3, local or behind a URL."""
+"""Zarr of any origin by windows: OME-Zarr 0.4 and 0.5, plain arrays of format 2 and 3, local or
+behind a URL.
+"""
 
 from __future__ import annotations
 
@@ -32,12 +34,22 @@ from storage.readers.zarr_arrays import ngff
 if TYPE_CHECKING:
     from storage.image import Pixels
 
-# Chunks above this side, or with more planes than this besides the wanted one, are staged: a window would decode much
-# that it does not need.
-_LAZY_SIDE, _LAZY_PLANES = 1024, 16
+# Chunks above this side, or with more planes than this besides the wanted one, are staged: a window
+# would decode much that it does not need.
+_LAZY_SIDE = 1024
+_LAZY_PLANES = 16
 # Chunks that a block of chunks of ours can touch, which zarr decodes at the same time.
 _AT_ONCE = 4
-_KNOWN = {"row": "y", "col": "x", "column": "x", "band": "c", "channel": "c", "time": "t", "lat": "y", "lon": "x"}
+_KNOWN = {
+    "row": "y",
+    "col": "x",
+    "column": "x",
+    "band": "c",
+    "channel": "c",
+    "time": "t",
+    "lat": "y",
+    "lon": "x",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,10 +67,16 @@ class AnyZarrReader:
     """Read windows of the chosen frame and bands; nothing is kept between reads."""
 
     def __init__(
-        self, path: str, selection: Selection = EVERYTHING, *, level: int = 0, max_pixels: int = MAX_PIXELS
+        self,
+        path: str,
+        selection: Selection = EVERYTHING,
+        *,
+        level: int = 0,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         found = _find(path, level, selection)
-        self._array, self._axes = found.array, found.axes
+        self._array = found.array
+        self._axes = found.axes
         self.info, self._bands, self._frame = _describe(redact(path), found, selection, max_pixels)
 
     def read(self, box: Box) -> Pixels:
@@ -86,18 +104,25 @@ class AnyZarrReader:
         return np.array(turned, self.info.dtype, order="C")
 
 
-def inspect_any(path: str, selection: Selection = EVERYTHING, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
+def inspect_any(
+    path: str, selection: Selection = EVERYTHING, *, max_pixels: int = MAX_PIXELS
+) -> ImageInfo:
     """Describe the image of a zarr group or array; raises FormatError for what is not one."""
     return AnyZarrReader(path, selection, max_pixels=max_pixels).info
 
 
 def _find(path: str, level: int, selection: Selection) -> _Found:
-    name, node = redact(path), _open(path)
+    name = redact(path)
+    node = _open(path)
     if isinstance(node, zarr.Array):
-        return _Found(array=node, name=name, axes=_plain_axes(name, node, selection), scale=None, levels=())
+        return _Found(
+            array=node, name=name, axes=_plain_axes(name, node, selection), scale=None, levels=()
+        )
     scale = ngff.parse_group(name, dict(node.attrs), _members(node))
     if not 0 <= level < len(scale.datasets):
-        raise FormatError(f"{name}: no level {level}; the pyramid has levels 0..{len(scale.datasets) - 1}")
+        raise FormatError(
+            f"{name}: no level {level}; the pyramid has levels 0..{len(scale.datasets) - 1}"
+        )
     arrays = []
     for dataset in scale.datasets:
         array = _member(name, node, dataset)
@@ -107,9 +132,16 @@ def _find(path: str, level: int, selection: Selection) -> _Found:
                 f"({', '.join(scale.axes)}); the image is damaged"
             )
         arrays.append(array)
-    y, x = scale.axes.index("y"), scale.axes.index("x")
+    y = scale.axes.index("y")
+    x = scale.axes.index("x")
     sizes = tuple((array.shape[y], array.shape[x]) for array in arrays)
-    return _Found(array=arrays[level], name=name, axes=scale.axes, scale=scale, levels=sizes if len(sizes) > 1 else ())
+    return _Found(
+        array=arrays[level],
+        name=name,
+        axes=scale.axes,
+        scale=scale,
+        levels=sizes if len(sizes) > 1 else (),
+    )
 
 
 def _open(path: str) -> zarr.Array[Any] | zarr.Group:
@@ -123,7 +155,9 @@ def _open(path: str) -> zarr.Array[Any] | zarr.Group:
     except FileNotFoundError:
         kind = "no zarr image" if is_url(path) else "a folder without zarr.json, .zarray or .zgroup"
         raise FormatError(f"{name}: {kind}; give an image file or a zarr image") from None
-    except Exception as error:  # metadata of any origin breaks zarr in any place; all of it means the same
+    except (
+        Exception
+    ) as error:  # metadata of any origin breaks zarr in any place; all of it means the same
         raise FormatError(f"{name}: not readable as zarr: {redact(one_line(error))}") from error
 
 
@@ -138,26 +172,42 @@ def _member(name: str, group: zarr.Group, dataset: str) -> zarr.Array[Any]:
     try:
         array = group[dataset]
     except KeyError:
-        raise FormatError(f"{name}: its metadata names level {dataset!r}, which is missing; get it again") from None
+        raise FormatError(
+            f"{name}: its metadata names level {dataset!r}, which is missing; get it again"
+        ) from None
     except Exception as error:  # as in _open
-        raise FormatError(f"{name}: level {dataset!r} is not readable as zarr: {redact(one_line(error))}") from error
+        raise FormatError(
+            f"{name}: level {dataset!r} is not readable as zarr: {redact(one_line(error))}"
+        ) from error
     if not isinstance(array, zarr.Array):
-        raise FormatError(f"{name}: its metadata names level {dataset!r}, which is a group; the image is damaged")
+        raise FormatError(
+            f"{name}: its metadata names level {dataset!r}, which is a group; the image is damaged"
+        )
     return array
 
 
 def _plain_axes(name: str, array: zarr.Array[Any], selection: Selection) -> tuple[str, ...]:
-    """Return the axes of an array without OME metadata: its dimension names, or two axes y, x; never a guess."""
+    """Return the axes of an array without OME metadata: its dimension names, or two axes y, x;
+    never a guess.
+    """
     named = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
     if named is not None and all(isinstance(axis, str) for axis in named):
         axes = tuple(_KNOWN.get(axis.lower(), axis.lower()) for axis in named)
-        if len(axes) == array.ndim and {"y", "x"} <= set(axes) <= set("tczyx") and len(set(axes)) == len(axes):
+        if (
+            len(axes) == array.ndim
+            and {"y", "x"} <= set(axes) <= set("tczyx")
+            and len(set(axes)) == len(axes)
+        ):
             return axes
-        raise FormatError(f"{name}: a zarr array of axes {', '.join(map(str, named))}; supported: t, c, z, y, x")
+        raise FormatError(
+            f"{name}: a zarr array of axes {', '.join(map(str, named))}; supported: t, c, z, y, x"
+        )
     if array.ndim == 2:
         return "y", "x"
     given = [
-        axis for axis, value in (("c", selection.channel), ("z", selection.z), ("t", selection.t)) if value is not None
+        axis
+        for axis, value in (("c", selection.channel), ("z", selection.z), ("t", selection.t))
+        if value is not None
     ]
     if array.ndim == 3 and len(given) == 1:
         return given[0], "y", "x"
@@ -171,17 +221,26 @@ def _describe(
     path: str, found: _Found, selection: Selection, max_pixels: int
 ) -> tuple[ImageInfo, tuple[int, ...], dict[str, int]]:
     """Return (description, bands, index on every further axis)."""
-    array, axes = found.array, found.axes
+    array = found.array
+    axes = found.axes
     lengths = dict(zip(axes, map(int, array.shape), strict=True))
     if min(lengths.values()) < 1:
-        raise FormatError(f"{path}: a zarr array of shape {array.shape}; an image needs at least one pixel")
+        raise FormatError(
+            f"{path}: a zarr array of shape {array.shape}; an image needs at least one pixel"
+        )
     check_size(path, lengths["y"], lengths["x"], max_pixels)
-    stored = str(np.dtype(array.dtype).newbyteorder("=")) if array.dtype.kind in "biufc" else str(array.dtype)
+    stored = (
+        str(np.dtype(array.dtype).newbyteorder("="))
+        if array.dtype.kind in "biufc"
+        else str(array.dtype)
+    )
     if stored not in DELIVERED:
         raise FormatError(
             f"{path}: found {stored} samples; supported: {', '.join(DELIVERED)}; convert the array to one of them"
         )
-    frame = choose_frames(path, selection, {axis: lengths[axis] for axis in ("z", "t") if axis in axes})
+    frame = choose_frames(
+        path, selection, {axis: lengths[axis] for axis in ("z", "t") if axis in axes}
+    )
     bands = choose_bands(path, selection.channel, lengths.get("c", 1), None)
     chunk = dict(zip(axes, map(int, array.chunks), strict=True))
     size = int(np.prod(array.chunks)) * array.dtype.itemsize
@@ -193,8 +252,11 @@ def _describe(
     planes = int(np.prod([length for axis, length in chunk.items() if axis not in "yx"]))
     lazy = max(chunk["y"], chunk["x"]) <= _LAZY_SIDE and planes <= _LAZY_PLANES
     layout = f"zarr {array.metadata.zarr_format} chunks {'x'.join(map(str, array.chunks))} ({', '.join(axes)})"
-    names = found.scale.names if found.scale and len(found.scale.names) == lengths.get("c", 1) else ()
-    dtype, notes = DELIVERED[stored], [f"absent chunks are read as the fill value {array.fill_value}, as Zarr defines"]
+    names = (
+        found.scale.names if found.scale and len(found.scale.names) == lengths.get("c", 1) else ()
+    )
+    dtype = DELIVERED[stored]
+    notes = [f"absent chunks are read as the fill value {array.fill_value}, as Zarr defines"]
     if stored in WIDENED:
         notes.append(f"{stored} is widened to {dtype}, value by value")
     block = cut(lengths["y"], lengths["x"], len(bands) * ITEMSIZE[dtype], (chunk["y"], chunk["x"]))

@@ -1,7 +1,8 @@
-"""Compressed-sensing measurements on disk: a zarr array (kept coefficients of all bands, blocks down, blocks across).
+"""Compressed-sensing measurements on disk: a zarr array (kept coefficients of all bands, blocks
+down, blocks across).
 
-float32, in the unit of samples mapped to [-1, 1]; the coefficients of band 0 come first. Its attributes say what
-was measured, so that the file needs no companion: see `CsInfo`.
+float32, in the unit of samples mapped to [-1, 1]; the coefficients of band 0 come first. Its
+attributes say what was measured, so that the file needs no companion: see `CsInfo`.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ def inspect_coefficients(path: Path) -> CsInfo:
             f"{path}: not a compressed-sensing measurement; make one with `gigarestore degrade IN OUT.zarr --task cs`"
         ) from None
     if tuple(blocks) != info.blocks or depth % info.bands:
-        raise FormatError(f"{path}: {depth} x {blocks} coefficients do not fit {info}; get the measurement again")
+        raise FormatError(
+            f"{path}: {depth} x {blocks} coefficients do not fit {info}; get the measurement again"
+        )
     return info
 
 
@@ -61,7 +64,8 @@ def create_coefficients(path: Path, info: CsInfo, kept: int) -> zarr.Array:
     """Create a measurement to be written by blocks; its folder must not exist."""
     import zarr
 
-    depth, (rows, cols) = kept * info.bands, info.blocks
+    depth = kept * info.bands
+    (rows, cols) = info.blocks
     return zarr.create_array(
         store=path,
         shape=(depth, rows, cols),

@@ -1,4 +1,6 @@
-"""Read the zarr arrays that this package writes: staged inputs, and the levels of a published image."""
+"""Read the zarr arrays that this package writes: staged inputs, and the levels of a published
+image.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +25,29 @@ if TYPE_CHECKING:
 
 STAGED = "gigarestore_staged"
 """Attribute under which a staged array keeps what its source file said."""
-# Facts of a source that a staged copy keeps as they are; profile and georeference need a form of their own.
-_KEPT = ("format", "layout", "bits", "limits", "names", "nodata", "alpha", "pixel_size", "levels", "axes", "notes")
+# Facts of a source that a staged copy keeps as they are; profile and georeference need a form of
+# their own.
+_KEPT = (
+    "format",
+    "layout",
+    "bits",
+    "limits",
+    "names",
+    "nodata",
+    "alpha",
+    "pixel_size",
+    "levels",
+    "axes",
+    "notes",
+)
 
 
 def is_own(path: str) -> bool:
-    """Tell whether a local folder is an array or image that this package wrote: its codecs are exactly ours.
+    """Tell whether a local folder is an array or image that this package wrote: its codecs are
+    exactly ours.
 
-    In those every chunk is stored, so that a missing one is damage; elsewhere it stands for the fill value.
+    In those every chunk is stored, so that a missing one is damage; elsewhere it stands for the
+    fill value.
     """
     folder = Path(path)
     if not (folder / zarr_meta.ZARR_JSON).is_file():
@@ -69,9 +86,13 @@ def _locate(path: str, level: int) -> tuple[Path, ImageInfo]:
     if document.get("node_type") == "group":
         names, meaning = ome.describe(path, document)
         if not 0 <= level < len(names):
-            raise FormatError(f"{path}: no level {level}; the pyramid has levels 0..{len(names) - 1}")
+            raise FormatError(
+                f"{path}: no level {level}; the pyramid has levels 0..{len(names) - 1}"
+            )
         array = zarr_meta.load(folder / names[level])
-        size, geo, coarser = meaning.pixel_size, meaning.geo, 2**level
+        size = meaning.pixel_size
+        geo = meaning.geo
+        coarser = 2**level
         facts = {
             "icc": meaning.icc,
             "names": meaning.names,
@@ -82,13 +103,16 @@ def _locate(path: str, level: int) -> tuple[Path, ImageInfo]:
         return folder / names[level], _info(path, "OME-Zarr", array, **facts)
     staged = (document.get("attributes") or {}).get(STAGED)
     if staged is None:
-        raise FormatError(f"{path}: a zarr array of unknown axes; give an image file or a published OME-Zarr image")
+        raise FormatError(
+            f"{path}: a zarr array of unknown axes; give an image file or a published OME-Zarr image"
+        )
     return folder, _info(path, "staged", document, **_facts(staged))
 
 
 def _facts(staged: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a description from what `staged_facts` wrote."""
-    nodata, geo = staged.get("nodata"), staged.get("geo")
+    nodata = staged.get("nodata")
+    geo = staged.get("geo")
     return {
         "bits": staged["bits"],
         "limits": _pair(staged.get("limits")),
@@ -149,8 +173,12 @@ class ZarrReader:
         self._require_objects(box)
         try:
             pixels = np.asarray(self._array[(slice(None), *box.slices())])
-        except Exception as error:  # codecs raise their own types, which all mean that the data is damaged
-            raise DamagedError(f"{self._folder}: {box} cannot be decoded: {one_line(error)}; write it again") from error
+        except (
+            Exception
+        ) as error:  # codecs raise their own types, which all mean that the data is damaged
+            raise DamagedError(
+                f"{self._folder}: {box} cannot be decoded: {one_line(error)}; write it again"
+            ) from error
         self._require_objects(box)  # again: one that went away in between was read as zeros
         return pixels
 
@@ -165,4 +193,6 @@ class ZarrReader:
                 for col in range(box.x0 // width, -(-box.x1 // width)):
                     key = self._array.metadata.encode_chunk_key((plane, row, col))
                     if not (self._folder / key).is_file():
-                        raise DamagedError(f"{self._folder / key}: missing from the array; write it again")
+                        raise DamagedError(
+                            f"{self._folder / key}: missing from the array; write it again"
+                        )

@@ -21,7 +21,9 @@ from storage.run_store.run_lock import RunLock
 
 
 def entries(count):
-    return [Entry(f"line {i}", {"path": f"/in/{i}.png", "output": f"{i}.zarr"}) for i in range(count)]
+    return [
+        Entry(f"line {i}", {"path": f"/in/{i}.png", "output": f"{i}.zarr"}) for i in range(count)
+    ]
 
 
 def names(found):
@@ -40,7 +42,9 @@ def test_a_pattern_keeps_the_folders_below_its_first_wildcard(tmp_path):
     with pytest.raises(PlanError, match=r"output red.zarr is that of .* too"):
         read_entries([f"{tmp_path}/a/red.tif", f"{tmp_path}/b/red.tif"], {})
     for folders in (f"{tmp_path}/a", f"{tmp_path}/a/", f"{tmp_path}/?"):
-        with pytest.raises(PlanError, match=r'no image but a folder; .* for example ".*[a?]/\*.tif"'):
+        with pytest.raises(
+            PlanError, match=r'no image but a folder; .* for example ".*[a?]/\*.tif"'
+        ):
             read_entries([folders], {})
     with pytest.raises(PlanError, match="no such image"):
         read_entries([f"{tmp_path}/*/blue.tif"], {})
@@ -50,7 +54,9 @@ def test_a_pattern_keeps_the_folders_below_its_first_wildcard(tmp_path):
 def test_a_manifest_overrides_the_command_line_image_by_image(suffix, tmp_path):
     path = tmp_path / f"images{suffix}"
     if suffix == ".csv":
-        path.write_text("input, mask, task, sigma, operator-arg\na.png,m.png,inpaint,10%,\n s3://b/c.tif,,,,g=1 h=2\n")
+        path.write_text(
+            "input, mask, task, sigma, operator-arg\na.png,m.png,inpaint,10%,\n s3://b/c.tif,,,,g=1 h=2\n"
+        )
     else:
         rows = [
             {"input": "a.png", "mask": "m.png", "task": "inpaint", "sigma": "10%"},
@@ -70,7 +76,10 @@ def test_a_manifest_overrides_the_command_line_image_by_image(suffix, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("input,scle\na.png,4\n", r"images.csv line 2: unknown column 'scle'; did you mean 'scale'\?"),
+        (
+            "input,scle\na.png,4\n",
+            r"images.csv line 2: unknown column 'scle'; did you mean 'scale'\?",
+        ),
         ("input,workers\na.png,4\n", "workers is the whole batch's; give it on the command line"),
         ("input,scale\na.png,four\n", r"images.csv line 2: the options: task.scale = 'four'"),
         ("scale\n4\n", "line 2 has no input"),
@@ -91,7 +100,13 @@ def test_a_manifest_that_cannot_be_meant_is_refused_with_its_line(text, message,
 
 
 def test_what_a_batch_keeps_is_what_it_was_given(tmp_path):
-    given = {"scale": 3, "channel": "0,2", "value_range": "0,4095", "label": 7, "region": ["0,0,8,8:builtin"]}
+    given = {
+        "scale": 3,
+        "channel": "0,2",
+        "value_range": "0,4095",
+        "label": 7,
+        "region": ["0,0,8,8:builtin"],
+    }
     before = [Entry("here", {**entry.given, **given}) for entry in entries(3)]
     folder = BatchFolder(tmp_path / "out")
     assert not folder.exists
@@ -109,7 +124,9 @@ def test_what_a_batch_keeps_holds_in_every_folder(tmp_path, monkeypatch):
         'a.png,job.toml,,,"0,0,8,8:diffusers:net:3 8,8,16,16:builtin:1",gaussian:2,m.png\n'
         "b.png,,guide.pt,guided-diffusion:n.pt,,kernel.png,\n"
     )
-    (tmp_path / "job.toml").write_text('denoiser = "prior:own.safetensors"\n[guidance]\nclassifier = "c.pt"\n')
+    (tmp_path / "job.toml").write_text(
+        'denoiser = "prior:own.safetensors"\n[guidance]\nclassifier = "c.pt"\n'
+    )
     folder = BatchFolder(tmp_path / "out")
     folder.make()
     monkeypatch.chdir(tmp_path)
@@ -123,12 +140,24 @@ def test_what_a_batch_keeps_holds_in_every_folder(tmp_path, monkeypatch):
     assert [r.denoiser for r in first.regions] == [f"diffusers:{tmp_path}/net", "builtin"]
     assert [r.label for r in first.regions] == [3, 1]
     assert second.denoiser == f"guided-diffusion:{tmp_path}/n.pt"
-    assert (second.guidance.classifier, second.task.blur) == (f"{tmp_path}/guide.pt", f"{tmp_path}/kernel.png")
+    assert (second.guidance.classifier, second.task.blur) == (
+        f"{tmp_path}/guide.pt",
+        f"{tmp_path}/kernel.png",
+    )
 
 
 def test_an_image_with_a_region_is_done_once(tmp_path, cli, make_picture, write_picture):
     write_picture(tmp_path / "a.png", make_picture(24, 24))
-    command = ["batch", tmp_path / "a.png", tmp_path / "out", "--executor", "serial", "--no-verify", "--scale", 2]
+    command = [
+        "batch",
+        tmp_path / "a.png",
+        tmp_path / "out",
+        "--executor",
+        "serial",
+        "--no-verify",
+        "--scale",
+        2,
+    ]
     command += ["--tile", 32, "--stride", 16, "--levels", 1, "--steps", 2]
     records = tmp_path / "out" / "batch.jsonl"
     first = cli(*command, "--region", "1,1,16,16:analytic:")
@@ -203,7 +232,10 @@ def test_a_share_that_is_none_is_refused(text):
 
 
 def test_a_slurm_task_takes_its_share():
-    array = {f"SLURM_ARRAY_TASK_{n}": v for n, v in {"ID": "7", "COUNT": "3", "MIN": "3", "MAX": "7"}.items()}
+    array = {
+        f"SLURM_ARRAY_TASK_{n}": v
+        for n, v in {"ID": "7", "COUNT": "3", "MIN": "3", "MAX": "7"}.items()
+    }
     assert array_shard({**array, "SLURM_ARRAY_TASK_STEP": "2"}) == (3, 3)
     with pytest.raises(PlanError, match="without gaps"):
         array_shard(array)
@@ -235,25 +267,44 @@ def test_overlapping_batches_of_a_worker_count_once(monkeypatch):
     usage(WorkerLost(worker="b", cause="why"))
     now[0] = 115.0  # it is told of later than it ended
     usage(BatchCommitted(worker="a", keys=((0, 0, 1),), seconds=5.0, nfe=2, ended=112.0))
-    assert (usage.busy, usage.nfe, usage.tiles, usage.workers, usage.seconds) == (8.0, 4, 2, 2, 12.0)
+    assert (usage.busy, usage.nfe, usage.tiles, usage.workers, usage.seconds) == (
+        8.0,
+        4,
+        2,
+        2,
+        12.0,
+    )
     assert usage.share == pytest.approx(8 / 22)
 
 
-@given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(1, 12), st.randoms(use_true_random=False))
-def test_a_worker_that_is_never_idle_counts_whole_in_whatever_order_runs_tell_of_it(runs, most, rng):
-    """Each run tells of its own batches in order, of several at once, and none knows what the others tell."""
-    usage, left = Usage(), {run: [n for n, other in enumerate(runs) if other == run] for run in set(runs)}
+@given(
+    st.lists(st.integers(0, 3), min_size=1, max_size=40),
+    st.integers(1, 12),
+    st.randoms(use_true_random=False),
+)
+def test_a_worker_that_is_never_idle_counts_whole_in_whatever_order_runs_tell_of_it(
+    runs, most, rng
+):
+    """Each run tells of its own batches in order, of several at once, and none knows what the
+    others tell.
+    """
+    usage = Usage()
+    left = {run: [n for n, other in enumerate(runs) if other == run] for run in set(runs)}
     while any(left.values()):
         run = rng.choice([run for run, batches in left.items() if batches])
-        told, left[run] = left[run][:most], left[run][most:]
+        told = left[run][:most]
+        left[run] = left[run][most:]
         for number in told:
             ended = 100.0 + 0.5 * (number + 1)
-            usage(BatchCommitted(worker="a", keys=((0, 0, number),), seconds=0.5, nfe=1, ended=ended))
+            usage(
+                BatchCommitted(worker="a", keys=((0, 0, number),), seconds=0.5, nfe=1, ended=ended)
+            )
     assert usage.busy == pytest.approx(0.5 * len(runs))
 
 
 def test_a_worker_with_many_pauses_counts_without_them_in_bounded_memory():
-    spans, found = [], 0.0
+    spans = []
+    found = 0.0
     for number in range(10 * KEPT):
         found += cover(spans, (2.0 * number, 2.0 * number + 1.0))
         found += cover(spans, (2.0 * number + 0.5, 2.0 * number + 1.0))
@@ -262,11 +313,16 @@ def test_a_worker_with_many_pauses_counts_without_them_in_bounded_memory():
 
 
 def test_batches_that_are_told_of_together_all_count():
-    now, usage = time.time(), Usage()
+    now = time.time()
+    usage = Usage()
     usage(WorkerStarted(worker="a", device="cpu"))
     for number in range(5):
         batch = BatchCommitted(
-            worker="a", keys=((0, 0, number),), seconds=100.0, nfe=1, ended=now + 100.0 * (number + 1)
+            worker="a",
+            keys=((0, 0, number),),
+            seconds=100.0,
+            nfe=1,
+            ended=now + 100.0 * (number + 1),
         )
         usage(batch)
     assert usage.busy == pytest.approx(500.0)
@@ -285,13 +341,18 @@ def graph(rows, cols, order="raster"):
     st.randoms(use_true_random=False),
 )
 @settings(max_examples=80, deadline=None)
-def test_runs_that_share_a_crew_all_end_and_each_only_where_it_is_known(shapes, workers, most, continuous, rng):
-    """Any order of reports, failures, workers that open a run late or are kept apart: all tiles run, suspects alone."""
+def test_runs_that_share_a_crew_all_end_and_each_only_where_it_is_known(
+    shapes, workers, most, continuous, rng
+):
+    """Any order of reports, failures, workers that open a run late or are kept apart: all tiles
+    run, suspects alone.
+    """
     crew = Dispatcher(most, continuous)
     runs = [Tiles(Frontier(graph(*shape)), {rng.randrange(workers)}) for shape in shapes]
     for worker in range(workers):
         crew.join(worker)
-    sent, failures = [], 3
+    sent = []
+    failures = 3
     while not all(run.frontier.finished for run in runs):
         rng.choice(runs).opened.add(rng.randrange(workers))
         apart = {worker for worker in range(workers) if sent and rng.random() < 0.3}
@@ -320,7 +381,8 @@ def test_runs_that_share_a_crew_all_end_and_each_only_where_it_is_known(shapes, 
 
 
 def test_the_oldest_run_goes_first_and_the_next_fills_what_it_leaves_idle():
-    crew, workers = Dispatcher(1), ["a", "b", "c"]
+    crew = Dispatcher(1)
+    workers = ["a", "b", "c"]
     for worker in workers:
         crew.join(worker)
     old, new = (Tiles(Frontier(graph(3, 3)), workers) for _ in range(2))

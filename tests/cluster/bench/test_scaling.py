@@ -11,7 +11,12 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def test_a_chart_is_an_image_whose_points_lie_inside_and_in_order():
-    drawn = svg("a < b", "x", "y", [Line("up", [(1, 2.0), (3, 9.0)]), Line("down", [(1, 8.0), (3, 1.0)], dashed=True)])
+    drawn = svg(
+        "a < b",
+        "x",
+        "y",
+        [Line("up", [(1, 2.0), (3, 9.0)]), Line("down", [(1, 8.0), (3, 1.0)], dashed=True)],
+    )
     root = ElementTree.fromstring(drawn)
     up, down = (
         [tuple(map(float, point.split(","))) for point in line.get("points").split()]
@@ -33,12 +38,26 @@ def test_a_chart_of_nothing_is_refused():
 def test_the_scaling_bench_restores_a_picture_and_draws_it(cli, tmp_path):
     chart = tmp_path / "chart.svg"
     ended = cli(
-        *("bench", "scaling", "--denoiser", "analytic:", "--tiles", "2", "--tile", "64", "--stride", "48"),
+        *(
+            "bench",
+            "scaling",
+            "--denoiser",
+            "analytic:",
+            "--tiles",
+            "2",
+            "--tile",
+            "64",
+            "--stride",
+            "48",
+        ),
         *("--steps", "1", "--workers", "1", "--plot", chart),
     )
     assert ended.code == 0, ended.err
     found = json.loads(ended.out.splitlines()[-1])
-    assert [(run["kind"], run["workers"], run["tiles"]) for run in found["runs"]] == [("strong", 1, 4), ("weak", 1, 4)]
+    assert [(run["kind"], run["workers"], run["tiles"]) for run in found["runs"]] == [
+        ("strong", 1, 4),
+        ("weak", 1, 4),
+    ]
     for run in found["runs"]:
         assert run["makespan"] == pytest.approx(run["ideal"]) == pytest.approx(run["bound"])
         assert run["efficiency"] == pytest.approx(1)

@@ -1,4 +1,6 @@
-"""Bad input through the command line: exit 2, one clear line, nothing at OUT. Also what looks bad and is not."""
+"""Bad input through the command line: exit 2, one clear line, nothing at OUT. Also what looks bad
+and is not.
+"""
 
 import pickle
 import shutil
@@ -22,7 +24,9 @@ QUICK = ["--scale", "4", "--tile", "32", "--steps", "1", "--executor", "serial",
 
 @pytest.fixture
 def refused(cli, tmp_path):
-    """Run a command that must be refused as bad input; return its one line. Nothing may appear at OUT."""
+    """Run a command that must be refused as bad input; return its one line. Nothing may appear at
+    OUT.
+    """
 
     def run(*arguments):
         ended = cli(*arguments)
@@ -35,19 +39,31 @@ def refused(cli, tmp_path):
 
 
 def png_chunk(name, payload):
-    return struct.pack(">I", len(payload)) + name + payload + struct.pack(">I", zlib.crc32(name + payload))
+    return (
+        struct.pack(">I", len(payload))
+        + name
+        + payload
+        + struct.pack(">I", zlib.crc32(name + payload))
+    )
 
 
 def empty_png():
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 0, 7, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", zlib.compress(b"")) + png_chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + header
+        + png_chunk(b"IDAT", zlib.compress(b""))
+        + png_chunk(b"IEND", b"")
+    )
 
 
 def test_a_missing_file_is_refused(refused, tmp_path):
     assert "no such file" in refused("restore", tmp_path / "none.png", tmp_path / "out", *QUICK)
 
 
-@pytest.mark.parametrize("content", [b"", b"hello, world", b"\0" * 100, b"GIF89a....", b"<html></html>"])
+@pytest.mark.parametrize(
+    "content", [b"", b"hello, world", b"\0" * 100, b"GIF89a....", b"<html></html>"]
+)
 def test_what_is_not_an_image_is_refused(content, refused, tmp_path):
     path = tmp_path / "in.png"
     path.write_bytes(content)
@@ -92,7 +108,9 @@ def test_an_image_of_zero_size_is_refused(refused, tmp_path):
     assert "at least 1 x 1" in refused("restore", path, tmp_path / "out", *QUICK)
 
 
-def test_an_image_smaller_than_a_tile_works(cli, tmp_path, make_picture, write_picture, published_pixels):
+def test_an_image_smaller_than_a_tile_works(
+    cli, tmp_path, make_picture, write_picture, published_pixels
+):
     path = write_picture(tmp_path / "in.png", make_picture(3, 5))
     ended = cli("restore", path, tmp_path / "out", *QUICK)
     assert (ended.code, ended.err) == (0, "")
@@ -100,7 +118,9 @@ def test_an_image_smaller_than_a_tile_works(cli, tmp_path, make_picture, write_p
 
 
 @pytest.mark.parametrize("scale", [3, 5, 6, 7])
-def test_a_scale_that_does_not_fit_the_tile_is_refused_with_tiles_that_do(scale, refused, cli, small, tmp_path):
+def test_a_scale_that_does_not_fit_the_tile_is_refused_with_tiles_that_do(
+    scale, refused, cli, small, tmp_path
+):
     options = ["--steps", "1", "--executor", "serial", "--quiet", "--levels", "1"]
     line = refused("restore", small, tmp_path / "out", "--scale", scale, "--tile", 64, *options)
     assert "tile 64 does not fit scale" in line
@@ -185,7 +205,9 @@ def test_a_mask_of_another_size_is_refused(refused, small, tmp_path, make_pictur
     line = refused("restore", small, tmp_path / "out", "--task", "inpaint", "--mask", mask)
     assert "19x24" in line
     assert "20x24" in line
-    missing = refused("restore", small, tmp_path / "out", "--task", "inpaint", "--mask", tmp_path / "none.png")
+    missing = refused(
+        "restore", small, tmp_path / "out", "--task", "inpaint", "--mask", tmp_path / "none.png"
+    )
     assert "none.png: no such file" in missing
 
 
@@ -214,7 +236,10 @@ def checkpoint_files(folder):
     torch.save({"conv.weight": torch.zeros(3, 3)}, folder / "other.pt")
     torch.save([1, 2, 3], folder / "list.pt")
     torch.save(
-        {"time_embed.0.weight": torch.zeros(4, 9), "input_blocks.0.0.weight": torch.zeros(2, 3, 3, 3)},
+        {
+            "time_embed.0.weight": torch.zeros(4, 9),
+            "input_blocks.0.0.weight": torch.zeros(2, 3, 3, 3),
+        },
         folder / "shapes.pt",
     )
     (folder / "half.safetensors").write_bytes(struct.pack("<Q", 10**6) + b"{")
@@ -246,11 +271,20 @@ def test_a_file_that_is_no_checkpoint_is_refused_and_its_code_does_not_run(
 
 
 def test_a_missing_checkpoint_is_refused(refused, small, tmp_path):
-    line = refused("restore", small, tmp_path / "out", *QUICK, "--denoiser", f"guided-diffusion:{tmp_path / 'no.pt'}")
+    line = refused(
+        "restore",
+        small,
+        tmp_path / "out",
+        *QUICK,
+        "--denoiser",
+        f"guided-diffusion:{tmp_path / 'no.pt'}",
+    )
     assert "no.pt" in line
 
 
-def test_an_output_that_exists_is_refused_and_both_ways_out_are_named(cli, small, tmp_path, published_files):
+def test_an_output_that_exists_is_refused_and_both_ways_out_are_named(
+    cli, small, tmp_path, published_files
+):
     out = tmp_path / "out"
     assert cli("restore", small, out, *QUICK).code == 0
     before = published_files(out)
@@ -298,7 +332,9 @@ def test_an_output_folder_that_cannot_be_written_is_one_line(cli, small, tmp_pat
 def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(tmp_path):
     size = {"size": (2_000_000, 2_000_000), "bands": 3, "dtype": "uint8"}
     plan = plan_job(JobSpec.build({"input": size, "task": {"name": "sr", "scale": 4}}))
-    with pytest.raises(PlanError, match=r"no disk space: .* needs about \d+\.\d GB and .* has") as refused:
+    with pytest.raises(
+        PlanError, match=r"no disk space: .* needs about \d+\.\d GB and .* has"
+    ) as refused:
         check_disk(RunDir(tmp_path / "a" / "b" / "out"), disk_bytes(plan))
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "a").exists()
@@ -306,7 +342,9 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(tmp_path
 
 
 def test_no_disk_space_through_the_command_line(refused, tmp_path):
-    line = refused("restore", tmp_path / "out", "--task", "generate", "--size", "2000000x2000000", "--quiet")
+    line = refused(
+        "restore", tmp_path / "out", "--task", "generate", "--size", "2000000x2000000", "--quiet"
+    )
     assert line.startswith("no disk space: ")
 
 
@@ -337,17 +375,34 @@ def finished(tmp_path_factory, small, job, serially):
 
 
 @pytest.mark.parametrize(("options", "field"), CHANGES, ids=lambda value: str(value))
-def test_resume_with_a_changed_option_is_refused_by_its_name_and_changes_nothing(options, field, finished, cli):
+def test_resume_with_a_changed_option_is_refused_by_its_name_and_changes_nothing(
+    options, field, finished, cli
+):
     before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
     ended = cli("resume", finished, "--executor", "serial", *options)
     assert ended.code == 2
     name = field.rpartition(".")[2]
-    assert field in ended.complaint or f"--{name}" in ended.complaint or f"{name} " in ended.complaint
+    assert (
+        field in ended.complaint or f"--{name}" in ended.complaint or f"{name} " in ended.complaint
+    )
     assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
 
 
 def test_resume_with_the_options_of_the_run_is_not_a_change(finished, cli):
-    options = ["--steps", 1, "--seed", 0, "--tile", 32, "--scale", 4, "--executor", "serial", "--batch", 2]
+    options = [
+        "--steps",
+        1,
+        "--seed",
+        0,
+        "--tile",
+        32,
+        "--scale",
+        4,
+        "--executor",
+        "serial",
+        "--batch",
+        2,
+    ]
     assert cli("resume", finished, *options).code == 0
 
 
@@ -373,7 +428,9 @@ def test_a_job_file_that_is_wrong_is_refused(refused, small, tmp_path):
     job = tmp_path / "job.toml"
     job.write_text("[sampling]\nstep = 3\n")
     assert "did you mean 'steps'" in refused("restore", small, tmp_path / "out", "--job", job)
-    assert "cannot read" in refused("restore", small, tmp_path / "out", "--job", tmp_path / "none.toml")
+    assert "cannot read" in refused(
+        "restore", small, tmp_path / "out", "--job", tmp_path / "none.toml"
+    )
 
 
 def test_an_export_that_cannot_be_made_is_refused(cli, finished, small, tmp_path):

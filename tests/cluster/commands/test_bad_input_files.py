@@ -1,4 +1,6 @@
-"""Bad input files: one clear line that says what was found, what is supported and what to do; never wrong pixels."""
+"""Bad input files: one clear line that says what was found, what is supported and what to do; never
+wrong pixels.
+"""
 
 import struct
 import zlib
@@ -25,12 +27,22 @@ def write(path, data):
 
 
 def chunk(name, payload):
-    return struct.pack(">I", len(payload)) + name + payload + struct.pack(">I", zlib.crc32(name + payload))
+    return (
+        struct.pack(">I", len(payload))
+        + name
+        + payload
+        + struct.pack(">I", zlib.crc32(name + payload))
+    )
 
 
 def png(height=4, width=4, bits=8, colour=2, extra=b"", interlace=0, pixels=b"\0"):
     header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, interlace)
-    parts = [chunk(b"IHDR", header), extra, chunk(b"IDAT", zlib.compress(pixels)), chunk(b"IEND", b"")]
+    parts = [
+        chunk(b"IHDR", header),
+        extra,
+        chunk(b"IDAT", zlib.compress(pixels)),
+        chunk(b"IEND", b""),
+    ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
@@ -39,7 +51,12 @@ def with_frame(marker=0xC0, bits=8, height=90, width=120, components=3):
     place = JPEG.index(b"\xff\xc0")
     old = struct.unpack_from(">H", JPEG, place + 2)[0]
     body = struct.pack(">BHHB", bits, height, width, components) + b"\1\x11\0" * components
-    return JPEG[:place] + struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body + JPEG[place + 2 + old :]
+    return (
+        JPEG[:place]
+        + struct.pack(">BBH", 0xFF, marker, len(body) + 2)
+        + body
+        + JPEG[place + 2 + old :]
+    )
 
 
 def refusal(path, read=False):
@@ -56,7 +73,9 @@ def refusal(path, read=False):
 
 
 def outcome(path, **limits):
-    """Read a whole file, unless it is large: return its shape and no line, or no shape and the line of the refusal."""
+    """Read a whole file, unless it is large: return its shape and no line, or no shape and the line
+    of the refusal.
+    """
     try:
         info = inspect(path, **limits)
         reader = open_image(path)
@@ -72,7 +91,10 @@ def outcome(path, **limits):
     ("data", "message"),
     [
         (b"", "the file is empty"),
-        (b"hello world, this is text", "not an image that is known here (it starts with 68 65 6c 6c"),
+        (
+            b"hello world, this is text",
+            "not an image that is known here (it starts with 68 65 6c 6c",
+        ),
         (b"GIF89a" + bytes(20), "a GIF file; supported: PNG, JPEG, JPEG 2000"),
         (b"RIFF\0\0\0\0WEBPVP8 ", "a WebP file"),
         (b"\0\0\0\x18ftypheic" + bytes(8), "a HEIC file"),
@@ -122,8 +144,12 @@ def test_a_png_is_refused_from_its_structure(tmp_path, data, message):
 def test_a_png_with_a_wrong_crc_or_too_few_pixels_is_refused_when_it_is_read(tmp_path):
     place = PNG.index(b"IDAT") + 900
     flipped = PNG[:place] + bytes((PNG[place] ^ 1,)) + PNG[place + 1 :]
-    assert "the PNG chunk IDAT at byte 33 fails its CRC" in refusal(write(tmp_path / "a.png", flipped), read=True)
-    assert "the PNG data is damaged" in refusal(write(tmp_path / "b.png", png(pixels=bytes(9))), read=True)
+    assert "the PNG chunk IDAT at byte 33 fails its CRC" in refusal(
+        write(tmp_path / "a.png", flipped), read=True
+    )
+    assert "the PNG data is damaged" in refusal(
+        write(tmp_path / "b.png", png(pixels=bytes(9))), read=True
+    )
 
 
 def test_a_small_limit_on_declared_pixels_is_respected(tmp_path):
@@ -145,7 +171,10 @@ def test_a_small_limit_on_declared_pixels_is_respected(tmp_path):
         (with_frame(components=4), "a CMYK JPEG; supported: 8 bit grey or colour"),
         (with_frame(components=2), "a JPEG with 2 components"),
         (with_frame(marker=0xC3), "a lossless, hierarchical or arithmetic JPEG"),
-        (with_frame(height=65_000, width=65_000), "above the limit of 2147483648 px; raise it with --max-pixels"),
+        (
+            with_frame(height=65_000, width=65_000),
+            "above the limit of 2147483648 px; raise it with --max-pixels",
+        ),
     ],
 )
 def test_a_jpeg_is_refused_from_its_structure(tmp_path, data, message):
@@ -156,7 +185,11 @@ def test_a_jpeg_whose_frame_lies_is_refused_when_it_is_read(tmp_path):
     place = JPEG.rindex(b"\xff\xda")
     path = write(tmp_path / "image.jpg", JPEG[: place + 14] + JPEG[-2:])
     info = inspect(path)
-    assert info.shape == (3, 90, 120)  # no checksum: the decoder may or may not notice, but it must not crash
+    assert info.shape == (
+        3,
+        90,
+        120,
+    )  # no checksum: the decoder may or may not notice, but it must not crash
     shape, line = outcome(path)
     assert shape == info.shape or "the JPEG data is damaged" in line
 
@@ -178,10 +211,26 @@ def patch_tag(path, code, value):
 
 GREY = PIXELS[:, :, 0]
 TIFF_KINDS = {
-    "double": (GREY.astype(np.float64), {"photometric": "minisblack"}, "found 64 bit float samples"),
-    "signed_32": (GREY.astype(np.int32), {"photometric": "minisblack"}, "found 32 bit signed samples"),
-    "uint32": (GREY.astype(np.uint32), {"photometric": "minisblack"}, "found 32 bit unsigned samples"),
-    "complex": (GREY.astype(np.complex64), {"photometric": "minisblack"}, "found 64 bit complex samples"),
+    "double": (
+        GREY.astype(np.float64),
+        {"photometric": "minisblack"},
+        "found 64 bit float samples",
+    ),
+    "signed_32": (
+        GREY.astype(np.int32),
+        {"photometric": "minisblack"},
+        "found 32 bit signed samples",
+    ),
+    "uint32": (
+        GREY.astype(np.uint32),
+        {"photometric": "minisblack"},
+        "found 32 bit unsigned samples",
+    ),
+    "complex": (
+        GREY.astype(np.complex64),
+        {"photometric": "minisblack"},
+        "found 64 bit complex samples",
+    ),
     "cmyk": (np.dstack([PIXELS, GREY]), {"photometric": "separated"}, "found CMYK pixels"),
     "lab": (PIXELS, {"photometric": "cielab"}, "found CIELAB pixels"),
     "volume": (
@@ -225,7 +274,10 @@ def test_a_truncated_tiff_is_refused(tmp_path):
     data = tiff(tmp_path / "image.tif", tile=(32, 32), compression="deflate").read_bytes()
     for size in (9, 100, 200, len(data) // 2, len(data) - 1):
         line = refusal(write(tmp_path / "cut.tif", data[:size]))
-        assert any(word in line for word in ("truncated", "damaged", "cut before", "need 12 tiles", "no data")), line
+        assert any(
+            word in line
+            for word in ("truncated", "damaged", "cut before", "need 12 tiles", "no data")
+        ), line
 
 
 @settings(max_examples=150, deadline=None)
@@ -238,9 +290,14 @@ def test_damaged_bytes_give_one_line_or_an_image_and_never_a_crash(tmp_path_fact
     source = data.draw(st.sampled_from([PNG, JPEG, sample.read_bytes()]))
     broken = bytearray(source)
     for _ in range(data.draw(st.integers(1, 4))):
-        place = data.draw(st.integers(0, min(len(broken), 700) - 1) | st.integers(0, len(broken) - 1))
+        place = data.draw(
+            st.integers(0, min(len(broken), 700) - 1) | st.integers(0, len(broken) - 1)
+        )
         broken[place] = data.draw(st.integers(0, 255))
-    path = write(folder / "fuzz", bytes(broken[: data.draw(st.integers(1, len(broken)) | st.just(len(broken)))]))
+    path = write(
+        folder / "fuzz",
+        bytes(broken[: data.draw(st.integers(1, len(broken)) | st.just(len(broken)))]),
+    )
     shape, line = outcome(path, max_pixels=1 << 20)
     assert (shape is None) != (line == "")
     assert "\n" not in line
@@ -249,7 +306,9 @@ def test_damaged_bytes_give_one_line_or_an_image_and_never_a_crash(tmp_path_fact
 def test_several_pages_are_refused_with_the_options_until_one_is_chosen(tmp_path):
     path = tiff(tmp_path / "pages.tif", np.stack([GREY] * 4), photometric="minisblack")
     line = refusal(path)
-    assert "holds 4 pages (90x120, 90x120, 90x120, ... H x W); choose one with --t 0 to --t 3" in line
+    assert (
+        "holds 4 pages (90x120, 90x120, 90x120, ... H x W); choose one with --t 0 to --t 3" in line
+    )
     assert inspect(path, Selection(t=2)).axes == (("t", 4),)
     with pytest.raises(FormatError, match="no --t 4; the file has t 0 to 3"):
         inspect(path, Selection(t=4))

@@ -30,8 +30,11 @@ print(code, times.user + times.system, peak[1], file=sys.stderr)
 
 
 def cost(*arguments, tries=3):
-    """Return (output, least CPU seconds of some tries, peak bytes) of a command in a process of its own."""
-    seconds, peaks = [], []
+    """Return (output, least CPU seconds of some tries, peak bytes) of a command in a process of its
+    own.
+    """
+    seconds = []
+    peaks = []
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     for _ in range(tries):
         command = [sys.executable, "-c", MEASURED, *arguments]
@@ -60,13 +63,17 @@ def test_a_plan_of_100_000_by_100_000_pixels_takes_no_time_and_no_memory():
 
 def test_the_finest_plan_of_100_000_by_100_000_pixels_is_no_different():
     options = ["--tile", "64", "--stride", "32", "--order", "centre", "--levels", "2"]
-    out, seconds, peak = cost("plan", "--size", "25000x25000", "--scale", "4", *options, "--json", tries=1)
+    out, seconds, peak = cost(
+        "plan", "--size", "25000x25000", "--scale", "4", *options, "--json", tries=1
+    )
     assert json.loads(out)["tiles"] > 10_000_000
     assert seconds < 3.0
     assert peak < 200e6
 
 
-@pytest.mark.parametrize("command", ["restore", "resume", "plan", "status", "verify", "export", "doctor", "demo"])
+@pytest.mark.parametrize(
+    "command", ["restore", "resume", "plan", "status", "verify", "export", "doctor", "demo"]
+)
 def test_every_command_explains_itself(command, cli):
     ended = cli(command, "--help")
     assert ended.code == 0
@@ -74,25 +81,55 @@ def test_every_command_explains_itself(command, cli):
 
 
 def test_a_plan_gives_back_its_job(cli, small):
-    options = ["--task", "sr", "--scale", 4, "--tile", 32, "--stride", 16, "--levels", 2, "--steps", 3, "--workers", 4]
+    options = [
+        "--task",
+        "sr",
+        "--scale",
+        4,
+        "--tile",
+        32,
+        "--stride",
+        16,
+        "--levels",
+        2,
+        "--steps",
+        3,
+        "--workers",
+        4,
+    ]
     told = json.loads(cli("plan", small, *options, "--json").out)
     spec = JobSpec.build(told["spec"])
     assert plan_job(spec).spec == spec
     assert (spec.task.scale, spec.tiling.tile, spec.sampling.steps) == (4, 32, 3)
     assert told["workers"] == 4
-    assert told["tiles"] == sum(level["tiles"] for level in told["levels"]) == plan_job(spec).graph().count
+    assert (
+        told["tiles"]
+        == sum(level["tiles"] for level in told["levels"])
+        == plan_job(spec).graph().count
+    )
 
 
 def test_a_plan_says_everything_that_it_should(cli, small):
     ended = cli("plan", small, "--scale", 4)
     assert (ended.code, ended.err) == (0, "")
-    for word in ("tiles", "NFE", "critical path", "useful workers", "memory", "disk", "time with 1 worker", "80x96"):
+    for word in (
+        "tiles",
+        "NFE",
+        "critical path",
+        "useful workers",
+        "memory",
+        "disk",
+        "time with 1 worker",
+        "80x96",
+    ):
         assert word in ended.out, word
 
 
 def test_a_plan_of_an_untimed_network_says_how_to_time_it(cli, small):
     assert "--step-seconds" in cli("plan", small, "--scale", 4, "--denoiser", "analytic:").out
-    timed = cli("plan", small, "--scale", 4, "--denoiser", "analytic:", "--step-seconds", 2, "--json")
+    timed = cli(
+        "plan", small, "--scale", 4, "--denoiser", "analytic:", "--step-seconds", 2, "--json"
+    )
     numbers = json.loads(timed.out)
     assert numbers["seconds"] == pytest.approx(2 * numbers["nfe"])
 
@@ -116,7 +153,10 @@ def test_one_command_leads_to_the_next(cli, small, tmp_path, published_pixels):
     assert verified.code == 0
     assert "complete: yes" in verified.out
     pixels = published_pixels(out)
-    for name, read in (("a.png", imagecodecs.imread), ("a.tif", lambda path: tifffile.imread(path, level=0))):
+    for name, read in (
+        ("a.png", imagecodecs.imread),
+        ("a.tif", lambda path: tifffile.imread(path, level=0)),
+    ):
         exported = cli("export", out, tmp_path / name)
         assert exported.code == 0
         assert str(tmp_path / name) in exported.out
@@ -139,7 +179,12 @@ def test_a_job_file_and_options_make_one_job(cli, small, tmp_path):
     ended = cli("restore", small, tmp_path / "out", "--job", job, "--seed", 5, "--quiet")
     assert ended.code == 0, ended.err
     kept = RunDir(tmp_path / "out").load_spec()
-    assert (kept.task.scale, kept.tiling.tile, kept.sampling.steps, kept.sampling.seed) == (2, 32, 1, 5)
+    assert (kept.task.scale, kept.tiling.tile, kept.sampling.steps, kept.sampling.seed) == (
+        2,
+        32,
+        1,
+        5,
+    )
 
 
 def test_super_resolution_by_4_is_what_happens_unless_told_otherwise(cli, small):
@@ -186,7 +231,16 @@ def test_status_of_an_unfinished_run_counts_its_tiles(cli, small, tmp_path, job,
 def test_doctor_checks_this_machine(cli):
     ended = cli("doctor")
     assert ended.code in (0, 1)
-    for name in ("python", "packages", "import names", "GPU", "memory", "disk", "file system", "built-in network"):
+    for name in (
+        "python",
+        "packages",
+        "import names",
+        "GPU",
+        "memory",
+        "disk",
+        "file system",
+        "built-in network",
+    ):
         assert re.search(rf"^(ok|warn|fail) +{name}: ", ended.out, re.MULTILINE), name
     checks = json.loads(cli("doctor", "--json").out)
     assert all(check["verdict"] in ("ok", "warn", "fail") for check in checks)
@@ -204,21 +258,40 @@ def test_a_closed_pipe_ends_a_command_quietly(small):
     read, write = os.pipe()
     os.close(read)
     command = [sys.executable, "-m", "cluster", "plan", str(small)]
-    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=env, check=False)
+    done = subprocess.run(
+        command, stdout=write, stderr=subprocess.PIPE, text=True, env=env, check=False
+    )
     os.close(write)
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_the_default_executor_is_ray_on_this_machine(run_command, small, tmp_path, job, serially, published_files):
+def test_the_default_executor_is_ray_on_this_machine(
+    run_command, small, tmp_path, job, serially, published_files
+):
     """The README's first command, on a small picture, as a process of its own."""
     out = tmp_path / "out"
-    ended = run_command("restore", small, out, "--scale", 4, "--tile", 32, "--stride", 16, "--steps", 2, cwd=tmp_path)
+    ended = run_command(
+        "restore",
+        small,
+        out,
+        "--scale",
+        4,
+        "--tile",
+        32,
+        "--stride",
+        16,
+        "--steps",
+        2,
+        cwd=tmp_path,
+    )
     assert ended.code == 0, ended.err
     lines = RunDir(out).events.read_text().splitlines()
     assert json.loads(lines[0])["executor"] == "ray"
     assert "Traceback" not in ended.err
     assert all("Warning" not in line for line in ended.err.splitlines()), ended.err
-    serially(job(small, tmp_path / "serial", sampling={"intent": "faithful"}, tiling={"levels": None}))
+    serially(
+        job(small, tmp_path / "serial", sampling={"intent": "faithful"}, tiling={"levels": None})
+    )
     assert published_files(out) == published_files(tmp_path / "serial")

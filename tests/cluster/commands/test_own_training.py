@@ -35,7 +35,9 @@ def scene(index, height=96, width=96):
 def scans(tmp_path, write_picture):
     """Three images of different format, size, bands and depth."""
     rgb = write_picture(tmp_path / "a.png", scene(0))
-    deep = write_picture(tmp_path / "b.tif", scene(1, 80, 64).astype(np.uint16) * 257, tile=(16, 16))
+    deep = write_picture(
+        tmp_path / "b.tif", scene(1, 80, 64).astype(np.uint16) * 257, tile=(16, 16)
+    )
     grey = write_picture(tmp_path / "c.png", scene(2, 70, 90)[:1])
     return [rgb, deep, grey]
 
@@ -49,13 +51,20 @@ def test_a_prior_is_trained_carded_and_restores(cli, scans, tmp_path):
     metadata = read_metadata(out)
     seen = read_record(metadata, "seen")
     assert {image["name"] for image in seen["images"]} == {"a.png", "b.tif", "c.png"}
-    assert read_record(metadata, "training")["data"] == [image["content"] for image in seen["images"]]
+    assert read_record(metadata, "training")["data"] == [
+        image["content"] for image in seen["images"]
+    ]
     card = (tmp_path / "own.md").read_text()
     assert all(image["content"] in card for image in seen["images"])
     assert not (tmp_path / "own.safetensors.training").exists()
     small = ("--scale", 2, "--tile", 32, "--steps", 1, "--executor", "serial", "--quiet")
-    assert cli("restore", scans[0], tmp_path / "o.zarr", "--denoiser", f"prior:{out}", *small).code == 0
-    domain = json.loads((tmp_path / "o.zarr" / "zarr.json").read_text())["attributes"]["gigarestore"]["domain"]
+    assert (
+        cli("restore", scans[0], tmp_path / "o.zarr", "--denoiser", f"prior:{out}", *small).code
+        == 0
+    )
+    domain = json.loads((tmp_path / "o.zarr" / "zarr.json").read_text())["attributes"][
+        "gigarestore"
+    ]["domain"]
     assert domain["known"] == read_record(metadata, "domain")["mean"]
 
 
@@ -64,7 +73,19 @@ def test_a_network_of_its_own_has_the_images_bands(cli, tmp_path):
     for i, path in enumerate(images):
         write_image(path, np.concatenate([scene(i), scene(i + 5)[:1]]))
     out = tmp_path / "four.safetensors"
-    ended = cli("train", *images, "--from-scratch", "--out", out, *SHORT, "--steps", 2, "--every", 2, "--quiet")
+    ended = cli(
+        "train",
+        *images,
+        "--from-scratch",
+        "--out",
+        out,
+        *SHORT,
+        "--steps",
+        2,
+        "--every",
+        2,
+        "--quiet",
+    )
     assert ended.code == 0, ended.err
     assert json.loads(read_metadata(out)["config"])["image_channels"] == 4
     assert ended.err == ""
@@ -78,9 +99,12 @@ def wait_for(path, process, seconds=120):
 
 
 @pytest.mark.slow
-def test_a_killed_training_goes_on_and_ends_with_the_same_weights(cli, start_command, scans, tmp_path):
+def test_a_killed_training_goes_on_and_ends_with_the_same_weights(
+    cli, start_command, scans, tmp_path
+):
     options = (*SHORT, "--steps", 25, "--every", 5, "--patience", 0)
-    whole, killed = tmp_path / "whole.safetensors", tmp_path / "killed.safetensors"
+    whole = tmp_path / "whole.safetensors"
+    killed = tmp_path / "killed.safetensors"
     assert cli("train", *scans[:2], "--out", whole, *options).code == 0
     command = ("train", *scans[:2], "--out", killed, *options, "--checkpoint-seconds", 0)
     process = start_command(*command, cwd=tmp_path)
@@ -91,7 +115,8 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(cli, start_com
     again = cli(*command)
     assert again.code == 0, again.err
     assert "resuming at step" in again.err
-    ours, theirs = load_file(killed), load_file(whole)
+    ours = load_file(killed)
+    theirs = load_file(whole)
     assert ours.keys() == theirs.keys()
     assert all(np.array_equal(ours[key], theirs[key]) for key in ours)
 
@@ -121,7 +146,9 @@ def test_other_images_do_not_continue_a_training(cli, scans, tmp_path):
         (["a.png", "--range", "5"], "--range '5' is no range"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_in_one_line(cli, scans, tmp_path, monkeypatch, options, said):
+def test_what_cannot_be_meant_is_refused_in_one_line(
+    cli, scans, tmp_path, monkeypatch, options, said
+):
     monkeypatch.chdir(tmp_path)
     ended = cli("train", *options)
     assert ended.code == 2
@@ -130,14 +157,20 @@ def test_what_cannot_be_meant_is_refused_in_one_line(cli, scans, tmp_path, monke
 
 
 def flat_images(tmp_path, write_picture, levels, side=40):
-    return [write_picture(tmp_path / f"{n}.png", np.full((3, side, side), n, np.uint8)) for n in levels]
+    return [
+        write_picture(tmp_path / f"{n}.png", np.full((3, side, side), n, np.uint8)) for n in levels
+    ]
 
 
 @given(st.integers(0, 2**31), st.integers(2, 9))
 @settings(max_examples=10, deadline=None)
-def test_no_crop_for_training_comes_from_a_validation_image(tmp_path_factory, write_picture, seed, count):
+def test_no_crop_for_training_comes_from_a_validation_image(
+    tmp_path_factory, write_picture, seed, count
+):
     folder = tmp_path_factory.mktemp("split")
-    images = open_training_images(flat_images(folder, write_picture, range(count)), folder, seed, 3, None)
+    images = open_training_images(
+        flat_images(folder, write_picture, range(count)), folder, seed, 3, None
+    )
     rng = np.random.default_rng(seed)
 
     def levels(areas):
@@ -162,13 +195,17 @@ def test_crops_are_read_by_windows_whatever_the_size(tmp_path, write_picture):
         """The image's own reader, which notes what was asked of it."""
 
         def __init__(self, reader):
-            self.reader, self.info, self.largest = reader, reader.info, 0
+            self.reader = reader
+            self.info = reader.info
+            self.largest = 0
 
         def read(self, box):
             self.largest = max(self.largest, box.area)
             return self.reader.read(box)
 
-    path = write_picture(tmp_path / "large.tif", np.tile(scene(4, 256, 256), (1, 4, 4)), tile=(64, 64))
+    path = write_picture(
+        tmp_path / "large.tif", np.tile(scene(4, 256, 256), (1, 4, 4)), tile=(64, 64)
+    )
     (area,) = open_training_images([path], tmp_path, 0, 3, None).train.areas
     reader = Recorded(area.picture.reader)
     source = Areas([replace(area, picture=replace(area.picture, reader=reader))])
@@ -234,11 +271,22 @@ def test_an_evaluation_refuses_images_of_the_training(cli, trained, tmp_path, wr
     assert second.exists()
 
 
-def test_an_evaluation_compares_and_says_what_is_known_of_the_training(cli, trained, tmp_path, write_picture):
+def test_an_evaluation_compares_and_says_what_is_known_of_the_training(
+    cli, trained, tmp_path, write_picture
+):
     prior, _ = trained
     images = [write_picture(tmp_path / f"test{i}.png", scene(30 + i, 64, 64)) for i in (0, 1)]
     out = tmp_path / "e"
-    options = ("--out", out, "--beside", "builtin", "--seeds", 2, "--trials", "sr2,denoise25,inpaint")
+    options = (
+        "--out",
+        out,
+        "--beside",
+        "builtin",
+        "--seeds",
+        2,
+        "--trials",
+        "sr2,denoise25,inpaint",
+    )
     ended = cli("evaluate", prior, "--images", images[0], images[1], *options)
     assert ended.code == 0, ended.err
     document = json.loads((out / "evaluation.json").read_text())

@@ -1,4 +1,6 @@
-"""`gigarestore submit` without a cluster: what it prints, what it refuses, what it remembers, and what it never touches."""
+"""`gigarestore submit` without a cluster: what it prints, what it refuses, what it remembers, and
+what it never touches.
+"""
 
 import json
 import os
@@ -12,7 +14,13 @@ import pytest
 
 from cluster.commands.submit import make_submission
 from cluster.on_node.driver import command_line
-from cluster.submission.handles import Handle, JobState, JobStatus, SubmissionRecord, SubmissionRegistry
+from cluster.submission.handles import (
+    Handle,
+    JobState,
+    JobStatus,
+    SubmissionRecord,
+    SubmissionRegistry,
+)
 from cluster.submission.settings import load
 from cluster.submission.submission import new_run_id
 from orchestrator.run_folder import RunDir
@@ -21,7 +29,9 @@ from tests.places import ROOT
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """A user without settings, in a folder of their own, on a machine without any scheduler's programs."""
+    """A user without settings, in a folder of their own, on a machine without any scheduler's
+    programs.
+    """
     for name in [name for name in os.environ if name.startswith(("GIGARESTORE_", "XDG_", "RAY_"))]:
         monkeypatch.delenv(name)
     (tmp_path / "bin").mkdir()
@@ -41,7 +51,9 @@ def test_a_dry_run_prints_everything_and_touches_nothing(home, cli, small, backe
     (home / "token").write_text(secret)
     before = files(home)
     token = ["--token-file", "token"]
-    ended = cli("submit", small, "out.zarr", "--scale", 4, "--backend", backend, "--dry-run", *token)
+    ended = cli(
+        "submit", small, "out.zarr", "--scale", 4, "--backend", backend, "--dry-run", *token
+    )
     assert (ended.code, ended.err) == (0, "")
     assert files(home) == before
     assert "cluster.on_node.driver" in ended.out
@@ -58,7 +70,9 @@ def test_a_dry_run_needs_neither_torch_nor_ray_nor_a_network(home, small):
     code += "print(code, *(m for m in ('torch', 'ray', 'zarr', 'aiohttp', 'requests') if m in sys.modules), file=sys.stderr)"
     words = ["submit", str(small), "out.zarr", "--scale", "4", "--backend", "ray", "--dry-run"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code, *words], env=env, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], env=env, capture_output=True, text=True, check=True
+    )
     assert done.stderr == "0\n"
 
 
@@ -71,7 +85,10 @@ def test_a_dry_run_needs_neither_torch_nor_ray_nor_a_network(home, small):
         (["--backend", "slurm"], "no output named"),
         (["out.zarr", "--backend", "slurm", "--scale", "1000"], "task.scale = 1000"),
         (["out.zarr", "--backend", "slurm", "--executor", "serial"], "uses the cluster's own Ray"),
-        (["out.zarr", "--backend", "slurm", "--address", "10.0.0.1:6379"], "uses the cluster's own Ray"),
+        (
+            ["out.zarr", "--backend", "slurm", "--address", "10.0.0.1:6379"],
+            "uses the cluster's own Ray",
+        ),
         (["out.zarr", "--backend", "slurm", "--nodes", "0"], "submit.nodes = 0 (flag)"),
         (["out\n.zarr", "--backend", "slurm"], "line breaks"),
     ],
@@ -97,7 +114,11 @@ def test_what_restore_would_refuse_is_refused_before_it_is_submitted(home, cli, 
 def test_an_output_that_restore_would_refuse_is_refused_before_it_is_submitted(
     home, cli, small, out, options, said, backend
 ):
-    for name, file in (("done", "zarr.json"), ("unfinished", ".gigarestore/job.toml"), ("other", "precious")):
+    for name, file in (
+        ("done", "zarr.json"),
+        ("unfinished", ".gigarestore/job.toml"),
+        ("other", "precious"),
+    ):
         (home / name / file).parent.mkdir(parents=True)
         (home / name / file).touch()
     before = files(home)
@@ -105,13 +126,22 @@ def test_an_output_that_restore_would_refuse_is_refused_before_it_is_submitted(
     assert ended.code == 2
     assert said in ended.complaint
     assert files(home) == before
-    assert cli("submit", small, "done", "--scale", 4, "--backend", backend, "--overwrite", "--dry-run").code == 0
+    assert (
+        cli(
+            "submit", small, "done", "--scale", 4, "--backend", backend, "--overwrite", "--dry-run"
+        ).code
+        == 0
+    )
 
 
 def test_the_driver_is_given_the_absolute_output_and_every_other_word_as_it_was(home):
     loaded = load({"submit.backend": "ray"}, home, {})
     generate = ["--task", "generate", "--size", "64x64"]
-    for words in (["out.zarr", *generate], [*generate, "./out.zarr/"], ["--seed", "3", *generate, "out.zarr"]):
+    for words in (
+        ["out.zarr", *generate],
+        [*generate, "./out.zarr/"],
+        ["--seed", "3", *generate, "out.zarr"],
+    ):
         given = make_submission(words, loaded).arguments
         assert [word for word in given if word not in words] == [f"{home}/out.zarr"]
         assert len(given) == len(words)
@@ -120,7 +150,10 @@ def test_the_driver_is_given_the_absolute_output_and_every_other_word_as_it_was(
 def test_what_is_shown_of_a_submission_holds_no_secret(home, cli):
     url = "https://user:hidden1@host/in.tif?sig=hidden2"
     kept = record(home / "out", "a" * 12, 1.0, "slurm:11")
-    settings = {**kept.settings, "submit": {**kept.settings["submit"], "env": ["AWS_SECRET=hidden3"]}}
+    settings = {
+        **kept.settings,
+        "submit": {**kept.settings["submit"], "env": ["AWS_SECRET=hidden3"]},
+    }
     SubmissionRegistry().keep(replace(kept, arguments=[url, "out"], settings=settings))
     for words in (["list", "--json"], ["status", "slurm:11", "--json"]):
         ended = cli(*words)
@@ -137,10 +170,20 @@ def test_a_missing_picture_is_refused(home, cli):
 
 
 def test_a_picture_that_only_the_cluster_sees_is_planned_there(home, cli):
-    words = ["submit", "/data/on/the/cluster.png", "/data/out.zarr", "--scale", 4, "--dry-run", "--backend"]
+    words = [
+        "submit",
+        "/data/on/the/cluster.png",
+        "/data/out.zarr",
+        "--scale",
+        4,
+        "--dry-run",
+        "--backend",
+    ]
     assert "/data/on/the/cluster.png" in cli(*words, "ray").out
     assert "no such file" in cli(*words, "slurm").complaint
-    relative = cli("submit", "typo.png", "/data/out.zarr", "--scale", 4, "--dry-run", "--backend", "ray")
+    relative = cli(
+        "submit", "typo.png", "/data/out.zarr", "--scale", 4, "--dry-run", "--backend", "ray"
+    )
     assert "typo.png" in relative.complaint
 
 
@@ -153,7 +196,13 @@ def test_what_was_never_submitted_is_said_to_be_unknown(home, cli, command):
 
 @pytest.mark.parametrize(
     "text",
-    ["slurm:123", "slurm:123_4", "ray:gr-x-0123@http://127.0.0.1:8265", "ray:a@https://host/ray", "k8s:team/gr-out-1"],
+    [
+        "slurm:123",
+        "slurm:123_4",
+        "ray:gr-x-0123@http://127.0.0.1:8265",
+        "ray:a@https://host/ray",
+        "k8s:team/gr-out-1",
+    ],
 )
 def test_a_handle_reads_back(text):
     assert str(Handle.parse(text)) == text
@@ -161,7 +210,8 @@ def test_a_handle_reads_back(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["out.zarr", "slurm:", "slurm:x", "slurm:1;rm", "pbs:1", "ray:x", "k8s:NAME", "/data/a:b"]
+    "text",
+    ["out.zarr", "slurm:", "slurm:x", "slurm:1;rm", "pbs:1", "ray:x", "k8s:NAME", "/data/a:b"],
 )
 def test_what_is_no_handle_is_a_path(text):
     assert Handle.parse(text) is None
@@ -206,7 +256,9 @@ def test_the_latest_submission_of_an_output_is_found_from_any_users_folder(tmp_p
     out = tmp_path / "out.zarr"
     for run_id in ("a" * 12, "b" * 12):
         (out / ".gigarestore" / "submissions" / run_id).mkdir(parents=True)
-    mine, other = (SubmissionRegistry({"XDG_STATE_HOME": str(tmp_path / name)}) for name in ("mine", "other"))
+    mine, other = (
+        SubmissionRegistry({"XDG_STATE_HOME": str(tmp_path / name)}) for name in ("mine", "other")
+    )
     mine.keep(record(out, "b" * 12, 2.0, "slurm:12"))
     mine.keep(record(out, "a" * 12, 1.0, "slurm:11"))
     assert [found.handle for found in mine.all()] == ["slurm:12", "slurm:11"]
@@ -235,14 +287,20 @@ def test_a_record_makes_the_same_submission_under_a_new_identity(tmp_path):
 
 
 def test_going_on_resumes_what_an_earlier_submission_began_and_nothing_else(tmp_path):
-    """OUT holds an older image; three submissions over it, of which the first ends before its driver begins."""
-    run, restore = RunDir(tmp_path / "out"), ["in.png", "out", "--overwrite"]
+    """OUT holds an older image; three submissions over it, of which the first ends before its
+    driver begins.
+    """
+    run = RunDir(tmp_path / "out")
+    restore = ["in.png", "out", "--overwrite"]
     folders = [run.submissions / name for name in ("a", "b", "c")]
     for folder in folders:
         folder.mkdir(parents=True)
     run.job.write_text("of an older run")
     assert command_line(run, folders[1], restore, ["a"]) == ["restore", *restore]
-    assert command_line(run, folders[1], restore, ["a"]) == ["restore", *restore]  # it died while staging
+    assert command_line(run, folders[1], restore, ["a"]) == [
+        "restore",
+        *restore,
+    ]  # it died while staging
     fresh = run.job.with_name("fresh")
     fresh.write_text("of this run")
     fresh.replace(run.job)
@@ -266,5 +324,16 @@ def test_a_handle_is_printed_also_when_it_cannot_be_remembered(home, cli, small)
 
 def test_names_of_jobs_are_what_every_scheduler_takes(home, cli, small):
     for name in ("Übergröße 42!", "-" * 60, "x" * 100, "'; rm -rf ~"):
-        out = cli("submit", small, "out.zarr", "--scale", 4, "--backend", "slurm", "--dry-run", "--name", name).out
+        out = cli(
+            "submit",
+            small,
+            "out.zarr",
+            "--scale",
+            4,
+            "--backend",
+            "slurm",
+            "--dry-run",
+            "--name",
+            name,
+        ).out
         assert re.search(r"^#SBATCH --job-name=gr-[a-z0-9-]{1,37}$", out, re.MULTILINE)

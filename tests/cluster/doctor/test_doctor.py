@@ -44,7 +44,10 @@ def test_hidden_gpus_are_named_as_hidden(monkeypatch):
 
 def test_a_good_store_is_tried_and_left_as_it_was(tmp_path):
     checks = doctor_machine.try_store(tmp_path / "not" / "there")
-    assert [(check.verdict, check.name) for check in checks] == [("ok", "file system"), ("ok", "locks")]
+    assert [(check.verdict, check.name) for check in checks] == [
+        ("ok", "file system"),
+        ("ok", "locks"),
+    ]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -69,14 +72,24 @@ def test_a_port_that_ray_wants_and_somebody_has_is_told(monkeypatch):
         port = taken.getsockname()[1]
         monkeypatch.setattr(doctor_machine, "RAY_PORTS", {port: "its head"})
         (check,) = doctor_machine.ports()
-        assert (check.verdict, str(port) in check.text, "--port" in check.text) == ("warn", True, True)
+        assert (check.verdict, str(port) in check.text, "--port" in check.text) == (
+            "warn",
+            True,
+            True,
+        )
     (check,) = doctor_machine.ports()
     assert check.verdict == "ok"
 
 
 @pytest.mark.parametrize(
     ("skew", "spread", "verdict"),
-    [(0.1, 0.01, "ok"), (-3.0, 0.1, "warn"), (3.0, 2.0, "ok"), (1000.0, 1.0, "fail"), (-1000.0, 1.0, "fail")],
+    [
+        (0.1, 0.01, "ok"),
+        (-3.0, 0.1, "warn"),
+        (3.0, 2.0, "ok"),
+        (1000.0, 1.0, "fail"),
+        (-1000.0, 1.0, "fail"),
+    ],
 )
 def test_clocks_are_judged_beyond_what_the_way_may_be(skew, spread, verdict):
     assert judge_clock(skew, spread).verdict == verdict
@@ -95,7 +108,12 @@ def test_ways_that_are_closed_are_named():
         ("code", "def in /opt", "abc in /opt", "fail"),
         ("python", "3.11.2", "3.11.9", "ok"),
         ("python", "3.12.2", "3.11.9", "fail"),
-        ("packages", "ray 2.60.0, torch 2.13.0+cu128, rich 15", "ray 2.60.0, torch 2.13.0+cpu, rich 14", "ok"),
+        (
+            "packages",
+            "ray 2.60.0, torch 2.13.0+cu128, rich 15",
+            "ray 2.60.0, torch 2.13.0+cpu, rich 14",
+            "ok",
+        ),
         ("packages", "ray 2.59.0, torch 2.13.0", "ray 2.60.0, torch 2.13.0", "fail"),
         ("built-in network", "content a", "content b", "fail"),
         ("memory", "1 GB", "2 GB", "ok"),
@@ -117,7 +135,9 @@ def test_a_cluster_that_does_not_answer_fails(cli, tmp_path):
 
 @pytest.fixture
 def two_nodes(monkeypatch, tmp_path):
-    """A Ray cluster of two nodes, on the second of which somebody else's `kernels` comes first; its address."""
+    """A Ray cluster of two nodes, on the second of which somebody else's `kernels` comes first; its
+    address.
+    """
     from ray.cluster_utils import Cluster
 
     (tmp_path / "foreign" / "kernels").mkdir(parents=True)
@@ -144,7 +164,17 @@ def two_nodes(monkeypatch, tmp_path):
 @pytest.mark.ray
 @pytest.mark.slow
 def test_every_node_of_a_cluster_is_checked_and_compared(two_nodes, tmp_path):
-    command = [sys.executable, "-m", "cluster", "doctor", tmp_path, "--address", two_nodes, "--nodes", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "cluster",
+        "doctor",
+        tmp_path,
+        "--address",
+        two_nodes,
+        "--nodes",
+        "--json",
+    ]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
     assert (ended.returncode, bool(ended.stdout)) == (1, True), ended.stderr
     checks = json.loads(ended.stdout)
@@ -157,7 +187,11 @@ def test_every_node_of_a_cluster_is_checked_and_compared(two_nodes, tmp_path):
     assert len(by_node) == 2
     shadowed = []
     for found in by_node.values():
-        assert {name: check["verdict"] for name, check in found.items() if name in ("clock", "ways", "code")} == {
+        assert {
+            name: check["verdict"]
+            for name, check in found.items()
+            if name in ("clock", "ways", "code")
+        } == {
             "clock": "ok",
             "ways": "ok",
             "code": "ok",

@@ -1,4 +1,6 @@
-"""A Ray dashboard that is not there, hangs, or talks something else: unknown is not failed, and nobody waits for ever."""
+"""A Ray dashboard that is not there, hangs, or talks something else: unknown is not failed, and
+nobody waits for ever.
+"""
 
 import contextlib
 import socket
@@ -41,7 +43,9 @@ def server(monkeypatch):
         end.close()
 
 
-@pytest.mark.parametrize("answer", [None, b"", b"SSH-2.0-OpenSSH_9.2\r\n"], ids=["hangs", "closes", "is no dashboard"])
+@pytest.mark.parametrize(
+    "answer", [None, b"", b"SSH-2.0-OpenSSH_9.2\r\n"], ids=["hangs", "closes", "is no dashboard"]
+)
 def test_what_does_not_answer_is_unreachable(server, answer):
     url = server(answer)
     with pytest.raises(Unreachable, match="no Ray dashboard answers"):
@@ -71,7 +75,9 @@ def test_nobody_there_is_exit_code_69(cli, small, tmp_path, monkeypatch):
         (1, True, JobState.FAILED),
     ],
 )
-def test_a_dead_heads_run_is_told_by_its_drivers_own_files(server, tmp_path, monkeypatch, code, silent, state):
+def test_a_dead_heads_run_is_told_by_its_drivers_own_files(
+    server, tmp_path, monkeypatch, code, silent, state
+):
     monkeypatch.setattr(cluster.submission.ray_jobs, "SILENCE", 0.0 if silent else 1000.0)
     url = server(b"")
     record = SubmissionRecord(

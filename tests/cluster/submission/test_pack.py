@@ -1,4 +1,6 @@
-"""The code that goes along with a job: all of it, nothing else, and never more than the cluster takes."""
+"""The code that goes along with a job: all of it, nothing else, and never more than the cluster
+takes.
+"""
 
 import subprocess
 import sys
@@ -21,7 +23,10 @@ def source(tmp_path):
 
 def names(folders):
     return sorted(
-        str(path.relative_to(folder.parent)) for folder in folders for path in folder.rglob("*") if path.is_file()
+        str(path.relative_to(folder.parent))
+        for folder in folders
+        for path in folder.rglob("*")
+        if path.is_file()
     )
 
 
@@ -31,7 +36,12 @@ def test_what_is_packed_runs(tmp_path):
     code = "import cluster, kernels; from cluster.cli import _run; print(kernels.__file__); raise SystemExit(_run(['--help']))"
     env = {"PATH": "", "PYTHONPATH": str(tmp_path / "code")}
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(str(tmp_path / "code"))
@@ -43,7 +53,9 @@ def test_what_is_not_code_stays_here(source, tmp_path):
         path = source / "kernels" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x" * 1000)
-    assert names(pack(tmp_path / "code", source)) == sorted(f"{name}/__init__.py" for name in PACKAGES)
+    assert names(pack(tmp_path / "code", source)) == sorted(
+        f"{name}/__init__.py" for name in PACKAGES
+    )
 
 
 def test_too_large_a_package_is_refused_naming_its_largest_file(source, tmp_path):
@@ -55,13 +67,18 @@ def test_too_large_a_package_is_refused_naming_its_largest_file(source, tmp_path
 
 
 def test_rays_name_for_a_package_follows_its_content_and_not_its_time(source, tmp_path):
-    """A rebuilt package of the same version has another name on the cluster, so that its new code is what runs."""
+    """A rebuilt package of the same version has another name on the cluster, so that its new code
+    is what runs.
+    """
     from ray._private.runtime_env.packaging import get_uri_for_directory
 
     def uri(folder):
-        return get_uri_for_directory(str(pack(tmp_path / folder, source)[0]), include_gitignore=True)
+        return get_uri_for_directory(
+            str(pack(tmp_path / folder, source)[0]), include_gitignore=True
+        )
 
-    first, same = uri("first"), uri("same")
+    first = uri("first")
+    same = uri("same")
     (source / PACKAGES[0] / "__init__.py").write_text("# changed\n")
     assert first == same
     assert uri("changed") != first

@@ -1,6 +1,8 @@
-"""Submission through the Jobs API of a real Ray cluster: what runs there, who may, and what is known when it is gone.
+"""Submission through the Jobs API of a real Ray cluster: what runs there, who may, and what is
+known when it is gone.
 
-`make test-cluster` installs what this needs and sets GIGARESTORE_CLUSTER=1: then nothing here may be skipped.
+`make test-cluster` installs what this needs and sets GIGARESTORE_CLUSTER=1: then nothing here may
+be skipped.
 """
 
 import contextlib
@@ -25,30 +27,80 @@ from tests.places import ROOT
 pytestmark = [pytest.mark.cluster, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
 
 OPTIONS = ["--scale", "4", "--tile", "32", "--stride", "16", "--levels", "2", "--intent", "detail"]
-TILES, STEPS = 24, 60
+TILES = 24
+STEPS = 60
 
 
 class Head:
-    """A Ray head with a dashboard that demands a token; gigarestore is not installed in its environment."""
+    """A Ray head with a dashboard that demands a token; gigarestore is not installed in its
+    environment.
+    """
 
     def __init__(self, folder):
-        self.folder, self.mark, self.token = folder, secrets.token_hex(16), secrets.token_hex(32)
+        self.folder = folder
+        self.mark = secrets.token_hex(16)
+        self.token = secrets.token_hex(32)
         base = 21000 + os.getpid() % 500 * 10
         self.port, self.dashboard, self.agent, self.client = (base + i for i in range(4))
         self.url = f"http://127.0.0.1:{self.dashboard}"
-        self.env = {**os.environ, "GIGARESTORE_TEST_MARKER": self.mark, "HOME": str(folder), "OMP_NUM_THREADS": "1"}
-        self.env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token, "RAY_worker_niceness": "0"}
-        self.env |= {"RAY_USAGE_STATS_ENABLED": "0", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        self.env = {
+            **os.environ,
+            "GIGARESTORE_TEST_MARKER": self.mark,
+            "HOME": str(folder),
+            "OMP_NUM_THREADS": "1",
+        }
+        self.env |= {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self.token,
+            "RAY_worker_niceness": "0",
+        }
+        self.env |= {
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        }
         self.env.pop("RAY_ADDRESS", None)
 
     def start(self):
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus", "2"]
-        command += ["--port", self.port, "--dashboard-port", self.dashboard, "--temp-dir", self.folder / "r"]
-        command += ["--dashboard-agent-listen-port", self.agent, "--ray-client-server-port", self.client]
-        command += ["--min-worker-port", "0", "--max-worker-port", "0", "--object-store-memory", "100000000"]
+        command = [
+            sys.executable,
+            "-m",
+            "ray.scripts.scripts",
+            "start",
+            "--head",
+            "--block",
+            "--num-cpus",
+            "2",
+        ]
+        command += [
+            "--port",
+            self.port,
+            "--dashboard-port",
+            self.dashboard,
+            "--temp-dir",
+            self.folder / "r",
+        ]
+        command += [
+            "--dashboard-agent-listen-port",
+            self.agent,
+            "--ray-client-server-port",
+            self.client,
+        ]
+        command += [
+            "--min-worker-port",
+            "0",
+            "--max-worker-port",
+            "0",
+            "--object-store-memory",
+            "100000000",
+        ]
         with (self.folder / "head.log").open("ab") as log:
             self.process = subprocess.Popen(
-                list(map(str, command)), env=self.env, cwd=self.folder, stdout=log, stderr=log, start_new_session=True
+                list(map(str, command)),
+                env=self.env,
+                cwd=self.folder,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
 
     def kill(self, marked_processes):
@@ -63,12 +115,17 @@ class User:
     """A user of the cluster, in a folder of their own."""
 
     def __init__(self, head, folder, picture, code=ROOT):
-        self.head, self.folder = head, folder
+        self.head = head
+        self.folder = folder
         (folder / "small.png").write_bytes(picture.read_bytes())
         (folder / "token").write_text(head.token + "\n")
         (folder / "token").chmod(0o600)
         path = os.pathsep.join([str(code), *filter(None, [os.environ.get("PYTHONPATH")])])
-        self.env = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "GIGARESTORE_", "XDG_"))}
+        self.env = {
+            k: v
+            for k, v in os.environ.items()
+            if not k.startswith(("RAY_", "GIGARESTORE_", "XDG_"))
+        }
         self.env |= {"PYTHONPATH": path, "HOME": str(folder), "OMP_NUM_THREADS": "1"}
         self.env |= {"GIGARESTORE_SUBMIT_BACKEND": "ray", "GIGARESTORE_RAY_DASHBOARD": head.url}
         self.env |= {"GIGARESTORE_RAY_TOKEN_FILE": str(folder / "token")}
@@ -91,11 +148,14 @@ class User:
     def submit(self, out, *words, steps=STEPS, source="small.png"):
         done = self.run("submit", source, out, *OPTIONS, "--steps", steps, *words)
         assert done.returncode == 0, done.stderr
-        assert re.fullmatch(rf"ray:gr-[a-z0-9-]+@{re.escape(self.head.url)}\n", done.stdout), done.stdout
+        assert re.fullmatch(rf"ray:gr-[a-z0-9-]+@{re.escape(self.head.url)}\n", done.stdout), (
+            done.stdout
+        )
         return done.stdout.strip()
 
     def until_done(self, out, tiles, seconds=120):
-        journal, deadline = self.folder / out / ".gigarestore" / "journal", time.monotonic() + seconds
+        journal = self.folder / out / ".gigarestore" / "journal"
+        deadline = time.monotonic() + seconds
         while not journal.exists() or journal.read_bytes().count(b"T ") < tiles:
             assert time.monotonic() < deadline, self.run("logs", out).stdout
             time.sleep(0.1)
@@ -103,11 +163,17 @@ class User:
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory, marked_processes, eventually):
-    lacking = [name for name in ("aiohttp", "grpc", "opencensus") if importlib.util.find_spec(name) is None]
+    lacking = [
+        name for name in ("aiohttp", "grpc", "opencensus") if importlib.util.find_spec(name) is None
+    ]
     if lacking and os.environ.get("GIGARESTORE_CLUSTER"):
-        pytest.fail(f"no Ray cluster with a dashboard can run here, lacking {lacking}: pip install 'gigarestore[jobs]'")
+        pytest.fail(
+            f"no Ray cluster with a dashboard can run here, lacking {lacking}: pip install 'gigarestore[jobs]'"
+        )
     if lacking:
-        pytest.skip(f"no Ray cluster with a dashboard here, lacking {lacking}; `make test-cluster` installs them")
+        pytest.skip(
+            f"no Ray cluster with a dashboard here, lacking {lacking}; `make test-cluster` installs them"
+        )
     found = Head(tmp_path_factory.mktemp("h"))
     found.start()
     try:
@@ -120,7 +186,9 @@ def head(tmp_path_factory, marked_processes, eventually):
 def user(head, small, tmp_path, eventually):
     found = User(head, tmp_path, small)
     check = ["submit", "small.png", "out.zarr", *OPTIONS, "--check"]
-    assert eventually(lambda: found.run(*check).returncode == 0, seconds=90, pause=1), found.run(*check).stderr
+    assert eventually(lambda: found.run(*check).returncode == 0, seconds=90, pause=1), found.run(
+        *check
+    ).stderr
     return found
 
 
@@ -131,7 +199,9 @@ def reference(tmp_path_factory, small, job, serially, published_files):
     return published_files(out)
 
 
-def test_a_job_restores_is_followed_and_ends_with_the_drivers_code(user, reference, published_files):
+def test_a_job_restores_is_followed_and_ends_with_the_drivers_code(
+    user, reference, published_files
+):
     done = user.run("submit", "small.png", "out.zarr", *OPTIONS, "--steps", STEPS, "--follow")
     assert done.returncode == 0, done.stderr
     handle = done.stdout.strip()
@@ -170,7 +240,10 @@ def test_the_drivers_exit_code_is_the_jobs(user):
 def test_who_may_not_is_told_why(user, token, said):
     env = {"GIGARESTORE_RAY_TOKEN_FILE": str(user.folder / "other")}
     (user.folder / "other").write_text(token)
-    for command in (["submit", "small.png", "out.zarr", *OPTIONS], ["submit", "small.png", "o", *OPTIONS, "--check"]):
+    for command in (
+        ["submit", "small.png", "out.zarr", *OPTIONS],
+        ["submit", "small.png", "o", *OPTIONS, "--check"],
+    ):
         refused = user.run(*command, **env)
         assert refused.returncode == 2
         assert refused.stderr.count("\n") == 1
@@ -237,7 +310,9 @@ def test_a_batch_is_one_job_whose_images_share_the_workers(
     )
     for name in "ab":
         serially(job(user.folder / f"{name}.png", user.folder / f"{name}-alone"))
-        assert published_files(user.folder / "out" / f"{name}.zarr") == published_files(user.folder / f"{name}-alone")
+        assert published_files(user.folder / "out" / f"{name}.zarr") == published_files(
+            user.folder / f"{name}-alone"
+        )
 
 
 def test_the_same_submission_twice_is_one_job(user, monkeypatch):
@@ -259,7 +334,9 @@ def test_the_same_submission_twice_is_one_job(user, monkeypatch):
     backend = RayJobsBackend()
     handles = {str(backend.submit(submission)) for _ in range(2)}
     assert handles == {f"ray:{job_id(submission)}@{user.head.url}"}
-    ended = user.run("wait", handles.pop(), GIGARESTORE_RAY_TOKEN_FILE="", RAY_AUTH_TOKEN=user.head.token)
+    ended = user.run(
+        "wait", handles.pop(), GIGARESTORE_RAY_TOKEN_FILE="", RAY_AUTH_TOKEN=user.head.token
+    )
     assert ended.returncode == 0, ended.stderr
 
 
@@ -268,7 +345,8 @@ class Relay(threading.Thread):
 
     def __init__(self, port, at=0):
         super().__init__(daemon=True)
-        self.port, self.open = port, []
+        self.port = port
+        self.open = []
         self.listener = socket.create_server(("127.0.0.1", at))
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
         self.start()
@@ -302,7 +380,9 @@ def test_a_log_is_followed_across_lost_connections(user):
     relay = Relay(user.head.dashboard)
     handle = user.submit("out.zarr")
     user.until_done("out.zarr", 1)
-    following = user.start("logs", "-f", handle.replace(user.head.url, relay.url), RAY_AUTH_TOKEN=user.head.token)
+    following = user.start(
+        "logs", "-f", handle.replace(user.head.url, relay.url), RAY_AUTH_TOKEN=user.head.token
+    )
     first = following.stdout.readline()
     relay.drop()
     time.sleep(3)
@@ -330,7 +410,9 @@ def test_a_head_that_dies_reads_as_lost_and_the_run_goes_on_elsewhere(
     user.head.start()
     check = ["submit", "small.png", "other.zarr", *OPTIONS, "--check"]
     assert eventually(lambda: user.run(*check).returncode == 0, seconds=90, pause=1)
-    assert user.run("status", handle).stdout.startswith(f"{handle}: lost (the cluster does not know the job")
+    assert user.run("status", handle).stdout.startswith(
+        f"{handle}: lost (the cluster does not know the job"
+    )
     again = user.run("resume", handle)
     assert again.returncode == 0, again.stderr
     assert user.run("wait", again.stdout.strip(), timeout=300).returncode == 0

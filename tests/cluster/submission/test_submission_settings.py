@@ -1,4 +1,6 @@
-"""Settings of submissions: which source wins, what is refused and in whose name, and what `config show` says of it."""
+"""Settings of submissions: which source wins, what is refused and in whose name, and what `config
+show` says of it.
+"""
 
 import json
 
@@ -14,10 +16,13 @@ SOURCES = ("default", "user file", "project file", "environment", "flag")
 
 @pytest.fixture
 def told(tmp_path):
-    """Load settings with submit.nodes said by each of the named sources: its place among them is the number."""
+    """Load settings with submit.nodes said by each of the named sources: its place among them is
+    the number.
+    """
 
     def say(*sources):
-        user, project = tmp_path / "home" / ".config" / "gigarestore", tmp_path / "project"
+        user = tmp_path / "home" / ".config" / "gigarestore"
+        project = tmp_path / "project"
         environment = {"HOME": str(tmp_path / "home")}
         for folder in (user, project / "below" / "it"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -45,7 +50,11 @@ def test_each_key_has_its_own_source(tmp_path):
     (tmp_path / "gigarestore.toml").write_text(
         '[submit]\nbackend = "slurm"\nnodes = 4\n[slurm]\noptions = ["--mail-type=END"]'
     )
-    environment = {"HOME": str(tmp_path), "GIGARESTORE_SUBMIT_ENV": "A=1,B=2", "GIGARESTORE_RAY_SHIP": "no"}
+    environment = {
+        "HOME": str(tmp_path),
+        "GIGARESTORE_SUBMIT_ENV": "A=1,B=2",
+        "GIGARESTORE_RAY_SHIP": "no",
+    }
     loaded = load({"submit.nodes": 2}, tmp_path, environment)
     assert (loaded.settings.submit.backend, loaded.settings.submit.nodes) == ("slurm", 2)
     assert loaded.settings.submit.env == ("A=1", "B=2")
@@ -122,7 +131,13 @@ def test_times_are_read_as_slurm_writes_them(days, hours, minutes, rest):
 
 
 def test_amounts_of_memory_are_mebibytes():
-    assert [mebibytes(text) for text in ("500", "500M", "16G", "16GiB", "1T")] == [500, 500, 16384, 16384, 1024**2]
+    assert [mebibytes(text) for text in ("500", "500M", "16G", "16GiB", "1T")] == [
+        500,
+        500,
+        16384,
+        16384,
+        1024**2,
+    ]
 
 
 def test_config_show_says_every_setting_and_where_it_is_from(cli, tmp_path, monkeypatch):

@@ -58,7 +58,9 @@ CLASSIFIER = ClassifierConfig(
 def filled(model: nn.Module) -> dict[str, Tensor]:
     """Draw every parameter anew, so that no zero hides a mistake."""
     generator = torch.Generator().manual_seed(7)
-    return {k: torch.randn(v.shape, generator=generator) * 0.1 for k, v in model.state_dict().items()}
+    return {
+        k: torch.randn(v.shape, generator=generator) * 0.1 for k, v in model.state_dict().items()
+    }
 
 
 def small_weights() -> dict[str, Tensor]:
@@ -145,10 +147,16 @@ def test_any_layout_is_inferred_from_its_shapes(
 @pytest.mark.parametrize("name", ["m.pt", "m.old.pt", "m.safetensors", "wrapped.pt", "parallel.pt"])
 def test_checkpoint_round_trips(tmp_path: Path, name: str) -> None:
     weights = small_weights()
-    stored: Any = {f"module.{k}": v for k, v in weights.items()} if name == "parallel.pt" else weights
-    path = save(tmp_path / name, {"state_dict": stored, "step": torch.tensor(1)} if name == "wrapped.pt" else stored)
+    stored: Any = (
+        {f"module.{k}": v for k, v in weights.items()} if name == "parallel.pt" else weights
+    )
+    path = save(
+        tmp_path / name,
+        {"state_dict": stored, "step": torch.tensor(1)} if name == "wrapped.pt" else stored,
+    )
     denoiser = load_guided_diffusion(path, **SMALL_SETTINGS)
-    x, t = torch.randn(2, 3, 32, 48, generator=torch.Generator().manual_seed(1)), torch.tensor([3, 700])
+    x = torch.randn(2, 3, 32, 48, generator=torch.Generator().manual_seed(1))
+    t = torch.tensor([3, 700])
     assert torch.equal(denoiser(x, t), reference_eps(SMALL, weights, x, t))
     assert denoiser(x, t).requires_grad is False
     assert denoiser.to("cpu") is denoiser
@@ -178,7 +186,9 @@ def test_half_precision_weights_are_computed_in_float32(tmp_path: Path) -> None:
 
 def test_weights_are_mapped_from_the_file_not_copied(tmp_path: Path) -> None:
     denoiser = load_guided_diffusion(save(tmp_path / "m.pt", small_weights()), **SMALL_SETTINGS)
-    pages = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(tmp_path) in line]
+    pages = [
+        line for line in Path("/proc/self/maps").read_text().splitlines() if str(tmp_path) in line
+    ]
     assert pages or not Path("/proc/self/maps").exists()
     del denoiser
 
@@ -186,7 +196,8 @@ def test_weights_are_mapped_from_the_file_not_copied(tmp_path: Path) -> None:
 def test_unknown_architecture_states_what_is_assumed(tmp_path: Path) -> None:
     path = save(tmp_path / "m.pt", small_weights())
     with pytest.warns(
-        UserWarning, match="assumed image_size 16, num_head_channels 64, .*order False, noise_schedule linear"
+        UserWarning,
+        match="assumed image_size 16, num_head_channels 64, .*order False, noise_schedule linear",
     ):
         info = describe_guided_diffusion(path)
     assert "assumed" in info.name
@@ -203,9 +214,13 @@ def test_sidecar_settles_what_shapes_cannot_tell(tmp_path: Path) -> None:
 def test_timesteps_are_rescaled_where_the_model_was_trained_so(tmp_path: Path) -> None:
     weights = small_weights()
     path = save(tmp_path / "m.pt", weights)
-    denoiser = load_guided_diffusion(path, **SMALL_SETTINGS, diffusion_steps=4000, rescale_timesteps=True)
+    denoiser = load_guided_diffusion(
+        path, **SMALL_SETTINGS, diffusion_steps=4000, rescale_timesteps=True
+    )
     x = torch.ones(1, 3, 32, 32)
-    assert torch.equal(denoiser(x, torch.tensor([3000])), reference_eps(SMALL, weights, x, torch.tensor([750])))
+    assert torch.equal(
+        denoiser(x, torch.tensor([3000])), reference_eps(SMALL, weights, x, torch.tensor([750]))
+    )
     assert denoiser.info.n_timesteps == 4000
 
 
@@ -225,7 +240,9 @@ def test_timesteps_are_rescaled_where_the_model_was_trained_so(tmp_path: Path) -
         ({"label": 3}, "knows no classes"),
     ],
 )
-def test_contradicting_or_unknown_settings_are_refused(tmp_path: Path, settings: dict[str, Any], says: str) -> None:
+def test_contradicting_or_unknown_settings_are_refused(
+    tmp_path: Path, settings: dict[str, Any], says: str
+) -> None:
     path = save(tmp_path / "m.pt", small_weights())
     assert says in refusal(lambda: describe_guided_diffusion(path, **(SMALL_SETTINGS | settings)))
 
@@ -240,20 +257,31 @@ def test_malformed_sidecar_is_refused(tmp_path: Path, text: str, says: str) -> N
 def test_wrong_shape_is_named_with_both_shapes(tmp_path: Path) -> None:
     weights = small_weights()
     weights["input_blocks.1.0.in_layers.2.weight"] = torch.zeros(32, 31, 3, 3)
-    line = refusal(lambda: load_guided_diffusion(save(tmp_path / "m.pt", weights), **SMALL_SETTINGS))
-    assert "input_blocks.1.0.in_layers.2.weight has shape (32, 31, 3, 3), expected (32, 32, 3, 3)" in line
+    line = refusal(
+        lambda: load_guided_diffusion(save(tmp_path / "m.pt", weights), **SMALL_SETTINGS)
+    )
+    assert (
+        "input_blocks.1.0.in_layers.2.weight has shape (32, 31, 3, 3), expected (32, 32, 3, 3)"
+        in line
+    )
 
 
 def test_missing_superfluous_and_integer_parameters_are_named(tmp_path: Path) -> None:
     weights = small_weights()
     bias = weights.pop("middle_block.1.norm.bias")
     path = tmp_path / "m.pt"
-    assert "middle_block.1.norm.bias is missing" in refusal(lambda: load_guided_diffusion(save(path, weights)))
+    assert "middle_block.1.norm.bias is missing" in refusal(
+        lambda: load_guided_diffusion(save(path, weights))
+    )
     weights |= {"middle_block.1.norm.bias": bias, "extra.weight": bias}
-    assert "extra.weight does not belong" in refusal(lambda: load_guided_diffusion(save(path, weights)))
+    assert "extra.weight does not belong" in refusal(
+        lambda: load_guided_diffusion(save(path, weights))
+    )
     del weights["extra.weight"]
     weights["out.2.bias"] = torch.zeros(6, dtype=torch.int8)
-    assert "out.2.bias has dtype torch.int8" in refusal(lambda: load_guided_diffusion(save(path, weights)))
+    assert "out.2.bias has dtype torch.int8" in refusal(
+        lambda: load_guided_diffusion(save(path, weights))
+    )
 
 
 @pytest.mark.parametrize("name", ["m.pt", "m.old.pt", "m.safetensors"])
@@ -276,7 +304,9 @@ def test_truncated_file_is_refused(tmp_path: Path, name: str, keep: float) -> No
         (b"\x01\x02\xff" * 30, "unknown binary format"),
     ],
 )
-def test_file_that_is_no_checkpoint_is_named_for_what_it_is(tmp_path: Path, data: bytes, says: str) -> None:
+def test_file_that_is_no_checkpoint_is_named_for_what_it_is(
+    tmp_path: Path, data: bytes, says: str
+) -> None:
     (tmp_path / "m.pt").write_bytes(data)
     assert says in refusal(lambda: load_guided_diffusion(tmp_path / "m.pt"))
 
@@ -307,11 +337,16 @@ class Trap:
 
 @pytest.mark.parametrize("form", ["zip", "old", "bare"])
 def test_pickled_code_is_refused_without_being_executed(tmp_path: Path, form: str) -> None:
-    marker, path = tmp_path / "executed", tmp_path / "m.pt"
+    marker = tmp_path / "executed"
+    path = tmp_path / "m.pt"
     if form == "bare":
         path.write_bytes(pickle.dumps({"input_blocks.0.0.weight": Trap(marker)}))
     else:
-        torch.save({"input_blocks.0.0.weight": Trap(marker)}, path, _use_new_zipfile_serialization=form == "zip")
+        torch.save(
+            {"input_blocks.0.0.weight": Trap(marker)},
+            path,
+            _use_new_zipfile_serialization=form == "zip",
+        )
     line = refusal(lambda: load_guided_diffusion(path))
     assert "refused unexecuted" in line
     assert "safetensors" in line
@@ -324,21 +359,27 @@ def test_classifier_loads_and_is_not_mistaken_for_a_denoiser(tmp_path: Path) -> 
     model.load_state_dict(weights)
     path = save(tmp_path / "c.pt", weights)
     settings = {"num_head_channels": 32, "use_new_attention_order": False}
-    x, t = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)), torch.tensor([3, 700])
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    t = torch.tensor([3, 700])
     with torch.no_grad():
         assert torch.equal(load_classifier(path, **settings)(x, t), model(x, t))
     assert "is a classifier (5 classes)" in refusal(lambda: load_guided_diffusion(path, **settings))
     denoiser = save(tmp_path / "m.pt", small_weights())
-    assert "is a denoiser, not a classifier" in refusal(lambda: load_classifier(denoiser, **SMALL_SETTINGS))
+    assert "is a denoiser, not a classifier" in refusal(
+        lambda: load_classifier(denoiser, **SMALL_SETTINGS)
+    )
 
 
 def test_class_conditional_network_needs_a_label(tmp_path: Path) -> None:
     config = replace(SMALL, num_classes=4)
     weights = filled(UNetModel(config))
     path = save(tmp_path / "m.pt", weights)
-    assert "needs a label 0..3; none was given" in refusal(lambda: describe_guided_diffusion(path, **SMALL_SETTINGS))
+    assert "needs a label 0..3; none was given" in refusal(
+        lambda: describe_guided_diffusion(path, **SMALL_SETTINGS)
+    )
     assert "4 was given" in refusal(lambda: load_guided_diffusion(path, **SMALL_SETTINGS, label=4))
-    x, t = torch.ones(1, 3, 32, 32), torch.tensor([5])
+    x = torch.ones(1, 3, 32, 32)
+    t = torch.tensor([5])
     eps = [load_guided_diffusion(path, **SMALL_SETTINGS, label=i)(x, t) for i in range(2)]
     assert not torch.equal(*eps)
     with pytest.raises(ValueError, match=r"needs class labels y in 0\.\.3"):
@@ -350,9 +391,13 @@ def test_class_conditional_network_needs_a_label(tmp_path: Path) -> None:
 def test_upsampler_is_refused_as_denoiser(tmp_path: Path) -> None:
     weights = filled(UNetModel(replace(SMALL, in_channels=6, out_channels=3)))
     path = save(tmp_path / "m.pt", weights)
-    assert "takes 6 channels and gives 3" in refusal(lambda: load_guided_diffusion(path, **SMALL_SETTINGS))
+    assert "takes 6 channels and gives 3" in refusal(
+        lambda: load_guided_diffusion(path, **SMALL_SETTINGS)
+    )
     save(path, filled(UNetModel(replace(SMALL, in_channels=6, out_channels=6))))
-    assert "6 channels and gives 6" in refusal(lambda: load_guided_diffusion(path, **SMALL_SETTINGS))
+    assert "6 channels and gives 6" in refusal(
+        lambda: load_guided_diffusion(path, **SMALL_SETTINGS)
+    )
     assert load_guided_diffusion(path, **SMALL_SETTINGS, learn_sigma=False).info.channels == 6
 
 

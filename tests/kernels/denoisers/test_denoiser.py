@@ -21,7 +21,8 @@ def test_the_analytic_denoiser_loads_by_its_scheme(ref):
 @pytest.mark.skipif(not BUILTIN_WEIGHTS.exists(), reason="the built-in weights are not here")
 @pytest.mark.parametrize("ref", ["builtin", "builtin:"])
 def test_the_builtin_denoiser_is_what_the_catalog_says(ref):
-    info, denoiser = describe(ref), load_denoiser(ref)
+    info = describe(ref)
+    denoiser = load_denoiser(ref)
     assert denoiser.info == info
     assert (info.channels, info.tile, info.multiple, info.n_timesteps) == (3, 256, 8, 1000)
     assert len(base_alpha_bar(info.alpha_bar, info.n_timesteps)) == 1000
@@ -31,14 +32,19 @@ def test_the_builtin_denoiser_is_what_the_catalog_says(ref):
 def test_an_unknown_scheme_is_refused_naming_the_known_ones(ref):
     for function in (load_denoiser, describe):
         with pytest.raises(
-            ValueError, match=r"known schemes: builtin:, prior:PATH, analytic:, .*, sigma:package.module:name$"
+            ValueError,
+            match=r"known schemes: builtin:, prior:PATH, analytic:, .*, sigma:package.module:name$",
         ):
             function(ref)
 
 
 @pytest.mark.parametrize(
     ("ref", "message"),
-    [("builtin:big", "takes no path"), ("analytic:x", "takes no path"), ("guided-diffusion:", "names nothing")],
+    [
+        ("builtin:big", "takes no path"),
+        ("analytic:x", "takes no path"),
+        ("guided-diffusion:", "names nothing"),
+    ],
 )
 def test_a_reference_with_a_wrong_path_is_refused(ref, message):
     with pytest.raises(ValueError, match=message):
@@ -61,6 +67,7 @@ def test_a_tile_is_evaluated_apart_from_its_batch_on_the_cpu():
         sizes.append(len(x_t))
         return x_t * t[:, None, None, None]
 
-    x, t = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([1, 2, 3])
+    x = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([1, 2, 3])
     assert torch.equal(evaluate(denoiser, x, t), x * t[:, None, None, None])
     assert sizes == [1, 1, 1]

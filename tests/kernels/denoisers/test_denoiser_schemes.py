@@ -1,4 +1,6 @@
-"""Every kind of denoiser is named by one reference, described before it is loaded, and refused in one clear line."""
+"""Every kind of denoiser is named by one reference, described before it is loaded, and refused in
+one clear line.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,9 @@ def test_a_function_serves_as_a_denoiser() -> None:
     assert (info.channels, info.tile, info.multiple, info.alpha_bar) == (3, 256, 1, "linear")
     denoiser = load_denoiser("module:my_models:zero")
     assert denoiser.info == info
-    assert torch.equal(denoiser(torch.ones(2, 3, 8, 8), torch.tensor([0, 9])), torch.zeros(2, 3, 8, 8))
+    assert torch.equal(
+        denoiser(torch.ones(2, 3, 8, 8), torch.tensor([0, 9])), torch.zeros(2, 3, 8, 8)
+    )
 
 
 def test_a_class_is_described_without_being_built_and_built_when_loaded() -> None:
@@ -98,9 +102,14 @@ def test_a_sigma_denoiser_gives_the_exact_eps_of_its_prior() -> None:
     np.testing.assert_allclose([sigma[0], sigma[-1]], [0.01, 50.0], rtol=1e-9)
     x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     t = torch.tensor([0, 400, 999])
-    a, s = (torch.from_numpy(np.sqrt(v[t.numpy()])).float()[:, None, None, None] for v in (alpha_bar, 1 - alpha_bar))
+    a, s = (
+        torch.from_numpy(np.sqrt(v[t.numpy()])).float()[:, None, None, None]
+        for v in (alpha_bar, 1 - alpha_bar)
+    )
     exact = x * s / (a**2 * 0.25 + s**2)
-    torch.testing.assert_close(denoiser(x, t), exact, rtol=1e-4, atol=1e-4)  # eps is a difference divided by sigma
+    torch.testing.assert_close(
+        denoiser(x, t), exact, rtol=1e-4, atol=1e-4
+    )  # eps is a difference divided by sigma
 
 
 @pytest.mark.parametrize(
@@ -109,8 +118,14 @@ def test_a_sigma_denoiser_gives_the_exact_eps_of_its_prior() -> None:
         ("module:my_models", "not of the form package.module:name"),
         ("module:my-models:zero", "not of the form"),
         ("module:absent_models:zero", "no module named 'absent_models'; install it"),
-        ("module:broken_models:zero", "importing broken_models failed: no module named 'not_installed_anywhere'"),
-        ("module:raising_models:zero", "importing raising_models failed: RuntimeError: no weights here"),
+        (
+            "module:broken_models:zero",
+            "importing broken_models failed: no module named 'not_installed_anywhere'",
+        ),
+        (
+            "module:raising_models:zero",
+            "importing raising_models failed: RuntimeError: no weights here",
+        ),
         ("module:my_models:absent", "has no absent"),
         ("module:my_models:number", "cannot be called"),
         ("module:", "write module:package.module:name"),
@@ -155,7 +170,12 @@ def test_a_prior_file_of_any_number_of_channels_is_served(tmp_path: Path, channe
     denoiser = load_denoiser(f"prior:{path}")
     assert denoiser.info == info
     assert (info.channels, info.multiple, info.local) == (channels, 4, True)
-    assert denoiser(torch.ones(1, channels, 16, 16), torch.tensor([500])).shape == (1, channels, 16, 16)
+    assert denoiser(torch.ones(1, channels, 16, 16), torch.tensor([500])).shape == (
+        1,
+        channels,
+        16,
+        16,
+    )
 
 
 @pytest.mark.parametrize("ref", ["builtin", "analytic:", "module:my_models:zero"])

@@ -1,4 +1,6 @@
-"""Folders written by the diffusers library load, and agree with the library's own network and schedulers."""
+"""Folders written by the diffusers library load, and agree with the library's own network and
+schedulers.
+"""
 
 from __future__ import annotations
 
@@ -50,8 +52,12 @@ def network(channels: int = 3, out: int | None = None, **more: Any) -> Any:
 
 def write(path: Path, model: Any, scheduler: Any, *, safe: bool = True) -> Path:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the library leaves its configuration files to the garbage collector
-        diffusers.DDPMPipeline(unet=model, scheduler=scheduler).save_pretrained(path, safe_serialization=safe)
+        warnings.simplefilter(
+            "ignore"
+        )  # the library leaves its configuration files to the garbage collector
+        diffusers.DDPMPipeline(unet=model, scheduler=scheduler).save_pretrained(
+            path, safe_serialization=safe
+        )
     return path
 
 
@@ -65,7 +71,9 @@ def alter(path: Path, **changes: Any) -> None:
 
 
 def same(ours: Tensor, theirs: Tensor) -> None:
-    """Compare to the last bits only: weights mapped from a file lie at another alignment than drawn ones."""
+    """Compare to the last bits only: weights mapped from a file lie at another alignment than drawn
+    ones.
+    """
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
@@ -78,14 +86,17 @@ def refusal(path: Path, label: int | None = None) -> str:
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("safe", [True, False])
-def test_a_saved_network_answers_as_the_library_does(tmp_path: Path, channels: int, safe: bool) -> None:
+def test_a_saved_network_answers_as_the_library_does(
+    tmp_path: Path, channels: int, safe: bool
+) -> None:
     model = network(channels)
     path = write(tmp_path / "model", model, diffusers.DDPMScheduler(), safe=safe)
     denoiser = load_denoiser(f"diffusers:{path}")
     info = describe(f"diffusers:{path}")
     assert denoiser.info == info
     assert (info.channels, info.tile, info.multiple) == (channels, 16, 2)
-    x, t = torch.randn(2, channels, 16, 24), torch.tensor([3, 700])
+    x = torch.randn(2, channels, 16, 24)
+    t = torch.tensor([3, 700])
     with torch.no_grad():
         same(denoiser(x, t), model(x, t).sample)
 
@@ -102,12 +113,15 @@ def test_the_schedule_is_the_schedulers_own(tmp_path: Path, name: str, kind: str
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
-def test_every_kind_of_prediction_gives_the_same_clean_estimate_as_the_library(tmp_path: Path, prediction: str) -> None:
+def test_every_kind_of_prediction_gives_the_same_clean_estimate_as_the_library(
+    tmp_path: Path, prediction: str
+) -> None:
     scheduler = diffusers.DDIMScheduler(prediction_type=prediction, clip_sample=False)
     model = network()
     denoiser = load_denoiser(f"diffusers:{write(tmp_path / 'model', model, scheduler)}")
     scheduler.set_timesteps(1000)
-    x, t = torch.randn(1, 3, 16, 16), 300
+    x = torch.randn(1, 3, 16, 16)
+    t = 300
     with torch.no_grad():
         theirs = scheduler.step(model(x, t).sample, t, x).pred_original_sample
         eps = denoiser(x, torch.tensor([t]))
@@ -121,13 +135,16 @@ def test_the_timestep_of_pure_noise_is_left_out(tmp_path: Path) -> None:
     info = describe(f"diffusers:{write(tmp_path / 'model', network(), scheduler)}")
     assert info.n_timesteps == 999
     table = base_alpha_bar(info.alpha_bar, 999)
-    np.testing.assert_allclose(table, scheduler.alphas_cumprod.double().numpy()[:-1], rtol=5e-3, atol=1e-7)
+    np.testing.assert_allclose(
+        table, scheduler.alphas_cumprod.double().numpy()[:-1], rtol=5e-3, atol=1e-7
+    )
 
 
 def test_a_learned_variance_is_dropped(tmp_path: Path) -> None:
     model = network(3, 6)
     path = write(tmp_path / "model", model, diffusers.DDPMScheduler(variance_type="learned_range"))
-    x, t = torch.randn(1, 3, 16, 16), torch.tensor([5])
+    x = torch.randn(1, 3, 16, 16)
+    t = torch.tensor([5])
     with torch.no_grad():
         same(load_denoiser(f"diffusers:{path}")(x, t), model(x, t).sample[:, :3])
 
@@ -137,7 +154,8 @@ def test_a_class_conditional_network_needs_its_class(tmp_path: Path) -> None:
     path = write(tmp_path / "model", model, diffusers.DDPMScheduler())
     assert "give --class N from 0 to 3" in refusal(path)
     assert "4 was given" in refusal(path, label=4)
-    x, t = torch.randn(1, 3, 16, 16), torch.tensor([5])
+    x = torch.randn(1, 3, 16, 16)
+    t = torch.tensor([5])
     with torch.no_grad():
         ours = load_denoiser(f"diffusers:{path}", label=2)(x, t)
         same(ours, model(x, t, class_labels=torch.tensor([2])).sample)
@@ -155,7 +173,8 @@ def test_attention_names_of_old_versions_are_understood(folder: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    x, t = torch.randn(1, 3, 16, 16), torch.tensor([5])
+    x = torch.randn(1, 3, 16, 16)
+    t = torch.tensor([5])
     before = load_denoiser(f"diffusers:{folder}")(x, t)
     old = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
     tensors = load_file(weights)
@@ -179,13 +198,25 @@ def test_pickled_code_is_refused_unexecuted(folder: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("part", "changes", "message"),
     [
-        ("scheduler/scheduler_config.json", {"prediction_type": "flow"}, "prediction_type 'flow' is unknown"),
-        ("scheduler/scheduler_config.json", {"beta_schedule": "laplace"}, "beta_schedule 'laplace' is not supported"),
+        (
+            "scheduler/scheduler_config.json",
+            {"prediction_type": "flow"},
+            "prediction_type 'flow' is unknown",
+        ),
+        (
+            "scheduler/scheduler_config.json",
+            {"beta_schedule": "laplace"},
+            "beta_schedule 'laplace' is not supported",
+        ),
         ("unet/config.json", {"_class_name": "UNet2DConditionModel"}, "is a UNet2DConditionModel"),
         ("unet/config.json", {"time_embedding_type": "fourier"}, "embeds noise levels"),
         ("unet/config.json", {"out_channels": 5}, "takes 3 channels and gives 5"),
         ("unet/config.json", {"block_out_channels": [16, 48]}, "does not fit config.json"),
-        ("unet/config.json", {"down_block_types": ["Nonsense", "DownBlock2D"]}, "describes no network"),
+        (
+            "unet/config.json",
+            {"down_block_types": ["Nonsense", "DownBlock2D"]},
+            "describes no network",
+        ),
         ("model_index.json", {"vqvae": ["diffusers", "VQModel"]}, "latent"),
     ],
 )
@@ -209,7 +240,9 @@ def test_a_missing_part_is_named(folder: Path, part: str, message: str) -> None:
     assert message in refusal(folder)
 
 
-def test_a_missing_extra_is_named_with_its_install_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_named_with_its_install_command(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'gigarestore\[diffusers\]'"):
         describe(f"diffusers:{folder}")

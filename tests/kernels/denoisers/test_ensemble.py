@@ -8,7 +8,9 @@ from kernels.presets import EVALUATIONS
 
 
 class Slanted:
-    """A network that is not symmetric at all: each pixel's eps is its value times a ramp over the tile."""
+    """A network that is not symmetric at all: each pixel's eps is its value times a ramp over the
+    tile.
+    """
 
     info = DenoiserInfo(name="slanted")
 
@@ -31,7 +33,8 @@ def picture(seed=0, side=8, batch=1):
 
 @pytest.mark.parametrize("ensemble", ["2", "4", "8"])
 def test_an_average_over_a_group_of_symmetries_commutes_with_them(ensemble):
-    x, t = picture(), torch.tensor([3])
+    x = picture()
+    t = torch.tensor([3])
     served = SymmetricDenoiser(Slanted(), ensemble)
     turned = x.flip(-1).flip(-2)
     assert torch.allclose(served(turned, t), served(x, t).flip(-1).flip(-2), atol=1e-6)
@@ -39,7 +42,8 @@ def test_an_average_over_a_group_of_symmetries_commutes_with_them(ensemble):
 
 
 def test_the_cycle_takes_the_symmetry_that_the_timestep_names_and_eight_steps_average_to_all():
-    x, network = picture(), Slanted()
+    x = picture()
+    network = Slanted()
     served = SymmetricDenoiser(network, "cycle")
     steps = [served(x, torch.tensor([t])) for t in range(40, 48)]
     assert network.calls == 8
@@ -58,7 +62,8 @@ def test_a_step_costs_as_many_evaluations_as_are_counted(ensemble):
 
 @pytest.mark.parametrize("ensemble", ["2", "cycle"])
 def test_a_tile_does_not_depend_on_the_timesteps_of_its_batch(ensemble):
-    x, served = picture(1, batch=3), SymmetricDenoiser(Slanted(), ensemble)
+    x = picture(1, batch=3)
+    served = SymmetricDenoiser(Slanted(), ensemble)
     together = served(x, torch.tensor([1, 6, 7]))
     for i, t in enumerate((1, 6, 7)):
         assert torch.equal(together[i : i + 1], served(x[i : i + 1], torch.tensor([t])))

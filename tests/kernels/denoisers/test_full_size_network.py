@@ -1,4 +1,6 @@
-"""A guided-diffusion network of published size loads from a .pt with the published key names, and takes a step."""
+"""A guided-diffusion network of published size loads from a .pt with the published key names, and
+takes a step.
+"""
 
 from __future__ import annotations
 
@@ -61,15 +63,21 @@ print(json.dumps({
 
 @pytest.mark.slow
 @pytest.mark.skipif(not KEYS.exists(), reason="golden vectors are not here")
-@pytest.mark.skipif(psutil.virtual_memory().available < 8e9, reason="needs 8 GB of available memory")
-def test_a_full_size_network_loads_under_its_published_names_and_takes_one_step(tmp_path: Path) -> None:
+@pytest.mark.skipif(
+    psutil.virtual_memory().available < 8e9, reason="needs 8 GB of available memory"
+)
+def test_a_full_size_network_loads_under_its_published_names_and_takes_one_step(
+    tmp_path: Path,
+) -> None:
     if shutil.disk_usage(tmp_path).free < 4e9:
         pytest.skip("needs 4 GB of disk")
     path = tmp_path / "256x256_diffusion_uncond.pt"
     root = ROOT
     command = [sys.executable, "-c", SCRIPT, str(KEYS), str(path), str(TILE)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=240, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=root, timeout=240, check=False
+        )
     finally:
         path.unlink(missing_ok=True)  # 2.2 GB
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,6 @@
-"""Where super-resolution starts: a network's prediction, better than an enlargement, and when it is asked for."""
+"""Where super-resolution starts: a network's prediction, better than an enlargement, and when it is
+asked for.
+"""
 
 from dataclasses import replace
 
@@ -9,7 +11,12 @@ import torch
 import torch.nn.functional as F
 
 from kernels.denoisers.builtin import PriorConfig, load_prior, read_prior
-from kernels.denoisers.denoiser_registry import BUILTIN_WEIGHTS, PREDICTOR_WEIGHTS, describe, file_hash
+from kernels.denoisers.denoiser_registry import (
+    BUILTIN_WEIGHTS,
+    PREDICTOR_WEIGHTS,
+    describe,
+    file_hash,
+)
 from kernels.denoisers.predictor import FORMAT, load_predictor, predict
 from kernels.operators.smooth_pool import SmoothPool
 from kernels.training.command import export, train
@@ -33,7 +40,9 @@ TINY = replace(
 
 def photograph(side: int = 192) -> torch.Tensor:
     picture = skimage.data.astronaut()[:side, 100 : 100 + side]
-    return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))[None].float() / 127.5 - 1
+    return (
+        torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))[None].float() / 127.5 - 1
+    )
 
 
 def psnr(x: torch.Tensor, y: torch.Tensor) -> float:
@@ -42,23 +51,31 @@ def psnr(x: torch.Tensor, y: torch.Tensor) -> float:
 
 def plan(task: dict | None = None, sampling: dict | None = None, **more):
     task = {"name": "sr", "scale": 4} | (task or {})
-    return plan_job(JobSpec.build({"input": {"size": (128, 160)}, "task": task, "sampling": sampling or {}, **more}))
+    return plan_job(
+        JobSpec.build(
+            {"input": {"size": (128, 160)}, "task": task, "sampling": sampling or {}, **more}
+        )
+    )
 
 
 @pytest.mark.parametrize("scale", [2, 4])
 def test_a_prediction_is_nearer_to_a_photograph_than_its_enlargement(scale: int):
     clean = photograph()
-    operator, y = SmoothPool(scale), F.avg_pool2d(clean, scale)
+    operator = SmoothPool(scale)
+    y = F.avg_pool2d(clean, scale)
     start = F.interpolate(y, scale_factor=scale, mode="bicubic", align_corners=False)
     before, after = (operator.project(x, y) for x in (start, predict(load_predictor(), start)))
     assert psnr(after, clean) > psnr(before, clean) + 0.5
 
 
 def test_a_prediction_does_not_depend_on_the_pictures_beside_it():
-    predictor, pictures = load_predictor(), torch.cat(list(photograph().split(64, -1)))[..., :64, :]
+    predictor = load_predictor()
+    pictures = torch.cat(list(photograph().split(64, -1)))[..., :64, :]
     together = predict(predictor, pictures)
     assert together.shape == (3, 3, 64, 64)
-    assert all(torch.equal(predict(predictor, pictures[i : i + 1])[0], together[i]) for i in range(3))
+    assert all(
+        torch.equal(predict(predictor, pictures[i : i + 1])[0], together[i]) for i in range(3)
+    )
     assert together.abs().max() <= 1
 
 
@@ -93,12 +110,17 @@ def test_other_tasks_start_as_before_whatever_they_are_told(task: dict, sampling
     found = plan(task, sampling, **masked).spec.sampling
     assert found.init in ("bicubic", "none")
     if sampling != {"start": 100}:  # may be combined, if somebody says both
-        predicted = plan().spec.sampling.model_dump(include={"init", "start", "guided_start", "steps", "guided_steps"})
-        assert plan(task, {**predicted, **sampling}, **masked).spec.sampling == found, "as if nobody had said so"
+        predicted = plan().spec.sampling.model_dump(
+            include={"init", "start", "guided_start", "steps", "guided_steps"}
+        )
+        assert plan(task, {**predicted, **sampling}, **masked).spec.sampling == found, (
+            "as if nobody had said so"
+        )
 
 
 def test_both_networks_are_in_the_fingerprint_of_what_they_decide():
-    one, other = fingerprint(plan()), fingerprint(plan({"sigma": 0.02}))
+    one = fingerprint(plan())
+    other = fingerprint(plan({"sigma": 0.02}))
     assert one["denoiser"] == other["denoiser"] == describe("builtin").content
     assert (one["predictor"], other["predictor"]) == (file_hash(PREDICTOR_WEIGHTS), None)
 
@@ -106,7 +128,10 @@ def test_both_networks_are_in_the_fingerprint_of_what_they_decide():
 def test_examples_are_enlargements_and_what_is_measured_costs_nothing():
     clean = photograph(64)
     z = enlarged(clean, 4, rounded=False)
-    assert torch.equal(z, F.interpolate(F.avg_pool2d(clean, 4), scale_factor=4, mode="bicubic", align_corners=False))
+    assert torch.equal(
+        z,
+        F.interpolate(F.avg_pool2d(clean, 4), scale_factor=4, mode="bicubic", align_corners=False),
+    )
     error = undetermined(z - clean, 4)
     assert F.avg_pool2d(error, 4).abs().max() < 1e-6
     flat = F.avg_pool2d(clean, 4).repeat_interleave(4, -1).repeat_interleave(4, -2)

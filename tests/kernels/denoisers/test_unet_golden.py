@@ -1,4 +1,6 @@
-"""The networks reproduce the golden vectors and carry exactly the parameters of the published checkpoints."""
+"""The networks reproduce the golden vectors and carry exactly the parameters of the published
+checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kernels.denoisers.guided_diffusion.classifier import ClassifierConfig, ClassifierModel, log_probability_gradient
-from kernels.denoisers.guided_diffusion.unet import UNetConfig, UNetModel, timestep_embedding, torso_to
+from kernels.denoisers.guided_diffusion.classifier import (
+    ClassifierConfig,
+    ClassifierModel,
+    log_probability_gradient,
+)
+from kernels.denoisers.guided_diffusion.unet import (
+    UNetConfig,
+    UNetModel,
+    timestep_embedding,
+    torso_to,
+)
 from tests.places import GOLDEN
 
 needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason="golden vectors are not here")
@@ -72,7 +83,8 @@ def test_classifier_logits_and_input_gradient_match_golden(name: str) -> None:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_architecture_has_exactly_the_published_parameters(name: str) -> None:
     published = json.loads((GOLDEN / "keys" / f"{name}.json").read_text())
-    flags, expected = published["flags"], published["state_dict"]
+    flags = published["flags"]
+    expected = published["state_dict"]
     with torch.device("meta"):
         model: nn.Module
         if "classifier" in name:
@@ -88,7 +100,11 @@ def test_published_architecture_has_exactly_the_published_parameters(name: str) 
 def test_half_precision_torso_stays_near_float32(name: str) -> None:
     model = with_weights(UNetModel(UNetConfig.from_flags(flags_of(name))), name)
     torso_to(model, torch.bfloat16)
-    dtypes = {k.split(".")[0]: v.dtype for k, v in model.state_dict().items() if v.ndim >= 2 and "emb" not in k}
+    dtypes = {
+        k.split(".")[0]: v.dtype
+        for k, v in model.state_dict().items()
+        if v.ndim >= 2 and "emb" not in k
+    }
     assert dtypes == {
         "input_blocks": torch.bfloat16,
         "middle_block": torch.bfloat16,

@@ -1,4 +1,6 @@
-"""Blur, decimation, compressed sensing: laws of the operators, and measurements that hold beside pinned pixels."""
+"""Blur, decimation, compressed sensing: laws of the operators, and measurements that hold beside
+pinned pixels.
+"""
 
 import numpy as np
 import pytest
@@ -14,12 +16,24 @@ from kernels.operators.linear_operator import AveragePool
 from kernels.operators.operator_checks import check_laws
 from kernels.operators.separable import Separable
 from kernels.operators.tolerance_projection import least_squares
-from kernels.sampling.constraints import Known, Measurement, Problem, cat, ddnm_plus, range_space, select
+from kernels.sampling.constraints import (
+    Known,
+    Measurement,
+    Problem,
+    cat,
+    ddnm_plus,
+    range_space,
+    select,
+)
 from tests.places import GOLDEN
 
 GOLDEN = GOLDEN / "operators"
-SIDE, EXACT = 32, 1e-9
-INSIDE = [(0, 0, SIDE, SIDE), (-5, -40, 28, 20)]  # a tile in the middle, one at the picture's lower right corner
+SIDE = 32
+EXACT = 1e-9
+INSIDE = [
+    (0, 0, SIDE, SIDE),
+    (-5, -40, 28, 20),
+]  # a tile in the middle, one at the picture's lower right corner
 ODD = np.array([[0.0, 0.05, 0.1], [0.05, 0.6, 0.05], [0.1, 0.05, 0.0]])
 
 
@@ -29,7 +43,9 @@ def separable(stencil, threshold=0.0):
 
 def general(threshold=1e-6, steps=60):
     stencil = blur.from_weights(ODD, normalise=False)
-    return Convolution(stencil, torch.stack([valid_mask(stencil, SIDE, box) for box in INSIDE]), threshold, steps)
+    return Convolution(
+        stencil, torch.stack([valid_mask(stencil, SIDE, box) for box in INSIDE]), threshold, steps
+    )
 
 
 OPERATORS = {
@@ -46,12 +62,21 @@ every_operator = pytest.mark.parametrize("build", OPERATORS.values(), ids=OPERAT
 
 
 def picture(seed=0, side=SIDE, batch=2, channels=3):
-    return torch.randn(batch, channels, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(
+        batch,
+        channels,
+        side,
+        side,
+        dtype=torch.float64,
+        generator=torch.Generator().manual_seed(seed),
+    )
 
 
 @every_operator
 def test_pinv_is_a_generalised_inverse_and_its_projector_is_orthogonal(build):
-    op, x, z = build(), picture(), picture(1)
+    op = build()
+    x = picture()
+    z = picture(1)
     y = op.A(x)
     kept = op.range_project(x)
     assert float((op.A(op.pinv(y)) - y).abs().max()) < EXACT
@@ -62,7 +87,8 @@ def test_pinv_is_a_generalised_inverse_and_its_projector_is_orthogonal(build):
 
 @every_operator
 def test_a_tile_alone_is_the_same_bytes_as_among_others(build):
-    op, x = build(), picture().float()
+    op = build()
+    x = picture().float()
     y = op.A(x)
     for i in range(2):
         one = select(op, [i])
@@ -74,8 +100,10 @@ def test_a_tile_alone_is_the_same_bytes_as_among_others(build):
 
 @pytest.mark.parametrize("threshold", [0.03, 0.3])
 def test_truncated_blur_keeps_the_laws_but_for_what_it_truncates(threshold):
-    op, x = separable(blur.uniform(9), threshold), picture()
-    y, kept = op.A(x), op.range_project(x)
+    op = separable(blur.uniform(9), threshold)
+    x = picture()
+    y = op.A(x)
+    kept = op.range_project(x)
     assert float((op.range_project(kept) - kept).abs().max()) < EXACT
     assert float((op.pinv(op.A(op.pinv(y))) - op.pinv(y)).abs().max()) < EXACT
     left = op.A(op.pinv(y)) - y
@@ -90,7 +118,9 @@ def test_stencils_measure_the_valid_convolution(seed, tall, wide):
     weights /= weights.sum()
     x = rng.standard_normal((2, 14, 17))
     found = blur.from_weights(weights, normalise=False).measure(x)
-    assert np.abs(found - np.stack([correlate2d(band, weights, "valid") for band in x])).max() < 1e-12
+    assert (
+        np.abs(found - np.stack([correlate2d(band, weights, "valid") for band in x])).max() < 1e-12
+    )
 
 
 @pytest.mark.parametrize("name", ["uniform 3", "bicubic 2", "bicubic 4", "any kernel"])
@@ -98,7 +128,12 @@ def test_only_measurements_wholly_inside_constrain_and_they_agree_with_the_whole
     op = OPERATORS[name]()
     stencil = op.stencil if isinstance(op, Convolution) else None
     stencil = (
-        stencil or {"uniform 3": blur.uniform(3), "bicubic 2": blur.bicubic(2), "bicubic 4": blur.bicubic(4)}[name]
+        stencil
+        or {
+            "uniform 3": blur.uniform(3),
+            "bicubic 2": blur.bicubic(2),
+            "bicubic 4": blur.bicubic(4),
+        }[name]
     )
     x = picture(batch=1)
     found = select(op, [0]).A(x)[0].numpy()
@@ -123,7 +158,10 @@ def test_rank_one_kernels_are_recognised_and_others_are_not():
     [
         (lambda: blur.uniform(4), "odd"),
         (lambda: blur.gaussian(0.0), "above 0"),
-        (lambda: blur.from_weights(np.ones((3, 3)), normalise=False), "sums to 9 instead of 1; divide"),
+        (
+            lambda: blur.from_weights(np.ones((3, 3)), normalise=False),
+            "sums to 9 instead of 1; divide",
+        ),
         (lambda: blur.from_weights(np.ones((2, 3)) / 6, normalise=False), "odd sides"),
         (lambda: drawn(32, 0.0, 0), "outside"),
         (lambda: drawn(32, 1.5, 0), "outside"),
@@ -136,11 +174,17 @@ def test_impossible_operators_are_refused_by_name(make, message):
 
 
 def pinned_case(stencil, threshold, tolerance, top):
-    """Return a tile with 12 pinned columns that fit its measurement, and the residual before and after `finish`."""
-    level, side, cut = 2 / top, 48, 12
+    """Return a tile with 12 pinned columns that fit its measurement, and the residual before and
+    after `finish`.
+    """
+    level = 2 / top
+    side = 48
+    cut = 12
     rng = np.random.default_rng(3)
     y, x = np.mgrid[:side, :side]
-    truth = torch.from_numpy(np.stack([np.sin(x / 5 + c) * np.cos(y / 4) for c in range(3)]) * 0.6)[None]
+    truth = torch.from_numpy(np.stack([np.sin(x / 5 + c) * np.cos(y / 4) for c in range(3)]) * 0.6)[
+        None
+    ]
     op = Separable.build(stencil, side, [(0, 0, side, side)], threshold)
     measured = torch.round(op.A(truth) / level) * level
     start = truth + 0.05 * torch.from_numpy(rng.standard_normal(truth.shape))
@@ -150,7 +194,9 @@ def pinned_case(stencil, threshold, tolerance, top):
     cols = unreached.clone()
     cols[:, :cut] = False
     known = Known(~cols[:, None, None].expand(1, 1, side, side), start)
-    problem = Problem(measurement=Measurement(op, measured, tolerance=tolerance * level), known=known)
+    problem = Problem(
+        measurement=Measurement(op, measured, tolerance=tolerance * level), known=known
+    )
     done = problem.finish(start, unreached, cols)
     sees_free = (op.cols.matrix[:, :, cut:] != 0).any(dim=2) & op.cols.exact
     valid = (op.rows.exact[:, None, :, None] & sees_free[:, None, None, :]).expand_as(measured)
@@ -176,7 +222,9 @@ def test_measurements_hold_beside_pinned_pixels_which_stay_bit_for_bit(stencil, 
 
 
 def test_what_cannot_hold_is_least_squares_however_many_steps_are_allowed():
-    """Rounding takes over once the gradients have converged: 1000 steps too many must not undo the first fifty."""
+    """Rounding takes over once the gradients have converged: 1000 steps too many must not undo the
+    first fifty.
+    """
     rng = np.random.default_rng(5)
     u, v = (torch.from_numpy(np.linalg.qr(rng.standard_normal((40, 40)))[0]) for _ in range(2))
     matrix = u[:, :24] @ torch.diag(torch.logspace(0, -2.5, 24, dtype=torch.float64)) @ v[:24]
@@ -184,16 +232,21 @@ def test_what_cannot_hold_is_least_squares_however_many_steps_are_allowed():
     found = least_squares(lambda z: matrix @ z, lambda w: matrix.mT @ w, wanted, 1e-9, 3000)
     best = torch.linalg.pinv(matrix, rtol=1e-9) @ wanted
     assert torch.allclose(found, best, rtol=1e-4, atol=1e-4 * float(best.abs().max()))
-    more = least_squares(lambda z: matrix @ z, lambda w: matrix.mT @ w, wanted - matrix @ found, 1e-9, 3000)
+    more = least_squares(
+        lambda z: matrix @ z, lambda w: matrix.mT @ w, wanted - matrix @ found, 1e-9, 3000
+    )
     assert float(more.abs().max()) <= 1e-4 * float(best.abs().max()), "nothing was left to be done"
 
 
 def test_projecting_pins_before_and_after_a_measurement_that_overlaps_them():
     op = separable(blur.uniform(3), 0.01)
-    x, value = picture().float(), picture(1).float()
+    x = picture().float()
+    value = picture(1).float()
     mask = torch.zeros(2, 1, SIDE, SIDE, dtype=torch.bool)
     mask[..., :8] = True
-    problem = Problem(measurement=Measurement(op, op.A(value), tolerance=1e-3), known=Known(mask, value))
+    problem = Problem(
+        measurement=Measurement(op, op.A(value), tolerance=1e-3), known=Known(mask, value)
+    )
     found = problem.project(x)
     assert torch.equal(found[..., :8], value[..., :8])
 
@@ -201,10 +254,16 @@ def test_projecting_pins_before_and_after_a_measurement_that_overlaps_them():
 def test_spectral_weights_of_a_blur_are_the_matrix_formula():
     op = Separable.build(blur.gaussian(1.0, 5), 12, [(0, 0, 12, 12)], 0.05)
     x = picture(batch=1, side=12, channels=1)
-    columns = torch.stack([op.A(e.reshape(1, 1, 12, 12)).flatten() for e in torch.eye(144, dtype=torch.float64)], dim=1)
+    columns = torch.stack(
+        [op.A(e.reshape(1, 1, 12, 12)).flatten() for e in torch.eye(144, dtype=torch.float64)],
+        dim=1,
+    )
     _, s, vt = torch.linalg.svd(columns)
     one = torch.ones(1, 1, 1, 1, dtype=torch.float64)
-    alpha, tau, eta, sigma = 0.7 * one, 0.3 * one, 0.0 * one, 0.2
+    alpha = 0.7 * one
+    tau = 0.3 * one
+    eta = 0.0 * one
+    sigma = 0.2
     found = range_space(Measurement(op, op.A(x), sigma), False, alpha, tau, eta, x)
     kept = s > 0.05
     lam, fresh = (w.flatten() for w in ddnm_plus(alpha, tau, eta, sigma, s[None, None, None]))
@@ -226,7 +285,9 @@ def test_whole_channel_walsh_hadamard_golden():
     x = torch.from_numpy(golden["x"]).double()
     op = BlockHadamard(16, tuple(int(i) for i in golden["perm"][:64]))
     y = op.A(x)
-    by_coefficient = y.reshape(2, 3, 64).permute(0, 2, 1).flatten(1)  # the golden has the channels innermost
+    by_coefficient = (
+        y.reshape(2, 3, 64).permute(0, 2, 1).flatten(1)
+    )  # the golden has the channels innermost
     assert np.abs(by_coefficient.numpy() - golden["y"]).max() < 1e-5
     assert np.abs(op.pinv(y).numpy() - golden["pinv"]).max() < 1e-5
     assert np.allclose(golden["singulars"], op.singular_values(x))
@@ -236,7 +297,9 @@ def test_whole_channel_walsh_hadamard_golden():
 @pytest.mark.parametrize("row", range(4))
 def test_noise_weights_of_compressed_sensing_golden(row):
     golden = np.load(GOLDEN / "cs_walshhadamard_0.25.npz")
-    a, sigma_y, tau, eta = (torch.full((1, 1, 1, 1), float(v), dtype=torch.float64) for v in golden["cfg"][row])
+    a, sigma_y, tau, eta = (
+        torch.full((1, 1, 1, 1), float(v), dtype=torch.float64) for v in golden["cfg"][row]
+    )
     op = BlockHadamard(16, tuple(int(i) for i in golden["perm"][:64]))
     v, z, e = (torch.from_numpy(golden[k]).double() for k in ("v", "z", "e"))
     lam, fresh = ddnm_plus(a, tau, eta, float(sigma_y), 1.0)

@@ -1,4 +1,6 @@
-"""Laws that every operator obeys, in float64, over one list: a new operator adds a row and inherits them all."""
+"""Laws that every operator obeys, in float64, over one list: a new operator adds a row and inherits
+them all.
+"""
 
 from collections.abc import Callable
 
@@ -7,10 +9,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.operators.linear_operator import AveragePool, Compose, Grey, Identity, Mask, MaskedPool, compose, name
+from kernels.operators.linear_operator import (
+    AveragePool,
+    Compose,
+    Grey,
+    Identity,
+    Mask,
+    MaskedPool,
+    compose,
+    name,
+)
 from kernels.operators.smooth_pool import SmoothPool
 
-H, W, BATCH = 24, 36, 2
+H = 24
+W = 36
+BATCH = 2
 EXACT = 1e-12
 
 # Each builds its operator for a window of one picture-sized mask, (BATCH, 1, H, W).
@@ -30,14 +43,18 @@ OPERATORS: dict[str, Callable] = {
     "mask after grey": lambda m: Compose(Mask(m), Grey()),
     "mask after pool": lambda m: Compose(Mask(m[..., ::4, ::4]), AveragePool(4)),
     "old photo": lambda m: Compose(MaskedPool(4, m), Grey()),
-    "old photo at half size": lambda m: compose(MaskedPool(2, m[..., ::2, ::2]), AveragePool(2), Grey()),
+    "old photo at half size": lambda m: compose(
+        MaskedPool(2, m[..., ::2, ::2]), AveragePool(2), Grey()
+    ),
 }
 
 every_operator = pytest.mark.parametrize("build", OPERATORS.values(), ids=OPERATORS.keys())
 
 
 def picture(seed=0, channels=3):
-    return torch.randn(BATCH, channels, H, W, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(
+        BATCH, channels, H, W, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def mask(seed=0):
@@ -53,13 +70,16 @@ def close(a, b):
 
 @every_operator
 def test_pinv_is_a_generalised_inverse(build):
-    op, x = build(mask()), picture()
+    op = build(mask())
+    x = picture()
     assert close(op.A(op.pinv(op.A(x))), op.A(x))
 
 
 @every_operator
 def test_range_projector_is_idempotent_and_self_adjoint(build):
-    op, x, z = build(mask()), picture(), picture(1)
+    op = build(mask())
+    x = picture()
+    z = picture(1)
     projected = op.range_project(x)
     assert close(op.range_project(projected), projected)
     assert abs(float((projected * z).sum() - (x * op.range_project(z)).sum())) < 1e-9
@@ -67,7 +87,8 @@ def test_range_projector_is_idempotent_and_self_adjoint(build):
 
 @every_operator
 def test_projection_satisfies_the_measurement(build):
-    op, x = build(mask()), picture()
+    op = build(mask())
+    x = picture()
     y = op.A(picture(1))
     assert close(op.A(op.project(x, y)), y)
     assert close(op.project(x, op.A(x)), x)
@@ -75,7 +96,8 @@ def test_projection_satisfies_the_measurement(build):
 
 @every_operator
 def test_projection_does_not_depend_on_what_is_not_measured(build):
-    op, x = build(mask()), picture()
+    op = build(mask())
+    x = picture()
     y = op.A(picture(1))
     measured = op.A(op.pinv(torch.ones_like(y))) > 0.5
     assert torch.equal(op.project(x, torch.where(measured, y, torch.nan)), op.project(x, y))
@@ -85,7 +107,9 @@ def test_projection_does_not_depend_on_what_is_not_measured(build):
 @settings(max_examples=10, deadline=None)
 @given(data=st.data())
 def test_aligned_crop_commutes(build, data):
-    op, x, known = build(mask()), picture(), mask()
+    op = build(mask())
+    x = picture()
+    known = mask()
     k = op.alignment
     assert 12 % k == 0
     y0 = data.draw(st.integers(0, H // 12 - 1)) * 12
@@ -101,22 +125,32 @@ def test_aligned_crop_commutes(build, data):
 
 @every_operator
 def test_singular_values_are_those_of_the_dense_matrix(build):
-    h, w, c = 12, 12, 3
+    h = 12
+    w = 12
+    c = 3
     op = build(mask()[:1, :, 6:18, 6:18])
     basis = torch.eye(c * h * w, dtype=torch.float64).reshape(-1, c, h, w)
     dense = torch.stack([op.A(e[None]).flatten() for e in basis], dim=1)
     pinv = torch.linalg.pinv(dense, rtol=1e-10)
     s = op.singular_values(basis[:1])
-    s = torch.full((c * h * w,), s, dtype=torch.float64) if isinstance(s, float) else s.expand(1, c, h, w).flatten()
+    s = (
+        torch.full((c * h * w,), s, dtype=torch.float64)
+        if isinstance(s, float)
+        else s.expand(1, c, h, w).flatten()
+    )
     # A^T A = diag(s^2) on the range: the singular value belongs to the pixel.
     assert close(dense.T @ dense, s[:, None] ** 2 * (pinv @ dense))
-    for y in torch.randn(3, dense.shape[0], dtype=torch.float64, generator=torch.Generator().manual_seed(0)):
+    for y in torch.randn(
+        3, dense.shape[0], dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    ):
         image = op.pinv(y.reshape(op.A(basis[:1]).shape)).flatten()
         assert close(image, pinv @ y)
 
 
 def test_mask_projection_overwrites_bit_for_bit():
-    x, y, known = picture().float(), picture(1).float(), mask()
+    x = picture().float()
+    y = picture(1).float()
+    known = mask()
     result = Mask(known).project(x, y)
     keep = known.expand_as(x)
     assert torch.equal(result[keep], y[keep])
@@ -126,9 +160,15 @@ def test_mask_projection_overwrites_bit_for_bit():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda m: Compose(AveragePool(4), Mask(m)), r"AveragePool\(4\) after Mask breaks A A\+ A = A.*MaskedPool"),
+        (
+            lambda m: Compose(AveragePool(4), Mask(m)),
+            r"AveragePool\(4\) after Mask breaks A A\+ A = A.*MaskedPool",
+        ),
         (lambda m: compose(AveragePool(4), Grey(), Mask(m)), r"after Mask breaks"),
-        (lambda m: Compose(AveragePool(2), MaskedPool(2, m)), r"AveragePool\(2\) after MaskedPool\(2\) breaks"),
+        (
+            lambda m: Compose(AveragePool(2), MaskedPool(2, m)),
+            r"AveragePool\(2\) after MaskedPool\(2\) breaks",
+        ),
         (lambda m: Compose(Grey(), Compose(Mask(m), Grey())), r"Grey after Mask after Grey breaks"),
         (lambda m: AveragePool(0), "scale 0"),
         (lambda m: MaskedPool(0, m), "scale 0"),
@@ -142,29 +182,45 @@ def test_invalid_operators_are_refused_by_name(build, message):
 
 
 def test_pooling_after_a_mask_would_break_the_law():
-    x, m = picture(), mask()
-    naive_A, naive_pinv = (lambda v: AveragePool(4).A(Mask(m).A(v))), (lambda y: Mask(m).pinv(AveragePool(4).pinv(y)))
+    x = picture()
+    m = mask()
+    naive_A = lambda v: AveragePool(4).A(Mask(m).A(v))
+    naive_pinv = lambda y: Mask(m).pinv(AveragePool(4).pinv(y))
     assert (naive_A(naive_pinv(naive_A(x))) - naive_A(x)).abs().max() > 0.05
 
 
 def test_composition_multiplies_scales_and_aligns_both_parts():
     op = compose(AveragePool(2), Grey(), AveragePool(3))
-    assert (op.scale, op.alignment, name(op)) == (6, 6, "AveragePool(2) after Grey after AveragePool(3)")
+    assert (op.scale, op.alignment, name(op)) == (
+        6,
+        6,
+        "AveragePool(2) after Grey after AveragePool(3)",
+    )
     assert close(op.A(picture()), Compose(Grey(), AveragePool(6)).A(picture()))
 
 
-# The smooth inverse of pooling is a generalised inverse, but not the orthogonal one of the list above.
+# The smooth inverse of pooling is a generalised inverse, but not the orthogonal one of the list
+# above.
 @pytest.mark.parametrize(
-    "op", [SmoothPool(4), compose(Grey(), SmoothPool(3)), compose(Mask(mask()[..., ::4, ::4]), SmoothPool(4))], ids=name
+    "op",
+    [
+        SmoothPool(4),
+        compose(Grey(), SmoothPool(3)),
+        compose(Mask(mask()[..., ::4, ::4]), SmoothPool(4)),
+    ],
+    ids=name,
 )
 def test_smooth_pooling_satisfies_the_measurement_all_the_same(op):
-    x, y = picture(), op.A(picture(1))
+    x = picture()
+    y = op.A(picture(1))
     assert close(op.A(op.pinv(op.A(x))), op.A(x))
     assert close(op.A(op.project(x, y)), y)
     assert close(op.range_project(op.range_project(x)), op.range_project(x))
 
 
 def test_smooth_pooling_does_not_depend_on_the_batch():
-    x, y, op = picture().float(), AveragePool(4).A(picture(1).float()), SmoothPool(4)
+    x = picture().float()
+    y = AveragePool(4).A(picture(1).float())
+    op = SmoothPool(4)
     alone = torch.cat([op.project(x[i : i + 1], y[i : i + 1]) for i in range(BATCH)])
     assert torch.equal(op.project(x, y), alone)

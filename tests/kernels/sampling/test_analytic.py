@@ -1,8 +1,10 @@
-"""The sampler against closed forms: with a Gaussian prior every step is linear, so mean and covariance are known.
+"""The sampler against closed forms: with a Gaussian prior every step is linear, so mean and
+covariance are known.
 
-The closed form below is written from the equations (spectral DDNM+ by a dense singular value decomposition), apart from
-the sampler's code. A picture of N independent blocks gives N samples; an entry of their mean or covariance may be
-off by five of its standard errors, sqrt(C_ii / N) or sqrt((C_ii C_jj + C_ij^2) / N), plus 2e-4 for float32.
+The closed form below is written from the equations (spectral DDNM+ by a dense singular value
+decomposition), apart from the sampler's code. A picture of N independent blocks gives N samples; an
+entry of their mean or covariance may be off by five of its standard errors, sqrt(C_ii / N) or
+sqrt((C_ii C_jj + C_ij^2) / N), plus 2e-4 for float32.
 """
 
 import math
@@ -21,13 +23,18 @@ from kernels.schedule import Schedule, linear_alpha_bar, respaced_timesteps, tim
 
 BLOCK = (3, 4, 4)
 N_VALUES = 48
-ROWS, COLUMNS = 32, 256
+ROWS = 32
+COLUMNS = 256
 SAMPLES = ROWS * COLUMNS
 FLOAT32 = 2e-4
 
 RNG = np.random.RandomState(3)
 MEAN = 0.3 * RNG.standard_normal(N_VALUES)
-ROOT = RNG.standard_normal((N_VALUES, N_VALUES)) * np.linspace(0.1, 0.9, N_VALUES) / math.sqrt(N_VALUES)
+ROOT = (
+    RNG.standard_normal((N_VALUES, N_VALUES))
+    * np.linspace(0.1, 0.9, N_VALUES)
+    / math.sqrt(N_VALUES)
+)
 COVARIANCE = ROOT @ ROOT.T + 0.01 * np.eye(N_VALUES)
 TRUTH = MEAN + np.linalg.cholesky(COVARIANCE) @ RNG.standard_normal(N_VALUES)
 MASK = torch.tensor(RNG.rand(4, 4) < 0.6)
@@ -68,77 +75,120 @@ def dense(operator):
 
 def settings(steps=12, travel=(1, 1), first=None, **options):
     schedule = Schedule.from_timesteps(linear_alpha_bar(), respaced_timesteps(1000, steps, first))
-    return SamplerConfig(schedule=schedule, times=tuple(time_travel(steps, *travel)), clip=False, **options)
+    return SamplerConfig(
+        schedule=schedule, times=tuple(time_travel(steps, *travel)), clip=False, **options
+    )
 
 
 class Linear:
     """Propagate mean and covariance of x_t through the sampler's recursion."""
 
     def __init__(self, config, mean=MEAN, covariance=COVARIANCE):
-        self.config, self.mu, self.sigma = config, mean, covariance
-        self.A, self.y, self.sigma_y = np.zeros((0, N_VALUES)), np.zeros(0), 0.0
+        self.config = config
+        self.mu = mean
+        self.sigma = covariance
+        self.A = np.zeros((0, N_VALUES))
+        self.y = np.zeros(0)
+        self.sigma_y = 0.0
         self.coarse = self.guide_y = None
         self.pins = np.zeros(N_VALUES, bool)
 
     def ddnm_plus(self, alpha, tau, eta):
-        """Return per right-singular direction: lambda, standard deviation of fresh noise, weight of eps."""
+        """Return per right-singular direction: lambda, standard deviation of fresh noise, weight of
+        eps.
+        """
         _, singular, vt = np.linalg.svd(self.A)
         s = np.zeros(N_VALUES)
         s[: len(singular)] = np.where(singular > 1e-9, singular, 0)
         if self.sigma_y == 0:
-            return np.eye(N_VALUES), np.ones(N_VALUES), np.full(N_VALUES, eta * tau), self.kept(tau, eta)
+            return (
+                np.eye(N_VALUES),
+                np.ones(N_VALUES),
+                np.full(N_VALUES, eta * tau),
+                self.kept(tau, eta),
+            )
         if self.config.ddnm_plus == "scalar":
             s = np.ones(N_VALUES)
-        lam, fresh, kept = np.ones(N_VALUES), np.full(N_VALUES, eta * tau), self.kept(tau, eta)
+        lam = np.ones(N_VALUES)
+        fresh = np.full(N_VALUES, eta * tau)
+        kept = self.kept(tau, eta)
         low_eta = 0.0 if self.config.step_form == "posterior" else eta
         for i in np.flatnonzero(s):
             kept[i] = 0
             if tau >= alpha * self.sigma_y / s[i]:
                 fresh[i] = math.sqrt(tau**2 - (alpha * self.sigma_y / s[i]) ** 2)
             else:
-                lam[i] = tau * s[i] * math.sqrt(1 - (self.config.noise_scale * low_eta) ** 2) / (alpha * self.sigma_y)
+                lam[i] = (
+                    tau
+                    * s[i]
+                    * math.sqrt(1 - (self.config.noise_scale * low_eta) ** 2)
+                    / (alpha * self.sigma_y)
+                )
                 fresh[i] = tau * low_eta
         return vt, lam, fresh, kept
 
     def kept(self, tau, eta):
-        return np.full(N_VALUES, 0.0 if self.config.step_form == "posterior" else tau * math.sqrt(1 - eta**2))
+        return np.full(
+            N_VALUES, 0.0 if self.config.step_form == "posterior" else tau * math.sqrt(1 - eta**2)
+        )
 
     def step(self, t, m, cov):
         """Return mean and covariance of x^ and of x_{t-1}."""
-        sched, eye = self.config.schedule, np.eye(N_VALUES)
-        ab, ab1 = sched.alpha_bar[t], sched.alpha_bar[t - 1] if t else 1.0
-        a, s = math.sqrt(ab), math.sqrt(1 - ab)
+        sched = self.config.schedule
+        eye = np.eye(N_VALUES)
+        ab = sched.alpha_bar[t]
+        ab1 = sched.alpha_bar[t - 1] if t else 1.0
+        a = math.sqrt(ab)
+        s = math.sqrt(1 - ab)
         beta_tilde = (1 - ab1) / (1 - ab) * (1 - ab / ab1)
         if self.config.step_form == "posterior":
-            alpha, q = math.sqrt(ab1) * (1 - ab / ab1) / (1 - ab), math.sqrt(ab / ab1) * (1 - ab1) / (1 - ab)
-            tau, eta = math.sqrt(beta_tilde), 1.0
+            alpha = math.sqrt(ab1) * (1 - ab / ab1) / (1 - ab)
+            q = math.sqrt(ab / ab1) * (1 - ab1) / (1 - ab)
+            tau = math.sqrt(beta_tilde)
+            eta = 1.0
         else:
-            alpha, q, tau = math.sqrt(ab1), 0.0, math.sqrt(1 - ab1)
-            eta = self.config.eta if self.config.eta != "ddpm" else (math.sqrt(beta_tilde) / tau if t else 0.0)
+            alpha = math.sqrt(ab1)
+            q = 0.0
+            tau = math.sqrt(1 - ab1)
+            eta = (
+                self.config.eta
+                if self.config.eta != "ddpm"
+                else (math.sqrt(beta_tilde) / tau if t else 0.0)
+            )
         vt, lam, fresh, kept = self.ddnm_plus(alpha, tau, eta)
         gain = s * np.linalg.inv(ab * self.sigma + (1 - ab) * eye)  # eps = gain (x - a mu)
-        hat, offset = (eye - s * gain) / a, gain @ self.mu * s
+        hat = (eye - s * gain) / a
+        offset = gain @ self.mu * s
         if self.coarse is not None:
             pinv = np.linalg.pinv(self.coarse)
-            hat, offset = hat - pinv @ self.coarse @ hat, offset + pinv @ (self.guide_y - self.coarse @ offset)
+            hat = hat - pinv @ self.coarse @ hat
+            offset = offset + pinv @ (self.guide_y - self.coarse @ offset)
         correction = vt.T @ np.diag(lam) @ vt @ np.linalg.pinv(self.A)
-        hat, offset = hat - correction @ self.A @ hat, offset + correction @ (self.y - self.A @ offset)
-        hat, offset = np.where(self.pins[:, None], 0, hat), np.where(self.pins, TRUTH, offset)
+        hat = hat - correction @ self.A @ hat
+        offset = offset + correction @ (self.y - self.A @ offset)
+        hat = np.where(self.pins[:, None], 0, hat)
+        offset = np.where(self.pins, TRUTH, offset)
         keep = vt.T @ np.diag(kept) @ vt @ gain
         total = alpha * hat + q * eye + keep
         noise = vt.T @ np.diag(fresh) @ vt * self.config.noise_scale
-        moved = total @ m + alpha * offset - keep @ (a * self.mu), total @ cov @ total.T + noise @ noise.T
+        moved = (
+            total @ m + alpha * offset - keep @ (a * self.mu),
+            total @ cov @ total.T + noise @ noise.T,
+        )
         return (hat @ m + offset, hat @ cov @ hat.T), moved
 
     def run(self, x_init=None):
-        times, sched, scale = self.config.times, self.config.schedule, self.config.noise_scale
+        times = self.config.times
+        sched = self.config.schedule
+        scale = self.config.noise_scale
         ab = sched.alpha_bar[times[0]]
         m = np.zeros(N_VALUES) if x_init is None else math.sqrt(ab) * x_init
         cov = scale**2 * np.eye(N_VALUES) * (1.0 if x_init is None else 1 - ab)
         for t, after in pairwise(times):
             if after > t:
                 beta = sched.beta[after]
-                m, cov = math.sqrt(1 - beta) * m, (1 - beta) * cov + beta * scale**2 * np.eye(N_VALUES)
+                m = math.sqrt(1 - beta) * m
+                cov = (1 - beta) * cov + beta * scale**2 * np.eye(N_VALUES)
             else:
                 result, (m, cov) = self.step(t, m, cov)
         return result
@@ -149,7 +199,9 @@ def drawn(config, problem, x_init=None, prior=(MEAN, COVARIANCE)):
     denoiser = GaussianDenoiser(torch.as_tensor(prior[0]).reshape(BLOCK), torch.as_tensor(prior[1]))
     shape = (3, 4 * ROWS, 4 * COLUMNS)
     x = sample(denoiser, problem, config, KeyedNoise(5), [(0, 0, 0)], shape, x_init).double()
-    return x.reshape(3, ROWS, 4, COLUMNS, 4).permute(1, 3, 0, 2, 4).reshape(SAMPLES, N_VALUES).numpy()
+    return (
+        x.reshape(3, ROWS, 4, COLUMNS, 4).permute(1, 3, 0, 2, 4).reshape(SAMPLES, N_VALUES).numpy()
+    )
 
 
 def assert_agrees(samples, mean, cov):
@@ -174,8 +226,20 @@ CASES = {
     "eps form, pins": ("pool of grey", 0.0, True, False, {"form": "eps", "eta": 0.85}),
     "eps form, noisy": ("pool of grey", 0.3, False, False, {"form": "eps", "eta": 0.85}),
     "eps form, noisy mask, pins": ("mask", 0.3, True, False, {"form": "eps", "eta": "ddpm"}),
-    "eps form, noisy, scalar": ("pool", 0.3, False, False, {"form": "eps", "eta": 0.5, "ddnm_plus": "scalar"}),
-    "less noise": ("pool", 0.2, True, True, {"form": "eps", "eta": 0.85, "noise_scale": 0.5, "travel": (2, 2)}),
+    "eps form, noisy, scalar": (
+        "pool",
+        0.3,
+        False,
+        False,
+        {"form": "eps", "eta": 0.5, "ddnm_plus": "scalar"},
+    ),
+    "less noise": (
+        "pool",
+        0.2,
+        True,
+        True,
+        {"form": "eps", "eta": 0.85, "noise_scale": 0.5, "travel": (2, 2)},
+    ),
     "warm start": ("pool", 0.0, False, False, {"first": 400, "noise_scale": 0.7}),
 }
 
@@ -184,15 +248,19 @@ CASES = {
 def test_mean_and_covariance_follow_the_closed_form(case):
     name, sigma_y, pinned, guided, options = case
     config = settings(**options)
-    linear, problem = Linear(config), {}
+    linear = Linear(config)
+    problem = {}
     truth = block(TRUTH)
     if name is not None:
-        small, large = OPERATORS[name](MASK[None, None]), OPERATORS[name](tiled(MASK[None]))
-        linear.A, linear.sigma_y = dense(small), sigma_y
+        small = OPERATORS[name](MASK[None, None])
+        large = OPERATORS[name](tiled(MASK[None]))
+        linear.A = dense(small)
+        linear.sigma_y = sigma_y
         linear.y = linear.A @ TRUTH
         problem["measurement"] = Measurement(large, large.A(tiled(truth)), sigma_y)
     if guided:
-        linear.coarse, linear.guide_y = dense(AveragePool(2)), dense(AveragePool(2)) @ MEAN
+        linear.coarse = dense(AveragePool(2))
+        linear.guide_y = dense(AveragePool(2)) @ MEAN
         problem["guide"] = guide(AveragePool(2).A(tiled(block(MEAN))), 2)
     if pinned:
         linear.pins = PINNED.expand(BLOCK).flatten().numpy()
@@ -203,7 +271,9 @@ def test_mean_and_covariance_follow_the_closed_form(case):
 
 
 def commuting_prior():
-    """Return a prior whose covariance commutes with the range projector of 2 x 2 pooling, and that projector."""
+    """Return a prior whose covariance commutes with the range projector of 2 x 2 pooling, and that
+    projector.
+    """
     pool = dense(AveragePool(2))
     projector = np.linalg.pinv(pool) @ pool
     null = np.eye(N_VALUES) - projector
@@ -211,11 +281,12 @@ def commuting_prior():
 
 
 def test_the_bayes_posterior_is_reached_where_ddnm_is_exact():
-    # Range and null space are independent under such a prior, so that the posterior of an exact measurement is the
-    # measurement beside the prior's null space.
+    # Range and null space are independent under such a prior, so that the posterior of an exact
+    # measurement is the measurement beside the prior's null space.
     covariance, projector = commuting_prior()
     null = np.eye(N_VALUES) - projector
-    mean, cov = projector @ TRUTH + null @ MEAN, null @ covariance @ null
+    mean = projector @ TRUTH + null @ MEAN
+    cov = null @ covariance @ null
     errors = []
     for steps in (10, 30, 90, 270):
         linear = Linear(settings(steps), covariance=covariance)
@@ -227,11 +298,15 @@ def test_the_bayes_posterior_is_reached_where_ddnm_is_exact():
     assert all(finer < coarser / 1.8 for coarser, finer in pairwise(errors))
     assert errors[-1] < 0.03 * np.diag(covariance).max()
 
-    problem = Problem(measurement=Measurement(AveragePool(2), AveragePool(2).A(tiled(block(TRUTH)))))
+    problem = Problem(
+        measurement=Measurement(AveragePool(2), AveragePool(2).A(tiled(block(TRUTH))))
+    )
     samples = drawn(settings(30), problem, prior=(MEAN, covariance))
     slack = errors[1]
     variance = np.diag(cov)
-    assert np.all(np.abs(samples.mean(0) - mean) <= 5 * np.sqrt(variance / SAMPLES) + slack + FLOAT32)
+    assert np.all(
+        np.abs(samples.mean(0) - mean) <= 5 * np.sqrt(variance / SAMPLES) + slack + FLOAT32
+    )
     bound = 5 * np.sqrt((np.outer(variance, variance) + cov**2) / SAMPLES) + slack + FLOAT32
     assert np.all(np.abs(np.cov(samples.T) - cov) <= bound)
 
@@ -244,21 +319,31 @@ def test_the_dense_denoiser_is_the_textbook_formula():
     for i, ab in enumerate(linear_alpha_bar()[t.numpy()]):
         for j in (0, 4):
             residual = x[i, :, j : j + 4].double().flatten().numpy() - math.sqrt(ab) * MEAN
-            expected = math.sqrt(1 - ab) * np.linalg.solve(ab * COVARIANCE + (1 - ab) * np.eye(N_VALUES), residual)
-            np.testing.assert_allclose(eps[i, :, j : j + 4].flatten().numpy(), expected, rtol=1e-5, atol=1e-6)
+            expected = math.sqrt(1 - ab) * np.linalg.solve(
+                ab * COVARIANCE + (1 - ab) * np.eye(N_VALUES), residual
+            )
+            np.testing.assert_allclose(
+                eps[i, :, j : j + 4].flatten().numpy(), expected, rtol=1e-5, atol=1e-6
+            )
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_stationary_denoiser_is_the_dense_one_of_its_covariance(channels):
-    h, w = 4, 6
+    h = 4
+    w = 6
     spectrum = np.fft.irfft2(power_spectrum(h, w), s=(h, w))
     pixels = [(i, j) for i in range(h) for j in range(w)]
     plane = np.array([[spectrum[(i - k) % h, (j - m) % w] for k, m in pixels] for i, j in pixels])
     common = np.full((channels, channels), 1 / channels)
     own = np.eye(channels) - common
-    mix = common * 0.9 * channels + (own * 0.1 * channels / (channels - 1) if channels > 1 else 0.1 * common)
-    dense_denoiser = GaussianDenoiser(torch.zeros(channels, h, w), torch.as_tensor(np.kron(mix, plane)))
-    x, t = torch.randn(2, channels, h, w, generator=torch.Generator().manual_seed(0)), torch.tensor([300, 900])
+    mix = common * 0.9 * channels + (
+        own * 0.1 * channels / (channels - 1) if channels > 1 else 0.1 * common
+    )
+    dense_denoiser = GaussianDenoiser(
+        torch.zeros(channels, h, w), torch.as_tensor(np.kron(mix, plane))
+    )
+    x = torch.randn(2, channels, h, w, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([300, 900])
     assert torch.allclose(StationaryDenoiser()(x, t), dense_denoiser(x, t), atol=1e-5)
 
 
@@ -282,4 +367,6 @@ def test_a_covariance_that_is_none_is_refused(mean, covariance, message):
 
 def test_a_picture_not_made_of_blocks_is_refused():
     with pytest.raises(ValueError, match="not made of blocks"):
-        GaussianDenoiser(torch.zeros(1, 2, 2), torch.eye(4))(torch.zeros(1, 1, 3, 4), torch.tensor([0]))
+        GaussianDenoiser(torch.zeros(1, 2, 2), torch.eye(4))(
+            torch.zeros(1, 1, 3, 4), torch.tensor([0])
+        )

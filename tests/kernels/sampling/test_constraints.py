@@ -16,7 +16,9 @@ def full_problem(batch=3, seed=0):
     operator = Compose(MaskedPool(2, mask), Grey())
     return Problem(
         guide=guide(randn(batch, 3, 4, 4, seed=seed + 1), 2),
-        measurement=Measurement(operator, operator.A(randn(batch, 3, 8, 8, seed=seed + 2)), sigma_y=0.1),
+        measurement=Measurement(
+            operator, operator.A(randn(batch, 3, 8, 8, seed=seed + 2)), sigma_y=0.1
+        ),
         known=Known(known, randn(batch, 3, 8, 8, seed=seed + 3)),
     )
 
@@ -33,17 +35,24 @@ def test_constraints_come_in_the_order_guide_measurement_known():
 
 
 def test_the_last_projection_holds_and_the_measurement_corrects_the_guide():
-    x0, y = randn(1, 3, 8, 8), randn(1, 3, 2, 2, seed=1)
-    result = Problem(guide=guide(randn(1, 3, 4, 4, seed=2), 2), measurement=Measurement(AveragePool(4), y)).project(x0)
+    x0 = randn(1, 3, 8, 8)
+    y = randn(1, 3, 2, 2, seed=1)
+    result = Problem(
+        guide=guide(randn(1, 3, 4, 4, seed=2), 2), measurement=Measurement(AveragePool(4), y)
+    ).project(x0)
     assert (AveragePool(4).A(result) - y).abs().max() < 1e-6
 
 
 def test_consistent_constraints_on_aligned_cells_all_hold():
-    truth, x0 = randn(2, 3, 8, 8), randn(2, 3, 8, 8, seed=1)
-    pool, half = AveragePool(4), AveragePool(2)
+    truth = randn(2, 3, 8, 8)
+    x0 = randn(2, 3, 8, 8, seed=1)
+    pool = AveragePool(4)
+    half = AveragePool(2)
     known = torch.zeros(2, 1, 8, 8, dtype=torch.bool)
     known[..., 4:] = True
-    problem = Problem(guide(half.A(truth), 2), Measurement(pool, pool.A(truth)), Known(known, truth))
+    problem = Problem(
+        guide(half.A(truth), 2), Measurement(pool, pool.A(truth)), Known(known, truth)
+    )
     result = problem.project(x0)
     assert (half.A(result) - half.A(truth)).abs().max() < 1e-6
     assert (pool.A(result) - pool.A(truth)).abs().max() < 1e-6
@@ -51,7 +60,8 @@ def test_consistent_constraints_on_aligned_cells_all_hold():
 
 
 def test_unknown_pixels_of_an_overlap_may_hold_anything():
-    known, x0 = torch.zeros(1, 1, 4, 4, dtype=torch.bool), randn(1, 3, 4, 4)
+    known = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+    x0 = randn(1, 3, 4, 4)
     assert torch.equal(Known(known, torch.full((1, 3, 4, 4), torch.nan)).project(x0), x0)
 
 
@@ -67,9 +77,18 @@ def test_selected_tiles_joined_again_are_the_same_problem():
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (Problem(measurement=Measurement(AveragePool(2), randn(1, 3, 4, 4))), "4 and another value"),
-        (Problem(measurement=Measurement(AveragePool(4), randn(1, 3, 2, 2), 0.1)), "0.0 and another value"),
-        (Problem(measurement=Measurement(Mask(torch.ones(1, 1, 8, 8)), randn(1, 3, 8, 8))), "AveragePool, Mask"),
+        (
+            Problem(measurement=Measurement(AveragePool(2), randn(1, 3, 4, 4))),
+            "4 and another value",
+        ),
+        (
+            Problem(measurement=Measurement(AveragePool(4), randn(1, 3, 2, 2), 0.1)),
+            "0.0 and another value",
+        ),
+        (
+            Problem(measurement=Measurement(Mask(torch.ones(1, 1, 8, 8)), randn(1, 3, 8, 8))),
+            "AveragePool, Mask",
+        ),
         (Problem(), "Measurement, NoneType"),
     ],
 )
@@ -82,8 +101,14 @@ def test_tiles_that_differ_in_more_than_their_data_cannot_share_a_batch(other, m
 @pytest.mark.parametrize(
     ("problem", "message"),
     [
-        (Problem(measurement=Measurement(AveragePool(3), randn(1, 3, 2, 2))), "tile 8 x 8 is not a multiple of 3"),
-        (Problem(measurement=Measurement(AveragePool(4), randn(1, 3, 4, 4))), r"shape \(1, 3, 4, 4\)"),
+        (
+            Problem(measurement=Measurement(AveragePool(3), randn(1, 3, 2, 2))),
+            "tile 8 x 8 is not a multiple of 3",
+        ),
+        (
+            Problem(measurement=Measurement(AveragePool(4), randn(1, 3, 4, 4))),
+            r"shape \(1, 3, 4, 4\)",
+        ),
         (Problem(guide=guide(randn(2, 3, 4, 4), 2)), "not of batch 1"),
         (Problem(known=Known(torch.ones(1, 1, 8, 8), randn(1, 3, 8, 8))), "give a bool mask"),
     ],
@@ -102,7 +127,9 @@ def test_negative_noise_is_refused():
 @pytest.mark.parametrize("eta", [0.0, 0.85, 1.0])
 @pytest.mark.parametrize("s", [1.0, 0.25])
 def test_ddnm_plus_spends_exactly_the_noise_budget_in_the_range_space(eta, s, noise_scale):
-    alpha, tau, eta = torch.tensor(0.7), torch.linspace(0.01, 1.0, 50), torch.tensor(eta)
+    alpha = torch.tensor(0.7)
+    tau = torch.linspace(0.01, 1.0, 50)
+    eta = torch.tensor(eta)
     lam, fresh = ddnm_plus(alpha, tau, eta, 0.2, s, noise_scale=noise_scale)
     spent = (alpha * lam * 0.2 / s) ** 2 + (noise_scale * fresh) ** 2
     # Where the correction is whole, less fresh noise only leaves part of the budget unspent.
@@ -126,4 +153,6 @@ def test_ddnm_plus_weights_of_the_method_document():
     schedule = Schedule.from_timesteps(linear_alpha_bar(), respaced_timesteps(1000, 100))
     tau = torch.from_numpy(schedule.posterior_variance[:5]).sqrt()
     lam, _ = ddnm_plus(torch.from_numpy(schedule.c1[:5]), tau, torch.zeros(5), 0.2, 1.0)
-    assert torch.allclose(lam, torch.tensor([0, 0.051, 0.29, 0.565, 0.885], dtype=lam.dtype), atol=6e-4)
+    assert torch.allclose(
+        lam, torch.tensor([0, 0.051, 0.29, 0.565, 0.885], dtype=lam.dtype), atol=6e-4
+    )

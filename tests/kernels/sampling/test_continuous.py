@@ -1,4 +1,6 @@
-"""Tiles join and leave a batch at any step, memory runs out, batches overlap: every tile keeps its bytes."""
+"""Tiles join and leave a batch at any step, memory runs out, batches overlap: every tile keeps its
+bytes.
+"""
 
 import weakref
 
@@ -35,16 +37,21 @@ def randn(*shape, seed=0):
 
 
 class SmallConv:
-    """A random convolutional network that holds a step's answers for as long as somebody needs them."""
+    """A random convolutional network that holds a step's answers for as long as somebody needs
+    them.
+    """
 
     info = DenoiserInfo(name="small", tile=16, multiple=1)
 
     def __init__(self):
-        self.first, self.second = (randn(8, 3, 3, 3, seed=1) / 4, randn(3, 8, 3, 3, seed=2) / 4)
+        self.first = randn(8, 3, 3, 3, seed=1) / 4
+        self.second = randn(3, 8, 3, 3, seed=2) / 4
 
     def __call__(self, x_t, t):
         h = torch.nn.functional.silu(torch.nn.functional.conv2d(x_t, self.first, padding=1))
-        return torch.nn.functional.conv2d(h, self.second, padding=1) + 0.001 * t[:, None, None, None]
+        return (
+            torch.nn.functional.conv2d(h, self.second, padding=1) + 0.001 * t[:, None, None, None]
+        )
 
 
 def pull(x, timesteps):
@@ -66,14 +73,40 @@ def masks():
 
 
 CASES = {
-    "ddnm": ({}, lambda: Problem(guide(randn(TILES, 3, 8, 8, seed=4), 2), measured(AveragePool(4), 0.1), known())),
-    "ddnm, guided": ({"form": "eps"}, lambda: Problem(measurement=measured(AveragePool(4)), known=known())),
-    "repaint": ({"method": "repaint"}, lambda: Problem(measurement=measured(Mask(masks())), known=known())),
-    "ilvr": ({"method": "ilvr"}, lambda: Problem(measurement=measured(AveragePool(2), 0.1), known=known())),
-    "ddrm": ({"method": "ddrm"}, lambda: Problem(measurement=measured(AveragePool(4), 0.1), known=known())),
-    "pigdm": ({"method": "pigdm"}, lambda: Problem(measurement=measured(AveragePool(4)), known=known())),
-    "dps": ({"method": "dps"}, lambda: Problem(measurement=measured(AveragePool(4)), known=known())),
-    "less noise": ({"form": "eps", "noise_scale": 0.5}, lambda: Problem(measurement=measured(Mask(masks())))),
+    "ddnm": (
+        {},
+        lambda: Problem(
+            guide(randn(TILES, 3, 8, 8, seed=4), 2), measured(AveragePool(4), 0.1), known()
+        ),
+    ),
+    "ddnm, guided": (
+        {"form": "eps"},
+        lambda: Problem(measurement=measured(AveragePool(4)), known=known()),
+    ),
+    "repaint": (
+        {"method": "repaint"},
+        lambda: Problem(measurement=measured(Mask(masks())), known=known()),
+    ),
+    "ilvr": (
+        {"method": "ilvr"},
+        lambda: Problem(measurement=measured(AveragePool(2), 0.1), known=known()),
+    ),
+    "ddrm": (
+        {"method": "ddrm"},
+        lambda: Problem(measurement=measured(AveragePool(4), 0.1), known=known()),
+    ),
+    "pigdm": (
+        {"method": "pigdm"},
+        lambda: Problem(measurement=measured(AveragePool(4)), known=known()),
+    ),
+    "dps": (
+        {"method": "dps"},
+        lambda: Problem(measurement=measured(AveragePool(4)), known=known()),
+    ),
+    "less noise": (
+        {"form": "eps", "noise_scale": 0.5},
+        lambda: Problem(measurement=measured(Mask(masks()))),
+    ),
 }
 MEMO = {}
 
@@ -87,7 +120,11 @@ def case(name):
         guidance = Guidance(gradient=pull, scale=2.0) if "guided" in name else None
         whole = problem()
         alone = [
-            sample(SmallConv(), whole.select([i]), config, NOISE, [KEYS[i]], SHAPE, guidance=guidance).numpy().tobytes()
+            sample(
+                SmallConv(), whole.select([i]), config, NOISE, [KEYS[i]], SHAPE, guidance=guidance
+            )
+            .numpy()
+            .tobytes()
             for i in range(TILES)
         ]
         MEMO[name] = config, whole, guidance, alone
@@ -101,27 +138,39 @@ def test_tiles_that_join_and_leave_at_any_step_keep_their_bytes(name, data):
     """Any order, any number at a time, any memory: each tile's result is the one it has alone."""
     config, problem, guidance, alone = case(name)
     waiting = data.draw(st.permutations(range(TILES)))
-    most, denoiser, running, results = data.draw(st.integers(1, TILES)), SmallConv(), None, {}
+    most = data.draw(st.integers(1, TILES))
+    denoiser = SmallConv()
+    running = None
+    results = {}
     while waiting or running is not None:
         for _ in range(data.draw(st.integers(0 if running else 1, 2))):
             if waiting:
                 i = waiting.pop()
-                newcomer = start(problem.select([i]), config, NOISE, [KEYS[i]], SHAPE, guidance=guidance)
+                newcomer = start(
+                    problem.select([i]), config, NOISE, [KEYS[i]], SHAPE, guidance=guidance
+                )
                 running = admit(running, newcomer)
         running, fitted = advance_within(denoiser, running, config, NOISE, most)
         assert fitted == most, "nothing was short of memory"
         ended, running = retire(running, config)
         if ended is not None:
-            results |= {key: tile.numpy().tobytes() for key, tile in zip(ended.keys, ended.estimate, strict=True)}
+            results |= {
+                key: tile.numpy().tobytes()
+                for key, tile in zip(ended.keys, ended.estimate, strict=True)
+            }
     assert [results[key] for key in KEYS] == alone
 
 
 class Tight(SmallConv):
-    """A network for `room` tiles at a time: what it answered before counts for as long as it is held."""
+    """A network for `room` tiles at a time: what it answered before counts for as long as it is
+    held.
+    """
 
     def __init__(self, room, error):
         super().__init__()
-        self.room, self.error, self.refused = room, error, 0
+        self.room = room
+        self.error = error
+        self.refused = 0
         self.held = []
 
     def __call__(self, x_t, t):
@@ -137,12 +186,17 @@ class Tight(SmallConv):
 @pytest.mark.parametrize("room", [1, 2, 3])
 @pytest.mark.parametrize(
     "error",
-    [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate")],
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate"),
+    ],
     ids=["device", "python", "torch on the CPU"],
 )
 def test_a_batch_that_does_not_fit_is_halved_until_it_does(room, error):
     config, problem, _, alone = case("ddnm")
-    denoiser, most = Tight(room, error), TILES
+    denoiser = Tight(room, error)
+    most = TILES
     state = start(problem, config, NOISE, KEYS, SHAPE)
     while not all(state.finished(config)):
         state, most = advance_within(denoiser, state, config, NOISE, most)

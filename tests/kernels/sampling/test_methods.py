@@ -1,4 +1,6 @@
-"""Every method in the one loop: batch invariance, pins and guide, travel, warm start, refusals, mutation sanity."""
+"""Every method in the one loop: batch invariance, pins and guide, travel, warm start, refusals,
+mutation sanity.
+"""
 
 import math
 from dataclasses import replace
@@ -36,7 +38,10 @@ class SmallConv:
     def __call__(self, x_t, t):
         h = x_t.to(memory_format=torch.channels_last)
         for w in self.weights:
-            h = torch.nn.functional.silu(torch.nn.functional.conv2d(h, w, padding=1)) + 0.001 * t[:, None, None, None]
+            h = (
+                torch.nn.functional.silu(torch.nn.functional.conv2d(h, w, padding=1))
+                + 0.001 * t[:, None, None, None]
+            )
         return h
 
 
@@ -76,7 +81,9 @@ def measured(operator, sigma_y):
 
 def masked(sigma_y):
     """A measurement that holds anything, NaN included, where nothing was measured."""
-    return Measurement(Mask(masks()), torch.where(masks(), randn(4, 3, 16, 16, seed=6), torch.nan), sigma_y)
+    return Measurement(
+        Mask(masks()), torch.where(masks(), randn(4, 3, 16, 16, seed=6), torch.nan), sigma_y
+    )
 
 
 COARSE = randn(4, 3, 8, 8, seed=4)
@@ -88,7 +95,9 @@ PROBLEMS = {
     "denoise": lambda s: Problem(measurement=measured(Identity(), s)),
     "grey": lambda s: Problem(measurement=measured(Grey(), s), known=overlap()),
     "inpaint": lambda s: Problem(guide(COARSE, 2), masked(s), overlap()),
-    "old photo": lambda s: Problem(measurement=measured(compose(MaskedPool(2, masks()), Grey()), s)),
+    "old photo": lambda s: Problem(
+        measurement=measured(compose(MaskedPool(2, masks()), Grey()), s)
+    ),
 }
 CASES = [
     (method, task, form)
@@ -102,9 +111,13 @@ CASES = [
 @pytest.mark.parametrize("sigma_y", [0.0, 0.1])
 @pytest.mark.parametrize(("method", "task", "form"), CASES)
 def test_a_batch_of_four_equals_four_batches_of_one(method, task, form, sigma_y):
-    problem, settings = PROBLEMS[task](sigma_y), config(3, (1, 2), method=method, form=form)
+    problem = PROBLEMS[task](sigma_y)
+    settings = config(3, (1, 2), method=method, form=form)
     batch = sample(SmallConv(), problem, settings, NOISE, KEYS, SHAPE)
-    alone = [sample(SmallConv(), problem.select([i]), settings, NOISE, [KEYS[i]], SHAPE) for i in range(4)]
+    alone = [
+        sample(SmallConv(), problem.select([i]), settings, NOISE, [KEYS[i]], SHAPE)
+        for i in range(4)
+    ]
     assert batch.numpy().tobytes() == torch.cat(alone).numpy().tobytes()
     assert batch.isfinite().all()
     assert len({tile.numpy().tobytes() for tile in batch}) == 4 or task == "denoise"
@@ -113,26 +126,41 @@ def test_a_batch_of_four_equals_four_batches_of_one(method, task, form, sigma_y)
 @pytest.mark.parametrize("sigma_y", [0.0, 0.1])
 @pytest.mark.parametrize("method", ["ilvr", "ddrm", "pigdm", "dps"])
 def test_a_blur_with_many_singular_values_serves_and_does_not_depend_on_the_batch(method, sigma_y):
-    blur = Separable.build(gaussian(0.8, 5), 16, [(0, 0, 16, 16), (0, 0, 16, 12), (4, 0, 16, 16), (0, 0, 9, 9)], 0.01)
-    problem, settings = Problem(measurement=measured(blur, sigma_y), known=overlap()), config(3, (1, 2), method=method)
+    blur = Separable.build(
+        gaussian(0.8, 5), 16, [(0, 0, 16, 16), (0, 0, 16, 12), (4, 0, 16, 16), (0, 0, 9, 9)], 0.01
+    )
+    problem = Problem(measurement=measured(blur, sigma_y), known=overlap())
+    settings = config(3, (1, 2), method=method)
     batch = sample(SmallConv(), problem, settings, NOISE, KEYS, SHAPE)
-    alone = [sample(SmallConv(), problem.select([i]), settings, NOISE, [KEYS[i]], SHAPE) for i in range(4)]
+    alone = [
+        sample(SmallConv(), problem.select([i]), settings, NOISE, [KEYS[i]], SHAPE)
+        for i in range(4)
+    ]
     assert batch.numpy().tobytes() == torch.cat(alone).numpy().tobytes()
     assert torch.equal(batch[..., :8], problem.known.value[..., :8])
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_tiles_at_different_steps_of_one_batch_end_as_if_alone(method):
-    settings, denoiser = config(method=method), SmallConv()
+    settings = config(method=method)
+    denoiser = SmallConv()
     problem = PROBLEMS["inpaint"](0.1)
     begin = lambda i: start(problem.select([i]), settings, NOISE, [KEYS[i]], SHAPE)  # noqa: E731
-    state, waiting, results = begin(0), list(range(1, 4)), {}
+    state = begin(0)
+    waiting = list(range(1, 4))
+    results = {}
     while state is not None:
         state = advance(denoiser, state, settings, NOISE)
         over = state.finished(settings)
         results |= {state.keys[i]: state.estimate[i] for i, done in enumerate(over) if done}
-        going = [state.select([i for i, done in enumerate(over) if not done])] if not all(over) else []
-        state = SamplerState.cat([*going, *(begin(i) for i in waiting[:1])]) if going or waiting else None
+        going = (
+            [state.select([i for i, done in enumerate(over) if not done])] if not all(over) else []
+        )
+        state = (
+            SamplerState.cat([*going, *(begin(i) for i in waiting[:1])])
+            if going or waiting
+            else None
+        )
         waiting = waiting[1:]
     expected = sample(denoiser, problem, settings, NOISE, KEYS, SHAPE)
     for key, tile in zip(KEYS, expected, strict=True):
@@ -159,7 +187,9 @@ def test_with_a_noisy_measurement_the_guide_holds_and_known_pixels_are_bit_equal
     result = sample(SmallConv(), problem, config(method=method), NOISE, KEYS, SHAPE)
     assert torch.equal(result[..., :8], problem.known.value[..., :8])
     assert (AveragePool(2).A(result) - COARSE)[..., 4:].abs().max() < 1e-5
-    assert not torch.allclose(result[..., 8:], problem.measurement.y[..., 8:].nan_to_num(), atol=1e-3)
+    assert not torch.allclose(
+        result[..., 8:], problem.measurement.y[..., 8:].nan_to_num(), atol=1e-3
+    )
 
 
 def prior():
@@ -167,7 +197,9 @@ def prior():
     y, x = torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing="ij")
     place = torch.stack([y.flatten(), x.flatten()], 1)
     near = torch.exp(-torch.cdist(place, place).square() / 8).double()
-    return GaussianDenoiser(torch.zeros(3, 4, 4), 0.1 * torch.block_diag(near, near, near) + 0.001 * torch.eye(48))
+    return GaussianDenoiser(
+        torch.zeros(3, 4, 4), 0.1 * torch.block_diag(near, near, near) + 0.001 * torch.eye(48)
+    )
 
 
 def drawn_from(prior):
@@ -186,37 +218,49 @@ def before_the_last_step(problem, settings):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_constraint_acts_long_before_it_is_made_exact(method):
-    truth, settings = drawn_from(prior()), config(steps=20, travel=(1, 1), method=method)
+    truth = drawn_from(prior())
+    settings = config(steps=20, travel=(1, 1), method=method)
     left = Mask(overlap().mask[:1])
     operators = [left] if METHODS[method].takes == "mask" else [left, AveragePool(4), Grey()]
     problems = [Problem(measurement=Measurement(a, a.A(truth))) for a in operators]
-    problems += [Problem(guide=guide(AveragePool(2).A(truth), 2)), Problem(known=Known(left.mask, truth))]
+    problems += [
+        Problem(guide=guide(AveragePool(2).A(truth), 2)),
+        Problem(known=Known(left.mask, truth)),
+    ]
     unconstrained = before_the_last_step(Problem(), settings)
     for problem, a in zip(problems, [*operators, AveragePool(2), left], strict=True):
         error = lambda x, a=a: float((a.A(x) - a.A(truth)).square().mean().sqrt())  # noqa: E731
-        assert error(before_the_last_step(problem, settings)) < 0.6 * error(unconstrained), (method, a)
+        assert error(before_the_last_step(problem, settings)) < 0.6 * error(unconstrained), (
+            method,
+            a,
+        )
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_warm_start_and_noise_scale_zero_serve_every_method(method):
-    noise, settings = CountingNoise(), config(method=method, first=300, noise_scale=0.0)
-    problem, x_init = PROBLEMS["inpaint"](0.0), randn(4, *SHAPE, seed=9)
+    noise = CountingNoise()
+    settings = config(method=method, first=300, noise_scale=0.0)
+    problem = PROBLEMS["inpaint"](0.0)
+    x_init = randn(4, *SHAPE, seed=9)
     result = sample(SmallConv(), problem, settings, noise, KEYS, SHAPE, x_init)
     assert noise.drawn == []
     other = sample(SmallConv(), problem, settings, noise, KEYS, SHAPE, x_init.flip(0))
     assert not torch.equal(result, other)
     scaled = [
-        sample(SmallConv(), problem, config(method=method, noise_scale=k), NOISE, KEYS, SHAPE) for k in (0.5, 1.0)
+        sample(SmallConv(), problem, config(method=method, noise_scale=k), NOISE, KEYS, SHAPE)
+        for k in (0.5, 1.0)
     ]
     assert not torch.equal(*scaled)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_transition_has_its_draws_in_order(method):
-    noise, settings = CountingNoise(), config(steps=6, method=method)
+    noise = CountingNoise()
+    settings = config(steps=6, method=method)
     problem = PROBLEMS["inpaint"](0.0).select([0])
     sample(SmallConv(), problem, settings, noise, KEYS[:1], SHAPE)
-    # A method with two draws per reverse step takes the second after the step's own; those of t = 0 are not made.
+    # A method with two draws per reverse step takes the second after the step's own; those of t = 0
+    # are not made.
     moves = zip(settings.times[:-2], settings.times[1:-1], strict=True)
     count = 1 + sum(describe_method(method).draws if later < now else 1 for now, later in moves)
     assert noise.drawn == [(KEYS[0], i) for i in range(count)]
@@ -226,18 +270,23 @@ def test_ilvr_leaves_the_state_alone_at_and_below_its_stop():
     problem = Problem(measurement=measured(AveragePool(4), 0.0))
     run = lambda **o: sample(SmallConv(), problem, config(method="ilvr", **o), NOISE, KEYS, SHAPE)  # noqa: E731
     free = sample(SmallConv(), Problem(), config(), NOISE, KEYS, SHAPE)
-    always, never = run(), run(parameters=MethodConfig(ilvr_stop=999))
+    always = run()
+    never = run(parameters=MethodConfig(ilvr_stop=999))
     assert torch.equal(always, run(parameters=MethodConfig(ilvr_stop=0)))
     assert not torch.allclose(always, never, atol=1e-2)
     assert not torch.allclose(never, free, atol=1e-2)  # still closed at the end
 
 
 def test_ddrm_starts_measured_directions_at_the_measurement():
-    pool, settings = measured(AveragePool(4), 0.02), config(first=300, method="ddrm")
-    begin = lambda measurement: start(Problem(measurement=measurement), settings, NOISE, KEYS, SHAPE, picture).x  # noqa: E731
+    pool = measured(AveragePool(4), 0.02)
+    settings = config(first=300, method="ddrm")
+    begin = lambda measurement: (
+        start(Problem(measurement=measurement), settings, NOISE, KEYS, SHAPE, picture).x
+    )  # noqa: E731
     a, s = (math.sqrt(v) for v in (linear_alpha_bar()[300], 1 - linear_alpha_bar()[300]))
     picture = torch.zeros(4, *SHAPE)
-    found, free = AveragePool(4).A(begin(pool)), AveragePool(4).A(begin(None))
+    found = AveragePool(4).A(begin(pool))
+    free = AveragePool(4).A(begin(None))
     # Noise of a mean of 16 pixels, less what the measurement brings.
     fresh = math.sqrt(s**2 / 16 - (a * 0.02) ** 2) / (s / 4)
     assert torch.allclose(found, a * pool.y + fresh * free, atol=1e-6)
@@ -246,7 +295,12 @@ def test_ddrm_starts_measured_directions_at_the_measurement():
 def test_ddrm_with_eta_b_below_one_trusts_its_estimate_too():
     problem = Problem(measurement=measured(AveragePool(4), 0.0))
     run = lambda eta_b: sample(  # noqa: E731
-        SmallConv(), problem, config(method="ddrm", parameters=MethodConfig(eta_b=eta_b)), NOISE, KEYS, SHAPE
+        SmallConv(),
+        problem,
+        config(method="ddrm", parameters=MethodConfig(eta_b=eta_b)),
+        NOISE,
+        KEYS,
+        SHAPE,
     )
     assert not torch.allclose(run(1.0), run(0.5), atol=1e-3)
 
@@ -270,7 +324,10 @@ def test_only_gradient_methods_need_the_graph():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "edict"}, "unknown method 'edict'; known: ddnm, repaint, ilvr, ddrm, pigdm, dps"),
+        (
+            {"method": "edict"},
+            "unknown method 'edict'; known: ddnm, repaint, ilvr, ddrm, pigdm, dps",
+        ),
         ({"method": "ddrm", "form": "posterior"}, "method ddrm has no form 'posterior'"),
         ({"eta": 1.5}, "eta 1.5 is outside"),
         ({"form": "eps", "eta": (0.5,) * 4 + (-0.1,)}, "eta -0.1 is outside"),
@@ -297,14 +354,24 @@ def test_bad_parameters_are_refused_by_name(field):
 @pytest.mark.parametrize(
     ("method", "measurement", "message"),
     [
-        ("repaint", measured(AveragePool(4), 0.0), r"repaint restores masked pixels only, not AveragePool\(4\)"),
-        ("ddrm", measured(SmoothPool(4), 0.0), "ddrm needs known singular values .* which SmoothPool lacks"),
+        (
+            "repaint",
+            measured(AveragePool(4), 0.0),
+            r"repaint restores masked pixels only, not AveragePool\(4\)",
+        ),
+        (
+            "ddrm",
+            measured(SmoothPool(4), 0.0),
+            "ddrm needs known singular values .* which SmoothPool lacks",
+        ),
         ("pigdm", measured(SmoothPool(4), 0.1), "pigdm .* needs known singular values"),
     ],
 )
 def test_a_method_that_cannot_do_the_task_is_refused(method, measurement, message):
     with pytest.raises(ValueError, match=f"^[^\n]*{message}[^\n]*$"):
-        sample(SmallConv(), Problem(measurement=measurement), config(method=method), NOISE, KEYS, SHAPE)
+        sample(
+            SmallConv(), Problem(measurement=measurement), config(method=method), NOISE, KEYS, SHAPE
+        )
 
 
 @pytest.mark.parametrize("task", [name for name in PROBLEMS if not name.startswith("generate")])

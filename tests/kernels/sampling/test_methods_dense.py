@@ -1,7 +1,9 @@
-"""Every method against an independent program: dense matrices in float64, from the papers' own equations.
+"""Every method against an independent program: dense matrices in float64, from the papers' own
+equations.
 
-The prior is Gaussian with an arbitrary covariance, so that the estimate x0 = D x + e is linear and its Jacobian is D.
-The operators are turned into matrices column by column; DDRM's three cases run in the coordinates of their SVD.
+The prior is Gaussian with an arbitrary covariance, so that the estimate x0 = D x + e is linear and
+its Jacobian is D. The operators are turned into matrices column by column; DDRM's three cases run
+in the coordinates of their SVD.
 """
 
 from itertools import pairwise
@@ -20,8 +22,10 @@ from kernels.sampling.method_registry import METHODS, MethodConfig
 from kernels.sampling.sampler import SamplerConfig, sample
 from kernels.schedule import Schedule, linear_alpha_bar, respaced_timesteps, time_travel
 
-SHAPE, N = (3, 4, 4), 48
-KEY, NOISE = (0, 3, 5), KeyedNoise(2)
+SHAPE = (3, 4, 4)
+N = 48
+KEY = (0, 3, 5)
+NOISE = KeyedNoise(2)
 OPTIONS = MethodConfig(zeta=0.7, eta_b=0.9, ilvr_stop=100, pigdm_variance=0.6)
 ETA = 0.7
 # Rounding of float32 inputs, carried through the steps.
@@ -34,7 +38,8 @@ def randn(*shape, seed):
 
 MASK = torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(1)) < 0.6
 TRUTH = 0.5 * randn(1, *SHAPE, seed=5).float()
-MEAN, ROOT = 0.2 * randn(*SHAPE, seed=6), randn(N, N, seed=7)
+MEAN = 0.2 * randn(*SHAPE, seed=6)
+ROOT = randn(N, N, seed=7)
 COVARIANCE = 0.3 * ROOT @ ROOT.T / N
 LEFT = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
 LEFT[..., :2] = True
@@ -51,7 +56,9 @@ OPERATORS = {
 
 def matrix(operator):
     """Return A as a matrix, (measurements, N); rows that measure nothing are 0."""
-    columns = [operator.A(unit.reshape(1, *SHAPE)).flatten() for unit in torch.eye(N, dtype=torch.float64)]
+    columns = [
+        operator.A(unit.reshape(1, *SHAPE)).flatten() for unit in torch.eye(N, dtype=torch.float64)
+    ]
     return torch.stack(columns, 1).numpy()
 
 
@@ -59,10 +66,18 @@ class Dense:
     """The reference: one tile as a vector of N values."""
 
     def __init__(self, operator, sigma_y, y, coarse, schedule, form):
-        self.A, self.y, self.sigma_y = matrix(operator), y, sigma_y
-        self.A_guide, self.coarse = matrix(AveragePool(2)), coarse
-        self.schedule, self.form = schedule, form
-        self.known = LEFT.expand(1, *SHAPE).flatten().numpy() if coarse is not None else np.zeros(N, dtype=bool)
+        self.A = matrix(operator)
+        self.y = y
+        self.sigma_y = sigma_y
+        self.A_guide = matrix(AveragePool(2))
+        self.coarse = coarse
+        self.schedule = schedule
+        self.form = form
+        self.known = (
+            LEFT.expand(1, *SHAPE).flatten().numpy()
+            if coarse is not None
+            else np.zeros(N, dtype=bool)
+        )
         self.pin = TRUTH.flatten().double().numpy()
 
     def level(self, t):
@@ -85,7 +100,10 @@ class Dense:
         """The constraints as (A, y, noise variance): guide, measurement, known."""
         parts = [(self.A, self.y, self.sigma_y)]
         if self.coarse is not None:
-            parts += [(self.A_guide, self.coarse, 0.0), (np.eye(N)[self.known], self.pin[self.known], 0.0)]
+            parts += [
+                (self.A_guide, self.coarse, 0.0),
+                (np.eye(N)[self.known], self.pin[self.known], 0.0),
+            ]
         return parts
 
     def closed(self, x):
@@ -102,7 +120,9 @@ class Dense:
 
     def run(self, method, times):
         draw = iter(range(10**6))
-        noise = lambda: NOISE.draw([KEY], [next(draw)], SHAPE, torch.device("cpu")).double().numpy().reshape(N)  # noqa: E731
+        noise = lambda: (
+            NOISE.draw([KEY], [next(draw)], SHAPE, torch.device("cpu")).double().numpy().reshape(N)
+        )  # noqa: E731
         x = self.ddrm_start(noise(), times[0]) if method == "ddrm" else noise()
         for now, then in pairwise(times):
             if then > now:
@@ -138,13 +158,18 @@ class Dense:
         return self.replaced(self.step(x, x0, eps, t, z), t, extra, -1)
 
     def ddrm_start(self, z, t):
-        """x_T / a_T ~ N(y / s_i, sigma_T^2 - sigma_y^2 / s_i^2) in measured directions, N(0, sigma_T^2) in others."""
+        """x_T / a_T ~ N(y / s_i, sigma_T^2 - sigma_y^2 / s_i^2) in measured directions, N(0,
+        sigma_T^2) in others.
+        """
         a = self.level(t)[0]
         U, singular, Vt = np.linalg.svd(self.A)
         spectral = Vt @ z / a
         for i, value in enumerate(singular):
             if value > 1e-9 and 1 / a >= self.sigma_y / value:
-                spectral[i] = U[:, i] @ self.y / value + np.sqrt(1 / a**2 - (self.sigma_y / value) ** 2) * (Vt @ z)[i]
+                spectral[i] = (
+                    U[:, i] @ self.y / value
+                    + np.sqrt(1 / a**2 - (self.sigma_y / value) ** 2) * (Vt @ z)[i]
+                )
         return Vt.T @ spectral * a
 
     def ddrm(self, x, t, z, extra):
@@ -154,20 +179,28 @@ class Dense:
         a, s = self.level(t - 1)
         U, singular, Vt = np.linalg.svd(self.A)
         singular = np.concatenate([singular, np.zeros(N - len(singular))])
-        sigma, x0_bar, eps_bar, z_bar = s / a, Vt @ x0, Vt @ eps, Vt @ z
-        out, clean = np.empty(N), x0_bar.copy()
+        sigma = s / a
+        x0_bar = Vt @ x0
+        eps_bar = Vt @ eps
+        z_bar = Vt @ z
+        out = np.empty(N)
+        clean = x0_bar.copy()
         for i, value in enumerate(singular):
             if value < 1e-9:
-                out[i] = x0_bar[i] + np.sqrt(1 - ETA**2) * sigma * eps_bar[i] + ETA * sigma * z_bar[i]
+                out[i] = (
+                    x0_bar[i] + np.sqrt(1 - ETA**2) * sigma * eps_bar[i] + ETA * sigma * z_bar[i]
+                )
                 continue
             y_bar = U[:, i] @ self.y / value
             if sigma < self.sigma_y / value:
                 direction = (y_bar - x0_bar[i]) / (self.sigma_y / value)
-                mean, spread = x0_bar[i] + np.sqrt(1 - ETA**2) * sigma * direction, ETA * sigma
+                mean = x0_bar[i] + np.sqrt(1 - ETA**2) * sigma * direction
+                spread = ETA * sigma
             else:
                 mean = (1 - OPTIONS.eta_b) * x0_bar[i] + OPTIONS.eta_b * y_bar
                 spread = np.sqrt(sigma**2 - (OPTIONS.eta_b * self.sigma_y / value) ** 2)
-            out[i], clean[i] = mean + spread * z_bar[i], mean
+            out[i] = mean + spread * z_bar[i]
+            clean[i] = mean
         return np.where(self.known, a * self.pin + s * z, a * Vt.T @ out)
 
     def pigdm(self, x, t, z, extra):
@@ -200,13 +233,20 @@ def both(method, operator, sigma_y, constrained, form, moved=0.0):
     schedule = Schedule.from_timesteps(linear_alpha_bar(), respaced_timesteps(1000, 6, 800))
     times = tuple(time_travel(6, 2, 2))
     y = operator.A(TRUTH + sigma_y * randn(1, *SHAPE, seed=8).float())
-    # A guide that contradicts y; the stacked inverse of PiGDM would balance the two, projections let the last one win.
+    # A guide that contradicts y; the stacked inverse of PiGDM would balance the two, projections
+    # let the last one win.
     coarse = AveragePool(2).A(TRUTH) + (0.0 if method == "pigdm" else 0.05)
     problem = Problem(measurement=Measurement(operator, y, sigma_y))
     if constrained:
         problem = Problem(guide(coarse, 2), problem.measurement, Known(LEFT, TRUTH))
     settings = SamplerConfig(
-        schedule=schedule, times=times, method=method, form=form, eta=ETA, clip=False, parameters=OPTIONS
+        schedule=schedule,
+        times=times,
+        method=method,
+        form=form,
+        eta=ETA,
+        clip=False,
+        parameters=OPTIONS,
     )
     denoiser = GaussianDenoiser(MEAN, COVARIANCE)
     ours = sample(denoiser, problem, settings, NOISE, [KEY], SHAPE).double().numpy().reshape(N)
@@ -231,7 +271,8 @@ def test_a_measurement_enters_as_in_the_paper(method, name, form, sigma_y):
     np.testing.assert_allclose(ours, reference, atol=TOLERANCE)
 
 
-# Projections in turn are PiGDM's stacked inverse where they commute: a mask that cuts the guide's cells does not.
+# Projections in turn are PiGDM's stacked inverse where they commute: a mask that cuts the guide's
+# cells does not.
 TOGETHER = [c for c in CASES if c[1] in ("pool", "grey") or (c[1] == "mask" and c[0] != "pigdm")]
 
 

@@ -9,7 +9,13 @@ from kernels.noise import KeyedNoise
 from kernels.operators.linear_operator import AveragePool, Grey, Identity, Mask, MaskedPool, compose
 from kernels.sampling.constraints import Known, Measurement, Problem, guide
 from kernels.sampling.sampler import SamplerConfig, SamplerState, advance, sample, start
-from kernels.schedule import Schedule, linear_alpha_bar, network_calls, respaced_timesteps, time_travel
+from kernels.schedule import (
+    Schedule,
+    linear_alpha_bar,
+    network_calls,
+    respaced_timesteps,
+    time_travel,
+)
 
 SHAPE = (3, 16, 16)
 KEYS = tuple((0, i, 7 - i) for i in range(8))
@@ -40,7 +46,10 @@ class SmallConv:
         self.calls.append(t.tolist())
         h = x_t.to(memory_format=torch.channels_last)
         for w in self.weights:
-            h = torch.nn.functional.silu(torch.nn.functional.conv2d(h, w, padding=1)) + 0.001 * t[:, None, None, None]
+            h = (
+                torch.nn.functional.silu(torch.nn.functional.conv2d(h, w, padding=1))
+                + 0.001 * t[:, None, None, None]
+            )
         return h
 
     def to(self, device):
@@ -84,11 +93,15 @@ def measured(operator, sigma_y, batch=8):
 PROBLEMS = {
     "generate": lambda s: Problem(),
     "generate with overlap": lambda s: Problem(known=overlap()),
-    "sr": lambda s: Problem(guide(randn(8, 3, 8, 8, seed=4), 2), measured(AveragePool(4), s), overlap()),
+    "sr": lambda s: Problem(
+        guide(randn(8, 3, 8, 8, seed=4), 2), measured(AveragePool(4), s), overlap()
+    ),
     "denoise": lambda s: Problem(measurement=measured(Identity(), s)),
     "grey": lambda s: Problem(measurement=measured(Grey(), s), known=overlap()),
     "inpaint": lambda s: Problem(measurement=measured(Mask(masks()), s), known=overlap()),
-    "old photo": lambda s: Problem(measurement=measured(compose(MaskedPool(2, masks()), Grey()), s)),
+    "old photo": lambda s: Problem(
+        measurement=measured(compose(MaskedPool(2, masks()), Grey()), s)
+    ),
 }
 FORMS = {
     "posterior": {},
@@ -103,28 +116,47 @@ FORMS = {
     ("form", "name", "sigma_y"),
     [
         *(("posterior", name, sigma_y) for name in PROBLEMS for sigma_y in (0.0, 0.1)),
-        *((form, name, 0.1) for form in FORMS for name in ("sr", "old photo") if form != "posterior"),
+        *(
+            (form, name, 0.1)
+            for form in FORMS
+            for name in ("sr", "old photo")
+            if form != "posterior"
+        ),
     ],
 )
 def test_a_batch_of_eight_equals_eight_batches_of_one(form, name, sigma_y):
-    problem, settings, denoiser = PROBLEMS[name](sigma_y), config(steps=4, **FORMS[form]), SmallConv()
+    problem = PROBLEMS[name](sigma_y)
+    settings = config(steps=4, **FORMS[form])
+    denoiser = SmallConv()
     batch = sample(denoiser, problem, settings, NOISE, KEYS, SHAPE)
-    alone = [sample(denoiser, problem.select([i]), settings, NOISE, [KEYS[i]], SHAPE) for i in range(8)]
+    alone = [
+        sample(denoiser, problem.select([i]), settings, NOISE, [KEYS[i]], SHAPE) for i in range(8)
+    ]
     assert batch.numpy().tobytes() == torch.cat(alone).numpy().tobytes()
     assert batch.isfinite().all()
 
 
 @pytest.mark.parametrize("form", ["posterior", "eps ddpm, less noise"])
 def test_tiles_at_different_steps_of_one_batch_end_as_if_alone(form):
-    settings, denoiser, problem = config(**FORMS[form]), SmallConv(), PROBLEMS["sr"](0.1)
+    settings = config(**FORMS[form])
+    denoiser = SmallConv()
+    problem = PROBLEMS["sr"](0.1)
     begin = lambda i: start(problem.select([i]), settings, NOISE, [KEYS[i]], SHAPE)  # noqa: E731
-    state, waiting, results = begin(0), list(range(1, 8)), {}
+    state = begin(0)
+    waiting = list(range(1, 8))
+    results = {}
     while state is not None:
         state = advance(denoiser, state, settings, NOISE)
         over = state.finished(settings)
         results |= {state.keys[i]: state.estimate[i] for i, done in enumerate(over) if done}
-        going = [state.select([i for i, done in enumerate(over) if not done])] if not all(over) else []
-        state = SamplerState.cat([*going, *(begin(i) for i in waiting[:1])]) if going or waiting else None
+        going = (
+            [state.select([i for i, done in enumerate(over) if not done])] if not all(over) else []
+        )
+        state = (
+            SamplerState.cat([*going, *(begin(i) for i in waiting[:1])])
+            if going or waiting
+            else None
+        )
         waiting = waiting[1:]
     expected = sample(denoiser, problem, settings, NOISE, KEYS, SHAPE)
     for key, tile in zip(KEYS, expected, strict=True):
@@ -132,13 +164,16 @@ def test_tiles_at_different_steps_of_one_batch_end_as_if_alone(form):
 
 
 def test_tiles_with_and_without_overlap_can_share_a_batch():
-    settings, denoiser = config(), SmallConv()
+    settings = config()
+    denoiser = SmallConv()
     with_overlap = start(Problem(known=overlap(1)), settings, NOISE, KEYS[:1], SHAPE)
     without = start(Problem(), settings, NOISE, KEYS[1:2], SHAPE)
     state = SamplerState.cat([with_overlap, without])
     while not all(state.finished(settings)):
         state = advance(denoiser, state, settings, NOISE)
-    assert torch.equal(state.estimate[1:], sample(denoiser, Problem(), settings, NOISE, KEYS[1:2], SHAPE))
+    assert torch.equal(
+        state.estimate[1:], sample(denoiser, Problem(), settings, NOISE, KEYS[1:2], SHAPE)
+    )
 
 
 @pytest.mark.parametrize("sigma_y", [0.0, 0.2])
@@ -155,12 +190,16 @@ def test_known_pixels_are_bit_equal(form, sigma_y):
 def test_an_exact_measurement_is_satisfied(form, name):
     problem = PROBLEMS[name](0.0).select([0, 1])
     measurement = problem.measurement
-    result = sample(SmallConv(), Problem(problem.guide, measurement), config(**form), NOISE, KEYS[:2], SHAPE)
+    result = sample(
+        SmallConv(), Problem(problem.guide, measurement), config(**form), NOISE, KEYS[:2], SHAPE
+    )
     assert (measurement.operator.A(result) - measurement.y).abs().max() < 1e-5
 
 
 def test_every_transition_consumes_one_draw_in_order():
-    noise, denoiser, settings = CountingNoise(), SmallConv(), config(steps=6)
+    noise = CountingNoise()
+    denoiser = SmallConv()
+    settings = config(steps=6)
     sample(denoiser, Problem(), settings, noise, KEYS[:1], SHAPE)
     # The draw of the last transition has weight 0 and need not be made, but it has its index.
     assert noise.drawn == [(KEYS[0], i) for i in range(len(settings.times) - 1)]
@@ -171,7 +210,8 @@ def test_every_transition_consumes_one_draw_in_order():
 
 
 def test_the_network_sees_base_timesteps_once_per_reverse_step():
-    denoiser, settings = SmallConv(), config(steps=6, travel=(2, 3))
+    denoiser = SmallConv()
+    settings = config(steps=6, travel=(2, 3))
     sample(denoiser, Problem(), settings, NOISE, KEYS[:1], SHAPE)
     assert len(denoiser.calls) == network_calls(settings.times)
     assert denoiser.calls[0] == [999]
@@ -186,7 +226,8 @@ def test_noise_scale_zero_draws_nothing():
 
 
 def test_a_warm_start_begins_at_the_noised_picture():
-    x_init, settings = randn(2, *SHAPE), config(first=300, noise_scale=0.5)
+    x_init = randn(2, *SHAPE)
+    settings = config(first=300, noise_scale=0.5)
     state = start(Problem(), settings, NOISE, KEYS[:2], SHAPE, x_init)
     alpha_bar = linear_alpha_bar()[300]
     z = NOISE.draw(KEYS[:2], [0, 0], SHAPE, torch.device("cpu"))
@@ -195,14 +236,18 @@ def test_a_warm_start_begins_at_the_noised_picture():
 
 
 def test_fresh_noise_alone_at_noise_scale_zero_restarts_from_the_estimate():
-    settings, x_init = config(first=300, form="eps", eta=1.0, noise_scale=0.0), randn(1, *SHAPE)
-    state = advance(SmallConv(), start(Problem(), settings, NOISE, KEYS[:1], SHAPE, x_init), settings, NOISE)
+    settings = config(first=300, form="eps", eta=1.0, noise_scale=0.0)
+    x_init = randn(1, *SHAPE)
+    state = advance(
+        SmallConv(), start(Problem(), settings, NOISE, KEYS[:1], SHAPE, x_init), settings, NOISE
+    )
     a = math.sqrt(settings.schedule.alpha_bar[settings.times[1]])
     assert torch.allclose(state.x, a * state.estimate, atol=1e-6)
 
 
 def test_both_forms_are_one_process_when_nothing_is_projected_or_clipped():
-    mean, root = torch.full((3, 2, 2), 0.1), randn(12, 12, seed=3)
+    mean = torch.full((3, 2, 2), 0.1)
+    root = randn(12, 12, seed=3)
     denoiser = GaussianDenoiser(mean, root @ root.T / 12)
     draw = lambda **o: sample(denoiser, Problem(), config(clip=False, **o), NOISE, KEYS, SHAPE)  # noqa: E731
     assert torch.allclose(draw(), draw(form="eps", eta="ddpm"), atol=2e-4)
@@ -217,14 +262,22 @@ def test_only_the_clean_estimate_is_clamped():
 
 @pytest.mark.parametrize(
     "options",
-    [{"form": "ode"}, {"eta": 1.5}, {"eta": "ddim"}, {"noise_scale": 2.0}, {"ddnm_plus": "spectral"}],
+    [
+        {"form": "ode"},
+        {"eta": 1.5},
+        {"eta": "ddim"},
+        {"noise_scale": 2.0},
+        {"ddnm_plus": "spectral"},
+    ],
 )
 def test_unknown_settings_are_refused(options):
     with pytest.raises(ValueError, match=r"^[^\n]+$"):
         config(**options)
 
 
-@pytest.mark.parametrize("times", [(), (-1,), (4, 3, 2, 1, 0), (4, 2, 0, -1), (5, 4, 3, 2, 1, 0, -1), (0, -1, 0, -1)])
+@pytest.mark.parametrize(
+    "times", [(), (-1,), (4, 3, 2, 1, 0), (4, 2, 0, -1), (5, 4, 3, 2, 1, 0, -1), (0, -1, 0, -1)]
+)
 def test_times_that_do_not_walk_down_to_the_end_are_refused(times):
     with pytest.raises(ValueError, match="use time_travel"):
         SamplerConfig(schedule=config().schedule, times=times)
@@ -232,7 +285,9 @@ def test_times_that_do_not_walk_down_to_the_end_are_refused(times):
 
 def test_a_finished_tile_must_be_retired_before_the_others_advance():
     settings = config(steps=1)
-    state = advance(SmallConv(), start(Problem(), settings, NOISE, KEYS[:1], SHAPE), settings, NOISE)
+    state = advance(
+        SmallConv(), start(Problem(), settings, NOISE, KEYS[:1], SHAPE), settings, NOISE
+    )
     with pytest.raises(ValueError, match="select the unfinished"):
         advance(SmallConv(), state, settings, NOISE)
 

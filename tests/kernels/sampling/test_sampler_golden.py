@@ -1,4 +1,6 @@
-"""The sampler against the golden runs: two independent programs computed them with the same network and noise."""
+"""The sampler against the golden runs: two independent programs computed them with the same network
+and noise.
+"""
 
 import json
 from contextlib import contextmanager
@@ -17,9 +19,12 @@ from kernels.sampling.sampler import SamplerConfig, sample
 from kernels.schedule import Schedule, linear_alpha_bar, respaced_timesteps, time_travel
 from tests.places import GOLDEN
 
-pytestmark = pytest.mark.skipif(not GOLDEN.exists(), reason="the golden vectors are not on this machine")
+pytestmark = pytest.mark.skipif(
+    not GOLDEN.exists(), reason="the golden vectors are not on this machine"
+)
 
-TILE, STRIDE = 64, 32
+TILE = 64
+STRIDE = 32
 TOLERANCE = 1e-4
 
 
@@ -51,7 +56,10 @@ class RunNoise:
     order: dict
 
     def draw(self, keys, index, shape, device):
-        draws = [self.one(self.order[k] * self.draws_per_tile + i, shape) for k, i in zip(keys, index, strict=True)]
+        draws = [
+            self.one(self.order[k] * self.draws_per_tile + i, shape)
+            for k, i in zip(keys, index, strict=True)
+        ]
         return torch.from_numpy(np.stack(draws)).to(device)
 
     def one(self, i, shape):
@@ -61,7 +69,9 @@ class RunNoise:
 
 @contextmanager
 def threads(count):
-    """Compute with a number of threads: the order of a convolution's sums, hence its rounding, depends on it."""
+    """Compute with a number of threads: the order of a convolution's sums, hence its rounding,
+    depends on it.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     yield
@@ -85,7 +95,9 @@ def starts(length):
 
 
 def window(image, y, x, scale=1):
-    return image[..., y // scale : (y + TILE) // scale, x // scale : (x + TILE) // scale].contiguous()
+    return image[
+        ..., y // scale : (y + TILE) // scale, x // scale : (x + TILE) // scale
+    ].contiguous()
 
 
 def config(**options):
@@ -94,22 +106,31 @@ def config(**options):
 
 
 def restore(height, width, seed, config, constraints):
-    """Mask-shift restoration in raster order; `constraints(y, x)` gives a tile's guide and measurement."""
-    canvas, done = torch.zeros(1, 3, height, width), torch.zeros(1, 1, height, width, dtype=torch.bool)
-    boxes = {(0, r, c): (y, x) for r, y in enumerate(starts(height)) for c, x in enumerate(starts(width))}
+    """Mask-shift restoration in raster order; `constraints(y, x)` gives a tile's guide and
+    measurement.
+    """
+    canvas = torch.zeros(1, 3, height, width)
+    done = torch.zeros(1, 1, height, width, dtype=torch.bool)
+    boxes = {
+        (0, r, c): (y, x) for r, y in enumerate(starts(height)) for c, x in enumerate(starts(width))
+    }
     noise = RunNoise(seed, len(config.times), {key: i for i, key in enumerate(boxes)})
     for key, (y, x) in boxes.items():
         known = Known(window(done, y, x), window(canvas, y, x))
         problem = Problem(known=known, **constraints(y, x))
         tile = sample(network(), problem, config, noise, [key], (3, TILE, TILE))
-        assert torch.equal(tile[known.mask.expand_as(tile)], known.value[known.mask.expand_as(tile)])
+        assert torch.equal(
+            tile[known.mask.expand_as(tile)], known.value[known.mask.expand_as(tile)]
+        )
         canvas[..., y : y + TILE, x : x + TILE] = tile
         done[..., y : y + TILE, x : x + TILE] = True
     return canvas
 
 
 def pooled(y, scale, sigma_y=0.0):
-    return lambda i, j: {"measurement": Measurement(AveragePool(scale), window(y, i, j, scale), sigma_y)}
+    return lambda i, j: {
+        "measurement": Measurement(AveragePool(scale), window(y, i, j, scale), sigma_y)
+    }
 
 
 def golden(name):
@@ -133,7 +154,9 @@ def convolutions_round_as_for_the_goldens():
         return np.array_equal(out.numpy(), io["out"])
 
 
-@pytest.mark.parametrize("name", ["sr4_single_64x64", "sr4_s0_fresh", "sr4_s02_fixed_fresh", "color_s02_fixed_fresh"])
+@pytest.mark.parametrize(
+    "name", ["sr4_single_64x64", "sr4_s0_fresh", "sr4_s02_fixed_fresh", "color_s02_fixed_fresh"]
+)
 def test_ddnm_and_scalar_ddnm_plus_with_mask_shift_match_the_golden_run(name):
     case, data = golden(f"sampler/p64_{name}")
     settings = config(ddnm_plus="scalar")
@@ -141,7 +164,9 @@ def test_ddnm_and_scalar_ddnm_plus_with_mask_shift_match_the_golden_run(name):
 
     def constraints(i, j):
         if case["deg"] == "colorization":
-            return {"measurement": Measurement(Grey(), window(data["y"], i, j)[:, :1], case["sigma_y"])}
+            return {
+                "measurement": Measurement(Grey(), window(data["y"], i, j)[:, :1], case["sigma_y"])
+            }
         return pooled(data["y"], case["scale"], case["sigma_y"])(i, j)
 
     assert_close(restore(*case["hw"], case["seed0"], settings, constraints), data["result"])
@@ -150,18 +175,23 @@ def test_ddnm_and_scalar_ddnm_plus_with_mask_shift_match_the_golden_run(name):
 def test_the_eps_form_matches_the_golden_run():
     case, data = golden("oracle/sr4_eta085_raweps")
     settings = config(form="eps", eta=0.85)
-    assert_close(restore(*case["hw"], case["seed0"], settings, pooled(data["y"], 4)), data["result"])
+    assert_close(
+        restore(*case["hw"], case["seed0"], settings, pooled(data["y"], 4)), data["result"]
+    )
 
 
 @pytest.mark.slow
 def test_the_deterministic_eps_form_matches_the_golden_run():
-    # Without fresh noise nothing damps rounding on the way through this random network: the golden itself is 6e-4 from
-    # the same run in float64, and equals ours to the last bit where convolutions add in the same order, on the golden's
-    # kind of processor with its two threads. Elsewhere rounding of that size is all that can be asked for.
+    # Without fresh noise nothing damps rounding on the way through this random network: the golden
+    # itself is 6e-4 from the same run in float64, and equals ours to the last bit where
+    # convolutions add in the same order, on the golden's kind of processor with its two threads.
+    # Elsewhere rounding of that size is all that can be asked for.
     case, data = golden("oracle/sr4_eta0_raweps")
     with threads(2):
         same_rounding = convolutions_round_as_for_the_goldens()
-        result = restore(*case["hw"], case["seed0"], config(form="eps", eta=0.0), pooled(data["y"], 4))
+        result = restore(
+            *case["hw"], case["seed0"], config(form="eps", eta=0.0), pooled(data["y"], 4)
+        )
     assert_close(result, data["result"], TOLERANCE if same_rounding else 5e-3)
     assert float((result - data["result"]).square().mean().sqrt()) <= TOLERANCE
 
@@ -176,7 +206,9 @@ def test_inpainting_with_mask_shift_matches_the_golden_run():
     case, data = golden("oracle/inpaint_msr_80x112")
 
     def constraints(i, j):
-        return {"measurement": Measurement(Mask(window(data["mask"], i, j)), window(data["y"], i, j))}
+        return {
+            "measurement": Measurement(Mask(window(data["mask"], i, j)), window(data["y"], i, j))
+        }
 
     result = restore(*case["hw"], case["seed0"], config(), constraints)
     assert_close(result, data["result"])

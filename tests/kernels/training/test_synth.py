@@ -31,9 +31,13 @@ def test_the_spectrum_falls_with_frequency_as_that_of_photographs() -> None:
     power = np.zeros((96, 96))
     for index in range(24):
         grey = synth.draw(1, index, 96).mean(0) / 255
-        power += np.abs(np.fft.fft2((grey - grey.mean()) * np.hanning(96)[:, None] * np.hanning(96))) ** 2
+        power += (
+            np.abs(np.fft.fft2((grey - grey.mean()) * np.hanning(96)[:, None] * np.hanning(96)))
+            ** 2
+        )
     f = np.hypot(*np.meshgrid(np.fft.fftfreq(96), np.fft.fftfreq(96)))
-    low, high = power[(f > 0.03) & (f < 0.06)].mean(), power[(f > 0.24) & (f < 0.48)].mean()
+    low = power[(f > 0.03) & (f < 0.06)].mean()
+    high = power[(f > 0.24) & (f < 0.48)].mean()
     # Photographs have power about 1/f^2, here three octaves apart: a factor of 64.
     assert 10 < low / high < 1000
 
@@ -74,7 +78,8 @@ def collection(directory: Path, **changes: int) -> Collection:
 
 
 def test_crops_do_not_depend_on_who_drew_the_images(tmp_path: Path) -> None:
-    inline, drawn = collection(tmp_path / "inline"), collection(tmp_path / "drawn")
+    inline = collection(tmp_path / "inline")
+    drawn = collection(tmp_path / "drawn")
     with ImagePool(inline) as a, ImagePool(drawn, drawers=1) as b:
         for visible in (1, 2, 3, 9):
             one, other = (pool.crop(np.random.default_rng(visible), visible, 16) for pool in (a, b))
@@ -87,7 +92,10 @@ def test_only_visible_shards_are_drawn_and_no_partial_file_stays(tmp_path: Path)
     with ImagePool(images) as pool:
         for seed in range(8):
             pool.crop(np.random.default_rng(seed), 2, 16)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [images.path(0).name, images.path(1).name]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        images.path(0).name,
+        images.path(1).name,
+    ]
 
 
 def test_held_out_images_are_in_no_shard(tmp_path: Path) -> None:

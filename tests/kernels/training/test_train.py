@@ -69,7 +69,9 @@ def start(out: Path, steps: int) -> subprocess.Popen[bytes]:
         " shard_images=4, shards=1)\n"
         "train(spec, Path(sys.argv[1]), save_every=0.0)"
     )
-    return subprocess.Popen([sys.executable, "-c", program, str(out), str(steps)], cwd=ROOT, stdout=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [sys.executable, "-c", program, str(out), str(steps)], cwd=ROOT, stdout=subprocess.DEVNULL
+    )
 
 
 def test_a_killed_run_leaves_a_whole_checkpoint_and_continues(tmp_path: Path) -> None:
@@ -112,7 +114,9 @@ def test_a_batch_is_a_function_of_seed_and_step_and_grows_at_the_end(tmp_path: P
     assert (early.sigma > 0).all()
 
 
-def test_an_exported_prior_loads_and_tells_its_origin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_exported_prior_loads_and_tells_its_origin(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     train(replace(TINY, steps=2), tmp_path)
     assert main(["export", str(tmp_path), str(tmp_path / "own.safetensors")]) == 0
     assert "step 2" in capsys.readouterr().out

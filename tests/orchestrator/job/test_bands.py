@@ -1,4 +1,6 @@
-"""An image of any number of bands, one band, and a stated range of values come back whole and consistent."""
+"""An image of any number of bands, one band, and a stated range of values come back whole and
+consistent.
+"""
 
 from __future__ import annotations
 
@@ -45,18 +47,31 @@ def band_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "band_models", raising=False)
 
 
-def image(path: Path, channels: int, dtype: str = "uint8", top: int | None = None) -> NDArray[np.unsignedinteger]:
+def image(
+    path: Path, channels: int, dtype: str = "uint8", top: int | None = None
+) -> NDArray[np.unsignedinteger]:
     peak = top or int(np.iinfo(dtype).max)
-    pixels = np.random.default_rng(channels).integers(peak // 4, peak // 2, (channels, 24, 40)).astype(dtype)
+    pixels = (
+        np.random.default_rng(channels)
+        .integers(peak // 4, peak // 2, (channels, 24, 40))
+        .astype(dtype)
+    )
 
     def source(box):
         return pixels[(slice(None), *box.slices())]
 
-    publish(source, path, height=24, width=40, channels=channels, dtype=dtype, name="in", attributes={})
+    publish(
+        source, path, height=24, width=40, channels=channels, dtype=dtype, name="in", attributes={}
+    )
     return pixels
 
 
-def job(source: Path, out: Path, denoiser: str = "module:band_models:shrink", **sections: dict[str, object]) -> JobSpec:
+def job(
+    source: Path,
+    out: Path,
+    denoiser: str = "module:band_models:shrink",
+    **sections: dict[str, object],
+) -> JobSpec:
     values: dict[str, object] = {
         "denoiser": denoiser,
         "output": str(out),
@@ -69,8 +84,12 @@ def job(source: Path, out: Path, denoiser: str = "module:band_models:shrink", **
     return JobSpec.build(values)
 
 
-@given(count=st.integers(1, 9), channels=st.integers(1, 5), rule=st.sampled_from(["groups", "single"]))
-def test_no_band_is_lost_on_the_way_to_the_network_and_back(count: int, channels: int, rule: str) -> None:
+@given(
+    count=st.integers(1, 9), channels=st.integers(1, 5), rule=st.sampled_from(["groups", "single"])
+)
+def test_no_band_is_lost_on_the_way_to_the_network_and_back(
+    count: int, channels: int, rule: str
+) -> None:
     bands = Bands.build(count, channels, bands_as=rule)
     pixels = np.random.default_rng(0).standard_normal((count, 2, 3)).astype(np.float32)
     pictures = bands.split(pixels)
@@ -83,7 +102,9 @@ def test_groups_are_stated_band_by_band() -> None:
     assert Bands.build(4, 3).groups == ((0, 1, 2), (3, 3, 3))
     assert Bands.build(5, 3).describe()[1] == "group 2: channels hold band 4, 5, 5"
     assert Bands.build(2, 3, bands_as="single").groups == ((0, 0, 0), (1, 1, 1))
-    assert Bands.build(1, 3, grey_as="mean").describe() == ["band 1 is the mean of the network's 3 channels"]
+    assert Bands.build(1, 3, grey_as="mean").describe() == [
+        "band 1 is the mean of the network's 3 channels"
+    ]
     with pytest.raises(PlanError, match="--grey-as 'sum' is unknown"):
         Bands.build(1, 3, grey_as="sum")
 
@@ -104,7 +125,9 @@ def test_any_number_of_bands_is_restored_consistently(
     tmp_path: Path, channels: int, denoiser: str, how: dict[str, object]
 ) -> None:
     pixels = image(tmp_path / "in.zarr", channels)
-    spec = job(tmp_path / "in.zarr", tmp_path / "out.zarr", f"module:band_models:{denoiser}", input=how)
+    spec = job(
+        tmp_path / "in.zarr", tmp_path / "out.zarr", f"module:band_models:{denoiser}", input=how
+    )
     done = run.start(spec, SerialExecutor())
     restored = open_image(tmp_path / "out.zarr")
     assert restored.info.shape == (channels, 48, 80)
@@ -116,13 +139,18 @@ def test_any_number_of_bands_is_restored_consistently(
 
 
 @pytest.mark.parametrize(
-    ("dtype", "top", "limits"), [("uint16", 4095, (0, 4095)), ("uint16", 65535, None), ("uint8", 255, (16, 235))]
+    ("dtype", "top", "limits"),
+    [("uint16", 4095, (0, 4095)), ("uint16", 65535, None), ("uint8", 255, (16, 235))],
 )
 def test_a_stated_range_keeps_every_stored_level(
     tmp_path: Path, dtype: str, top: int, limits: tuple[float, float] | None
 ) -> None:
     image(tmp_path / "in.zarr", 3, dtype, top)
-    spec = job(tmp_path / "in.zarr", tmp_path / "out.zarr", input={} if limits is None else {"values": limits})
+    spec = job(
+        tmp_path / "in.zarr",
+        tmp_path / "out.zarr",
+        input={} if limits is None else {"values": limits},
+    )
     run.start(spec, SerialExecutor())
     found = verify_run(tmp_path / "out.zarr").consistency
     assert found is not None
@@ -155,5 +183,7 @@ def test_other_bands_than_grey_or_colour_are_exported_as_tiff_only(tmp_path: Pat
 def test_noise_in_grey_levels_is_relative_to_the_stated_range(tmp_path: Path) -> None:
     image(tmp_path / "in.zarr", 3, "uint16", 4095)
     task = {"name": "sr", "scale": 2, "sigma": 409.5}
-    plan = plan_job(job(tmp_path / "in.zarr", tmp_path / "o", input={"values": (0, 4095)}, task=task))
+    plan = plan_job(
+        job(tmp_path / "in.zarr", tmp_path / "o", input={"values": (0, 4095)}, task=task)
+    )
     assert plan.levels[0].sigma_y == pytest.approx(0.2)

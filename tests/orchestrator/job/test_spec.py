@@ -1,4 +1,6 @@
-"""JobSpec: read, written, refused by name; and the fingerprint that decides whether a run may be resumed."""
+"""JobSpec: read, written, refused by name; and the fingerprint that decides whether a run may be
+resumed.
+"""
 
 import shutil
 
@@ -11,9 +13,14 @@ from orchestrator.job.spec import JobSpec
 from orchestrator.planning.fingerprint import check_same, fingerprint
 from orchestrator.planning.resolve import plan_job
 
-BASE = {"input": {"size": (24, 28), "bands": 3, "dtype": "uint8"}, "task": {"name": "sr", "scale": 4}}
+BASE = {
+    "input": {"size": (24, 28), "bands": 3, "dtype": "uint8"},
+    "task": {"name": "sr", "scale": 4},
+}
 
-NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20)
+NAMES = st.text(
+    st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20
+)
 
 
 @st.composite
@@ -22,10 +29,18 @@ def specs(draw):
         return draw(st.one_of(st.none(), strategy))
 
     values = {
-        "input": {"path": maybe(NAMES), "mask": maybe(NAMES), "size": maybe(st.tuples(*[st.integers(1, 10**6)] * 2))},
+        "input": {
+            "path": maybe(NAMES),
+            "mask": maybe(NAMES),
+            "size": maybe(st.tuples(*[st.integers(1, 10**6)] * 2)),
+        },
         "output": maybe(NAMES),
         "task": {
-            "name": draw(st.sampled_from(["sr", "colorize", "inpaint", "denoise", "generate", "inpaint+colorize+sr"])),
+            "name": draw(
+                st.sampled_from(
+                    ["sr", "colorize", "inpaint", "denoise", "generate", "inpaint+colorize+sr"]
+                )
+            ),
             "scale": draw(st.integers(1, 64)),
             "sigma": draw(st.floats(0, 1e5)),
         },
@@ -36,8 +51,14 @@ def specs(draw):
             "travel": maybe(st.tuples(st.integers(1, 50), st.integers(1, 5))),
             "seed": draw(st.integers(0, 2**63 - 1)),
         },
-        "tiling": {"tile": maybe(st.integers(8, 4096)), "order": maybe(st.sampled_from(["raster", "centre"]))},
-        "run": {"executor": draw(st.sampled_from(["ray", "serial"])), "workers": maybe(st.integers(1, 1000))},
+        "tiling": {
+            "tile": maybe(st.integers(8, 4096)),
+            "order": maybe(st.sampled_from(["raster", "centre"])),
+        },
+        "run": {
+            "executor": draw(st.sampled_from(["ray", "serial"])),
+            "workers": maybe(st.integers(1, 1000)),
+        },
     }
     return JobSpec.build(values)
 
@@ -54,7 +75,10 @@ def test_an_empty_job_file_is_all_defaults():
 REFUSED = [
     ({"sampling": {"step": 10}}, ["unknown key 'sampling.step'", "did you mean 'steps'"]),
     ({"tilling": {}}, ["unknown key 'tilling'", "did you mean 'tiling'"]),
-    ({"run": {"xyzzy": 1}}, ["unknown key 'run.xyzzy'", "known: address, batch, batching, drain_seconds, executor"]),
+    (
+        {"run": {"xyzzy": 1}},
+        ["unknown key 'run.xyzzy'", "known: address, batch, batching, drain_seconds, executor"],
+    ),
     ({"task": {"name": "dehaze"}}, ["task.name", "'dehaze'", "'inpaint'"]),
     ({"task": {"sigma": -1}}, ["task.sigma", "-1", "greater than or equal to 0"]),
     ({"task": {"scale": 65}}, ["task.scale", "65", "64"]),
@@ -183,7 +207,9 @@ def with_changes(changes):
 
 @pytest.mark.parametrize("name", PIXEL_CHANGES)
 def test_every_change_of_pixels_changes_the_fingerprint_and_is_named(name):
-    kept, now = (fingerprint(plan_job(with_changes(changes))) for changes in ({}, PIXEL_CHANGES[name]))
+    kept, now = (
+        fingerprint(plan_job(with_changes(changes))) for changes in ({}, PIXEL_CHANGES[name])
+    )
     assert kept[name] != now[name]
     with pytest.raises(PlanError, match="cannot resume: ") as refused:
         check_same(kept, now)
@@ -200,9 +226,29 @@ def test_every_field_that_changes_pixels_is_in_this_test():
         "guidance.scale",
     }  # need a checkpoint: tests/orchestrator/planning/test_guiding.py
     # Belong to other tasks (tests/orchestrator/run/test_more_tasks.py restores with them).
-    others = {"alignment", "block", "blur", "cs_seed", "operator", "operator_args", "ratio", "weights"}
+    others = {
+        "alignment",
+        "block",
+        "blur",
+        "cs_seed",
+        "operator",
+        "operator_args",
+        "ratio",
+        "weights",
+    }
     inputs = {
-        f"input.{name}" for name in ("channel", "crop", "extent", "fine_mask", "keep_nodata", "nodata", "pad", "t", "z")
+        f"input.{name}"
+        for name in (
+            "channel",
+            "crop",
+            "extent",
+            "fine_mask",
+            "keep_nodata",
+            "nodata",
+            "pad",
+            "t",
+            "z",
+        )
     }
     untested = {
         "operator_content",
@@ -227,6 +273,9 @@ def test_the_fingerprint_knows_the_input_by_its_content(tmp_path, make_picture, 
     first = write_picture(tmp_path / "a.png", make_picture(20, 20))
     moved = shutil.copy(first, tmp_path / "b.png")
     other = write_picture(tmp_path / "c.png", make_picture(20, 20, seed=1))
-    marks = [fingerprint(plan_job(JobSpec.build({**BASE, "input": {"path": str(p)}}))) for p in (first, moved, other)]
+    marks = [
+        fingerprint(plan_job(JobSpec.build({**BASE, "input": {"path": str(p)}})))
+        for p in (first, moved, other)
+    ]
     assert marks[0] == marks[1]
     assert [name for name in marks[0] if marks[0][name] != marks[2][name]] == ["input"]

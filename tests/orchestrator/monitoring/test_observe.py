@@ -1,4 +1,6 @@
-"""What people see of a run: the chain that is left, its pace, status, report and timeline, and Prometheus' figures."""
+"""What people see of a run: the chain that is left, its pace, status, report and timeline, and
+Prometheus' figures.
+"""
 
 import importlib.util
 import json
@@ -11,7 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.events import BatchCommitted, EventLog, RunFinished, RunStarted, WorkerLost, WorkerStarted
+from orchestrator.events import (
+    BatchCommitted,
+    EventLog,
+    RunFinished,
+    RunStarted,
+    WorkerLost,
+    WorkerStarted,
+)
 from orchestrator.monitoring.run_progress import read_status
 from orchestrator.monitoring.throughput import RECENT, Throughput
 from orchestrator.run.history import COLUMNS, read_history
@@ -24,14 +33,23 @@ from orchestrator.tiling.task_graph import TaskGraph
 
 
 def graph_of(height, width, order):
-    grids = [TileGrid.build(k, height >> k, width >> k, 32, 16, order, 0, 2, corners=k == 0) for k in (0, 1)]
+    grids = [
+        TileGrid.build(k, height >> k, width >> k, 32, 16, order, 0, 2, corners=k == 0)
+        for k in (0, 1)
+    ]
     return TaskGraph(grids, 2)
 
 
-@given(st.integers(4, 16), st.integers(4, 16), st.sampled_from(["raster", "centre"]), st.randoms(use_true_random=False))
+@given(
+    st.integers(4, 16),
+    st.integers(4, 16),
+    st.sampled_from(["raster", "centre"]),
+    st.randoms(use_true_random=False),
+)
 def test_the_chain_that_is_left_only_shrinks_and_ends_at_nothing(rows, cols, order, random):
     graph = graph_of(rows * 16, cols * 16, order)
-    frontier, path = Frontier(graph), RemainingPath(graph)
+    frontier = Frontier(graph)
+    path = RemainingPath(graph)
     before = path.length
     assert max(grid.longest_chain for grid in graph.grids) == before <= critical_path(graph.grids)
     while frontier.ready:
@@ -46,7 +64,8 @@ def test_the_chain_that_is_left_only_shrinks_and_ends_at_nothing(rows, cols, ord
 
 def test_a_resumed_run_counts_only_what_is_left():
     graph = graph_of(96, 96, "raster")
-    frontier, path = Frontier(graph), RemainingPath(graph)
+    frontier = Frontier(graph)
+    path = RemainingPath(graph)
     done = []
     while len(done) < graph.count // 2:
         done += (keys := frontier.take(2))
@@ -65,7 +84,9 @@ def test_the_time_left_is_that_of_the_work_or_of_the_chain():
     assert pace.batch == 10
     assert pace.seconds_left(110.0) == pytest.approx(90)  # 900 tiles at 10 a second
     pace.committed(110.0, seconds=1.0, tiles=0, nfe=0, path=400)
-    assert pace.seconds_left(110.0) == pytest.approx(400)  # a chain of 400 that no worker can shorten
+    assert pace.seconds_left(110.0) == pytest.approx(
+        400
+    )  # a chain of 400 that no worker can shorten
 
 
 def test_the_pace_forgets_what_is_long_ago():
@@ -107,11 +128,20 @@ def test_a_history_sums_what_workers_did_and_ignores_the_line_that_a_dying_drive
     with path.open("a") as file:
         file.write('{"time": 1, "event": "BatchComm')
     found = read_history(path)
-    assert (found.attempts, found.done, found.nfe, found.filled, found.outcome) == (2, 3, 11, 1, "interrupted")
+    assert (found.attempts, found.done, found.nfe, found.filled, found.outcome) == (
+        2,
+        3,
+        11,
+        1,
+        "interrupted",
+    )
     assert found.workers["a"].lost is not None
     assert found.workers["b"].lost is None
     assert set(found.workers) == {"a", "b"}
-    assert [text for _, text in found.notes] == ["worker a lost: killed", "worker starting lost: did not start"]
+    assert [text for _, text in found.notes] == [
+        "worker a lost: killed",
+        "worker starting lost: did not start",
+    ]
 
 
 def test_busy_time_is_spread_over_the_columns_in_which_it_was_spent(tmp_path):
@@ -151,8 +181,11 @@ def test_a_batch_was_worked_on_until_it_ended_not_until_its_record_was_written(t
     assert sum(sum(column) for column in worked.values()) == pytest.approx(20.0)
 
 
-def test_a_worker_that_is_lost_is_not_counted_again_when_its_last_batch_becomes_durable(tmp_path, small, job, serially):
-    out, told = tmp_path / "out", []
+def test_a_worker_that_is_lost_is_not_counted_again_when_its_last_batch_becomes_durable(
+    tmp_path, small, job, serially
+):
+    out = tmp_path / "out"
+    told = []
 
     def lose(event):
         if isinstance(event, WorkerStarted):
@@ -203,12 +236,19 @@ def test_prometheus_can_scrape_a_run(small, tmp_path):
         metrics = RayMetrics("out", 10)
         metrics(BatchCommitted(worker="w", keys=(TileKey(0, 0, 0),), seconds=1.5, nfe=5))
         metrics.flush()
-        lines, deadline = [], time.monotonic() + 90
+        lines = []
+        deadline = time.monotonic() + 90
         while not lines and time.monotonic() < deadline:
             time.sleep(1)
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-                    lines = [line for line in answer.read().decode().splitlines() if "gigarestore_tiles_left{" in line]
+                with urllib.request.urlopen(
+                    f"http://127.0.0.1:{port}/metrics", timeout=5
+                ) as answer:
+                    lines = [
+                        line
+                        for line in answer.read().decode().splitlines()
+                        if "gigarestore_tiles_left{" in line
+                    ]
             except OSError:
                 continue
         assert [line.rsplit(" ", 1)[1] for line in lines] == ["9.0"]

@@ -20,8 +20,11 @@ PLAN = ["plan", "--size", "4000x5000", "--scale", 4, "--no-simulate"]
 
 @settings(deadline=None)
 @given(shape=SHAPES, batch=st.sampled_from([1, 4, 8, 16]), per_node=st.integers(1, 64))
-def test_what_is_recommended_is_kept_busy_and_less_than_one_node_more_would_be(shape, batch, per_node):
-    found, useful = advise(shape, batch, per_node), useful_workers(shape, batch)
+def test_what_is_recommended_is_kept_busy_and_less_than_one_node_more_would_be(
+    shape, batch, per_node
+):
+    found = advise(shape, batch, per_node)
+    useful = useful_workers(shape, batch)
     assert found.workers == found.nodes * found.per_node
     assert 1 <= found.workers <= useful
     assert useful - found.workers < per_node
@@ -57,7 +60,8 @@ def plan(cli, tmp_path, monkeypatch):
 
 
 def test_a_plan_recommends_nodes_of_the_size_that_one_has(plan):
-    eights, ones = plan()["gpu"], plan("--gpus", 1)["gpu"]
+    eights = plan()["gpu"]
+    ones = plan("--gpus", 1)["gpu"]
     assert (eights["per_node"], ones["per_node"]) == (8, 1)
     assert eights["workers"] <= ones["workers"] == ones["nodes"]
     assert plan("--cpus", 16)["cpu"]["per_node"] == 16

@@ -1,4 +1,6 @@
-"""Tiles whose measurement determines them are filled without the network, and the rest of the run is as before."""
+"""Tiles whose measurement determines them are filled without the network, and the rest of the run
+is as before.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,10 @@ def write(path: Path, pixels: NDArray[np.uint8]) -> Path:
 
 
 def restore(
-    tmp_path: Path, task: dict[str, object], pixels: NDArray[np.uint8], mask: NDArray[np.uint8] | None
+    tmp_path: Path,
+    task: dict[str, object],
+    pixels: NDArray[np.uint8],
+    mask: NDArray[np.uint8] | None,
 ) -> Outcome:
     source: dict[str, object] = {"path": str(write(tmp_path / "in.png", pixels))}
     if mask is not None:
@@ -71,14 +76,17 @@ def calls() -> int:
 
 
 def test_the_plan_counts_the_tiles_that_the_run_then_fills(tmp_path: Path) -> None:
-    pixels, mask = noise(32, 96), np.full((32, 96), 255, np.uint8)
+    pixels = noise(32, 96)
+    mask = np.full((32, 96), 255, np.uint8)
     mask[8:24, 80:90] = 0
     done = restore(tmp_path, {"name": "inpaint"}, pixels, mask)
     assert count_filled(done.plan) == done.filled == 4
     flat = plan_job(
         JobSpec.build(
             {
-                "input": {"path": str(write(tmp_path / "flat.png", np.full((40, 50, 3), 9, np.uint8)))},
+                "input": {
+                    "path": str(write(tmp_path / "flat.png", np.full((40, 50, 3), 9, np.uint8)))
+                },
                 "denoiser": "analytic:",
                 "task": {"name": "sr", "scale": 4, "skip_flat": 0.0},
                 "tiling": {"tile": 64, "stride": 32, "levels": 2},
@@ -86,12 +94,15 @@ def test_the_plan_counts_the_tiles_that_the_run_then_fills(tmp_path: Path) -> No
         )
     )
     assert count_filled(flat) == sum(level.grid.count for level in flat.levels)
-    plain = flat.spec.model_copy(update={"task": flat.spec.task.model_copy(update={"skip_flat": None})})
+    plain = flat.spec.model_copy(
+        update={"task": flat.spec.task.model_copy(update={"skip_flat": None})}
+    )
     assert count_filled(plan_job(plain)) == 0
 
 
 def test_fully_known_tiles_are_copied_and_the_others_restored(tmp_path: Path) -> None:
-    pixels, mask = noise(32, 96), np.full((32, 96), 255, np.uint8)
+    pixels = noise(32, 96)
+    mask = np.full((32, 96), 255, np.uint8)
     mask[8:24, 80:90] = 0
     done = restore(tmp_path, {"name": "inpaint"}, pixels, mask)
     assert done.tiles == 5
@@ -119,7 +130,9 @@ def test_flat_tiles_are_filled_to_the_stated_tolerance_only(
     pixels[:, 0:16] = 240
     pixels[:, 16:24] = 239
     task: dict[str, object] = {"name": "sr", "scale": 2}
-    done = restore(tmp_path, task if tolerance is None else task | {"skip_flat": tolerance}, pixels, None)
+    done = restore(
+        tmp_path, task if tolerance is None else task | {"skip_flat": tolerance}, pixels, None
+    )
     assert done.filled == filled
     assert verify_run(tmp_path / "out.zarr").passed
     if filled:
@@ -128,7 +141,9 @@ def test_flat_tiles_are_filled_to_the_stated_tolerance_only(
 
 
 def test_colorizing_fills_flat_tiles_with_grey(tmp_path: Path) -> None:
-    done = restore(tmp_path, {"name": "colorize", "skip_flat": 0.0}, np.full((32, 64, 3), 77, np.uint8), None)
+    done = restore(
+        tmp_path, {"name": "colorize", "skip_flat": 0.0}, np.full((32, 64, 3), 77, np.uint8), None
+    )
     assert done.filled == done.tiles
     assert (open_image(tmp_path / "out.zarr").read(Box(0, 0, 32, 64)) == 77).all()
 
@@ -136,11 +151,15 @@ def test_colorizing_fills_flat_tiles_with_grey(tmp_path: Path) -> None:
 def test_a_flat_but_partly_unknown_tile_is_restored(tmp_path: Path) -> None:
     mask = np.full((32, 32), 255, np.uint8)
     mask[4, 4] = 0
-    done = restore(tmp_path, {"name": "inpaint", "skip_flat": 5.0}, np.full((32, 32, 3), 77, np.uint8), mask)
+    done = restore(
+        tmp_path, {"name": "inpaint", "skip_flat": 5.0}, np.full((32, 32, 3), 77, np.uint8), mask
+    )
     assert done.filled == 0
 
 
-def test_flat_tiles_of_a_noisy_measurement_are_kept_as_they_are_and_the_rest_is_denoised(tmp_path: Path) -> None:
+def test_flat_tiles_of_a_noisy_measurement_are_kept_as_they_are_and_the_rest_is_denoised(
+    tmp_path: Path,
+) -> None:
     pixels = noise(32, 96)
     pixels[:, :40] = 240
     done = restore(tmp_path, {"name": "denoise", "sigma": 10.0, "skip_flat": 0.0}, pixels, None)

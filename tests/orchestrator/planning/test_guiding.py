@@ -1,4 +1,6 @@
-"""A class reaches the network that knows it, a classifier is checked against network and tile before anything runs."""
+"""A class reaches the network that knows it, a classifier is checked against network and tile
+before anything runs.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,12 @@ from storage.readers.reader_registry import open_image
 # Both are read without a word about assumptions beside what the sidecar says.
 SETTINGS = '{"image_size": 32, "num_head_channels": 32, "use_new_attention_order": false, "noise_schedule": "linear"}'
 NETWORK = UNetConfig(
-    image_size=32, model_channels=32, num_res_blocks=1, channel_mult=(1, 2), num_classes=4, num_head_channels=32
+    image_size=32,
+    model_channels=32,
+    num_res_blocks=1,
+    channel_mult=(1, 2),
+    num_classes=4,
+    num_head_channels=32,
 )
 CLASSIFIER = ClassifierConfig(
     image_size=32,
@@ -44,7 +51,8 @@ CLASSIFIER = ClassifierConfig(
 def write(path: Path, model: nn.Module) -> Path:
     generator = torch.Generator().manual_seed(3)
     weights: dict[str, Tensor] = {
-        key: torch.randn(value.shape, generator=generator) * 0.1 for key, value in model.state_dict().items()
+        key: torch.randn(value.shape, generator=generator) * 0.1
+        for key, value in model.state_dict().items()
     }
     torch.save(weights, path)
     Path(f"{path}.json").write_text(SETTINGS)
@@ -91,7 +99,9 @@ def test_a_conditional_network_draws_the_class_that_is_named(tmp_path: Path, net
         run.start(spec.model_copy(update={"output": str(out)}), SerialExecutor())
         pictures.append(open_image(out).read(Box(0, 0, 32, 48)))
     assert (pictures[0] != pictures[1]).any()
-    marks = [fingerprint(plan_job(job(f"guided-diffusion:{network}", label=label))) for label in (1, 2)]
+    marks = [
+        fingerprint(plan_job(job(f"guided-diffusion:{network}", label=label))) for label in (1, 2)
+    ]
     assert marks[0]["denoiser"] != marks[1]["denoiser"]
 
 
@@ -100,7 +110,9 @@ def test_a_class_without_anything_that_knows_it_is_refused() -> None:
 
 
 def test_a_classifier_is_checked_before_anything_runs(classifier: Path, network: Path) -> None:
-    assert "needs a class, none was given: give --class N from 0 to 4" in refusal(job(classifier=str(classifier)))
+    assert "needs a class, none was given: give --class N from 0 to 4" in refusal(
+        job(classifier=str(classifier))
+    )
     assert "5 was given" in refusal(job(classifier=str(classifier), label=5))
     assert "is a denoiser, not a classifier" in refusal(job(classifier=str(network), label=1))
     assert "does not exist" in refusal(job(classifier="absent.pt", label=1))
@@ -111,7 +123,9 @@ def test_a_classifier_is_checked_before_anything_runs(classifier: Path, network:
     assert plan.spec.guidance.classifier == str(classifier.absolute())
 
 
-def test_the_class_of_a_classifier_reaches_a_conditional_network_but_no_other(classifier: Path, network: Path) -> None:
+def test_the_class_of_a_classifier_reaches_a_conditional_network_but_no_other(
+    classifier: Path, network: Path
+) -> None:
     given = GuidanceSpec(label=3, classifier=str(classifier))
     assert network_label(f"guided-diffusion:{network}", given) == 3
     assert network_label("analytic:", given) is None
@@ -128,8 +142,16 @@ def test_scale_class_and_classifier_decide_the_fingerprint(classifier: Path) -> 
 
 def test_a_classifier_is_described_without_reading_it_whole(classifier: Path) -> None:
     info = describe_classifier(classifier)
-    assert (info.channels, info.classes, info.tile, info.multiple, info.fixed_tile) == (3, 5, 32, 2, True)
-    spatial = write(classifier.with_name("s.pt"), ClassifierModel(replace(CLASSIFIER, pool="spatial")))
+    assert (info.channels, info.classes, info.tile, info.multiple, info.fixed_tile) == (
+        3,
+        5,
+        32,
+        2,
+        True,
+    )
+    spatial = write(
+        classifier.with_name("s.pt"), ClassifierModel(replace(CLASSIFIER, pool="spatial"))
+    )
     assert not describe_classifier(spatial).fixed_tile
 
 

@@ -1,4 +1,6 @@
-"""Plans: levels, alignment and cost of every job that can be planned; refusals that name what would work."""
+"""Plans: levels, alignment and cost of every job that can be planned; refusals that name what would
+work.
+"""
 
 import re
 from dataclasses import replace
@@ -28,7 +30,11 @@ TASKS = [
 
 
 def plan_of(height, width, task, *, tiling=None, **other):
-    size = {"size": (height, width), "bands": 1 if "colorize" in task["name"] else 3, "dtype": "uint8"}
+    size = {
+        "size": (height, width),
+        "bands": 1 if "colorize" in task["name"] else 3,
+        "dtype": "uint8",
+    }
     return plan_job(JobSpec.build({"input": size, "task": task, "tiling": tiling or {}, **other}))
 
 
@@ -94,13 +100,20 @@ def test_levels_stop_where_one_tile_is_enough_or_the_measurement_determines_the_
 
 def test_super_resolution_by_16_has_the_levels_of_the_paper():
     plan = plan_of(64, 64, {"name": "sr", "scale": 16}, tiling={"tile": 128})
-    assert [(level.posed.scale, level.posed.pool) for level in plan.levels] == [(16, 1), (8, 1), (4, 1), (2, 1)]
+    assert [(level.posed.scale, level.posed.pool) for level in plan.levels] == [
+        (16, 1),
+        (8, 1),
+        (4, 1),
+        (2, 1),
+    ]
 
 
 def test_noise_shrinks_where_the_measurement_is_pooled():
     plan = plan_of(512, 512, {"name": "denoise", "sigma": 25.5}, tiling={"tile": 128})
     assert [level.sigma_y for level in plan.levels] == pytest.approx([0.2, 0.1, 0.05])
-    share = plan_of(512, 512, {"name": "denoise", "sigma": 0.1, "sigma_unit": "fraction"}, tiling={"tile": 128})
+    share = plan_of(
+        512, 512, {"name": "denoise", "sigma": 0.1, "sigma_unit": "fraction"}, tiling={"tile": 128}
+    )
     assert share.levels[0].sigma_y == pytest.approx(0.2)
 
 
@@ -131,7 +144,8 @@ def test_a_tile_that_does_not_fit_is_refused_with_tiles_that_do(scale, tile, lev
 @given(st.sampled_from(SCALES), st.integers(4, 240))
 @settings(max_examples=60, deadline=None)
 def test_a_stride_that_does_not_fit_is_refused_with_strides_that_do(scale, stride):
-    task, tile = {"name": "sr", "scale": scale}, 8 * scale * (1 if scale % 8 else 2)
+    task = {"name": "sr", "scale": scale}
+    tile = 8 * scale * (1 if scale % 8 else 2)
     try:
         plan_of(500, 500, task, tiling={"tile": tile, "levels": 1, "stride": stride})
     except PlanError as refused:
@@ -209,9 +223,13 @@ def test_an_estimate_adds_up():
 
 def test_a_ten_gigapixel_run_needs_a_few_gigabytes_beside_its_result():
     size = {"size": (25_000, 25_000), "bands": 3, "dtype": "uint8"}
-    spec = JobSpec.build({"input": size, "task": {"name": "sr", "scale": 4}, "tiling": {"order": "raster"}})
+    spec = JobSpec.build(
+        {"input": size, "task": {"name": "sr", "scale": 4}, "tiling": {"order": "raster"}}
+    )
     published = 100_000**2 * 3 * 4 // 3
-    pooled = sum(level.height * level.width * 12 for level in plan_job(spec).levels if level.posed.pool > 1)
+    pooled = sum(
+        level.height * level.width * 12 for level in plan_job(spec).levels if level.posed.pool > 1
+    )
     assert disk_bytes(plan_job(spec)) - published - pooled < 16e9
     kept = spec.model_copy(update={"run": spec.run.model_copy(update={"keep_work": True})})
     assert disk_bytes(plan_job(kept)) - published > 120e9
@@ -219,7 +237,9 @@ def test_a_ten_gigapixel_run_needs_a_few_gigabytes_beside_its_result():
 
 def test_centre_out_order_has_about_half_the_critical_path():
     paths = [
-        estimate(plan_of(500, 500, TASKS[2], tiling={"tile": 128, "levels": 1, "order": order}), 1).critical_path
+        estimate(
+            plan_of(500, 500, TASKS[2], tiling={"tile": 128, "levels": 1, "order": order}), 1
+        ).critical_path
         for order in ("raster", "centre")
     ]
     assert paths[1] < 0.6 * paths[0]
@@ -228,6 +248,9 @@ def test_centre_out_order_has_about_half_the_critical_path():
 def test_a_plan_counts_the_weights_of_its_network():
     spec = JobSpec.build({"input": {"size": (64, 64)}, "task": {"name": "sr", "scale": 4}})
     plan = plan_job(spec)
-    heavier = replace(plan, denoiser=replace(plan.denoiser, weight_bytes=plan.denoiser.weight_bytes + 2_000_000_000))
+    heavier = replace(
+        plan,
+        denoiser=replace(plan.denoiser, weight_bytes=plan.denoiser.weight_bytes + 2_000_000_000),
+    )
     assert plan.denoiser.weight_bytes > 1_000_000
     assert worker_bytes(heavier) - worker_bytes(plan) == 2_000_000_000

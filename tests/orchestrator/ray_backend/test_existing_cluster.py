@@ -1,4 +1,6 @@
-"""A cluster that is there already: used with its token, refused without, and missed when its head dies."""
+"""A cluster that is there already: used with its token, refused without, and missed when its head
+dies.
+"""
 
 import os
 import signal
@@ -17,7 +19,19 @@ from tests.places import ROOT
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
-OPTIONS = ["--scale", 4, "--tile", 32, "--stride", 16, "--levels", 2, "--intent", "detail", "--quiet"]
+OPTIONS = [
+    "--scale",
+    4,
+    "--tile",
+    32,
+    "--stride",
+    16,
+    "--levels",
+    2,
+    "--intent",
+    "detail",
+    "--quiet",
+]
 PATIENCE = 250
 
 
@@ -66,7 +80,16 @@ def test_a_cluster_with_a_token_is_used_refused_and_missed(
     serially(job(small, tmp_path / "reference"))
 
     def begin(name, steps, source=small):
-        command = ["restore", source, tmp_path / name, *OPTIONS, "--steps", steps, "--address", address]
+        command = [
+            "restore",
+            source,
+            tmp_path / name,
+            *OPTIONS,
+            "--steps",
+            steps,
+            "--address",
+            address,
+        ]
         return start_command(*command, cwd=tmp_path, marker=mark)
 
     # At the beginning and beside the first run, for Ray takes its time to refuse.
@@ -82,20 +105,26 @@ def test_a_cluster_with_a_token_is_used_refused_and_missed(
     assert published_files(tmp_path / "out") == published_files(tmp_path / "reference")
 
     # Before the run that is to be missed begins: it must not be over when they are.
-    for stranger, hint in ((refused, "authentication token"), (wrong, "check --address and RAY_AUTH_TOKEN")):
+    for stranger, hint in (
+        (refused, "authentication token"),
+        (wrong, "check --address and RAY_AUTH_TOKEN"),
+    ):
         _, err = stranger.communicate(timeout=PATIENCE)
         assert stranger.returncode == 1
         assert hint in err.splitlines()[-1]
 
     # Hundreds of tiles of seconds each: no machine is through before the head has been missed.
     large = write_picture(tmp_path / "large.png", make_picture(100, 100))
-    process, run = begin("missed", 900, large), RunDir(tmp_path / "missed")
+    process = begin("missed", 900, large)
+    run = RunDir(tmp_path / "missed")
     deadline = time.monotonic() + PATIENCE
     while not run.journal.exists() or not list(read_records(run.journal)):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    (head,) = [pid for pid, name in marked_processes(mark).items() if "gcs_server" in name.split()[0]]
+    (head,) = [
+        pid for pid, name in marked_processes(mark).items() if "gcs_server" in name.split()[0]
+    ]
     os.kill(head, signal.SIGKILL)
     _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1

@@ -1,4 +1,6 @@
-"""Whatever goes wrong under a Ray run is handled, bounded and said: the bytes are those of an undisturbed run."""
+"""Whatever goes wrong under a Ray run is handled, bounded and said: the bytes are those of an
+undisturbed run.
+"""
 
 import errno
 import os
@@ -59,12 +61,14 @@ class Heard(list):
     """A listener that keeps the events, and acts once when `when` says so."""
 
     def __init__(self, act=None, when=None):
-        self.act, self.when = act, when
+        self.act = act
+        self.when = when
 
     def __call__(self, event):
         self.append(event)
         if self.act and self.when(self):
-            act, self.act = self.act, None
+            act = self.act
+            self.act = None
             act(self)
 
     def of(self, kind):
@@ -72,7 +76,9 @@ class Heard(list):
 
     def pids(self):
         lost = {event.worker for event in self.of(WorkerLost)}
-        return [int(e.worker.rpartition(":")[2]) for e in self.of(WorkerStarted) if e.worker not in lost]
+        return [
+            int(e.worker.rpartition(":")[2]) for e in self.of(WorkerStarted) if e.worker not in lost
+        ]
 
 
 def commits(count):
@@ -80,11 +86,14 @@ def commits(count):
 
 
 class Poisoned(RayWorker):
-    """Do what is said to the process, or raise it, when the poison tile comes; `once`: a file that remembers."""
+    """Do what is said to the process, or raise it, when the poison tile comes; `once`: a file that
+    remembers.
+    """
 
     def __init__(self, batch, continuous, evil, once):
         super().__init__(batch, continuous)
-        self._evil, self._once = evil, once
+        self._evil = evil
+        self._once = once
 
     def run(self, call, *after):
         before = self._once is not None and os.path.exists(self._once)
@@ -102,7 +111,9 @@ class Poisoned(RayWorker):
         elif self._evil == "hang":
             time.sleep(10_000)
         elif self._evil == "cuda":
-            raise plain(torch.AcceleratorError("CUDA error: an illegal memory access was encountered"))
+            raise plain(
+                torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+            )
         elif self._evil == "full":
             raise plain(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
 
@@ -119,7 +130,9 @@ def patience(**other):
     return {"run": {"hang_seconds": 8.0, "store_seconds": 60.0, **other}}
 
 
-def test_a_stopped_worker_is_replaced_when_its_batch_is_overdue(reference, small, job, tmp_path, published_files):
+def test_a_stopped_worker_is_replaced_when_its_batch_is_overdue(
+    reference, small, job, tmp_path, published_files
+):
     heard = Heard(lambda heard: os.kill(heard.pids()[-1], signal.SIGSTOP), commits(6))
     spec = job(small, tmp_path / "out", run={"hang_seconds": 5.0, "store_seconds": 0.0})
     start(spec, RayExecutor(1), [heard])
@@ -129,7 +142,9 @@ def test_a_stopped_worker_is_replaced_when_its_batch_is_overdue(reference, small
 
 
 @pytest.mark.parametrize("evil", ["hang", "cuda", "kill"])
-def test_a_worker_that_fails_once_is_replaced(evil, reference, small, job, tmp_path, published_files):
+def test_a_worker_that_fails_once_is_replaced(
+    evil, reference, small, job, tmp_path, published_files
+):
     heard = Heard()
     spec = job(small, tmp_path / "out", run={"hang_seconds": 5.0, "store_seconds": 0.0})
     start(spec, RayExecutor(1, kind=poisoned(evil, str(tmp_path / "once"))), [heard])
@@ -164,13 +179,20 @@ def test_a_worker_that_does_not_get_ready_in_time_is_replaced(
     spec = job(small, tmp_path / "out", run={"hang_seconds": 1.0, "store_seconds": 0.0})
     start(spec, RayExecutor(1, kind=kind), [heard])
     assert published_files(tmp_path / "out") == reference
-    assert [event.cause for event in heard.of(WorkerLost)] == ["it did not get ready for a run in time"]
+    assert [event.cause for event in heard.of(WorkerLost)] == [
+        "it did not get ready for a run in time"
+    ]
     assert not heard.of(BatchFailed)
 
 
-def test_a_poison_tile_stops_what_needs_it_and_nothing_else(reference, small, job, tmp_path, published_files):
-    out, heard = tmp_path / "out", Heard()
-    with pytest.raises(TileError, match=r"tile level 0 row 1 column 1 failed: worker died.*tiles wait for") as failed:
+def test_a_poison_tile_stops_what_needs_it_and_nothing_else(
+    reference, small, job, tmp_path, published_files
+):
+    out = tmp_path / "out"
+    heard = Heard()
+    with pytest.raises(
+        TileError, match=r"tile level 0 row 1 column 1 failed: worker died.*tiles wait for"
+    ) as failed:
         start(job(small, out), RayExecutor(2, kind=poisoned("kill")), [heard])
     assert "--on-failed-tile fill" in str(failed.value)
     plan = load_plan(RunDir(out))
@@ -189,12 +211,21 @@ def test_a_poison_tile_stops_what_needs_it_and_nothing_else(reference, small, jo
     assert published_files(out) == reference
 
 
-def test_a_poison_tile_can_be_filled_and_is_named_everywhere(reference, small, job, tmp_path, published_files, cli):
-    out, heard = tmp_path / "out", Heard()
-    outcome = start(job(small, out, **patience(on_failed_tile="fill")), RayExecutor(2, kind=poisoned("kill")), [heard])
+def test_a_poison_tile_can_be_filled_and_is_named_everywhere(
+    reference, small, job, tmp_path, published_files, cli
+):
+    out = tmp_path / "out"
+    heard = Heard()
+    outcome = start(
+        job(small, out, **patience(on_failed_tile="fill")),
+        RayExecutor(2, kind=poisoned("kill")),
+        [heard],
+    )
     assert outcome.substituted == 1
     assert [event.key for event in heard.of(TileSubstituted)] == [POISON]
-    assert [record for record in read_records(RunDir(out).journal) if record[0] == "F"] == ["F 0 1 1"]
+    assert [record for record in read_records(RunDir(out).journal) if record[0] == "F"] == [
+        "F 0 1 1"
+    ]
     (tile,) = zarr.open_group(str(out), mode="r").attrs["gigarestore"]["substituted"]
     assert (tile["level"], tile["row"], tile["col"]) == POISON
     y0, x0, y1, x1 = tile["box"]
@@ -239,9 +270,13 @@ class Noting(RayWorker):
         self._workers[run].fence = self._note.touch
 
 
-def test_a_store_that_goes_away_for_a_while_costs_no_try(reference, small, job, tmp_path, published_files, eventually):
-    out, note = tmp_path / "out", tmp_path / "note"
-    work, away = RunDir(out).work(0), tmp_path / "away"
+def test_a_store_that_goes_away_for_a_while_costs_no_try(
+    reference, small, job, tmp_path, published_files, eventually
+):
+    out = tmp_path / "out"
+    note = tmp_path / "note"
+    work = RunDir(out).work(0)
+    away = tmp_path / "away"
 
     def come_back():
         eventually(note.exists, seconds=100)
@@ -255,15 +290,24 @@ def test_a_store_that_goes_away_for_a_while_costs_no_try(reference, small, job, 
         return batch, continuous, note
 
     heard = Heard(leave, commits(6))
-    start(job(small, out, **patience()), RayExecutor(2, kind=WorkerKind(actor=Noting, arguments=arguments)), [heard])
+    start(
+        job(small, out, **patience()),
+        RayExecutor(2, kind=WorkerKind(actor=Noting, arguments=arguments)),
+        [heard],
+    )
     assert published_files(out) == reference
     assert heard.of(StoreTrouble)
     assert not heard.of(BatchFailed)
 
 
-def test_a_full_disk_ends_the_run_and_says_what_is_needed(reference, small, job, tmp_path, published_files):
-    out, heard = tmp_path / "out", Heard()
-    with pytest.raises(RunError, match=r"the disk is full .* MB are free, the whole run takes about .* MB") as failed:
+def test_a_full_disk_ends_the_run_and_says_what_is_needed(
+    reference, small, job, tmp_path, published_files
+):
+    out = tmp_path / "out"
+    heard = Heard()
+    with pytest.raises(
+        RunError, match=r"the disk is full .* MB are free, the whole run takes about .* MB"
+    ) as failed:
         start(job(small, out), RayExecutor(1, kind=poisoned("full")), [heard])
     assert "\n" not in str(failed.value)
     assert not heard.of(BatchFailed)
@@ -283,8 +327,12 @@ def break_journal(run, device):
             continue  # it was only open while the folder was read
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="Linux's /proc/self/mem answers writes with EIO")
-def test_a_journal_that_cannot_be_written_for_once_costs_nothing(reference, small, job, tmp_path, published_files):
+@pytest.mark.skipif(
+    not os.path.exists("/proc/self/mem"), reason="Linux's /proc/self/mem answers writes with EIO"
+)
+def test_a_journal_that_cannot_be_written_for_once_costs_nothing(
+    reference, small, job, tmp_path, published_files
+):
     out = tmp_path / "out"
     heard = Heard(lambda _: break_journal(RunDir(out), "/proc/self/mem"), commits(6))
     start(job(small, out, **patience()), RayExecutor(2), [heard])
@@ -316,7 +364,9 @@ def test_a_disk_that_really_is_full(reference, small, job, tmp_path, published_f
 
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], check=False
+    ).returncode:
         pytest.skip("mounting is not allowed here")
     try:
         ballast = disk / "ballast"

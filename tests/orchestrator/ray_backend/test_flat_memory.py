@@ -1,4 +1,6 @@
-"""Neither driver nor worker grows with the image: the memory of both after 100 and after 10,000 tiles."""
+"""Neither driver nor worker grows with the image: the memory of both after 100 and after 10,000
+tiles.
+"""
 
 import json
 import os
@@ -15,7 +17,8 @@ from tests.places import ROOT
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 SIDE = 820  # 102 x 102 tiles of 16 px every 8 px at scale 2
-EARLY, LATE = 100, 10_000
+EARLY = 100
+LATE = 10_000
 # Bytes that the run's small files take, with a margin.
 NEEDED = 500_000_000
 
@@ -55,16 +58,22 @@ print(json.dumps([seen[early], seen[late]]))
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder in memory where there is room: what is flushed to a disk 20,000 times proves nothing here."""
+    """A folder in memory where there is room: what is flushed to a disk 20,000 times proves nothing
+    here.
+    """
     memory = Path("/dev/shm")
-    if not (memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > NEEDED):
+    if not (
+        memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > NEEDED
+    ):
         yield tmp_path
         return
     with tempfile.TemporaryDirectory(dir=memory) as name:
         yield Path(name)
 
 
-def test_memory_after_ten_thousand_tiles_is_that_after_a_hundred(make_picture, write_picture, folder):
+def test_memory_after_ten_thousand_tiles_is_that_after_a_hundred(
+    make_picture, write_picture, folder
+):
     source = write_picture(folder / "in.tif", make_picture(SIDE // 2, SIDE // 2), tile=(64, 64))
     root = ROOT
     env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}

@@ -1,4 +1,6 @@
-"""Machines of a cluster come and go: what they had under way is restored elsewhere, and no tile is blamed for it."""
+"""Machines of a cluster come and go: what they had under way is restored elsewhere, and no tile is
+blamed for it.
+"""
 
 import os
 import signal
@@ -45,10 +47,14 @@ def cluster(monkeypatch):
 
 
 class Doomed(RayWorker):
-    """Send a signal to the raylet of the machine that gets a tile, the first `times` times; `notes`: a folder."""
+    """Send a signal to the raylet of the machine that gets a tile, the first `times` times;
+    `notes`: a folder.
+    """
 
     def __init__(self, batch, continuous, number, times, notes):
-        self._number, self._times, self._notes = number, times, notes
+        self._number = number
+        self._times = times
+        self._notes = notes
         super().__init__(batch, continuous)
 
     def _doom(self):
@@ -73,12 +79,15 @@ class StillBorn(Doomed):
 
 
 # That any number of losses gives no tile up is the frontier's matter (test_frontier.py).
-@pytest.mark.parametrize(("number", "times"), [(signal.SIGKILL, 2), (signal.SIGSTOP, 1)], ids=["killed", "silent"])
+@pytest.mark.parametrize(
+    ("number", "times"), [(signal.SIGKILL, 2), (signal.SIGSTOP, 1)], ids=["killed", "silent"]
+)
 def test_machines_that_go_are_followed_by_others_and_no_tile_is_blamed(
     number, times, cluster, small, job, serially, tmp_path, published_files
 ):
     serially(job(small, tmp_path / "reference"))
-    notes, heard = tmp_path / "notes", []
+    notes = tmp_path / "notes"
+    heard = []
     notes.mkdir()
 
     def listen(event):
@@ -90,7 +99,9 @@ def test_machines_that_go_are_followed_by_others_and_no_tile_is_blamed(
         return batch, continuous, number, times, notes
 
     cluster.add_node(num_cpus=1)
-    executor = RayExecutor(address=cluster.address, kind=WorkerKind(actor=Doomed, arguments=arguments))
+    executor = RayExecutor(
+        address=cluster.address, kind=WorkerKind(actor=Doomed, arguments=arguments)
+    )
     try:
         start(job(small, tmp_path / "out", run={"hang_seconds": 600.0}), executor, [listen])
     finally:
@@ -115,7 +126,8 @@ def test_machines_that_go_while_their_workers_start_are_no_workers_deaths(
     cluster, small, job, serially, tmp_path, published_files
 ):
     serially(job(small, tmp_path / "reference"))
-    notes, lost = tmp_path / "notes", []
+    notes = tmp_path / "notes"
+    lost = []
     notes.mkdir()
 
     def listen(event):
@@ -127,7 +139,9 @@ def test_machines_that_go_while_their_workers_start_are_no_workers_deaths(
         return batch, continuous, signal.SIGKILL, 2, notes
 
     cluster.add_node(num_cpus=1)
-    executor = RayExecutor(address=cluster.address, kind=WorkerKind(actor=StillBorn, arguments=arguments))
+    executor = RayExecutor(
+        address=cluster.address, kind=WorkerKind(actor=StillBorn, arguments=arguments)
+    )
     start(job(small, tmp_path / "out"), executor, [listen])
     assert published_files(tmp_path / "out") == published_files(tmp_path / "reference")
     assert len(list(notes.iterdir())) == 2
@@ -136,7 +150,9 @@ def test_machines_that_go_while_their_workers_start_are_no_workers_deaths(
 
 
 class Held(RayWorker):
-    """Hold the first tile until the file `go` is there; `notes` tell on which machines workers are, by their raylets."""
+    """Hold the first tile until the file `go` is there; `notes` tell on which machines workers are,
+    by their raylets.
+    """
 
     def __init__(self, batch, continuous, notes):
         super().__init__(batch, continuous)
@@ -155,9 +171,12 @@ class Held(RayWorker):
 def test_a_machine_that_goes_while_its_worker_has_nothing_to_do_is_missed_and_replaced(
     cluster, small, job, serially, tmp_path, published_files, eventually
 ):
-    """Only one tile is ready at first, and it is held: no call is under way on the other worker when its machine dies."""
+    """Only one tile is ready at first, and it is held: no call is under way on the other worker
+    when its machine dies.
+    """
     serially(job(small, tmp_path / "reference"))
-    notes, heard = tmp_path / "notes", []
+    notes = tmp_path / "notes"
+    heard = []
     notes.mkdir()
 
     def raylets(what):
@@ -182,6 +201,10 @@ def test_a_machine_that_goes_while_its_worker_has_nothing_to_do_is_missed_and_re
         cluster.add_node(num_cpus=1)
     kind = WorkerKind(actor=Held, arguments=lambda batch, continuous: (batch, continuous, notes))
     start(job(small, tmp_path / "out"), RayExecutor(address=cluster.address, kind=kind), [listen])
-    kinds = [type(event) for event in heard if isinstance(event, WorkerStarted | WorkerLost | BatchCommitted)]
+    kinds = [
+        type(event)
+        for event in heard
+        if isinstance(event, WorkerStarted | WorkerLost | BatchCommitted)
+    ]
     assert kinds[:4] == [WorkerStarted, WorkerStarted, WorkerLost, WorkerStarted]
     assert published_files(tmp_path / "out") == published_files(tmp_path / "reference")

@@ -1,4 +1,6 @@
-"""Ray actors give the bytes of the serial executor: any number of workers, any batch, also when workers are killed."""
+"""Ray actors give the bytes of the serial executor: any number of workers, any batch, also when
+workers are killed.
+"""
 
 import os
 import signal
@@ -14,7 +16,10 @@ from orchestrator.run_folder import RunDir
 
 pytestmark = pytest.mark.ray
 
-JOBS = {"detail": {}, "centre": {"sampling": {"intent": "faithful"}, "tiling": {"order": "centre", "margin": 0}}}
+JOBS = {
+    "detail": {},
+    "centre": {"sampling": {"intent": "faithful"}, "tiling": {"order": "centre", "margin": 0}},
+}
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +37,9 @@ class Heard:
     """A listener that keeps the events, and may act on the n-th commit."""
 
     def __init__(self, act=None, at=()):
-        self.events, self.act, self.at = [], act, set(at)
+        self.events = []
+        self.act = act
+        self.at = set(at)
         self.commits = 0
 
     def __call__(self, event):
@@ -51,7 +58,9 @@ class Heard:
         return [event.worker for event in self.of(WorkerStarted) if event.worker not in lost]
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://localhost:1", "no.such.host.invalid:6379", "[::1]:99999"])
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:1", "ray://localhost:1", "no.such.host.invalid:6379", "[::1]:99999"]
+)
 def test_a_cluster_that_is_not_there_is_refused_at_once(address):
     with pytest.raises(PlanError, match="no Ray cluster answers at") as refused:
         RayExecutor(1, address=address)
@@ -138,7 +147,8 @@ def test_the_driver_finds_results_errors_and_deaths_by_looking(eventually):
         def wait(self) -> None:
             signal.pause()
 
-    first, second = Worker.remote(), Worker.remote()
+    first = Worker.remote()
+    second = Worker.remote()
     waiting = first.wait.remote()
     assert answers([]) == []
     assert answers([waiting]) == []
@@ -153,16 +163,24 @@ def test_the_driver_finds_results_errors_and_deaths_by_looking(eventually):
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_tile_that_keeps_failing_is_named_and_the_run_is_resumable(reference, small, job, tmp_path, published_files):
-    """Take the measurement away before the first tile (later ones find it in the read cache); put it back; resume."""
-    out, hidden, heard = tmp_path / "out", tmp_path / "hidden", Heard(lambda _: None, at=[])
+def test_a_tile_that_keeps_failing_is_named_and_the_run_is_resumable(
+    reference, small, job, tmp_path, published_files
+):
+    """Take the measurement away before the first tile (later ones find it in the read cache); put
+    it back; resume.
+    """
+    out = tmp_path / "out"
+    hidden = tmp_path / "hidden"
+    heard = Heard(lambda _: None, at=[])
     chunks = RunDir(out).staged_input / "c"
 
     def take_away(event):
         if isinstance(event, WorkerStarted) and not hidden.exists():
             chunks.rename(hidden)
 
-    with pytest.raises(TileError, match=r"tile level 1 row \d+ column \d+ failed: .*missing from the array") as failed:
+    with pytest.raises(
+        TileError, match=r"tile level 1 row \d+ column \d+ failed: .*missing from the array"
+    ) as failed:
         start(job(small, out), RayExecutor(2), [heard, take_away])
     assert "\n" not in str(failed.value)
     assert heard.of(BatchFailed)

@@ -1,4 +1,6 @@
-"""The driver's mailbox and the journal's thread: records in the order of the reports, and none after one that failed."""
+"""The driver's mailbox and the journal's thread: records in the order of the reports, and none
+after one that failed.
+"""
 
 import os
 import threading
@@ -48,10 +50,16 @@ def test_records_are_written_in_order_and_none_after_a_failure(bad: int | None):
         recorder.put(reports(column))
     recorder.close()
     letters = [letter for letter in mailbox.take(0) if isinstance(letter, JournalSynced)]
-    assert [key.col for letter in letters for _, report in letter.reports for key in report.keys] == list(range(6))
+    assert [
+        key.col for letter in letters for _, report in letter.reports for key in report.keys
+    ] == list(range(6))
     assert written == list(range(len(written)))
     told = [
-        key.col for letter in letters if letter.error is None for _, report in letter.reports for key in report.keys
+        key.col
+        for letter in letters
+        if letter.error is None
+        for _, report in letter.reports
+        for key in report.keys
     ]
     assert told == written
     assert (bad is None) == (len(written) == 6)
@@ -59,7 +67,9 @@ def test_records_are_written_in_order_and_none_after_a_failure(bad: int | None):
 
 
 def test_a_record_wakes_nobody_unless_there_is_a_hurry():
-    mailbox, waited, written = EventQueue(), threading.Event(), threading.Event()
+    mailbox = EventQueue()
+    waited = threading.Event()
+    written = threading.Event()
 
     def write(_: Reports) -> None:
         assert waited.wait(600)
@@ -77,11 +87,16 @@ def test_a_record_wakes_nobody_unless_there_is_a_hurry():
     first += until_it_rings(mailbox)
     recorder.close()
     found = [letter for letter in first + mailbox.look() if isinstance(letter, JournalSynced)]
-    assert [key.col for letter in found for _, report in letter.reports for key in report.keys] == [0, 1]
+    assert [key.col for letter in found for _, report in letter.reports for key in report.keys] == [
+        0,
+        1,
+    ]
 
 
 def until_it_rings(mailbox: EventQueue) -> list[DriverEvent]:
-    """Return what has come when the bell has rung; it may ring for what was found before, and after what it rings for."""
+    """Return what has come when the bell has rung; it may ring for what was found before, and after
+    what it rings for.
+    """
     found: list[DriverEvent] = []
     for _ in range(600):
         found += (loud := mailbox.take(100))
@@ -91,7 +106,8 @@ def until_it_rings(mailbox: EventQueue) -> list[DriverEvent]:
 
 
 def test_a_store_that_does_not_answer_holds_nobody_up_who_ends():
-    answered, mailbox = threading.Event(), EventQueue()
+    answered = threading.Event()
+    mailbox = EventQueue()
 
     def write(_: Reports) -> None:
         assert answered.wait(600)
@@ -106,17 +122,20 @@ def test_a_store_that_does_not_answer_holds_nobody_up_who_ends():
 
 
 def test_the_last_records_of_a_run_hurry_also_when_its_last_tile_is_given_up(tmp_path):
-    plan, settled = grid_plan(1, 2, "raster"), threading.Event()
+    plan = grid_plan(1, 2, "raster")
+    settled = threading.Event()
 
     def fence() -> None:
         if threading.current_thread().name == "journal":
             assert settled.wait(250)
 
-    run, mailbox = RunDir(tmp_path), EventQueue()
+    run = RunDir(tmp_path)
+    mailbox = EventQueue()
     run.state.mkdir()
     frontier = Frontier(plan.graph())
     with Journal.create(run.journal, {}) as journal:
-        ended, roster = Future[None](), RunRegistry(mailbox)
+        ended = Future[None]()
+        roster = RunRegistry(mailbox)
         session = Session(run, plan, frontier, journal, [], fence=fence)
         lane = roster.admit(session, ended)
         first = tuple(frontier.take(1))
@@ -152,7 +171,10 @@ def ended(calls: Collection[Call]) -> list[tuple[Call, Future[str]]]:
 
 
 def test_an_answer_is_found_once_by_looking_or_by_waiting():
-    mailbox, (first, second, third) = EventQueue(), (Call(), Call(), Call())
+    mailbox = EventQueue()
+    first = Call()
+    second = Call()
+    third = Call()
     for call in (first, second, third):
         mailbox.expect(call)
     assert mailbox.look(ended) == []
@@ -167,7 +189,9 @@ def test_an_answer_is_found_once_by_looking_or_by_waiting():
 
 
 def test_answers_of_older_calls_come_before_those_of_newer_ones():
-    mailbox, (older, newer) = EventQueue(), (Call(), Call())
+    mailbox = EventQueue()
+    older = Call()
+    newer = Call()
     mailbox.expect(older)
     assert mailbox.take(0) == []
     mailbox.expect(newer)

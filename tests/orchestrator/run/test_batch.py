@@ -1,4 +1,6 @@
-"""Many images as one run: they share the workers, none stops another, and each has the bytes of a run of its own."""
+"""Many images as one run: they share the workers, none stops another, and each has the bytes of a
+run of its own.
+"""
 
 import csv
 import json
@@ -24,7 +26,20 @@ pytestmark = pytest.mark.ray
 
 NAMES = [f"im{number}" for number in range(8)]
 BROKEN = "im3"
-OPTIONS = ["--scale", 4, "--tile", 32, "--stride", 16, "--levels", 2, "--intent", "detail", "--steps", 2]
+OPTIONS = [
+    "--scale",
+    4,
+    "--tile",
+    32,
+    "--stride",
+    16,
+    "--levels",
+    2,
+    "--intent",
+    "detail",
+    "--steps",
+    2,
+]
 PATIENCE = 180
 
 
@@ -64,7 +79,13 @@ def spans(out, names):
         events = list(read_events(RunDir(out / f"{name}.zarr").events))
         began = next(event["time"] for event in events if event["event"] == "RunStarted")
         ended = next(event["time"] for event in events if event["event"] == "RunFinished")
-        found.append((began, ended, {event["worker"] for event in events if event["event"] == "BatchCommitted"}))
+        found.append(
+            (
+                began,
+                ended,
+                {event["worker"] for event in events if event["event"] == "BatchCommitted"},
+            )
+        )
     return found
 
 
@@ -78,7 +99,9 @@ def test_seven_of_eight_images_are_restored_and_the_eighth_is_named(
     assert f"1 of 8 images are not restored ({BROKEN}.zarr: " in done.err.splitlines()[-1]
     assert f"gigarestore resume {out}" in done.err.splitlines()[-1]
     assert "8 images: " in done.out
-    assert "7 published, 1 refused" in done.out.replace("1 refused, 7 published", "7 published, 1 refused")
+    assert "7 published, 1 refused" in done.out.replace(
+        "1 refused, 7 published", "7 published, 1 refused"
+    )
     assert "2 workers, busy" in done.out.splitlines()[-1]
     found = records_of(out)
     assert sorted(found) == NAMES
@@ -109,12 +132,17 @@ def test_seven_of_eight_images_are_restored_and_the_eighth_is_named(
 def test_a_batch_whose_driver_died_goes_on(
     number, pictures, references, tmp_path, start_command, cli, published_files, marks
 ):
-    """End the driver when one image is published and others are under way; resume elsewhere. No process of it stays."""
-    out, mark = tmp_path / "out", uuid.uuid4().hex
+    """End the driver when one image is published and others are under way; resume elsewhere. No
+    process of it stays.
+    """
+    out = tmp_path / "out"
+    mark = uuid.uuid4().hex
     marks.append(mark)
     names = [name for name in NAMES if name != BROKEN][:4]
     paths = [pictures / f"{name}.png" for name in names]
-    process = start_command("batch", *paths, out, *OPTIONS, "--workers", 1, "--open", 2, cwd=tmp_path, marker=mark)
+    process = start_command(
+        "batch", *paths, out, *OPTIONS, "--workers", 1, "--open", 2, cwd=tmp_path, marker=mark
+    )
     deadline = time.monotonic() + PATIENCE
     while not (out / "batch.jsonl").exists():
         assert process.poll() is None, process.communicate()
@@ -140,7 +168,9 @@ class Watcher:
     """Look on, and act on an image's events; keeps what was told."""
 
     def __init__(self, act):
-        self.act, self.events, self.records = act, [], {}
+        self.act = act
+        self.events = []
+        self.records = {}
 
     def listener(self, image):
         def listen(event):
@@ -167,10 +197,15 @@ def images(names, pictures, job, out):
 def test_what_goes_wrong_with_an_image_or_a_worker_stops_no_other_image(
     pictures, references, job, tmp_path, published_files
 ):
-    """One image loses its measurement, one is taken over, one worker is killed: the others are as they should be."""
-    names, out = ["im0", "im1", "im2", "im4"], tmp_path
-    lost, superseded = "im0", "im1"
-    chunks, killed = RunDir(out / lost).staged_input / "c", []
+    """One image loses its measurement, one is taken over, one worker is killed: the others are as
+    they should be.
+    """
+    names = ["im0", "im1", "im2", "im4"]
+    out = tmp_path
+    lost = "im0"
+    superseded = "im1"
+    chunks = RunDir(out / lost).staged_input / "c"
+    killed = []
 
     def act(watcher, image, event):
         if isinstance(event, WorkerStarted) and image.name == lost and chunks.exists():
@@ -183,7 +218,9 @@ def test_what_goes_wrong_with_an_image_or_a_worker_stops_no_other_image(
 
     watcher = Watcher(act)
     records = ImageRecords(out / "batch.jsonl", {})
-    batch = ImageBatch(images(names, pictures, job, out), records, window=4, verify=False, watch=watcher)
+    batch = ImageBatch(
+        images(names, pictures, job, out), records, window=4, verify=False, watch=watcher
+    )
     batch.run(RayExecutor(2), 30.0)
     assert batch.trouble is None
     assert {name: record.state for name, record in watcher.records.items()} == {
@@ -211,7 +248,9 @@ def test_workers_that_cannot_start_end_the_whole_batch(pictures, job, tmp_path):
 
     kind = WorkerKind(actor=Unable)
     records = ImageRecords(tmp_path / "batch.jsonl", {})
-    batch = ImageBatch(images(["im0", "im1", "im2"], pictures, job, tmp_path), records, window=2, verify=False)
+    batch = ImageBatch(
+        images(["im0", "im1", "im2"], pictures, job, tmp_path), records, window=2, verify=False
+    )
     batch.run(RayExecutor(1, kind=kind), 30.0)
     assert "workers died" in str(batch.trouble)
     assert "no such device" in str(batch.trouble)
@@ -220,7 +259,9 @@ def test_workers_that_cannot_start_end_the_whole_batch(pictures, job, tmp_path):
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_an_image_that_kills_every_worker_at_the_door_ends_alone(pictures, references, job, tmp_path, published_files):
+def test_an_image_that_kills_every_worker_at_the_door_ends_alone(
+    pictures, references, job, tmp_path, published_files
+):
     class Fragile(RayWorker):
         def open(self, run, root, plan):
             if root.endswith("im1"):
@@ -228,7 +269,9 @@ def test_an_image_that_kills_every_worker_at_the_door_ends_alone(pictures, refer
             super().open(run, root, plan)
 
     records = ImageRecords(tmp_path / "batch.jsonl", {})
-    batch = ImageBatch(images(["im0", "im1", "im2"], pictures, job, tmp_path), records, window=2, verify=False)
+    batch = ImageBatch(
+        images(["im0", "im1", "im2"], pictures, job, tmp_path), records, window=2, verify=False
+    )
     batch.run(RayExecutor(1, kind=WorkerKind(actor=Fragile)), 30.0)
     assert batch.trouble is None
     assert {name: record.state for name, record in records.latest.items()} == {
@@ -245,11 +288,15 @@ def test_an_image_that_kills_every_worker_at_the_door_ends_alone(pictures, refer
 def test_a_death_while_a_run_opens_beside_anothers_tiles_is_held_against_neither_before_it_is_tried_alone(
     pictures, references, job, tmp_path, published_files, guilty, workers
 ):
-    """The first time both are under way. Then an opening dies always, or a tile whenever the other run opens beside it."""
-    knocked, first = tmp_path / "knocked", tmp_path / "first"
+    """The first time both are under way. Then an opening dies always, or a tile whenever the other
+    run opens beside it.
+    """
+    knocked = tmp_path / "knocked"
+    first = tmp_path / "first"
 
     class Deadly(RayWorker):
-        tiles, at_the_door = 0, False
+        tiles = 0
+        at_the_door = False
 
         def open(self, run, root, plan):
             if not first.exists():
@@ -273,26 +320,36 @@ def test_a_death_while_a_run_opens_beside_anothers_tiles_is_held_against_neither
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().run(*words)
 
-    watcher, names = Watcher(lambda *_: None), ["im0", "im1"]
+    watcher = Watcher(lambda *_: None)
+    names = ["im0", "im1"]
     records = ImageRecords(tmp_path / "batch.jsonl", {})
-    batch = ImageBatch(images(names, pictures, job, tmp_path), records, window=2, verify=False, watch=watcher)
+    batch = ImageBatch(
+        images(names, pictures, job, tmp_path), records, window=2, verify=False, watch=watcher
+    )
     batch.run(RayExecutor(workers, kind=WorkerKind(actor=Deadly)), 30.0)
     assert batch.trouble is None
     failed = {*names} - {first.read_text()} if guilty == "opening" else set()
-    assert {name for name, record in records.latest.items() if record.state != "published"} == failed
+    assert {
+        name for name, record in records.latest.items() if record.state != "published"
+    } == failed
     for name in {*names} - failed:
         assert published_files(tmp_path / name) == references[name]
     deaths = {event.worker for _, event in watcher.events if isinstance(event, WorkerLost)}
     for name in failed:
-        assert re.search(r"workers died \d times as they got ready for this run", records.latest[name].error)
-    if failed:  # those beside tiles, of any of the first workers, prove nothing; those alone, of more than ALONE, do
+        assert re.search(
+            r"workers died \d times as they got ready for this run", records.latest[name].error
+        )
+    # Those beside tiles, of any of the first workers, prove nothing; those alone, of more than
+    # ALONE, do.
+    if failed:
         assert 3 <= len(deaths) <= workers + min(workers, ALONE) + 1
     else:
         assert len(deaths) == 1
 
 
 def test_a_manifest_gives_each_image_options_of_its_own(pictures, tmp_path, cli, published_pixels):
-    manifest, out = tmp_path / "images.csv", tmp_path / "out"
+    manifest = tmp_path / "images.csv"
+    out = tmp_path / "out"
     with manifest.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["input", "output", "scale", "levels"])
@@ -305,15 +362,25 @@ def test_a_manifest_gives_each_image_options_of_its_own(pictures, tmp_path, cli,
     assert 0 < found["utilisation"] <= 1
     assert published_pixels(out / "twice").shape == (3, 28, 32)
     assert published_pixels(out / "deep/er").shape == (3, 56, 64)
-    refused = cli("batch", manifest, out, *OPTIONS[2:], "--scale", 8, "--executor", "serial", "--quiet")
+    refused = cli(
+        "batch", manifest, out, *OPTIONS[2:], "--scale", 8, "--executor", "serial", "--quiet"
+    )
     assert refused.code == 1, "another scale for the image that had none of its own"
     assert "task.scale" in json.loads((out / "batch.jsonl").read_text().splitlines()[-1])["error"]
     assert published_pixels(out / "deep/er").shape == (3, 56, 64)
 
 
 def test_shares_of_a_batch_restore_it_together(pictures, tmp_path, cli, monkeypatch):
-    out, names = tmp_path / "out", ["im0", BROKEN, "im1"]
-    command = ["batch", *(pictures / f"{name}.png" for name in names), out, *OPTIONS, "--executor", "serial"]
+    out = tmp_path / "out"
+    names = ["im0", BROKEN, "im1"]
+    command = [
+        "batch",
+        *(pictures / f"{name}.png" for name in names),
+        out,
+        *OPTIONS,
+        "--executor",
+        "serial",
+    ]
     for name, value in {"ID": 4, "COUNT": 2, "MIN": 2, "MAX": 4, "STEP": 2}.items():
         monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
     second = cli(*command, "--array", "--no-verify")
@@ -331,6 +398,8 @@ def test_shares_of_a_batch_restore_it_together(pictures, tmp_path, cli, monkeypa
 
 
 def test_a_batch_of_nothing_but_bad_images_is_bad_input(pictures, tmp_path, cli):
-    done = cli("batch", pictures / f"{BROKEN}.png", tmp_path / "out", *OPTIONS, "--executor", "serial")
+    done = cli(
+        "batch", pictures / f"{BROKEN}.png", tmp_path / "out", *OPTIONS, "--executor", "serial"
+    )
     assert done.code == 2
     assert "none of 1 images can be restored" in done.err.splitlines()[-1]

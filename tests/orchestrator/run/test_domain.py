@@ -29,7 +29,8 @@ def checked(tmp_path, write_picture, job):
     def check(pixels, **options):
         number = len(list(tmp_path.iterdir()))
         source = write_picture(tmp_path / f"in{number}.png", pixels)
-        run, plan = RunDir(tmp_path / f"out{number}"), plan_job(job(source, "unused", **options))
+        run = RunDir(tmp_path / f"out{number}")
+        plan = plan_job(job(source, "unused", **options))
         run.state.mkdir(parents=True)
         return check_domain(run, plan)
 
@@ -60,14 +61,19 @@ def test_stated_noise_is_not_taken_for_something_unknown(checked):
 
 def test_it_looks_at_a_few_windows_whatever_the_size(tmp_path, write_picture, job):
     for side in (40, 640):
-        plan = plan_job(job(write_picture(tmp_path / f"{side}.png", scene(2, side)), tmp_path / "unused"))
+        plan = plan_job(
+            job(write_picture(tmp_path / f"{side}.png", scene(2, side)), tmp_path / "unused")
+        )
         windows = list(probe(RunDir(tmp_path / "none"), plan))
         assert [window.shape for window in windows] == [(3, 64, 64)] * 6
 
 
 def test_the_answer_is_an_event_an_attribute_and_a_warning(tmp_path, write_picture, cli, capfd):
-    source, out = write_picture(tmp_path / "in.png", white_noise(1, 24)), tmp_path / "out"
-    ended = cli("restore", source, out, "--scale", 2, "--tile", 32, "--steps", 1, "--executor", "serial")
+    source = write_picture(tmp_path / "in.png", white_noise(1, 24))
+    out = tmp_path / "out"
+    ended = cli(
+        "restore", source, out, "--scale", 2, "--tile", 32, "--steps", 1, "--executor", "serial"
+    )
     assert ended.code == 0
     kept = read_domain(RunDir(out))
     (warning,) = [line for line in ended.err.splitlines() if "does not know such images" in line]

@@ -1,4 +1,6 @@
-"""One attempt at a time writes to an output: others are refused, and what a superseded one still does is lost."""
+"""One attempt at a time writes to an output: others are refused, and what a superseded one still
+does is lost.
+"""
 
 import errno
 import json
@@ -21,7 +23,20 @@ from storage.run_store.journal import Journal, read_records
 from storage.run_store.run_lock import RunLock
 
 STEPS = 8
-OPTIONS = ["--scale", 4, "--tile", 32, "--stride", 16, "--levels", 2, "--intent", "detail", "--steps", STEPS]
+OPTIONS = [
+    "--scale",
+    4,
+    "--tile",
+    32,
+    "--stride",
+    16,
+    "--levels",
+    2,
+    "--intent",
+    "detail",
+    "--steps",
+    STEPS,
+]
 TILES = 24
 PATIENCE = 200
 
@@ -52,15 +67,21 @@ def test_a_driver_on_another_machine_that_shows_signs_of_life_keeps_others_out(t
     assert [path.name for path in tmp_path.iterdir()] == ["4"]
 
 
-@pytest.mark.parametrize(("silent_for", "force"), [(2 * attempts.EXPIRY, False), (0.0, True)], ids=["silent", "forced"])
+@pytest.mark.parametrize(
+    ("silent_for", "force"), [(2 * attempts.EXPIRY, False), (0.0, True)], ids=["silent", "forced"]
+)
 def test_a_silent_driver_or_one_that_the_user_gives_up_is_superseded(tmp_path, silent_for, force):
     elsewhere(tmp_path, 4, silent_for=silent_for)
     with Attempt(tmp_path, force=force) as found:
         assert found.number == 5
 
 
-def test_an_attempt_whose_number_another_has_used_and_left_meanwhile_is_refused(tmp_path, monkeypatch):
-    """It looks, stands still, and finds the next number free again: two others have taken it, and it from another, since."""
+def test_an_attempt_whose_number_another_has_used_and_left_meanwhile_is_refused(
+    tmp_path, monkeypatch
+):
+    """It looks, stands still, and finds the next number free again: two others have taken it, and
+    it from another, since.
+    """
     elsewhere(tmp_path, 4, silent_for=0.0)
     (tmp_path / "6").touch()
     seen = [[4]]  # what it saw when it looked
@@ -71,7 +92,9 @@ def test_an_attempt_whose_number_another_has_used_and_left_meanwhile_is_refused(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["4", "6"]
 
 
-def test_an_attempt_that_has_ended_keeps_nobody_out_and_one_that_lives_says_so(tmp_path, monkeypatch, eventually):
+def test_an_attempt_that_has_ended_keeps_nobody_out_and_one_that_lives_says_so(
+    tmp_path, monkeypatch, eventually
+):
     monkeypatch.setattr(attempts, "HEARTBEAT", 0.02)
     with Attempt(tmp_path) as found:
         path = tmp_path / str(found.number)
@@ -92,7 +115,8 @@ def test_a_store_that_is_away_does_not_look_like_a_later_attempt(tmp_path):
 
 
 def test_a_store_that_cannot_tell_who_holds_the_run_is_asked_again(tmp_path):
-    asked, heard = [], []
+    asked = []
+    heard = []
 
     def fence():
         asked.append(time.monotonic())
@@ -140,9 +164,12 @@ def test_a_stopped_driver_that_goes_on_after_it_was_superseded_changes_nothing(
     small, job, serially, tmp_path, start_command, run_command, published_files, unfinished_files
 ):
     serially(job(small, tmp_path / "reference", sampling={"steps": STEPS}))
-    out, serial = tmp_path / "out", ["--executor", "serial", "--quiet", "--store-seconds", 2]
+    out = tmp_path / "out"
+    serial = ["--executor", "serial", "--quiet", "--store-seconds", 2]
     run = RunDir(out)
-    old = start_command("restore", small, out, *OPTIONS, *serial, cwd=tmp_path, marker=uuid.uuid4().hex)
+    old = start_command(
+        "restore", small, out, *OPTIONS, *serial, cwd=tmp_path, marker=uuid.uuid4().hex
+    )
     try:
         deadline = time.monotonic() + PATIENCE
         while not run.journal.exists() or len(list(read_records(run.journal))) < 3:
@@ -162,11 +189,14 @@ def test_a_stopped_driver_that_goes_on_after_it_was_superseded_changes_nothing(
     finally:
         old.kill()
     assert old.returncode == 1
-    # What it stumbles over first is its attempt's end, or that the new one has cleared the working arrays away.
+    # What it stumbles over first is its attempt's end, or that the new one has cleared the working
+    # arrays away.
     assert len(err.splitlines()) == 1
     assert published_files(out) == published_files(tmp_path / "reference")
     after = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    assert {p: b for p, b in after.items() if p != run.events} == {p: b for p, b in before.items() if p != run.events}
+    assert {p: b for p, b in after.items() if p != run.events} == {
+        p: b for p, b in before.items() if p != run.events
+    }
     records = list(read_records(run.journal))
     assert len(records) == len(set(records)) == TILES
     assert not unfinished_files(out)

@@ -1,4 +1,6 @@
-"""kill -9 and gentler signals against the real command: a resumed run ends with the bytes of an uninterrupted one."""
+"""kill -9 and gentler signals against the real command: a resumed run ends with the bytes of an
+uninterrupted one.
+"""
 
 import json
 import os
@@ -17,7 +19,20 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 # Slow enough that a moment can be met: 24 tiles of 8 network evaluations.
 STEPS = 8
-OPTIONS = ["--scale", 4, "--tile", 32, "--stride", 16, "--levels", 2, "--intent", "detail", "--steps", STEPS]
+OPTIONS = [
+    "--scale",
+    4,
+    "--tile",
+    32,
+    "--stride",
+    16,
+    "--levels",
+    2,
+    "--intent",
+    "detail",
+    "--steps",
+    STEPS,
+]
 TILES = 24
 PATIENCE = 120
 # Workers, raylet and GCS follow their driver within seconds.
@@ -62,11 +77,17 @@ class Driver:
 
 @pytest.fixture
 def working(marked_processes):
-    """Return the processes of a driver that could still do something to its output or hold memory for it."""
+    """Return the processes of a driver that could still do something to its output or hold memory
+    for it.
+    """
 
     def find(mark):
         own = ("cluster", "RayWorker", "raylet", "gcs_server", "IDLE")
-        return {pid: name for pid, name in marked_processes(mark).items() if any(part in name for part in own)}
+        return {
+            pid: name
+            for pid, name in marked_processes(mark).items()
+            if any(part in name for part in own)
+        }
 
     return find
 
@@ -103,11 +124,23 @@ def finish(run, small, resume_with, reference, published_files, unfinished_files
 
 @pytest.mark.parametrize(
     ("tiles", "resume_with"),
-    [(1, ["--executor", "serial"]), (11, ["--executor", "serial", "--batch", 4]), (16, ["--workers", 2])],
+    [
+        (1, ["--executor", "serial"]),
+        (11, ["--executor", "serial", "--batch", 4]),
+        (16, ["--workers", 2]),
+    ],
     ids=["early", "middle", "late"],
 )
 def test_a_killed_driver_leaves_no_process_and_resumes_to_the_same_bytes(
-    tiles, resume_with, reference, small, drive, published_files, unfinished_files, working, eventually
+    tiles,
+    resume_with,
+    reference,
+    small,
+    drive,
+    published_files,
+    unfinished_files,
+    working,
+    eventually,
 ):
     driver = drive(*OPTIONS, "--workers", 2)
     driver.wait_for(tiles)
@@ -130,7 +163,9 @@ def test_a_run_whose_workers_are_killed_at_three_moments_ends_by_itself_with_the
     driver = drive(*OPTIONS, "--workers", 2)
     for tiles in (1, 10, 20):
         driver.wait_for(tiles)
-        started = [int(event["worker"].rpartition(":")[2]) for event in driver.events("WorkerStarted")]
+        started = [
+            int(event["worker"].rpartition(":")[2]) for event in driver.events("WorkerStarted")
+        ]
         os.kill([pid for pid in started if pid in working(driver.mark)][-1], signal.SIGKILL)
     code, out, err = driver.end()
     assert (code, err) == (0, "")
@@ -176,11 +211,17 @@ def test_ctrl_c_reaches_all_of_a_ray_run_and_ends_it_as_an_interruption(
     assert eventually(lambda: not working(driver.mark), seconds=SOON), working(driver.mark)
 
 
-def test_termination_while_ray_starts_is_an_interruption_too(drive, marked_processes, working, eventually):
+def test_termination_while_ray_starts_is_an_interruption_too(
+    drive, marked_processes, working, eventually
+):
     driver = drive(*OPTIONS, "--steps", 1000, "--workers", 2)
-    assert eventually(lambda: len(marked_processes(driver.mark)) > 2, seconds=60), "Ray's processes never came"
+    assert eventually(lambda: len(marked_processes(driver.mark)) > 2, seconds=60), (
+        "Ray's processes never came"
+    )
     time.sleep(0.5)
-    while driver.process.poll() is None:  # a signal that meets Python in the middle of a fork is lost
+    while (
+        driver.process.poll() is None
+    ):  # a signal that meets Python in the middle of a fork is lost
         driver.process.terminate()
         eventually(lambda: driver.process.poll() is not None, seconds=30)
     code, _, err = driver.end()
@@ -190,7 +231,9 @@ def test_termination_while_ray_starts_is_an_interruption_too(drive, marked_proce
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
-def test_a_serial_run_survives_signals(number, reference, small, drive, published_files, unfinished_files):
+def test_a_serial_run_survives_signals(
+    number, reference, small, drive, published_files, unfinished_files
+):
     driver = drive(*OPTIONS, "--executor", "serial")
     driver.wait_for(6)
     driver.process.send_signal(number)

@@ -1,4 +1,6 @@
-"""Whole restorations of the tasks beyond cells and masks, through the command's own options, and what they refuse."""
+"""Whole restorations of the tasks beyond cells and masks, through the command's own options, and
+what they refuse.
+"""
 
 import sys
 
@@ -17,7 +19,8 @@ from orchestrator.planning.resolve import plan_job
 from orchestrator.run.verify import verify_run
 
 QUICK = ["--executor", "serial", "-q", "--steps", "2", "--tile", "32"]
-HEIGHT, WIDTH = 52, 45
+HEIGHT = 52
+WIDTH = 45
 
 
 @pytest.fixture
@@ -89,7 +92,9 @@ def test_compressed_sensing_restores_any_size_from_a_file_that_says_everything(
 
 
 @pytest.mark.parametrize(
-    "task", [["deblur", "--blur", "uniform:3"], ["cs", "--ratio", "0.3", "--block", "8"]], ids=" ".join
+    "task",
+    [["deblur", "--blur", "uniform:3"], ["cs", "--ratio", "0.3", "--block", "8"]],
+    ids=" ".join,
 )
 def test_noisy_measurements_are_not_forced(clean, tmp_path, task):
     _, path = clean()
@@ -120,7 +125,12 @@ def test_outpainting_keeps_the_input_bit_for_bit(clean, tmp_path, published_pixe
     assert verify_run(out).passed
     cut = tmp_path / "cut.png"
     command("degrade", path, cut, *pad)
-    assert plan_job(JobSpec.build({"input": {"path": str(cut)}, "task": {"name": "denoise", "sigma": 1}})).height == 49
+    assert (
+        plan_job(
+            JobSpec.build({"input": {"path": str(cut)}, "task": {"name": "denoise", "sigma": 1}})
+        ).height
+        == 49
+    )
 
 
 def test_a_value_marks_unknown_pixels(clean, tmp_path, write_picture, published_pixels):
@@ -164,7 +174,9 @@ class Thirds:
 '''
 
 
-def test_an_operator_of_ones_own_restores_and_a_wrong_one_is_refused_by_its_law(clean, tmp_path, monkeypatch, capsys):
+def test_an_operator_of_ones_own_restores_and_a_wrong_one_is_refused_by_its_law(
+    clean, tmp_path, monkeypatch, capsys
+):
     (tmp_path / "my_operators.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -176,7 +188,10 @@ def test_an_operator_of_ones_own_restores_and_a_wrong_one_is_refused_by_its_law(
     assert found.consistency.cells > 500
     capsys.readouterr()
     wrong = [*task, "--operator-arg", "gain=0.5"]
-    assert _run(["restore", str(tmp_path / "measured.png"), str(tmp_path / "x.zarr"), *wrong, *quick]) == 2
+    assert (
+        _run(["restore", str(tmp_path / "measured.png"), str(tmp_path / "x.zarr"), *wrong, *quick])
+        == 2
+    )
     line = capsys.readouterr().err
     assert "breaks A A+ A = A: relative error 0.5" in line
     assert line.count("\n") == 1
@@ -187,7 +202,13 @@ def test_an_operator_of_ones_own_restores_and_a_wrong_one_is_refused_by_its_law(
 
 def plan_of(task, *, size=(60, 70), tiling=None, **other):
     return plan_job(
-        JobSpec.build({"input": {"size": size, **other.pop("input", {})}, "task": task, "tiling": tiling or {}})
+        JobSpec.build(
+            {
+                "input": {"size": size, **other.pop("input", {})},
+                "task": task,
+                "tiling": tiling or {},
+            }
+        )
     )
 
 
@@ -203,7 +224,11 @@ def plan_of(task, *, size=(60, 70), tiling=None, **other):
             {"tiling": {"tile": 16}},
             "too large for tiles of 16 px; choose --tile",
         ),
-        ({"name": "deblur", "blur": "uniform:9"}, {"tiling": {"margin": 4}}, "choose --margin 8 or more"),
+        (
+            {"name": "deblur", "blur": "uniform:9"},
+            {"tiling": {"margin": 4}},
+            "choose --margin 8 or more",
+        ),
         ({"name": "deblur", "blur": "uniform:3"}, {"tiling": {"levels": 2}}, "choose --levels 1"),
         ({"name": "sr", "scale": 4, "blur": "uniform:3"}, {}, "takes no --blur; use --task deblur"),
         ({"name": "denoise", "sigma": 3, "kernel": "bicubic"}, {}, "takes no --kernel bicubic"),
@@ -234,15 +259,22 @@ def test_a_kernel_that_does_not_sum_to_one_is_refused_with_what_to_do(tmp_path, 
         read_blur(str(tmp_path / "k.npy"))
     np.savetxt(tmp_path / "k.txt", np.full((3, 5), 1 / 15))
     assert read_blur(str(tmp_path / "k.txt")).taps == (3, 5)
-    image = write_picture(tmp_path / "k.png", np.full((1, 3, 3), 40, np.uint8))  # an image has no unit
+    image = write_picture(
+        tmp_path / "k.png", np.full((1, 3, 3), 40, np.uint8)
+    )  # an image has no unit
     assert np.allclose(read_blur(str(image)).weights, 1 / 9)
 
 
 def test_a_mask_of_another_size_is_refused_with_both_sizes(clean, tmp_path, write_picture):
     _, path = clean()
     mask = write_picture(tmp_path / "mask.png", np.ones((1, 20, 20), np.uint8))
-    values = {"input": {"path": str(path), "mask": str(mask)}, "task": {"name": "inpaint+colorize+sr", "scale": 2}}
-    with pytest.raises(PlanError, match=r"20x20 px and the input 52x45; .* or the output's, 104x90"):
+    values = {
+        "input": {"path": str(path), "mask": str(mask)},
+        "task": {"name": "inpaint+colorize+sr", "scale": 2},
+    }
+    with pytest.raises(
+        PlanError, match=r"20x20 px and the input 52x45; .* or the output's, 104x90"
+    ):
         plan_job(JobSpec.build(values))
 
 
@@ -261,16 +293,24 @@ def test_coarser_levels_of_a_bicubic_measurement_are_posed_as_averages():
     plan = plan_of({"name": "sr", "scale": 8, "kernel": "bicubic"}, size=(256, 256))
     assert [level.posed.scale for level in plan.levels] == [8, 4, 2]
     rng = np.random.default_rng(0)
-    x = np.add.outer(np.sin(np.arange(128) / 9), np.cos(np.arange(128) / 7))[None] + rng.normal(0, 0.02, (1, 128, 128))
+    x = np.add.outer(np.sin(np.arange(128) / 9), np.cos(np.arange(128) / 7))[None] + rng.normal(
+        0, 0.02, (1, 128, 128)
+    )
     y = blur.bicubic(8).measure(x)
     start, stop = blur.bicubic(8).inside(0, 0, 128)
     pooled = x.reshape(1, 16, 8, 16, 8).mean(axis=(2, 4))[:, start:stop, start:stop]
-    assert np.sqrt(np.mean((y - pooled) ** 2)) < 0.1 * x.std()  # what the guide of a coarser level is off by
+    assert (
+        np.sqrt(np.mean((y - pooled) ** 2)) < 0.1 * x.std()
+    )  # what the guide of a coarser level is off by
 
 
 @pytest.mark.parametrize(
     ("dtype", "kernel", "wanted"),
-    [("uint8", blur.gaussian(3), 0.45), ("uint16", blur.gaussian(3), 0.45), ("uint16", blur.uniform(9), 0.3)],
+    [
+        ("uint8", blur.gaussian(3), 0.45),
+        ("uint16", blur.gaussian(3), 0.45),
+        ("uint16", blur.uniform(9), 0.3),
+    ],
 )
 def test_the_tolerance_of_a_blur_leaves_room_for_storing(dtype, kernel, wanted):
     assert tolerance(kernel, dtype) == pytest.approx(wanted, abs=0.12)
@@ -278,9 +318,15 @@ def test_the_tolerance_of_a_blur_leaves_room_for_storing(dtype, kernel, wanted):
 
 
 def test_every_new_parameter_is_in_the_fingerprint():
-    marks = [fingerprint(plan_of({"name": "deblur", "blur": name})) for name in ("uniform:3", "uniform:5")]
+    marks = [
+        fingerprint(plan_of({"name": "deblur", "blur": name}))
+        for name in ("uniform:3", "uniform:5")
+    ]
     assert marks[0]["task.weights"] != marks[1]["task.weights"]
-    pads = [fingerprint(plan_of({"name": "outpaint"}, input={"pad": pad})) for pad in ((1, 0, 0, 0), (0, 1, 0, 0))]
+    pads = [
+        fingerprint(plan_of({"name": "outpaint"}, input={"pad": pad}))
+        for pad in ((1, 0, 0, 0), (0, 1, 0, 0))
+    ]
     assert pads[0]["input.pad"] != pads[1]["input.pad"]
 
 
@@ -306,7 +352,9 @@ def plan_error(capsys, *arguments):
     return line
 
 
-def test_a_method_that_cannot_restore_a_measurement_is_refused_before_the_run(clean, tmp_path, monkeypatch, capsys):
+def test_a_method_that_cannot_restore_a_measurement_is_refused_before_the_run(
+    clean, tmp_path, monkeypatch, capsys
+):
     (tmp_path / "particular_operators.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

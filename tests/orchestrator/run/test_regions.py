@@ -1,4 +1,6 @@
-"""A region restored first by another model is kept bit for bit, and the rest of the image is restored around it."""
+"""A region restored first by another model is kept bit for bit, and the rest of the image is
+restored around it.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,9 @@ def photo() -> NDArray[np.uint8]:
 
 
 def job(source: Path, out: Path, region: Any = REGION, levels: int = 1, **changes: Any) -> JobSpec:
-    regions = [] if region is None else [{"box": region, "denoiser": "module:region_models:special"}]
+    regions = (
+        [] if region is None else [{"box": region, "denoiser": "module:region_models:special"}]
+    )
     return JobSpec.build(
         {
             "input": {"path": str(source)},
@@ -84,14 +88,18 @@ def read(out: Path, box: tuple[int, int, int, int]) -> NDArray[Any]:
 
 
 def test_a_regions_pixels_are_those_of_its_own_run_on_its_part_of_the_input(tmp_path: Path) -> None:
-    done = run.start(job(write(tmp_path / "in.png", photo()), tmp_path / "out.zarr"), SerialExecutor())
+    done = run.start(
+        job(write(tmp_path / "in.png", photo()), tmp_path / "out.zarr"), SerialExecutor()
+    )
     part = done.plan.regions[0].plan.spec
     cut = write(tmp_path / "cut.png", np.ascontiguousarray(photo()[16:32, 16:48]))
-    alone = job(cut, tmp_path / "alone.zarr", None, denoiser="module:region_models:special").model_copy(
-        update={"sampling": part.sampling, "tiling": part.tiling}
-    )
+    alone = job(
+        cut, tmp_path / "alone.zarr", None, denoiser="module:region_models:special"
+    ).model_copy(update={"sampling": part.sampling, "tiling": part.tiling})
     run.start(alone, SerialExecutor())
-    np.testing.assert_array_equal(read(tmp_path / "out.zarr", REGION), read(tmp_path / "alone.zarr", (0, 0, 32, 64)))
+    np.testing.assert_array_equal(
+        read(tmp_path / "out.zarr", REGION), read(tmp_path / "alone.zarr", (0, 0, 32, 64))
+    )
     assert verify_run(tmp_path / "out.zarr").passed
     assert not (tmp_path / "out.zarr" / ".gigarestore" / "regions").exists()
 
@@ -119,7 +127,13 @@ def test_tiles_wholly_inside_a_region_need_no_network(tmp_path: Path) -> None:
 
 def test_with_levels_the_region_is_known_at_the_coarse_ones_too(tmp_path: Path) -> None:
     source = write(tmp_path / "in.png", photo())
-    spec = job(source, tmp_path / "out.zarr", levels=2, task={"name": "sr", "scale": 4}, run={"keep_work": True})
+    spec = job(
+        source,
+        tmp_path / "out.zarr",
+        levels=2,
+        task={"name": "sr", "scale": 4},
+        run={"keep_work": True},
+    )
     done = run.start(spec, SerialExecutor())
     assert verify_run(tmp_path / "out.zarr").passed
     folder = RunDir(tmp_path / "out.zarr")
@@ -128,19 +142,37 @@ def test_with_levels_the_region_is_known_at_the_coarse_ones_too(tmp_path: Path) 
     fine, coarse = (LevelCells.open(folder, level) for level in done.plan.levels)
     y0, x0, y1, x1 = REGION
     pooled = fine.read(Box(*REGION)).reshape(3, 16, 2, 32, 2).mean(axis=(2, 4))
-    np.testing.assert_allclose(coarse.read(Box(y0 // 2, x0 // 2, y1 // 2, x1 // 2)), pooled, atol=1e-6)
+    np.testing.assert_allclose(
+        coarse.read(Box(y0 // 2, x0 // 2, y1 // 2, x1 // 2)), pooled, atol=1e-6
+    )
 
 
 def test_a_region_of_a_generated_image_differs_from_the_rest_in_its_noise(tmp_path: Path) -> None:
-    spec = job(tmp_path, tmp_path / "out.zarr", (0, 0, 32, 32), task={"name": "generate"}, input={"size": (32, 64)})
+    spec = job(
+        tmp_path,
+        tmp_path / "out.zarr",
+        (0, 0, 32, 32),
+        task={"name": "generate"},
+        input={"size": (32, 64)},
+    )
     done = run.start(spec, SerialExecutor())
     assert done.plan.regions[0].plan.spec.sampling.seed == 1
     assert read(tmp_path / "out.zarr", (0, 0, 32, 64)).std() > 0
 
 
-def test_edges_move_outward_to_the_lattice_and_the_job_keeps_what_was_chosen(tmp_path: Path) -> None:
+def test_edges_move_outward_to_the_lattice_and_the_job_keeps_what_was_chosen(
+    tmp_path: Path,
+) -> None:
     source = write(tmp_path / "in.png", photo())
-    plan = plan_job(job(source, tmp_path / "out.zarr", (33, 35, 61, 93), levels=2, task={"name": "sr", "scale": 4}))
+    plan = plan_job(
+        job(
+            source,
+            tmp_path / "out.zarr",
+            (33, 35, 61, 93),
+            levels=2,
+            task={"name": "sr", "scale": 4},
+        )
+    )
     assert plan.spec.regions[0].box == (32, 32, 64, 96)
     assert plan.spec.regions[0].sampling is not None
     assert plan.spec.regions[0].tiling is not None
@@ -157,20 +189,26 @@ class Interrupted(SerialExecutor):
         super().execute(session)
 
 
-def test_a_run_stopped_after_its_region_goes_on_and_a_changed_region_is_refused(tmp_path: Path) -> None:
+def test_a_run_stopped_after_its_region_goes_on_and_a_changed_region_is_refused(
+    tmp_path: Path,
+) -> None:
     source = write(tmp_path / "in.png", photo())
     whole = run.start(job(source, tmp_path / "whole.zarr"), SerialExecutor())
     with pytest.raises(RunError, match="stopped"):
         run.start(job(source, tmp_path / "out.zarr"), Interrupted())
     drawn = sys.modules["region_models"].special.calls
     kept = RunDir(tmp_path / "out.zarr").load_spec()
-    moved = kept.model_copy(update={"regions": (kept.regions[0].model_copy(update={"box": (0, 0, 32, 32)}),)})
+    moved = kept.model_copy(
+        update={"regions": (kept.regions[0].model_copy(update={"box": (0, 0, 32, 32)}),)}
+    )
     with pytest.raises(PlanError, match="cannot resume: regions"):
         run.resume(tmp_path / "out.zarr", SerialExecutor(), changes=moved)
     run.resume(tmp_path / "out.zarr", SerialExecutor())
     assert sys.modules["region_models"].special.calls == drawn
     box = (0, 0, 96, 128)
-    np.testing.assert_array_equal(read(tmp_path / "out.zarr", box), read(tmp_path / "whole.zarr", box))
+    np.testing.assert_array_equal(
+        read(tmp_path / "out.zarr", box), read(tmp_path / "whole.zarr", box)
+    )
     assert len(load_plan(RunDir(tmp_path / "out.zarr")).regions) == len(whole.plan.regions)
 
 
@@ -179,12 +217,20 @@ def test_a_run_stopped_after_its_region_goes_on_and_a_changed_region_is_refused(
     [
         ([{"box": (0, 0, 97, 10), "denoiser": "builtin"}], "not inside the output of 96x128"),
         ([{"box": (5, 5, 5, 9), "denoiser": "builtin"}], "not inside"),
-        ([{"box": REGION, "denoiser": "builtin"}, {"box": (50, 50, 70, 70), "denoiser": "builtin"}], "overlap"),
+        (
+            [
+                {"box": REGION, "denoiser": "builtin"},
+                {"box": (50, 50, 70, 70), "denoiser": "builtin"},
+            ],
+            "overlap",
+        ),
         ([{"box": REGION, "denoiser": "nothing"}], "unknown denoiser"),
         ([{"box": REGION, "denoiser": "builtin", "label": 3}], "knows no classes"),
     ],
 )
-def test_a_senseless_region_is_refused(tmp_path: Path, regions: list[dict[str, Any]], message: str) -> None:
+def test_a_senseless_region_is_refused(
+    tmp_path: Path, regions: list[dict[str, Any]], message: str
+) -> None:
     source = write(tmp_path / "in.png", photo())
     with pytest.raises(PlanError, match=message) as caught:
         plan_job(job(source, tmp_path / "out.zarr", regions=regions))
@@ -201,7 +247,11 @@ def test_a_region_model_with_other_channels_is_served_in_groups(tmp_path: Path) 
 
 def test_regions_are_read_from_the_command_line() -> None:
     found = parse_regions(
-        ["0,0,32,64:guided-diffusion:faces.pt:207", "1,2,3,4:module:my.models:net", "1,2,3,4:builtin"]
+        [
+            "0,0,32,64:guided-diffusion:faces.pt:207",
+            "1,2,3,4:module:my.models:net",
+            "1,2,3,4:builtin",
+        ]
     )
     assert [(r["denoiser"], r["label"]) for r in found] == [
         ("guided-diffusion:faces.pt", 207),

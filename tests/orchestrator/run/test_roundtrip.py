@@ -1,7 +1,9 @@
-"""Restore and export, read back by other programs: pixel size, map coordinates, nodata and 16 bits survive the way.
+"""Restore and export, read back by other programs: pixel size, map coordinates, nodata and 16 bits
+survive the way.
 
-Every tile is taken for flat (--skip-flat above the dtype's range), so that the pixels are those of the input repeated:
-the whole way is real but for the network, and what has to come out is known exactly.
+Every tile is taken for flat (--skip-flat above the dtype's range), so that the pixels are those of
+the input repeated: the whole way is real but for the network, and what has to come out is known
+exactly.
 """
 
 import os
@@ -55,7 +57,13 @@ def write_geotiff(path, pixels, transform, nodata=None, point=False, epsg=32633)
     rasterio = pytest.importorskip("rasterio")
     channels, height, width = pixels.shape
     size = {"count": channels, "height": height, "width": width, "dtype": pixels.dtype}
-    layout = {"driver": "GTiff", "tiled": True, "blockxsize": 64, "blockysize": 64, "compress": "deflate"}
+    layout = {
+        "driver": "GTiff",
+        "tiled": True,
+        "blockxsize": 64,
+        "blockysize": 64,
+        "compress": "deflate",
+    }
     crs = rasterio.CRS.from_epsg(epsg)
     with rasterio.open(
         path, "w", crs=crs, transform=rasterio.Affine(*transform), nodata=nodata, **size, **layout
@@ -134,12 +142,18 @@ def test_elevations_keep_their_dtype_sign_and_nodata(tmp_path, restored, dtype):
     assert np.array_equal(after == -9999, repeated(before) == -9999)
 
 
-def test_a_slide_keeps_a_quarter_of_its_pixel_size_in_ome_tiff_and_for_openslide(tmp_path, restored):
+def test_a_slide_keeps_a_quarter_of_its_pixel_size_in_ome_tiff_and_for_openslide(
+    tmp_path, restored
+):
     openslide = pytest.importorskip("openslide")
     y, x = np.mgrid[:160, :200]
-    pixels = np.stack([100 + 90 * np.sin(x / 9 + c) * np.cos(y / 7) for c in range(3)]).astype(np.uint8)
+    pixels = np.stack([100 + 90 * np.sin(x / 9 + c) * np.cos(y / 7) for c in range(3)]).astype(
+        np.uint8
+    )
     # What an Aperio slide says; tifffile writes it as a tiled page with this description.
-    description = "Aperio Image Library v10.0.51\r\n200x160 [0,0 200x160] (240x240)|AppMag = 20|MPP = 0.4990"
+    description = (
+        "Aperio Image Library v10.0.51\r\n200x160 [0,0 200x160] (240x240)|AppMag = 20|MPP = 0.4990"
+    )
     tifffile.imwrite(
         tmp_path / "in.svs",
         pixels.transpose(1, 2, 0),

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import PlanError, RunError, TileError
-from orchestrator.events import BatchCommitted, BatchFailed, DomainChecked, Staging, TileGivenUp, WorkerStarted
+from orchestrator.events import (
+    BatchCommitted,
+    BatchFailed,
+    DomainChecked,
+    Staging,
+    TileGivenUp,
+    WorkerStarted,
+)
 from orchestrator.planning.estimate import disk_bytes
 from orchestrator.planning.resolve import plan_job
 from orchestrator.run.lifecycle import resume, start
@@ -24,16 +31,20 @@ from storage.readers.reader_registry import open_image
 
 
 class Shuffled:
-    """Commit tiles in a random topological order, several of them begun before the first is committed."""
+    """Commit tiles in a random topological order, several of them begun before the first is
+    committed.
+    """
 
     name = "shuffled"
 
     def __init__(self, seed, batch=3):
-        self.rng, self.batch = random.Random(seed), batch
+        self.rng = random.Random(seed)
+        self.batch = batch
         self.order = []
 
     def execute(self, session):
-        worker, waiting = Worker(session.run_dir.root, session.plan), []
+        worker = Worker(session.run_dir.root, session.plan)
+        waiting = []
         while session.frontier.ready or waiting:
             while session.frontier.ready and self.rng.random() < 0.8:
                 waiting.append(session.frontier.take(self.rng.randint(1, self.batch)))
@@ -92,7 +103,9 @@ def reference(tmp_path_factory, small, job, serially, published_files):
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_tiles_completing_in_any_order_give_the_same_bytes(name, reference, small, job, tmp_path, published_files):
+def test_tiles_completing_in_any_order_give_the_same_bytes(
+    name, reference, small, job, tmp_path, published_files
+):
     executor = Shuffled(seed=sum(map(ord, name)))
     outcome = start(job(small, tmp_path / "out", **JOBS[name]), executor)
     assert sorted(executor.order) == sorted(serial_order(outcome.plan))
@@ -101,7 +114,8 @@ def test_tiles_completing_in_any_order_give_the_same_bytes(name, reference, smal
 
 
 def serial_order(plan):
-    frontier, order = Frontier(plan.graph()), []
+    frontier = Frontier(plan.graph())
+    order = []
     while keys := frontier.take(1):
         frontier.committed(keys)
         order += keys
@@ -109,9 +123,14 @@ def serial_order(plan):
 
 
 @pytest.mark.parametrize("name", ["detail", "faithful"])
-def test_batches_of_eight_give_the_same_bytes(name, reference, small, job, serially, tmp_path, published_files):
+def test_batches_of_eight_give_the_same_bytes(
+    name, reference, small, job, serially, tmp_path, published_files
+):
     sizes = []
-    serially(job(small, tmp_path / "out", run={"batch": 8}, **JOBS[name]), [lambda e: sizes.append(batch_size(e))])
+    serially(
+        job(small, tmp_path / "out", run={"batch": 8}, **JOBS[name]),
+        [lambda e: sizes.append(batch_size(e))],
+    )
     assert max(sizes) > 3, "no batch was larger than one tile or two: the test shows nothing"
     assert published_files(tmp_path / "out") == reference(name)
 
@@ -150,7 +169,8 @@ def test_a_run_that_stops_is_resumed_to_the_same_bytes(
 def test_a_run_that_stops_at_every_tile_ends_with_the_same_bytes(
     reference, small, job, serially, tmp_path, published_files
 ):
-    out, tries = tmp_path / "out", 0
+    out = tmp_path / "out"
+    tries = 0
     spec = job(small, out, **JOBS["faithful"])
     with pytest.raises(KeyboardInterrupt):
         serially(spec, [StopsAfter(1)])
@@ -169,7 +189,9 @@ def test_resuming_a_finished_run_changes_nothing(small, job, serially, tmp_path)
     serially(job(small, out, **JOBS["faithful"]))
 
     def files():  # but for the log and the number of the attempt
-        found = [path for path in out.rglob("*") if path.is_file() and path.parent.name != "attempts"]
+        found = [
+            path for path in out.rglob("*") if path.is_file() and path.parent.name != "attempts"
+        ]
         return {path: path.read_bytes() for path in found if path.name != "events.jsonl"}
 
     before = files()
@@ -197,15 +219,21 @@ def test_a_journaled_tile_whose_cells_are_gone_is_made_again(
     assert published_files(run.root) == reference("detail")
 
 
-def test_all_cells_gone_begin_the_run_again(reference, small, job, serially, tmp_path, published_files):
+def test_all_cells_gone_begin_the_run_again(
+    reference, small, job, serially, tmp_path, published_files
+):
     run = interrupted(small, job, serially, tmp_path / "out")
     shutil.rmtree(run.state / "work")
     assert resumed(run.root).resumed == 0
     assert published_files(run.root) == reference("detail")
 
 
-def test_cells_without_a_journal_record_do_no_harm(reference, small, job, serially, tmp_path, published_files):
-    """A driver that dies between a tile's cells and its record: the tile is made again, and its cells stay."""
+def test_cells_without_a_journal_record_do_no_harm(
+    reference, small, job, serially, tmp_path, published_files
+):
+    """A driver that dies between a tile's cells and its record: the tile is made again, and its
+    cells stay.
+    """
     run = interrupted(small, job, serially, tmp_path / "out")
     lines = run.journal.read_bytes().splitlines(keepends=True)
     run.journal.write_bytes(b"".join(lines[:-4]))
@@ -213,7 +241,9 @@ def test_cells_without_a_journal_record_do_no_harm(reference, small, job, serial
     assert published_files(run.root) == reference("detail")
 
 
-def test_a_torn_end_of_the_journal_is_dropped(reference, small, job, serially, tmp_path, published_files):
+def test_a_torn_end_of_the_journal_is_dropped(
+    reference, small, job, serially, tmp_path, published_files
+):
     run = interrupted(small, job, serially, tmp_path / "out")
     whole = run.journal.read_bytes()
     run.journal.write_bytes(whole[:-3])
@@ -270,9 +300,15 @@ def test_a_damaged_cell_that_only_publishing_reads_fails_loudly_and_can_be_mende
     assert published_files(run.root) == reference("detail")
 
 
-def test_a_tile_that_keeps_failing_ends_the_run_and_the_rest_is_kept(reference, small, job, tmp_path, published_files):
-    """Take the measurement away before the first tile (later ones find it in the read cache); put it back; resume."""
-    out, hidden, events = tmp_path / "out", tmp_path / "hidden", []
+def test_a_tile_that_keeps_failing_ends_the_run_and_the_rest_is_kept(
+    reference, small, job, tmp_path, published_files
+):
+    """Take the measurement away before the first tile (later ones find it in the read cache); put
+    it back; resume.
+    """
+    out = tmp_path / "out"
+    hidden = tmp_path / "hidden"
+    events = []
     run = RunDir(out)
 
     def take_away(event):
@@ -295,7 +331,9 @@ def test_a_tile_that_keeps_failing_ends_the_run_and_the_rest_is_kept(reference, 
 
 def test_a_failing_tile_stops_its_successors_and_nobody_else(small, job, tmp_path):
     """Damage the cell of one coarse corner: what does not depend on it is restored all the same."""
-    out, damaged, committed = tmp_path / "out", [], []
+    out = tmp_path / "out"
+    damaged = []
+    committed = []
     run = RunDir(out)
 
     def damage(event):
@@ -322,7 +360,9 @@ def test_the_event_log_tells_the_whole_story(small, job, serially, tmp_path):
     heard = []
     outcome = serially(job(small, tmp_path / "out", **JOBS["faithful"]), [heard.append])
     lines = [json.loads(line) for line in RunDir(tmp_path / "out").events.read_text().splitlines()]
-    heard = [event for event in heard if not isinstance(event, Staging)]  # told before there is a log
+    heard = [
+        event for event in heard if not isinstance(event, Staging)
+    ]  # told before there is a log
     assert [line["event"] for line in lines] == [type(event).__name__ for event in heard]
     assert lines[0]["event"] == "RunStarted"
     assert isinstance(heard[1], DomainChecked)
@@ -333,22 +373,40 @@ def test_the_event_log_tells_the_whole_story(small, job, serially, tmp_path):
         "seconds": 0,
         "time": 0,
     }
-    keys = [tuple(key) for line in lines if line["event"] == "BatchCommitted" for key in line["keys"]]
+    keys = [
+        tuple(key) for line in lines if line["event"] == "BatchCommitted" for key in line["keys"]
+    ]
     assert len(set(keys)) == len(keys) == outcome.tiles
 
 
-def test_a_finished_run_keeps_its_journal_and_gives_back_its_work(small, job, serially, tmp_path, unfinished_files):
+def test_a_finished_run_keeps_its_journal_and_gives_back_its_work(
+    small, job, serially, tmp_path, unfinished_files
+):
     out = tmp_path / "out"
     serially(job(small, out, **JOBS["faithful"]))
     kept = {path.name for path in RunDir(out).state.iterdir()}
-    assert kept == {"job.toml", "journal", "events.jsonl", "lock", "attempts", "input.zarr", "domain.json"}
+    assert kept == {
+        "job.toml",
+        "journal",
+        "events.jsonl",
+        "lock",
+        "attempts",
+        "input.zarr",
+        "domain.json",
+    }
     assert not unfinished_files(out)
 
 
-def test_what_a_run_writes_stays_within_the_estimate(make_picture, write_picture, job, serially, tmp_path):
+def test_what_a_run_writes_stays_within_the_estimate(
+    make_picture, write_picture, job, serially, tmp_path
+):
     source = write_picture(tmp_path / "in.png", make_picture(64, 64))
     spec = job(
-        source, tmp_path / "out", tiling={"tile": 64, "stride": 48}, sampling={"steps": 1}, run={"keep_work": True}
+        source,
+        tmp_path / "out",
+        tiling={"tile": 64, "stride": 48},
+        sampling={"steps": 1},
+        run={"keep_work": True},
     )
     outcome = serially(spec)
     chunks = [p for p in (tmp_path / "out").rglob("*") if p.is_file() and p.name.isdecimal()]
@@ -370,14 +428,17 @@ def test_every_size_is_restored_and_agrees_with_its_measurement(
 ):
     image = make_picture(*size)
     source = write_picture(tmp_path / "in.png", image)
-    serially(job(source, tmp_path / "out", sampling={"intent": "faithful"}, tiling={"levels": None}))
+    serially(
+        job(source, tmp_path / "out", sampling={"intent": "faithful"}, tiling={"levels": None})
+    )
     pixels = open_image(tmp_path / "out").read(Box(0, 0, size[0] * 4, size[1] * 4))
     averages = pixels.reshape(3, size[0], 4, size[1], 4).mean(axis=(2, 4))
     assert np.abs(averages - image).max() <= 0.5
 
 
 def test_a_second_driver_on_one_output_is_refused(small, job, serially, tmp_path):
-    out, refused = tmp_path / "out", []
+    out = tmp_path / "out"
+    refused = []
 
     def try_another(event):
         if isinstance(event, BatchCommitted) and not refused:
@@ -397,7 +458,9 @@ def test_a_second_driver_on_one_output_is_refused(small, job, serially, tmp_path
     assert "another run works here" in refused[2]
 
 
-def test_overwrite_replaces_a_result_and_nothing_else(small, job, serially, tmp_path, published_files):
+def test_overwrite_replaces_a_result_and_nothing_else(
+    small, job, serially, tmp_path, published_files
+):
     out = tmp_path / "out"
     serially(job(small, out, **JOBS["faithful"]))
     first = published_files(out)
@@ -417,7 +480,8 @@ def test_overwrite_replaces_a_result_and_nothing_else(small, job, serially, tmp_
 def test_overwrite_with_an_input_that_cannot_be_decoded_keeps_the_old_result(
     small, job, serially, tmp_path, published_files
 ):
-    out, damaged = tmp_path / "out", bytearray(small.read_bytes())
+    out = tmp_path / "out"
+    damaged = bytearray(small.read_bytes())
     serially(job(small, out))
     first = published_files(out)
     damaged[len(damaged) // 2] ^= 0xFF
@@ -429,7 +493,9 @@ def test_overwrite_with_an_input_that_cannot_be_decoded_keeps_the_old_result(
     assert not (out / ".gigarestore" / "incoming").exists()
 
 
-def test_a_changed_input_is_noticed_on_resume(small, job, serially, tmp_path, make_picture, write_picture):
+def test_a_changed_input_is_noticed_on_resume(
+    small, job, serially, tmp_path, make_picture, write_picture
+):
     source = Path(shutil.copy(small, tmp_path / "in.png"))
     run = interrupted(source, job, serially, tmp_path / "out")
     write_picture(source, make_picture(20, 24, seed=5))

@@ -1,4 +1,6 @@
-"""Publishing while restoring: shards and coarser levels appear as they complete, cells go, and nothing else changes."""
+"""Publishing while restoring: shards and coarser levels appear as they complete, cells go, and
+nothing else changes.
+"""
 
 import os
 import signal
@@ -14,9 +16,10 @@ from orchestrator.run.serial_executor import SerialExecutor
 from orchestrator.run_folder import RunDir
 from storage.publishing.pyramid_writer import UNFINISHED
 
-# Of an inpainting only the tiles around the hole need the network: all others are copied, so that images of several
-# super-blocks (2048 px) are restored in seconds.
-SHAPE, HOLE = (5000, 1500), (slice(40, 60), slice(50, 90))
+# Of an inpainting only the tiles around the hole need the network: all others are copied, so that
+# images of several super-blocks (2048 px) are restored in seconds.
+SHAPE = (5000, 1500)
+HOLE = (slice(40, 60), slice(50, 90))
 OPTIONS = {
     "tiling": {"tile": 512, "stride": 384, "margin": 64, "levels": 1, "order": "raster"},
     "sampling": {"steps": 1},
@@ -46,10 +49,16 @@ def scene(tmp_path_factory, write_picture):
     """A picture whose pixels all differ, and a mask with one hole."""
     folder = tmp_path_factory.mktemp("scene")
     y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
-    pixels = np.stack([(y * 7 + x * 3) % 251, (y // 9 + x // 5) % 256, (x + 2 * y) % 253]).astype(np.uint8)
+    pixels = np.stack([(y * 7 + x * 3) % 251, (y // 9 + x // 5) % 256, (x + 2 * y) % 253]).astype(
+        np.uint8
+    )
     mask = np.full((1, *SHAPE), 255, np.uint8)
     mask[0][HOLE] = 0
-    return write_picture(folder / "scene.tif", pixels), write_picture(folder / "mask.tif", mask), pixels
+    return (
+        write_picture(folder / "scene.tif", pixels),
+        write_picture(folder / "mask.tif", mask),
+        pixels,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +88,11 @@ class Watch:
     """Look at a run's folder after every batch."""
 
     def __init__(self, run, stop_after=None):
-        self.run, self.stop_after, self.most, self.seen, self.tiles = run, stop_after, 0, [], 0
+        self.run = run
+        self.stop_after = stop_after
+        self.most = 0
+        self.seen = []
+        self.tiles = 0
 
     def __call__(self, event):
         if isinstance(event, BatchCommitted):
@@ -101,7 +114,9 @@ def test_shards_appear_and_cells_go_while_the_run_goes_on(
     all_cells = (SHAPE[0] // 128 + 1) * (SHAPE[1] // 128 + 1)
     assert watch.most < 0.7 * all_cells
     finest, coarser = zip(*watch.seen, strict=True)
-    assert 0 < finest[3 * len(finest) // 4] < 3, "some of the three super-blocks are published before the end"
+    assert 0 < finest[3 * len(finest) // 4] < 3, (
+        "some of the three super-blocks are published before the end"
+    )
     assert max(coarser) > 0, "a coarser shard is written when all under it are there"
     inside = (slice(None), slice(2000, 2100), slice(900, 950))
     assert np.array_equal(zarr.open_array(str(run.root / "0"), mode="r")[inside], scene[2][inside])
@@ -148,12 +163,23 @@ def test_a_lost_cell_is_restored_again_with_those_that_it_needs(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "executor", [["--executor", "serial"], pytest.param(["--workers", 2], marks=pytest.mark.ray)], ids=["serial", "ray"]
+    "executor",
+    [["--executor", "serial"], pytest.param(["--workers", 2], marks=pytest.mark.ray)],
+    ids=["serial", "ray"],
 )
 def test_kill_9_while_publishing_leaves_no_image_and_resumes_to_the_same_bytes(
-    scene, reference, published_files, tmp_path, start_command, run_command, marked_processes, eventually, executor
+    scene,
+    reference,
+    published_files,
+    tmp_path,
+    start_command,
+    run_command,
+    marked_processes,
+    eventually,
+    executor,
 ):
-    run, mark = RunDir(tmp_path / "out"), f"streaming-{os.getpid()}"
+    run = RunDir(tmp_path / "out")
+    mark = f"streaming-{os.getpid()}"
     source, mask, _ = scene
     command = ["restore", source, run.root, "--mask", mask, *COMMAND, "--quiet", *executor]
     process = start_command(*command, cwd=tmp_path, marker=mark)

@@ -1,4 +1,6 @@
-"""Every task end to end on small pictures: sizes, dtypes, what the measurement promises, and no nonsense."""
+"""Every task end to end on small pictures: sizes, dtypes, what the measurement promises, and no
+nonsense.
+"""
 
 import numpy as np
 import pytest
@@ -41,7 +43,15 @@ def restore(write_picture, job, serially, published_pixels, tmp_path):
             extra["mask"] = str(write_picture(tmp_path / "mask.png", mask))
         sampling = {"intent": "faithful", "steps": 3, **options.pop("sampling", {})}
         tiling = {"levels": None, "stride": None, **options.pop("tiling", {})}
-        spec = job(source, tmp_path / "out", task=task, sampling=sampling, tiling=tiling, input=extra, **options)
+        spec = job(
+            source,
+            tmp_path / "out",
+            task=task,
+            sampling=sampling,
+            tiling=tiling,
+            input=extra,
+            **options,
+        )
         serially(spec)
         return published_pixels(tmp_path / "out"), verify_run(tmp_path / "out")
 
@@ -56,7 +66,9 @@ def holes(height, width):
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
-def test_super_resolution_beats_pixel_replication_and_keeps_the_measurement(scale, restore, make_picture):
+def test_super_resolution_beats_pixel_replication_and_keeps_the_measurement(
+    scale, restore, make_picture
+):
     image = make_picture(48, 60)
     task = {"name": "sr", "scale": scale}
     y = measured(image, task)
@@ -86,7 +98,8 @@ def test_colorization_of_a_colour_picture_measures_its_mean(restore, make_pictur
 
 
 def test_inpainting_keeps_every_known_pixel_and_fills_the_rest_sensibly(restore, make_picture):
-    image, mask = make_picture(48, 60), holes(48, 60)
+    image = make_picture(48, 60)
+    mask = holes(48, 60)
     y = measured(image, {"name": "inpaint"}, mask)
     restored, found = restore(y, {"name": "inpaint"}, mask=mask)
     known = np.broadcast_to(mask != 0, image.shape)
@@ -97,12 +110,19 @@ def test_inpainting_keeps_every_known_pixel_and_fills_the_rest_sensibly(restore,
     assert error < 0.4 * flat
 
 
-def test_coarser_levels_do_not_spoil_what_the_pixels_around_a_gap_say(restore, make_picture, tmp_path):
-    image, mask = make_picture(48, 60), holes(48, 60)
-    known, errors = np.broadcast_to(mask != 0, image.shape), {}
+def test_coarser_levels_do_not_spoil_what_the_pixels_around_a_gap_say(
+    restore, make_picture, tmp_path
+):
+    image = make_picture(48, 60)
+    mask = holes(48, 60)
+    known = np.broadcast_to(mask != 0, image.shape)
+    errors = {}
     for levels in (1, 2):
         restored, _ = restore(
-            measured(image, {"name": "inpaint"}, mask), {"name": "inpaint"}, mask=mask, tiling={"levels": levels}
+            measured(image, {"name": "inpaint"}, mask),
+            {"name": "inpaint"},
+            mask=mask,
+            tiling={"levels": levels},
         )
         errors[levels] = np.abs(restored[~known].astype(float) - image[~known]).mean()
         (tmp_path / "out").rename(tmp_path / f"levels{levels}")
@@ -110,10 +130,13 @@ def test_coarser_levels_do_not_spoil_what_the_pixels_around_a_gap_say(restore, m
 
 
 def test_inpainting_a_hole_larger_than_a_tile_and_a_wholly_unknown_corner(restore, make_picture):
-    image, mask = make_picture(48, 60), np.full((1, 48, 60), 255, np.uint8)
+    image = make_picture(48, 60)
+    mask = np.full((1, 48, 60), 255, np.uint8)
     mask[:, 4:44, 8:50] = 0
     mask[:, :8, :8] = 0
-    restored, found = restore(measured(image, {"name": "inpaint"}, mask), {"name": "inpaint"}, mask=mask)
+    restored, found = restore(
+        measured(image, {"name": "inpaint"}, mask), {"name": "inpaint"}, mask=mask
+    )
     known = np.broadcast_to(mask != 0, image.shape)
     assert (restored[known] == image[known]).all()
     assert found.passed
@@ -142,7 +165,9 @@ def test_generation_makes_a_picture_of_the_size_asked_for_and_each_seed_another(
     pictures = []
     for seed in (0, 1):
         sampling = {"intent": "detail", "steps": 8, "seed": seed}
-        restored, found = restore(None, {"name": "generate"}, input={"size": (40, 72)}, sampling=sampling)
+        restored, found = restore(
+            None, {"name": "generate"}, input={"size": (40, 72)}, sampling=sampling
+        )
         assert restored.shape == (3, 40, 72)
         assert found.consistency is None
         assert found.passed
@@ -153,7 +178,8 @@ def test_generation_makes_a_picture_of_the_size_asked_for_and_each_seed_another(
 
 
 def test_grey_enlarged_and_coloured_in_one_go(restore, make_picture):
-    image, task = make_picture(48, 60), {"name": "sr+colorize", "scale": 2}
+    image = make_picture(48, 60)
+    task = {"name": "sr+colorize", "scale": 2}
     y = measured(image, task)
     assert y.shape == (1, 24, 30)
     restored, found = restore(y, task)
@@ -162,7 +188,9 @@ def test_grey_enlarged_and_coloured_in_one_go(restore, make_picture):
 
 
 def test_an_old_photograph_enlarged_coloured_and_mended_in_one_go(restore, make_picture):
-    image, task, mask = make_picture(48, 60), {"name": "inpaint+colorize+sr", "scale": 2}, holes(24, 30)
+    image = make_picture(48, 60)
+    task = {"name": "inpaint+colorize+sr", "scale": 2}
+    mask = holes(24, 30)
     y = measured(image, task, mask)
     restored, found = restore(y, task, mask=mask)
     assert restored.shape == image.shape
@@ -185,7 +213,9 @@ KINDS = [
 
 
 @pytest.mark.parametrize(("channels", "dtype", "suffix"), KINDS, ids=str)
-def test_every_kind_of_file_keeps_its_bands_and_depth(channels, dtype, suffix, restore, make_picture, tmp_path):
+def test_every_kind_of_file_keeps_its_bands_and_depth(
+    channels, dtype, suffix, restore, make_picture, tmp_path
+):
     task = {"name": "sr", "scale": 2}
     restored, found = restore(make_picture(19, 23, channels, dtype), task, suffix)
     assert (restored.shape, restored.dtype) == ((channels, 38, 46), dtype)
@@ -200,7 +230,9 @@ def test_every_kind_of_file_keeps_its_bands_and_depth(channels, dtype, suffix, r
 def test_sizes_that_nothing_divides_work_in_every_task(size, name, restore, make_picture):
     task = {"name": name, "sigma": 25 if name == "denoise" else 0}
     mask = np.full((1, *size), 255, np.uint8) if name == "inpaint" else None
-    restored, found = restore(make_picture(*size, channels=1 if name == "colorize" else 3), task, mask=mask)
+    restored, found = restore(
+        make_picture(*size, channels=1 if name == "colorize" else 3), task, mask=mask
+    )
     assert restored.shape == (3, *size)
     assert found.passed
 

@@ -68,7 +68,12 @@ def test_the_consistency_is_the_definition_itself(finished, published_pixels, ma
         (np.s_[1, 79, 95], 120),
         (np.s_[0, 0:4, 0:4], 2),
     ],
-    ids=["everything a little", "one cell", "one pixel in the last corner", "one channel of the first corner"],
+    ids=[
+        "everything a little",
+        "one cell",
+        "one pixel in the last corner",
+        "one channel of the first corner",
+    ],
 )
 def test_a_change_of_the_published_pixels_is_found(where, by, copy, cli):
     change(copy, where, by)
@@ -79,7 +84,9 @@ def test_a_change_of_the_published_pixels_is_found(where, by, copy, cli):
 
 
 def test_a_change_that_keeps_the_measurement_is_no_violation(copy):
-    """Noise in the null space of the operator: consistency holds, which is all that the measurement can tell."""
+    """Noise in the null space of the operator: consistency holds, which is all that the measurement
+    can tell.
+    """
     change(copy, np.s_[:, 40, 40], 5)
     change(copy, np.s_[:, 41, 41], -5)
     found = verify_run(copy)
@@ -124,11 +131,18 @@ def test_a_damaged_shard_is_found(copy, cli):
     assert str(copy) in ended.complaint
 
 
-def test_a_lost_level_of_the_pyramid_is_found(make_picture, write_picture, job, serially, tmp_path, cli):
+def test_a_lost_level_of_the_pyramid_is_found(
+    make_picture, write_picture, job, serially, tmp_path, cli
+):
     source = write_picture(tmp_path / "in.png", make_picture(140, 8))
     out = tmp_path / "out"
     serially(
-        job(source, out, sampling={"intent": "faithful", "steps": 1}, tiling={"levels": 1, "tile": 64, "stride": 32})
+        job(
+            source,
+            out,
+            sampling={"intent": "faithful", "steps": 1},
+            tiling={"levels": 1, "tile": 64, "stride": 32},
+        )
     )
     assert (out / "1").exists()
     assert cli("verify", out).code == 0
@@ -183,11 +197,19 @@ def test_a_changed_input_is_found(make_picture, write_picture, job, serially, tm
     assert cli("verify", tmp_path / "out").code == 1
 
 
-def test_an_image_of_black_and_white_alone_holds_only_where_it_is_right(write_picture, job, serially, tmp_path, cli):
+def test_an_image_of_black_and_white_alone_holds_only_where_it_is_right(
+    write_picture, job, serially, tmp_path, cli
+):
     pixels = np.full((3, 8, 8), 255, np.uint8)
     pixels[:, :4] = 0
     out = tmp_path / "out"
-    serially(job(write_picture(tmp_path / "in.tif", pixels), out, sampling={"intent": "faithful", "steps": 1}))
+    serially(
+        job(
+            write_picture(tmp_path / "in.tif", pixels),
+            out,
+            sampling={"intent": "faithful", "steps": 1},
+        )
+    )
     image = zarr.open_array(str(out / "0"), mode="r+")
     image[:] = pixels.repeat(4, axis=1).repeat(4, axis=2)
     found = verify_run(out)

@@ -34,7 +34,9 @@ def test_a_batch_may_take_five_times_the_mean_and_the_slack(durations, tiles):
     assert min(durations) * 0.999 <= usual <= max(durations) * 1.001
     assert deadlines.allowed(0, tiles) == TIMES * usual + 2.0
     assert deadlines.usual(0, 2 * tiles) == pytest.approx(2 * usual)
-    assert deadlines.usual(0, 1) == usual, "a smaller batch is not expected sooner: most of a call does not shrink"
+    assert deadlines.usual(0, 1) == usual, (
+        "a smaller batch is not expected sooner: most of a call does not shrink"
+    )
 
 
 def test_a_device_that_slows_down_is_learned():
@@ -44,9 +46,12 @@ def test_a_device_that_slows_down_is_learned():
     assert deadlines.usual(0, 1) == pytest.approx(3.0, rel=0.01)
 
 
-@pytest.mark.parametrize("error", [OSError(errno.EIO, "input/output error"), MissingCells("not there yet")])
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, "input/output error"), MissingCells("not there yet")]
+)
 def test_a_store_that_comes_back_is_only_noted(error):
-    failures, troubles = [error, error], []
+    failures = [error, error]
+    troubles = []
 
     def action():
         if failures:

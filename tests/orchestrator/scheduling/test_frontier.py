@@ -28,7 +28,10 @@ def graphs(draw: st.DrawFn) -> TaskGraph:
         st.booleans()
     )  # of the finest level, where measurements may overlap
     shape = (32, stride, order, margin, block)
-    grids = [TileGrid.build(k, h, w, *shape, corners=corners and k == 0) for k, (h, w) in enumerate(sizes)]
+    grids = [
+        TileGrid.build(k, h, w, *shape, corners=corners and k == 0)
+        for k, (h, w) in enumerate(sizes)
+    ]
     return TaskGraph(grids, 2)
 
 
@@ -63,7 +66,11 @@ def test_coarser_tiles_under_the_footprint_are_committed_first(graph: TaskGraph,
         if key.level + 1 < len(graph.grids):
             coarse = graph.grids[key.level + 1]
             y0, x0, y1, x1 = (side // 2 for side in graph.grids[key.level].box(key))
-            owners = {(coarse.rows.owner(y), coarse.cols.owner(x)) for y in range(y0, y1) for x in range(x0, x1)}
+            owners = {
+                (coarse.rows.owner(y), coarse.cols.owner(x))
+                for y in range(y0, y1)
+                for x in range(x0, x1)
+            }
             assert all(TileKey(key.level + 1, row, col) in committed for row, col in owners)
         committed.add(key)
 
@@ -95,7 +102,8 @@ def test_critical_path_is_the_longest_chain(graph: TaskGraph):
     for key in drain(Frontier(graph), random.Random(0)):
         length[key] = 1 + max((length[p] for p in graph.predecessors(key)), default=0)
     assert critical_path(graph.grids) == max(length.values())
-    found, sizes = waves(graph.grids), Counter(length.values())
+    found = waves(graph.grids)
+    sizes = Counter(length.values())
     assert (found.depth, found.tiles, found.peak) == (max(sizes), graph.count, max(sizes.values()))
 
 
@@ -105,7 +113,9 @@ def test_levels_may_weigh_differently_on_the_critical_path(graph: TaskGraph, wei
     weights = weights[: len(graph.grids)]
     length: dict[TileKey, int] = {}
     for key in drain(Frontier(graph), random.Random(0)):
-        length[key] = weights[key.level] + max((length[p] for p in graph.predecessors(key)), default=0)
+        length[key] = weights[key.level] + max(
+            (length[p] for p in graph.predecessors(key)), default=0
+        )
     assert critical_path(graph.grids, weights) == max(length.values())
 
 
@@ -132,7 +142,8 @@ def test_a_suspect_tile_runs_alone_and_is_given_up_at_last():
     for tries in range(1, QUARANTINE_AFTER + 1):
         keys = frontier.take(4)
         assert (len(keys) == 1) == (tries > SOLO_AFTER)
-        poison, rest = keys[0], keys[1:]
+        poison = keys[0]
+        rest = keys[1:]
         frontier.returned(rest)
         given_up = frontier.failed([poison], "boom")
         assert given_up == ([poison] if tries == QUARANTINE_AFTER else [])
@@ -174,8 +185,11 @@ def test_reporting_a_tile_twice_is_refused():
 
 @given(graphs(), st.integers(0, 99))
 @settings(max_examples=40, deadline=None)
-def test_what_is_reported_releases_its_successors_and_is_done_when_it_is_recorded(graph: TaskGraph, seed: int):
-    frontier, rng = Frontier(graph), random.Random(seed)
+def test_what_is_reported_releases_its_successors_and_is_done_when_it_is_recorded(
+    graph: TaskGraph, seed: int
+):
+    frontier = Frontier(graph)
+    rng = random.Random(seed)
     reported: list[TileKey] = []
     recorded = 0
     while keys := frontier.take(rng.randint(1, 4)):
@@ -197,8 +211,11 @@ def test_what_is_reported_releases_its_successors_and_is_done_when_it_is_recorde
 
 
 def test_a_batch_holds_tiles_of_one_level():
-    graph = TaskGraph([TileGrid.build(k, 256 >> k, 256 >> k, 32, 16, "centre") for k in range(3)], 2)
-    frontier, rng = Frontier(graph), random.Random(3)
+    graph = TaskGraph(
+        [TileGrid.build(k, 256 >> k, 256 >> k, 32, 16, "centre") for k in range(3)], 2
+    )
+    frontier = Frontier(graph)
+    rng = random.Random(3)
     while keys := frontier.take(rng.randint(1, 9)):
         assert len({key.level for key in keys}) == 1
         frontier.committed(keys)

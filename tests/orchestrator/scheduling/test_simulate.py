@@ -1,4 +1,6 @@
-"""The simulator and the batch policy: bounds, limits, determinism, and what a plan forecasts from them."""
+"""The simulator and the batch policy: bounds, limits, determinism, and what a plan forecasts from
+them.
+"""
 
 import json
 import subprocess
@@ -20,7 +22,9 @@ from tests.places import ROOT
 
 def graph_of(rows, cols, order="centre", levels=1):
     sides = [(256 + 192 * ((rows >> k) - 1), 256 + 192 * ((cols >> k) - 1)) for k in range(levels)]
-    return TaskGraph([TileGrid.build(k, *side, 256, 192, order, 32) for k, side in enumerate(sides)], 2)
+    return TaskGraph(
+        [TileGrid.build(k, *side, 256, 192, order, 32) for k, side in enumerate(sides)], 2
+    )
 
 
 @given(st.integers(0, 500), st.integers(0, 500), st.integers(1, 64), st.integers(1, 16))
@@ -54,7 +58,9 @@ def test_one_worker_takes_the_sum_of_its_batches_and_many_take_the_longest_chain
     graph = graph_of(9, 13)
     device = Device(per_call=0.5, per_tile=0.25)
     assert simulate(graph, device, 1, 1).makespan == pytest.approx(9 * 13 * 0.75)
-    assert simulate(graph, device, 1000, 8).makespan == pytest.approx(graph.grids[0].longest_chain * 0.75)
+    assert simulate(graph, device, 1000, 8).makespan == pytest.approx(
+        graph.grids[0].longest_chain * 0.75
+    )
 
 
 def test_evaluations_weigh_the_levels():
@@ -66,7 +72,9 @@ def test_evaluations_weigh_the_levels():
 @pytest.mark.parametrize("run", [simulate, simulate_continuous])
 def test_a_simulation_repeats_and_its_jitter_follows_the_seed(run):
     def makespan(seed):
-        return run(graph_of(16, 16), Device(per_call=0.1, per_tile=0.1, jitter=0.1, seed=seed), 6, 4, [4]).makespan
+        return run(
+            graph_of(16, 16), Device(per_call=0.1, per_tile=0.1, jitter=0.1, seed=seed), 6, 4, [4]
+        ).makespan
 
     assert makespan(1) == makespan(1) != makespan(2)
     exact = run(graph_of(16, 16), Device(per_call=0.1, per_tile=0.1), 6, 4, [4]).makespan
@@ -97,9 +105,13 @@ def test_a_wide_graph_keeps_its_workers_busy_and_a_deep_one_does_not():
 
 def test_continuous_batching_is_not_slower_than_batches_that_end_together():
     for workers in (4, 8, 16, 32):
-        graph, device = graph_of(32, 48), Device(per_call=0.004, per_tile=0.001, jitter=0.05)
+        graph = graph_of(32, 48)
+        device = Device(per_call=0.004, per_tile=0.001, jitter=0.05)
         together = simulate(graph, device, workers, 4, [10])
-        assert simulate_continuous(graph, device, workers, 4, [10]).makespan <= 1.02 * together.makespan
+        assert (
+            simulate_continuous(graph, device, workers, 4, [10]).makespan
+            <= 1.02 * together.makespan
+        )
 
 
 LARGE = """
@@ -115,10 +127,16 @@ print(found.tiles, time.process_time() - began, int(peak) * 1024)
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read from Linux's /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="the peak of memory is read from Linux's /proc"
+)
 def test_a_quarter_of_a_million_tiles_are_simulated_in_seconds_and_little_memory():
-    """A sixteenth of the goal of 4.2 million tiles in 60 s and 200 MB; colour has the largest ready set."""
-    done = subprocess.run([sys.executable, "-c", LARGE], cwd=ROOT, capture_output=True, text=True, check=True)
+    """A sixteenth of the goal of 4.2 million tiles in 60 s and 200 MB; colour has the largest ready
+    set.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", LARGE], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     tiles, seconds, memory = map(float, done.stdout.split())
     assert tiles == 512 * 512
     assert seconds < 60 / 16 * 2
@@ -127,7 +145,18 @@ def test_a_quarter_of_a_million_tiles_are_simulated_in_seconds_and_little_memory
 
 def test_a_plan_says_what_more_workers_would_buy(cli):
     ended = cli(
-        "plan", "--size", "500x700", "--scale", "4", "--tile", "128", "--step-seconds", "0.5", "--batch", "2", "--json"
+        "plan",
+        "--size",
+        "500x700",
+        "--scale",
+        "4",
+        "--tile",
+        "128",
+        "--step-seconds",
+        "0.5",
+        "--batch",
+        "2",
+        "--json",
     )
     assert ended.code == 0, ended.err
     found = json.loads(ended.out)
@@ -140,11 +169,18 @@ def test_a_plan_says_what_more_workers_would_buy(cli):
     assert outlook["peak_parallelism"] >= outlook["mean_parallelism"] >= 1
     useful = outlook["useful_workers"]
     assert list(useful) == list(ORDERS)
-    assert useful["raster"]["1"] <= useful["centre"]["1"] <= useful["bridge"]["1"] <= useful["colour"]["1"]
+    assert (
+        useful["raster"]["1"]
+        <= useful["centre"]["1"]
+        <= useful["bridge"]["1"]
+        <= useful["colour"]["1"]
+    )
 
 
 def test_a_plan_in_words_says_the_same(cli):
-    ended = cli("plan", "--size", "500x700", "--scale", "4", "--tile", "128", "--step-seconds", "0.5")
+    ended = cli(
+        "plan", "--size", "500x700", "--scale", "4", "--tile", "128", "--step-seconds", "0.5"
+    )
     assert "workers that each order keeps busy" in ended.out
     assert "1,024" in ended.out
     unknown = cli("plan", "--size", "500x700", "--scale", "4", "--denoiser", "analytic:")
@@ -155,7 +191,17 @@ def test_a_plan_in_words_says_the_same(cli):
 
 def test_a_plan_can_measure_the_denoiser_here(cli):
     ended = cli(
-        "plan", "--size", "40x40", "--scale", "4", "--denoiser", "analytic:", "--tile", "64", "--measure", "--json"
+        "plan",
+        "--size",
+        "40x40",
+        "--scale",
+        "4",
+        "--denoiser",
+        "analytic:",
+        "--tile",
+        "64",
+        "--measure",
+        "--json",
     )
     device = json.loads(ended.out)["forecast"]["device"]
     assert device["per_tile"] + device["per_call"] > 0
@@ -163,7 +209,18 @@ def test_a_plan_can_measure_the_denoiser_here(cli):
 
 @pytest.mark.ray
 def test_the_scheduler_bench_runs_the_product_and_reports_against_the_simulator(cli):
-    ended = cli("bench", "scheduler", "--tiles", "6x9", "--workers", "2,5", "--call-seconds", "0.05", "--batch", "2")
+    ended = cli(
+        "bench",
+        "scheduler",
+        "--tiles",
+        "6x9",
+        "--workers",
+        "2,5",
+        "--call-seconds",
+        "0.05",
+        "--batch",
+        "2",
+    )
     assert ended.code == 0, ended.err
     found = json.loads(ended.out.splitlines()[-1])
     assert [(run["batching"], run["workers"]) for run in found["runs"]] == [
@@ -177,7 +234,9 @@ def test_the_scheduler_bench_runs_the_product_and_reports_against_the_simulator(
         assert 0.2 < run["ideal_over_makespan"] < 1.02, "nothing is faster than the ideal"
         assert run["bound"] <= run["ideal"] * 1.06
         assert run["driver_cpu"] > 0
-        assert run["bare_ms_per_tile"] == pytest.approx(1000 * run["bare_cpu"] * run["batches"] / run["tiles"])
+        assert run["bare_ms_per_tile"] == pytest.approx(
+            1000 * run["bare_cpu"] * run["batches"] / run["tiles"]
+        )
         assert 0.02e-3 < run["bare_cpu"] < 0.2, "a call of Ray's takes about a millisecond"
         assert 0 < run["bare_gap"] < 0.2, "and is answered after a few"
         assert run["forecast"] == pytest.approx(run["ideal"], rel=0.2)
@@ -189,7 +248,9 @@ def test_the_scheduler_bench_runs_the_product_and_reports_against_the_simulator(
     assert "ideal/time: 0.95 (0.97 for batches of 0.5 s) with 8, 16 and 32 workers" in ended.out
 
 
-@pytest.mark.parametrize("arguments", [["--workers", "0"], ["--workers", "a"], ["--tiles", "0x3"], ["--tiles", "9"]])
+@pytest.mark.parametrize(
+    "arguments", [["--workers", "0"], ["--workers", "a"], ["--tiles", "0x3"], ["--tiles", "9"]]
+)
 def test_a_bench_of_nothing_is_refused_on_one_line(cli, arguments):
     ended = cli("bench", "scheduler", *arguments)
     assert ended.code == 2

@@ -22,7 +22,8 @@ def grids(draw: st.DrawFn) -> TileGrid:
     height, width = (tile + unit * draw(st.integers(0, 40)) for _ in range(2))
     margin = draw(st.integers(0, (tile - stride) // unit // 2)) * unit
     orders = ORDERS if 2 * stride - tile + 2 * margin > 0 else ("raster", "centre")
-    order, block = draw(st.sampled_from(orders)), draw(st.integers(1, 6))
+    order = draw(st.sampled_from(orders))
+    block = draw(st.integers(1, 6))
     corners = order in ("raster", "centre") and draw(st.booleans())
     return TileGrid.build(0, height, width, tile, stride, order, margin, block, corners=corners)
 
@@ -94,7 +95,9 @@ def test_with_corners_no_two_tiles_that_touch_are_unaware_of_each_other(grid: Ti
             if other not in before:
                 assert key in chain(grid, other)
             else:
-                assert pinned[(painted(grid, [grid.owned(other)]) * painted(grid, [grid.box(key)])) > 0].all()
+                assert pinned[
+                    (painted(grid, [grid.owned(other)]) * painted(grid, [grid.box(key)])) > 0
+                ].all()
 
 
 @given(grids())
@@ -111,7 +114,9 @@ def test_all_of_a_window_but_the_margin_is_settled(grid: TileGrid):
 def test_cells_never_have_two_owners(grid: TileGrid):
     for axis in (grid.rows, grid.cols):
         edges = {axis.owned(i)[0] for i in range(axis.count)} | {axis.length}
-        assert all((edge + grid.cell_offset) % grid.cell == 0 or edge in (0, axis.length) for edge in edges)
+        assert all(
+            (edge + grid.cell_offset) % grid.cell == 0 or edge in (0, axis.length) for edge in edges
+        )
 
 
 @given(grids())
@@ -181,7 +186,8 @@ def test_a_stride_without_overlap_is_refused(stride: int):
 def test_windows_pin_exactly_what_their_ancestors_own_within_them(grid: TileGrid):
     for axis in (grid.rows, grid.cols):
         for i in range(axis.count):
-            ancestors, steps = set(), [i]
+            ancestors = set()
+            steps = [i]
             while steps:
                 ancestors.add(steps[-1])
                 steps += axis.parents(steps.pop())

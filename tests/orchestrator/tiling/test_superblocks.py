@@ -1,4 +1,6 @@
-"""Publishing while restoring: no pixel is published before it is committed, and none deleted that is read again."""
+"""Publishing while restoring: no pixel is published before it is committed, and none deleted that
+is read again.
+"""
 
 import random
 
@@ -16,7 +18,9 @@ from orchestrator.tiling.task_graph import TaskGraph, guide_window
 
 @st.composite
 def jobs(draw: st.DrawFn):
-    """A graph, the size of the published image (less than the padded level), and the side of a super-block."""
+    """A graph, the size of the published image (less than the padded level), and the side of a
+    super-block.
+    """
     order = draw(st.sampled_from(ORDERS))
     height, width = (64 * draw(st.integers(1, 5)) for _ in range(2))
     levels = draw(st.integers(1, 3))
@@ -27,7 +31,8 @@ def jobs(draw: st.DrawFn):
     block = draw(st.integers(1, 4))
     corners = order in ("raster", "centre") and draw(st.booleans())
     grids = [
-        TileGrid.build(k, h, w, 32, stride, order, margin, block, corners=corners) for k, (h, w) in enumerate(sizes)
+        TileGrid.build(k, h, w, 32, stride, order, margin, block, corners=corners)
+        for k, (h, w) in enumerate(sizes)
     ]
     size = (height - draw(st.integers(0, 40)), width - draw(st.integers(0, 40)))
     return TaskGraph(grids, 2), size, (draw(st.integers(20, 130)), draw(st.integers(20, 130)))
@@ -37,7 +42,8 @@ class Store:
     """The pixels of all levels: absent, there, or deleted."""
 
     def __init__(self, graph, blocks):
-        self.graph, self.blocks = graph, blocks
+        self.graph = graph
+        self.blocks = blocks
         self.levels = [np.zeros((grid.rows.length, grid.cols.length), bool) for grid in graph.grids]
         self.published = []
 
@@ -74,11 +80,15 @@ class Store:
 @settings(max_examples=60, deadline=None)
 def test_every_block_is_published_once_and_no_cell_is_deleted_that_is_read_again(job, seed):
     graph, size, side = job
-    rng, ahead = random.Random(seed), seed % 3 or None
+    rng = random.Random(seed)
+    ahead = seed % 3 or None
     blocks = SuperBlocks(graph.grids, 2, size, side)
     frontier = Frontier(graph, ahead=ahead)
-    outflow, store = CellLifetime(blocks, frontier, [], reclaim=True), Store(graph, blocks)
-    running, publishing, peak = [], [], 0
+    outflow = CellLifetime(blocks, frontier, [], reclaim=True)
+    store = Store(graph, blocks)
+    running = []
+    publishing = []
+    peak = 0
     while frontier.ready or running or publishing:
         running += frontier.take(rng.randint(1, 4))
         rng.shuffle(running)
@@ -89,7 +99,9 @@ def test_every_block_is_published_once_and_no_cell_is_deleted_that_is_read_again
         ready, free = outflow.committed(keys)
         publishing += ready
         store.free(free)
-        for _ in range(rng.randint(0, len(publishing))):  # a publisher is slower than the tiles now and then
+        for _ in range(
+            rng.randint(0, len(publishing))
+        ):  # a publisher is slower than the tiles now and then
             block = publishing.pop(rng.randrange(len(publishing)))
             store.publish(block)
             store.free(outflow.published(block))
@@ -108,7 +120,10 @@ def test_a_run_that_goes_on_knows_from_tiles_and_blocks_alone_what_is_free(job, 
     rng = random.Random(seed)
     blocks = SuperBlocks(graph.grids, 2, size, side)
     frontier = Frontier(graph)
-    outflow, freed, published, done = CellLifetime(blocks, frontier, [], reclaim=True), set(), [], []
+    outflow = CellLifetime(blocks, frontier, [], reclaim=True)
+    freed = set()
+    published = []
+    done = []
     for _ in range(rng.randint(1, graph.count)):
         keys = frontier.take(1)
         frontier.committed(keys)
@@ -141,7 +156,9 @@ def test_cells_kept_beside_a_wavefront_do_not_grow_with_the_image():
         graph = TaskGraph([TileGrid.build(0, 32 * length, 128, 32, 16, "raster", 8)], 2)
         frontier = Frontier(graph, ahead=8)
         blocks = SuperBlocks(graph.grids, 2, (32 * length, 128), (64, 64))
-        outflow, live, peak = CellLifetime(blocks, frontier, [], reclaim=True), 0, 0
+        outflow = CellLifetime(blocks, frontier, [], reclaim=True)
+        live = 0
+        peak = 0
         while keys := frontier.take(1):
             frontier.committed(keys)
             ready, free = outflow.committed(keys)
@@ -158,8 +175,11 @@ def test_a_coarser_level_stays_a_given_number_of_tiles_ahead():
     kept = {}
     for ahead in (None, 60):
         frontier = Frontier(graph, ahead=ahead)
-        outflow = CellLifetime(SuperBlocks(grids, 2, (1024, 1024), (128, 128)), frontier, [], reclaim=True)
-        live, kept[ahead] = 0, 0
+        outflow = CellLifetime(
+            SuperBlocks(grids, 2, (1024, 1024), (128, 128)), frontier, [], reclaim=True
+        )
+        live = 0
+        kept[ahead] = 0
         while keys := frontier.take(1):
             frontier.committed(keys)
             ready, free = outflow.committed(keys)

@@ -1,4 +1,6 @@
-"""A worker that reads ahead, lets tiles join at any step, and runs out of memory: the run's bytes stay the same."""
+"""A worker that reads ahead, lets tiles join at any step, and runs out of memory: the run's bytes
+stay the same.
+"""
 
 import random
 import sys
@@ -31,7 +33,10 @@ class Piped:
     name = "piped"
 
     def __init__(self, seed, workers=1, most=3, continuous=None):
-        self.rng, self.workers, self.most, self.continuous = random.Random(seed), workers, most, continuous
+        self.rng = random.Random(seed)
+        self.workers = workers
+        self.most = most
+        self.continuous = continuous
         self.under_way = 0
 
     def execute(self, session):
@@ -47,7 +52,9 @@ class Piped:
                     pipeline, worker = self.rng.choice(pairs)
                     running[pipeline.submit(worker, keys)] = keys
                 self.under_way = max(self.under_way, len(running))
-                for future in wait(running, timeout=60, return_when=FIRST_COMPLETED).done if running else ():
+                for future in (
+                    wait(running, timeout=60, return_when=FIRST_COMPLETED).done if running else ()
+                ):
                     keys = running.pop(future)
                     if future.exception() is None:
                         session.committed_all([("piped", future.result())])
@@ -79,13 +86,22 @@ def jobs(masked, small):
     return {
         "ddnm": (small, {}),
         "time travel": (small, {"sampling": travel}),
-        "repaint": (None, {"task": {"name": "inpaint"}, "input": known, "sampling": {"method": "repaint"}}),
+        "repaint": (
+            None,
+            {"task": {"name": "inpaint"}, "input": known, "sampling": {"method": "repaint"}},
+        ),
         "dps": (small, {"sampling": {"method": "dps"}}),
         "ddrm": (small, {"sampling": {"method": "ddrm"}, "tiling": {"levels": 1}}),
-        "noise": (source, {"task": {"name": "denoise", "sigma": 20}, "sampling": {"intent": "faithful"}}),
+        "noise": (
+            source,
+            {"task": {"name": "denoise", "sigma": 20}, "sampling": {"intent": "faithful"}},
+        ),
         "blur": (
             large,
-            {"task": {"name": "deblur", "blur": "uniform:5"}, "tiling": {"levels": None, "order": "centre"}},
+            {
+                "task": {"name": "deblur", "blur": "uniform:5"},
+                "tiling": {"levels": None, "order": "centre"},
+            },
         ),
     }
 
@@ -155,7 +171,13 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_driver_told(
     wide = {"tiling": {"levels": 1, "order": "colour", "stride": 24}}
     serially(job(small, tmp_path / "roomy", denoiser=network(99), **wide))
     events = []
-    spec = job(small, tmp_path / "tight", denoiser=network(2), run={"executor": "serial", "batch": 4}, **wide)
+    spec = job(
+        small,
+        tmp_path / "tight",
+        denoiser=network(2),
+        run={"executor": "serial", "batch": 4},
+        **wide,
+    )
     start(spec, SerialExecutor(), [events.append])
     assert (published_pixels(tmp_path / "tight") == published_pixels(tmp_path / "roomy")).all()
     told = [event for event in events if isinstance(event, BatchHalved)]
@@ -171,14 +193,20 @@ def test_a_pipeline_short_of_memory_gives_the_same_bytes(
     continuous, network, small, job, serially, tmp_path, published_pixels
 ):
     serially(job(small, tmp_path / "roomy", denoiser=network(99)))
-    start(job(small, tmp_path / "tight", denoiser=network(1)), Piped(5, most=4, continuous=continuous))
+    start(
+        job(small, tmp_path / "tight", denoiser=network(1)), Piped(5, most=4, continuous=continuous)
+    )
     assert (published_pixels(tmp_path / "tight") == published_pixels(tmp_path / "roomy")).all()
 
 
 def test_a_tile_that_does_not_fit_alone_has_failed(network, small, job, tmp_path):
     events = []
     with pytest.raises(TileError, match="out of memory"):
-        start(job(small, tmp_path / "out", denoiser=network(0)), Piped(1, continuous=2), [events.append])
+        start(
+            job(small, tmp_path / "out", denoiser=network(0)),
+            Piped(1, continuous=2),
+            [events.append],
+        )
     assert len([event for event in events if isinstance(event, BatchFailed)]) == QUARANTINE_AFTER
 
 
@@ -200,11 +228,20 @@ def test_ray_workers_short_of_memory_are_sent_smaller_batches(
 
 
 def test_levels_overlap_a_fine_tile_waits_for_the_coarser_ones_under_it_only(small, job, tmp_path):
-    """Three levels: finer tiles are committed while coarser ones are left, each after all that it reads."""
+    """Three levels: finer tiles are committed while coarser ones are left, each after all that it
+    reads.
+    """
     events = []
-    spec = job(small, tmp_path / "out", task={"name": "sr", "scale": 8}, tiling={"levels": 3, "order": "raster"})
+    spec = job(
+        small,
+        tmp_path / "out",
+        task={"name": "sr", "scale": 8},
+        tiling={"levels": 3, "order": "raster"},
+    )
     start(spec, Piped(0, workers=2, most=1), [events.append])
-    order = [tuple(key) for event in events if isinstance(event, BatchCommitted) for key in event.keys]
+    order = [
+        tuple(key) for event in events if isinstance(event, BatchCommitted) for key in event.keys
+    ]
     assert len(order) > 24
     coarse_left = {key for key in order if key[0] > 0}
     early = 0
@@ -215,7 +252,8 @@ def test_levels_overlap_a_fine_tile_waits_for_the_coarser_ones_under_it_only(sma
     graph = plan_job(spec).graph()
     finest = list(graph.grids[0].keys())
     for key in finest:
-        needed, stack = set(), [key]
+        needed = set()
+        stack = [key]
         while stack:
             for before in graph.predecessors(stack.pop()):
                 if before not in needed:
@@ -234,14 +272,20 @@ def test_levels_overlap_a_fine_tile_waits_for_the_coarser_ones_under_it_only(sma
     st.randoms(use_true_random=False),
 )
 @settings(max_examples=60, deadline=None)
-def test_a_crew_gives_no_worker_more_than_two_batches_and_a_suspect_one_of_its_own(workers, most, continuous, rng):
-    """Any order of reports, failures included: all tiles run, loads stay bounded, suspects run alone."""
+def test_a_crew_gives_no_worker_more_than_two_batches_and_a_suspect_one_of_its_own(
+    workers, most, continuous, rng
+):
+    """Any order of reports, failures included: all tiles run, loads stay bounded, suspects run
+    alone.
+    """
     grid = TileGrid.build(0, 256 + 192 * 5, 256 + 192 * 7, 256, 192, "bridge", 32, 2)
-    frontier, crew = Frontier(TaskGraph([grid], 2)), Dispatcher(most, continuous)
+    frontier = Frontier(TaskGraph([grid], 2))
+    crew = Dispatcher(most, continuous)
     for worker in range(workers):
         crew.join(worker)
     run = Tiles(frontier, range(workers))
-    sent, poison = [], set()
+    sent = []
+    poison = set()
     failures = 4
     while not frontier.finished:
         while turn := crew.turn([run], workers):
@@ -269,9 +313,12 @@ def test_a_crew_gives_no_worker_more_than_two_batches_and_a_suspect_one_of_its_o
 
 
 def test_a_broken_worker_is_not_taken_for_a_poison_tile():
-    """One of three workers fails at everything: no tile is given up, because others try it before it comes again."""
+    """One of three workers fails at everything: no tile is given up, because others try it before
+    it comes again.
+    """
     grid = TileGrid.build(0, 256 + 192 * 3, 256 + 192 * 3, 256, 192, "colour", 32)
-    frontier, crew = Frontier(TaskGraph([grid], 2)), Dispatcher(2)
+    frontier = Frontier(TaskGraph([grid], 2))
+    crew = Dispatcher(2)
     run = Tiles(frontier, ("broken", "b", "c"))
     for worker in run.opened:
         crew.join(worker)
@@ -282,7 +329,9 @@ def test_a_broken_worker_is_not_taken_for_a_poison_tile():
             suspect = frontier.suspects > 0
             sent.append((worker, frontier.take(size)))
             crew.sent(worker, len(sent[-1][1]), suspect=suspect)
-        sent.sort(key=lambda batch: batch[0] != "broken")  # it is always the first to answer, so always free
+        sent.sort(
+            key=lambda batch: batch[0] != "broken"
+        )  # it is always the first to answer, so always free
         worker, keys = sent.pop(0)
         crew.back(worker, len(keys))
         if worker == "broken":
@@ -295,7 +344,8 @@ def test_a_broken_worker_is_not_taken_for_a_poison_tile():
 
 def test_a_poison_tile_is_tried_by_everybody_and_then_again():
     grid = TileGrid.build(0, 256, 256, 256, 192, "raster", 32)
-    frontier, crew = Frontier(TaskGraph([grid], 2)), Dispatcher(1)
+    frontier = Frontier(TaskGraph([grid], 2))
+    crew = Dispatcher(1)
     run = Tiles(frontier, ("a", "b"))
     for worker in run.opened:
         crew.join(worker)
@@ -314,7 +364,8 @@ def test_a_poison_tile_is_tried_by_everybody_and_then_again():
 
 def test_a_worker_with_less_memory_is_sent_less_and_told_once():
     grid = TileGrid.build(0, 256 + 192 * 9, 256 + 192 * 9, 256, 192, "colour", 32)
-    frontier, crew = Frontier(TaskGraph([grid], 2)), Dispatcher(8)
+    frontier = Frontier(TaskGraph([grid], 2))
+    crew = Dispatcher(8)
     crew.join("small")
     assert crew.limit("small", 2)
     assert not crew.limit("small", 2)
@@ -323,9 +374,16 @@ def test_a_worker_with_less_memory_is_sent_less_and_told_once():
     assert crew.turn([run], 1) == (run, "small", 2)
 
 
-@given(st.lists(st.tuples(st.sampled_from(["join", "leave", "sent", "suspect", "back"]), st.sampled_from("abc"))))
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["join", "leave", "sent", "suspect", "back"]), st.sampled_from("abc")
+        )
+    )
+)
 def test_all_are_supplied_while_every_worker_has_two_batches_and_none_can_be_given_another(doings):
-    crew, batches = Dispatcher(4), {}
+    crew = Dispatcher(4)
+    batches = {}
     for what, worker in doings:
         if what == "join" and worker not in batches:
             crew.join(worker)
@@ -333,7 +391,9 @@ def test_all_are_supplied_while_every_worker_has_two_batches_and_none_can_be_giv
         elif what == "leave":
             crew.leave(worker)
             batches.pop(worker, None)
-        elif what in ("sent", "suspect") and batches.get(worker, 2) < (1 if what == "suspect" else 2):
+        elif what in ("sent", "suspect") and batches.get(worker, 2) < (
+            1 if what == "suspect" else 2
+        ):
             crew.sent(worker, 1, suspect=what == "suspect")
             batches[worker] += 1
         elif what == "back" and batches.get(worker):

@@ -50,7 +50,9 @@ def planes(rows):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_png_and_tiff_hold_the_published_pixels(tmp_path, channels, dtype):
     pixels = image(channels, dtype)
-    source = published(tmp_path / "out", pixels, meaning=ImageMetadata(pixel_size=(0.5, 0.25), icc=ICC))
+    source = published(
+        tmp_path / "out", pixels, meaning=ImageMetadata(pixel_size=(0.5, 0.25), icc=ICC)
+    )
     export(source, tmp_path / "image.png")
     export(source, tmp_path / "image.tif")
     for name in ("image.png", "image.tif"):
@@ -58,20 +60,27 @@ def test_png_and_tiff_hold_the_published_pixels(tmp_path, channels, dtype):
         assert np.array_equal(reader.read(reader.info.box), pixels)
         assert (reader.info.dtype, reader.info.icc) == (dtype, ICC)
         reader.close()
-    assert np.array_equal(planes(imagecodecs.png_decode((tmp_path / "image.png").read_bytes())), pixels)
+    assert np.array_equal(
+        planes(imagecodecs.png_decode((tmp_path / "image.png").read_bytes())), pixels
+    )
     assert inspect(tmp_path / "image.tif").pixel_size == pytest.approx((0.5, 0.25))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["image.png", "image.tif", "out"]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_tiff_carries_the_pyramid_as_reduced_pages(tmp_path, channels):
-    pixels, reports = image(channels), []
+    pixels = image(channels)
+    reports = []
     source = published(tmp_path / "out", pixels)
     export(source, tmp_path / "image.TIFF", progress=lambda *report: reports.append(report))
     assert reports == [(n + 1, 9) for n in range(9)]
     with tifffile.TiffFile(tmp_path / "image.TIFF") as tiff:
         assert [page.subfiletype for page in tiff.pages] == [0, 1, 1]
-        assert [level.shape[:2] for level in tiff.series[0].levels] == [(700, 1100), (350, 550), (175, 275)]
+        assert [level.shape[:2] for level in tiff.series[0].levels] == [
+            (700, 1100),
+            (350, 550),
+            (175, 275),
+        ]
         assert not tiff.is_bigtiff
         for page in tiff.pages:
             assert page.tile == (512, 512)
@@ -96,9 +105,13 @@ def test_every_compression_is_lossless_and_deterministic(tmp_path, compression):
 
 @pytest.mark.parametrize("compression", [name for name in module.COMPRESSIONS if name != "jpeg"])
 @pytest.mark.parametrize("side", [511, 512, 1600])
-def test_tiles_that_wait_for_each_other_keep_their_order_and_their_pixels(tmp_path, monkeypatch, compression, side):
+def test_tiles_that_wait_for_each_other_keep_their_order_and_their_pixels(
+    tmp_path, monkeypatch, compression, side
+):
     monkeypatch.setattr("storage.export.tiff_tiles._AHEAD", 2)
-    pixels = np.random.default_rng(0).integers(-(1 << 15), 1 << 15, (2, side, side), np.int16)  # differences overflow
+    pixels = np.random.default_rng(0).integers(
+        -(1 << 15), 1 << 15, (2, side, side), np.int16
+    )  # differences overflow
     source = published(tmp_path / "out", pixels)
     for name in ("image.tif", "image.ome.tif"):
         export(source, tmp_path / name, compression=compression)
@@ -138,7 +151,10 @@ def test_an_existing_file_is_kept_unless_overwriting_is_asked_for(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("image.bmp", r"suffix '\.bmp'; the formats that can be written are \.ome\.tif, .*\.png, \.jpg"),
+        (
+            "image.bmp",
+            r"suffix '\.bmp'; the formats that can be written are \.ome\.tif, .*\.png, \.jpg",
+        ),
         ("image", r"no suffix; the formats that can be written are"),
         ("nowhere/image.png", "the folder .*nowhere does not exist"),
     ],
@@ -153,14 +169,17 @@ def test_names_that_cannot_be_written_are_refused_in_one_line(tmp_path, name, me
 def test_a_png_above_the_limit_names_the_limit_and_the_way_out(tmp_path):
     source = published(tmp_path / "out", image(3))
     with pytest.raises(
-        FormatError, match=r"2\.2 MiB of pixels, above the limit of 1\.0 MiB .* export to image\.tif instead"
+        FormatError,
+        match=r"2\.2 MiB of pixels, above the limit of 1\.0 MiB .* export to image\.tif instead",
     ):
         export(source, tmp_path / "image.png", max_whole_bytes=1 << 20)
 
 
 def test_an_unknown_compression_is_refused(tmp_path):
     source = published(tmp_path / "out", image(1))
-    with pytest.raises(FormatError, match="'webp' is not known; choose one of none, deflate, zstd, lzw, jpeg"):
+    with pytest.raises(
+        FormatError, match="'webp' is not known; choose one of none, deflate, zstd, lzw, jpeg"
+    ):
         export(source, tmp_path / "image.tif", compression="webp")
 
 
@@ -236,7 +255,8 @@ def test_kill_9_leaves_no_file_under_the_final_name_and_the_next_export_is_whole
     pixels = image(3, "uint8" if kind == "jpeg" else "uint16", side, side)
     source = published(tmp_path / "out", pixels, meaning=ImageMetadata(geo=geo))
     suffix = {"png": ".png", "jpeg": ".jpg"}.get(kind, ".tif")
-    target, reference = tmp_path / f"image{suffix}", tmp_path / f"reference{suffix}"
+    target = tmp_path / f"image{suffix}"
+    reference = tmp_path / f"reference{suffix}"
     for moment in MOMENTS[kind]:
         command = [sys.executable, "-c", EXPORTER, str(source), str(target), kind, moment]
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as run:
@@ -249,12 +269,22 @@ def test_kill_9_leaves_no_file_under_the_final_name_and_the_next_export_is_whole
         export(source, file, format=kind, compression="none")
     assert target.read_bytes() == reference.read_bytes()
     assert inspect(target).shape == (3, side, side)
-    assert sorted(tmp_path.iterdir()) == sorted([target, reference, source]), "what was left is gone"
+    assert sorted(tmp_path.iterdir()) == sorted([target, reference, source]), (
+        "what was left is gone"
+    )
 
 
 def test_temporary_files_of_a_living_process_are_left_alone(tmp_path):
     source = published(tmp_path / "out", image(1))
-    command = [sys.executable, "-c", EXPORTER, str(source), str(tmp_path / "image.png"), "png", "half"]
+    command = [
+        sys.executable,
+        "-c",
+        EXPORTER,
+        str(source),
+        str(tmp_path / "image.png"),
+        "png",
+        "half",
+    ]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as run:
         assert run.stdout.readline() == b"here\n"
         (left,) = tmp_path.glob(".image.png.*.partial")

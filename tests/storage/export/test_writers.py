@@ -1,4 +1,6 @@
-"""Every output format keeps what the published image means, read back by other programs: one suite over all of them."""
+"""Every output format keeps what the published image means, read back by other programs: one suite
+over all of them.
+"""
 
 from dataclasses import dataclass
 
@@ -39,7 +41,9 @@ def published(dest, pixels, **options):
 def utm(transform=UTM, point=False):
     from rasterio.crs import CRS
 
-    return Georeference(crs=CRS.from_epsg(32633).to_wkt(), epsg=32633, transform=transform, pixel_is_point=point)
+    return Georeference(
+        crs=CRS.from_epsg(32633).to_wkt(), epsg=32633, transform=transform, pixel_is_point=point
+    )
 
 
 def pyramid(pixels, nodata=None):
@@ -62,7 +66,9 @@ class Found:
 
 
 class WriterTests:
-    """The laws of a format. A subclass names the file, says what the format can hold, and reads it with `found`."""
+    """The laws of a format. A subclass names the file, says what the format can hold, and reads it
+    with `found`.
+    """
 
     name: str
     options: dict = {}  # noqa: RUF012
@@ -72,7 +78,9 @@ class WriterTests:
     has_pyramid = True
 
     def meaning(self, channels):
-        return ImageMetadata(names=tuple(f"band {c}" for c in range(channels)), nodata=0.0, pixel_size=MPP, icc=ICC)
+        return ImageMetadata(
+            names=tuple(f"band {c}" for c in range(channels)), nodata=0.0, pixel_size=MPP, icc=ICC
+        )
 
     def write(self, tmp_path, pixels, meaning, **options):
         source = published(tmp_path / "out", pixels, meaning=meaning)
@@ -83,7 +91,8 @@ class WriterTests:
         for number, (channels, dtype) in enumerate(self.kinds):
             folder = tmp_path / str(number)
             folder.mkdir()
-            pixels, meaning = picture(channels, dtype), self.meaning(channels)
+            pixels = picture(channels, dtype)
+            meaning = self.meaning(channels)
             file = self.write(folder, pixels, meaning)
             found = self.found(file)
             expected = pyramid(pixels, 0.0) if self.has_pyramid else [pixels]
@@ -107,7 +116,9 @@ class WriterTests:
         files = []
         for name in ("a", "b"):
             (tmp_path / name).mkdir()
-            files.append(self.write(tmp_path / name, picture(3, "uint8", 600, 550), self.meaning(3)))
+            files.append(
+                self.write(tmp_path / name, picture(3, "uint8", 600, 550), self.meaning(3))
+            )
         assert files[0].read_bytes() == files[1].read_bytes()
 
     def test_an_existing_file_is_kept_unless_overwriting_is_asked_for(self, tmp_path):
@@ -179,10 +190,13 @@ class TestOmeTiff(WriterTests):
 
         with tifffile.TiffFile(file) as tiff:
             assert tiff.is_ome
-            series, first = tiff.series[0], tiff.pages[0]
+            series = tiff.series[0]
+            first = tiff.pages[0]
             rgb = series.axes == "YXS"
             levels = [level.asarray() for level in series.levels]
-            levels = [planes(level) if rgb else level.reshape(-1, *level.shape[-2:]) for level in levels]
+            levels = [
+                planes(level) if rgb else level.reshape(-1, *level.shape[-2:]) for level in levels
+            ]
             assert series.is_pyramidal == (len(levels) > 1)
             space = "{http://www.openmicroscopy.org/Schemas/OME/2016-06}"
             described = ElementTree.fromstring(tiff.ome_metadata).find(f".//{space}Pixels")
@@ -228,7 +242,9 @@ class TestCog(WriterTests):
 
     def meaning(self, channels):
         pytest.importorskip("rasterio")
-        return ImageMetadata(names=tuple(f"band {c}" for c in range(channels)), nodata=0.0, icc=ICC, geo=utm())
+        return ImageMetadata(
+            names=tuple(f"band {c}" for c in range(channels)), nodata=0.0, icc=ICC, geo=utm()
+        )
 
     def found(self, file):
         import rasterio
@@ -237,9 +253,13 @@ class TestCog(WriterTests):
         with tifffile.TiffFile(file) as tiff:
             icc = tiff.pages[0].iccprofile
         with rasterio.open(file) as whole:
-            assert whole.transform.to_gdal() == pytest.approx((UTM[2], UTM[0], UTM[1], UTM[5], UTM[3], UTM[4]))
+            assert whole.transform.to_gdal() == pytest.approx(
+                (UTM[2], UTM[0], UTM[1], UTM[5], UTM[3], UTM[4])
+            )
             assert whole.crs.to_epsg() == 32633
-            overviews, nodata, names = len(whole.overviews(1)), whole.nodata, tuple(whole.descriptions)
+            overviews = len(whole.overviews(1))
+            nodata = whole.nodata
+            names = tuple(whole.descriptions)
             levels.append(whole.read())
         for level in range(overviews):
             with rasterio.open(file, overview_level=level) as reduced:
@@ -256,7 +276,9 @@ class TestCog(WriterTests):
             valid, errors, remarks = cogeo.cog_validate(file, strict=True)
             assert valid, (errors, remarks)
 
-    def test_the_file_says_that_it_is_a_cog_and_tiles_lie_between_their_length_and_their_end(self, tmp_path):
+    def test_the_file_says_that_it_is_a_cog_and_tiles_lie_between_their_length_and_their_end(
+        self, tmp_path
+    ):
         import rasterio
 
         file = self.write(tmp_path, picture(3, "uint8"), self.meaning(3))
@@ -267,4 +289,7 @@ class TestCog(WriterTests):
             for page in tiff.pages:
                 for start, length in zip(page.dataoffsets, page.databytecounts, strict=True):
                     assert int.from_bytes(data[start - 4 : start], "little") == length
-                    assert data[start + length : start + length + 4] == data[start + length - 4 : start + length]
+                    assert (
+                        data[start + length : start + length + 4]
+                        == data[start + length - 4 : start + length]
+                    )

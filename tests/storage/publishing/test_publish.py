@@ -1,4 +1,6 @@
-"""Publishing: sharded OME-Zarr 0.5 with a pyramid, deterministic, in bounded memory, never half an image."""
+"""Publishing: sharded OME-Zarr 0.5 with a pyramid, deterministic, in bounded memory, never half an
+image.
+"""
 
 import json
 import signal
@@ -36,15 +38,23 @@ def publish_array(pixels, dest, **options):
 
 
 def tree(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.sampled_from(["uint8", "uint16"]), st.integers(1, 3), st.integers(1, 150), st.integers(1, 150))
+@given(
+    st.sampled_from(["uint8", "uint16"]),
+    st.integers(1, 3),
+    st.integers(1, 150),
+    st.integers(1, 150),
+)
 def test_every_level_is_read_by_zarr_python_and_is_the_mean_of_the_one_below(
     tmp_path_factory, dtype, channels, height, width
 ):
-    pixels, dest = noise(channels, height, width, dtype), tmp_path_factory.mktemp("publish") / "out"
+    pixels = noise(channels, height, width, dtype)
+    dest = tmp_path_factory.mktemp("publish") / "out"
     levels = publish_array(pixels, dest, **SMALL)
     group = zarr.open_group(dest, mode="r")
     expected = pixels
@@ -60,7 +70,8 @@ def test_every_level_is_read_by_zarr_python_and_is_the_mean_of_the_one_below(
 
 
 def test_the_default_geometry_is_clamped_for_small_images():
-    small, large = plan_levels((3, 700, 300), "uint8"), plan_levels((3, 9000, 4097), "uint16")
+    small = plan_levels((3, 700, 300), "uint8")
+    large = plan_levels((3, 9000, 4097), "uint16")
     assert [level.shape for level in small] == [(3, 700, 300), (3, 350, 150)]
     assert [level.shard for level in small] == [(1024, 512), (512, 512)]
     assert [level.shape[1:] for level in large] == [
@@ -81,19 +92,31 @@ def test_the_metadata_is_valid_ome_zarr(tmp_path, channels):
     pixels = noise(channels, 90, 70, "uint16")
     attributes = {"gigarestore": {"seed": 3}}
     meaning = ImageMetadata(pixel_size=(0.5, 0.25))
-    publish_array(pixels, tmp_path / "out", meaning=meaning, name="slide", attributes=attributes, **SMALL)
+    publish_array(
+        pixels, tmp_path / "out", meaning=meaning, name="slide", attributes=attributes, **SMALL
+    )
     attrs = Image.from_zarr(zarr.open_group(tmp_path / "out", mode="r")).ome_attributes
     scales = attrs.multiscales[0]
     assert (attrs.version, scales.name, scales.type) == ("0.5", "slide", "mean")
-    assert [(axis.name, axis.type) for axis in scales.axes] == [("c", "channel"), ("y", "space"), ("x", "space")]
+    assert [(axis.name, axis.type) for axis in scales.axes] == [
+        ("c", "channel"),
+        ("y", "space"),
+        ("x", "space"),
+    ]
     assert [axis.unit for axis in scales.axes] == [None, "micrometer", "micrometer"]
-    placed = [[t.model_dump(exclude_none=True) for t in d.coordinateTransformations] for d in scales.datasets]
+    placed = [
+        [t.model_dump(exclude_none=True) for t in d.coordinateTransformations]
+        for d in scales.datasets
+    ]
     assert placed[0][0]["scale"] == [1, 0.5, 0.25]
     assert placed[2][0]["scale"] == [1, 2, 1]
     assert placed[2][1]["translation"] == [0, 0.75, 0.375]  # base * (2^l - 1) / 2
     labels = ["Grey"] if channels == 1 else ["Red", "Green", "Blue"]
     assert [channel["label"] for channel in attrs.omero["channels"]] == labels
-    assert all(c["window"] == {"min": 0, "max": 65535, "start": 0, "end": 65535} for c in attrs.omero["channels"])
+    assert all(
+        c["window"] == {"min": 0, "max": 65535, "start": 0, "end": 65535}
+        for c in attrs.omero["channels"]
+    )
     assert zarr.open_group(tmp_path / "out", mode="r").attrs["gigarestore"] == {"seed": 3}
 
 
@@ -110,14 +133,30 @@ def test_a_private_folder_beside_the_levels_disturbs_no_reader(tmp_path):
         assert sorted(name for name, _ in group.members(max_depth=None)) == ["0", "1", "2"]
         Image.from_zarr(group)
     assert (state.parent / "journal").read_text() == "private"
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [".gigarestore", "0", "1", "2", "zarr.json"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        ".gigarestore",
+        "0",
+        "1",
+        "2",
+        "zarr.json",
+    ]
 
 
 def test_a_published_image_is_read_back_by_level(tmp_path):
     pixels = noise(3, 100, 80)
-    publish_array(pixels, tmp_path / "out", meaning=ImageMetadata(pixel_size=(0.5, 0.5), icc=b"profile"), **SMALL)
+    publish_array(
+        pixels,
+        tmp_path / "out",
+        meaning=ImageMetadata(pixel_size=(0.5, 0.5), icc=b"profile"),
+        **SMALL,
+    )
     info = inspect(tmp_path / "out")
-    assert (info.format, info.shape, info.dtype, info.lazy) == ("OME-Zarr", (3, 100, 80), "uint8", True)
+    assert (info.format, info.shape, info.dtype, info.lazy) == (
+        "OME-Zarr",
+        (3, 100, 80),
+        "uint8",
+        True,
+    )
     assert (info.icc, info.pixel_size) == (b"profile", (0.5, 0.5))
     for level, expected in enumerate([pixels, halve(pixels)]):
         reader = open_image(tmp_path / "out", level=level)
@@ -136,7 +175,9 @@ def test_the_same_pixels_give_the_same_bytes(tmp_path):
 
 
 def test_the_source_is_asked_once_for_every_shard_in_squares_of_neighbours(tmp_path):
-    pixels, asked, reports = noise(1, 70, 70), [], []
+    pixels = noise(1, 70, 70)
+    asked = []
+    reports = []
 
     def source(box):
         asked.append(box)
@@ -152,7 +193,12 @@ def test_the_source_is_asked_once_for_every_shard_in_squares_of_neighbours(tmp_p
         progress=lambda *r: reports.append(r),
         **SMALL,
     )
-    assert asked[:4] == [Box(0, 0, 32, 32), Box(0, 32, 32, 64), Box(32, 0, 64, 32), Box(32, 32, 64, 64)]
+    assert asked[:4] == [
+        Box(0, 0, 32, 32),
+        Box(0, 32, 32, 64),
+        Box(32, 0, 64, 32),
+        Box(32, 32, 64, 64),
+    ]
     assert len(asked) == len(set(asked)) == 9
     assert reports == [(n + 1, 15) for n in range(15)]
 
@@ -188,14 +234,24 @@ def test_publishing_needs_memory_for_shards_and_not_for_the_image(tmp_path):
         return np.repeat(row[:, :, box.x0 : box.x1], box.height, axis=1)
 
     tracemalloc.start()
-    publish(source, tmp_path / "out", height=2048, width=2048, channels=3, dtype="uint8", chunk=128, shard=256)
+    publish(
+        source,
+        tmp_path / "out",
+        height=2048,
+        width=2048,
+        channels=3,
+        dtype="uint8",
+        chunk=128,
+        shard=256,
+    )
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 4 << 20  # the image is 12 MiB, a shard 0.2
 
 
 def test_an_image_is_not_published_over_another_unless_asked(tmp_path):
-    first, second = noise(1, 40, 40, seed=1), noise(1, 20, 20, seed=2)
+    first = noise(1, 40, 40, seed=1)
+    second = noise(1, 20, 20, seed=2)
     publish_array(first, tmp_path / "out", **SMALL)
     with pytest.raises(FormatError, match="holds a published image already"):
         publish_array(second, tmp_path / "out", **SMALL)
@@ -233,7 +289,14 @@ def test_sizes_that_cannot_be_published_are_refused(shape, options, message):
 def test_a_source_of_another_shape_or_dtype_is_refused(tmp_path):
     for wrong in (np.zeros((1, 8, 9), np.uint8), np.zeros((1, 8, 8), np.float32)):
         with pytest.raises(ValueError, match=r"expected \(1, 8, 8\) uint8"):
-            publish(lambda box, wrong=wrong: wrong, tmp_path / "out", height=8, width=8, channels=1, dtype="uint8")
+            publish(
+                lambda box, wrong=wrong: wrong,
+                tmp_path / "out",
+                height=8,
+                width=8,
+                channels=1,
+                dtype="uint8",
+            )
     assert not is_published(tmp_path / "out")
 
 
@@ -254,7 +317,10 @@ publish(lambda box: pixels[(slice(None), *box.slices())], sys.argv[1], height=30
 
 def test_kill_9_leaves_no_image_and_publishing_again_gives_the_same_bytes(tmp_path):
     publish_array(noise(3, 300, 300), tmp_path / "reference", chunk=32, shard=64)
-    total = sum(level.grid[0] * level.grid[1] for level in plan_levels((3, 300, 300), "uint8", chunk=32, shard=64))
+    total = sum(
+        level.grid[0] * level.grid[1]
+        for level in plan_levels((3, 300, 300), "uint8", chunk=32, shard=64)
+    )
     command = [sys.executable, "-c", PUBLISHER, str(tmp_path / "out")]
     for shards in (3, 30, total - 1):
         last = "go on" if shards == total - 1 else "wait"

@@ -1,4 +1,6 @@
-"""Staging in bounded memory: very wide images, one huge IDAT, and images that are too large to be decoded whole."""
+"""Staging in bounded memory: very wide images, one huge IDAT, and images that are too large to be
+decoded whole.
+"""
 
 import struct
 import tracemalloc
@@ -49,7 +51,8 @@ def one_idat(pixels):
 
 
 def peak_of(action):
-    """Return the most memory of a call of `action(number)`, bytes; the first call is for imports and caches.
+    """Return the most memory of a call of `action(number)`, bytes; the first call is for imports
+    and caches.
 
     The smaller of two: what other threads of the process allocate in the meantime is counted too.
     """
@@ -70,14 +73,20 @@ sides = st.integers(1, 1 << 20)
 
 
 @given(
-    sides, sides, st.integers(1, 64), st.none() | st.tuples(st.integers(1, 5000), st.integers(1, 5000)), st.booleans()
+    sides,
+    sides,
+    st.integers(1, 64),
+    st.none() | st.tuples(st.integers(1, 5000), st.integers(1, 5000)),
+    st.booleans(),
 )
 def test_blocks_are_whole_chunks_within_the_limit(height, width, pixel, grain, turned):
     found = cut(height, width, pixel, grain, turned=turned)
     assert found.chunk[0] * found.chunk[1] <= CHUNK * CHUNK
     rows_only = grain is None and not turned
     smallest = (
-        width * pixel if rows_only or (grain and grain[1] >= width) else CHUNK * (CHUNK + (grain or (0, 1))[1]) * pixel
+        width * pixel
+        if rows_only or (grain and grain[1] >= width)
+        else CHUNK * (CHUNK + (grain or (0, 1))[1]) * pixel
     )
     assert found.nbytes == found.block[0] * found.block[1] * pixel <= max(BLOCK_BYTES, smallest)
     assert found.block[0] % found.chunk[0] == 0
@@ -106,9 +115,17 @@ def test_the_memory_of_a_very_wide_image_does_not_grow_with_its_width(tmp_path, 
 
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_large_tiles_are_staged_by_blocks_of_tiles(tmp_path, small_blocks, orientation):
-    pixels, path = waves(3, 1100, 1200), tmp_path / "in.tif"
+    pixels = waves(3, 1100, 1200)
+    path = tmp_path / "in.tif"
     tags = [(274, 3, 1, orientation, True)]
-    tifffile.imwrite(path, interleaved(pixels), photometric="rgb", tile=(1040, 1056), metadata=None, extratags=tags)
+    tifffile.imwrite(
+        path,
+        interleaved(pixels),
+        photometric="rgb",
+        tile=(1040, 1056),
+        metadata=None,
+        extratags=tags,
+    )
     reports = []
     stage(path, tmp_path / "staged", progress=lambda *report: reports.append(report))
     upright = pixels if orientation == 1 else pixels[:, ::-1].transpose(0, 2, 1)
@@ -121,9 +138,13 @@ def test_large_tiles_are_staged_by_blocks_of_tiles(tmp_path, small_blocks, orien
 def test_strips_of_a_turned_image_are_read_once_each(tmp_path, monkeypatch):
     from storage.readers.tiff import tiff_reader
 
-    pixels, path, decoded = waves(1, 1500, 900), tmp_path / "in.tif", []
+    pixels = waves(1, 1500, 900)
+    path = tmp_path / "in.tif"
+    decoded = []
     tags = [(274, 3, 1, 8, True)]
-    tifffile.imwrite(path, pixels[0], compression="zlib", rowsperstrip=50, metadata=None, extratags=tags)
+    tifffile.imwrite(
+        path, pixels[0], compression="zlib", rowsperstrip=50, metadata=None, extratags=tags
+    )
     original = tiff_reader.PageCore._decode
     monkeypatch.setattr(tiff_reader, "_KEPT_BYTES", 0)
     monkeypatch.setattr(
@@ -141,7 +162,9 @@ def test_a_png_of_one_huge_chunk_is_taken_in_pieces(tmp_path, small_blocks):
     pixels = np.random.default_rng(3).integers(0, 255, (3000, 4000), np.uint8)
     path = tmp_path / "in.png"
     path.write_bytes(one_idat(pixels))
-    assert peak_of(lambda number: stage(path, tmp_path / f"staged{number}")) < 4 * LIMIT  # the image has 12 MB
+    assert (
+        peak_of(lambda number: stage(path, tmp_path / f"staged{number}")) < 4 * LIMIT
+    )  # the image has 12 MB
     reader = open_image(tmp_path / "staged1")
     assert np.array_equal(reader.read(Box(2500, 0, 3000, 4000))[0], pixels[2500:])
 
@@ -160,8 +183,11 @@ JPEG = {"level": 90, "subsampling": "444"}
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("kind", ["JPEG", "JPEG 2000"])
-def test_what_is_too_large_to_be_decoded_whole_is_decoded_by_pieces(tmp_path, nothing_whole, kind, channels):
-    path, pixels = tmp_path / "in", interleaved(waves(channels, 1300, 1500))
+def test_what_is_too_large_to_be_decoded_whole_is_decoded_by_pieces(
+    tmp_path, nothing_whole, kind, channels
+):
+    path = tmp_path / "in"
+    pixels = interleaved(waves(channels, 1300, 1500))
     if kind == "JPEG":
         path.write_bytes(imagecodecs.jpeg8_encode(pixels, **JPEG))
         whole = imagecodecs.jpeg8_decode(path.read_bytes())
@@ -174,35 +200,48 @@ def test_what_is_too_large_to_be_decoded_whole_is_decoded_by_pieces(tmp_path, no
     found = interleaved(open_image(tmp_path / "staged").read(info.box))
     assert np.abs(found.astype(int) - whole).max() <= (1 if kind == "JPEG" else 0)
     reader = open_image(path)
-    assert np.array_equal(interleaved(reader.read(Box(10, 900, 200, 1500))), found[10:200, 900:1500])
+    assert np.array_equal(
+        interleaved(reader.read(Box(10, 900, 200, 1500))), found[10:200, 900:1500]
+    )
     reader.close()
 
 
 def test_a_16_bit_jpeg_2000_is_decoded_by_pieces(tmp_path, nothing_whole):
-    path, pixels = tmp_path / "in.jp2", waves(1, 600, 700)[0].astype(np.uint16) * 257
+    path = tmp_path / "in.jp2"
+    pixels = waves(1, 600, 700)[0].astype(np.uint16) * 257
     path.write_bytes(imagecodecs.jpeg2k_encode(pixels, reversible=True))
     reader = open_image(path)
     assert np.array_equal(reader.read(reader.info.box)[0], pixels)
     reader.close()
 
 
-def test_a_progressive_jpeg_above_the_limit_is_refused_until_its_size_is_allowed(tmp_path, nothing_whole):
+def test_a_progressive_jpeg_above_the_limit_is_refused_until_its_size_is_allowed(
+    tmp_path, nothing_whole
+):
     from PIL import Image
 
-    path, pixels = tmp_path / "in.jpg", interleaved(waves(3, 300, 400))
+    path = tmp_path / "in.jpg"
+    pixels = interleaved(waves(3, 300, 400))
     Image.fromarray(pixels).save(path, quality=95, progressive=True)
     reader = open_image(path)
-    with pytest.raises(FormatError, match=r"decoding a JPEG .* limit is .*or allow it with --max-pixels 120000$"):
+    with pytest.raises(
+        FormatError, match=r"decoding a JPEG .* limit is .*or allow it with --max-pixels 120000$"
+    ):
         reader.read(reader.info.box)
     allowed = open_image(path, max_pixels=120_000)
     assert np.abs(interleaved(allowed.read(allowed.info.box)).astype(int) - pixels).mean() < 3
     info = inspect(path)
-    with pytest.raises(FormatError, match=r"staging needs .* above the limit of 1\.0 KiB; convert it .* --max-pixels"):
+    with pytest.raises(
+        FormatError,
+        match=r"staging needs .* above the limit of 1\.0 KiB; convert it .* --max-pixels",
+    ):
         check_memory(info, max_bytes=1 << 10)
     check_memory(info, max_pixels=120_000)
 
 
-def test_without_the_extra_a_large_jpeg_is_refused_with_the_way_out(tmp_path, nothing_whole, monkeypatch):
+def test_without_the_extra_a_large_jpeg_is_refused_with_the_way_out(
+    tmp_path, nothing_whole, monkeypatch
+):
     monkeypatch.setattr(pieces, "available", lambda: False)
     path = tmp_path / "in.jpg"
     path.write_bytes(imagecodecs.jpeg8_encode(interleaved(waves(3, 300, 400)), **JPEG))
@@ -221,9 +260,12 @@ def test_damage_in_a_large_jpeg_2000_is_an_error(tmp_path, nothing_whole):
 
 
 def test_nothing_beside_a_large_jpeg_is_opened(tmp_path, nothing_whole):
-    path, pixels = tmp_path / "in.jpg", interleaved(waves(1, 300, 400))
+    path = tmp_path / "in.jpg"
+    pixels = interleaved(waves(1, 300, 400))
     path.write_bytes(imagecodecs.jpeg8_encode(pixels))
-    (tmp_path / "in.jpg.aux.xml").write_text("<PAMDataset><Metadata><MDI key='x'>y</MDI></Metadata></PAMDataset>")
+    (tmp_path / "in.jpg.aux.xml").write_text(
+        "<PAMDataset><Metadata><MDI key='x'>y</MDI></Metadata></PAMDataset>"
+    )
     (tmp_path / "in.jpg.msk").write_text("not an image")
     (tmp_path / "in.wld").write_text("1\n0\n0\n1\n5\n5\n")
     reader = open_image(path)
@@ -237,20 +279,38 @@ def test_nothing_beside_a_large_jpeg_is_opened(tmp_path, nothing_whole):
 
 def test_a_run_refuses_what_takes_too_much_memory_before_it_writes_anything(tmp_path, cli):
     """A header alone: 12,000 x 12,000 px in one compressed strip."""
-    path, out = tmp_path / "in.tif", tmp_path / "out"
+    path = tmp_path / "in.tif"
+    out = tmp_path / "out"
     strip = zlib.compress(bytes(12_000 * 12_000), 1)
     shape = (12_000, 12_000)
     tifffile.imwrite(
-        path, iter([strip]), shape=shape, dtype=np.uint8, rowsperstrip=12_000, compression="zlib", metadata=None
+        path,
+        iter([strip]),
+        shape=shape,
+        dtype=np.uint8,
+        rowsperstrip=12_000,
+        compression="zlib",
+        metadata=None,
     )
     told = cli("info", path)
     assert told.code == 0
-    assert "above the limit of 402.7 MB, allow it with --max-pixels 144000000" not in told.out, "274 MiB are allowed"
+    assert "above the limit of 402.7 MB, allow it with --max-pixels 144000000" not in told.out, (
+        "274 MiB are allowed"
+    )
     shape = (24_000, 12_000)
     tifffile.imwrite(
-        path, iter([strip]), shape=shape, dtype=np.uint8, rowsperstrip=24_000, compression="zlib", metadata=None
+        path,
+        iter([strip]),
+        shape=shape,
+        dtype=np.uint8,
+        rowsperstrip=24_000,
+        compression="zlib",
+        metadata=None,
     )
-    assert "; above the limit of 402.7 MB, allow it with --max-pixels 288000000" in cli("info", path).out
+    assert (
+        "; above the limit of 402.7 MB, allow it with --max-pixels 288000000"
+        in cli("info", path).out
+    )
     for command in (("plan", path), ("restore", path, out)):
         refused = cli(*command, "--scale", 2)
         assert refused.code == 2
@@ -287,7 +347,8 @@ def test_a_run_shows_a_bar_while_its_input_is_staged(tmp_path, monkeypatch, caps
     from cluster.terminal import progress
     from orchestrator.events import Staging
 
-    path, told = tmp_path / "scan.png", []
+    path = tmp_path / "scan.png"
+    told = []
     path.write_bytes(imagecodecs.png_encode(waves(1, 1100, 600)[0]))
     monkeypatch.setenv("FORCE_COLOR" if terminal else "NO_COLOR", "1")
     monkeypatch.setattr(progress, "PLAIN_INTERVAL", -1.0)

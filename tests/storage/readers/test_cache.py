@@ -1,4 +1,6 @@
-"""The read cache: the same pixels, each tile or chunk of a file decoded once on a run's way through the image."""
+"""The read cache: the same pixels, each tile or chunk of a file decoded once on a run's way through
+the image.
+"""
 
 import numpy as np
 import pytest
@@ -20,7 +22,9 @@ class CountingReader:
     """A reader that counts the pixels it is asked for."""
 
     def __init__(self, reader):
-        self.info, self._reader, self.pixels = reader.info, reader, 0
+        self.info = reader.info
+        self._reader = reader
+        self.pixels = 0
 
     def read(self, box):
         self.pixels += box.area
@@ -33,13 +37,15 @@ class CountingReader:
 @pytest.fixture(scope="module")
 def tiled(tmp_path_factory):
     path = tmp_path_factory.mktemp("cache") / "tiled.tif"
-    tifffile.imwrite(path, PIXELS.transpose(1, 2, 0), tile=(112, 96), compression="zlib", photometric="rgb")
+    tifffile.imwrite(
+        path, PIXELS.transpose(1, 2, 0), tile=(112, 96), compression="zlib", photometric="rgb"
+    )
     return path
 
 
-boxes = st.tuples(st.integers(0, 599), st.integers(0, 739), st.integers(1, 300), st.integers(1, 300)).map(
-    lambda v: Box(v[0], v[1], min(v[0] + v[2], 600), min(v[1] + v[3], 740))
-)
+boxes = st.tuples(
+    st.integers(0, 599), st.integers(0, 739), st.integers(1, 300), st.integers(1, 300)
+).map(lambda v: Box(v[0], v[1], min(v[0] + v[2], 600), min(v[1] + v[3], 740)))
 
 
 @given(st.lists(boxes, min_size=1, max_size=8), st.sampled_from([0, 200_000, 1 << 30]))

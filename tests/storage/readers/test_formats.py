@@ -15,7 +15,8 @@ from storage.image import EVERYTHING, Selection
 from storage.readers.reader_registry import inspect, open_image
 from storage.readers.staging import stage
 
-H, W = 90, 130
+H = 90
+W = 130
 
 
 def pixels(bands=3, dtype="uint8", seed=0):
@@ -43,7 +44,9 @@ def tiff(path, array, **options):
 
 
 class ReaderTests:
-    """What every reader must do; a format says how its file is written and which pixels it must deliver."""
+    """What every reader must do; a format says how its file is written and which pixels it must
+    deliver.
+    """
 
     selection = EVERYTHING
     format = "TIFF"
@@ -66,7 +69,11 @@ class ReaderTests:
         path, reader, expected = image
         info = inspect(path, self.selection)
         assert info == reader.info
-        assert (info.format, info.shape, info.dtype) == (self.format, expected.shape, expected.dtype)
+        assert (info.format, info.shape, info.dtype) == (
+            self.format,
+            expected.shape,
+            expected.dtype,
+        )
         assert info.nbytes == expected.nbytes
         assert bool(info.why_staged) == bool(info.staging_bytes) == (not info.lazy)
 
@@ -76,7 +83,13 @@ class ReaderTests:
 
     @pytest.mark.parametrize(
         "box",
-        [Box(0, 0, 1, 1), Box(H - 1, W - 1, H, W), Box(0, W - 1, H, W), Box(H - 1, 0, H, W), Box(13, 21, 77, 101)],
+        [
+            Box(0, 0, 1, 1),
+            Box(H - 1, W - 1, H, W),
+            Box(0, W - 1, H, W),
+            Box(H - 1, 0, H, W),
+            Box(13, 21, 77, 101),
+        ],
         ids=str,
     )
     def test_a_window_is_that_part_of_the_whole_also_at_the_edge(self, image, box):
@@ -91,7 +104,8 @@ class ReaderTests:
         rng = np.random.default_rng(1)
         boxes = []
         for _ in range(24):
-            y, x = int(rng.integers(0, H - 9)), int(rng.integers(0, W - 9))
+            y = int(rng.integers(0, H - 9))
+            x = int(rng.integers(0, W - 9))
             boxes.append(Box(y, x, min(y + 40, H), min(x + 50, W)).clip(*expected.shape[1:]))
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
             for box, window in zip(boxes, pool.map(reader.read, boxes), strict=True):
@@ -100,7 +114,12 @@ class ReaderTests:
     def test_a_window_outside_is_refused(self, image):
         _, reader, expected = image
         height, width = expected.shape[1:]
-        for box in (Box(0, 0, height + 1, 1), Box(0, 0, 1, width + 1), Box(-1, 0, 1, 1), Box(3, 3, 3, 4)):
+        for box in (
+            Box(0, 0, height + 1, 1),
+            Box(0, 0, 1, width + 1),
+            Box(-1, 0, 1, 1),
+            Box(3, 3, 3, 4),
+        ):
             with pytest.raises(ValueError, match="is not a window of an image"):
                 reader.read(box)
 
@@ -117,7 +136,17 @@ class ReaderTests:
         staged = stage(path, tmp_path / "staged", self.selection)
         copy = open_image(tmp_path / "staged")
         np.testing.assert_array_equal(copy.read(copy.info.box), expected)
-        for name in ("shape", "dtype", "limits", "names", "nodata", "geo", "pixel_size", "icc", "notes"):
+        for name in (
+            "shape",
+            "dtype",
+            "limits",
+            "names",
+            "nodata",
+            "geo",
+            "pixel_size",
+            "icc",
+            "notes",
+        ):
             assert getattr(staged, name) == getattr(reader.info, name), name
 
     def test_a_file_cut_anywhere_is_refused_or_complete(self, image, tmp_path):
@@ -147,7 +176,8 @@ class ReaderTests:
 class OfOneArray(ReaderTests):
     """A format that is written from the very pixels it delivers."""
 
-    bands, dtype = 3, "uint8"
+    bands = 3
+    dtype = "uint8"
 
     def write(self, folder):
         array = pixels(self.bands, self.dtype)
@@ -182,7 +212,8 @@ class TestPngWithAlpha(TestPng):
 
 
 class TestPngWithAlphaAsABand(TestPng):
-    bands, selection = 4, Selection(channel=(0, 1, 2, 3))
+    bands = 4
+    selection = Selection(channel=(0, 1, 2, 3))
 
 
 class TestInterlacedPng(TestPng):
@@ -200,10 +231,20 @@ class TestInterlacedPng(TestPng):
                 data += b"\0" + row.tobytes()
 
         def chunk(name, payload):
-            return struct.pack(">I", len(payload)) + name + payload + struct.pack(">I", zlib.crc32(name + payload))
+            return (
+                struct.pack(">I", len(payload))
+                + name
+                + payload
+                + struct.pack(">I", zlib.crc32(name + payload))
+            )
 
         header = chunk(b"IHDR", struct.pack(">IIBBBBB", W, H, 8, 2, 0, 0, 1))
-        path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b""))
+        path.write_bytes(
+            b"\x89PNG\r\n\x1a\n"
+            + header
+            + chunk(b"IDAT", zlib.compress(data))
+            + chunk(b"IEND", b"")
+        )
         return path
 
 
@@ -239,14 +280,19 @@ class TestJpeg2000(OfOneArray):
 
 
 class TestGreyJpeg2000Of16Bit(TestJpeg2000):
-    bands, dtype = 1, "uint16"
+    bands = 1
+    dtype = "uint16"
 
 
 class TestPgm(OfOneArray):
-    format, bands, dtype = "PNM", 1, "uint16"
+    format = "PNM"
+    bands = 1
+    dtype = "uint16"
 
     def put(self, path, array):
-        path.write_bytes(b"P5\n# a comment\n%d %d\n65535\n" % (W, H) + array[0].astype(">u2").tobytes())
+        path.write_bytes(
+            b"P5\n# a comment\n%d %d\n65535\n" % (W, H) + array[0].astype(">u2").tobytes()
+        )
         return path
 
 
@@ -266,15 +312,19 @@ class TestTiledTiff(OfOneArray):
 
 
 class TestSignedTiff(TestTiledTiff):
-    bands, dtype, options = 1, "int16", {"compression": "zstd", "rowsperstrip": 11}
+    bands = 1
+    dtype = "int16"
+    options = {"compression": "zstd", "rowsperstrip": 11}
 
 
 class TestFloatTiff(TestTiledTiff):
-    dtype, options = "float32", {"compression": "lzw", "predictor": 3, "rowsperstrip": 20}
+    dtype = "float32"
+    options = {"compression": "lzw", "predictor": 3, "rowsperstrip": 20}
 
 
 class TestBigEndianTiff(TestTiledTiff):
-    dtype, options = "uint16", {"byteorder": ">", "bigtiff": True}
+    dtype = "uint16"
+    options = {"byteorder": ">", "bigtiff": True}
 
 
 class TestPlanarTiff(TestTiledTiff):
@@ -285,11 +335,13 @@ class TestPlanarTiff(TestTiledTiff):
 
 
 class TestTiffOfManyBands(TestTiledTiff):
-    bands, dtype = 7, "uint16"
+    bands = 7
+    dtype = "uint16"
 
 
 class TestChosenBandsOfATiff(TestTiledTiff):
-    bands, selection = 5, Selection(channel=(4, 0))
+    bands = 5
+    selection = Selection(channel=(4, 0))
 
     def write(self, folder):
         array = pixels(5)
@@ -334,7 +386,9 @@ class TestTurnedTiff(ReaderTests):
     def write(self, folder):
         upright = pixels()
         stored = np.rot90(upright, axes=(1, 2))
-        return tiff(folder / "image", rows_of(stored), tile=(16, 16), extratags=[(274, 3, 1, 6, True)]), upright
+        return tiff(
+            folder / "image", rows_of(stored), tile=(16, 16), extratags=[(274, 3, 1, 6, True)]
+        ), upright
 
 
 class TestPageOfATiff(ReaderTests):
@@ -342,14 +396,18 @@ class TestPageOfATiff(ReaderTests):
 
     def write(self, folder):
         array = np.stack([pixels(1, seed=n)[0] for n in range(4)])
-        return tiff(folder / "image", array, photometric="minisblack", compression="deflate"), array[2][None]
+        return tiff(
+            folder / "image", array, photometric="minisblack", compression="deflate"
+        ), array[2][None]
 
 
 class TestImageJStack(ReaderTests):
     selection = Selection(z=1, t=2)
 
     def write(self, folder):
-        array = np.stack([pixels(2, "uint16", seed=n) for n in range(12)]).reshape(3, 4, 2, H, W)  # T, Z, C, Y, X
+        array = np.stack([pixels(2, "uint16", seed=n) for n in range(12)]).reshape(
+            3, 4, 2, H, W
+        )  # T, Z, C, Y, X
         path = folder / "image.tif"
         tifffile.imwrite(path, array, imagej=True, metadata={"axes": "TZCYX"})
         return path, array[2, 1]
@@ -359,11 +417,16 @@ class TestOmeTiff(ReaderTests):
     selection = Selection(z=1, t=0)
 
     def write(self, folder):
-        array = np.stack([pixels(3, "uint16", seed=n) for n in range(4)]).reshape(2, 2, 3, H, W)  # T, Z, C, Y, X
-        path, names = folder / "image.ome.tif", ["DAPI", "FITC", "Cy5"]
+        array = np.stack([pixels(3, "uint16", seed=n) for n in range(4)]).reshape(
+            2, 2, 3, H, W
+        )  # T, Z, C, Y, X
+        path = folder / "image.ome.tif"
+        names = ["DAPI", "FITC", "Cy5"]
         sizes = {"PhysicalSizeX": 0.25, "PhysicalSizeY": 500, "PhysicalSizeYUnit": "nm"}
         metadata = {"axes": "TZCYX", "Channel": {"Name": names}, **sizes}
-        tifffile.imwrite(path, array, ome=True, tile=(32, 32), compression="zlib", metadata=metadata)
+        tifffile.imwrite(
+            path, array, ome=True, tile=(32, 32), compression="zlib", metadata=metadata
+        )
         return path, array[0, 1]
 
     def test_names_and_pixel_size_are_those_of_the_metadata(self, image):
@@ -381,8 +444,12 @@ def ome_zarr(path, array, axes, version, chunks):
     types = {"t": "time", "c": "channel"}
     scale = [{"y": 2.0, "x": 500.0}.get(axis, 1.0) for axis in axes]
     multiscale = {
-        "axes": [{"name": axis, "type": types.get(axis, "space"), **unit.get(axis, {})} for axis in axes],
-        "datasets": [{"path": "s0", "coordinateTransformations": [{"type": "scale", "scale": scale}]}],
+        "axes": [
+            {"name": axis, "type": types.get(axis, "space"), **unit.get(axis, {})} for axis in axes
+        ],
+        "datasets": [
+            {"path": "s0", "coordinateTransformations": [{"type": "scale", "scale": scale}]}
+        ],
     }
     channels = array.shape[axes.index("c")] if "c" in axes else 1
     omero = {"channels": [{"label": f"band {n}"} for n in range(channels)]}
@@ -396,10 +463,16 @@ def ome_zarr(path, array, axes, version, chunks):
 
 
 class TestOmeZarr04(ReaderTests):
-    format, cut, selection = "OME-Zarr", False, Selection(t=1, z=0)
+    format = "OME-Zarr"
+    cut = False
+    selection = Selection(t=1, z=0)
 
     def write(self, folder):
-        array = np.stack([pixels(2, "uint16", seed=n) for n in range(6)]).reshape(3, 2, 2, H, W).swapaxes(1, 2)
+        array = (
+            np.stack([pixels(2, "uint16", seed=n) for n in range(6)])
+            .reshape(3, 2, 2, H, W)
+            .swapaxes(1, 2)
+        )
         return ome_zarr(folder / "image", array, "tczyx", "0.4", (1, 1, 1, 32, 40)), array[1, :, 0]
 
     def test_names_and_pixel_size_are_those_of_the_metadata(self, image):
@@ -408,7 +481,8 @@ class TestOmeZarr04(ReaderTests):
 
 
 class TestOmeZarr05(ReaderTests):
-    format, cut = "OME-Zarr", False
+    format = "OME-Zarr"
+    cut = False
 
     def write(self, folder):
         array = pixels(1, "float32")
@@ -416,17 +490,22 @@ class TestOmeZarr05(ReaderTests):
 
 
 class TestPlainZarr2(ReaderTests):
-    format, cut = "Zarr", False
+    format = "Zarr"
+    cut = False
 
     def write(self, folder):
         array = pixels(4, "int16")
-        stored = zarr.create_array(folder / "image", data=rows_of(array), chunks=(32, 32, 4), zarr_format=2)
+        stored = zarr.create_array(
+            folder / "image", data=rows_of(array), chunks=(32, 32, 4), zarr_format=2
+        )
         stored.attrs["_ARRAY_DIMENSIONS"] = ["y", "x", "band"]
         return folder / "image", array
 
 
 class TestPlainZarr3(ReaderTests):
-    format, cut, selection = "Zarr", False, Selection(channel=(2, 1))
+    format = "Zarr"
+    cut = False
+    selection = Selection(channel=(2, 1))
 
     def write(self, folder):
         array = pixels(3, "uint16")
@@ -435,7 +514,8 @@ class TestPlainZarr3(ReaderTests):
 
 
 class TestPublishedImage(ReaderTests):
-    format, cut = "OME-Zarr", False
+    format = "OME-Zarr"
+    cut = False
 
     def write(self, folder):
         from storage.publishing.publish import publish
@@ -457,7 +537,8 @@ class TestPublishedImage(ReaderTests):
 class TestSlideThroughOpenSlide(ReaderTests):
     """A tiled TIFF, which OpenSlide reads as its generic format."""
 
-    format, cut = "slide", False
+    format = "slide"
+    cut = False
 
     @pytest.fixture(scope="class")
     @classmethod

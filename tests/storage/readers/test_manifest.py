@@ -1,4 +1,6 @@
-"""Every collected file behaves as its manifest expects: its exact pixels, or one clear line; a count per verdict."""
+"""Every collected file behaves as its manifest expects: its exact pixels, or one clear line; a
+count per verdict.
+"""
 
 import csv
 import hashlib
@@ -13,11 +15,14 @@ from storage.image import Selection
 from storage.readers.reader_registry import open_image
 from tests.places import DATA
 
-pytestmark = pytest.mark.skipif(not DATA.exists(), reason="the collection of real, odd and damaged files is not here")
+pytestmark = pytest.mark.skipif(
+    not DATA.exists(), reason="the collection of real, odd and damaged files is not here"
+)
 
 # Samples that this program has no type for: refused in one line, never cut down to fewer bits.
 NO_TYPE = ("float64", "uint32", "uint64")
-# One of its two strips is not there; nothing is filled in where no nodata value says what belongs there.
+# One of its two strips is not there; nothing is filled in where no nodata value says what belongs
+# there.
 INCOMPLETE = ("odd/separate_planar_extra_samples.tiff",)
 # Larger files are opened and sampled, not read whole.
 MOST_PIXELS = 40_000_000
@@ -39,7 +44,9 @@ def verdict(row):
 
 
 def opened(path):
-    """Open a file, taking the first frame of those that hold several; return (reader, whether a choice was needed)."""
+    """Open a file, taking the first frame of those that hold several; return (reader, whether a
+    choice was needed).
+    """
     try:
         return open_image(path), False
     except FormatError as error:
@@ -68,7 +75,9 @@ def outcome(path):
 
 
 def stored_hash(pixels, info, dtype):
-    """Hash delivered pixels as the file stores them: orientation put back, samples last, the stored dtype."""
+    """Hash delivered pixels as the file stores them: orientation put back, samples last, the stored
+    dtype.
+    """
     rows = pixels.transpose(1, 2, 0)
     back = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}[info.orientation]
     if back >= 5:
@@ -90,7 +99,9 @@ def stored_hash(pixels, info, dtype):
 
 def check(name, row):
     """Return how a file behaved, asserting that it is one of the ways that its manifest allows."""
-    path, said, facts = DATA / name, row["expect"], expected(name)
+    path = DATA / name
+    said = row["expect"]
+    facts = expected(name)
     pixels, info, line, kind = outcome(path)
     assert "\n" not in line, name
     if line:
@@ -100,7 +111,12 @@ def check(name, row):
         assert line, f"{name} was read although it {verdict(row)}"
         return "refused" if kind is FormatError else "damage reported"
     if line:
-        assert not said.startswith("ok") or facts["dtype"] in NO_TYPE or name in INCOMPLETE or "refuse" in said, line
+        assert (
+            not said.startswith("ok")
+            or facts["dtype"] in NO_TYPE
+            or name in INCOMPLETE
+            or "refuse" in said
+        ), line
         return "refused"
     if pixels is None:
         return "opened"
@@ -109,9 +125,12 @@ def check(name, row):
     hashes = facts["pixel_sha256"]
     if any("alpha channel is left out" in note for note in info.notes):
         reader = open_image(path, Selection(channel=tuple(range(info.channels + 1))))
-        pixels, info = reader.read(reader.info.box), reader.info
+        pixels = reader.read(reader.info.box)
+        info = reader.info
         reader.close()
-    if hashes and info.axes and name.endswith(".zarr"):  # one frame of many: compared with zarr itself in test_formats
+    if (
+        hashes and info.axes and name.endswith(".zarr")
+    ):  # one frame of many: compared with zarr itself in test_formats
         return "read"
     if hashes and (info.format != "JPEG" or facts["pixel_by"].startswith("imagecodecs")):
         wanted = next(iter(hashes.values()))

@@ -1,4 +1,6 @@
-"""What a file says of its pixels is understood: map position, nodata, names, sizes; what is hostile is refused."""
+"""What a file says of its pixels is understood: map position, nodata, names, sizes; what is hostile
+is refused.
+"""
 
 import json
 import math
@@ -19,7 +21,9 @@ GREY = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64)
 
 
 def geotiff(path, tags, pixels=GREY, **options):
-    tifffile.imwrite(path, pixels, extratags=tags, metadata=None, photometric="minisblack", **options)
+    tifffile.imwrite(
+        path, pixels, extratags=tags, metadata=None, photometric="minisblack", **options
+    )
     return path
 
 
@@ -47,7 +51,9 @@ def test_the_georeference_is_what_gdal_reads(tmp_path, tags, point):
     assert (geo.epsg, geo.pixel_is_point) == (32633, point)
 
 
-def test_an_epsg_code_is_understood_without_gdal_and_anything_else_asks_for_it(tmp_path, monkeypatch):
+def test_an_epsg_code_is_understood_without_gdal_and_anything_else_asks_for_it(
+    tmp_path, monkeypatch
+):
     import sys
 
     monkeypatch.setitem(sys.modules, "rasterio", None)
@@ -55,7 +61,8 @@ def test_an_epsg_code_is_understood_without_gdal_and_anything_else_asks_for_it(t
     assert (geo.crs, geo.epsg) == ("EPSG:32633", 32633)
     path = geotiff(tmp_path / "own.tif", [SCALE, TIE, keys((1024, 0, 1, 1), (3072, 0, 1, 32767))])
     with pytest.raises(
-        FormatError, match=r"own\.tif: its coordinate system is not a plain EPSG code.*gigarestore\[geo\]"
+        FormatError,
+        match=r"own\.tif: its coordinate system is not a plain EPSG code.*gigarestore\[geo\]",
     ):
         inspect(path)
 
@@ -65,7 +72,11 @@ def test_real_scenes_lie_where_gdal_says():
     rasterio = pytest.importorskip("rasterio")
     for path in sorted((DATA / "sat").glob("*.[tT][iI][fF]")):
         with rasterio.open(path) as dataset:
-            expected = (tuple(dataset.transform)[:6], dataset.nodata, dataset.crs.to_wkt() if dataset.crs else "")
+            expected = (
+                tuple(dataset.transform)[:6],
+                dataset.nodata,
+                dataset.crs.to_wkt() if dataset.crs else "",
+            )
         info = inspect(path)
         assert info.geo.transform == pytest.approx(expected[0], abs=1e-9), path.name
         assert (info.nodata, info.geo.crs) == expected[1:], path.name
@@ -95,7 +106,9 @@ def test_nodata_is_the_value_that_the_dtype_holds(tmp_path, text, pixels, expect
 
 
 def test_a_sparse_tile_is_nodata_where_the_file_names_it(tmp_path):
-    path = geotiff(tmp_path / "map.tif", [(42113, 2, 0, "7", True)], tile=(16, 16), compression="zlib")
+    path = geotiff(
+        tmp_path / "map.tif", [(42113, 2, 0, "7", True)], tile=(16, 16), compression="zlib"
+    )
     with tifffile.TiffFile(path, mode="r+") as file:
         for code in (324, 325):
             tag = file.pages.first.tags[code]
@@ -111,17 +124,26 @@ def test_a_sparse_tile_is_nodata_where_the_file_names_it(tmp_path):
 
 def test_band_names_of_gdal_go_along(tmp_path):
     xml = '<GDALMetadata><Item name="DESCRIPTION" sample="0" role="description">near infrared</Item></GDALMetadata>'
-    assert inspect(geotiff(tmp_path / "map.tif", [(42112, 2, 0, xml, True)])).names == ("near infrared",)
+    assert inspect(geotiff(tmp_path / "map.tif", [(42112, 2, 0, xml, True)])).names == (
+        "near infrared",
+    )
 
 
 @pytest.mark.parametrize("bomb", ['<!DOCTYPE a [<!ENTITY b "c">]>', "<unclosed>"])
 def test_metadata_that_is_no_plain_xml_is_not_expanded(tmp_path, bomb):
-    assert inspect(geotiff(tmp_path / "map.tif", [(42112, 2, 0, bomb + "<GDALMetadata/>", True)])).names == ()
+    assert (
+        inspect(
+            geotiff(tmp_path / "map.tif", [(42112, 2, 0, bomb + "<GDALMetadata/>", True)])
+        ).names
+        == ()
+    )
 
 
 def ome(path, body, pages=1):
     text = f'<?xml version="1.0"?><OME xmlns="http://x" UUID="urn:uuid:1"><Image ID="Image:0">{body}</Image></OME>'
-    tifffile.imwrite(path, np.stack([GREY] * pages), description=text, metadata=None, photometric="minisblack")
+    tifffile.imwrite(
+        path, np.stack([GREY] * pages), description=text, metadata=None, photometric="minisblack"
+    )
     return path
 
 
@@ -130,11 +152,14 @@ PIXELS = f"<Pixels {SIZES}{{more}}>{{data}}</Pixels>"
 
 
 def test_companion_files_are_never_opened(tmp_path):
-    data = '<TiffData IFD="0" FirstT="0"><UUID FileName="image.ome.tif">urn:uuid:1</UUID></TiffData>'
+    data = (
+        '<TiffData IFD="0" FirstT="0"><UUID FileName="image.ome.tif">urn:uuid:1</UUID></TiffData>'
+    )
     data += '<TiffData IFD="0" FirstT="1"><UUID FileName="../../etc/other.tif">urn:uuid:2</UUID></TiffData>'
     path = ome(tmp_path / "image.ome.tif", PIXELS.format(t=2, more="", data=data))
     with pytest.raises(
-        FormatError, match=r"several files \(planes in '../../etc/other.tif'\), of which none is followed"
+        FormatError,
+        match=r"several files \(planes in '../../etc/other.tif'\), of which none is followed",
     ):
         inspect(path, Selection(t=0))
 
@@ -144,10 +169,22 @@ def test_companion_files_are_never_opened(tmp_path):
     [
         ("<Pixels", "its OME-XML cannot be parsed"),
         ("", "describes no image"),
-        (PIXELS.format(t=1, more=' PhysicalSizeX="0" PhysicalSizeY="1"', data=""), "a pixel is 0 µm wide"),
-        (PIXELS.format(t=1, more=' PhysicalSizeX="1" PhysicalSizeY="NaN"', data=""), "a pixel is NaN µm wide"),
-        (PIXELS.replace("64", "63").format(t=1, more="", data=""), "says 48 x 63 px, its first page has 48 x 64"),
-        (PIXELS.format(t=3, more="", data=""), "holds 3 frames along t; choose one with --t 0 to --t 2"),
+        (
+            PIXELS.format(t=1, more=' PhysicalSizeX="0" PhysicalSizeY="1"', data=""),
+            "a pixel is 0 µm wide",
+        ),
+        (
+            PIXELS.format(t=1, more=' PhysicalSizeX="1" PhysicalSizeY="NaN"', data=""),
+            "a pixel is NaN µm wide",
+        ),
+        (
+            PIXELS.replace("64", "63").format(t=1, more="", data=""),
+            "says 48 x 63 px, its first page has 48 x 64",
+        ),
+        (
+            PIXELS.format(t=3, more="", data=""),
+            "holds 3 frames along t; choose one with --t 0 to --t 2",
+        ),
         (PIXELS.format(t=10**9, more="", data=""), "declares 1000000000 planes, above the limit"),
         (PIXELS.format(t=0, more="", data=""), "says SizeT = '0'"),
     ],
@@ -166,7 +203,9 @@ def test_a_level_outside_of_the_images_folder_is_not_followed(tmp_path):
     dataset = {"path": "../elsewhere", "coordinateTransformations": scale}
     group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": [dataset]}]
     zarr.create_array(tmp_path / "elsewhere", data=GREY)
-    with pytest.raises(FormatError, match=r"'../elsewhere', outside of the image's own folder, is not followed"):
+    with pytest.raises(
+        FormatError, match=r"'../elsewhere', outside of the image's own folder, is not followed"
+    ):
         inspect(tmp_path / "in")
 
 
@@ -199,18 +238,25 @@ def test_declared_sizes_are_held_to_the_limit_before_anything_is_allocated(tmp_p
     document = json.loads((folder / "zarr.json").read_text())
     document["shape"] = [1 << 30, 1 << 30]
     (folder / "zarr.json").write_text(json.dumps(document))
-    with pytest.raises(FormatError, match=r"declares 1073741824 x 1073741824 px, above the limit of 1099511627776 px"):
+    with pytest.raises(
+        FormatError,
+        match=r"declares 1073741824 x 1073741824 px, above the limit of 1099511627776 px",
+    ):
         inspect(folder)
     document["shape"] = [1 << 17, 1 << 17]
     document["chunk_grid"]["configuration"]["chunk_shape"] = [1 << 17, 1 << 17]
     (folder / "zarr.json").write_text(json.dumps(document))
-    with pytest.raises(FormatError, match=r"bytes, above the limit of 268435456 for one that is decoded whole"):
+    with pytest.raises(
+        FormatError, match=r"bytes, above the limit of 268435456 for one that is decoded whole"
+    ):
         inspect(folder)
 
 
 def test_a_tiff_larger_than_the_limit_is_refused(tmp_path):
     path = geotiff(tmp_path / "map.tif", [])
-    with pytest.raises(FormatError, match="48 x 64 px, above the limit of 3000 px; raise it with --max-pixels"):
+    with pytest.raises(
+        FormatError, match="48 x 64 px, above the limit of 3000 px; raise it with --max-pixels"
+    ):
         inspect(path, max_pixels=3000)
 
 
@@ -222,14 +268,21 @@ def test_a_jpeg_tile_that_declares_a_huge_frame_is_not_decoded(tmp_path):
     data[frame + 5 : frame + 9] = struct.pack(">HH", 60_000, 60_000)
     (tmp_path / "a.tif").write_bytes(data)
     reader = open_image(tmp_path / "a.tif")
-    with pytest.raises(FormatError, match=r"tile 0 of 1 declares \(60000, 60000\) px where \(64, 64\) belong"):
+    with pytest.raises(
+        FormatError, match=r"tile 0 of 1 declares \(60000, 60000\) px where \(64, 64\) belong"
+    ):
         reader.read(reader.info.box)
     reader.close()
 
 
 def test_a_png_whose_stream_is_a_bomb_is_read_only_as_far_as_its_rows(tmp_path):
     def chunk(name, payload):
-        return struct.pack(">I", len(payload)) + name + payload + struct.pack(">I", zlib.crc32(name + payload))
+        return (
+            struct.pack(">I", len(payload))
+            + name
+            + payload
+            + struct.pack(">I", zlib.crc32(name + payload))
+        )
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0))
     body = chunk(b"IDAT", zlib.compress(bytes(200 << 20)))  # 200 MiB of zeros where 72 bytes belong
@@ -248,7 +301,13 @@ def test_info_prints_what_was_understood_for_people_and_as_json(cli, tmp_path):
     path = geotiff(tmp_path / "map.tif", [SCALE, TIE, keys(*UTM), (42113, 2, 0, "0", True)])
     text = cli("info", path)
     assert text.code == 0
-    for line in ("48 x 64 px", "uint16, 16 bit", "EPSG:32633", "nodata:          0", "by windows, nothing is staged"):
+    for line in (
+        "48 x 64 px",
+        "uint16, 16 bit",
+        "EPSG:32633",
+        "nodata:          0",
+        "by windows, nothing is staged",
+    ):
         assert line in text.out
     found = json.loads(cli("info", path, "--json").out)
     assert (found["height"], found["width"], found["bands"], found["staged"]) == (48, 64, 1, False)
@@ -257,7 +316,10 @@ def test_info_prints_what_was_understood_for_people_and_as_json(cli, tmp_path):
 
 def test_info_of_a_stack_names_all_options_and_ends_with_2(cli, tmp_path):
     tifffile.imwrite(
-        tmp_path / "in.tif", np.zeros((3, 4, 2, 48, 64), np.uint16), imagej=True, metadata={"axes": "TZCYX"}
+        tmp_path / "in.tif",
+        np.zeros((3, 4, 2, 48, 64), np.uint16),
+        imagej=True,
+        metadata={"axes": "TZCYX"},
     )
     ended = cli("info", tmp_path / "in.tif")
     assert ended.code == 2

@@ -41,7 +41,12 @@ def write_png(path, pixels, extra=b""):
 
 
 def chunk(name, payload):
-    return struct.pack(">I", len(payload)) + name + payload + struct.pack(">I", zlib.crc32(name + payload))
+    return (
+        struct.pack(">I", len(payload))
+        + name
+        + payload
+        + struct.pack(">I", zlib.crc32(name + payload))
+    )
 
 
 def exif_block(value, order="<"):
@@ -74,17 +79,26 @@ TIFFS = {
     "strips_planar_raw": {"planarconfig": "separate"},
     "one_strip_packbits": {"rowsperstrip": 150, "compression": "packbits"},
 }
-LAZY = {"tiles", "tiles_deflate", "tiles_lzw_big_endian", "tiles_zstd_bigtiff", "tiles_planar", "strips_raw"}
+LAZY = {
+    "tiles",
+    "tiles_deflate",
+    "tiles_lzw_big_endian",
+    "tiles_zstd_bigtiff",
+    "tiles_planar",
+    "strips_raw",
+}
 LAZY |= {"strips_raw_big_endian", "strips_planar_raw", "tile_larger_than_image"}
 
 
 def write_tiff(path, pixels, **options):
     if len(pixels) == 1:
         options.pop("planarconfig", None)
-        rows, options["photometric"] = pixels[0], "minisblack"
+        rows = pixels[0]
+        options["photometric"] = "minisblack"
     else:
         planar = options.get("planarconfig") == "separate"
-        rows, options["photometric"] = (pixels if planar else pixels.transpose(1, 2, 0)), "rgb"
+        rows = pixels if planar else pixels.transpose(1, 2, 0)
+        options["photometric"] = "rgb"
     tifffile.imwrite(path, rows, metadata=None, **options)
     return path
 
@@ -94,13 +108,26 @@ def write_tiff(path, pixels, **options):
 @pytest.mark.parametrize("layout", TIFFS)
 def test_tiff_windows_equal_the_image(tmp_path, layout, channels, dtype):
     pixels = picture(channels, dtype=dtype)
-    path = write_tiff(tmp_path / "image.png", pixels, **TIFFS[layout])  # the name lies; the content decides
+    path = write_tiff(
+        tmp_path / "image.png", pixels, **TIFFS[layout]
+    )  # the name lies; the content decides
     info = inspect(path)
-    assert (info.format, info.shape, info.dtype, info.bits) == ("TIFF", pixels.shape, dtype, 8 * pixels.itemsize)
+    assert (info.format, info.shape, info.dtype, info.bits) == (
+        "TIFF",
+        pixels.shape,
+        dtype,
+        8 * pixels.itemsize,
+    )
     assert info.lazy == (layout in LAZY), info.layout
     assert bool(info.why_staged) == bool(info.staging_bytes) == (not info.lazy)
     reader = open_image(path)
-    for box in [info.box, Box(0, 0, 1, 1), Box(149, 209, 150, 210), Box(10, 20, 140, 77), Box(63, 47, 65, 49)]:
+    for box in [
+        info.box,
+        Box(0, 0, 1, 1),
+        Box(149, 209, 150, 210),
+        Box(10, 20, 140, 77),
+        Box(63, 47, 65, 49),
+    ]:
         window = reader.read(box)
         assert np.array_equal(window, pixels[(slice(None), *box.slices())])
         assert window.dtype == dtype
@@ -112,8 +139,11 @@ def test_tiff_windows_equal_the_image(tmp_path, layout, channels, dtype):
 
 @pytest.fixture(scope="module")
 def readers(tmp_path_factory):
-    folder, pixels = tmp_path_factory.mktemp("readers"), picture(dtype="uint16")
-    opened = [open_image(write_tiff(folder / f"{name}.tif", pixels, **TIFFS[name])) for name in TIFFS]
+    folder = tmp_path_factory.mktemp("readers")
+    pixels = picture(dtype="uint16")
+    opened = [
+        open_image(write_tiff(folder / f"{name}.tif", pixels, **TIFFS[name])) for name in TIFFS
+    ]
     opened.append(open_image(write_png(folder / "image.png", pixels)))
     yield pixels, opened
     for reader in opened:
@@ -124,7 +154,8 @@ def readers(tmp_path_factory):
 @given(st.data())
 def test_any_window_of_any_reader_equals_the_image(readers, data):
     pixels, opened = readers
-    y0, x0 = data.draw(st.integers(0, 149)), data.draw(st.integers(0, 209))
+    y0 = data.draw(st.integers(0, 149))
+    x0 = data.draw(st.integers(0, 209))
     box = Box(y0, x0, data.draw(st.integers(y0 + 1, 150)), data.draw(st.integers(x0 + 1, 210)))
     reader = data.draw(st.sampled_from(opened))
     assert np.array_equal(reader.read(box), pixels[(slice(None), *box.slices())])
@@ -155,7 +186,10 @@ def test_png_keeps_its_dtype_and_values(tmp_path, channels, dtype):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_jpeg_is_read_with_its_profile(tmp_path, channels):
     pixels = picture(channels)
-    halves = [segment(0xE2, b"ICC_PROFILE\0" + bytes((n + 1, 2)) + ICC[n * 400 : (n + 1) * 400]) for n in range(2)]
+    halves = [
+        segment(0xE2, b"ICC_PROFILE\0" + bytes((n + 1, 2)) + ICC[n * 400 : (n + 1) * 400])
+        for n in range(2)
+    ]
     path = write_jpeg(tmp_path / "image.tif", pixels, halves[1] + halves[0])
     info = inspect(path)
     assert (info.format, info.shape, info.dtype, info.icc) == ("JPEG", pixels.shape, "uint8", ICC)
@@ -173,8 +207,11 @@ def test_exif_orientation_is_applied(tmp_path, kind, value):
     if kind == "PNG":
         path = write_png(tmp_path / "image", stored, chunk(b"eXIf", exif_block(value)))
     else:
-        path = write_jpeg(tmp_path / "image", stored, segment(0xE1, b"Exif\0\0" + exif_block(value, ">")))
-    info, reader = inspect(path), open_image(path)
+        path = write_jpeg(
+            tmp_path / "image", stored, segment(0xE1, b"Exif\0\0" + exif_block(value, ">"))
+        )
+    info = inspect(path)
+    reader = open_image(path)
     with pytest.importorskip("PIL.Image").open(path) as image:
         upright = np.asarray(image_ops.exif_transpose(image)).transpose(2, 0, 1)
     assert (info.orientation, info.shape) == (value, upright.shape)
@@ -183,7 +220,16 @@ def test_exif_orientation_is_applied(tmp_path, kind, value):
 
 
 @pytest.mark.parametrize(
-    "block", [b"", b"II*\0", b"II*\0\xff\xff\xff\x7f", exif_block(9), exif_block(0), exif_block(6)[:20], b"x" * 64]
+    "block",
+    [
+        b"",
+        b"II*\0",
+        b"II*\0\xff\xff\xff\x7f",
+        exif_block(9),
+        exif_block(0),
+        exif_block(6)[:20],
+        b"x" * 64,
+    ],
 )
 def test_broken_exif_means_upright(block):
     assert exif.orientation(block) == 1
@@ -191,12 +237,16 @@ def test_broken_exif_means_upright(block):
 
 def test_junk_between_jpeg_segments_is_skipped(tmp_path):
     pixels = picture(1)
-    path = write_jpeg(tmp_path / "image.jpg", pixels, segment(0xFE, b"a comment") + b"junk \xff\x00 junk")
+    path = write_jpeg(
+        tmp_path / "image.jpg", pixels, segment(0xFE, b"a comment") + b"junk \xff\x00 junk"
+    )
     assert inspect(path).shape == pixels.shape
 
 
 def test_a_small_window_of_a_large_tiled_tiff_needs_little_memory(tmp_path):
-    path = write_tiff(tmp_path / "large.tif", picture(3, 1024, 1024), tile=(128, 128), compression="deflate")
+    path = write_tiff(
+        tmp_path / "large.tif", picture(3, 1024, 1024), tile=(128, 128), compression="deflate"
+    )
     reader = open_image(path)
     reader.read(Box(0, 0, 1, 1))
     tracemalloc.start()
@@ -208,11 +258,16 @@ def test_a_small_window_of_a_large_tiled_tiff_needs_little_memory(tmp_path):
 
 
 def test_strips_read_from_top_to_bottom_are_decoded_once(tmp_path, monkeypatch):
-    path = write_tiff(tmp_path / "strips.tif", picture(3, 200, 100), rowsperstrip=90, compression="deflate")
-    reader, decoded = open_image(path), []
+    path = write_tiff(
+        tmp_path / "strips.tif", picture(3, 200, 100), rowsperstrip=90, compression="deflate"
+    )
+    reader = open_image(path)
+    decoded = []
     page = reader._core._cores[0]
     original = page._decode
-    monkeypatch.setattr(page, "_decode", lambda index, place: decoded.append(index) or original(index, place))
+    monkeypatch.setattr(
+        page, "_decode", lambda index, place: decoded.append(index) or original(index, place)
+    )
     for y in range(0, 200, 20):
         reader.read(Box(y, 0, y + 20, 100))
     reader.close()
@@ -224,17 +279,26 @@ def test_reduced_and_mask_pages_are_not_mistaken_for_images(tmp_path):
     with tifffile.TiffWriter(tmp_path / "pyramid.tif") as tiff:
         for level, kind in [(0, 0), (1, 1), (2, 1)]:
             step = 2**level
-            tiff.write(pixels.transpose(1, 2, 0)[::step, ::step], tile=(64, 64), subfiletype=kind, metadata=None)
+            tiff.write(
+                pixels.transpose(1, 2, 0)[::step, ::step],
+                tile=(64, 64),
+                subfiletype=kind,
+                metadata=None,
+            )
     reader = open_image(tmp_path / "pyramid.tif")
     assert np.array_equal(reader.read(reader.info.box), pixels)
     reader.close()
 
 
 @pytest.mark.parametrize(("resolution", "expected"), [(20_000, 0.5), (118, None)])
-def test_a_microscope_resolution_is_a_pixel_size_and_a_print_resolution_is_not(tmp_path, resolution, expected):
+def test_a_microscope_resolution_is_a_pixel_size_and_a_print_resolution_is_not(
+    tmp_path, resolution, expected
+):
     options = {"resolution": (resolution, resolution), "resolutionunit": "CENTIMETER"}
     path = write_tiff(tmp_path / "image.tif", picture(1), **options)
-    assert inspect(path).pixel_size == (None if expected is None else pytest.approx((expected, expected)))
+    assert inspect(path).pixel_size == (
+        None if expected is None else pytest.approx((expected, expected))
+    )
 
 
 def test_tiff_profile_is_kept(tmp_path):
@@ -244,7 +308,8 @@ def test_tiff_profile_is_kept(tmp_path):
 def test_a_damaged_tile_is_named(tmp_path):
     path = write_tiff(tmp_path / "image.tif", picture(3), tile=(64, 64), compression="deflate")
     with tifffile.TiffFile(path) as tiff:
-        offset, count = tiff.pages[0].dataoffsets[5], tiff.pages[0].databytecounts[5]
+        offset = tiff.pages[0].dataoffsets[5]
+        count = tiff.pages[0].databytecounts[5]
     data = bytearray(path.read_bytes())
     data[offset : offset + count] = b"\x5a" * count
     path.write_bytes(data)
@@ -269,7 +334,8 @@ def test_a_cut_jpeg_tile_is_an_error_and_not_grey_pixels(tmp_path):
 
 
 def test_inspecting_a_png_or_jpeg_loads_neither_tifffile_nor_zarr(tmp_path):
-    png, jpeg = write_png(tmp_path / "a.png", picture()), write_jpeg(tmp_path / "a.jpg", picture())
+    png = write_png(tmp_path / "a.png", picture())
+    jpeg = write_jpeg(tmp_path / "a.jpg", picture())
     code = (
         "import sys; from storage.readers.reader_registry import inspect; inspect(sys.argv[1]); inspect(sys.argv[2]); "
         "print({'tifffile', 'zarr', 'torch', 'ray'} & set(sys.modules))"
@@ -289,7 +355,14 @@ def test_tiff_of_plain_bands_is_read_by_windows(
     path = tmp_path / "bands.tif"
     stored = pixels if planar == "separate" else pixels.transpose(1, 2, 0)
     compression = "zlib" if layout else None
-    tifffile.imwrite(path, stored, photometric="minisblack", planarconfig=planar, compression=compression, **layout)
+    tifffile.imwrite(
+        path,
+        stored,
+        photometric="minisblack",
+        planarconfig=planar,
+        compression=compression,
+        **layout,
+    )
     reader = open_image(path)
     assert reader.info.shape == pixels.shape
     np.testing.assert_array_equal(reader.read(Box(3, 11, 44, 70)), pixels[:, 3:44, 11:70])
@@ -299,4 +372,6 @@ def test_rgb_with_a_further_plain_band_is_read_whole(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 4)).astype(np.uint8)
     path = tmp_path / "rgbn.tif"
     tifffile.imwrite(path, pixels, photometric="rgb", extrasamples=["unspecified"])
-    np.testing.assert_array_equal(open_image(path).read(Box(0, 0, 30, 40)), pixels.transpose(2, 0, 1))
+    np.testing.assert_array_equal(
+        open_image(path).read(Box(0, 0, 30, 40)), pixels.transpose(2, 0, 1)
+    )

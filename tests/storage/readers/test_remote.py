@@ -24,7 +24,9 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (200, 260, 3), np.uint8)
 
 
 class RangeHandler(http.server.SimpleHTTPRequestHandler):
-    """Serve files with byte ranges, which the standard library's handler does not, and count what was sent."""
+    """Serve files with byte ranges, which the standard library's handler does not, and count what
+    was sent.
+    """
 
     protocol_version = "HTTP/1.1"
 
@@ -34,11 +36,14 @@ class RangeHandler(http.server.SimpleHTTPRequestHandler):
             return self.send_error(403)
         if not path.is_file():
             return self.send_error(404)
-        data, found = path.read_bytes(), re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "")
+        data = path.read_bytes()
+        found = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "")
         part = data[int(found[1]) : int(found[2]) + 1] if found else data
         self.send_response(206 if found else 200)
         if found:
-            self.send_header("Content-Range", f"bytes {found[1]}-{int(found[1]) + len(part) - 1}/{len(data)}")
+            self.send_header(
+                "Content-Range", f"bytes {found[1]}-{int(found[1]) + len(part) - 1}/{len(data)}"
+            )
         self.send_header("Content-Length", str(len(part)))
         self.send_header("Last-Modified", "Mon, 01 Jan 2024 00:00:00 GMT")
         self.end_headers()
@@ -56,7 +61,14 @@ class RangeHandler(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("served")
-    tifffile.imwrite(folder / "tiled.tif", PIXELS, tile=(32, 32), compression="zlib", photometric="rgb", metadata=None)
+    tifffile.imwrite(
+        folder / "tiled.tif",
+        PIXELS,
+        tile=(32, 32),
+        compression="zlib",
+        photometric="rgb",
+        metadata=None,
+    )
     tifffile.imwrite(folder / "strips.tif", PIXELS, photometric="rgb", metadata=None)
     (folder / "image.png").write_bytes(imagecodecs.png_encode(PIXELS))
     (folder / "secret.png").write_bytes(imagecodecs.png_encode(PIXELS))
@@ -74,11 +86,15 @@ def server(tmp_path_factory):
 @pytest.mark.parametrize("name", ["tiled.tif", "strips.tif", "image.png"])
 def test_a_file_behind_a_url_has_the_pixels_of_the_file(server, name, tmp_path):
     reader = open_image(f"{server[1]}/{name}")
-    np.testing.assert_array_equal(reader.read(Box(20, 30, 190, 250)), PIXELS[20:190, 30:250].transpose(2, 0, 1))
+    np.testing.assert_array_equal(
+        reader.read(Box(20, 30, 190, 250)), PIXELS[20:190, 30:250].transpose(2, 0, 1)
+    )
     reader.close()
     if not reader.info.lazy:
         stage(f"{server[1]}/{name}", tmp_path / "staged")
-        np.testing.assert_array_equal(open_image(tmp_path / "staged").read(reader.info.box), PIXELS.transpose(2, 0, 1))
+        np.testing.assert_array_equal(
+            open_image(tmp_path / "staged").read(reader.info.box), PIXELS.transpose(2, 0, 1)
+        )
 
 
 def test_a_zarr_image_behind_a_url_is_read_by_chunks(server):
@@ -118,14 +134,19 @@ def test_a_url_with_a_password_is_refused_without_repeating_it():
 
 
 def test_an_unknown_scheme_is_refused():
-    with pytest.raises(FormatError, match="unknown kind of address ftp://; supported: s3, gs, az, http, https"):
+    with pytest.raises(
+        FormatError, match="unknown kind of address ftp://; supported: s3, gs, az, http, https"
+    ):
         inspect("ftp://example.org/image.png")
 
 
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("read https://u:p@host/a.tif?X-Amz-Signature=abc&y=1 failed", "read https://...@host/a.tif?... failed"),
+        (
+            "read https://u:p@host/a.tif?X-Amz-Signature=abc&y=1 failed",
+            "read https://...@host/a.tif?... failed",
+        ),
         ('{"path": "s3://key:secret@bucket/a?token=1"}', '{"path": "s3://...@bucket/a?..."}'),
         ("is this a question? yes: /a/b.tif", "is this a question? yes: /a/b.tif"),
         ("https://host/a.tif", "https://host/a.tif"),
@@ -137,7 +158,11 @@ def test_credentials_are_taken_out_of_text(text, shown):
 
 def test_an_event_that_quotes_a_url_is_kept_without_its_signature(tmp_path):
     log = EventLog(tmp_path / "events.jsonl")
-    log(BatchFailed(worker="w", keys=(), cause="https://host/a.tif?sig=1234: bytes 0 to 9 cannot be read"))
+    log(
+        BatchFailed(
+            worker="w", keys=(), cause="https://host/a.tif?sig=1234: bytes 0 to 9 cannot be read"
+        )
+    )
     log.close()
     assert "1234" not in (tmp_path / "events.jsonl").read_text()
 

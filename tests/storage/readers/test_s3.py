@@ -1,4 +1,6 @@
-"""s3://: images are read with signed requests, and neither key nor secret shows up in any message, log or file."""
+"""s3://: images are read with signed requests, and neither key nor secret shows up in any message,
+log or file.
+"""
 
 import hashlib
 import hmac
@@ -18,7 +20,9 @@ from storage.errors import FormatError
 from storage.readers.reader_registry import inspect, open_image
 
 pytest.importorskip("obstore")
-KEY, SECRET, TOKEN = "AKIAEXAMPLEKEY0001", "example/secret+value/0002", "example-session-token-0003"
+KEY = "AKIAEXAMPLEKEY0001"
+SECRET = "example/secret+value/0002"
+TOKEN = "example-session-token-0003"
 PIXELS = np.random.default_rng(0).integers(0, 256, (200, 260, 3), np.uint8)
 
 
@@ -47,7 +51,9 @@ def signature(method, path, query, headers, signed, scope, payload):
 
 
 class S3Handler(http.server.BaseHTTPRequestHandler):
-    """Serve objects of one bucket, path style, to whoever signs with the right secret: GET and HEAD with ranges."""
+    """Serve objects of one bucket, path style, to whoever signs with the right secret: GET and HEAD
+    with ranges.
+    """
 
     protocol_version = "HTTP/1.1"
 
@@ -60,7 +66,9 @@ class S3Handler(http.server.BaseHTTPRequestHandler):
         if found is None or found[1] != KEY:
             return self.refuse(403, "InvalidAccessKeyId")
         payload = self.headers["x-amz-content-sha256"]
-        if found[4] != signature(self.command, path, query, self.headers, found[3].split(";"), found[2], payload):
+        if found[4] != signature(
+            self.command, path, query, self.headers, found[3].split(";"), found[2], payload
+        ):
             return self.refuse(403, "SignatureDoesNotMatch")
         data = self.server.objects.get(urllib.parse.unquote(path))
         if data is None:
@@ -69,7 +77,9 @@ class S3Handler(http.server.BaseHTTPRequestHandler):
         part = data[int(wanted[1]) : int(wanted[2]) + 1] if wanted else data
         self.send_response(206 if wanted else 200)
         if wanted:
-            self.send_header("Content-Range", f"bytes {wanted[1]}-{int(wanted[1]) + len(part) - 1}/{len(data)}")
+            self.send_header(
+                "Content-Range", f"bytes {wanted[1]}-{int(wanted[1]) + len(part) - 1}/{len(data)}"
+            )
         self.send_header("Content-Length", str(len(part)))
         self.send_header("ETag", f'"{sha(data)}"')
         self.send_header("Last-Modified", "Mon, 01 Jan 2024 00:00:00 GMT")
@@ -97,13 +107,22 @@ class S3Handler(http.server.BaseHTTPRequestHandler):
 def bucket(tmp_path_factory):
     """The running server; its objects are two images."""
     folder = tmp_path_factory.mktemp("bucket")
-    tifffile.imwrite(folder / "tiled.tif", PIXELS, tile=(32, 32), compression="zlib", photometric="rgb", metadata=None)
+    tifffile.imwrite(
+        folder / "tiled.tif",
+        PIXELS,
+        tile=(32, 32),
+        compression="zlib",
+        photometric="rgb",
+        metadata=None,
+    )
     (folder / "image.png").write_bytes(imagecodecs.png_encode(PIXELS))
     zarr.create_array(folder / "image.zarr", data=PIXELS[:, :, 0], chunks=(64, 64))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), S3Handler) as running:
         running.sent = 0
         files = (file for file in folder.rglob("*") if file.is_file())
-        running.objects = {f"/scans/a folder/{file.relative_to(folder)}": file.read_bytes() for file in files}
+        running.objects = {
+            f"/scans/a folder/{file.relative_to(folder)}": file.read_bytes() for file in files
+        }
         thread = threading.Thread(target=running.serve_forever)
         thread.start()
         yield running
@@ -130,7 +149,9 @@ BASE = "s3://scans/a folder"
 def test_files_and_zarr_arrays_of_a_bucket_have_their_pixels(credentials):
     for name in ("tiled.tif", "image.png"):
         reader = open_image(f"{BASE}/{name}")
-        np.testing.assert_array_equal(reader.read(Box(20, 30, 190, 250)), PIXELS[20:190, 30:250].transpose(2, 0, 1))
+        np.testing.assert_array_equal(
+            reader.read(Box(20, 30, 190, 250)), PIXELS[20:190, 30:250].transpose(2, 0, 1)
+        )
         reader.close()
     reader = open_image(f"{BASE}/image.zarr")
     np.testing.assert_array_equal(reader.read(Box(60, 60, 70, 200))[0], PIXELS[60:70, 60:200, 0])
@@ -145,7 +166,9 @@ def test_a_window_fetches_its_tiles_and_not_the_object(bucket, credentials):
 
 
 def test_a_missing_object_is_one_line(credentials):
-    with pytest.raises(FormatError, match=r"absent\.tif: no such object; check the address") as error:
+    with pytest.raises(
+        FormatError, match=r"absent\.tif: no such object; check the address"
+    ) as error:
         inspect(f"{BASE}/absent.tif")
     assert "\n" not in str(error.value)
 
@@ -163,7 +186,18 @@ def test_credentials_that_are_refused_are_repeated_nowhere(credentials, monkeypa
 
 def test_a_run_on_an_object_writes_no_credentials_anywhere(credentials, cli, tmp_path):
     out = tmp_path / "out"
-    options = ["--scale", 2, "--denoiser", "analytic:", "--skip-flat", 255, "--levels", 1, "--executor", "serial"]
+    options = [
+        "--scale",
+        2,
+        "--denoiser",
+        "analytic:",
+        "--skip-flat",
+        255,
+        "--levels",
+        1,
+        "--executor",
+        "serial",
+    ]
     done = cli("restore", f"{BASE}/tiled.tif", out, *options)
     assert done.code == 0, done.err
     told = cli("info", f"{BASE}/image.png", "--json")

@@ -21,7 +21,9 @@ from tests.places import ROOT
 
 
 def noise(channels, height, width, dtype="uint8"):
-    return np.random.default_rng(5).integers(0, np.iinfo(dtype).max, (channels, height, width), dtype, endpoint=True)
+    return np.random.default_rng(5).integers(
+        0, np.iinfo(dtype).max, (channels, height, width), dtype, endpoint=True
+    )
 
 
 def interleaved(pixels):
@@ -41,7 +43,9 @@ def write_strips(path, pixels, **options):
 
 
 def tree(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
@@ -52,11 +56,18 @@ def test_a_staged_image_has_the_pixels_and_the_facts_of_its_source(tmp_path, kin
     if kind == "png":
         path = write_png(tmp_path / "in.png", pixels)
     else:
-        options = {"resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER", "iccprofile": b"profile"}
+        options = {
+            "resolution": (20_000, 20_000),
+            "resolutionunit": "CENTIMETER",
+            "iccprofile": b"profile",
+        }
         path = write_strips(tmp_path / "in.tif", pixels, **options)
-    info, reports = inspect(path), []
+    info = inspect(path)
+    reports = []
     assert not info.lazy
-    staged = stage(path, tmp_path / "staged", progress=lambda done, total: reports.append((done, total)))
+    staged = stage(
+        path, tmp_path / "staged", progress=lambda done, total: reports.append((done, total))
+    )
     assert (staged.shape, staged.dtype, staged.lazy) == (pixels.shape, dtype, True)
     assert (staged.icc, staged.pixel_size) == (info.icc, info.pixel_size)
     assert reports == [(1, 2), (2, 2)]
@@ -97,7 +108,9 @@ def test_staging_again_from_the_same_file_keeps_the_copy(tmp_path):
     assert stage(path, tmp_path / "staged").shape == (3, 40, 50)
     assert (tmp_path / "staged/zarr.json").stat().st_mtime_ns == before
     os.utime(path, ns=(1, 1))
-    with pytest.raises(FormatError, match=r"was staged from a file with mtime_ns .*; remove the folder"):
+    with pytest.raises(
+        FormatError, match=r"was staged from a file with mtime_ns .*; remove the folder"
+    ):
         stage(path, tmp_path / "staged")
 
 
@@ -145,7 +158,8 @@ def test_one_huge_strip_above_the_memory_limit_is_refused(tmp_path):
 def test_a_damaged_source_leaves_nothing_that_looks_staged(tmp_path):
     path = write_strips(tmp_path / "in.tif", noise(1, 1300, 600))
     with tifffile.TiffFile(path) as tiff:
-        offset, count = tiff.pages[0].dataoffsets[9], tiff.pages[0].databytecounts[9]
+        offset = tiff.pages[0].dataoffsets[9]
+        count = tiff.pages[0].databytecounts[9]
     data = bytearray(path.read_bytes())
     data[offset : offset + count] = b"\x5a" * count
     path.write_bytes(data)

@@ -60,7 +60,8 @@ def test_any_box_reads_back_exactly(tmp_path_factory, data):
     channels, height, width, cell = (data.draw(st.integers(1, n)) for n in (4, 30, 30, 9))
     image = noise(channels, height, width, seed=data.draw(st.integers(0, 9)))
     cells = filled(tmp_path_factory.mktemp("any") / "cells", image, cell, fsync=False)
-    y0, x0 = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+    y0 = data.draw(st.integers(0, height - 1))
+    x0 = data.draw(st.integers(0, width - 1))
     box = Box(y0, x0, data.draw(st.integers(y0 + 1, height)), data.draw(st.integers(x0 + 1, width)))
     assert np.array_equal(Cells.open(cells.path).read(box), image[(slice(None), *box.slices())])
 
@@ -75,7 +76,8 @@ def test_a_tile_of_several_cells_is_written_at_once(tmp_path):
 
 def test_the_first_write_wins(tmp_path):
     cells = Cells.create(tmp_path / "cells", channels=1, height=8, width=16, cell=8)
-    first, late = noise(1, 8, 8, 1), noise(1, 8, 16, 2)
+    first = noise(1, 8, 8, 1)
+    late = noise(1, 8, 16, 2)
     assert cells.write(Box(0, 0, 8, 8), first)
     assert not cells.write(cells.box, late)  # one of its two cells was taken, the other is new
     assert np.array_equal(cells.read(Box(0, 0, 8, 8)), first)
@@ -95,7 +97,8 @@ def test_missing_cells_are_named(tmp_path):
     cells = Cells.create(tmp_path / "cells", channels=1, height=24, width=24, cell=8)
     cells.write(Box(8, 8, 16, 16), noise(1, 8, 8))
     with pytest.raises(
-        MissingCells, match=r"3 cells were never written, \(row, column\): \(0, 0\), \(0, 1\), \(1, 0\);"
+        MissingCells,
+        match=r"3 cells were never written, \(row, column\): \(0, 0\), \(0, 1\), \(1, 0\);",
     ):
         cells.read(Box(4, 4, 12, 12))
     with pytest.raises(MissingCells, match=r"8 cells .* \(0, 2\), \(1, 0\), \.\.\.;"):
@@ -147,7 +150,8 @@ def test_values_that_are_not_finite_are_refused(tmp_path, value):
 
 
 @pytest.mark.parametrize(
-    "box", [Box(0, 0, 4, 8), Box(4, 0, 12, 8), Box(0, 0, 8, 20), Box(16, 16, 20, 18), Box(0, 0, 0, 0)]
+    "box",
+    [Box(0, 0, 4, 8), Box(4, 0, 12, 8), Box(0, 0, 8, 20), Box(16, 16, 20, 18), Box(0, 0, 0, 0)],
 )
 def test_boxes_that_are_not_whole_cells_are_refused(tmp_path, box):
     cells = Cells.create(tmp_path / "cells", channels=1, height=20, width=19, cell=8)
@@ -193,7 +197,13 @@ def test_remove_deletes_everything(tmp_path):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("fill_value", 0.0), ("data_type", "float64"), ("codecs", [{"name": "bytes"}]), ("zarr_format", 2), ("shape", 7)],
+    [
+        ("fill_value", 0.0),
+        ("data_type", "float64"),
+        ("codecs", [{"name": "bytes"}]),
+        ("zarr_format", 2),
+        ("shape", 7),
+    ],
 )
 def test_an_array_of_another_kind_is_not_opened(tmp_path, key, value):
     cells = filled(tmp_path / "cells", noise(1, 8, 8))
@@ -218,7 +228,9 @@ for n in range(64):
 def test_kill_9_leaves_whole_cells_or_none(tmp_path):
     cells = Cells.create(tmp_path / "cells", channels=3, height=512, width=512, cell=64)
     for attempt in range(3):
-        with subprocess.Popen([sys.executable, "-c", WRITER, str(cells.path)], cwd=ROOT, stdout=subprocess.PIPE) as run:
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(cells.path)], cwd=ROOT, stdout=subprocess.PIPE
+        ) as run:
             for _ in range(9 * attempt + 1):
                 run.stdout.readline()
             time.sleep(0.0007 * attempt)
@@ -230,7 +242,12 @@ def test_kill_9_leaves_whole_cells_or_none(tmp_path):
     assert len(written) < 64
     cells.sweep()
     assert not list((cells.path / "tmp").iterdir())
-    subprocess.run([sys.executable, "-c", WRITER, str(cells.path)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-c", WRITER, str(cells.path)],
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
     assert cells.exists(cells.box)
 
 
@@ -249,7 +266,10 @@ for x in range(0, 800, 8):
 def test_of_two_racing_writers_exactly_one_wins_every_cell(tmp_path):
     cells = Cells.create(tmp_path / "cells", channels=1, height=8, width=800, cell=8)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
-    runs = [subprocess.Popen([sys.executable, "-c", RACER, str(cells.path), str(n)], **pipes) for n in (1, 2)]
+    runs = [
+        subprocess.Popen([sys.executable, "-c", RACER, str(cells.path), str(n)], **pipes)
+        for n in (1, 2)
+    ]
     for run in runs:
         run.stdout.readline()
     for run in runs:

@@ -16,7 +16,9 @@ from storage.run_store.run_lock import RunLock
 from tests.places import ROOT
 
 HEADER = {"fingerprint": "abc", "levels": 3, "name": "Zürich 山"}
-texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\r"), min_size=1, max_size=40)
+texts = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\n\r"), min_size=1, max_size=40
+)
 
 
 def replay(path):
@@ -86,7 +88,9 @@ def test_damage_before_the_last_line_is_refused_with_its_line(tmp_path_factory, 
     number = data.draw(st.integers(0, len(lines) - 2))
     place = data.draw(st.integers(0, len(lines[number]) - 2))
     bad = bytearray(lines[number])
-    bad[place] ^= data.draw(st.sampled_from([0x01, 0x02, 0x40]))  # never makes a line break from these characters
+    bad[place] ^= data.draw(
+        st.sampled_from([0x01, 0x02, 0x40])
+    )  # never makes a line break from these characters
     if b"\n" in bytes(bad[:-1]) or bytes(bad).lower() == lines[number].lower():
         return
     path.write_bytes(b"".join([*lines[:number], bytes(bad), *lines[number + 1 :]]))
@@ -96,7 +100,9 @@ def test_damage_before_the_last_line_is_refused_with_its_line(tmp_path_factory, 
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("content", [b"", b"\n", b"not a journal\n", b'{"a": 1} 00000000\n', b"\x89PNG\r\n"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\n", b"not a journal\n", b'{"a": 1} 00000000\n', b"\x89PNG\r\n"]
+)
 def test_a_file_that_is_no_journal_is_refused(tmp_path, content):
     path = tmp_path / "journal"
     path.write_bytes(content)
@@ -127,7 +133,10 @@ def test_a_journal_is_never_created_over_another(tmp_path):
 
 @pytest.mark.parametrize("record", ["", "two\nlines", "carriage\rreturn"])
 def test_records_that_would_break_the_format_are_refused(tmp_path, record):
-    with Journal.create(tmp_path / "journal", HEADER) as journal, pytest.raises(ValueError, match="no line break"):
+    with (
+        Journal.create(tmp_path / "journal", HEADER) as journal,
+        pytest.raises(ValueError, match="no line break"),
+    ):
         journal.append(["fine", record])
     assert replay(tmp_path / "journal") == (HEADER, [])
 
@@ -165,7 +174,9 @@ def test_kill_9_loses_nothing_that_append_returned_for(tmp_path):
     path = tmp_path / "journal"
     Journal.create(path, HEADER).close()
     for attempt in range(3):
-        with subprocess.Popen([sys.executable, "-c", APPENDER, str(path)], cwd=ROOT, stdout=subprocess.PIPE) as run:
+        with subprocess.Popen(
+            [sys.executable, "-c", APPENDER, str(path)], cwd=ROOT, stdout=subprocess.PIPE
+        ) as run:
             for _ in range(7 * attempt + 3):
                 committed = int(run.stdout.readline())
             run.send_signal(signal.SIGKILL)
@@ -189,7 +200,9 @@ def test_two_drivers_refuse_each_other_and_a_killed_one_lets_go(tmp_path):
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "cwd": ROOT}
     with subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], **pipes) as run:
         assert run.stdout.readline() == b"held\n"
-        with pytest.raises(LockedError, match=rf"another run works here \(process {run.pid} on .* since ") as error:
+        with pytest.raises(
+            LockedError, match=rf"another run works here \(process {run.pid} on .* since "
+        ) as error:
             RunLock(path)
         assert "\n" not in str(error.value)
         run.send_signal(signal.SIGKILL)

@@ -11,9 +11,15 @@ from storage.run_store import pooled
 
 
 def build(tmp_path: Path, image: np.ndarray, factor: int = 2) -> pooled.Pooled:
-    height, width = image.shape[1] // factor, image.shape[2] // factor
+    height = image.shape[1] // factor
+    width = image.shape[2] // factor
     return pooled.build_pooled(
-        lambda y0, x0, y1, x1: image[:, y0:y1, x0:x1], image.shape[0], height, width, factor, tmp_path / "p.zarr"
+        lambda y0, x0, y1, x1: image[:, y0:y1, x0:x1],
+        image.shape[0],
+        height,
+        width,
+        factor,
+        tmp_path / "p.zarr",
     )
 
 
@@ -26,7 +32,8 @@ def test_blocks_of_any_size_give_the_same_averages(tmp_path: Path, monkeypatch: 
 
 def test_a_coarse_pixel_is_the_mean_of_its_known_pixels_and_unknown_without_any(tmp_path: Path):
     image = np.ones((1, 8, 8), np.float32)
-    image[0, 3, 5], image[0, 2, 5] = np.nan, 0.25
+    image[0, 3, 5] = np.nan
+    image[0, 2, 5] = 0.25
     image[0, 6:, 6:] = np.nan
     found = build(tmp_path, image).read(Box(0, 0, 4, 4))
     assert np.isnan(found).sum() == 1

@@ -1,4 +1,6 @@
-"""Chunks: what zstd hardly makes smaller is stored so that it decodes fast; other zarr readers read both kinds."""
+"""Chunks: what zstd hardly makes smaller is stored so that it decodes fast; other zarr readers read
+both kinds.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -87,7 +89,9 @@ def test_zarr_and_the_own_reader_read_a_level_of_both_kinds_of_chunks(tmp_path, 
 
 
 def small_chunks(folder):
-    """Publish two bands of noise, 200 x 300 px, in chunks of 64 px and shards of 128 px; return the pixels too."""
+    """Publish two bands of noise, 200 x 300 px, in chunks of 64 px and shards of 128 px; return the
+    pixels too.
+    """
     pixels = np.random.default_rng(1).integers(0, 1 << 16, (2, 200, 300), np.uint16)
     publish(
         lambda box: pixels[(slice(None), *box.slices())],
@@ -102,19 +106,25 @@ def small_chunks(folder):
     return PublishedImage.open(folder), pixels
 
 
-def test_windows_across_chunks_and_shards_are_read_whole_and_band_by_band_in_several_threads(tmp_path):
+def test_windows_across_chunks_and_shards_are_read_whole_and_band_by_band_in_several_threads(
+    tmp_path,
+):
     image, pixels = small_chunks(tmp_path / "out")
     rng = np.random.default_rng(2)
-    corners = [(*sorted(rng.integers(0, 201, 2)), *sorted(rng.integers(0, 301, 2))) for _ in range(60)]
-    boxes = [Box(int(y0), int(x0), int(y1), int(x1)) for y0, y1, x0, x1 in corners if y0 < y1 and x0 < x1]
+    corners = [
+        (*sorted(rng.integers(0, 201, 2)), *sorted(rng.integers(0, 301, 2))) for _ in range(60)
+    ]
+    boxes = [
+        Box(int(y0), int(x0), int(y1), int(x1)) for y0, y1, x0, x1 in corners if y0 < y1 and x0 < x1
+    ]
 
     def equal(box):
         expected = pixels[(slice(None), *box.slices())]
         bands = np.stack([band.copy() for band in image.bands(0, box)])
         second = [band.copy() for band in image.bands(0, box, 1)]
-        return all(np.array_equal(found, expected) for found in (image.read(0, box), bands)) and np.array_equal(
-            second, expected[1:]
-        )
+        return all(
+            np.array_equal(found, expected) for found in (image.read(0, box), bands)
+        ) and np.array_equal(second, expected[1:])
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(equal, [Box(0, 0, 200, 300), Box(64, 64, 128, 128), *boxes]))
@@ -123,7 +133,10 @@ def test_windows_across_chunks_and_shards_are_read_whole_and_band_by_band_in_sev
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda data: data[:100] + bytes([data[100] ^ 1]) + data[101:], r"chunk \(0, 0, 0\) is damaged"),
+        (
+            lambda data: data[:100] + bytes([data[100] ^ 1]) + data[101:],
+            r"chunk \(0, 0, 0\) is damaged",
+        ),
         (lambda data: data[:-1] + bytes([data[-1] ^ 1]), "index of the shard fails its checksum"),
         (lambda data: data[: len(data) // 2], "index of the shard fails its checksum"),
         (lambda data: b"", "index of the shard fails its checksum"),

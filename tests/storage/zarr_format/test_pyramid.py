@@ -18,8 +18,14 @@ def naive(pixels, nodata):
     channels, height, width = pixels.shape
     out = np.empty((channels, -(-height // 2), -(-width // 2)), pixels.dtype)
     for c, y, x in np.ndindex(out.shape):
-        places = [(j, i) for j in (2 * y, min(2 * y + 1, height - 1)) for i in (2 * x, min(2 * x + 1, width - 1))]
-        values = [pixels[c, j, i].item() for j, i in places if nodata is None or pixels[c, j, i] != nodata]
+        places = [
+            (j, i)
+            for j in (2 * y, min(2 * y + 1, height - 1))
+            for i in (2 * x, min(2 * x + 1, width - 1))
+        ]
+        values = [
+            pixels[c, j, i].item() for j, i in places if nodata is None or pixels[c, j, i] != nodata
+        ]
         out[c, y, x] = math.floor(sum(values) / len(values) + 0.5) if values else nodata
     return out
 
@@ -34,7 +40,10 @@ def test_a_coarser_pixel_is_the_rounded_mean_of_two_by_two(pixels):
     assert np.array_equal(halve(pixels), naive(pixels, None))
 
 
-@given(st.sampled_from(WHOLE).flatmap(lambda dtype: images(dtype, elements=st.integers(0, 3))), st.integers(0, 3))
+@given(
+    st.sampled_from(WHOLE).flatmap(lambda dtype: images(dtype, elements=st.integers(0, 3))),
+    st.integers(0, 3),
+)
 def test_nodata_does_not_mix_into_the_mean(pixels, nodata):
     assert np.array_equal(halve(pixels, nodata), naive(pixels, nodata))
 
@@ -53,7 +62,9 @@ def test_floats_keep_their_fractions_and_their_unknown_pixels():
     assert halved[0, 0, 0] == pytest.approx(3.5 / 3)
     assert np.isnan(halved[0, 0, 1])
     assert halve(np.array([[[1, 2], [3, 5]]], np.float32), nodata=-9999.0).item() == 2.75
-    assert halve(np.full((1, 2, 2), -3.4e38, np.float32), nodata=-3.4e38).item() == np.float32(-3.4e38)
+    assert halve(np.full((1, 2, 2), -3.4e38, np.float32), nodata=-3.4e38).item() == np.float32(
+        -3.4e38
+    )
 
 
 def test_a_nodata_value_that_the_dtype_cannot_hold_is_no_pixel():

@@ -1,4 +1,6 @@
-"""The real kubectl, where there is one, with our argument lines, against as much of an API server as it asks for."""
+"""The real kubectl, where there is one, with our argument lines, against as much of an API server
+as it asks for.
+"""
 
 import http.server
 import json
@@ -10,12 +12,17 @@ import pytest
 
 from tests.cluster.submission.kuberay.test_kuberay import PLACES, SUBMIT
 
-pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="there is no kubectl on this machine")
+pytestmark = pytest.mark.skipif(
+    shutil.which("kubectl") is None, reason="there is no kubectl on this machine"
+)
 
 JOBS = "/apis/ray.io/v1/namespaces/{namespace}/rayjobs"
 VERBS = ["create", "get", "list", "delete", "watch"]
 KIND = {"group": "ray.io", "version": "v1", "kind": "RayJob"}
-VALIDATED = {"x-kubernetes-group-version-kind": KIND, "parameters": [{"name": "fieldValidation", "in": "query"}]}
+VALIDATED = {
+    "x-kubernetes-group-version-kind": KIND,
+    "parameters": [{"name": "fieldValidation", "in": "query"}],
+}
 VERSION = {"groupVersion": "ray.io/v1", "version": "v1"}
 PODS = [
     {"name": name, "singularName": "", "namespaced": True, "kind": "Pod", "verbs": VERBS}
@@ -34,15 +41,27 @@ DISCOVERY = {
         "kind": "APIResourceList",
         "groupVersion": "ray.io/v1",
         "resources": [
-            {"name": "rayjobs", "singularName": "rayjob", "namespaced": True, "kind": "RayJob", "verbs": VERBS}
+            {
+                "name": "rayjobs",
+                "singularName": "rayjob",
+                "namespaced": True,
+                "kind": "RayJob",
+                "verbs": VERBS,
+            }
         ],
     },
-    "/openapi/v3": {"paths": {"apis/ray.io/v1": {"serverRelativeURL": "/openapi/v3/apis/ray.io/v1"}}},
+    "/openapi/v3": {
+        "paths": {"apis/ray.io/v1": {"serverRelativeURL": "/openapi/v3/apis/ray.io/v1"}}
+    },
     "/openapi/v3/apis/ray.io/v1": {
         "openapi": "3.0.0",
         "paths": {JOBS: {"post": VALIDATED}, f"{JOBS}/{{name}}": {"patch": VALIDATED}},
     },
-    "/api/v1/namespaces/imaging": {"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": "imaging"}},
+    "/api/v1/namespaces/imaging": {
+        "kind": "Namespace",
+        "apiVersion": "v1",
+        "metadata": {"name": "imaging"},
+    },
 }
 
 
@@ -51,13 +70,19 @@ class Api(http.server.BaseHTTPRequestHandler):
 
     def answer(self, found, code=200):
         if found is None:
-            code, found = (
-                404,
-                {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404},
-            )
+            code = 404
+            found = {
+                "kind": "Status",
+                "apiVersion": "v1",
+                "status": "Failure",
+                "reason": "NotFound",
+                "code": 404,
+            }
         body = found.encode() if isinstance(found, str) else json.dumps(found).encode()
         self.send_response(code)
-        self.send_header("Content-Type", "text/plain" if isinstance(found, str) else "application/json")
+        self.send_header(
+            "Content-Type", "text/plain" if isinstance(found, str) else "application/json"
+        )
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -69,7 +94,9 @@ class Api(http.server.BaseHTTPRequestHandler):
             self.answer(DISCOVERY[path])
         elif path == "/api/v1/namespaces/imaging/pods":
             name = asked["labelSelector"][0].removeprefix("job-name=")
-            pods = [pod for pod in self.server.pods if pod["metadata"]["labels"]["job-name"] == name]
+            pods = [
+                pod for pod in self.server.pods if pod["metadata"]["labels"]["job-name"] == name
+            ]
             self.answer({"kind": "PodList", "apiVersion": "v1", "items": pods})
         elif path.endswith("/log"):
             texts = self.server.logs.get(path.split("/")[-2], ["restored\n"])
@@ -78,7 +105,13 @@ class Api(http.server.BaseHTTPRequestHandler):
                 (job,) = self.server.jobs.values()
                 job["status"] = {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}
         elif "/pods/" in path:
-            self.answer(next(pod for pod in self.server.pods if pod["metadata"]["name"] == path.split("/")[-1]))
+            self.answer(
+                next(
+                    pod
+                    for pod in self.server.pods
+                    if pod["metadata"]["name"] == path.split("/")[-1]
+                )
+            )
         else:
             self.answer(self.server.jobs.get(path.split("/")[-1]))
 
@@ -92,7 +125,12 @@ class Api(http.server.BaseHTTPRequestHandler):
     def do_DELETE(self):
         job = self.server.jobs.pop(self.path.partition("?")[0].split("/")[-1])
         self.answer(
-            {"kind": "Status", "apiVersion": "v1", "status": "Success", "details": {"uid": "1", **job["metadata"]}}
+            {
+                "kind": "Status",
+                "apiVersion": "v1",
+                "status": "Success",
+                "details": {"uid": "1", **job["metadata"]},
+            }
         )
 
     def log_message(self, *_):
@@ -102,13 +140,17 @@ class Api(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def api(tmp_path, monkeypatch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Api)
-    server.jobs, server.pods, server.logs = {}, [], {}
+    server.jobs = {}
+    server.pods = []
+    server.logs = {}
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     context = {
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}],
+        "clusters": [
+            {"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}
+        ],
         "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
         "users": [{"name": "u", "user": {}}],
         "current-context": "c",
@@ -130,7 +172,12 @@ def api(tmp_path, monkeypatch):
 def submitter(pod, job, day):
     """Return the pod that follows a job's log."""
     made = f"2024-01-0{day}T00:00:00Z"
-    metadata = {"name": pod, "namespace": "imaging", "labels": {"job-name": job}, "creationTimestamp": made}
+    metadata = {
+        "name": pod,
+        "namespace": "imaging",
+        "labels": {"job-name": job},
+        "creationTimestamp": made,
+    }
     return {
         "kind": "Pod",
         "apiVersion": "v1",
@@ -167,14 +214,21 @@ def test_a_job_is_checked_created_looked_at_and_deleted(api, cli):
     ((second, job),) = api.jobs.items()
     assert again.out.strip() == f"k8s:imaging/{second}" != handle
     head = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
-    (driver,) = [json.loads(entry["value"]) for entry in head["env"] if entry["name"] == "GIGARESTORE_DRIVER"]
-    assert driver[driver.index("--") - 2 : driver.index("--")] == ["--earlier", handle.rpartition("-")[2]]
+    (driver,) = [
+        json.loads(entry["value"]) for entry in head["env"] if entry["name"] == "GIGARESTORE_DRIVER"
+    ]
+    assert driver[driver.index("--") - 2 : driver.index("--")] == [
+        "--earlier",
+        handle.rpartition("-")[2],
+    ]
     listed = [line.split("  ")[:2] for line in cli("list").out.splitlines()]
     assert sorted(listed) == sorted([[f"k8s:imaging/{second}", "pending"], [handle, "cancelled"]])
 
 
 def test_a_followed_log_that_breaks_off_is_printed_once_and_to_its_end(api, cli):
-    """kubectl ends a stream for many reasons while the job runs; what it sends then begins at the log's start."""
+    """kubectl ends a stream for many reasons while the job runs; what it sends then begins at the
+    log's start.
+    """
     handle = cli(*SUBMIT, *PLACES, "--namespace", "imaging").out.strip()
     ((name, job),) = api.jobs.items()
     job["status"] = {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}

@@ -1,4 +1,6 @@
-"""The RayJob manifest: what it says, what the schema and the rules refuse in it, and what becomes of it at the driver."""
+"""The RayJob manifest: what it says, what the schema and the rules refuse in it, and what becomes
+of it at the driver.
+"""
 
 import copy
 import http.server
@@ -30,19 +32,38 @@ IMAGE = "registry.example/gigarestore@sha256:0123"
 RUN = "0123456789ab"
 
 
-def submission(arguments=("/data/in.tif", "/data/out.zarr", "--scale", "4"), output="/data/out.zarr", **sections):
+def submission(
+    arguments=("/data/in.tif", "/data/out.zarr", "--scale", "4"),
+    output="/data/out.zarr",
+    **sections,
+):
     """Return a submission; keyword arguments are settings by section."""
     kuberay = {"image": IMAGE, "claims": ["scans:/data"], **sections.get("kuberay", {})}
-    settings = SubmissionSettings.model_validate({"submit": sections.get("submit", {}), "kuberay": kuberay})
+    settings = SubmissionSettings.model_validate(
+        {"submit": sections.get("submit", {}), "kuberay": kuberay}
+    )
     return Submission(
-        run_id=RUN, arguments=tuple(arguments), output=output, directory="/home", settings=settings, code=None
+        run_id=RUN,
+        arguments=tuple(arguments),
+        output=output,
+        directory="/home",
+        settings=settings,
+        code=None,
     )
 
 
 def everything():
     """Return a submission that uses every setting."""
     return submission(
-        submit={"nodes": 3, "gpus": 2, "cpus": 8, "memory": "64G", "time": "2-00:00:00", "env": ["A=b"], "grace": 120},
+        submit={
+            "nodes": 3,
+            "gpus": 2,
+            "cpus": 8,
+            "memory": "64G",
+            "time": "2-00:00:00",
+            "env": ["A=b"],
+            "grace": 120,
+        },
         kuberay={
             "namespace": "imaging",
             "service_account": "restorer",
@@ -68,11 +89,16 @@ def variables(pod):
 def test_the_manifest_is_yaml_that_says_what_was_asked_for():
     document = yaml.safe_load(render(everything()))
     assert document == manifest(everything())
-    spec, (head, worker) = document["spec"], pods(document)
+    spec = document["spec"]
+    (head, worker) = pods(document)
     assert document["metadata"]["name"] == f"gr-out-{RUN}"
     assert document["metadata"]["namespace"] == "imaging"
     assert (spec["activeDeadlineSeconds"], spec["preRunningDeadlineSeconds"]) == (172800, 1800)
-    assert (spec["shutdownAfterJobFinishes"], spec["ttlSecondsAfterFinished"], spec["backoffLimit"]) == (True, 600, 3)
+    assert (
+        spec["shutdownAfterJobFinishes"],
+        spec["ttlSecondsAfterFinished"],
+        spec["backoffLimit"],
+    ) == (True, 600, 3)
     cluster = spec["rayClusterSpec"]
     assert cluster["authOptions"] == {"mode": "token"}
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
@@ -86,10 +112,17 @@ def test_the_manifest_is_yaml_that_says_what_was_asked_for():
         assert "ray stop" in pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][2]
         assert pod["serviceAccountName"] == "restorer"
         assert pod["nodeSelector"] == {"gpu": "h200"}
-        assert {"key": "team", "operator": "Equal", "value": "imaging", "effect": "NoSchedule"} in pod["tolerations"]
+        assert {
+            "key": "team",
+            "operator": "Equal",
+            "value": "imaging",
+            "effect": "NoSchedule",
+        } in pod["tolerations"]
         assert {"key": "spot", "operator": "Exists"} in pod["tolerations"]
         assert variables(pod)["A"] == "b"
-    assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in worker["tolerations"]
+    assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in worker[
+        "tolerations"
+    ]
     assert variables(head)["RAY_JOB_STOP_WAIT_TIME_S"] == "120"
 
 
@@ -97,7 +130,10 @@ def test_outputs_lie_on_a_claim_that_all_pods_mount_and_are_copied_to_a_store():
     head, worker = pods(manifest(everything()))
     for pod in (head, worker):
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
-        mounts = {mount["mountPath"]: volumes[mount["name"]] for mount in pod["containers"][0]["volumeMounts"]}
+        mounts = {
+            mount["mountPath"]: volumes[mount["name"]]
+            for mount in pod["containers"][0]["volumeMounts"]
+        }
         assert mounts["/data"]["persistentVolumeClaim"] == {"claimName": "scans"}
         assert mounts["/dev/shm"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "2Gi"}
         assert mounts["/tmp"]["emptyDir"] == {"sizeLimit": "20Gi"}
@@ -112,7 +148,8 @@ def test_outputs_lie_on_a_claim_that_all_pods_mount_and_are_copied_to_a_store():
 
 
 def test_with_a_queue_the_job_begins_suspended_and_without_one_it_does_not():
-    queued, plain = manifest(submission(kuberay={"queue": "night"})), manifest(submission())
+    queued = manifest(submission(kuberay={"queue": "night"}))
+    plain = manifest(submission())
     assert queued["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "night"
     assert queued["spec"]["suspend"] is True
     assert "kueue.x-k8s.io/queue-name" not in plain["metadata"]["labels"]
@@ -136,7 +173,10 @@ def test_our_schema_is_a_part_of_the_operators():
                 continue
             if key == "properties":
                 for name, part in value.items():
-                    if (place, name) != ("$", "metadata"):  # Kubernetes' own, which the operator leaves open
+                    if (place, name) != (
+                        "$",
+                        "metadata",
+                    ):  # Kubernetes' own, which the operator leaves open
                         compare(part, theirs["properties"][name], f"{place}.{name}")
             elif key == "items":
                 compare(value, theirs["items"], f"{place}[]")
@@ -147,13 +187,17 @@ def test_our_schema_is_a_part_of_the_operators():
 
 
 CLUSTER = "spec/rayClusterSpec"
-HEAD, WORKER = f"{CLUSTER}/headGroupSpec", f"{CLUSTER}/workerGroupSpecs/0"
+HEAD = f"{CLUSTER}/headGroupSpec"
+WORKER = f"{CLUSTER}/workerGroupSpecs/0"
 BY_SCHEMA = {
     "a misspelt field": ("spec/shutdownAfterJobFinish", True),
     "a misspelt field of a pod": (f"{WORKER}/template/spec/restartPolicies", "Never"),
     "a number as an environment value": (f"{HEAD}/template/spec/containers/0/env/0/value", 2000),
     "a number among Ray's parameters": (f"{HEAD}/rayStartParams/num-cpus", 0),
-    "memory with a space": (f"{WORKER}/template/spec/containers/0/resources/limits/memory", "64 GB"),
+    "memory with a space": (
+        f"{WORKER}/template/spec/containers/0/resources/limits/memory",
+        "64 GB",
+    ),
     "a mode in capitals": (f"{CLUSTER}/authOptions/mode", "Token"),
     "text as a number": ("spec/backoffLimit", "3"),
     "a fraction of a replica": (f"{WORKER}/replicas", 1.5),
@@ -162,7 +206,10 @@ BY_SCHEMA = {
     "another kind": ("kind", "RayCluster"),
     "an endless wait for pods": ("spec/preRunningDeadlineSeconds", 0),
     "a claim without a name": (f"{WORKER}/template/spec/volumes/2/persistentVolumeClaim", {}),
-    "a secret without a key": (f"{WORKER}/template/spec/containers/0/env/6/valueFrom/secretKeyRef", {"name": "s3"}),
+    "a secret without a key": (
+        f"{WORKER}/template/spec/containers/0/env/6/valueFrom/secretKeyRef",
+        {"name": "s3"},
+    ),
 }
 BY_RULE = {
     "a long name": ("metadata/name", "gr-" + "x" * 45),
@@ -181,17 +228,29 @@ BY_RULE = {
     "a queue that starts at once": ("spec/suspend", False),
     "a queue with autoscaling": (f"{CLUSTER}/enableInTreeAutoscaling", True),
     "workers on the head": (f"{HEAD}/rayStartParams/num-cpus", "4"),
-    "a GPU for the head": (f"{HEAD}/template/spec/containers/0/resources/limits/nvidia.com~1gpu", "1"),
-    "more GPUs than asked for": (f"{WORKER}/template/spec/containers/0/resources/limits/nvidia.com~1gpu", "4"),
+    "a GPU for the head": (
+        f"{HEAD}/template/spec/containers/0/resources/limits/nvidia.com~1gpu",
+        "1",
+    ),
+    "more GPUs than asked for": (
+        f"{WORKER}/template/spec/containers/0/resources/limits/nvidia.com~1gpu",
+        "4",
+    ),
     "pods that restart": (f"{WORKER}/template/spec/restartPolicy", "Always"),
-    "shared memory beyond the limit": (f"{WORKER}/template/spec/volumes/0/emptyDir/sizeLimit", "64Gi"),
+    "shared memory beyond the limit": (
+        f"{WORKER}/template/spec/volumes/0/emptyDir/sizeLimit",
+        "64Gi",
+    ),
     "endless shared memory": (f"{WORKER}/template/spec/volumes/0/emptyDir/sizeLimit", None),
     "no memory limit": (f"{WORKER}/template/spec/containers/0/resources/limits/memory", None),
     "no container": (f"{WORKER}/template/spec/containers", []),
     "no image": (f"{WORKER}/template/spec/containers/0/image", ""),
     "fewer replicas than least": (f"{WORKER}/replicas", 2),
     "labels for ray start": (f"{WORKER}/rayStartParams/labels", "a=b"),
-    "fault tolerance by a variable": (f"{HEAD}/template/spec/containers/0/env/0/name", "RAY_REDIS_ADDRESS"),
+    "fault tolerance by a variable": (
+        f"{HEAD}/template/spec/containers/0/env/0/name",
+        "RAY_REDIS_ADDRESS",
+    ),
     "a shell's words in the entrypoint": ("spec/entrypoint", "python -m x '$(reboot)'"),
 }
 
@@ -229,9 +288,18 @@ def test_the_rules_refuse_what_the_schema_lets_pass(path, value):
     ("spec", "word"),
     [
         ({"clusterSelector": {"ray.io/cluster": "a"}, "backoffLimit": 1}, "clusterSelector"),
-        ({"clusterSelector": {"ray.io/cluster": "a"}, "submissionMode": "SidecarMode"}, "clusterSelector"),
-        ({"rayClusterSpec": {}, "submissionMode": "SidecarMode", "submitterConfig": {}}, "SidecarMode"),
-        ({"shutdownAfterJobFinishes": True, "deletionStrategy": {"deletionRules": [{}]}}, "deletionRules"),
+        (
+            {"clusterSelector": {"ray.io/cluster": "a"}, "submissionMode": "SidecarMode"},
+            "clusterSelector",
+        ),
+        (
+            {"rayClusterSpec": {}, "submissionMode": "SidecarMode", "submitterConfig": {}},
+            "SidecarMode",
+        ),
+        (
+            {"shutdownAfterJobFinishes": True, "deletionStrategy": {"deletionRules": [{}]}},
+            "deletionRules",
+        ),
         ({"suspend": True, "clusterSelector": {"ray.io/cluster": "a"}}, "suspend needs"),
     ],
 )
@@ -239,7 +307,11 @@ def test_the_rules_know_fields_that_we_never_write(spec, word):
     assert any(word in problem for problem in lint({"metadata": {"name": "a"}, "spec": spec}))
 
 
-PATHS = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=30)
+PATHS = st.text(
+    st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp")),
+    min_size=1,
+    max_size=30,
+)
 
 
 @settings(deadline=None, max_examples=50)
@@ -251,7 +323,9 @@ def test_hostile_words_reach_the_driver_unchanged_and_never_a_shell(words, name)
     value = variables(pods(document)[0])["GIGARESTORE_DRIVER"]
     assert "$(" not in value.replace("$$", "")
     told = json.loads(value.replace("$$", "$"))  # what Kubernetes makes of it
-    assert told[told.index("--") + 1 :] == [*words, "--scale", "4"] if "--" not in words else told[-2:]
+    assert (
+        told[told.index("--") + 1 :] == [*words, "--scale", "4"] if "--" not in words else told[-2:]
+    )
     assert f"/data/{name}" in told
 
 
@@ -339,7 +413,9 @@ def test_a_dry_run_prints_the_manifest_and_calls_nobody(kubectl, cli):
 
 def test_a_dry_run_needs_neither_torch_nor_ray():
     code = "import sys; from cluster.cli import _run; code = _run(sys.argv[1:]); "
-    code += "print(code, *(m for m in ('torch', 'ray', 'zarr') if m in sys.modules), file=sys.stderr)"
+    code += (
+        "print(code, *(m for m in ('torch', 'ray', 'zarr') if m in sys.modules), file=sys.stderr)"
+    )
     words = [sys.executable, "-c", code, *SUBMIT, *PLACES, "--dry-run"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stderr == "0\n"
@@ -365,8 +441,16 @@ def test_check_asks_the_server_and_creates_nothing(kubectl, cli):
     ("said", "code", "complaint"),
     [
         ('error: no matches for kind "RayJob" in version "ray.io/v1"', 2, "no matches for kind"),
-        ('Error from server (Forbidden): rayjobs.ray.io is forbidden: User "me" cannot create', 2, "Forbidden"),
-        ("E1 memcache.go\nUnable to connect to the server: dial tcp: i/o timeout", 69, "server: Unable to connect"),
+        (
+            'Error from server (Forbidden): rayjobs.ray.io is forbidden: User "me" cannot create',
+            2,
+            "Forbidden",
+        ),
+        (
+            "E1 memcache.go\nUnable to connect to the server: dial tcp: i/o timeout",
+            69,
+            "server: Unable to connect",
+        ),
         (
             "The connection to the server localhost:8080 was refused - did you specify the right host or port?",
             69,
@@ -431,8 +515,16 @@ def test_files_that_no_pod_sees_are_refused(cli, source, out, complaint):
         (rayjob("Running", "RUNNING"), JobState.RUNNING, None),
         (rayjob("Retrying", "FAILED"), JobState.REQUEUED, None),
         (rayjob("Complete", "SUCCEEDED"), JobState.SUCCEEDED, 0),
-        (rayjob("Failed", "FAILED", "AppFailed", "command failed with exit code 2, last logs"), JobState.FAILED, 2),
-        (rayjob("Failed", "FAILED", "AppFailed", "command failed with exit code 75"), JobState.INTERRUPTED, 75),
+        (
+            rayjob("Failed", "FAILED", "AppFailed", "command failed with exit code 2, last logs"),
+            JobState.FAILED,
+            2,
+        ),
+        (
+            rayjob("Failed", "FAILED", "AppFailed", "command failed with exit code 75"),
+            JobState.INTERRUPTED,
+            75,
+        ),
         (rayjob("Failed", "RUNNING", "DeadlineExceeded"), JobState.TIMEOUT, None),
         (rayjob("Failed", "", "PreRunningDeadlineExceeded"), JobState.FAILED, None),
         (rayjob("Complete", "STOPPED"), JobState.CANCELLED, None),
@@ -487,7 +579,11 @@ class Store(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self):
         asked = self.rfile.read(int(self.headers["Content-Length"])).decode()
-        gone = [name for name in self.server.objects if f"<Key>{name.removeprefix('/bucket/')}</Key>" in asked]
+        gone = [
+            name
+            for name in self.server.objects
+            if f"<Key>{name.removeprefix('/bucket/')}</Key>" in asked
+        ]
         for name in gone:
             del self.server.objects[name]
         self.answer(200)
@@ -506,7 +602,8 @@ class Store(http.server.BaseHTTPRequestHandler):
 def store(monkeypatch):
     pytest.importorskip("obstore")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Store)
-    server.objects, server.takes = {}, True
+    server.objects = {}
+    server.takes = True
     for name, value in {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}",
         "AWS_ALLOW_HTTP": "true",
@@ -526,12 +623,17 @@ def store(monkeypatch):
 def test_a_store_that_takes_nothing_is_known_before_the_run(store, tmp_path, monkeypatch, capsys):
     store.takes = False
     out = str(tmp_path / "out")
-    monkeypatch.setenv("GIGARESTORE_DRIVER", json.dumps(["--output", out, "--folder", f"{out}/x", "--", "in.png", out]))
+    monkeypatch.setenv(
+        "GIGARESTORE_DRIVER",
+        json.dumps(["--output", out, "--folder", f"{out}/x", "--", "in.png", out]),
+    )
     monkeypatch.setenv("GIGARESTORE_COPY_TO", "s3://bucket/done.zarr")
     monkeypatch.setenv("GIGARESTORE_SCRATCH", str(tmp_path))
     assert kuberay_driver.main() == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("gigarestore: s3://bucket/done.zarr/.gigarestore-probe: cannot be written: ")
+    assert line.startswith(
+        "gigarestore: s3://bucket/done.zarr/.gigarestore-probe: cannot be written: "
+    )
     assert line.endswith("check --copy-to and its credentials")
     assert list(tmp_path.iterdir()) == []
 
@@ -541,14 +643,30 @@ def test_a_store_that_takes_nothing_is_known_before_the_run(store, tmp_path, mon
 def test_the_manifest_run_here_stops_gently_goes_on_and_copies_to_a_store(
     small, job, serially, tmp_path, published_files, store, eventually
 ):
-    """Its entrypoint, variables and preStop hook, executed as a head's pod would; twice, as KubeRay retries."""
+    """Its entrypoint, variables and preStop hook, executed as a head's pod would; twice, as KubeRay
+    retries.
+    """
     serially(job(small, tmp_path / "reference", sampling={"steps": 30}))
-    data, pod = tmp_path / "it's $(data)", tmp_path / "pod"
+    data = tmp_path / "it's $(data)"
+    pod = tmp_path / "pod"
     for folder in (data, pod):
         folder.mkdir()
     (data / "in.png").write_bytes(small.read_bytes())
     out = data / "out.zarr"
-    options = ["--scale", "4", "--tile", "32", "--stride", "16", "--levels", "2", "--intent", "detail", "--steps", "30"]
+    options = [
+        "--scale",
+        "4",
+        "--tile",
+        "32",
+        "--stride",
+        "16",
+        "--levels",
+        "2",
+        "--intent",
+        "detail",
+        "--steps",
+        "30",
+    ]
     given = submission(
         (str(data / "in.png"), str(out), *options, "--workers", "1"),
         output=str(out),
@@ -578,13 +696,17 @@ def test_the_manifest_run_here_stops_gently_goes_on_and_copies_to_a_store(
     process = attempt()
     try:
         journal = out / ".gigarestore" / "journal"
-        assert eventually(lambda: journal.exists() and journal.read_bytes().count(b"T ") >= 2, seconds=120)
+        assert eventually(
+            lambda: journal.exists() and journal.read_bytes().count(b"T ") >= 2, seconds=120
+        )
         (fake := pod / "ray").write_text("#!/bin/sh\necho stopped\n")
         fake.chmod(0o755)
         hook = head["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
         hook = [word.replace("/tmp/", f"{pod}/") for word in hook]
         environment = {**os.environ, "PATH": f"{pod}:{os.environ['PATH']}"}
-        stopped = subprocess.run(hook, env=environment, capture_output=True, text=True, timeout=120, check=True)
+        stopped = subprocess.run(
+            hook, env=environment, capture_output=True, text=True, timeout=120, check=True
+        )
         assert stopped.stdout == "stopped\n"
         assert process.wait(timeout=60) == 75, process.communicate()
     finally:

@@ -1,6 +1,8 @@
-"""A real SLURM over virtual hosts runs our script: what it restores, what it survives, and what it leaves behind.
+"""A real SLURM over virtual hosts runs our script: what it restores, what it survives, and what it
+leaves behind.
 
-`make test-cluster` installs what this needs and sets GIGARESTORE_CLUSTER=1: then nothing here may be skipped.
+`make test-cluster` installs what this needs and sets GIGARESTORE_CLUSTER=1: then nothing here may
+be skipped.
 """
 
 import json
@@ -18,14 +20,20 @@ from tests.virtual_hosts import NEEDED, ROOT, Slurm, missing
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(400)]
 
 OPTIONS = ["--scale", "4", "--tile", "32", "--stride", "16", "--levels", "2", "--intent", "detail"]
-TILES, STEPS = 24, 60
+TILES = 24
+STEPS = 60
 SMALL = ["--backend", "slurm", "--cpus", "2", "--memory", "2G"]
 # Workers that a test holds are not taken for hung.
 TWO = ["--nodes", "2", "--sbatch-option=--nodelist=n1,n2", "--hang-seconds", "600"]
 # For tests of lost nodes alone: on a busy machine healthy nodes would be taken for dead.
 QUICK_HEALTH = [
     *("--env", "RAY_health_check_period_ms=1000", "--env", "RAY_health_check_timeout_ms=2000"),
-    *("--env", "RAY_health_check_failure_threshold=3", "--env", "RAY_health_check_initial_delay_ms=5000"),
+    *(
+        "--env",
+        "RAY_health_check_failure_threshold=3",
+        "--env",
+        "RAY_health_check_initial_delay_ms=5000",
+    ),
     *("--env", "GIGARESTORE_HEAD_SILENCE=20"),
 ]
 
@@ -36,7 +44,9 @@ def slurm():
     if lacking and os.environ.get("GIGARESTORE_CLUSTER"):
         pytest.fail(f"SLURM cannot run here, lacking {lacking}")
     if lacking:
-        pytest.skip(f"no SLURM over virtual hosts here, lacking {lacking}; `make test-cluster` installs what can be")
+        pytest.skip(
+            f"no SLURM over virtual hosts here, lacking {lacking}; `make test-cluster` installs what can be"
+        )
     hosts = Slurm(3)
     try:
         hosts.start()
@@ -47,7 +57,9 @@ def slurm():
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory, small, job, serially, published_files):
-    """Return the published files of an uninterrupted run, and write the picture that all runs restore."""
+    """Return the published files of an uninterrupted run, and write the picture that all runs
+    restore.
+    """
     out = tmp_path_factory.mktemp("reference") / "out"
     assert serially(job(small, out, sampling={"steps": STEPS})).tiles == TILES
     return published_files(out)
@@ -57,16 +69,28 @@ class Login:
     """A user at the cluster, in a folder that all nodes see."""
 
     def __init__(self, slurm, folder, picture):
-        self.slurm, self.folder = slurm, folder
+        self.slurm = slurm
+        self.folder = folder
         (folder / "small.png").write_bytes(picture.read_bytes())
-        self.env = {**slurm.env, "PYTHONPATH": str(ROOT), "HOME": str(folder), "XDG_STATE_HOME": str(folder / "state")}
+        self.env = {
+            **slurm.env,
+            "PYTHONPATH": str(ROOT),
+            "HOME": str(folder),
+            "XDG_STATE_HOME": str(folder / "state"),
+        }
         self.env |= {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 
     def run(self, *words, timeout=240, **env):
         command = [sys.executable, "-m", "cluster", *map(str, words)]
         env = {**self.env, **env}
         done = subprocess.run(
-            command, cwd=self.folder, env=env, capture_output=True, text=True, timeout=timeout, check=False
+            command,
+            cwd=self.folder,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
         )
         assert "Traceback" not in done.stderr, done.stderr
         return done
@@ -95,7 +119,8 @@ class Login:
             time.sleep(0.1)
 
     def until_second_joins(self, out, eventually):
-        """Hold the first node's workers from their first tile on until the second's are there, and leave them held.
+        """Hold the first node's workers from their first tile on until the second's are there, and
+        leave them held.
 
         A second node needs seconds to join, in which a fast machine would be done.
         """
@@ -127,7 +152,9 @@ class Login:
 
     def everything(self, out):
         told = [*(self.folder / out).rglob("*.log"), *(self.folder / out).rglob("events.jsonl")]
-        return self.slurm.ask("squeue", "-t", "all") + "\n".join(f"{p}:\n{p.read_text()[-3000:]}" for p in told)
+        return self.slurm.ask("squeue", "-t", "all") + "\n".join(
+            f"{p}:\n{p.read_text()[-3000:]}" for p in told
+        )
 
 
 @pytest.fixture
@@ -148,18 +175,26 @@ def events(folder):
 def leftovers(slurm):
     """Return what jobs have left on the living hosts: processes beside slurmd, and files in /tmp."""
     found = []
-    kept = {path.parts[2] for path in (slurm.folder, *NEEDED)}  # what the hosts were given of this machine's
+    kept = {
+        path.parts[2] for path in (slurm.folder, *NEEDED)
+    }  # what the hosts were given of this machine's
     for i, init in slurm.inits.items():
         if init.poll() is None:
             lines = slurm.inside(i, "ps", "-e", "-o", "args=").splitlines()
             known = ("slurmd -D", "bash -c", "ps -e", "slurmstepd: [", "slurmd: ")
-            found += [f"n{i}: {line[:150]}" for line in lines if line.strip() and not line.startswith(known)]
+            found += [
+                f"n{i}: {line[:150]}"
+                for line in lines
+                if line.strip() and not line.startswith(known)
+            ]
             names = slurm.inside(i, "ls", "-A", "/tmp").split()
             found += [f"n{i}: /tmp/{name}" for name in names if name not in kept]
     return found
 
 
-def test_two_nodes_restore_together_and_leave_nothing_behind(slurm, login, reference, published_files, eventually):
+def test_two_nodes_restore_together_and_leave_nothing_behind(
+    slurm, login, reference, published_files, eventually
+):
     """One worker per node: a wavefront two tiles wide needs both."""
     job = login.submit("out.zarr", *TWO, "--cpus", 1)
     login.until_second_joins("out.zarr", eventually)
@@ -168,11 +203,15 @@ def test_two_nodes_restore_together_and_leave_nothing_behind(slurm, login, refer
     assert ended.returncode == 0, login.everything("out.zarr")
     assert published_files(login.folder / "out.zarr") == reference
     told = events(login.folder / "out.zarr")
-    nodes = {event["worker"].partition(":")[0] for event in told if event["event"] == "BatchCommitted"}
+    nodes = {
+        event["worker"].partition(":")[0] for event in told if event["event"] == "BatchCommitted"
+    }
     assert nodes == {"n1", "n2"}, login.everything("out.zarr")
     assert eventually(lambda: not leftovers(slurm), seconds=10), leftovers(slurm)
     status = login.run("status", f"slurm:{job}")
-    assert status.stdout.startswith(f"slurm:{job}: succeeded\nout.zarr".replace("out.zarr", str(login.folder)))
+    assert status.stdout.startswith(
+        f"slurm:{job}: succeeded\nout.zarr".replace("out.zarr", str(login.folder))
+    )
     assert f"{TILES} of {TILES} tiles" in status.stdout
     assert "driver ended with 0" in login.run("logs", "out.zarr").stdout
     secret = list(login.folder.rglob("rendezvous.json"))
@@ -209,7 +248,9 @@ def test_ray_that_does_not_start_is_exit_code_70_and_says_why(slurm, login):
 def test_the_time_limit_leads_to_a_checkpoint_a_requeue_and_the_same_bytes(
     slurm, login, reference, published_files, eventually
 ):
-    """The worker is held until the scheduler's warning has come, so that a fast machine is not done before."""
+    """The worker is held until the scheduler's warning has come, so that a fast machine is not done
+    before.
+    """
     out = login.folder / "out.zarr"
     here = ["--workers", 1, "--drain-seconds", 5, "--sbatch-option=--nodelist=n1"]
     job = login.submit("out.zarr", "--time", 4, *here)
@@ -217,7 +258,9 @@ def test_the_time_limit_leads_to_a_checkpoint_a_requeue_and_the_same_bytes(
     login.hold(1)
     began = time.time() - min(event["time"] for event in events(out))
     login.set_limit(job, int(began // 60) + 2)  # near: the scheduler warns 60 s before it
-    assert eventually(lambda: "the time limit is near" in login.log(job), seconds=120), login.everything("out.zarr")
+    assert eventually(lambda: "the time limit is near" in login.log(job), seconds=120), (
+        login.everything("out.zarr")
+    )
     login.release(1)
     assert eventually(lambda: login.restarts(job) == 1, seconds=60), login.everything("out.zarr")
     login.set_limit(job, 20)
@@ -230,9 +273,11 @@ def test_the_time_limit_leads_to_a_checkpoint_a_requeue_and_the_same_bytes(
 def assert_resumed(out, attempts=2):
     """Nothing was lost between attempts, and nothing done twice.
 
-    What an attempt found done is the journal's word. The events of the last tiles before a host's end may be missing.
+    What an attempt found done is the journal's word. The events of the last tiles before a host's
+    end may be missing.
     """
-    starts, commits = [], []
+    starts = []
+    commits = []
     for event in events(out):
         if event["event"] == "RunStarted":
             starts.append(event["done"])
@@ -243,7 +288,10 @@ def assert_resumed(out, attempts=2):
     assert starts[0] == 0
     assert 0 < starts[1] < TILES
     told = [done + len(keys) for done, keys in zip(starts, commits, strict=True)]
-    assert all(before <= after for before, after in zip(told, starts[1:], strict=False)), (starts, told)
+    assert all(before <= after for before, after in zip(told, starts[1:], strict=False)), (
+        starts,
+        told,
+    )
     assert told[-1] == TILES
     every = [key for keys in commits for key in keys]
     assert len(every) == len(set(every))
@@ -301,7 +349,11 @@ def test_two_jobs_on_one_host_do_not_disturb_each_other(slurm, login, reference,
     assert login.wait(first).returncode == 0, login.everything("first.zarr")
     assert login.wait(second).returncode == 0, login.everything("second.zarr")
     assert published_files(login.folder / "second.zarr") == reference
-    lost = [event for event in events(login.folder / "second.zarr") if event["event"] in ("WorkerLost", "BatchFailed")]
+    lost = [
+        event
+        for event in events(login.folder / "second.zarr")
+        if event["event"] in ("WorkerLost", "BatchFailed")
+    ]
     assert not lost
 
 
@@ -327,7 +379,9 @@ def test_the_death_of_the_host_that_holds_the_driver_leads_to_a_requeue(
     login.until_done("out.zarr", 3)
     slurm.power_off(1)
     try:
-        assert eventually(lambda: login.restarts(job) == 1, seconds=150, pause=1), login.everything("out.zarr")
+        assert eventually(lambda: login.restarts(job) == 1, seconds=150, pause=1), login.everything(
+            "out.zarr"
+        )
         slurm.ask("scontrol", "update", f"JobId={job}", "ExcNodeList=")
         ended = login.wait(job, 200)
         assert ended.returncode == 0, login.everything("out.zarr")
@@ -338,8 +392,12 @@ def test_the_death_of_the_host_that_holds_the_driver_leads_to_a_requeue(
         slurm.power_on(1)
 
 
-def test_a_cable_that_is_cut_and_mended_costs_time_only(slurm, login, reference, published_files, eventually):
-    """Longer than Ray forgives, so that the node is given up and joins again; shorter than SLURM does."""
+def test_a_cable_that_is_cut_and_mended_costs_time_only(
+    slurm, login, reference, published_files, eventually
+):
+    """Longer than Ray forgives, so that the node is given up and joins again; shorter than SLURM
+    does.
+    """
     job = login.submit("out.zarr", *TWO, *QUICK_HEALTH)
     out = login.folder / "out.zarr"
     login.until_second_joins("out.zarr", eventually)
@@ -369,7 +427,9 @@ def test_check_asks_the_scheduler_and_submits_nothing(slurm, login):
 
 def test_hostile_names_reach_the_driver_as_they_are(login, reference, published_files):
     out = """a b'c"d$(touch pwned)`touch pwned`;#%jx.zarr"""
-    job = login.submit(out, "--env", "ODD=$(touch pwned) 'x'", "--name", '$(touch pwned)"; touch pwned')
+    job = login.submit(
+        out, "--env", "ODD=$(touch pwned) 'x'", "--name", '$(touch pwned)"; touch pwned'
+    )
     ended = login.wait(job)
     assert ended.returncode == 0, login.everything(".")
     assert published_files(login.folder / out) == reference
@@ -380,13 +440,27 @@ def test_hostile_names_reach_the_driver_as_they_are(login, reference, published_
 def test_an_array_restores_a_batch_in_two_shares_and_names_what_it_cannot(
     login, make_picture, write_picture, job, serially, published_files
 ):
-    """Four pictures, of which the second share's first ends too early: the first share succeeds, the array fails."""
+    """Four pictures, of which the second share's first ends too early: the first share succeeds,
+    the array fails.
+    """
     names = ["a", "b", "c", "d"]
     for seed, name in enumerate(names):
         write_picture(login.folder / f"{name}.png", make_picture(14, 16, seed=seed))
     whole = (login.folder / "b.png").read_bytes()
     (login.folder / "b.png").write_bytes(whole[:-100])
-    words = ["submit", "batch", "[a-d].png", "out", *OPTIONS, "--steps", 2, *SMALL, "--shares", 2, "--wait"]
+    words = [
+        "submit",
+        "batch",
+        "[a-d].png",
+        "out",
+        *OPTIONS,
+        "--steps",
+        2,
+        *SMALL,
+        "--shares",
+        2,
+        "--wait",
+    ]
     done = login.run(*words)
     assert done.returncode == 1, login.everything("out")
     handle = done.stdout.strip()
@@ -418,16 +492,35 @@ def test_an_array_restores_a_batch_in_two_shares_and_names_what_it_cannot(
     ended = login.wait(again.removeprefix("slurm:"))
     assert ended.returncode == 0, login.everything("out")
     assert "4 images: 4 published" in login.run("status", "out").stdout
-    assert {name: published_files(login.folder / "out" / f"{name}.zarr") for name in "acd"} == published
+    assert {
+        name: published_files(login.folder / "out" / f"{name}.zarr") for name in "acd"
+    } == published
 
 
-def test_shares_that_reach_the_time_limit_go_on_each_by_itself(slurm, login, reference, published_files, eventually):
-    """Both are held until the scheduler's warning has come to them; the second is warned once more later on."""
+def test_shares_that_reach_the_time_limit_go_on_each_by_itself(
+    slurm, login, reference, published_files, eventually
+):
+    """Both are held until the scheduler's warning has come to them; the second is warned once more
+    later on.
+    """
     names = ["a", "b"]
     for name in names:
         (login.folder / f"{name}.png").write_bytes((login.folder / "small.png").read_bytes())
     one_each = ["--workers", 1, "--drain-seconds", 5, "--sbatch-option=--exclude=n3"]
-    words = ["submit", "batch", "[ab].png", "out", *OPTIONS, "--steps", STEPS, *SMALL, "--shares", 2, "--time", 4]
+    words = [
+        "submit",
+        "batch",
+        "[ab].png",
+        "out",
+        *OPTIONS,
+        "--steps",
+        STEPS,
+        *SMALL,
+        "--shares",
+        2,
+        "--time",
+        4,
+    ]
     handle = login.run(*words, *one_each).stdout.strip()
     job = handle.removeprefix("slurm:")
     tasks = [f"{job}_{share}" for share in (1, 2)]
@@ -439,11 +532,15 @@ def test_shares_that_reach_the_time_limit_go_on_each_by_itself(slurm, login, ref
     for task, out in zip(tasks, outs, strict=True):
         began = time.time() - min(event["time"] for event in events(login.folder / out))
         login.set_limit(task, int(began // 60) + 2)  # near: the scheduler warns 60 s before it
-    warned = eventually(lambda: all("the time limit is near" in login.log(task) for task in tasks), seconds=150)
+    warned = eventually(
+        lambda: all("the time limit is near" in login.log(task) for task in tasks), seconds=150
+    )
     assert warned, login.everything("out")
     for host in (1, 2):
         login.release(host)
-    assert eventually(lambda: [login.restarts(task) for task in tasks] == [1, 1], seconds=90), login.everything("out")
+    assert eventually(lambda: [login.restarts(task) for task in tasks] == [1, 1], seconds=90), (
+        login.everything("out")
+    )
     for task in tasks:
         login.set_limit(task, 20)
     login.until_done(outs[1], login.done(outs[1]) + 2)
@@ -452,7 +549,9 @@ def test_shares_that_reach_the_time_limit_go_on_each_by_itself(slurm, login, ref
     assert eventually(lambda: login.restarts(tasks[1]) == 2, seconds=60), login.everything("out")
 
     programs = counted(login.folder / "bin")
-    ended = login.run("wait", handle, "--timeout", 200, timeout=230, PATH=f"{programs}:{os.environ['PATH']}")
+    ended = login.run(
+        "wait", handle, "--timeout", 200, timeout=230, PATH=f"{programs}:{os.environ['PATH']}"
+    )
     assert ended.returncode == 0, login.everything("out")
     asked = [line.partition(" ")[0] for line in calls(programs)]
     assert set(asked) == {"squeue"}, "the queue knows them all"

@@ -1,4 +1,6 @@
-"""Arrays of hundreds of tasks: SLURM is asked once for all of them, and not again for those that have ended."""
+"""Arrays of hundreds of tasks: SLURM is asked once for all of them, and not again for those that
+have ended.
+"""
 
 import pytest
 
@@ -8,8 +10,8 @@ from cluster.submission.slurm.slurm_client import SlurmBackend
 from cluster.submission.slurm.state import parse_scontrol, parse_squeue
 from tests.slurm_daemons import calls
 
-# Of a real SLURM 22.05: the array 1-4%2, of which the second task was queued again and the third failed. The last task's
-# number is the array's.
+# Of a real SLURM 22.05: the array 1-4%2, of which the second task was queued again and the third
+# failed. The last task's number is the array's.
 SQUEUE = """\
 1_2|COMPLETED|None
 1_4|COMPLETED|None
@@ -27,7 +29,9 @@ JobId=2 ArrayJobId=1 ArrayTaskId=1 ArrayTaskThrottle=2 JobName=sbatch JobState=C
 WAITING = """\
 JobId=1 ArrayJobId=1 ArrayTaskId=1-4%2 ArrayTaskThrottle=2 JobName=sbatch JobState=PENDING Reason=None ExitCode=0:0
 """
-TASKS, DYING, AGAIN = 300, 7, 9
+TASKS = 300
+DYING = 7
+AGAIN = 9
 
 
 def test_every_task_is_found_under_its_own_name():
@@ -72,7 +76,9 @@ def programs(tmp_path, monkeypatch):
         for name, text in texts.items():
             (tmp_path / f"{name}.txt").write_text(text)
             say = f'while read -r line; do echo "$line"; done < {tmp_path}/{name}.txt'
-            (tmp_path / name).write_text(f'#!/bin/bash\necho "{name} $*" >> {tmp_path}/calls\n{say}\n')
+            (tmp_path / name).write_text(
+                f'#!/bin/bash\necho "{name} $*" >> {tmp_path}/calls\n{say}\n'
+            )
             (tmp_path / name).chmod(0o755)
 
     return put
@@ -83,30 +89,46 @@ def asked(tmp_path):
 
 
 def rows(last):
-    """Return what sacct says: one task was queued again, so that its dead attempt stands before its last one."""
-    ended = [f"1_{task}|{'FAILED|2:0' if task == DYING else 'COMPLETED|0:0'}|None" for task in range(1, TASKS + 1)]
+    """Return what sacct says: one task was queued again, so that its dead attempt stands before its
+    last one.
+    """
+    ended = [
+        f"1_{task}|{'FAILED|2:0' if task == DYING else 'COMPLETED|0:0'}|None"
+        for task in range(1, TASKS + 1)
+    ]
     ended[AGAIN - 1] = f"1_{AGAIN}|REQUEUED|0:0|None"
     return "\n".join([*ended, *last]) + "\n"
 
 
 def test_tasks_that_the_queue_has_forgotten_are_asked_for_together_and_once(programs, tmp_path):
-    backend, record, handle = SlurmBackend(), array(tmp_path, TASKS), Handle("slurm", "1")
+    backend = SlurmBackend()
+    record = array(tmp_path, TASKS)
+    handle = Handle("slurm", "1")
     programs(squeue=f"1_{AGAIN}|RUNNING|None\n", sacct=rows([]), scontrol="")
     found = backend.state(handle, record)
-    assert (found.state, found.reason) == (JobState.RUNNING, f"{TASKS - 1} of {TASKS} shares have ended")
+    assert (found.state, found.reason) == (
+        JobState.RUNNING,
+        f"{TASKS - 1} of {TASKS} shares have ended",
+    )
     assert asked(tmp_path) == ["squeue", "sacct"]
     assert backend.state(handle, record) == found
     assert asked(tmp_path) == ["squeue"], "nothing that has ended is asked for again"
     programs(squeue="", sacct=rows([f"1_{AGAIN}|COMPLETED|0:0|None"]))
     found = backend.state(handle, record)
-    assert (found.state, found.exit_code, found.reason) == (JobState.FAILED, 2, f"1 of {TASKS} shares")
+    assert (found.state, found.exit_code, found.reason) == (
+        JobState.FAILED,
+        2,
+        f"1 of {TASKS} shares",
+    )
     assert asked(tmp_path) == ["squeue", "sacct"]
     assert backend.state(handle, record) == found
     assert asked(tmp_path) == ["squeue"]
 
 
 def test_what_is_known_of_an_end_holds_until_the_task_is_queued_again(programs, tmp_path):
-    backend, record, handle = SlurmBackend(), array(tmp_path, 4), Handle("slurm", "1")
+    backend = SlurmBackend()
+    record = array(tmp_path, 4)
+    handle = Handle("slurm", "1")
     programs(squeue=SQUEUE, sacct="", scontrol=SCONTROL)
     found = backend.state(handle, record)
     assert (found.state, found.exit_code) == (JobState.FAILED, 7)
@@ -120,7 +142,9 @@ def test_what_is_known_of_an_end_holds_until_the_task_is_queued_again(programs, 
 
 def test_an_end_that_the_queue_tells_otherwise_than_before_is_looked_at_again(programs, tmp_path):
     """Queued again and done between two looks."""
-    backend, record, handle = SlurmBackend(), array(tmp_path, 4), Handle("slurm", "1")
+    backend = SlurmBackend()
+    record = array(tmp_path, 4)
+    handle = Handle("slurm", "1")
     programs(squeue=SQUEUE, sacct="", scontrol=SCONTROL)
     assert backend.state(handle, record).state is JobState.FAILED
     programs(squeue=SQUEUE.replace("1_3|FAILED|NonZeroExitCode", "1_3|COMPLETED|None"))
@@ -129,7 +153,9 @@ def test_an_end_that_the_queue_tells_otherwise_than_before_is_looked_at_again(pr
 
 @pytest.mark.parametrize("state", ["NODE_FAIL", "PREEMPTED"])
 def test_a_task_that_may_yet_be_queued_again_is_asked_for_again(programs, tmp_path, state):
-    backend, record, handle = SlurmBackend(), array(tmp_path, 2), Handle("slurm", "1")
+    backend = SlurmBackend()
+    record = array(tmp_path, 2)
+    handle = Handle("slurm", "1")
     programs(squeue="1_1|RUNNING|None\n", sacct=f"1_2|{state}|0:0|None\n", scontrol="")
     assert backend.state(handle, record).reason == "1 of 2 shares have ended"
     programs(squeue="1_1|RUNNING|None\n", sacct=f"1_2|{state}|0:0|None\n1_2|COMPLETED|0:0|None\n")

@@ -1,4 +1,5 @@
-"""A real SLURM of one node on this machine's loopback, under this user: our script, launcher and driver within it.
+"""A real SLURM of one node on this machine's loopback, under this user: our script, launcher and
+driver within it.
 
 What needs several nodes is in test_slurm.py (`make test-cluster`).
 """
@@ -18,7 +19,20 @@ from tests.slurm_daemons import Loopback, calls, counted, lacking, shell
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-OPTIONS = ["--scale", "4", "--tile", "32", "--stride", "16", "--levels", "2", "--intent", "detail", "--steps", "2"]
+OPTIONS = [
+    "--scale",
+    "4",
+    "--tile",
+    "32",
+    "--stride",
+    "16",
+    "--levels",
+    "2",
+    "--intent",
+    "detail",
+    "--steps",
+    "2",
+]
 SUBMIT = ["--backend", "slurm", "--cpus", "1", "--memory", "1G"]
 
 
@@ -44,12 +58,21 @@ def slurm():
 @pytest.fixture
 def run(slurm, tmp_path):
     """Run our command as a user of that SLURM."""
-    env = {**slurm.env, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path / "state")}
-    env = {name: value for name, value in env.items() if not name.startswith(("RAY_", "GIGARESTORE_"))}
+    env = {
+        **slurm.env,
+        "PYTHONPATH": str(ROOT),
+        "HOME": str(tmp_path),
+        "XDG_STATE_HOME": str(tmp_path / "state"),
+    }
+    env = {
+        name: value for name, value in env.items() if not name.startswith(("RAY_", "GIGARESTORE_"))
+    }
 
     def run(*words):
         command = [sys.executable, "-m", "cluster", *map(str, words)]
-        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200, check=False)
+        return subprocess.run(
+            command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200, check=False
+        )
 
     return run
 
@@ -80,7 +103,9 @@ def test_the_drivers_exit_code_is_the_jobs(run, slurm, small, tmp_path):
     assert f"ExitCode={BAD_INPUT}:0" in slurm.ask("scontrol", "show", "job", job)
 
 
-def test_the_controller_is_asked_once_a_look_for_all_tasks_of_an_array(slurm, tmp_path, monkeypatch, eventually):
+def test_the_controller_is_asked_once_a_look_for_all_tasks_of_an_array(
+    slurm, tmp_path, monkeypatch, eventually
+):
     """The third task fails, the second is queued again by itself, and later the fourth by its user."""
     script = """#!/bin/bash
     me=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
@@ -93,7 +118,9 @@ def test_the_controller_is_asked_once_a_look_for_all_tasks_of_an_array(slurm, tm
     monkeypatch.setenv("SLURM_CONF", slurm.env["SLURM_CONF"])
     programs = counted(tmp_path / "bin")
     monkeypatch.setenv("PATH", str(programs), prepend=":")
-    backend, record, handle = SlurmBackend(), array(tmp_path, 6), Handle("slurm", number)
+    backend = SlurmBackend()
+    record = array(tmp_path, 6)
+    handle = Handle("slurm", number)
 
     def look():
         calls(programs)

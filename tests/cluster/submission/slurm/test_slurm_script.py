@@ -1,4 +1,6 @@
-"""The sbatch script: golden text, and whatever is in names, paths and variables reaches bash as it is."""
+"""The sbatch script: golden text, and whatever is in names, paths and variables reaches bash as it
+is.
+"""
 
 import fcntl
 import os
@@ -41,7 +43,12 @@ GOLDEN = """\
 """
 
 
-def submission(output="/data/out.zarr", arguments=("in.tif", "/data/out.zarr", "--scale", "4"), code=None, **sections):
+def submission(
+    output="/data/out.zarr",
+    arguments=("in.tif", "/data/out.zarr", "--scale", "4"),
+    code=None,
+    **sections,
+):
     return Submission(
         run_id="0123456789ab",
         arguments=arguments,
@@ -54,25 +61,35 @@ def submission(output="/data/out.zarr", arguments=("in.tif", "/data/out.zarr", "
 
 def test_the_header_is_what_was_asked_for():
     common = {"nodes": 4, "min_nodes": 2, "cpus": 8, "gpus": 2, "memory": "64G"}
-    script = render(submission(submit=common, slurm={"partition": "gpu", "options": ["--mail-type=END"]}))
+    script = render(
+        submission(submit=common, slurm={"partition": "gpu", "options": ["--mail-type=END"]})
+    )
     assert script.startswith(GOLDEN)
     assert "#SBATCH" not in script.removeprefix(GOLDEN)
 
 
 def test_the_body_traps_waits_and_requeues(tmp_path):
-    script = render(submission(code="/opt/code", submit={"python": "/venv/bin/python", "setup": ["module load x"]}))
+    script = render(
+        submission(
+            code="/opt/code", submit={"python": "/venv/bin/python", "setup": ["module load x"]}
+        )
+    )
     path = tmp_path / "job.sh"
     path.write_text(script)
     assert subprocess.run(["bash", "-n", path], check=False).returncode == 0
     lines = script.splitlines()
     assert (
-        lines.index("export PYTHONPATH=/opt/code") < lines.index("module load x") < lines.index("before=$(committed)")
+        lines.index("export PYTHONPATH=/opt/code")
+        < lines.index("module load x")
+        < lines.index("before=$(committed)")
     )
     assert 'python -u -m cluster.on_node.slurm_launcher --folder "$attempt"' in script
     assert script.count("scontrol requeue") == 1
 
 
-@pytest.mark.parametrize(("policy", "said"), [("continue", ["#SBATCH --no-kill", " --no-kill \\"]), ("requeue", [])])
+@pytest.mark.parametrize(
+    ("policy", "said"), [("continue", ["#SBATCH --no-kill", " --no-kill \\"]), ("requeue", [])]
+)
 def test_a_lost_node_ends_the_job_only_when_asked_to(policy, said):
     script = render(submission(submit={"on_node_fail": policy}))
     assert script.count("--no-kill") == len(said)
@@ -105,8 +122,11 @@ def test_no_text_of_a_user_leaves_its_sbatch_line():
         )
     )
     header = [line for line in script.splitlines() if line.startswith("#SBATCH")]
-    plain, quoted = r"[A-Za-z0-9_./:,=+@%\[\]-]*", r'"(\\.|[^"\\])*"'
-    assert all(re.fullmatch(rf"#SBATCH --[a-z-]+(=({plain}|{quoted}))?", line) for line in header), header
+    plain = r"[A-Za-z0-9_./:,=+@%\[\]-]*"
+    quoted = r'"(\\.|[^"\\])*"'
+    assert all(
+        re.fullmatch(rf"#SBATCH --[a-z-]+(=({plain}|{quoted}))?", line) for line in header
+    ), header
     assert "#SBATCH --job-name=gr-a-b-c-d-touch-pwned-touch-pwned\n" in script
 
 
@@ -116,7 +136,9 @@ def test_a_backslash_in_the_output_is_refused_since_slurm_would_drop_it():
 
 
 @pytest.mark.parametrize("text", ["a\nb", "a\rb", "a\x00b", "a\x1bb", "a\u2028b"])
-@pytest.mark.parametrize("place", [("submit", "name"), ("slurm", "account"), ("slurm", "options"), ("submit", "setup")])
+@pytest.mark.parametrize(
+    "place", [("submit", "name"), ("slurm", "account"), ("slurm", "options"), ("submit", "setup")]
+)
 def test_a_line_break_is_refused_wherever_it_comes_from(text, place):
     section, key = place
     value = [f"--x={text}"] if key in ("options", "setup") else text
@@ -138,7 +160,11 @@ NOT_IN_ARGUMENTS = "\x00"  # no system passes it on
 @settings(max_examples=15, deadline=None)
 @given(
     st.lists(
-        st.text(st.characters(exclude_categories=["Cs"], exclude_characters=NOT_IN_ARGUMENTS), max_size=12), max_size=4
+        st.text(
+            st.characters(exclude_categories=["Cs"], exclude_characters=NOT_IN_ARGUMENTS),
+            max_size=12,
+        ),
+        max_size=4,
     ),
     st.text(max_size=12).filter(str.isprintable),
 )
@@ -152,13 +178,23 @@ def test_bash_hands_every_word_and_variable_on_as_it_is(tmp_path_factory, words,
     output = str(folder / "o u't$(x).zarr")
     script = folder / "job.sh"
     script.write_text(
-        render(submission(output=output, arguments=("in.png", *words), submit={"env": [f"ODD={value}"]})),
+        render(
+            submission(
+                output=output, arguments=("in.png", *words), submit={"env": [f"ODD={value}"]}
+            )
+        ),
         encoding="utf-8",
     )
     env = {"PATH": f"{srun.parent}:{os.environ['PATH']}", "WRITTEN": str(folder / "written")}
     env |= {"SLURM_JOB_ID": "5", "SLURM_JOB_NODELIST": "n1"}
     done = subprocess.run(
-        ["bash", script], env=env, cwd=folder, capture_output=True, text=True, timeout=20, check=False
+        ["bash", script],
+        env=env,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
     )
     assert done.returncode == 7, done.stderr
     odd, *given_words = (folder / "written").read_bytes().decode().split("\0")[:-1]
@@ -166,11 +202,18 @@ def test_bash_hands_every_word_and_variable_on_as_it_is(tmp_path_factory, words,
     assert given_words[given_words.index("--output") + 1] == output
     after = given_words[given_words.index("cluster.on_node.driver") :]
     assert after[after.index("--") + 1 :] == ["in.png", *words]
-    assert sorted(path.name for path in folder.iterdir()) == ["bin", "job.sh", "o u't$(x).zarr", "written"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "bin",
+        "job.sh",
+        "o u't$(x).zarr",
+        "written",
+    ]
 
 
 def run_script(folder, *, cap=3, restarts=0, progress=True, cancelled=False, scontrol=True):
-    """Run the real script with programs that say what they were asked; its driver is stopped. Return (code, output)."""
+    """Run the real script with programs that say what they were asked; its driver is stopped.
+    Return (code, output).
+    """
     programs = folder / "bin"
     programs.mkdir()
     output = folder / "out.zarr"
@@ -178,7 +221,11 @@ def run_script(folder, *, cap=3, restarts=0, progress=True, cancelled=False, sco
     journal.parent.mkdir(parents=True)
     commit = f"echo T 0 >> {journal}; " if progress else f"echo header >> {journal}; "
     cancel = f"touch {output}/.gigarestore/submissions/0123456789ab/cancel; " if cancelled else ""
-    texts = {"srun": f"{commit}{cancel}exit 75", "scontrol": 'echo "scontrol $*"', "sleep": "exit 0"}
+    texts = {
+        "srun": f"{commit}{cancel}exit 75",
+        "scontrol": 'echo "scontrol $*"',
+        "sleep": "exit 0",
+    }
     for name, text in texts.items():
         (programs / name).write_text(f"#!/bin/bash\n{text}\n")
         (programs / name).chmod(0o755)
@@ -188,9 +235,19 @@ def run_script(folder, *, cap=3, restarts=0, progress=True, cancelled=False, sco
         (programs / "scontrol").unlink()
     script = folder / "job.sh"
     script.write_text(render(submission(output=str(output), submit={"restarts": cap})))
-    env = {"PATH": str(programs), "SLURM_JOB_ID": "5", "SLURM_JOB_NODELIST": "n1", "SLURM_RESTART_COUNT": str(restarts)}
+    env = {
+        "PATH": str(programs),
+        "SLURM_JOB_ID": "5",
+        "SLURM_JOB_NODELIST": "n1",
+        "SLURM_RESTART_COUNT": str(restarts),
+    }
     done = subprocess.run(
-        [shutil.which("bash"), script], env=env, capture_output=True, text=True, timeout=20, check=False
+        [shutil.which("bash"), script],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
     )
     return done.returncode, done.stdout + done.stderr
 
@@ -204,8 +261,14 @@ def test_a_stopped_attempt_is_queued_again(tmp_path):
 @pytest.mark.parametrize(
     ("why", "said"),
     [
-        ({"cap": 2, "restarts": 2}, "stopped after 2 restarts; go on with: gigarestore resume slurm:5"),
-        ({"cap": 2, "restarts": 3}, "begun again 2 times already; go on with: gigarestore resume slurm:5"),
+        (
+            {"cap": 2, "restarts": 2},
+            "stopped after 2 restarts; go on with: gigarestore resume slurm:5",
+        ),
+        (
+            {"cap": 2, "restarts": 3},
+            "begun again 2 times already; go on with: gigarestore resume slurm:5",
+        ),
         ({"progress": False}, "finished no tile"),
         ({"scontrol": False}, "no scontrol on this node; go on with: gigarestore resume slurm:5"),
         ({"cancelled": True}, "job 5"),
@@ -242,7 +305,9 @@ def test_a_private_file_is_its_owners_alone_and_appears_whole(tmp_path):
 
 
 def test_a_file_system_that_refuses_beats_ends_no_attempt(tmp_path, monkeypatch):
-    """The attempt's folder is gone, as behind a stale mount; the driver's code is told all the same."""
+    """The attempt's folder is gone, as behind a stale mount; the driver's code is told all the
+    same.
+    """
     monkeypatch.setenv(MARK, "")
     for module in ("processes", "slurm_launcher"):
         monkeypatch.setattr(f"cluster.on_node.{module}.short_temporary", lambda: str(tmp_path))

@@ -82,7 +82,9 @@ def test_scontrol_is_read_by_its_first_mention():
     assert (found.state, found.code, found.reason) == (JobState.FAILED, 7, "NonZeroExitCode")
 
 
-@pytest.mark.parametrize(("text", "code"), [("7:0", 7), ("0:9", 137), ("0:0", 0), ("", None), ("x", None)])
+@pytest.mark.parametrize(
+    ("text", "code"), [("7:0", 7), ("0:9", 137), ("0:0", 0), ("", None), ("x", None)]
+)
 def test_an_exit_code_is_a_shells(text, code):
     assert parse_exit(text) == code
 
@@ -131,7 +133,11 @@ def leave_code(record, code, attempt=0):
 
 
 def test_a_forgotten_job_is_told_by_its_own_files_without_accounting(programs, record):
-    programs(squeue=FORGOTTEN, sacct="echo 'Slurm accounting storage is disabled' >&2; exit 1", scontrol=FORGOTTEN)
+    programs(
+        squeue=FORGOTTEN,
+        sacct="echo 'Slurm accounting storage is disabled' >&2; exit 1",
+        scontrol=FORGOTTEN,
+    )
     assert SlurmBackend().state(FIVE, record).state is JobState.UNKNOWN
     leave_code(record, 75, attempt=9)
     leave_code(record, 3, attempt=10)
@@ -150,12 +156,16 @@ def test_a_stopped_driver_is_interrupted_or_was_cancelled(programs, record):
 
 def test_the_exit_code_is_asked_for_where_no_file_tells_it(programs):
     programs(
-        squeue="echo '5|FAILED|NonZeroExitCode'", sacct="exit 1", scontrol="echo JobId=5 JobState=FAILED ExitCode=9:0"
+        squeue="echo '5|FAILED|NonZeroExitCode'",
+        sacct="exit 1",
+        scontrol="echo JobId=5 JobState=FAILED ExitCode=9:0",
     )
     assert SlurmBackend().state(FIVE, None).exit_code == 9
 
 
-@pytest.mark.parametrize("silence", ["Socket timed out on send/recv operation", "Unable to contact slurm controller"])
+@pytest.mark.parametrize(
+    "silence", ["Socket timed out on send/recv operation", "Unable to contact slurm controller"]
+)
 def test_a_silent_controller_is_unreachable_not_failed(programs, record, silence):
     programs(squeue=f"echo 'slurm_load_jobs error: {silence}' >&2; exit 1")
     with pytest.raises(Unreachable, match="cannot reach"):
@@ -175,7 +185,9 @@ def test_no_slurm_here_is_said_and_exit_code_69(programs, cli, small, tmp_path, 
         assert re.search(r"there is no s\w+ on this machine", ended.err)
 
 
-def test_an_answer_that_names_no_job_says_where_to_look(programs, cli, small, tmp_path, monkeypatch):
+def test_an_answer_that_names_no_job_says_where_to_look(
+    programs, cli, small, tmp_path, monkeypatch
+):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     programs(sbatch="echo welcome to the cluster")
@@ -205,7 +217,9 @@ def test_a_federations_answer_is_read_and_remembered(programs, cli, small, tmp_p
     assert cli("status", "out.zarr", "--json").out.startswith('{"handle": "slurm:124", ')
 
 
-def test_a_refusal_is_bad_input_in_the_schedulers_words(programs, cli, small, tmp_path, monkeypatch):
+def test_a_refusal_is_bad_input_in_the_schedulers_words(
+    programs, cli, small, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     programs(sbatch="echo 'sbatch: error: invalid partition specified: nowhere' >&2; exit 1")
@@ -235,13 +249,20 @@ def test_waiting_ends_when_patience_does(programs, cli, tmp_path, monkeypatch):
 
 
 def test_ctrl_c_detaches_and_leaves_the_run_alone(tmp_path, eventually):
-    asked, cancelled = tmp_path / "asked", tmp_path / "cancelled"
-    for name, text in {"squeue": f"echo > {asked}; echo '5|RUNNING|None'", "scancel": f"echo > {cancelled}"}.items():
+    asked = tmp_path / "asked"
+    cancelled = tmp_path / "cancelled"
+    for name, text in {
+        "squeue": f"echo > {asked}; echo '5|RUNNING|None'",
+        "scancel": f"echo > {cancelled}",
+    }.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
         (tmp_path / name).chmod(0o755)
     env = {"PATH": str(tmp_path), "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
-        [sys.executable, "-m", "cluster", "wait", "slurm:5"], env=env, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "cluster", "wait", "slurm:5"],
+        env=env,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert eventually(asked.exists, seconds=60)
     process.send_signal(signal.SIGINT)
