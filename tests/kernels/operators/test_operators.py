@@ -184,8 +184,13 @@ def test_invalid_operators_are_refused_by_name(build, message):
 def test_pooling_after_a_mask_would_break_the_law():
     x = picture()
     m = mask()
-    naive_A = lambda v: AveragePool(4).A(Mask(m).A(v))
-    naive_pinv = lambda y: Mask(m).pinv(AveragePool(4).pinv(y))
+
+    def naive_A(v):
+        return AveragePool(4).A(Mask(m).A(v))
+
+    def naive_pinv(y):
+        return Mask(m).pinv(AveragePool(4).pinv(y))
+
     assert (naive_A(naive_pinv(naive_A(x))) - naive_A(x)).abs().max() > 0.05
 
 

@@ -280,9 +280,10 @@ def test_ilvr_leaves_the_state_alone_at_and_below_its_stop():
 def test_ddrm_starts_measured_directions_at_the_measurement():
     pool = measured(AveragePool(4), 0.02)
     settings = config(first=300, method="ddrm")
-    begin = lambda measurement: (
-        start(Problem(measurement=measurement), settings, NOISE, KEYS, SHAPE, picture).x
-    )  # noqa: E731
+
+    def begin(measurement):
+        return start(Problem(measurement=measurement), settings, NOISE, KEYS, SHAPE, picture).x
+
     a, s = (math.sqrt(v) for v in (linear_alpha_bar()[300], 1 - linear_alpha_bar()[300]))
     picture = torch.zeros(4, *SHAPE)
     found = AveragePool(4).A(begin(pool))

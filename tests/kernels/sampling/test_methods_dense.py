@@ -120,9 +120,11 @@ class Dense:
 
     def run(self, method, times):
         draw = iter(range(10**6))
-        noise = lambda: (
-            NOISE.draw([KEY], [next(draw)], SHAPE, torch.device("cpu")).double().numpy().reshape(N)
-        )  # noqa: E731
+
+        def noise():
+            values = NOISE.draw([KEY], [next(draw)], SHAPE, torch.device("cpu"))
+            return values.double().numpy().reshape(N)
+
         x = self.ddrm_start(noise(), times[0]) if method == "ddrm" else noise()
         for now, then in pairwise(times):
             if then > now:

@@ -200,9 +200,11 @@ def test_the_optimal_variance_makes_few_steps_exact_for_a_white_prior(form):
     variance = 0.3
     schedule = config(5).schedule
     power = (1 - schedule.alpha_bar) / (schedule.alpha_bar * variance + 1 - schedule.alpha_bar)
-    draw = lambda **o: float(
-        sample(white(variance), Problem(), config(5, form=form, **o), NOISE, KEYS, SHAPE).var()
-    )  # noqa: E731
+
+    def draw(**o):
+        settings = config(5, form=form, **o)
+        return float(sample(white(variance), Problem(), settings, NOISE, KEYS, SHAPE).var())
+
     assert draw(eta="analytic", eps_power=tuple(power)) == pytest.approx(variance, rel=CLOSE)
     assert draw(eta="ddpm") < 0.9 * variance
 

@@ -314,17 +314,17 @@ class TestTiledTiff(OfOneArray):
 class TestSignedTiff(TestTiledTiff):
     bands = 1
     dtype = "int16"
-    options = {"compression": "zstd", "rowsperstrip": 11}
+    options: ClassVar = {"compression": "zstd", "rowsperstrip": 11}
 
 
 class TestFloatTiff(TestTiledTiff):
     dtype = "float32"
-    options = {"compression": "lzw", "predictor": 3, "rowsperstrip": 20}
+    options: ClassVar = {"compression": "lzw", "predictor": 3, "rowsperstrip": 20}
 
 
 class TestBigEndianTiff(TestTiledTiff):
     dtype = "uint16"
-    options = {"byteorder": ">", "bigtiff": True}
+    options: ClassVar = {"byteorder": ">", "bigtiff": True}
 
 
 class TestPlanarTiff(TestTiledTiff):
