@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from cluster.options import options as opt
-from kernels.denoisers.denoiser_registry import absolute_ref
+from kernels.denoisers.info import absolute_ref
 from orchestrator.errors import PlanError
 from orchestrator.job.spec import JobSpec, RegionSpec
 from orchestrator.run.many_images import Image

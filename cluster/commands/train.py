@@ -210,7 +210,7 @@ def _open_own(
     channels = None
     if not from_scratch:
         from kernels.denoisers.builtin import describe_prior
-        from kernels.denoisers.denoiser_registry import BUILTIN_WEIGHTS
+        from kernels.denoisers.info import BUILTIN_WEIGHTS
 
         channels = describe_prior(init or BUILTIN_WEIGHTS).channels
     return open_training_images(
@@ -229,7 +229,7 @@ def _own_spec(
     from.
     """
     from kernels.denoisers.builtin import read_prior
-    from kernels.denoisers.denoiser_registry import BUILTIN_WEIGHTS
+    from kernels.denoisers.info import BUILTIN_WEIGHTS
     from kernels.training.recipe import FINE_TUNING, FROM_SCRATCH
 
     data = tuple(picture.content for picture in own.pictures)

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kernels.denoisers.denoiser_registry import DenoiserInfo, describe
+from kernels.denoisers.denoiser_registry import describe
+from kernels.denoisers.info import DenoiserInfo
 from kernels.schedule import base_alpha_bar
 
 # The stationary prior, roughly the statistics of photographs in [-1, 1]: standard deviation, the

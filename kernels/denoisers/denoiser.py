@@ -9,7 +9,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from kernels.denoisers.denoiser_registry import DenoiserInfo, split_ref
+from kernels.denoisers.info import DenoiserInfo, split_ref
 
 
 class Denoiser(Protocol):

@@ -23,7 +23,7 @@ from kernels.denoisers.builtin import (
     load_prior,
     network_output,
 )
-from kernels.denoisers.denoiser_registry import split_ref
+from kernels.denoisers.info import split_ref
 from kernels.denoisers.prior_metadata import DomainStatistics
 from kernels.noise import KeyedNoise
 

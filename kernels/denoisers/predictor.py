@@ -19,7 +19,7 @@ from torch import Tensor
 
 from kernels.denoisers.builtin import load_prior
 from kernels.denoisers.denoiser import Denoiser, evaluate
-from kernels.denoisers.denoiser_registry import PREDICTOR_WEIGHTS
+from kernels.denoisers.info import PREDICTOR_WEIGHTS
 from kernels.denoisers.symmetry import symmetric
 from kernels.presets import PREDICTION_ENSEMBLE
 from kernels.schedule import linear_alpha_bar

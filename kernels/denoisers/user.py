@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kernels.denoisers.denoiser_registry import DenoiserInfo, split_ref
+from kernels.denoisers.info import DenoiserInfo, split_ref
 from kernels.schedule import BASE_SCHEDULES, Float64, base_alpha_bar
 from kernels.user_code import load_object, source_hash
 

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kernels.denoisers.denoiser_registry import DenoiserInfo
+from kernels.denoisers.info import DenoiserInfo
 from orchestrator.errors import PlanError
 from orchestrator.job.bands import Bands
 from orchestrator.job.spec import JobSpec

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.denoisers.denoiser_registry import PREDICTOR_WEIGHTS, file_hash
+from kernels.denoisers.info import PREDICTOR_WEIGHTS, file_hash
 from orchestrator.errors import PlanError
 from orchestrator.job.plan import Plan, alignment
 from orchestrator.job.spec import GuidanceSpec, JobSpec, RegionSpec, TilingSpec

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kernels.denoisers.denoiser_registry import DenoiserInfo
+from kernels.denoisers.info import DenoiserInfo
 from kernels.presets import EVALUATIONS, PREDICTION_ENSEMBLE
 from kernels.schedule import (
     Schedule,

@@ -10,7 +10,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from kernels.denoisers.denoiser_registry import PREDICTOR_WEIGHTS, file_hash
+from kernels.denoisers.info import PREDICTOR_WEIGHTS, file_hash
 from orchestrator.errors import PlanError
 from orchestrator.job.class_guidance import guidance_marks
 from orchestrator.job.plan import Plan

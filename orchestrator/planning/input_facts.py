@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from kernels.denoisers.denoiser_registry import DenoiserInfo
+from kernels.denoisers.info import DenoiserInfo
 from kernels.operators.hadamard_size import kept_count
 from orchestrator.errors import PlanError
 from orchestrator.job.blur import kernel_of, read_blur

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Literal
 
-from kernels.denoisers.denoiser_registry import DenoiserInfo, absolute_ref
+from kernels.denoisers.info import DenoiserInfo, absolute_ref
 from kernels.presets import (
     DENOISING,
     INTENTS,

@@ -18,7 +18,8 @@ from kernels.denoisers.builtin import (
     network_output,
     network_target,
 )
-from kernels.denoisers.denoiser_registry import BUILTIN_WEIGHTS, describe
+from kernels.denoisers.denoiser_registry import describe
+from kernels.denoisers.info import BUILTIN_WEIGHTS
 from kernels.schedule import linear_alpha_bar
 
 SMALL = PriorConfig(channels=(8, 12, 16), blocks=(1, 1, 1), embedding=16)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from kernels.denoisers.builtin import load_builtin
-from kernels.denoisers.denoiser_registry import DenoiserInfo
+from kernels.denoisers.info import DenoiserInfo
 from kernels.denoisers.symmetry import MEMBERS, SymmetricDenoiser, symmetric
 from kernels.presets import EVALUATIONS
 

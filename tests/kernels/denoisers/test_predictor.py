@@ -11,12 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from kernels.denoisers.builtin import PriorConfig, load_prior, read_prior
-from kernels.denoisers.denoiser_registry import (
-    BUILTIN_WEIGHTS,
-    PREDICTOR_WEIGHTS,
-    describe,
-    file_hash,
-)
+from kernels.denoisers.denoiser_registry import describe
+from kernels.denoisers.info import BUILTIN_WEIGHTS, PREDICTOR_WEIGHTS, file_hash
 from kernels.denoisers.predictor import FORMAT, load_predictor, predict
 from kernels.operators.smooth_pool import SmoothPool
 from kernels.training.command import export, train

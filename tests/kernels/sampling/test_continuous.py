@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.denoisers.denoiser_registry import DenoiserInfo
+from kernels.denoisers.info import DenoiserInfo
 from kernels.noise import KeyedNoise
 from kernels.operators.linear_operator import AveragePool, Mask
 from kernels.sampling.classifier_guidance import Guidance

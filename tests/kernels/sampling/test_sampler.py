@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kernels.denoisers.analytic import GaussianDenoiser
-from kernels.denoisers.denoiser_registry import DenoiserInfo
+from kernels.denoisers.info import DenoiserInfo
 from kernels.noise import KeyedNoise
 from kernels.operators.linear_operator import AveragePool, Grey, Identity, Mask, MaskedPool, compose
 from kernels.sampling.constraints import Known, Measurement, Problem, guide
