@@ -146,7 +146,7 @@ def resume(
     from orchestrator.run import lifecycle as run
     from orchestrator.run_folder import RunDir
 
-    spec = opt.job_spec(RunDir.existing(out).load_spec(), {**given, "output": out})
+    spec = opt.job_spec(JobSpec.load(RunDir.existing(out).job), {**given, "output": out})
     _report(
         _drive(
             spec, quiet, lambda ex, on: run.resume(out, ex, on, changes=spec, take_over=take_over)

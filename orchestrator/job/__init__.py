@@ -1,1 +1,4 @@
-"""orchestrator/job."""
+"""What was asked: job specification, task, plan and regions as frozen values.
+
+May import: tiling, the ground floor, kernels and storage (without torch and zarr).
+"""

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from orchestrator.arrays import Array
 from orchestrator.errors import PlanError
-from orchestrator.measurement.windows import Array
 
 GREY_AS = ("replicate", "mean")
 BANDS_AS = ("groups", "single")

@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from kernels.denoisers.info import DenoiserInfo
 from orchestrator.errors import PlanError
 from orchestrator.job.bands import Bands
 from orchestrator.job.spec import JobSpec
-from orchestrator.job.tasks import FACTOR, Posed, Task
+from orchestrator.job.tasks import Posed, Task
 from orchestrator.job.value_range import Values
 from orchestrator.tiling.axis import BLOCK
 from orchestrator.tiling.grid import TileGrid
+from orchestrator.tiling.hierarchy import FACTOR
 from orchestrator.tiling.task_graph import TaskGraph
-
-if TYPE_CHECKING:
-    from orchestrator.job.regions import Region
+from storage.box import Box
 
 # Parts of a task that keep flat pixels flat.
 PIXELWISE = {"sr", "colorize", "inpaint", "outpaint", "denoise"}
@@ -180,6 +178,15 @@ class Plan:
             values=values,
             levels=tuple(levels),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Region:
+    """A region with its own plan."""
+
+    box: Box
+    """Within the output, px."""
+    plan: Plan
 
 
 def alignment(task: Task, level: int, last: int) -> int:

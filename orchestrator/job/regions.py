@@ -11,32 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from kernels.denoisers.info import PREDICTOR_WEIGHTS, file_hash
 from orchestrator.errors import PlanError
-from orchestrator.job.plan import Plan, alignment
+from orchestrator.job.plan import Plan, Region, alignment
 from orchestrator.job.spec import GuidanceSpec, JobSpec, RegionSpec, TilingSpec
-from orchestrator.job.tasks import FACTOR
-from orchestrator.measurement.windows import Array
-from orchestrator.run_folder import RunDir
+from orchestrator.tiling.hierarchy import FACTOR
 from storage.box import Box
-
-if TYPE_CHECKING:
-    from orchestrator.worker.level_cells import LevelCells
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Region:
-    """A region with its own plan."""
-
-    box: Box
-    """Within the output, px."""
-    plan: Plan
 
 
 def grown(region: RegionSpec, plan: Plan) -> RegionSpec:
@@ -149,42 +131,3 @@ def covered(box: Box, level: int) -> Box:
     """Return the pixels of a level that lie wholly under a box of the output."""
     g = int(FACTOR**level)
     return Box(-(-box.y0 // g), -(-box.x0 // g), box.y1 // g, box.x1 // g)
-
-
-@dataclass(frozen=True, slots=True)
-class RegionLayer:
-    """The restored pixels of a region, as known pixels of the main run."""
-
-    box: Box
-    cells: LevelCells
-
-    @classmethod
-    def open(cls, run: RunDir, plan: Plan) -> list[RegionLayer]:
-        """Open all regions of a run, which are finished by then."""
-        from orchestrator.worker.level_cells import LevelCells  # a plan is made without zarr
-
-        found = enumerate(plan.regions)
-        return [
-            cls(r.box, LevelCells.open(RunDir(run.region(i)), r.plan.levels[0])) for i, r in found
-        ]
-
-    def pin(self, level: int, tile: Box, mask: NDArray[np.bool_], known: Array) -> None:
-        """Mark and fill, in place, the pixels of a tile (1, P, P) and (bands, P, P) that the region
-        covers wholly.
-        """
-        g = int(FACTOR**level)
-        part = covered(self.box, level).intersect(tile)
-        if part.empty:
-            return
-        fine = self.cells.read(part.scale(g).shift(-self.box.y0, -self.box.x0))
-        rows, cols = part.shift(-tile.y0, -tile.x0).slices()
-        mask[:, rows, cols] = True
-        known[:, rows, cols] = _pool(fine, g)
-
-
-def _pool(fine: Array, g: int) -> Array:
-    if g == 1:
-        return fine
-    bands, height, width = fine.shape
-    cells = fine.reshape(bands, height // g, g, width // g, g)
-    return np.asarray(cells.mean(axis=(2, 4), dtype=np.float64), dtype=np.float32)

@@ -10,9 +10,8 @@ from orchestrator.errors import PlanError
 from orchestrator.job.blur import stencil_of
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.tolerance import least_margin
+from orchestrator.tiling.hierarchy import FACTOR
 
-# Ratio between restoration levels (HiR, Eq. 12).
-FACTOR = 2
 # Tasks whose pooled picture has no measurement that follows from theirs: they are restored at full
 # size only.
 FLAT = ("deblur", "cs", "operator")

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.arrays import Array
 from orchestrator.job.plan import Level, Plan
 from orchestrator.measurement.input_file import open_file, without_empty
-from orchestrator.measurement.windows import Array, MeasuredWindow
+from orchestrator.measurement.windows import MeasuredWindow
 from orchestrator.run_folder import RunDir
 from storage.box import Box
 from storage.image import Reader

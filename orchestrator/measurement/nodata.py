@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.arrays import Array
 from orchestrator.job.plan import Plan
 from orchestrator.measurement.input_file import empty_samples, open_file, stand_in
-from orchestrator.measurement.windows import Array
 from orchestrator.run_folder import RunDir
 from storage.box import Box
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from orchestrator.arrays import Array
 from orchestrator.job.bands import Bands
 from orchestrator.job.plan import Level, Plan
 from orchestrator.measurement.nodata import is_empty
-from orchestrator.measurement.windows import Array, to_channels
+from orchestrator.measurement.windows import to_channels
 from storage.box import Box
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+from orchestrator.arrays import Array
+
 ReadWindow = Callable[[int, int, int, int], Array]
 
 

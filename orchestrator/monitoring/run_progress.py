@@ -12,7 +12,8 @@ from typing import Any
 from orchestrator.monitoring.throughput import Throughput
 from orchestrator.planning.resolve import load_plan
 from orchestrator.run.history import ended, read_events
-from orchestrator.run_folder import RunDir, parse_tile_record, substituted_keys
+from orchestrator.run.tile_records import parse_tile_record, substituted_keys
+from orchestrator.run_folder import RunDir
 from storage.run_store.journal import read_records
 
 

@@ -68,7 +68,7 @@ def load_plan(run: RunDir) -> Plan:
     """Return the plan of a run from its resolved job alone: neither its input nor its pixels are
     looked at.
     """
-    spec = run.load_spec()
+    spec = JobSpec.load(run.job)
     optional = {"start", "guided_start", "quality", "zeta", "eta_b", "ilvr_stop", "block"}
     optional |= {
         "guide",
@@ -99,7 +99,7 @@ def keep_regions(changes: JobSpec, run: RunDir) -> JobSpec:
     Resolved anew they would follow what was chosen for the rest since. Raises PlanError for a
     region outside the image.
     """
-    begun = run.load_spec()
+    begun = JobSpec.load(run.job)
     if changes.regions == begun.regions or len(changes.regions) != len(begun.regions):
         return changes
     plan = load_plan(run)

@@ -15,10 +15,11 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from kernels.denoisers.prior_metadata import domain_statistics
+from orchestrator.arrays import Array
 from orchestrator.events import DomainChecked
 from orchestrator.job.plan import Plan
 from orchestrator.measurement.measurement_reader import level_measured
-from orchestrator.measurement.windows import Array, MeasuredWindow, to_channels
+from orchestrator.measurement.windows import MeasuredWindow, to_channels
 from orchestrator.run_folder import RunDir
 
 # Windows lie at these shares of height and width, and so many groups of bands of each are looked

@@ -34,7 +34,8 @@ from orchestrator.run.prepare import (
 from orchestrator.run.publish_image import substituted_tiles
 from orchestrator.run.publisher import Publisher
 from orchestrator.run.session import Executor, Session
-from orchestrator.run_folder import RunDir, check_output, parse_tile_record
+from orchestrator.run.tile_records import parse_tile_record
+from orchestrator.run_folder import RunDir, check_output
 from orchestrator.scheduling.cell_lifetime import AHEAD
 from orchestrator.scheduling.frontier import Frontier
 from orchestrator.tiling.grid import TileKey
@@ -110,9 +111,9 @@ def resume(
     """
     run = RunDir.existing(root)
     if changes is not None:
-        check_same(_marks(run.load_spec()), _marks(changes))
+        check_same(_marks(JobSpec.load(run.job)), _marks(changes))
         changes = keep_regions(changes, run)
-    plan = plan_job(run.load_spec() if changes is None else changes)
+    plan = plan_job(JobSpec.load(run.job) if changes is None else changes)
     marks = fingerprint(plan)
     if run.journal.exists():  # what is refused leaves no mark, not even an attempt's number
         check_same(read_header(run.journal)["fingerprint"], marks)

@@ -11,7 +11,6 @@ from pathlib import Path, PurePath
 from orchestrator.errors import PlanError
 from orchestrator.events import Listener, Staging
 from orchestrator.job.plan import Plan
-from orchestrator.job.tasks import FACTOR
 from orchestrator.measurement.input_file import inspect_file, selection
 from orchestrator.measurement.measurement_reader import input_measured, level_measured
 from orchestrator.measurement.windows import MeasuredWindow
@@ -19,6 +18,7 @@ from orchestrator.run.publish_image import publication, super_blocks
 from orchestrator.run_folder import RunDir
 from orchestrator.scheduling.cell_lifetime import surviving
 from orchestrator.tiling.grid import TileKey
+from orchestrator.tiling.hierarchy import FACTOR
 from orchestrator.worker.level_cells import LevelCells
 from storage.atomic_files import sweep
 from storage.box import Box

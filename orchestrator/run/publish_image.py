@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.job.plan import Plan
-from orchestrator.job.tasks import FACTOR
 from orchestrator.measurement.input_file import inspect_file
 from orchestrator.measurement.nodata import carry_nodata, keeps_nodata
 from orchestrator.run.domain_check import read_domain
-from orchestrator.run_folder import RunDir, substituted_keys
+from orchestrator.run.tile_records import substituted_keys
+from orchestrator.run_folder import RunDir
+from orchestrator.tiling.hierarchy import FACTOR
 from orchestrator.tiling.superblocks import SIDE, SuperBlocks
 from orchestrator.worker.level_cells import LevelCells
 from storage.box import Box

@@ -20,7 +20,8 @@ from orchestrator.events import (
 )
 from orchestrator.job.plan import Plan
 from orchestrator.retry import patiently
-from orchestrator.run_folder import RunDir, tile_record
+from orchestrator.run.tile_records import tile_record
+from orchestrator.run_folder import RunDir
 from orchestrator.scheduling.frontier import Frontier
 from orchestrator.scheduling.remaining_path import RemainingPath
 from orchestrator.tiling.grid import TileKey

@@ -1,1 +1,4 @@
-"""orchestrator/tiling."""
+"""Where tiles lie and which waits for which: integers only.
+
+May import: the ground floor and storage.box.
+"""

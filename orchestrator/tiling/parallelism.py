@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.job.tasks import FACTOR
 from orchestrator.tiling.axis import AxisGrid
 from orchestrator.tiling.grid import TileGrid
+from orchestrator.tiling.hierarchy import FACTOR
 from orchestrator.tiling.task_graph import TaskGraph
 
 Lengths = NDArray[np.int64]

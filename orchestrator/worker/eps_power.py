@@ -13,7 +13,7 @@ from kernels.denoisers.denoiser import Denoiser
 from kernels.noise import KeyedNoise
 from kernels.sampling.analytic_variance import estimate_eps_power, own_pictures
 from kernels.schedule import Schedule
-from orchestrator.measurement.windows import Array
+from orchestrator.arrays import Array
 from orchestrator.tiling.grid import TileGrid
 
 # Pictures that the estimate is made from: each averages over all its pixels, a few give two digits.

@@ -13,7 +13,7 @@ from orchestrator.measurement.tile_input import TileInput
 from orchestrator.tiling.grid import TileKey
 
 if TYPE_CHECKING:
-    from orchestrator.measurement.windows import Array
+    from orchestrator.arrays import Array
     from orchestrator.worker.worker import Worker
 
 

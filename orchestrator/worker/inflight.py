@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from kernels.sampling.inflight import admit, out_of_memory, release_memory, retire
 from kernels.sampling.sampler import SamplerState
+from orchestrator.arrays import Array
 from orchestrator.measurement.tile_input import TileInput
-from orchestrator.measurement.windows import Array
 from orchestrator.tiling.grid import TileKey
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from orchestrator.arrays import Array
 from orchestrator.job.plan import Level, Plan
-from orchestrator.measurement.windows import Array
 from orchestrator.run_folder import RunDir
 from storage.box import Box
 from storage.run_store.cells import Cells

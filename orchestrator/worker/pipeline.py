@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import Empty, SimpleQueue
 
-from orchestrator.measurement.windows import Array
+from orchestrator.arrays import Array
 from orchestrator.tiling.grid import TileKey
 from orchestrator.worker.batch_report import Report
 from orchestrator.worker.inflight import Ended, InflightBatch

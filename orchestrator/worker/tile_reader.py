@@ -9,17 +9,18 @@ import threading
 import numpy as np
 
 from kernels.resample import bicubic_upsample, fill_unknown
+from orchestrator.arrays import Array
 from orchestrator.job.plan import Level, Plan
-from orchestrator.job.regions import RegionLayer
-from orchestrator.job.tasks import FACTOR
 from orchestrator.job.trajectory import trajectory
 from orchestrator.measurement.measurement_reader import fine_known, level_measured
 from orchestrator.measurement.tile_input import TileInput
-from orchestrator.measurement.windows import Array, MeasuredWindow, to_channels
+from orchestrator.measurement.windows import MeasuredWindow, to_channels
 from orchestrator.run_folder import RunDir
 from orchestrator.tiling.grid import TileKey
+from orchestrator.tiling.hierarchy import FACTOR
 from orchestrator.tiling.task_graph import guide_window
 from orchestrator.worker.level_cells import LevelCells
+from orchestrator.worker.region_layer import RegionLayer
 from storage.box import Box
 from storage.errors import DamagedError
 

@@ -23,18 +23,18 @@ from kernels.sampling.inflight import advance_within
 from kernels.sampling.method_registry import MethodConfig
 from kernels.sampling.sampler import SamplerConfig, SamplerState
 from kernels.sampling.sampler import start as start_tiles
+from orchestrator.arrays import Array
 from orchestrator.errors import TileError
 from orchestrator.job.class_guidance import ClassGuide, network_label
 from orchestrator.job.plan import Level, Plan
-from orchestrator.job.tasks import FACTOR
 from orchestrator.job.trajectory import Trajectory, trajectory
 from orchestrator.measurement.tile_input import TileInput, determined
 from orchestrator.measurement.tile_operator import tile_measurement
-from orchestrator.measurement.windows import Array
 from orchestrator.retry import patiently
 from orchestrator.run_folder import RunDir
 from orchestrator.tiling.axis import AxisGrid
 from orchestrator.tiling.grid import TileKey
+from orchestrator.tiling.hierarchy import FACTOR
 from orchestrator.worker.batch_report import Report
 from orchestrator.worker.eps_power import eps_power, probe_boxes
 from orchestrator.worker.fallback import substitute

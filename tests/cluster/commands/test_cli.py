@@ -178,7 +178,7 @@ def test_a_job_file_and_options_make_one_job(cli, small, tmp_path):
     )
     ended = cli("restore", small, tmp_path / "out", "--job", job, "--seed", 5, "--quiet")
     assert ended.code == 0, ended.err
-    kept = RunDir(tmp_path / "out").load_spec()
+    kept = JobSpec.load(RunDir(tmp_path / "out").job)
     assert (kept.task.scale, kept.tiling.tile, kept.sampling.steps, kept.sampling.seed) == (
         2,
         32,

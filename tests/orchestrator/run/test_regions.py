@@ -197,7 +197,7 @@ def test_a_run_stopped_after_its_region_goes_on_and_a_changed_region_is_refused(
     with pytest.raises(RunError, match="stopped"):
         run.start(job(source, tmp_path / "out.zarr"), Interrupted())
     drawn = sys.modules["region_models"].special.calls
-    kept = RunDir(tmp_path / "out.zarr").load_spec()
+    kept = JobSpec.load(RunDir(tmp_path / "out.zarr").job)
     moved = kept.model_copy(
         update={"regions": (kept.regions[0].model_copy(update={"box": (0, 0, 32, 32)}),)}
     )
