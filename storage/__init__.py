@@ -1,1 +1,4 @@
-"""Read images by windows, keep a run's cells and journal, and publish the result; no torch, no Ray."""
+"""Images on disk: read any format by windows, keep what a run writes, publish and export.
+
+It imports no other package of ours, never torch or ray; modules at its root import each other only.
+"""

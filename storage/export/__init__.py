@@ -1,1 +1,4 @@
-"""storage/export."""
+"""Export a published image: tiled TIFF (OME-TIFF, GeoTIFF), PNG or JPEG.
+
+It may import zarr_format and the modules at the root of storage.
+"""

@@ -10,11 +10,13 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.readers.raster import png
 from storage.zarr_format.published_image import PublishedImage
 
 # A JPEG segment holds 65533 bytes, of which the name and the two counters of a profile take 14.
 _PROFILE_PART = 65533 - 14
+# A PNG begins with a signature of 8 bytes and the chunk IHDR: length, name, 13 bytes, CRC. The
+# profile comes directly after them.
+_PNG_HEADER = 8 + 12 + 13
 JPEG_SIDE = 65535
 """Longest side of a JPEG, px: its header counts in 16 bits."""
 
@@ -36,10 +38,9 @@ def encode_png(rows: NDArray[Any], icc: bytes | None) -> list[memoryview | bytes
     encoded = memoryview(imagecodecs.png_encode(rows))
     if icc is None:
         return [encoded]
-    end_of_header = len(png.SIGNATURE) + 12 + 13  # IHDR: length, name, 13 bytes, CRC
     chunk = b"iCCP" + b"ICC profile\0\0" + zlib.compress(icc)
     profile = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    return [encoded[:end_of_header], profile, encoded[end_of_header:]]
+    return [encoded[:_PNG_HEADER], profile, encoded[_PNG_HEADER:]]
 
 
 def encode_jpeg(rows: NDArray[Any], icc: bytes | None, quality: int) -> list[memoryview | bytes]:

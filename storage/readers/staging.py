@@ -15,9 +15,9 @@ from storage.box import Box
 from storage.byte_source import ByteSource, is_url
 from storage.errors import FormatError
 from storage.image import EVERYTHING, ITEMSIZE, ImageInfo, Reader, Selection, check_memory
-from storage.readers.exif import swaps_sides
+from storage.readers.common.exif import swaps_sides
+from storage.readers.common.staging_blocks import Blocks, cut
 from storage.readers.reader_registry import inspect, open_image
-from storage.readers.staging_blocks import Blocks, cut
 from storage.readers.zarr_arrays.own_zarr import STAGED, inspect_zarr, staged_facts
 from storage.zarr_format import chunk as chunks
 from storage.zarr_format import metadata as zarr_meta
@@ -41,7 +41,7 @@ def stage(
     """Copy the chosen pixels of `path` to the new folder `dest` and return the description of the
     copy.
 
-    The pixels go through memory in blocks (`storage.readers.staging_blocks`), whatever the image's
+    The pixels go through memory in blocks (`storage.readers.common.staging_blocks`), whatever the image's
     size; JPEG, JPEG 2000 and interlaced PNG are decoded whole where they are small. Every chunk is
     stored, so a missing one is an error later. `dest` appears complete or not at all; what a kill
     left in `dest`.partial is started afresh. A `dest` made from the same file (name, size and time

@@ -41,7 +41,7 @@ def available() -> bool:
     return importlib.util.find_spec("rasterio") is not None
 
 
-class GdalCore:
+class GdalDecoder:
     """Read windows of a JPEG or JPEG 2000 in bounded memory; reading a JPEG upwards starts again at
     the top.
     """
@@ -57,7 +57,7 @@ class GdalCore:
         self._dataset: Any = None
 
     def read(self, box: Box, samples: tuple[int, ...]) -> Pixels:
-        """Return (samples, h, w); see `Core.read`."""
+        """Return (samples, h, w); see `Decoder.read`."""
         import rasterio
         from rasterio.errors import RasterioError
         from rasterio.windows import Window

@@ -25,7 +25,7 @@ _CODECS = {
 }
 
 
-class WholeCore:
+class WholeDecoder:
     """Decode all pixels at the first window and keep them until `close`."""
 
     def __init__(
@@ -52,7 +52,7 @@ class WholeCore:
         self._lock = threading.Lock()
 
     def read(self, box: Box, samples: tuple[int, ...]) -> Pixels:
-        """Return (samples, h, w); see `Core.read`."""
+        """Return (samples, h, w); see `Decoder.read`."""
         with self._lock:
             if self._pixels is None:
                 self._pixels = self._decoded()

@@ -12,22 +12,20 @@ from dataclasses import dataclass
 
 from storage.byte_source import Data
 from storage.errors import FormatError
-from storage.readers import exif
+from storage.readers.common import exif
+from storage.readers.common.jpeg_markers import (
+    APP1,
+    APP2,
+    BARE,
+    END_OF_IMAGE,
+    FRAMES,
+    OTHER_FRAMES,
+    PROGRESSIVE,
+    START_OF_SCAN,
+)
 
 SIGNATURE = b"\xff\xd8\xff"
 _SUPPORTED = "supported: 8 bit grey or colour (YCbCr, RGB), baseline or progressive"
-_SOI = 0xD8
-_EOI = 0xD9
-_SOS = 0xDA
-_APP1 = 0xE1
-_APP2 = 0xE2
-# Start-of-frame markers: C0 baseline, C1 extended, C2 progressive; the others are lossless,
-# hierarchical or arithmetic.
-_PROGRESSIVE = 0xC2
-_FRAMES = {0xC0, 0xC1, _PROGRESSIVE}
-_OTHER_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
-# Markers without a length: fill, TEM, restart markers, start of image.
-_BARE = {0x00, 0x01, _SOI, *range(0xD0, 0xD8)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,18 +54,18 @@ def read_header(path: str, data: Data) -> JpegHeader:
     by_rows = False
     progressive = False
     for marker, start, length in _segments(path, data):
-        if marker in _FRAMES and length >= 6:
+        if marker in FRAMES and length >= 6:
             frame = struct.unpack_from(">BHHB", data, start)
-            progressive = marker == _PROGRESSIVE
-        elif marker in _OTHER_FRAMES:
+            progressive = marker == PROGRESSIVE
+        elif marker in OTHER_FRAMES:
             raise FormatError(
                 f"{path}: found a lossless, hierarchical or arithmetic JPEG; {_SUPPORTED}; save it again"
             )
-        elif marker == _APP1 and data[start : start + 6] == b"Exif\0\0":
+        elif marker == APP1 and data[start : start + 6] == b"Exif\0\0":
             turned = exif.orientation(data[start + 6 : start + length])
-        elif marker == _APP2 and data[start : start + 12] == b"ICC_PROFILE\0" and length > 14:
+        elif marker == APP2 and data[start : start + 12] == b"ICC_PROFILE\0" and length > 14:
             profile[data[start + 12]] = data[start + 14 : start + length]
-        elif marker == _SOS:
+        elif marker == START_OF_SCAN:
             _require_end(path, data, start + length)
             by_rows = frame is not None and not progressive and data[start] == frame[3]
             break
@@ -98,9 +96,9 @@ def _segments(path: str, data: Data) -> Iterator[tuple[int, int, int]]:
         marker = data[position + 1]
         if marker == 0xFF:
             position += 1
-        elif marker in _BARE:
+        elif marker in BARE:
             position += 2
-        elif marker == _EOI:
+        elif marker == END_OF_IMAGE:
             return
         else:
             (size,) = struct.unpack_from(">H", data, position + 2)
@@ -117,7 +115,7 @@ def _require_end(path: str, data: Data, start: int) -> None:
     """Check for an end-of-image marker after the first scan began; inside a scan FF D9 cannot occur
     otherwise.
     """
-    if data.rfind(bytes((0xFF, _EOI)), start) < 0:
+    if data.rfind(bytes((0xFF, END_OF_IMAGE)), start) < 0:
         raise FormatError(
             f"{path}: the JPEG is truncated: {len(data)} bytes and no end-of-image marker; get it again from its source"
         )
@@ -140,20 +138,3 @@ def _refuse_unsupported(path: str, bits: int, height: int, width: int, component
         raise FormatError(
             f"{path}: found a JPEG with {components} components; {_SUPPORTED}; convert it to PNG"
         )
-
-
-def frame_size(data: bytes) -> tuple[int, int] | None:
-    """Return (height, width) that the first frame header of a stream declares, None where there is
-    none.
-    """
-    position = 2
-    while 0 <= position <= len(data) - 9:
-        marker = data[position + 1]
-        if data[position] != 0xFF or marker == 0xFF or marker in _BARE:
-            position += 1 if data[position] != 0xFF or marker == 0xFF else 2
-            continue
-        if marker in _FRAMES | _OTHER_FRAMES:
-            height, width = struct.unpack_from(">HH", data, position + 5)
-            return height, width
-        position += 2 + struct.unpack_from(">H", data, position + 2)[0]
-    return None

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from storage.byte_source import Data
 from storage.errors import FormatError
-from storage.readers import exif
+from storage.readers.common import exif
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}

@@ -33,7 +33,7 @@ _BAND_BYTES = 1 << 20
 _CONTAINERS = {1: (0, 8), 2: (4, 8), 3: (2, 8), 4: (6, 8), 6: (2, 16), 8: (6, 16)}
 
 
-class PngRows:
+class PngRowDecoder:
     """Read windows of a PNG without interlacing; reading upwards starts again at the top.
 
     Memory: two bands, whatever the image's size. The latest bands are kept for the next window.
@@ -53,7 +53,7 @@ class PngRows:
         self._restart()
 
     def read(self, box: Box, samples: tuple[int, ...]) -> Pixels:
-        """Return (samples, h, w); see `Core.read`."""
+        """Return (samples, h, w); see `Decoder.read`."""
         with self._lock:
             if not self._checked:
                 check(self._path, self._data)

@@ -24,14 +24,14 @@ from storage.image import (
     choose_frames,
 )
 from storage.limits import MAX_WHOLE_BYTES, MAX_WHOLE_PIXELS
-from storage.readers import exif
+from storage.readers.common import exif
+from storage.readers.common.sample_conversion import ConvertingReader, Decoder, SampleConversion
+from storage.readers.common.staging_blocks import BLOCK_BYTES, cut
 from storage.readers.raster import decode_by_gdal as pieces
 from storage.readers.raster import jpeg, jpeg2000, png
-from storage.readers.raster.decode_by_gdal import GdalCore
-from storage.readers.raster.decode_whole import WholeCore
-from storage.readers.raster.png_rows import PngRows
-from storage.readers.staging_blocks import BLOCK_BYTES, cut
-from storage.readers.view import Conversion, Core, ViewReader
+from storage.readers.raster.decode_by_gdal import GdalDecoder
+from storage.readers.raster.decode_whole import WholeDecoder
+from storage.readers.raster.png_rows import PngRowDecoder
 
 if TYPE_CHECKING:
     from storage.image import Dtype, Pixels
@@ -62,13 +62,13 @@ class _Stored:
     alpha: int | None = None
     icc: bytes | None = None
     orientation: int = 1
-    core: Callable[[int | None], Core]
-    """Makes the core, given the limit on what decoding takes; None: allowed."""
+    decoder: Callable[[int | None], Decoder]
+    """Makes the decoder, given the limit on what decoding takes; None: allowed."""
     memory: int
     """Bytes that decoding takes at its peak, besides the window that is read."""
     grain: tuple[int, int] | None = None
     """(y, x) of what is decoded at a time; None: rows, or everything."""
-    conversion: Callable[[tuple[int, ...]], Conversion]
+    conversion: Callable[[tuple[int, ...]], SampleConversion]
     notes: tuple[str, ...] = ()
     lazy: bool = False
 
@@ -89,20 +89,20 @@ def open_whole(
     selection: Selection = EVERYTHING,
     *,
     max_pixels: int | None = None,
-) -> ViewReader:
+) -> ConvertingReader:
     """Open a file; what is decoded whole is decoded by the first window and stays until `close`.
 
     max_pixels: also allows decoding that takes more than MAX_WHOLE_BYTES.
     """
     info, stored, conversion = _described(path, kind, selection, max_pixels or MAX_WHOLE_PIXELS)
-    return ViewReader(
-        info, stored.core(MAX_WHOLE_BYTES if max_pixels is None else None), conversion
+    return ConvertingReader(
+        info, stored.decoder(MAX_WHOLE_BYTES if max_pixels is None else None), conversion
     )
 
 
 def _described(
     path: str, kind: Kind, selection: Selection, limit: int
-) -> tuple[ImageInfo, _Stored, Conversion]:
+) -> tuple[ImageInfo, _Stored, SampleConversion]:
     with ByteSource(path) as source:
         name = source.name
         data = source.data()
@@ -170,11 +170,11 @@ def _png(path: str, data: Data) -> _Stored:
         )
     raw = header.height * header.width * header.samples * -(-header.bits // 8)
 
-    def core(max_bytes: int | None) -> Core:
+    def decoder(max_bytes: int | None) -> Decoder:
         if not header.interlaced:
-            return PngRows(path, data, header)
+            return PngRowDecoder(path, data, header)
         shape = (header.height, header.width, header.samples)
-        return WholeCore(
+        return WholeDecoder(
             path, "PNG", data, shape, raw, max_bytes, before=lambda: png.check(path, data)
         )
 
@@ -187,9 +187,9 @@ def _png(path: str, data: Data) -> _Stored:
         alpha=header.samples - 1 if header.samples in (2, 4) else None,
         icc=header.icc,
         orientation=header.orientation,
-        core=core,
+        decoder=decoder,
         memory=raw if header.interlaced else min(_STREAM_BYTES + 8 * raw // header.height, 6 * raw),
-        conversion=lambda bands: Conversion(
+        conversion=lambda bands: SampleConversion(
             samples=bands, palette=palette, bilevel=grey_bits and header.bits == 1
         ),
         notes=tuple(notes),
@@ -202,10 +202,10 @@ def _jpeg(path: str, data: Data) -> _Stored:
     raw = header.height * header.width * header.channels
     in_pieces = raw > MAX_WHOLE_BYTES - 2 * BLOCK_BYTES and header.by_rows and pieces.available()
 
-    def core(max_bytes: int | None) -> Core:
+    def decoder(max_bytes: int | None) -> Decoder:
         if in_pieces:
-            return GdalCore(path, "JPEG", shape, "uint8")
-        return WholeCore(path, "JPEG", data, shape, raw, max_bytes)
+            return GdalDecoder(path, "JPEG", shape, "uint8")
+        return WholeDecoder(path, "JPEG", data, shape, raw, max_bytes)
 
     return _Stored(
         height=header.height,
@@ -215,9 +215,9 @@ def _jpeg(path: str, data: Data) -> _Stored:
         dtype="uint8",
         icc=header.icc,
         orientation=header.orientation,
-        core=core,
+        decoder=decoder,
         memory=_PIECES_BYTES if in_pieces else raw,
-        conversion=lambda bands: Conversion(samples=bands),
+        conversion=lambda bands: SampleConversion(samples=bands),
         notes=(_BY_PIECES,) if in_pieces else (),
     )
 
@@ -238,10 +238,10 @@ def _jpeg_2000(path: str, data: Data) -> _Stored:
     )
     in_pieces = whole > MAX_WHOLE_BYTES - 2 * BLOCK_BYTES and partly < whole and pieces.available()
 
-    def core(max_bytes: int | None) -> Core:
+    def decoder(max_bytes: int | None) -> Decoder:
         if in_pieces:
-            return GdalCore(path, "JPEG 2000", shape, dtype)
-        return WholeCore(path, "JPEG 2000", data, shape, whole, max_bytes)
+            return GdalDecoder(path, "JPEG 2000", shape, dtype)
+        return WholeDecoder(path, "JPEG 2000", data, shape, whole, max_bytes)
 
     return _Stored(
         height=header.height,
@@ -251,10 +251,10 @@ def _jpeg_2000(path: str, data: Data) -> _Stored:
         dtype=dtype,
         alpha=header.samples - 1 if header.samples in (2, 4) else None,
         icc=header.icc,
-        core=core,
+        decoder=decoder,
         memory=partly if in_pieces else whole,
         grain=(pieces.AREA, pieces.AREA) if in_pieces else None,
-        conversion=lambda bands: Conversion(samples=bands),
+        conversion=lambda bands: SampleConversion(samples=bands),
         notes=(_BY_PIECES,) if in_pieces else (),
     )
 
@@ -287,21 +287,21 @@ def _pnm(path: str, data: Data) -> _Stored:
         bits=peak.bit_length(),
         peak=peak,
         dtype="uint16" if peak > 255 else "uint8",
-        core=lambda _: _ArrayCore(pixels),
+        decoder=lambda _: _ArrayDecoder(pixels),
         memory=0,
-        conversion=lambda bands: Conversion(samples=bands),
+        conversion=lambda bands: SampleConversion(samples=bands),
         lazy=True,
     )
 
 
-class _ArrayCore:
+class _ArrayDecoder:
     """Windows of an array (H, W, S) that is mapped into memory."""
 
     def __init__(self, pixels: Pixels) -> None:
         self._pixels = pixels
 
     def read(self, box: Box, samples: tuple[int, ...]) -> Pixels:
-        """Return (samples, h, w); see `Core.read`."""
+        """Return (samples, h, w); see `Decoder.read`."""
         window = self._pixels[box.slices()][..., list(samples)].transpose(2, 0, 1)
         return window.astype(window.dtype.newbyteorder("="))
 

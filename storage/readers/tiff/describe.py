@@ -15,12 +15,12 @@ from storage.byte_source import ByteSource
 from storage.errors import DamagedError, FormatError, one_line
 from storage.image import EVERYTHING, ITEMSIZE, ImageInfo, Selection, check_size, choose_bands
 from storage.limits import MAX_PIXELS, MAX_SEGMENT_BYTES
-from storage.readers import exif
-from storage.readers.raster.jpeg import frame_size
-from storage.readers.staging_blocks import cut
+from storage.readers.common import exif
+from storage.readers.common.jpeg_markers import frame_size
+from storage.readers.common.sample_conversion import DELIVERED, SampleConversion
+from storage.readers.common.staging_blocks import cut
 from storage.readers.tiff import geotags
 from storage.readers.tiff.pages import Frames, find_frames
-from storage.readers.view import DELIVERED, Conversion
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -84,7 +84,7 @@ class Checked:
     file: tifffile.TiffFile
     pages: tuple[tifffile.TiffPage, ...]
     info: ImageInfo
-    conversion: Conversion
+    conversion: SampleConversion
 
     def close(self) -> None:
         """Close the file."""
@@ -180,7 +180,7 @@ def _checked(source: ByteSource, selection: Selection, max_pixels: int) -> Check
 
 def _describe(
     source: ByteSource, pages: tuple[tifffile.TiffPage, ...], frames: Frames, selection: Selection
-) -> tuple[ImageInfo, Conversion]:
+) -> tuple[ImageInfo, SampleConversion]:
     path = source.name
     page = pages[0]
     count = int(page.samplesperpixel) * len(pages)
@@ -264,7 +264,7 @@ def _alpha(page: tifffile.TiffPage) -> tuple[int | None, str]:
 
 def _conversion(
     path: str, page: tifffile.TiffPage, bands: tuple[int, ...]
-) -> tuple[Conversion, Dtype, list[str]]:
+) -> tuple[SampleConversion, Dtype, list[str]]:
     """Return how stored samples are delivered, as which dtype, and what is converted on purpose."""
     stored = str(page.dtype)
     white = int(page.photometric or 0) == _WHITE
@@ -272,7 +272,7 @@ def _conversion(
         palette = _colour_map(path, page)
         name: Dtype = "uint8" if palette.dtype == np.uint8 else "uint16"
         return (
-            Conversion(samples=(0,), palette=palette),
+            SampleConversion(samples=(0,), palette=palette),
             name,
             ["palette colours are expanded to RGB"],
         )
@@ -280,7 +280,7 @@ def _conversion(
         zero = "white" if white else "black"
         note = f"1 bit samples (0 is {zero}) become 0 and 255"
         return (
-            Conversion(samples=bands, bilevel=True, inverted_peak=1 if white else None),
+            SampleConversion(samples=bands, bilevel=True, inverted_peak=1 if white else None),
             "uint8",
             [note],
         )
@@ -295,7 +295,7 @@ def _conversion(
     if inverted:
         notes.append("0 is white in the file: values are inverted")
     peak = (1 << int(page.bitspersample)) - 1
-    return Conversion(samples=bands, inverted_peak=peak if inverted else None), dtype, notes
+    return SampleConversion(samples=bands, inverted_peak=peak if inverted else None), dtype, notes
 
 
 def _colour_map(path: str, page: tifffile.TiffPage) -> NDArray[np.generic]:

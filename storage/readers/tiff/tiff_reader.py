@@ -12,9 +12,9 @@ from storage.box import Box
 from storage.errors import DamagedError, FormatError, one_line
 from storage.image import EVERYTHING, Selection
 from storage.limits import MAX_PIXELS
+from storage.readers.common.sample_conversion import ConvertingReader, Decoder
 from storage.readers.tiff import describe as tiff
 from storage.readers.tiff import geotags
-from storage.readers.view import Core, ViewReader
 
 if TYPE_CHECKING:
     import tifffile
@@ -29,41 +29,41 @@ _KEPT_BYTES = 16 << 20
 
 def open_tiff(
     path: str, selection: Selection = EVERYTHING, *, max_pixels: int = MAX_PIXELS
-) -> ViewReader:
-    """Open a TIFF file with the core that fits its layout."""
+) -> ConvertingReader:
+    """Open a TIFF file with the decoder that fits its layout."""
     found = tiff.open_checked(path, selection, max_pixels=max_pixels)
-    return ViewReader(found.info, _PagesCore(found), found.conversion)
+    return ConvertingReader(found.info, _PagesDecoder(found), found.conversion)
 
 
-class _PagesCore:
+class _PagesDecoder:
     """The samples of one page, or of one page per channel."""
 
     def __init__(self, found: Checked) -> None:
         self._found = found
         self._each = int(found.pages[0].samplesperpixel)
-        self._cores: list[Core] = [
-            MappedPage(found.source, page)
+        self._decoders: list[Decoder] = [
+            MappedPageDecoder(found.source, page)
             if tiff.is_mapped(found.source, page)
-            else PageCore(found, page)
+            else PageDecoder(found, page)
             for page in found.pages
         ]
 
     def read(self, box: Box, samples: tuple[int, ...]) -> Pixels:
-        if len(self._cores) == 1:
-            return self._cores[0].read(box, samples)
+        if len(self._decoders) == 1:
+            return self._decoders[0].read(box, samples)
         parts = [
-            self._cores[sample // self._each].read(box, (sample % self._each,))
+            self._decoders[sample // self._each].read(box, (sample % self._each,))
             for sample in samples
         ]
         return np.concatenate(parts)
 
     def close(self) -> None:
-        for core in self._cores:
-            core.close()
+        for decoder in self._decoders:
+            decoder.close()
         self._found.close()
 
 
-class PageCore:
+class PageDecoder:
     """Read windows of a checked TIFF page.
 
     Memory: the window, a segment, and what is kept of the latest window for the next one: segments
@@ -89,7 +89,7 @@ class PageCore:
         self._recent: dict[int, Pixels] = {}
 
     def read(self, box: Box, samples: tuple[int, ...]) -> Pixels:
-        """Return (samples, h, w) in the page's dtype; see `Core.read`."""
+        """Return (samples, h, w) in the page's dtype; see `Decoder.read`."""
         out = np.empty((len(samples), *box.shape), self._page.dtype)
         recent = self._recent
         used = {}
@@ -184,7 +184,7 @@ class PageCore:
         return zlib.compress(raw, 0) if len(raw) == expected else None
 
 
-class MappedPage:
+class MappedPageDecoder:
     """Read windows of an uncompressed, contiguous TIFF page through the page cache."""
 
     def __init__(self, source: ByteSource, page: tifffile.TiffPage) -> None:
@@ -205,7 +205,7 @@ class MappedPage:
         self._dtype = np.dtype(page.dtype)
 
     def read(self, box: Box, samples: tuple[int, ...]) -> Pixels:
-        """Return (samples, h, w) in the page's dtype; see `Core.read`."""
+        """Return (samples, h, w) in the page's dtype; see `Decoder.read`."""
         window = self._pixels[(slice(None), *box.slices())]
         if samples != tuple(range(len(self._pixels))):
             window = window[list(samples)]

@@ -27,8 +27,8 @@ from storage.image import (
     choose_frames,
 )
 from storage.limits import MAX_PIXELS, MAX_SEGMENT_BYTES
-from storage.readers.staging_blocks import cut
-from storage.readers.view import DELIVERED, WIDENED
+from storage.readers.common.sample_conversion import DELIVERED, WIDENED
+from storage.readers.common.staging_blocks import cut
 from storage.readers.zarr_arrays import ngff
 
 if TYPE_CHECKING:

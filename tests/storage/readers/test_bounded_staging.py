@@ -17,13 +17,13 @@ from storage.box import Box
 from storage.errors import DamagedError, FormatError
 from storage.image import check_memory
 from storage.limits import MAX_WHOLE_BYTES
-from storage.readers import staging_blocks as blocks
+from storage.readers.common import staging_blocks as blocks
+from storage.readers.common.staging_blocks import BLOCK_BYTES, CHUNK, cut
 from storage.readers.raster import decode_by_gdal as pieces
 from storage.readers.raster import png_rows
 from storage.readers.raster import raster_reader as raster
 from storage.readers.reader_registry import inspect, open_image
 from storage.readers.staging import stage
-from storage.readers.staging_blocks import BLOCK_BYTES, CHUNK, cut
 
 LIMIT = 1 << 20
 
@@ -145,10 +145,10 @@ def test_strips_of_a_turned_image_are_read_once_each(tmp_path, monkeypatch):
     tifffile.imwrite(
         path, pixels[0], compression="zlib", rowsperstrip=50, metadata=None, extratags=tags
     )
-    original = tiff_reader.PageCore._decode
+    original = tiff_reader.PageDecoder._decode
     monkeypatch.setattr(tiff_reader, "_KEPT_BYTES", 0)
     monkeypatch.setattr(
-        tiff_reader.PageCore,
+        tiff_reader.PageDecoder,
         "_decode",
         lambda self, index, place: decoded.append(index) or original(self, index, place),
     )
@@ -270,7 +270,7 @@ def test_nothing_beside_a_large_jpeg_is_opened(tmp_path, nothing_whole):
     (tmp_path / "in.wld").write_text("1\n0\n0\n1\n5\n5\n")
     reader = open_image(path)
     reader.read(reader.info.box)
-    dataset = reader._core._dataset
+    dataset = reader._decoder._dataset
     assert dataset.tags() == {}
     assert dataset.transform.is_identity
     assert [name.rpartition("/")[2] for name in dataset.files] == ["image.jpg"]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from storage.box import Box
 from storage.errors import DamagedError
-from storage.readers import exif
+from storage.readers.common import exif
 from storage.readers.reader_registry import inspect, open_image
 from tests.places import ROOT
 
@@ -263,7 +263,7 @@ def test_strips_read_from_top_to_bottom_are_decoded_once(tmp_path, monkeypatch):
     )
     reader = open_image(path)
     decoded = []
-    page = reader._core._cores[0]
+    page = reader._decoder._decoders[0]
     original = page._decode
     monkeypatch.setattr(
         page, "_decode", lambda index, place: decoded.append(index) or original(index, place)

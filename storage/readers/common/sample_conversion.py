@@ -11,7 +11,7 @@ import numpy as np
 
 from storage.box import Box
 from storage.image import Dtype, ImageInfo, check_inside
-from storage.readers import exif
+from storage.readers.common import exif
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,7 +31,7 @@ DELIVERED: dict[str, Dtype] = {
 """Stored sample type -> delivered one; any other type is refused."""
 
 
-class Core(Protocol):
+class Decoder(Protocol):
     """Deliver stored samples by windows of the stored grid. Safe to call from several threads."""
 
     def read(self, box: Box, samples: tuple[int, ...]) -> Pixels:
@@ -44,7 +44,7 @@ class Core(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Conversion:
+class SampleConversion:
     """How stored samples become delivered ones."""
 
     samples: tuple[int, ...]
@@ -68,18 +68,18 @@ class Conversion:
         return stored.astype(dtype, copy=False)
 
 
-class ViewReader:
-    """Read windows of an image through a core, as its description promises."""
+class ConvertingReader:
+    """Read windows of an image through a decoder, as its description promises."""
 
-    def __init__(self, info: ImageInfo, core: Core, conversion: Conversion) -> None:
+    def __init__(self, info: ImageInfo, decoder: Decoder, conversion: SampleConversion) -> None:
         self.info = info
-        self._core = core
+        self._decoder = decoder
         self._conversion = conversion
 
     def read(self, box: Box) -> Pixels:
         """Return (C, h, w) in the delivered dtype; see `Reader.read`."""
         check_inside(self.info, box)
-        stored = self._core.read(_turned(box, self.info), self._conversion.samples)
+        stored = self._decoder.read(_turned(box, self.info), self._conversion.samples)
         pixels = self._conversion.apply(stored, self.info.dtype)
         if self.info.orientation != 1:
             pixels = exif.upright(pixels.transpose(1, 2, 0), self.info.orientation).transpose(
@@ -89,7 +89,7 @@ class ViewReader:
 
     def close(self) -> None:
         """Release the file."""
-        self._core.close()
+        self._decoder.close()
 
 
 def _turned(box: Box, info: ImageInfo) -> Box:
