@@ -189,7 +189,7 @@ class Separable(Operator):
 
     @property
     def effort(self) -> Effort:
-        """Return the effort of `finish`: measured on 8 and 16 bit (orchestrator/DESIGN.md)."""
+        """Return the effort of `finish`: measured on 8 and 16 bit (docs/decisions/operators.md)."""
         rho, iterations = (0.3, 200) if self.threshold >= COARSE else (3.0, 400)
         return Effort(rho=rho / max(self.threshold, NOTHING) ** 2, iterations=iterations)
 

@@ -56,8 +56,8 @@ def threshold(stencil: Stencil, dtype: str) -> float:
 
 
 def tolerance(stencil: Stencil, dtype: str) -> float:
-    """Return how far A x may stay from y before the result is stored, grey levels (docs:
-    orchestrator/DESIGN.md).
+    """Return how far A x may stay from y before the result is stored, grey levels (figures:
+    docs/decisions/operators.md).
     """
     if stencil.scale > 1:
         return LEAST / 3

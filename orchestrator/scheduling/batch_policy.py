@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 
 # Share of the ready and running tiles that one worker takes at most: below 1 so that a late worker
-# still finds some (chosen from simulated makespans under 5 % jitter; see DESIGN.md).
+# still finds some (chosen from simulated makespans under 5 % jitter).
 FAIR_SHARE = 0.85
 # Ready tiles, as a share of what fills all workers once, from which a busy worker is given a second
 # batch. Simulated with 10 ms between a batch and what it releases, 80 ms batches, 16 workers: 0.88
