@@ -1,1 +1,4 @@
-"""cluster/batches."""
+"""Many images as one run: manifest, folder, shares, and how far they are.
+
+May import `options`, `terminal` and `orchestrator.run`.
+"""

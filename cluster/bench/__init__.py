@@ -1,1 +1,4 @@
-"""cluster/bench."""
+"""What the loop around the network costs, on this machine.
+
+May import `terminal`, `kernels`, `storage` and `orchestrator`, and no command.
+"""

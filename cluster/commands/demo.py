@@ -1,133 +1,22 @@
-"""The demonstration: a real photograph reduced x4, restored on Ray, verified, and shown beside the
-original.
-"""
+"""The command `demo`: the whole product once, on a real photograph."""
 
 from __future__ import annotations
 
-import sys
-import time
 from pathlib import Path
+from typing import Annotated
 
-import numpy as np
-from numpy.typing import NDArray
-
-from cluster.terminal.progress import ProgressView, duration
-from kernels.metrics import psnr, ssim
-from orchestrator.errors import PlanError
-from orchestrator.job.spec import JobSpec
-from orchestrator.run.lifecycle import start
-from orchestrator.run.verify import verify_run
-from storage.box import Box
-from storage.readers.reader_registry import open_image
-
-Pixels = NDArray[np.uint8]
-
-SCALE = 4
-# The greatest seam ratio that still counts as seamless: 10 % above the picture's own differences.
-SEAM_LIMIT = 1.10
+import typer
 
 
-def run_demo(out: Path, workers: int) -> int:
-    """Run the whole product once; returns 0 when the result beats bicubic, is consistent and has no
-    seams, else 1.
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo writes.")] = Path(
+        "demo-out"
+    ),
+    workers: Annotated[int, typer.Option(help="Ray workers.")] = 2,
+) -> None:
+    """Restore a real photograph x4 on Ray with the built-in network, verify it, and draw a
+    comparison.
     """
-    began = time.perf_counter()
-    original = _photograph()
-    reduced = _reduce(original)
-    out.mkdir(parents=True, exist_ok=True)
-    _write_png(out / "input.png", reduced)
-    spec = JobSpec.build(
-        {
-            "input": {"path": str(out / "input.png")},
-            "output": str(out / "restored.zarr"),
-            "task": {"name": "sr", "scale": SCALE},
-            "tiling": {"tile": 128},
-            "run": {"executor": "ray", "workers": workers},
-        }
-    )
-    from orchestrator.ray_backend.executor import RayExecutor
+    from cluster.evaluation.demonstration import run_demo
 
-    with ProgressView() as progress:
-        outcome = start(spec, RayExecutor(workers), [progress], overwrite=True)
-    restored = open_image(outcome.root).read(Box(0, 0, *original.shape[1:])).astype(np.uint8)
-    bicubic = _bicubic(reduced)
-    picture = _comparison(out / "comparison.png", [_nearest(reduced), bicubic, restored, original])
-    found = verify_run(outcome.root)
-
-    scores = {
-        name: (psnr(x, original, 255), ssim(x, original, 255))
-        for name, x in _named(bicubic, restored)
-    }
-    levels = ", ".join(
-        f"level {lv.index}: {lv.grid.rows.count}x{lv.grid.cols.count}"
-        for lv in outcome.plan.levels[::-1]
-    )
-    print(
-        f"photograph {original.shape[1]}x{original.shape[2]} px, reduced x{SCALE} and restored; tiles {levels}"
-    )
-    for name, (decibel, similarity) in scores.items():
-        print(f"{name:9} PSNR {decibel:.2f} dB, SSIM {similarity:.4f}")
-    assert found.consistency is not None, "super-resolution has a measurement"
-    clipped = (
-        f" ({found.consistency.clipped} cells at black or white apart)"
-        if found.consistency.clipped
-        else ""
-    )
-    print(f"consistency: |A x - y| at most {found.consistency.max:.3f} grey levels{clipped}")
-    print(f"seam ratio: {found.seams.overall.ratio:.3f} (1 = no seam)")
-    print(
-        f"time: {duration(outcome.seconds)} for {outcome.tiles} tiles, {duration(time.perf_counter() - began)} in all"
-    )
-    print(f"files: {picture} (input | bicubic | restored | original), {outcome.root} (OME-Zarr)")
-
-    better = all(r > b for r, b in zip(scores["restored"], scores["bicubic"], strict=True))
-    good = better and found.passed and found.seams.overall.ratio <= SEAM_LIMIT
-    if not good:
-        print("the demo did not reach what it promises: see the figures above", file=sys.stderr)
-    return 0 if good else 1
-
-
-def _photograph() -> Pixels:
-    try:
-        from skimage import data
-    except ImportError:
-        raise PlanError(
-            "the demo needs scikit-image; install it with: pip install 'gigarestore[demo]'"
-        ) from None
-    return np.ascontiguousarray(data.astronaut().transpose(2, 0, 1))
-
-
-def _reduce(image: Pixels) -> Pixels:
-    channels, height, width = image.shape
-    cells = image.reshape(channels, height // SCALE, SCALE, width // SCALE, SCALE)
-    reduced: Pixels = np.floor(cells.mean(axis=(2, 4)) + 0.5).astype(np.uint8)
-    return reduced
-
-
-def _nearest(image: Pixels) -> Pixels:
-    return image.repeat(SCALE, axis=1).repeat(SCALE, axis=2)
-
-
-def _bicubic(image: Pixels) -> Pixels:
-    from kernels.resample import bicubic_upsample
-
-    enlarged = bicubic_upsample(image.astype(np.float32), SCALE)
-    clipped: Pixels = np.clip(np.floor(enlarged + 0.5), 0, 255).astype(np.uint8)
-    return clipped
-
-
-def _named(bicubic: Pixels, restored: Pixels) -> list[tuple[str, Pixels]]:
-    return [("bicubic", bicubic), ("restored", restored)]
-
-
-def _comparison(path: Path, images: list[Pixels]) -> Path:
-    gap = np.full((3, images[0].shape[1], 8), 255, dtype=np.uint8)
-    parts = [part for image in images for part in (image, gap)][:-1]
-    _write_png(path, np.concatenate(parts, axis=2))
-    return path
-
-
-def _write_png(path: Path, image: Pixels) -> None:
-    import imagecodecs
-
-    path.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(image.transpose(1, 2, 0))))
+    raise typer.Exit(run_demo(out, workers))

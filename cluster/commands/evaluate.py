@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from orchestrator.errors import PlanError
 
 if TYPE_CHECKING:
-    from cluster.commands.evaluation import Score
+    from cluster.evaluation.trials import Score
 
 TRIAL_NAMES = "sr4,sr2,denoise10,denoise25,denoise50,inpaint,colorize"
 # Side of a picture on the contact sheet, px; images on it at most.
@@ -56,7 +56,7 @@ def evaluate(
     """Degrade clean images in seven ways, restore them with PRIOR, and compare with what needs no
     prior.
     """
-    from cluster.commands.evaluation import TRIALS, read_clean, run_trial
+    from cluster.evaluation.trials import TRIALS, read_clean, run_trial
 
     paths = [*(images or []), *(more or [])]
     if not paths:
@@ -119,7 +119,7 @@ def refuse_seen(ref: str, paths: Sequence[Path]) -> str:
     An image is recognised by its file, and by pixels that it shares with a training image
     (kernels.training.near_duplicates).
     """
-    from cluster.commands.training_images import image_landmarks
+    from cluster.training.training_images import image_landmarks
     from kernels.denoisers.info import BUILTIN_WEIGHTS, split_ref
     from kernels.denoisers.prior_metadata import read_metadata, read_record
     from kernels.training.near_duplicates import from_text, share_pixels

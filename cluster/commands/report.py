@@ -8,65 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from cluster.batches.folder import BatchFolder
 from cluster.options import options as opt
-from cluster.submission.handles import submitted_as
+from cluster.options.arguments import Out
 from cluster.terminal.progress import duration
 from orchestrator.errors import PlanError
-
-Out = Annotated[
-    Path, typer.Argument(metavar="OUT", help="Folder of the result, an OME-Zarr image.")
-]
-
-
-def status(
-    out: Annotated[
-        Path,
-        typer.Argument(metavar="OUT", help="Folder of the result, or a submitted run's handle."),
-    ],
-    as_json: opt.AsJson = False,
-) -> None:
-    """Say how far the run at OUT is, also while it runs and after it died."""
-    from orchestrator.monitoring.run_progress import read_status
-
-    if (handle := submitted_as(out)) is not None:
-        from cluster.commands.submissions import print_status
-
-        print_status(handle, as_json)
-        return
-
-    if BatchFolder(out).exists:
-        from cluster.batches.batch_status import print_batch_status
-
-        print_batch_status(out, as_json)
-        return
-    found = read_status(out)
-    if as_json:
-        print(json.dumps(found))
-        return
-    print_run(out, found)
-
-
-def print_run(out: Path, found: dict[str, Any]) -> None:
-    """Print what `read_status` found."""
-    done = found["done"]
-    tiles = found["tiles"]
-    print(f"{out}: {found['state']}, {done} of {tiles} tiles ({100 * done / tiles:.1f} %)")
-    for line in found["levels"]:
-        print(f"  level {line['level']}: {line['done']} of {line['tiles']} tiles")
-    if found["state"] == "running" and found["seconds_left"] is not None:
-        print(
-            f"  {found['workers']} workers, batches of {found['batch']:.1f} tiles, {found['nfe_per_second']:.1f} NFE/s, "
-            f"about {duration(found['seconds_left'])} left"
-        )
-    if found["failures"]:
-        print(f"  {found['failures']} failed tries; the last: {found['last_failure']}")
-    for tile in found["substituted"]:
-        print(
-            f"  not restored: level {tile['level']} row {tile['row']} column {tile['col']}; filled"
-        )
-    if found["state"] in ("unfinished", "failed"):
-        print(f"  go on with: gigarestore resume {out}")
 
 
 def report(

@@ -5,16 +5,16 @@ part of status and resume.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from cluster.options import options as opt
-from cluster.submission.backends import UNREACHABLE, Unreachable, backend
+from cluster.options.exit_codes import UNREACHABLE, complain, fail
+from cluster.submission.backend import Unreachable
+from cluster.submission.hand_in import attend
 from cluster.submission.handles import (
     Handle,
     JobState,
@@ -22,8 +22,8 @@ from cluster.submission.handles import (
     SubmissionRecord,
     SubmissionRegistry,
 )
-from cluster.submission.settings import keys, load
-from cluster.submission.submission import new_run_id
+from cluster.submitted_runs.backends import backend
+from cluster.submitted_runs.job_status import look
 from orchestrator.errors import PlanError
 
 Target = Annotated[
@@ -32,7 +32,6 @@ Target = Annotated[
         metavar="RUN", help="A handle (slurm:ID, ray:ID@URL, k8s:NAMESPACE/NAME) or OUT."
     ),
 ]
-config = typer.Typer(no_args_is_help=True, help="Settings of submissions.")
 
 
 def logs(
@@ -48,7 +47,7 @@ def logs(
             sys.stdout.write(piece)
             sys.stdout.flush()
     except Unreachable as err:
-        raise typer.Exit(_unreachable(err)) from None
+        fail(str(err), UNREACHABLE)
 
 
 def cancel(
@@ -65,8 +64,8 @@ def cancel(
     try:
         done = backend(handle.backend).cancel(handle, record, patience)
     except Unreachable as err:
-        raise typer.Exit(_unreachable(err)) from None
-    print(f"gigarestore: {done}", file=sys.stderr)
+        fail(str(err), UNREACHABLE)
+    complain(done)
 
 
 def wait(
@@ -79,8 +78,6 @@ def wait(
     """Wait for a submitted run and exit with its driver's code (75: stopped, resumable; 124:
     --timeout; 130: Ctrl-C).
     """
-    from cluster.commands.submit import attend
-
     handle, record = SubmissionRegistry().find(target)
     raise typer.Exit(
         attend(backend(handle.backend), handle, record, follow=follow, patience=timeout)
@@ -105,105 +102,9 @@ def list_runs(as_json: opt.AsJson = False) -> None:
         print(f"{record.handle}  {found.state}  {when}  {record.output}")
 
 
-@config.command("show")
-def show(
-    origin: Annotated[
-        bool, typer.Option("--origin", help="Say where each value comes from.")
-    ] = False,
-    as_json: opt.AsJson = False,
-) -> None:
-    """Print the settings: flag over environment over project file over user file over default."""
-    loaded = load({}, Path.cwd(), os.environ)
-    values = loaded.settings.model_dump(mode="json")
-    found = {key: values[key.partition(".")[0]][key.partition(".")[2]] for key in keys()}
-    if as_json:
-        print(
-            json.dumps(
-                {
-                    k: {"value": v, "origin": loaded.origins.get(k, "default")}
-                    for k, v in found.items()
-                }
-            )
-        )
-        return
-    for key, value in found.items():
-        said = f"  # {loaded.origins.get(key, 'default')}" if origin else ""
-        print(f"{key} = {'' if value is None else json.dumps(value)}{said}")
-
-
-def look(handle: Handle | None, record: SubmissionRecord | None) -> JobStatus:
-    """Return a run's state; one that cannot be asked for is unknown."""
-    assert handle is not None
-    try:
-        return backend(handle.backend).state(handle, record)
-    except Unreachable as err:
-        return JobStatus(JobState.UNKNOWN, None, str(err))
-
-
 def _listed(record: SubmissionRecord) -> JobStatus:
     """Return a run's state for a list, which one run's missing program or token must not spoil."""
     try:
         return look(Handle.parse(record.handle), record)
     except PlanError as err:
         return JobStatus(JobState.UNKNOWN, None, str(err))
-
-
-def print_status(handle: Handle, as_json: bool) -> None:
-    """Print what the backend says of a run, and how far it is where this machine sees its output."""
-    from cluster.batches.batch_status import print_images, read_batch_status
-    from cluster.batches.folder import BatchFolder
-    from cluster.commands.report import print_run
-    from orchestrator.monitoring.run_progress import read_status
-    from orchestrator.run_folder import RunDir
-
-    _, record = SubmissionRegistry().find(str(handle))
-    found = look(handle, record)
-    out = None if record is None else Path(record.output)
-    batch = None if out is None or not BatchFolder(out).exists else BatchFolder(out)
-    run: dict[str, Any] | None = None
-    if batch is not None:
-        run = read_batch_status(batch)
-    elif out is not None and RunDir(out).job.exists():
-        run = read_status(out)
-    if as_json:
-        known = {} if record is None else record.shown()
-        said = {
-            "handle": str(handle),
-            "state": found.state,
-            "code": found.code,
-            "reason": found.reason,
-            "run": run,
-        }
-        print(json.dumps(known | said))
-        return
-    print(f"{handle}: {found.state}{f' ({found.reason})' if found.reason else ''}")
-    if batch is not None and run is not None:
-        print_images(batch.root, run)
-    elif out is not None and run is not None:
-        print_run(out, run)
-    if found.state is JobState.UNKNOWN and record is None:
-        raise typer.Exit(UNREACHABLE)
-
-
-def resubmit(handle: Handle) -> int:
-    """Submit a run again where it was, to go on with what is at its OUT; return the exit code."""
-    from cluster.commands.submit import hand_in
-
-    _, record = SubmissionRegistry().find(str(handle))
-    if record is None:
-        raise PlanError(
-            f"nothing is remembered of {handle}; submit again, or `gigarestore resume OUT` where OUT is"
-        )
-    if str(handle) != record.handle:
-        raise PlanError(
-            f"{handle} is one share of {record.handle}; `gigarestore resume {record.handle}` goes on with all"
-        )
-    chosen = backend(handle.backend)
-    if not (found := look(handle, record)).state.ended and found.state is not JobState.UNKNOWN:
-        raise PlanError(f"{handle} is still {found.state}; `gigarestore cancel {handle}` ends it")
-    return hand_in(chosen, record.submission(new_run_id()), wait=False, follow=False, as_json=False)
-
-
-def _unreachable(err: Unreachable) -> int:
-    print(f"gigarestore: {err}", file=sys.stderr)
-    return UNREACHABLE

@@ -6,31 +6,26 @@ stdout carries the handle alone.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from cluster.options import options as opt
-from cluster.submission.backends import UNREACHABLE, Backend, Unreachable, backend
-from cluster.submission.handles import Handle, JobState, SubmissionRecord, SubmissionRegistry
+from cluster.commands.submit_arguments import (
+    check_printable,
+    check_where,
+    is_elsewhere,
+    parse_restore,
+    with_output,
+)
+from cluster.submission.hand_in import hand_in
 from cluster.submission.settings import Loaded, load
 from cluster.submission.submission import BATCH, Submission, code_folder, new_run_id
+from cluster.submitted_runs.backends import backend
 from orchestrator.errors import PlanError
-from orchestrator.job.spec import JobSpec
 from orchestrator.run_folder import RunDir, check_output
 
-POLL = 2.0
-# How long a scheduler may not answer while it is waited for, seconds.
-PATIENCE = 600.0
-TIMED_OUT = 124
-DETACHED = 130
 CONTEXT = {"ignore_unknown_options": True, "allow_extra_args": True}
 
 Text = str | None
@@ -235,165 +230,3 @@ def make_submission(arguments: list[str], loaded: Loaded) -> Submission:
         settings=settings,
         code=code_folder(),
     )
-
-
-def is_elsewhere(path: str | None, backend_name: str) -> bool:
-    """Tell whether IN is a file on the cluster alone: then it is planned there."""
-    if backend_name == "slurm" or (path and Path(path).exists()):
-        return False
-    return backend_name == "kuberay" or (path is not None and Path(path).is_absolute())
-
-
-def with_output(
-    arguments: list[str], output: str, is_wanted: Callable[[list[str]], bool]
-) -> list[str]:
-    """Return the arguments with the absolute OUT: the driver may not find the folder that a
-    relative one begins in.
-
-    The word that is OUT is the one whose change changes nothing else of the job; none is where a
-    job file names OUT.
-    """
-    for place, word in enumerate(arguments):
-        if os.path.abspath(word) == output:
-            changed = [*arguments[:place], output, *arguments[place + 1 :]]
-            if is_wanted(changed):
-                return changed
-    return arguments
-
-
-def check_where(executor: str, address: str | None) -> None:
-    """Raise PlanError for options of where it runs that a submitted run has not."""
-    if executor != "ray" or address is not None:
-        raise PlanError(
-            "--executor serial and --address are for `restore`; a submitted run uses the cluster's own Ray"
-        )
-
-
-def check_printable(output: str) -> None:
-    """Raise PlanError for an output that a script or manifest cannot name."""
-    if not output.isprintable():
-        raise PlanError(f"OUT {output!r} has line breaks or control characters; choose another")
-
-
-def command_values(name: str, arguments: list[str]) -> dict[str, Any]:
-    """Return the parameters of a command of ours for these arguments; its usage errors are ours."""
-    from cluster import cli
-
-    command = typer.main.get_command(cli.app).commands[name]  # type: ignore[attr-defined]
-    return dict(command.make_context("submit", list(arguments)).params)
-
-
-def parse_restore(arguments: list[str]) -> tuple[JobSpec, bool]:
-    """Return the job that `gigarestore restore` would run, and whether it may overwrite; its usage
-    errors are ours.
-    """
-    given = command_values("restore", arguments)
-    source = given["source"]
-    out = given["out"]
-    job = given["job"]
-    if given["task"] == "generate" and out is None:
-        source, out = None, source
-    options = {key: value for key, value in given.items() if key in opt.OPTIONS}
-    spec = opt.job_spec(
-        JobSpec.load(job) if job else JobSpec(), {**options, "path": source, "output": out}
-    )
-    if spec.input.path is None and spec.task.name != "generate":
-        raise PlanError("no input named; usage: gigarestore submit IN OUT [options of restore]")
-    return spec, bool(given["overwrite"])
-
-
-def hand_in(
-    chosen: Backend,
-    submission: Submission,
-    *,
-    check: bool = False,
-    wait: bool,
-    follow: bool,
-    as_json: bool,
-) -> int:
-    """Submit, remember, print the handle; return the exit code."""
-    try:
-        if check:
-            tell(chosen.check(submission))
-            return 0
-        handle = chosen.submit(submission)
-    except Unreachable as err:
-        tell(str(err))
-        return UNREACHABLE
-    record = SubmissionRecord(
-        handle=str(handle),
-        run_id=submission.run_id,
-        name=submission.name,
-        output=submission.output,
-        directory=submission.directory,
-        arguments=list(submission.arguments),
-        settings=submission.settings.model_dump(mode="json"),
-        code=submission.code,
-        submitted=time.time(),
-        earlier=list(submission.earlier),
-    )
-    print(
-        json.dumps({**record.shown(), "folder": submission.folder}) if as_json else handle,
-        flush=True,
-    )
-    try:
-        SubmissionRegistry().keep(record)
-    except OSError as err:  # the job is queued all the same
-        tell(
-            f"warning: {handle} cannot be remembered here ({err}), so `list` and `resume {handle}` do not know it"
-        )
-    tell(f"submitted; look with: gigarestore status {handle}")
-    return attend(chosen, handle, record, follow=follow) if wait or follow else 0
-
-
-def attend(
-    chosen: Backend,
-    handle: Handle,
-    record: SubmissionRecord | None,
-    *,
-    follow: bool,
-    patience: float | None = None,
-) -> int:
-    """Wait for a run's end, with its log or without; return its driver's exit code, 124 when
-    patience ran out.
-    """
-    heard = time.monotonic()
-    deadline = heard + (float("inf") if patience is None else patience)
-    try:
-        if follow:
-            with contextlib.suppress(Unreachable):  # whether the run has ended is asked below
-                for piece in chosen.logs(handle, record, follow=True):
-                    sys.stderr.write(piece)
-                    sys.stderr.flush()
-        while True:
-            try:
-                found = chosen.state(handle, record)
-            except Unreachable as err:
-                if time.monotonic() > min(deadline, heard + PATIENCE):
-                    tell(
-                        f"{err}; nothing was heard of {handle} for {time.monotonic() - heard:.0f} s"
-                    )
-                    return UNREACHABLE
-            else:
-                heard = time.monotonic()
-                if found.state.ended:
-                    code = "" if found.code is None else f", exit code {found.code}"
-                    tell(
-                        f"{handle}: {found.state}{code}{f', {found.reason}' if found.reason else ''}"
-                    )
-                    if found.exit_code and found.state is not JobState.FAILED:
-                        tell(
-                            f"everything committed is kept, go on with: gigarestore resume {handle}"
-                        )
-                    return found.exit_code
-            if time.monotonic() > deadline:
-                tell(f"{handle} has not ended within {patience:.0f} s; it goes on")
-                return TIMED_OUT
-            time.sleep(POLL)
-    except KeyboardInterrupt:
-        tell(f"detached, the run goes on; look with: gigarestore status {handle}")
-        return DETACHED
-
-
-def tell(text: str) -> None:
-    print(f"gigarestore: {' '.join(text.split())}", file=sys.stderr, flush=True)

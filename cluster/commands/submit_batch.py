@@ -10,9 +10,10 @@ from typing import Any
 
 from cluster.batches.batch_manifest import SUFFIXES, Entry, manifest_text, read_entries
 from cluster.batches.folder import BatchFolder
-from cluster.commands.batch import BatchSettings as Whole
-from cluster.commands.batch import sort_out
-from cluster.commands.submit import (
+from cluster.batches.settings import BatchSettings as Whole
+from cluster.batches.settings import sort_out
+from cluster.commands.batch import batch
+from cluster.commands.submit_arguments import (
     check_printable,
     check_where,
     command_values,
@@ -29,7 +30,7 @@ def batch_submission(words: list[str], loaded: Loaded) -> Submission:
     refuse.
     """
     settings = loaded.settings
-    values = command_values(BATCH, words)
+    values = command_values(batch, words)
     sources = list(values["sources"])
     (options, whole) = sort_out(values)
     name = str(settings.submit.backend)
@@ -105,4 +106,4 @@ def _fixed(submission: Submission, entries: list[Entry], whole: Whole) -> Submis
 
 
 def _means(words: list[str], values: dict[str, Any], output: str) -> bool:
-    return command_values(BATCH, words) == {**values, "outdir": Path(output)}
+    return command_values(batch, words) == {**values, "outdir": Path(output)}

@@ -19,7 +19,7 @@ from cluster.terminal.training_progress import TrainingView
 from orchestrator.errors import PlanError, RunError
 
 if TYPE_CHECKING:
-    from cluster.commands.training_images import TrainingImages
+    from cluster.training.training_images import TrainingImages
     from kernels.training.recipe import TrainingSpec
 
 PRESET_NAMES = ("builtin", "builtin-large", "smoke")
@@ -182,7 +182,7 @@ def _train_on_drawn(
     view: TrainingView,
 ) -> dict[str, str]:
     """Train a preset on synthetic images, and write prior and card; return the prior's metadata."""
-    from cluster.commands.model_card import write_card
+    from cluster.training.model_card import write_card
     from kernels.denoisers.prior_metadata import read_metadata
     from kernels.training.command import export
     from kernels.training.command import train as train_on_drawn
@@ -205,7 +205,7 @@ def _open_own(
     value_range: str | None,
 ) -> TrainingImages:
     """Open the images with the channels of the network that the training starts from."""
-    from cluster.commands.training_images import open_training_images
+    from cluster.training.training_images import open_training_images
 
     channels = None
     if not from_scratch:
@@ -261,7 +261,7 @@ def _train_on_own(
     import numpy as np
     import torch
 
-    from cluster.commands.model_card import write_card
+    from cluster.training.model_card import write_card
     from kernels.training.command import CHECKPOINT
     from kernels.training.near_duplicates import to_text
     from kernels.training.prior_file import export_prior

@@ -1,1 +1,4 @@
-"""cluster/doctor."""
+"""Checks of this machine and of a cluster's nodes.
+
+May import `orchestrator.ray_backend` and `storage`, and no other room of `cluster`.
+"""

@@ -7,15 +7,12 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
-import json
 import platform
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
 
-import typer
+from cluster.doctor.check import Check
 
 PACKAGES = ("kernels", "storage", "orchestrator", "cluster")
 NEEDED = (
@@ -32,53 +29,6 @@ NEEDED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One finding."""
-
-    verdict: Literal["ok", "warn", "fail"]
-    name: str
-    text: str
-    """What was found; for warn and fail also what to do."""
-
-    def as_dict(self) -> dict[str, str]:
-        return asdict(self)
-
-
-def doctor(
-    store: Annotated[
-        Path | None,
-        typer.Argument(metavar="STORE", help="Folder where outputs go.", show_default="here"),
-    ] = None,
-    address: Annotated[
-        str | None, typer.Option(help="Ray cluster to try, HOST:PORT or auto.")
-    ] = None,
-    nodes: Annotated[
-        bool,
-        typer.Option(
-            "--nodes", help="Run the checks on every node of the cluster at --address, and compare."
-        ),
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document instead of text.")
-    ] = False,
-) -> None:
-    """Check this machine and a cluster: versions, names, GPUs, memory, store, ports, Ray, clocks;
-    exit 1 on a failure.
-    """
-    checks = run_checks(store)
-    if as_json and not (address or nodes):
-        print(json.dumps([check.as_dict() for check in checks]))
-    else:
-        from cluster.doctor.nodes import check_cluster
-
-        found = {"": checks, **check_cluster(address, nodes, store, checks)}
-        _print(found, as_json)
-        checks = [check for part in found.values() for check in part]
-    if any(check.verdict == "fail" for check in checks):
-        raise typer.Exit(1)
-
-
 def run_checks(store: Path | None = None) -> list[Check]:
     """Return every check's finding for this machine, in the order in which a person would fix them."""
     from cluster.doctor.machine import disk, gpus, memory, ports, shared_memory, try_store
@@ -89,19 +39,6 @@ def run_checks(store: Path | None = None) -> list[Check]:
         *(lambda: disk(where), lambda: try_store(where), ports, _weights),
     ]
     return [finding for check in checks for finding in check()]
-
-
-def _print(found: dict[str, list[Check]], as_json: bool) -> None:
-    """Print findings by node; "" is this machine and the cluster as a whole."""
-    if as_json:
-        rows = [
-            {**check.as_dict(), "node": node} for node, checks in found.items() for check in checks
-        ]
-        print(json.dumps(rows))
-        return
-    for node, checks in found.items():
-        for check in checks:
-            print(f"{check.verdict:4}  {f'{node}: ' if node else ''}{check.name}: {check.text}")
 
 
 def _python() -> list[Check]:

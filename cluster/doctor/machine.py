@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from cluster.doctor.local_checks import Check
+from cluster.doctor.check import Check
 from storage.errors import FormatError, LockedError
 
 # Below these a run of any size is unlikely to end well, bytes.

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from cluster.doctor.local_checks import Check
+from cluster.doctor.check import Check
 from orchestrator.errors import PlanError, RunError
 
 # Signatures of requests to object stores are refused beyond 15 minutes; logs mislead much earlier,

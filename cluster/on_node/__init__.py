@@ -1,1 +1,4 @@
-"""cluster/on_node."""
+"""What runs on the nodes of a cluster: launcher, driver and entrypoint, each started as a program.
+
+May import `submission`, `batches`, `options` and `cluster.cli`; nobody imports it.
+"""

@@ -26,13 +26,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from cluster.options.exit_codes import INTERRUPTED, RESUMABLE
 from cluster.submission.submission import BATCH, SHARE
 from orchestrator.run_folder import RunDir
 from storage.run_store.fencing import EXPIRY
 
 BEAT_SECONDS = 2.0
-STOPPED = 75
-INTERRUPTED = 130
 HERE = ("--executor", "ray")  # else `resume` would submit again
 
 
@@ -97,7 +96,7 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         code = INTERRUPTED
     if code == INTERRUPTED:
-        code = STOPPED
+        code = RESUMABLE
     beacon.end(code)
     return code
 

@@ -13,12 +13,7 @@ import os
 import sys
 from pathlib import Path
 
-ARGUMENTS = "GIGARESTORE_DRIVER"
-COPY_TO = "GIGARESTORE_COPY_TO"
-SCRATCH = "GIGARESTORE_SCRATCH"
-# In the pod's own scratch folder: every pod, and so every attempt, has a new one.
-STOP = "gigarestore-stop"
-RUNNING = "gigarestore-running"
+from cluster.submission.kuberay.contract import ARGUMENTS, COPY_TO, RUNNING, SCRATCH, STOP
 
 
 def main() -> int:

@@ -46,9 +46,8 @@ from cluster.on_node.processes import (
     visible,
     write_private,
 )
+from cluster.options.exit_codes import NO_RAY, RESUMABLE
 
-NO_RAY = 70
-STOPPED = 75
 HEAD_PATIENCE = 180.0
 RENDEZVOUS_PATIENCE = 300.0
 # How long the file system may refuse the driver's exit code, seconds.
@@ -128,7 +127,7 @@ class Launcher:
             or ray.poll() is not None
         ):
             if self.stopped:
-                return STOPPED
+                return RESUMABLE
             self._say(f"Ray's head did not start; the end of its log:\n{self._tail()}")
             return NO_RAY
         meeting = {"address": f"{address}:{port}", "token": os.environ["RAY_AUTH_TOKEN"]}
@@ -174,7 +173,7 @@ class Launcher:
                 )
                 driver.kill()
                 driver.wait()
-                return STOPPED
+                return RESUMABLE
             if self.stopped and told == float("inf"):
                 told = time.monotonic()
                 driver.send_signal(signal.SIGTERM)
@@ -182,7 +181,7 @@ class Launcher:
                 driver.kill()
             time.sleep(PAUSE)
         # A driver that a signal has killed left a resumable run.
-        return driver.returncode if driver.returncode >= 0 else STOPPED
+        return driver.returncode if driver.returncode >= 0 else RESUMABLE
 
     def _worker(self) -> int:
         meeting = self.folder / "rendezvous.json"

@@ -1,1 +1,4 @@
-"""cluster/options."""
+"""What people may say: options, arguments and exit codes, each stated once.
+
+May import `orchestrator.job` and what executors it names, and no other room of `cluster`.
+"""

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cluster.options.exit_codes import RESUMABLE
 from cluster.submission.settings import SubmissionSettings
 from cluster.submission.submission import FOLDER, Submission
 from orchestrator.errors import PlanError
@@ -22,7 +23,6 @@ PATTERNS = {
     "ray": r"[A-Za-z0-9._-]+@https?://[^\s/]+(/\S*)?",
     "k8s": r"[a-z0-9][a-z0-9-]*/[a-z0-9][a-z0-9.-]*",
 }
-RESUMABLE = 75
 # A driver beats every two seconds; one that has not for so long is dead, seconds.
 SILENCE = 60.0
 

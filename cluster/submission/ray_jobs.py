@@ -21,7 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cluster.submission.backends import Unreachable, one_line
+from cluster.options.exit_codes import RESUMABLE
+from cluster.submission.backend import Unreachable, one_line
 from cluster.submission.code_package import PACKAGES, pack
 from cluster.submission.handles import (
     SILENCE,
@@ -107,13 +108,13 @@ class RayJobsBackend:
             return _gone(
                 record, f"its job is said to run, but the driver has been silent for {quiet:.0f} s"
             )
-        if state is JobState.FAILED and info.driver_exit_code == 75:
+        if state is JobState.FAILED and info.driver_exit_code == RESUMABLE:
             cancelled = (
                 record is not None
                 and record.folder is not None
                 and (record.folder / "cancel").exists()
             )
-            return JobStatus(JobState.CANCELLED if cancelled else JobState.INTERRUPTED, 75)
+            return JobStatus(JobState.CANCELLED if cancelled else JobState.INTERRUPTED, RESUMABLE)
         return JobStatus(
             state,
             info.driver_exit_code,
@@ -348,7 +349,7 @@ def _gone(record: SubmissionRecord | None, reason: str) -> JobStatus:
         JobState.SUCCEEDED
         if code == 0
         else JobState.INTERRUPTED
-        if code == 75
+        if code == RESUMABLE
         else JobState.FAILED,
         code,
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.submission.settings import Loaded
 from orchestrator.job.plan import Plan
 from orchestrator.planning.advice import Advice, advise, idle_warning
 from orchestrator.planning.forecast import order_waves, useful_workers
@@ -29,18 +28,33 @@ class Sizing:
         return {"gpu": self.gpu.as_dict(), "cpu": self.cpu.as_dict(), "warning": self.warning}
 
 
-def size_up(plan: Plan, shape: Parallelism, loaded: Loaded) -> Sizing:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodesAsked:
+    """The nodes that somebody thinks of, or the defaults of `submit`."""
+
+    nodes: int
+    cpus: int
+    """Cores of each."""
+    gpus: int
+    """GPUs of each."""
+    by_name: bool
+    """Whether any of them was asked for; defaults are not."""
+
+    @property
+    def workers(self) -> int:
+        """How many workers they are for."""
+        return self.nodes * (self.gpus or self.cpus) if self.by_name else 1
+
+
+def size_up(plan: Plan, shape: Parallelism, asked: NodesAsked) -> Sizing:
     """Return the nodes that keep busy, and a warning when more were asked for: by --workers, or by
     nodes of a size.
 
-    shape: the plan's own parallelism; loaded: settings of `submit`, of which defaults are not asked
-    for.
+    shape: the plan's own parallelism.
     """
-    common = loaded.settings.submit
     run = plan.spec.run
-    batch = run.batch or (GPU_BATCH if common.gpus else CPU_BATCH)
-    named = any(f"submit.{key}" in loaded.origins for key in ("nodes", "gpus", "cpus"))
-    workers = run.workers or (common.nodes * (common.gpus or common.cpus) if named else 1)
+    batch = run.batch or (GPU_BATCH if asked.gpus else CPU_BATCH)
+    workers = run.workers or asked.workers
     warning = None
     if workers > useful_workers(shape, batch):
         orders = {
@@ -49,8 +63,8 @@ def size_up(plan: Plan, shape: Parallelism, loaded: Loaded) -> Sizing:
         }
         warning = idle_warning(shape, workers, batch, orders)
     return Sizing(
-        gpu=advise(shape, run.batch or GPU_BATCH, common.gpus or GPUS_PER_NODE),
-        cpu=advise(shape, run.batch or CPU_BATCH, common.cpus),
+        gpu=advise(shape, run.batch or GPU_BATCH, asked.gpus or GPUS_PER_NODE),
+        cpu=advise(shape, run.batch or CPU_BATCH, asked.cpus),
         warning=warning,
     )
 

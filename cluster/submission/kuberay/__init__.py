@@ -1,1 +1,4 @@
-"""cluster/submission/kuberay."""
+"""KubeRay as a backend: the RayJob manifest, its rules, and kubectl.
+
+May import `submission` and `options`.
+"""

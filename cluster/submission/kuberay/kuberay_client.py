@@ -12,9 +12,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from cluster.submission.backends import Unreachable, call, one_line
+from cluster.options.exit_codes import RESUMABLE
+from cluster.submission.backend import Unreachable, call, one_line
 from cluster.submission.handles import (
-    RESUMABLE,
     Handle,
     JobState,
     JobStatus,

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from cluster.on_node.kuberay_entrypoint import ARGUMENTS, COPY_TO, RUNNING, SCRATCH, STOP
+from cluster.submission.kuberay.contract import ARGUMENTS, COPY_TO, RUNNING, SCRATCH, STOP
 from cluster.submission.kuberay.rules import LONGEST_NAME, QUEUE_LABEL, check
 from cluster.submission.settings import KubeRay, mebibytes, seconds
 from cluster.submission.submission import Submission

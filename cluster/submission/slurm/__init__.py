@@ -1,1 +1,4 @@
-"""cluster/submission/slurm."""
+"""SLURM as a backend: the sbatch script, and what its programs say.
+
+May import `submission` and `options`.
+"""

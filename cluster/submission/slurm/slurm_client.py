@@ -11,9 +11,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from cluster.submission.backends import Unreachable, attempt, call, one_line
+from cluster.options.exit_codes import RESUMABLE
+from cluster.submission.backend import Unreachable, attempt, call, one_line
 from cluster.submission.handles import (
-    RESUMABLE,
     Handle,
     JobState,
     JobStatus,

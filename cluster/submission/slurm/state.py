@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from functools import cached_property
 
-from cluster.submission.backends import Unreachable, attempt
+from cluster.submission.backend import Unreachable, attempt
 from cluster.submission.handles import JobState, JobStatus
 
 STATES = {

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cluster.doctor import machine as doctor_machine
-from cluster.doctor.local_checks import Check
+from cluster.doctor.check import Check
 from cluster.doctor.nodes import compared, judge_clock, judge_ways
 from tests.places import ROOT
 

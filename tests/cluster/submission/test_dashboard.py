@@ -9,7 +9,7 @@ import threading
 import pytest
 
 import cluster.submission.ray_jobs
-from cluster.submission.backends import Unreachable
+from cluster.submission.backend import Unreachable
 from cluster.submission.handles import Handle, JobState, SubmissionRecord
 from cluster.submission.ray_jobs import RayJobsBackend, check_version
 from orchestrator.errors import PlanError

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from cluster.cli import BAD_INPUT
+from cluster.options.exit_codes import BAD_INPUT
 from cluster.submission.handles import Handle, JobState
 from cluster.submission.slurm.slurm_client import SlurmBackend
 from tests.cluster.submission.slurm.test_slurm_arrays import array

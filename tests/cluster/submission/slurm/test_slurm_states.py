@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from cluster.submission.backends import Unreachable
+from cluster.submission.backend import Unreachable
 from cluster.submission.handles import Handle, JobState, SubmissionRecord
 from cluster.submission.slurm.slurm_client import SlurmBackend
 from cluster.submission.slurm.state import parse_exit, parse_sacct, parse_scontrol, parse_squeue

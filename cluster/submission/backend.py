@@ -10,8 +10,6 @@ from cluster.submission.handles import Handle, JobStatus, SubmissionRecord
 from cluster.submission.submission import Submission
 from orchestrator.errors import PlanError
 
-UNREACHABLE = 69
-
 
 class Unreachable(RuntimeError):
     """A scheduler that does not answer: nothing is known, and nothing has failed (exit code 69)."""
@@ -45,21 +43,6 @@ class Backend(Protocol):
     def cancel(self, handle: Handle, record: SubmissionRecord | None, grace: float) -> str:
         """End a run, gently for up to `grace` seconds; return what was done."""
         ...
-
-
-def backend(name: str) -> Backend:
-    """Return the backend of a setting (slurm, ray, kuberay) or of a handle (k8s)."""
-    if name == "slurm":
-        from cluster.submission.slurm.slurm_client import SlurmBackend
-
-        return SlurmBackend()
-    if name == "ray":
-        from cluster.submission.ray_jobs import RayJobsBackend
-
-        return RayJobsBackend()
-    from cluster.submission.kuberay.kuberay_client import KubeRayBackend
-
-    return KubeRayBackend()
 
 
 def call(command: list[str], text: str | None = None, timeout: float = 60.0) -> str:
