@@ -171,7 +171,7 @@ def test_a_png_of_one_huge_chunk_is_taken_in_pieces(tmp_path, small_blocks):
 def nothing_whole(monkeypatch, small_blocks):
     """A limit under which nothing is decoded whole."""
     pytest.importorskip("rasterio")
-    for name in ("MAX_WHOLE_BYTES", "BLOCK_BYTES", "_PIECES_BYTES"):
+    for name in ("MAX_WHOLE_BYTES", "BLOCK_BYTES", "_GDAL_BYTES"):
         monkeypatch.setattr(raster_reader, name, 0)
     monkeypatch.setattr(decode_by_gdal, "AREA", 64)
 
