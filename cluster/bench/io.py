@@ -27,7 +27,6 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from orchestrator.errors import PlanError
-from storage import atomic_files
 from storage.box import Box
 
 BANDS = 3
@@ -260,7 +259,7 @@ def _publish(source: Path, dest: Path) -> None:
         width=info.width,
         channels=info.channels,
         dtype=info.dtype,
-        metadata=ImageMetadata(geo=geo),
+        meaning=ImageMetadata(geo=geo),
     )
 
 
@@ -312,11 +311,9 @@ def _make_source(path: Path, side: int) -> None:
             dy, dx = rng.integers(0, 3 * TILE, 2)
             yield texture[dy : dy + TILE, dx : dx + TILE]
 
+    partial = path.with_suffix(".partial")
     shape = (side, side, BANDS)
-    with (
-        atomic_files.atomic_output(path, overwrite=True) as temporary,
-        tifffile.TiffWriter(temporary, bigtiff=True) as tiff,
-    ):
+    with tifffile.TiffWriter(partial, bigtiff=True) as tiff:
         tiff.write(
             tiles(),
             shape=shape,
@@ -325,6 +322,7 @@ def _make_source(path: Path, side: int) -> None:
             photometric="rgb",
             metadata=None,
         )
+    partial.rename(path)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from storage.errors import DamagedError, FormatError, one_line
 from storage.image import EVERYTHING, Selection
 from storage.limits import MAX_PIXELS
 from storage.readers.common.sample_conversion import ConvertingReader, Decoder
-from storage.readers.tiff import describe, geotags
+from storage.readers.tiff import describe as tiff
+from storage.readers.tiff import geotags
 
 if TYPE_CHECKING:
     import tifffile
@@ -30,7 +31,7 @@ def open_tiff(
     path: str, selection: Selection = EVERYTHING, *, max_pixels: int = MAX_PIXELS
 ) -> ConvertingReader:
     """Open a TIFF file with the decoder that fits its layout."""
-    found = describe.open_checked(path, selection, max_pixels=max_pixels)
+    found = tiff.open_checked(path, selection, max_pixels=max_pixels)
     return ConvertingReader(found.info, _PagesDecoder(found), found.conversion)
 
 
@@ -42,7 +43,7 @@ class _PagesDecoder:
         self._each = int(found.pages[0].samplesperpixel)
         self._decoders: list[Decoder] = [
             MappedPageDecoder(found.source, page)
-            if describe.is_mapped(found.source, page)
+            if tiff.is_mapped(found.source, page)
             else PageDecoder(found, page)
             for page in found.pages
         ]
@@ -78,12 +79,12 @@ class PageDecoder:
         self._planar = int(page.planarconfig) == 2 and self._samples > 1
         self._height = int(page.imagelength)
         self._width = int(page.imagewidth)
-        self._tall, self._wide = describe.segment_shape(page)
+        self._tall, self._wide = tiff.segment_shape(page)
         self._down = -(-self._height // self._tall)
         self._across = -(-self._width // self._wide)
         self._nodata, _ = geotags.read_nodata(page, found.info.dtype)
         self._extra: dict[str, Any] = {}
-        if describe.is_jpeg(page):
+        if tiff.is_jpeg(page):
             self._extra = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
         self._recent: dict[int, Pixels] = {}
 
@@ -148,7 +149,7 @@ class PageDecoder:
             )
         data = self._source.read(page.dataoffsets[index], page.databytecounts[index])
         if self._extra and page.jpegheader is None:
-            describe.check_jpeg_segment(self._path, name, data, (self._tall, self._wide))
+            tiff.check_jpeg_segment(self._path, name, data, (self._tall, self._wide))
         try:
             segment = self._decoded(data, index, place)
         except (
@@ -167,7 +168,7 @@ class PageDecoder:
         try:
             return self._page.decode(data, index, **self._extra)[0]
         except Exception:
-            trimmed = self._trimmed(data, place) if describe.is_deflate(self._page) else None
+            trimmed = self._trimmed(data, place) if tiff.is_deflate(self._page) else None
             if trimmed is None:
                 raise
             return self._page.decode(trimmed, index, **self._extra)[0]
