@@ -42,7 +42,7 @@ class ImageMetadata:
     """
 
     def scaled(self, scale: int) -> ImageMetadata:
-        """Return the meaning of the same area under a grid `scale` times finer."""
+        """Return the metadata of the same area under a grid `scale` times finer."""
         size = (
             None
             if self.pixel_size is None
@@ -57,7 +57,7 @@ class ImageMetadata:
         )
 
     def cropped(self, y: int, x: int) -> ImageMetadata:
-        """Return the meaning of a crop whose first pixel is (y, x); negative where the image was
+        """Return the metadata of a crop whose first pixel is (y, x); negative where the image was
         padded.
         """
         geo = None if self.geo is None else self.geo.cropped(y, x)

@@ -21,7 +21,7 @@ from cluster.batches.batch_manifest import Entry, kept_images, manifest_text, re
 from orchestrator.errors import PlanError
 from orchestrator.run.batch_records import ImageRecord, read_records
 from orchestrator.run_folder import STATE, RunDir
-from storage import atomic_files as files
+from storage import atomic_files
 
 Shard = tuple[int, int]
 """The I-th of N shares, I from 1."""
@@ -86,8 +86,8 @@ class BatchFolder:
         """
         if not overwrite:
             self.check(entries)
-        files.replace(self.options, [json.dumps(options).encode()], fsync=True)
-        files.replace(self.manifest, [manifest_text(entries).encode()], fsync=True)
+        atomic_files.replace(self.options, [json.dumps(options).encode()], fsync=True)
+        atomic_files.replace(self.manifest, [manifest_text(entries).encode()], fsync=True)
 
     def load(self) -> tuple[list[Entry], dict[str, Any]]:
         """Return the images and options of a batch that was begun."""

@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from orchestrator.errors import PlanError
+from storage import atomic_files
 from storage.box import Box
 
 BANDS = 3
@@ -259,7 +260,7 @@ def _publish(source: Path, dest: Path) -> None:
         width=info.width,
         channels=info.channels,
         dtype=info.dtype,
-        meaning=ImageMetadata(geo=geo),
+        metadata=ImageMetadata(geo=geo),
     )
 
 
@@ -311,9 +312,11 @@ def _make_source(path: Path, side: int) -> None:
             dy, dx = rng.integers(0, 3 * TILE, 2)
             yield texture[dy : dy + TILE, dx : dx + TILE]
 
-    partial = path.with_suffix(".partial")
     shape = (side, side, BANDS)
-    with tifffile.TiffWriter(partial, bigtiff=True) as tiff:
+    with (
+        atomic_files.atomic_output(path, overwrite=True) as temporary,
+        tifffile.TiffWriter(temporary, bigtiff=True) as tiff,
+    ):
         tiff.write(
             tiles(),
             shape=shape,
@@ -322,7 +325,6 @@ def _make_source(path: Path, side: int) -> None:
             photometric="rgb",
             metadata=None,
         )
-    partial.rename(path)
 
 
 if __name__ == "__main__":

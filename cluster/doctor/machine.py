@@ -143,7 +143,7 @@ def try_store(store: Path) -> list[Check]:
     """Do what a run does with the store's files: write once, replace, lock; compare its clock with
     ours.
     """
-    from storage import atomic_files as files
+    from storage import atomic_files
     from storage.run_store.run_lock import RunLock
 
     folder = _existing(store)
@@ -153,7 +153,7 @@ def try_store(store: Path) -> list[Check]:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".gigarestore-doctor-") as made:
             path = Path(made, "a")
             begun = time.time()
-            if not files.write_once(path, [b"1"], fsync=True) or files.write_once(
+            if not atomic_files.write_once(path, [b"1"], fsync=True) or atomic_files.write_once(
                 path, [b"2"], fsync=False
             ):
                 return [
@@ -164,7 +164,7 @@ def try_store(store: Path) -> list[Check]:
                     )
                 ]
             skew = path.stat().st_mtime - (begun + time.time()) / 2
-            files.replace(path, [b"3"], fsync=True)
+            atomic_files.replace(path, [b"3"], fsync=True)
             if path.read_bytes() != b"3" or sorted(p.name for p in Path(made).iterdir()) != ["a"]:
                 return [
                     Check("fail", name, f"{folder}: a rename did not replace the file; {advice}")

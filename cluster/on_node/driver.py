@@ -29,6 +29,7 @@ from typing import Any
 from cluster.options.exit_codes import INTERRUPTED, RESUMABLE
 from cluster.submission.submission import BATCH, SHARE
 from orchestrator.run_folder import RunDir
+from storage import atomic_files
 from storage.run_store.fencing import EXPIRY
 
 BEAT_SECONDS = 2.0
@@ -61,12 +62,10 @@ class Beacon(threading.Thread):
 
     def write(self, name: str, values: dict[str, Any]) -> None:
         facts = {"time": time.time(), "host": socket.gethostname(), "pid": os.getpid(), **values}
-        partial = self.folder / f"{name}.{os.getpid()}.partial"
         with contextlib.suppress(
             OSError
         ):  # a full or absent file system is for the run itself to complain of
-            partial.write_text(json.dumps(facts), encoding="utf-8")
-            partial.replace(self.folder / name)
+            atomic_files.replace_text(self.folder / name, json.dumps(facts), fsync=False)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -135,9 +134,7 @@ def command_line(
     note = folder / "before.json"
     again = note.exists()
     if not again:
-        partial = note.with_name("before.json.partial")
-        partial.write_text(json.dumps(_identity(run.job)), encoding="utf-8")
-        partial.replace(note)
+        atomic_files.replace_text(note, json.dumps(_identity(run.job)), fsync=False)
     now = _identity(run.job)
     began = [path for name in earlier if (path := folder.with_name(name) / note.name).exists()]
     notes = [json.loads(path.read_text(encoding="utf-8")) for path in (note, *began)]

@@ -18,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from storage import atomic_files
+
 MARK = "GIGARESTORE_RANK_MARK"
 PREFIX = "gigarestore-"
 # How long processes have to end once they are asked to, seconds.
@@ -103,14 +105,7 @@ def visible(path: Path) -> bool:
 
 def write_private(path: Path, text: str) -> None:
     """Write a file that only its owner reads; it appears whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with contextlib.suppress(FileNotFoundError):
-        partial.unlink()
-    with os.fdopen(
-        os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
-    ) as file:
-        file.write(text)
-    partial.replace(path)
+    atomic_files.replace_text(path, text, fsync=False, mode=0o600)
 
 
 def short_temporary() -> str:

@@ -17,6 +17,7 @@ from cluster.submission.settings import SubmissionSettings
 from cluster.submission.submission import FOLDER, Submission
 from orchestrator.errors import PlanError
 from orchestrator.run_folder import STATE
+from storage import atomic_files
 
 PATTERNS = {
     "slurm": r"\d+(_\d+)?",
@@ -150,9 +151,9 @@ class SubmissionRegistry:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for folder in filter(None, (self.folder, record.folder)):
             name = "record.json" if folder == record.folder else f"{record.run_id}.json"
-            partial = folder / f".{name}.partial"
-            partial.write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
-            partial.replace(folder / name)
+            atomic_files.replace_text(
+                folder / name, json.dumps(asdict(record), indent=1), fsync=False
+            )
 
     def all(self) -> list[SubmissionRecord]:
         """Return the submissions that this user made, the latest first."""

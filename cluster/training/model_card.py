@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kernels.denoisers.prior_metadata import DomainStatistics, read_record
+from storage import atomic_files
 
 LIMITS = (
     "It knows edges, shading and the textures of its training images; it knows no objects. Detail that a measurement "
@@ -19,9 +20,7 @@ LIMITS = (
 
 def write_card(path: Path, metadata: Mapping[str, str]) -> None:
     """Write the card of a prior file as Markdown, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(card(path.stem, metadata), encoding="utf-8")
-    partial.replace(path)
+    atomic_files.replace_text(path, card(path.stem, metadata), fsync=False)
 
 
 def card(name: str, metadata: Mapping[str, str]) -> str:

@@ -27,7 +27,7 @@ from kernels.bench.variants import Variant, network, networks, variants
 from kernels.denoisers.denoiser import Denoiser
 from kernels.metrics import psnr
 from kernels.noise import KeyedNoise
-from kernels.operators.linear_operator import AveragePool
+from kernels.operators.elementary import AveragePool
 from kernels.presets import FAITHFUL, PAPER, Preset
 from kernels.sampling.constraints import Known, Measurement, Problem, guide
 from kernels.sampling.sampler import SamplerConfig, sample

@@ -1,5 +1,5 @@
-"""The laws of operators, checked in numbers on random pictures in float64: for operators that
-nobody has tested yet.
+"""Check an operator that nobody has tested yet: what every operator promises, in numbers, on random
+pictures in float64.
 """
 
 from __future__ import annotations
@@ -16,59 +16,97 @@ ROUNDING = 1e-5
 UNITS = 3
 
 
-def check_laws(operator: Operator, name: str, channels: int, *, noisy: bool = False) -> None:
-    """Raise ValueError naming the first broken law and by how much; pictures have `channels`
-    channels.
+def check_operator(
+    operator: Operator,
+    name: str,
+    channels: int,
+    *,
+    noisy: bool = False,
+) -> None:
+    """Raise ValueError naming the first promise that the operator breaks, and by how much.
 
-    noisy: A+A must be an orthogonal projector with the declared singular values, which DDNM+
-    divides by.
+    name: how messages call it. channels: of the pictures it is tried on. noisy: A+A must be an
+    orthogonal projector with the declared singular values, which DDNM+ divides by.
     """
-    unit = operator.alignment
-    s = operator.scale
+    side = UNITS * operator.alignment
     generator = torch.Generator().manual_seed(0)
-    x, z = torch.randn(
-        (2, 1, channels, UNITS * unit, UNITS * unit), dtype=torch.float64, generator=generator
-    )
-
-    def hold(law: str, found: Tensor, wanted: Tensor) -> None:
-        if found.shape != wanted.shape:
-            raise ValueError(
-                f"operator {name} breaks {law}: shape {tuple(found.shape)} instead of {tuple(wanted.shape)}"
-            )
-        error = float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-30))
-        if not error <= ROUNDING:
-            raise ValueError(
-                f"operator {name} breaks {law}: relative error {error:.2g}, limit {ROUNDING:g}; correct it"
-            )
-
+    shape = (2, 1, channels, side, side)
+    x, z = torch.randn(shape, dtype=torch.float64, generator=generator)
     y = operator.A(x)
-    if y.ndim != 4 or y.shape[2:] != (x.shape[2] // s, x.shape[3] // s):
-        side = x.shape[2]
-        raise ValueError(
-            f"operator {name} breaks its declared scale {s}: {side} px gave {tuple(y.shape[2:])} instead of {side // s}"
-        )
-    hold("linearity A(x + 2z) = A x + 2 A z", operator.A(x + 2 * z), y + 2 * operator.A(z))
-    hold("A A+ A = A", operator.A(operator.pinv(y)), y)
-    kept = operator.pinv(y)
-    hold("A+A idempotent", operator.pinv(operator.A(kept)), kept)
-    inner = slice(unit, 2 * unit)
-    window = x[:, :, inner, inner]
-    cells = slice(unit // s, 2 * unit // s)
-    hold(f"crop: A of a window aligned to {unit} px", operator.A(window), y[:, :, cells, cells])
-    hold(
-        f"crop: A+ of a window aligned to {unit} px",
-        operator.pinv(y[:, :, cells, cells]),
-        kept[:, :, inner, inner],
-    )
+    back = operator.pinv(y)
+
+    _check_scale(operator, name, x, y)
+    combined = operator.A(x + 2 * z)
+    _check_equal(name, "linearity A(x + 2z) = A x + 2 A z", combined, y + 2 * operator.A(z))
+    _check_equal(name, "A A+ A = A", operator.A(back), y)
+    _check_equal(name, "A+A idempotent", operator.pinv(operator.A(back)), back)
+    _check_crop(operator, name, x, y, back)
     if noisy:
-        mirrored = (kept * z).sum(), (x * operator.pinv(operator.A(z))).sum()
-        hold(
-            "A+A self-adjoint (noisy measurements need the Moore-Penrose inverse)",
-            mirrored[0],
-            mirrored[1],
+        _check_projector(operator, name, x, z, back)
+
+
+def _check_scale(operator: Operator, name: str, x: Tensor, y: Tensor) -> None:
+    """Check that the measurement y of x has the size that the declared scale promises."""
+    scale = operator.scale
+    side = x.shape[2]
+    wanted = side // scale
+    if y.ndim != 4 or y.shape[2:] != (wanted, wanted):
+        sides = tuple(y.shape[2:])
+        raise ValueError(
+            f"operator {name} breaks its declared scale {scale}: "
+            f"{side} px gave {sides} instead of {wanted}"
         )
-        hold(
-            "its declared singular values |A v| = |s v| in the range of A+",
-            operator.A(kept).square().sum(),
-            (operator.singular_values(x) * kept).square().sum(),
+
+
+def _check_crop(operator: Operator, name: str, x: Tensor, y: Tensor, back: Tensor) -> None:
+    """Check that the inner one of three aligned windows is measured, and taken back, as alone."""
+    unit = operator.alignment
+    inner = slice(unit, 2 * unit)
+    cells = slice(unit // operator.scale, 2 * unit // operator.scale)
+    window = x[:, :, inner, inner]
+    measured = y[:, :, cells, cells]
+
+    aligned = f"of a window aligned to {unit} px"
+    _check_equal(name, f"crop: A {aligned}", operator.A(window), measured)
+    alone = operator.pinv(measured)
+    _check_equal(name, f"crop: A+ {aligned}", alone, back[:, :, inner, inner])
+
+
+def _check_projector(
+    operator: Operator,
+    name: str,
+    x: Tensor,
+    z: Tensor,
+    back: Tensor,
+) -> None:
+    """Check that A+A is its own adjoint and has the declared singular values; back: A+A x."""
+    _check_equal(
+        name,
+        "A+A self-adjoint (noisy measurements need the Moore-Penrose inverse)",
+        (back * z).sum(),
+        (x * operator.pinv(operator.A(z))).sum(),
+    )
+    weighed = operator.singular_values(x) * back
+    _check_equal(
+        name,
+        "its declared singular values |A v| = |s v| in the range of A+",
+        operator.A(back).square().sum(),
+        weighed.square().sum(),
+    )
+
+
+def _check_equal(name: str, promise: str, actual: Tensor, wanted: Tensor) -> None:
+    """Raise ValueError when two tensors differ in shape or by more than rounding."""
+    if actual.shape != wanted.shape:
+        raise ValueError(
+            f"operator {name} breaks {promise}: "
+            f"shape {tuple(actual.shape)} instead of {tuple(wanted.shape)}"
+        )
+    difference = (actual - wanted).abs().max()
+    size = wanted.abs().max().clamp(min=1e-30)
+    error = float(difference / size)
+    if not error <= ROUNDING:
+        raise ValueError(
+            f"operator {name} breaks {promise}: "
+            f"relative error {error:.2g}, limit {ROUNDING:g}; correct it"
         )

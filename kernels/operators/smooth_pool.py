@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.operators.linear_operator import AveragePool, Operator, replicate
+from kernels.operators.elementary import AveragePool, replicate
+from kernels.operators.linear_operator import Operator
 
 # Measurement pixels repeated around a window: the support of the bicubic kernel.
 EDGE = 2
@@ -37,7 +38,8 @@ class SmoothPool(Operator):
         window are repeated.
         """
         smooth = _enlarged(y, self.scale)
-        return smooth + replicate(y - self.A(smooth), self.scale)
+        remainder = y - self.A(smooth)
+        return smooth + replicate(remainder, self.scale)
 
     def singular_values(self, x: Tensor) -> float:
         """Return that of average pooling, 1/k; no measure of this inverse's gain."""

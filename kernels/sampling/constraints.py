@@ -17,7 +17,8 @@ from typing import Any, NamedTuple, TypeVar, cast
 import torch
 from torch import Tensor
 
-from kernels.operators.linear_operator import AveragePool, Free, Identity, Operator, Weight
+from kernels.operators.elementary import AveragePool, Identity
+from kernels.operators.linear_operator import Free, Operator, Weight
 
 T = TypeVar("T")
 

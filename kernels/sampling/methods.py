@@ -20,7 +20,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from kernels.operators.linear_operator import Mask, Operator, name
+from kernels.operators.compose import operator_name
+from kernels.operators.elementary import Mask
+from kernels.operators.linear_operator import Operator
 from kernels.sampling.constraints import (
     Known,
     Measurement,
@@ -202,7 +204,7 @@ class Replacement(Method):
         m = problem.measurement
         if self.info.takes == "mask" and m is not None and not isinstance(m.operator, Mask):
             raise ValueError(
-                f"method {self.info.name} restores masked pixels only, not {name(m.operator)}; use ilvr, or ddnm"
+                f"method {self.info.name} restores masked pixels only, not {operator_name(m.operator)}; use ilvr, or ddnm"
             )
 
     def post(self, m: Moment, x_next: Tensor, z: Tensor | None, extra: Tensor | None) -> Tensor:
@@ -269,6 +271,6 @@ def check_singular_values(measurement: Measurement, shape: Shape, method: str) -
     ]
     if any(abs(float(p - q)) > LAW_TOLERANCE * abs(float(p)) for p, q in pairs):
         raise ValueError(
-            f"method {method} needs known singular values and an orthogonal A+A, which {name(operator)} lacks; "
+            f"method {method} needs known singular values and an orthogonal A+A, which {operator_name(operator)} lacks; "
             "use ddnm, or dps"
         )

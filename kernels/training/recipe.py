@@ -20,7 +20,7 @@ from torch import Tensor
 
 from kernels.denoisers.builtin import PriorConfig
 from kernels.denoisers.predictor import SIGMA as PREDICTION_SIGMA
-from kernels.operators.linear_operator import replicate
+from kernels.operators.elementary import replicate
 from kernels.training.sample_cache import Collection
 
 # Weights of red, green and blue in a grey version of a crop, about the eye's.

@@ -10,7 +10,6 @@ that fill no cell of `scale` px are left out.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +24,12 @@ from orchestrator.job.spec import JobSpec
 from orchestrator.measurement.consistency import means, support, windows
 from orchestrator.measurement.input_file import open_file
 from orchestrator.measurement.windows import MeasuredWindow
+from storage import atomic_files
 from storage.box import Box
 from storage.export.small_image import check_name, write_image
 from storage.pixels import peak
 from storage.readers.reader_registry import open_image
-from storage.readers.zarr_arrays.cs_coefficients import CsInfo, create_coefficients, replace_folder
+from storage.readers.zarr_arrays.cs_coefficients import CsInfo, create_coefficients
 
 Float64 = NDArray[np.float64]
 Pixels = NDArray[np.unsignedinteger]
@@ -213,18 +213,16 @@ def _write_coefficients(
     )  # fmt: skip
     operator = own_operator(task)
     unit = 2.0 / peak(dtype)
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    array = create_coefficients(partial, info, kept_count(task.block, task.ratio))
-    for i, box in enumerate(windows(*info.blocks, side=max(WINDOW // task.block // 8 * 8, 8))):
-        place = box.scale(task.block)
-        x = clean.read(place.y0, place.x0, place.y1, place.x1).astype(np.float64) * unit - 1
-        y = measure(operator, x)
-        noise = (
-            np.random.Generator(np.random.Philox([seed, i])).standard_normal(y.shape)
-            if sigma > 0
-            else 0.0
-        )
-        array[(slice(None), *box.slices())] = (y + sigma * unit * noise).astype(np.float32)
-    replace_folder(partial, out)
+    with atomic_files.atomic_folder(out, fsync=False, overwrite=True) as folder:
+        array = create_coefficients(folder, info, kept_count(task.block, task.ratio))
+        for i, box in enumerate(windows(*info.blocks, side=max(WINDOW // task.block // 8 * 8, 8))):
+            place = box.scale(task.block)
+            x = clean.read(place.y0, place.x0, place.y1, place.x1).astype(np.float64) * unit - 1
+            y = measure(operator, x)
+            noise = (
+                np.random.Generator(np.random.Philox([seed, i])).standard_normal(y.shape)
+                if sigma > 0
+                else 0.0
+            )
+            array[(slice(None), *box.slices())] = (y + sigma * unit * noise).astype(np.float32)
     return tuple(array.shape)

@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kernels.operators.compose import measurement_operator
+from kernels.operators.compose import compose, measurement_operator
 from kernels.operators.convolution import Convolution, valid_mask
+from kernels.operators.elementary import Grey, MaskedPool
 from kernels.operators.hadamard import drawn
-from kernels.operators.linear_operator import Grey, MaskedPool, Operator, compose
+from kernels.operators.linear_operator import Operator
 from kernels.operators.separable import Separable
 from kernels.operators.stencil import Stencil
 from kernels.sampling.constraints import Measurement

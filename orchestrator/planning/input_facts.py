@@ -170,7 +170,7 @@ def _own(task: TaskSpec, info: DenoiserInfo) -> TaskSpec:
     if task.operator is None:
         raise PlanError("task operator needs --operator package.module:Class")
     operator = load_operator(task)
-    from kernels.operators.operator_checks import check_laws
+    from kernels.operators.operator_checks import check_operator
 
-    check_laws(operator, task.operator, info.channels, noisy=task.sigma > 0)
+    check_operator(operator, task.operator, info.channels, noisy=task.sigma > 0)
     return task.model_copy(update={"scale": operator.scale, "alignment": operator.alignment})

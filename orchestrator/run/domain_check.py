@@ -21,6 +21,7 @@ from orchestrator.job.plan import Plan
 from orchestrator.measurement.measurement_reader import level_measured
 from orchestrator.measurement.windows import MeasuredWindow, to_channels
 from orchestrator.run_folder import RunDir
+from storage import atomic_files
 
 # Windows lie at these shares of height and width, and so many groups of bands of each are looked
 # at.
@@ -77,9 +78,7 @@ def check_domain(run: RunDir, plan: Plan) -> DomainCheck | None:
 
     residual = round(residual_of(plan.spec.denoiser, list(probe(run, plan))), 3)
     found = DomainCheck(residual=residual, known=statistics.mean, limit=round(statistics.limit, 3))
-    partial = run.domain.with_name(run.domain.name + ".partial")
-    partial.write_text(json.dumps(asdict(found)), encoding="utf-8")
-    partial.replace(run.domain)
+    atomic_files.replace_text(run.domain, json.dumps(asdict(found)), fsync=False)
     return found
 
 

@@ -39,6 +39,7 @@ from orchestrator.run_folder import RunDir, check_output
 from orchestrator.scheduling.cell_lifetime import AHEAD
 from orchestrator.scheduling.frontier import Frontier
 from orchestrator.tiling.grid import TileKey
+from storage import atomic_files
 from storage.errors import FormatError, SupersededError
 from storage.run_store.fencing import Attempt
 from storage.run_store.journal import Journal, read_header
@@ -83,7 +84,8 @@ def start(
             stage_beside(run, plan, listeners)
             _clear(run)
             replaced = False
-            _write_whole(run.job, plan.spec.to_toml())
+            # On the disk, name and all, before there is a journal: without it nobody can resume.
+            atomic_files.replace_text(run.job, plan.spec.to_toml(), fsync=True)
             adopt_staged(run)
             prepare(run, plan)
         except FormatError as err:
@@ -241,7 +243,7 @@ def _restore_regions(
         )
         spec = spec.model_copy(update={"input": source, "output": str(sub.root)})
         sub.state.mkdir(parents=True, exist_ok=True)
-        _write_whole(sub.job, spec.to_toml())
+        atomic_files.replace_text(sub.job, spec.to_toml(), fsync=True)
         _drive(
             sub, replace(region.plan, spec=spec), {**marks, "region": number}, executor, [], attempt
         )
@@ -269,7 +271,7 @@ def _exists(plan: Plan, key: TileKey) -> bool:
 
 
 def _clear(run: RunDir) -> None:
-    """Empty a run's folder except for the lock and what has been staged for the next run or given to it as arrays.
+    """Empty a run's folder except for the lock and what has been staged for the next run.
 
     What makes it an image goes first, what makes it a run's last.
     """
@@ -278,7 +280,7 @@ def _clear(run: RunDir) -> None:
         if path != run.state:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     for path in sorted(run.state.iterdir(), key=lambda path: path == run.job):
-        if path not in (run.lock, run.attempts, run.incoming, run.arrays, run.submissions):
+        if path not in (run.lock, run.attempts, run.incoming, run.submissions):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
@@ -286,9 +288,3 @@ def _reclaim(run: RunDir) -> None:
     # The staged input stays: verify reads it.
     for path in (run.state / "work", run.state / "measured", run.state / "regions"):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

@@ -35,7 +35,7 @@ THREADS = 2
 def publication(run: RunDir, plan: Plan) -> Publication:
     """Return the writer of a run's image."""
     levels = plan_levels((plan.out_channels, plan.height, plan.width), plan.dtype, shard=SIDE)
-    return Publication(run.root, tuple(levels), meaning(run, plan).nodata)
+    return Publication(run.root, tuple(levels), image_metadata(run, plan).nodata)
 
 
 def super_blocks(plan: Plan) -> SuperBlocks:
@@ -79,7 +79,7 @@ def finish(run: RunDir, plan: Plan) -> None:
     writer.finish(_group(run, plan, writer))
 
 
-def meaning(run: RunDir, plan: Plan) -> ImageMetadata:
+def image_metadata(run: RunDir, plan: Plan) -> ImageMetadata:
     """Return what the output's samples mean: what the input's did, on the output's grid."""
     spec = plan.spec.input
     if spec.path is None or plan.task.name == "cs":
@@ -113,7 +113,7 @@ def _group(run: RunDir, plan: Plan, writer: Publication) -> dict[str, object]:
     # The range of unsigned samples is that of their dtype, which viewers know.
     window = None if plan.dtype.startswith("uint") else (plan.values.low, plan.values.high)
     return writer.group(
-        name=run.root.stem, meaning=meaning(run, plan), attributes=told, window=window
+        name=run.root.stem, metadata=image_metadata(run, plan), attributes=told, window=window
     )
 
 

@@ -23,8 +23,8 @@ from storage.box import Box
 from storage.errors import DamagedError
 from storage.publishing.publish import plan_levels
 from storage.readers.reader_registry import open_image
-from storage.zarr_format.metadata import ZARR_JSON, object_key
 from storage.zarr_format.shard import PyramidLevel as StoredLevel
+from storage.zarr_format.zarr_json import ZARR_JSON, object_key
 
 # float64 averages of integers are exact to far below this.
 EXACT = 1e-9

@@ -8,10 +8,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from storage import atomic_files as files
+from storage import atomic_files
 from storage.errors import FormatError, human_bytes
-from storage.export import geotiff, tiff_writer
-from storage.export import png_jpeg as flat
+from storage.export import geotiff, png_jpeg, tiff_writer
 from storage.export.tiff_writer import COMPRESSIONS
 from storage.image_metadata import ImageMetadata
 from storage.zarr_format.published_image import PublishedImage
@@ -67,19 +66,21 @@ def export(
     compression = compression or "deflate"
     _check(file, image, kind, compression, quality, max_whole_bytes)
     levels = len(image.levels) if pyramid or kind == "cog" else 1
-    with files.atomic_output(file, overwrite=overwrite) as temporary:
+    with atomic_files.atomic_output(file, overwrite=overwrite) as temporary:
         if kind in ("png", "jpeg"):
-            rows = flat.read_rows(image)
-            icc = image.meaning.icc
+            rows = png_jpeg.read_rows(image)
+            icc = image.metadata.icc
             parts = (
-                flat.encode_png(rows, icc)
+                png_jpeg.encode_png(rows, icc)
                 if kind == "png"
-                else flat.encode_jpeg(rows, icc, quality)
+                else png_jpeg.encode_jpeg(rows, icc, quality)
             )
-            files.write_new(temporary, parts, fsync=False)  # atomic_output flushes it
+            atomic_files.write_new(temporary, parts, fsync=False)  # atomic_output flushes it
         else:
-            meaning = (
-                image.meaning if kind != "ome-tiff" else ImageMetadata(nodata=image.meaning.nodata)
+            metadata = (
+                image.metadata
+                if kind != "ome-tiff"
+                else ImageMetadata(nodata=image.metadata.nodata)
             )
             tiff_writer.write_tiff(
                 temporary,
@@ -89,7 +90,7 @@ def export(
                 cog=kind == "cog",
                 compression=compression,
                 quality=quality,
-                tags=geotiff.tags(meaning, channels=image.channels, dtype=image.dtype),
+                tags=geotiff.tags(metadata, channels=image.channels, dtype=image.dtype),
                 progress=progress,
             )
 
@@ -146,12 +147,12 @@ def _check(
             f"{file}: {human_bytes(size)} of pixels, above the limit of {human_bytes(max_bytes)} for a {kind.upper()}, "
             f"which is made in memory; export to {tiff} instead"
         )
-    if kind == "jpeg" and max(image.levels[0].shape[1:]) > flat.JPEG_SIDE:
+    if kind == "jpeg" and max(image.levels[0].shape[1:]) > png_jpeg.JPEG_SIDE:
         raise FormatError(
-            f"{file}: a JPEG is at most {flat.JPEG_SIDE} px wide and high; export to {tiff} instead"
+            f"{file}: a JPEG is at most {png_jpeg.JPEG_SIDE} px wide and high; export to {tiff} instead"
         )
     if kind in ("geotiff", "cog"):
-        if image.meaning.geo is None:
+        if image.metadata.geo is None:
             raise FormatError(
                 f"{file}: {image.path} has no georeference for a {kind}; export with --format tiff"
             )

@@ -23,7 +23,7 @@ _TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113)
 _CACHE = 128 << 20
 
 
-def tags(meaning: ImageMetadata, *, channels: int, dtype: str) -> list[Tag]:
+def tags(metadata: ImageMetadata, *, channels: int, dtype: str) -> list[Tag]:
     """Return the tags that carry georeference, nodata and band names of an image, as GDAL writes
     them.
 
@@ -32,8 +32,10 @@ def tags(meaning: ImageMetadata, *, channels: int, dtype: str) -> list[Tag]:
     nodata, which needs no GDAL. Raises FormatError when the extra `geo` is not installed, or GDAL
     does not know the coordinate system.
     """
-    if meaning.geo is None:
-        return [] if meaning.nodata is None else [(42113, 2, 0, nodata_text(meaning.nodata), True)]
+    if metadata.geo is None:
+        return (
+            [] if metadata.nodata is None else [(42113, 2, 0, nodata_text(metadata.nodata), True)]
+        )
     rasterio = _rasterio()
     from rasterio.io import MemoryFile
 
@@ -47,16 +49,16 @@ def tags(meaning: ImageMetadata, *, channels: int, dtype: str) -> list[Tag]:
     }
     with _quiet(), rasterio.Env(GDAL_CACHEMAX=_CACHE), MemoryFile() as memory:
         try:
-            crs = rasterio.crs.CRS.from_wkt(meaning.geo.crs) if meaning.geo.crs else None
+            crs = rasterio.crs.CRS.from_wkt(metadata.geo.crs) if metadata.geo.crs else None
             with memory.open(
                 **profile,
                 crs=crs,
-                transform=rasterio.Affine(*meaning.geo.transform),
-                nodata=meaning.nodata,
+                transform=rasterio.Affine(*metadata.geo.transform),
+                nodata=metadata.nodata,
             ) as one:
-                if meaning.geo.pixel_is_point:
+                if metadata.geo.pixel_is_point:
                     one.update_tags(AREA_OR_POINT="Point")
-                for band, name in enumerate(meaning.names[:channels], 1):
+                for band, name in enumerate(metadata.names[:channels], 1):
                     one.set_band_description(band, name)
         except (rasterio.errors.RasterioError, ValueError) as error:
             raise FormatError(

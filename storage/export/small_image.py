@@ -8,6 +8,7 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
+from storage import atomic_files
 from storage.errors import FormatError
 
 Pixels = NDArray[np.unsignedinteger]
@@ -26,17 +27,17 @@ def write_image(path: Path, pixels: Pixels) -> None:
     """Write (C, H, W) uint8 or uint16 pixels; the file appears whole or not at all."""
     check_name(path)
     rows = np.ascontiguousarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
-    partial = path.with_name(path.name + ".partial")
     if path.suffix.lower() == ".png":
         if len(pixels) not in (1, 3):
             raise FormatError(f"{path}: a PNG of {len(pixels)} bands; name it .tif")
-        partial.write_bytes(imagecodecs.png_encode(rows))
-    else:
-        import tifffile
+        atomic_files.replace(path, [imagecodecs.png_encode(rows)], fsync=False)
+        return
 
-        photometric = "rgb" if len(pixels) == 3 else "minisblack"
-        planar = {"planarconfig": "contig"} if len(pixels) > 1 else {}
+    import tifffile
+
+    photometric = "rgb" if len(pixels) == 3 else "minisblack"
+    planar = {"planarconfig": "contig"} if len(pixels) > 1 else {}
+    with atomic_files.atomic_output(path, overwrite=True) as temporary:
         tifffile.imwrite(
-            partial, rows, photometric=photometric, tile=(256, 256), compression="zlib", **planar
+            temporary, rows, photometric=photometric, tile=(256, 256), compression="zlib", **planar
         )
-    partial.replace(path)

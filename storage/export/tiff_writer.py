@@ -140,12 +140,12 @@ def _write_tables(
                 photometric="rgb" if _rgb(image) else "minisblack",
                 planarconfig="contig" if image.channels > 1 and not planar else None,
                 subfiletype=0 if first else 1,
-                iccprofile=image.meaning.icc if first else None,
+                iccprofile=image.metadata.icc if first else None,
                 extratags=list(tags) if first else [],
                 software="gigarestore",
                 align=2,
                 **COMPRESSIONS[compression],
-                **_resolution(image.meaning, number),
+                **_resolution(image.metadata, number),
                 **options,
             )
 
@@ -215,11 +215,11 @@ def _shape(image: PublishedImage, number: int, planar: bool) -> tuple[int, ...]:
     return (channels, height, width) if planar else (height, width, channels)
 
 
-def _resolution(meaning: ImageMetadata, number: int) -> dict[str, Any]:
+def _resolution(metadata: ImageMetadata, number: int) -> dict[str, Any]:
     """Return the resolution tags of a level, pixels per centimetre as (x, y)."""
-    if meaning.pixel_size is None:
+    if metadata.pixel_size is None:
         return {}
-    size_y, size_x = (side * 2**number for side in meaning.pixel_size)
+    size_y, size_x = (side * 2**number for side in metadata.pixel_size)
     return {
         "resolution": (_MICROMETRES_PER_CM / size_x, _MICROMETRES_PER_CM / size_y),
         "resolutionunit": "CENTIMETER",
@@ -235,10 +235,10 @@ def _ome_metadata(image: PublishedImage) -> dict[str, Any]:
         "Creator": "gigarestore",
         "UUID": str(uuid.uuid5(uuid.NAMESPACE_OID, told)),  # the same export gives the same bytes
     }
-    if image.meaning.pixel_size is not None:
-        size_y, size_x = image.meaning.pixel_size
+    if image.metadata.pixel_size is not None:
+        size_y, size_x = image.metadata.pixel_size
         metadata |= {"PhysicalSizeX": size_x, "PhysicalSizeXUnit": "µm"}
         metadata |= {"PhysicalSizeY": size_y, "PhysicalSizeYUnit": "µm"}
-    if len(image.meaning.names) == channels and not _rgb(image):
-        metadata["Channel"] = {"Name": list(image.meaning.names)}
+    if len(image.metadata.names) == channels and not _rgb(image):
+        metadata["Channel"] = {"Name": list(image.metadata.names)}
     return metadata

@@ -41,7 +41,7 @@ def publish(
     dtype: DTypeLike,
     chunk: int = 512,
     shard: int = 2048,
-    meaning: ImageMetadata | None = None,
+    metadata: ImageMetadata | None = None,
     window: tuple[float, float] | None = None,
     name: str = "image",
     attributes: Mapping[str, Any] | None = None,
@@ -63,12 +63,12 @@ def publish(
     Raises FormatError when `dest` holds an image already and `overwrite` is false, or a folder in
     the way.
     """
-    meaning = meaning or ImageMetadata()
+    metadata = metadata or ImageMetadata()
     levels = plan_levels((channels, height, width), dtype, chunk=chunk, shard=shard)
-    publication = Publication(Path(dest), tuple(levels), meaning.nodata)
+    publication = Publication(Path(dest), tuple(levels), metadata.nodata)
     make_way(publication.dest, overwrite=overwrite)
     group = publication.group(
-        name=name, meaning=meaning, attributes=attributes or {}, window=window
+        name=name, metadata=metadata, attributes=attributes or {}, window=window
     )
     publication.begin(group)
     total = sum(level.grid[0] * level.grid[1] for level in levels)

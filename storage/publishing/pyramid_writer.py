@@ -22,15 +22,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from storage import atomic_files as files
+from storage import atomic_files
 from storage.image_metadata import ImageMetadata
-from storage.zarr_format import metadata as zarr_meta
-from storage.zarr_format import ome_metadata as ome
-from storage.zarr_format import shard as shards
+from storage.zarr_format import ome_metadata, zarr_json
 from storage.zarr_format.downsample import halve
-from storage.zarr_format.shard import PyramidLevel, Shard
+from storage.zarr_format.shard import PyramidLevel, Shard, encode_shard
 
-UNFINISHED = f".publish{files.PARTIAL}"
+UNFINISHED = f".publish{atomic_files.PARTIAL}"
 """Folder inside the destination that holds an image until it is finished."""
 
 
@@ -55,7 +53,7 @@ class Publication:
         self,
         *,
         name: str,
-        meaning: ImageMetadata,
+        metadata: ImageMetadata,
         attributes: Mapping[str, Any],
         window: tuple[float, float] | None = None,
     ) -> dict[str, Any]:
@@ -63,8 +61,8 @@ class Publication:
         `storage.zarr_format.ome_metadata.group_metadata`.
         """
         documents = [level.metadata() for level in self.levels]
-        return ome.group_metadata(
-            documents, name=name, meaning=meaning, attributes=attributes, window=window
+        return ome_metadata.group_metadata(
+            documents, name=name, metadata=metadata, attributes=attributes, window=window
         )
 
     def begin(self, group: Mapping[str, Any]) -> None:
@@ -79,12 +77,12 @@ class Publication:
         for number, level in enumerate(self.levels):
             folder = self._folder(number)
             for row in range(level.grid[0]):
-                (folder / zarr_meta.object_key(row, 0)).parent.mkdir(parents=True, exist_ok=True)
+                (folder / zarr_json.object_key(row, 0)).parent.mkdir(parents=True, exist_ok=True)
             for path in (folder / "c" / "0", folder / "c", folder):
-                files.fsync_folder(path)
-            self._put(folder / zarr_meta.ZARR_JSON, [zarr_meta.dump(level.metadata())])
+                atomic_files.fsync_folder(path)
+            self._put(folder / zarr_json.ZARR_JSON, [zarr_json.dump(level.metadata())])
         unfinished = {**group, "attributes": {**group["attributes"], "unfinished": True}}
-        self._put(self.work / zarr_meta.ZARR_JSON, [zarr_meta.dump(unfinished)])
+        self._put(self.work / zarr_json.ZARR_JSON, [zarr_json.dump(unfinished)])
 
     def has(self, number: int, row: int, col: int) -> bool:
         """Tell whether a shard of a level is there."""
@@ -98,7 +96,7 @@ class Publication:
         pixels: (C, h, w), the shard's box clipped to the image. The same pixels give the same
         bytes.
         """
-        self._put(self._path(number, row, col), shards.encode(self.levels[number], pixels, pool))
+        self._put(self._path(number, row, col), encode_shard(self.levels[number], pixels, pool))
 
     def reduce(self, number: int, row: int, col: int, pool: Executor) -> None:
         """Write a shard of a coarser level from the shards of the finer one, decoding one of them
@@ -155,9 +153,9 @@ class Publication:
         for number in range(len(self.levels)):
             if (self.work / str(number)).exists():
                 (self.work / str(number)).rename(self.dest / str(number))
-        files.fsync_folder(self.dest)
+        atomic_files.fsync_folder(self.dest)
         shutil.rmtree(self.work)
-        files.replace(self.dest / zarr_meta.ZARR_JSON, [zarr_meta.dump(group)], fsync=True)
+        atomic_files.replace(self.dest / zarr_json.ZARR_JSON, [zarr_json.dump(group)], fsync=True)
 
     @property
     def _scratch(self) -> Path:
@@ -169,10 +167,10 @@ class Publication:
         return final if final.exists() else self.work / str(number)
 
     def _path(self, number: int, row: int, col: int) -> Path:
-        return self._folder(number) / zarr_meta.object_key(row, col)
+        return self._folder(number) / zarr_json.object_key(row, col)
 
-    def _put(self, path: Path, data: files.Buffers) -> None:
-        files.replace(path, data, fsync=True, scratch=self._scratch)
+    def _put(self, path: Path, data: atomic_files.Buffers) -> None:
+        atomic_files.replace(path, data, fsync=True, scratch=self._scratch)
 
     def _above(self, number: int, row: int, col: int) -> tuple[int, int]:
         """Return the shard of a level over a shard of the finer one (its sides divide those of the
@@ -194,17 +192,17 @@ class Publication:
     def _same_levels(self) -> bool:
         """Tell whether the levels that an earlier attempt left are these."""
         return all(
-            zarr_meta.load(folder) == level.metadata()
+            zarr_json.load(folder) == level.metadata()
             for folder, level in (
                 (self._folder(number), level) for number, level in enumerate(self.levels)
             )
-            if (folder / zarr_meta.ZARR_JSON).is_file()
+            if (folder / zarr_json.ZARR_JSON).is_file()
         )
 
 
 def is_published(dest: Path | str) -> bool:
     """Tell whether `dest` holds a finished image."""
-    return (Path(dest) / zarr_meta.ZARR_JSON).is_file()
+    return (Path(dest) / zarr_json.ZARR_JSON).is_file()
 
 
 def unpublish(dest: Path | str) -> None:
@@ -212,7 +210,7 @@ def unpublish(dest: Path | str) -> None:
     folders stay.
     """
     dest = Path(dest)
-    (dest / zarr_meta.ZARR_JSON).unlink(missing_ok=True)
+    (dest / zarr_json.ZARR_JSON).unlink(missing_ok=True)
     for folder in own_folders(dest):
         shutil.rmtree(folder)
 
@@ -224,6 +222,6 @@ def own_folders(dest: Path) -> list[Path]:
     if not dest.is_dir():
         return []
     levels = [
-        p for p in dest.iterdir() if p.name.isdecimal() and (p / zarr_meta.ZARR_JSON).is_file()
+        p for p in dest.iterdir() if p.name.isdecimal() and (p / zarr_json.ZARR_JSON).is_file()
     ]
     return levels + [p for p in (dest / UNFINISHED,) if p.is_dir()]

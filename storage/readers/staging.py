@@ -5,12 +5,11 @@ array.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storage import atomic_files as files
+from storage import atomic_files
 from storage.box import Box
 from storage.byte_source import ByteSource, is_url
 from storage.errors import FormatError
@@ -19,8 +18,8 @@ from storage.readers.common.exif import swaps_sides
 from storage.readers.common.staging_blocks import Blocks, cut
 from storage.readers.reader_registry import inspect, open_image
 from storage.readers.zarr_arrays.own_zarr import STAGED, inspect_zarr, staged_facts
-from storage.zarr_format import chunk as chunks
-from storage.zarr_format import metadata as zarr_meta
+from storage.zarr_format import zarr_json
+from storage.zarr_format.chunk import encode_chunk
 
 if TYPE_CHECKING:
     from storage.image import Pixels
@@ -56,23 +55,15 @@ def stage(
         return _reuse(dest, identity)
     info = inspect(source, selection, max_pixels=max_pixels)
     check_memory(info, max_pixels, max_bytes)
-    partial = dest.with_name(dest.name + files.PARTIAL)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    reader = open_image(source, selection, max_pixels=max_pixels)
     blocks = _blocks(info)
-    try:
-        _copy(reader, blocks, partial, progress)
-    finally:
-        reader.close()
-    files.write_new(
-        partial / zarr_meta.ZARR_JSON,
-        [zarr_meta.dump(_metadata(info, blocks, identity))],
-        fsync=True,
-    )
-    files.fsync_folder(partial)
-    partial.rename(dest)
-    files.fsync_folder(dest.parent)
+    with atomic_files.atomic_folder(dest, fsync=True) as folder:
+        reader = open_image(source, selection, max_pixels=max_pixels)
+        try:
+            _copy(reader, blocks, folder, progress)
+        finally:
+            reader.close()
+        document = zarr_json.dump(_metadata(info, blocks, identity))
+        atomic_files.write_new(folder / zarr_json.ZARR_JSON, [document], fsync=True)
     return inspect_zarr(str(dest))
 
 
@@ -102,18 +93,18 @@ def _write(folder: Path, box: Box, pixels: Pixels, chunk: tuple[int, int]) -> No
     tall, wide = chunk
     for y in range(0, box.height, tall):
         for x in range(0, box.width, wide):
-            file = folder / zarr_meta.object_key((box.y0 + y) // tall, (box.x0 + x) // wide)
+            file = folder / zarr_json.object_key((box.y0 + y) // tall, (box.x0 + x) // wide)
             file.parent.mkdir(parents=True, exist_ok=True)
-            data = chunks.encode(pixels[:, y : y + tall, x : x + wide], chunk, fast=True)
-            files.write_new(file, [data], fsync=True)
+            data = encode_chunk(pixels[:, y : y + tall, x : x + wide], chunk, fast=True)
+            atomic_files.write_new(file, [data], fsync=True)
 
 
 def _metadata(info: ImageInfo, blocks: Blocks, identity: dict[str, Any]) -> dict[str, Any]:
-    return zarr_meta.array_metadata(
+    return zarr_json.array_metadata(
         shape=info.shape,
         dtype=info.dtype,
         chunk=(info.channels, *blocks.chunk),
-        codecs=[zarr_meta.bytes_codec(info.dtype), zarr_meta.zstd_codec(zarr_meta.FAST_LEVEL)],
+        codecs=[zarr_json.bytes_codec(info.dtype), zarr_json.zstd_codec(zarr_json.FAST_LEVEL)],
         attributes={STAGED: {"source": identity, **staged_facts(info)}},
     )
 
@@ -139,7 +130,7 @@ def _identity(source: str, selection: Selection) -> dict[str, Any]:
 
 def _reuse(dest: Path, identity: dict[str, Any]) -> ImageInfo:
     info = inspect_zarr(str(dest))
-    made_from = zarr_meta.load(dest)["attributes"][STAGED]["source"]
+    made_from = zarr_json.load(dest)["attributes"][STAGED]["source"]
     if made_from != identity:
         changed = next(key for key in identity if made_from.get(key) != identity[key])
         raise FormatError(

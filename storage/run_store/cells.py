@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, Self
 import google_crc32c
 import numpy as np
 
-from storage import atomic_files as files
+from storage import atomic_files
 from storage.box import Box
 from storage.errors import CorruptCell, FormatError, MissingCells
-from storage.zarr_format import metadata as zarr_meta
+from storage.zarr_format import zarr_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -81,22 +81,22 @@ class Cells:
         cells._scratch.mkdir(exist_ok=True)
         for row in range(-(-height // cell)):
             cells._file(row, 0).parent.mkdir(parents=True, exist_ok=True)
-        document = zarr_meta.dump(_metadata(cells))  # last: a killed creation leaves no array
-        if not files.write_once(
-            cells.path / zarr_meta.ZARR_JSON, [document], fsync=fsync, scratch=cells._scratch
+        document = zarr_json.dump(_metadata(cells))  # last: a killed creation leaves no array
+        if not atomic_files.write_once(
+            cells.path / zarr_json.ZARR_JSON, [document], fsync=fsync, scratch=cells._scratch
         ):
             raise FormatError(
                 f"{path}: exists already; open it to resume, or remove the run's folder"
             )
         if fsync:
             for folder in (cells.path / "c" / "0", cells.path / "c", cells.path, cells.path.parent):
-                files.fsync_folder(folder)
+                atomic_files.fsync_folder(folder)
         return cells
 
     @classmethod
     def open(cls, path: Path | str, *, fsync: bool = True) -> Self:
         """Open an existing array; raises FormatError naming the metadata field that does not fit."""
-        found = zarr_meta.load(Path(path))
+        found = zarr_json.load(Path(path))
         try:
             shape = found["shape"]
             chunk = found["chunk_grid"]["configuration"]["chunk_shape"]
@@ -191,7 +191,7 @@ class Cells:
         """Delete the whole array; its metadata goes first, so that a killed removal leaves no
         array.
         """
-        (self.path / zarr_meta.ZARR_JSON).unlink(missing_ok=True)
+        (self.path / zarr_json.ZARR_JSON).unlink(missing_ok=True)
         shutil.rmtree(self.path, ignore_errors=False)
 
     def _cells(self, box: Box) -> Iterator[tuple[int, int, Box]]:
@@ -205,7 +205,7 @@ class Cells:
                 )
 
     def _file(self, row: int, col: int) -> Path:
-        return self.path / zarr_meta.object_key(row, col)
+        return self.path / zarr_json.object_key(row, col)
 
     def _chunk(self, block: NDArray[np.float32]) -> list[bytes | memoryview]:
         """Return the stored bytes of a cell; beyond the image's edge a cell is filled with NaN."""
@@ -218,13 +218,15 @@ class Cells:
 
     def _write_cell(self, row: int, col: int, data: list[bytes | memoryview]) -> bool:
         path = self._file(row, col)
-        if files.write_once(path, data, fsync=self._fsync, scratch=self._scratch):
+        # Not `replace`: two attempts of a tile may race, a dead worker's late one among them, and
+        # neighbours may have read the first already. By link(2) the first one stays.
+        if atomic_files.write_once(path, data, fsync=self._fsync, scratch=self._scratch):
             return True
         try:
             self._verified(path.read_bytes(), path)
         except CorruptCell:  # a power cut without fsync: the name survived, the bytes did not
             _log.warning("%s failed its checksum and was written again", path)
-            files.replace(path, data, fsync=self._fsync, scratch=self._scratch)
+            atomic_files.replace(path, data, fsync=self._fsync, scratch=self._scratch)
             return True
         return False
 
@@ -287,10 +289,10 @@ class Cells:
 
 
 def _metadata(cells: Cells) -> dict[str, Any]:
-    return zarr_meta.array_metadata(
+    return zarr_json.array_metadata(
         shape=(cells.channels, cells.height, cells.width),
         dtype="float32",
         chunk=(cells.channels, cells.cell, cells.cell),
-        codecs=[zarr_meta.bytes_codec("float32"), zarr_meta.CRC32C],
+        codecs=[zarr_json.bytes_codec("float32"), zarr_json.CRC32C],
         fill="NaN",
     )

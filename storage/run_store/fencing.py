@@ -24,7 +24,7 @@ import uuid
 from pathlib import Path
 from typing import Any, Self
 
-from storage import atomic_files as files
+from storage import atomic_files
 from storage.errors import LockedError, SupersededError
 
 _log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Attempt:
         """
         self._folder = Path(folder)
         self._folder.mkdir(parents=True, exist_ok=True)
-        files.sweep(self._folder)
+        atomic_files.sweep(self._folder)
         earlier = self._numbers()
         if earlier and not force:
             self._refuse_beside(self._folder / str(earlier[-1]))
@@ -59,7 +59,8 @@ class Attempt:
             "machine": _machine(),
             "since": _now(),
         }
-        if not files.write_once(self._path, [json.dumps(who).encode()], fsync=True):
+        # Not `replace`: of two drivers that begin at the same moment only one may have the number.
+        if not atomic_files.write_once(self._path, [json.dumps(who).encode()], fsync=True):
             raise self._beaten()
         if (
             self._numbers()[-1] > self.number
@@ -115,7 +116,7 @@ class Attempt:
         """Return how long ago a file was touched, by the clock that touches files; None when it is
         gone.
         """
-        probe = self._folder / f"{uuid.uuid4().hex}{files.PARTIAL}"
+        probe = self._folder / f"{uuid.uuid4().hex}{atomic_files.PARTIAL}"
         probe.touch()
         try:
             return probe.stat().st_mtime - path.stat().st_mtime

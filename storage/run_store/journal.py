@@ -12,13 +12,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import uuid
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from storage import atomic_files as files
+from storage import atomic_files
 from storage.errors import FormatError
 
 _FORMAT = "gigarestore-journal"
@@ -47,9 +46,9 @@ class Journal:
         path = Path(path)
         document = {"format": _FORMAT, "version": _VERSION, "header": dict(header)}
         line = _line(json.dumps(document, ensure_ascii=False, allow_nan=False))
-        if not files.write_once(path, [line], fsync=True):
+        if not atomic_files.write_once(path, [line], fsync=True):
             raise FormatError(f"{path}: exists already; resume the run, or remove its folder")
-        files.fsync_folder(path.parent)
+        atomic_files.fsync_folder(path.parent)
         return cls(path, dict(header), len(line))
 
     @classmethod
@@ -75,16 +74,13 @@ class Journal:
         That attempt has the old file open, which loses its name here. Raises what `open` does.
         """
         path = Path(path)
-        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{files.PARTIAL}")
-        try:
-            with temporary.open("xb") as file:
-                file.writelines(_line(payload) for _, payload, _ in _lines(path))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        files.fsync_folder(path.parent)
+        if not path.is_file():
+            raise _absent(path)
+        with (
+            atomic_files.atomic_output(path, overwrite=True) as temporary,
+            temporary.open("xb") as copy,
+        ):
+            copy.writelines(_line(payload) for _, payload, _ in _lines(path))
         return cls.open(path)
 
     @property
@@ -173,6 +169,10 @@ def read_records(path: Path | str) -> Iterator[str]:
     return (payload for number, payload, _ in _lines(Path(path)) if number > 1)
 
 
+def _absent(path: Path) -> FormatError:
+    return FormatError(f"{path}: no such journal; start a new run")
+
+
 def _line(payload: str) -> bytes:
     if not payload or "\n" in payload or "\r" in payload:
         raise ValueError(
@@ -197,7 +197,7 @@ def _lines(path: Path, *, header: bool = False) -> Iterator[tuple[int, str, int]
     atomically, never torn.
     """
     if not path.is_file():
-        raise FormatError(f"{path}: no such journal; start a new run")
+        raise _absent(path)
     end = 0
     bad = 0
     with path.open("rb") as file:

@@ -4,7 +4,6 @@ none is; by blocks.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec
 
+from storage import atomic_files
 from storage.box import Box
 from storage.errors import DamagedError
 
@@ -68,26 +68,23 @@ def build_pooled(
     height, width: size of the pooled image, px. Written under a temporary name and renamed, so it
     is whole or absent. Memory: one block of (factor * 512)^2 pixels.
     """
-    partial = dest.with_name(dest.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    array = zarr.create_array(
-        store=partial,
-        shape=(channels, height, width),
-        chunks=(channels, min(BLOCK, height), min(BLOCK, width)),
-        dtype="float32",
-        compressors=[Crc32cCodec()],
-        fill_value=float("inf"),  # never a value: a lost chunk shows
-        config={"write_empty_chunks": True},
-    )
-    for y in range(0, height, BLOCK):
-        for x in range(0, width, BLOCK):
-            y1 = min(y + BLOCK, height)
-            x1 = min(x + BLOCK, width)
-            fine = read(y * factor, x * factor, y1 * factor, x1 * factor)
-            cells = fine.reshape(channels, y1 - y, factor, x1 - x, factor)
-            array[:, y:y1, x:x1] = _mean_of_known(cells)
-    partial.rename(dest)
+    with atomic_files.atomic_folder(dest, fsync=False) as folder:
+        array = zarr.create_array(
+            store=folder,
+            shape=(channels, height, width),
+            chunks=(channels, min(BLOCK, height), min(BLOCK, width)),
+            dtype="float32",
+            compressors=[Crc32cCodec()],
+            fill_value=float("inf"),  # never a value: a lost chunk shows
+            config={"write_empty_chunks": True},
+        )
+        for y in range(0, height, BLOCK):
+            for x in range(0, width, BLOCK):
+                y1 = min(y + BLOCK, height)
+                x1 = min(x + BLOCK, width)
+                fine = read(y * factor, x * factor, y1 * factor, x1 * factor)
+                groups = fine.reshape(channels, y1 - y, factor, x1 - x, factor)
+                array[:, y:y1, x:x1] = _mean_of_known(groups)
     return open_pooled(dest)
 
 

@@ -10,7 +10,7 @@ import imagecodecs
 import numpy as np
 from numcodecs import zstd  # type: ignore[import-untyped]
 
-from storage.zarr_format.metadata import FAST_LEVEL, ZSTD_LEVEL
+from storage.zarr_format.zarr_json import FAST_LEVEL, ZSTD_LEVEL
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,7 +24,7 @@ _SHARE = 32
 _LEAST = 1 << 16
 
 
-def encode(part: NDArray[Any], shape: tuple[int, int], *, fast: bool = False) -> bytes:
+def encode_chunk(part: NDArray[Any], shape: tuple[int, int], *, fast: bool = False) -> bytes:
     """Return the stored bytes of a chunk (..., *shape) from its part inside the image, zeros beyond
     the edge.
 
@@ -40,7 +40,7 @@ def encode(part: NDArray[Any], shape: tuple[int, int], *, fast: bool = False) ->
     return bytes(zstd.compress(whole, FAST_LEVEL if fast or _is_noise(whole) else ZSTD_LEVEL, True))
 
 
-def decode(data: Any, out: NDArray[Any]) -> None:
+def decode_chunk(data: Any, out: NDArray[Any]) -> None:
     """Fill a C-contiguous little-endian array with a chunk; raises ValueError when these are not
     its bytes.
 

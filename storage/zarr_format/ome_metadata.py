@@ -10,7 +10,7 @@ from typing import Any
 
 from storage.errors import FormatError
 from storage.image_metadata import ImageMetadata
-from storage.zarr_format import metadata as zarr_meta
+from storage.zarr_format import zarr_json
 
 VERSION = "0.5"
 _RGB = ("FF0000", "00FF00", "0000FF")
@@ -27,7 +27,7 @@ def group_metadata(
     levels: Sequence[Mapping[str, Any]],
     *,
     name: str,
-    meaning: ImageMetadata,
+    metadata: ImageMetadata,
     attributes: Mapping[str, Any],
     window: tuple[float, float] | None = None,
 ) -> dict[str, Any]:
@@ -38,30 +38,30 @@ def group_metadata(
     does not list the folder, where a run keeps its private state.
     """
     omero = _omero(
-        levels[0], meaning.names, window or _RANGES.get(str(levels[0]["data_type"]), (0.0, 1.0))
+        levels[0], metadata.names, window or _RANGES.get(str(levels[0]["data_type"]), (0.0, 1.0))
     )
     ome = {
         "version": VERSION,
-        "multiscales": [_multiscale(len(levels), name, meaning)],
+        "multiscales": [_multiscale(len(levels), name, metadata)],
         "omero": omero,
     }
     members = {str(number): dict(level) for number, level in enumerate(levels)}
     return {
         "zarr_format": 3,
         "node_type": "group",
-        "attributes": {**attributes, **meaning.attributes(), "ome": ome},
+        "attributes": {**attributes, **metadata.attributes(), "ome": ome},
         "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": members},
     }
 
 
-def _multiscale(levels: int, name: str, meaning: ImageMetadata) -> dict[str, Any]:
-    unit = {"unit": "micrometer"} if meaning.pixel_size else {}
-    space = [{"name": axis, "type": "space", **unit} for axis in zarr_meta.AXES[1:]]
+def _multiscale(levels: int, name: str, metadata: ImageMetadata) -> dict[str, Any]:
+    unit = {"unit": "micrometer"} if metadata.pixel_size else {}
+    space = [{"name": axis, "type": "space", **unit} for axis in zarr_json.AXES[1:]]
     return {
         "name": name,
-        "axes": [{"name": zarr_meta.AXES[0], "type": "channel"}, *space],
+        "axes": [{"name": zarr_json.AXES[0], "type": "channel"}, *space],
         "datasets": [
-            {"path": str(n), "coordinateTransformations": _transformations(meaning, n)}
+            {"path": str(n), "coordinateTransformations": _transformations(metadata, n)}
             for n in range(levels)
         ],
         "type": "mean",
@@ -71,18 +71,18 @@ def _multiscale(levels: int, name: str, meaning: ImageMetadata) -> dict[str, Any
     }
 
 
-def _transformations(meaning: ImageMetadata, level: int) -> list[dict[str, Any]]:
+def _transformations(metadata: ImageMetadata, level: int) -> list[dict[str, Any]]:
     """Place the centres of a level's pixels, counted from the centre of the source's first pixel.
 
     A level is 2^l times coarser than level 0 and its first centre lies (2^l - 1)/2 pixels of level
     0 further in.
     """
-    base = meaning.pixel_size or (1.0, 1.0)
+    base = metadata.pixel_size or (1.0, 1.0)
     further = (2**level - 1) / 2
     scale = [1.0, *(side * 2**level for side in base)]
     shift = [
         0.0,
-        *(side * (first + further) for side, first in zip(base, meaning.origin, strict=True)),
+        *(side * (first + further) for side, first in zip(base, metadata.origin, strict=True)),
     ]
     return [{"type": "scale", "scale": scale}, {"type": "translation", "translation": shift}]
 
@@ -115,12 +115,12 @@ def parse(
 
     Raises FormatError as `describe` does.
     """
-    datasets, meaning = describe(path, document)
-    return datasets, meaning.pixel_size, meaning.icc
+    datasets, metadata = describe(path, document)
+    return datasets, metadata.pixel_size, metadata.icc
 
 
 def describe(path: str, document: Mapping[str, Any]) -> tuple[list[str], ImageMetadata]:
-    """Return (array paths finest first, meaning of level 0) of an image group.
+    """Return (array paths finest first, metadata of level 0) of an image group.
 
     Raises FormatError for a group that is not an OME-Zarr 0.5 image with axes c, y, x.
     """
@@ -143,7 +143,7 @@ def describe(path: str, document: Mapping[str, Any]) -> tuple[list[str], ImageMe
         raise FormatError(
             f"{path}: the OME-Zarr multiscales metadata is incomplete; {supported}"
         ) from None
-    if axes != zarr_meta.AXES or not datasets or len(scale) != len(axes):
+    if axes != zarr_json.AXES or not datasets or len(scale) != len(axes):
         raise FormatError(f"{path}: OME-Zarr axes {', '.join(map(str, axes))}; {supported}")
     size = (float(scale[1]), float(scale[2])) if units == {"micrometer"} else None
     return datasets, ImageMetadata.of(attributes, size)

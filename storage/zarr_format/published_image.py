@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from storage.box import Box
 from storage.errors import FormatError
 from storage.image_metadata import ImageMetadata
-from storage.zarr_format import metadata as zarr_meta
-from storage.zarr_format import ome_metadata as ome
+from storage.zarr_format import ome_metadata, zarr_json
 from storage.zarr_format.shard import DTYPES, PyramidLevel, Shard
 
 
@@ -30,7 +29,7 @@ class PublishedImage:
 
     path: Path
     levels: tuple[PyramidLevel, ...]
-    meaning: ImageMetadata
+    metadata: ImageMetadata
     """Of level 0."""
     provenance: dict[str, Any]
     """How it was made, as it was published; empty when the file does not say."""
@@ -39,14 +38,14 @@ class PublishedImage:
     def open(cls, path: Path | str) -> PublishedImage:
         """Read the metadata; raises FormatError for anything but an image that `publish` wrote."""
         folder = Path(path)
-        document = zarr_meta.load(folder)
+        document = zarr_json.load(folder)
         if document.get("node_type") != "group":
             raise FormatError(
                 f"{path}: a zarr array, not a published image; give the OUT of a restoration"
             )
-        names, meaning = ome.describe(str(path), document)
+        names, metadata = ome_metadata.describe(str(path), document)
         levels = tuple(_level(folder / name) for name in names)
-        return cls(folder, levels, meaning, dict(document["attributes"].get("gigarestore") or {}))
+        return cls(folder, levels, metadata, dict(document["attributes"].get("gigarestore") or {}))
 
     @property
     def dtype(self) -> str:
@@ -99,13 +98,13 @@ class PublishedImage:
         height, width = level.shard
         for row in range(box.y0 // height, -(-box.y1 // height)):
             for col in range(box.x0 // width, -(-box.x1 // width)):
-                path = self.path / str(number) / zarr_meta.object_key(row, col)
+                path = self.path / str(number) / zarr_json.object_key(row, col)
                 yield Shard.open(level, path), level.box(row, col).intersect(box)
 
 
 def _level(folder: Path) -> PyramidLevel:
     """Return the geometry of an array; raises FormatError when it is not one that `publish` wrote."""
-    found = zarr_meta.load(folder)
+    found = zarr_json.load(folder)
     try:
         shard = found["chunk_grid"]["configuration"]["chunk_shape"]
         inner = found["codecs"][0]["configuration"]["chunk_shape"]

@@ -20,8 +20,8 @@ import numpy as np
 
 from storage.box import Box
 from storage.errors import DamagedError
-from storage.zarr_format import chunk as chunks
-from storage.zarr_format import metadata as zarr_meta
+from storage.zarr_format import zarr_json
+from storage.zarr_format.chunk import decode_chunk, encode_chunk
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -78,11 +78,11 @@ class PyramidLevel:
 
     def metadata(self) -> dict[str, Any]:
         """Return the zarr metadata of the array."""
-        return zarr_meta.array_metadata(
+        return zarr_json.array_metadata(
             shape=self.shape,
             dtype=self.dtype,
             chunk=(self.shape[0], *self.shard),
-            codecs=[zarr_meta.sharding_codec(self.dtype, (1, self.chunk, self.chunk))],
+            codecs=[zarr_json.sharding_codec(self.dtype, (1, self.chunk, self.chunk))],
         )
 
     def halved(self, shard: int) -> PyramidLevel:
@@ -92,7 +92,7 @@ class PyramidLevel:
         return PyramidLevel.fit(shape=shape, dtype=self.dtype, chunk=self.chunk, shard=shard)
 
 
-def encode(level: PyramidLevel, pixels: NDArray[Any], pool: Executor) -> list[bytes]:
+def encode_shard(level: PyramidLevel, pixels: NDArray[Any], pool: Executor) -> list[bytes]:
     """Return the bytes of a shard, in parts. pixels: (C, h, w), the shard's box clipped to the
     image.
     """
@@ -101,7 +101,7 @@ def encode(level: PyramidLevel, pixels: NDArray[Any], pool: Executor) -> list[by
     present = list(_present(level, pixels))
     parts = list(
         pool.map(
-            lambda where: chunks.encode(pixels[_slices(level, *where)], (level.chunk, level.chunk)),
+            lambda where: encode_chunk(pixels[_slices(level, *where)], (level.chunk, level.chunk)),
             present,
         )
     )
@@ -196,7 +196,7 @@ class Shard:
             where = (channel, row % down, col % across)
             start, length = self.index[where].tolist()
             try:
-                chunks.decode(
+                decode_chunk(
                     _ROOM.read(self.fd, start, length) if start + length <= self.size else b"",
                     chunk,
                 )

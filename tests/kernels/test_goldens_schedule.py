@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from kernels.operators.linear_operator import AveragePool, Grey, Mask
+from kernels.operators.elementary import AveragePool, Grey, Mask
 from kernels.sampling.constraints import ddnm_plus
 from kernels.schedule import (
     Schedule,

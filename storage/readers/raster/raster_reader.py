@@ -27,8 +27,7 @@ from storage.limits import MAX_WHOLE_BYTES, MAX_WHOLE_PIXELS
 from storage.readers.common import exif
 from storage.readers.common.sample_conversion import ConvertingReader, Decoder, SampleConversion
 from storage.readers.common.staging_blocks import BLOCK_BYTES, cut
-from storage.readers.raster import decode_by_gdal as pieces
-from storage.readers.raster import jpeg, jpeg2000, png
+from storage.readers.raster import decode_by_gdal, jpeg, jpeg2000, png
 from storage.readers.raster.decode_by_gdal import GdalDecoder
 from storage.readers.raster.decode_whole import WholeDecoder
 from storage.readers.raster.png_rows import PngRowDecoder
@@ -40,8 +39,8 @@ Kind = Literal["PNG", "JPEG", "JPEG 2000", "PNM"]
 # What streaming a PNG and GDAL's decoders hold besides the window: bands of a PNG, GDAL's cache and
 # buffers.
 _STREAM_BYTES = 12 << 20
-_PIECES_BYTES = pieces.CACHE + (32 << 20)
-_BY_PIECES = "too large to be decoded whole in bounded memory: decoded by pieces, by GDAL"
+_GDAL_BYTES = decode_by_gdal.CACHE + (32 << 20)
+_BY_GDAL = "too large to be decoded whole in bounded memory: decoded by pieces, by GDAL"
 _GAP = rb"(?:\s|#[^\n]*\n)+"
 _PNM = re.compile(
     rb"(P[56])" + _GAP + rb"(\d{1,9})" + _GAP + rb"(\d{1,9})" + _GAP + rb"(\d{1,5})\s"
@@ -200,10 +199,12 @@ def _jpeg(path: str, data: Data) -> _Stored:
     header = jpeg.read_header(path, data)
     shape = (header.height, header.width, header.channels)
     raw = header.height * header.width * header.channels
-    in_pieces = raw > MAX_WHOLE_BYTES - 2 * BLOCK_BYTES and header.by_rows and pieces.available()
+    by_gdal = (
+        raw > MAX_WHOLE_BYTES - 2 * BLOCK_BYTES and header.by_rows and decode_by_gdal.available()
+    )
 
     def decoder(max_bytes: int | None) -> Decoder:
-        if in_pieces:
+        if by_gdal:
             return GdalDecoder(path, "JPEG", shape, "uint8")
         return WholeDecoder(path, "JPEG", data, shape, raw, max_bytes)
 
@@ -216,9 +217,9 @@ def _jpeg(path: str, data: Data) -> _Stored:
         icc=header.icc,
         orientation=header.orientation,
         decoder=decoder,
-        memory=_PIECES_BYTES if in_pieces else raw,
+        memory=_GDAL_BYTES if by_gdal else raw,
         conversion=lambda bands: SampleConversion(samples=bands),
-        notes=(_BY_PIECES,) if in_pieces else (),
+        notes=(_BY_GDAL,) if by_gdal else (),
     )
 
 
@@ -234,12 +235,16 @@ def _jpeg_2000(path: str, data: Data) -> _Stored:
     # tile's compressed data.
     whole = header.height * header.width * header.samples * (4 + ITEMSIZE[dtype])
     partly = (
-        _PIECES_BYTES + header.tile_bytes + pieces.AREA**2 * header.samples * (8 + ITEMSIZE[dtype])
+        _GDAL_BYTES
+        + header.tile_bytes
+        + decode_by_gdal.AREA**2 * header.samples * (8 + ITEMSIZE[dtype])
     )
-    in_pieces = whole > MAX_WHOLE_BYTES - 2 * BLOCK_BYTES and partly < whole and pieces.available()
+    by_gdal = (
+        whole > MAX_WHOLE_BYTES - 2 * BLOCK_BYTES and partly < whole and decode_by_gdal.available()
+    )
 
     def decoder(max_bytes: int | None) -> Decoder:
-        if in_pieces:
+        if by_gdal:
             return GdalDecoder(path, "JPEG 2000", shape, dtype)
         return WholeDecoder(path, "JPEG 2000", data, shape, whole, max_bytes)
 
@@ -252,10 +257,10 @@ def _jpeg_2000(path: str, data: Data) -> _Stored:
         alpha=header.samples - 1 if header.samples in (2, 4) else None,
         icc=header.icc,
         decoder=decoder,
-        memory=partly if in_pieces else whole,
-        grain=(pieces.AREA, pieces.AREA) if in_pieces else None,
+        memory=partly if by_gdal else whole,
+        grain=(decode_by_gdal.AREA, decode_by_gdal.AREA) if by_gdal else None,
         conversion=lambda bands: SampleConversion(samples=bands),
-        notes=(_BY_PIECES,) if in_pieces else (),
+        notes=(_BY_GDAL,) if by_gdal else (),
     )
 
 

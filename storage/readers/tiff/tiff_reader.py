@@ -13,8 +13,7 @@ from storage.errors import DamagedError, FormatError, one_line
 from storage.image import EVERYTHING, Selection
 from storage.limits import MAX_PIXELS
 from storage.readers.common.sample_conversion import ConvertingReader, Decoder
-from storage.readers.tiff import describe as tiff
-from storage.readers.tiff import geotags
+from storage.readers.tiff import describe, geotags
 
 if TYPE_CHECKING:
     import tifffile
@@ -31,7 +30,7 @@ def open_tiff(
     path: str, selection: Selection = EVERYTHING, *, max_pixels: int = MAX_PIXELS
 ) -> ConvertingReader:
     """Open a TIFF file with the decoder that fits its layout."""
-    found = tiff.open_checked(path, selection, max_pixels=max_pixels)
+    found = describe.open_checked(path, selection, max_pixels=max_pixels)
     return ConvertingReader(found.info, _PagesDecoder(found), found.conversion)
 
 
@@ -43,7 +42,7 @@ class _PagesDecoder:
         self._each = int(found.pages[0].samplesperpixel)
         self._decoders: list[Decoder] = [
             MappedPageDecoder(found.source, page)
-            if tiff.is_mapped(found.source, page)
+            if describe.is_mapped(found.source, page)
             else PageDecoder(found, page)
             for page in found.pages
         ]
@@ -79,12 +78,12 @@ class PageDecoder:
         self._planar = int(page.planarconfig) == 2 and self._samples > 1
         self._height = int(page.imagelength)
         self._width = int(page.imagewidth)
-        self._tall, self._wide = tiff.segment_shape(page)
+        self._tall, self._wide = describe.segment_shape(page)
         self._down = -(-self._height // self._tall)
         self._across = -(-self._width // self._wide)
         self._nodata, _ = geotags.read_nodata(page, found.info.dtype)
         self._extra: dict[str, Any] = {}
-        if tiff.is_jpeg(page):
+        if describe.is_jpeg(page):
             self._extra = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
         self._recent: dict[int, Pixels] = {}
 
@@ -149,7 +148,7 @@ class PageDecoder:
             )
         data = self._source.read(page.dataoffsets[index], page.databytecounts[index])
         if self._extra and page.jpegheader is None:
-            tiff.check_jpeg_segment(self._path, name, data, (self._tall, self._wide))
+            describe.check_jpeg_segment(self._path, name, data, (self._tall, self._wide))
         try:
             segment = self._decoded(data, index, place)
         except (
@@ -168,7 +167,7 @@ class PageDecoder:
         try:
             return self._page.decode(data, index, **self._extra)[0]
         except Exception:
-            trimmed = self._trimmed(data, place) if tiff.is_deflate(self._page) else None
+            trimmed = self._trimmed(data, place) if describe.is_deflate(self._page) else None
             if trimmed is None:
                 raise
             return self._page.decode(trimmed, index, **self._extra)[0]

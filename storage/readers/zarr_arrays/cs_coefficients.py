@@ -8,7 +8,6 @@ attributes say what was measured, so that the file needs no companion: see `CsIn
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,7 +60,7 @@ def inspect_coefficients(path: Path) -> CsInfo:
 
 
 def create_coefficients(path: Path, info: CsInfo, kept: int) -> zarr.Array:
-    """Create a measurement to be written by blocks; its folder must not exist."""
+    """Create a measurement to be written by blocks; its folder must be absent or empty."""
     import zarr
 
     depth = kept * info.bands
@@ -74,10 +73,3 @@ def create_coefficients(path: Path, info: CsInfo, kept: int) -> zarr.Array:
         fill_value=float("nan"),
         attributes={KEY: asdict(info)},
     )
-
-
-def replace_folder(partial: Path, path: Path) -> None:
-    """Give a finished measurement its name."""
-    if path.exists():
-        shutil.rmtree(path)
-    partial.rename(path)

@@ -16,8 +16,7 @@ from storage.box import Box
 from storage.errors import DamagedError, FormatError, one_line
 from storage.geo import Georeference
 from storage.image import ITEMSIZE, ImageInfo, check_inside
-from storage.zarr_format import metadata as zarr_meta
-from storage.zarr_format import ome_metadata as ome
+from storage.zarr_format import ome_metadata, zarr_json
 from storage.zarr_format.published_image import PublishedImage
 
 if TYPE_CHECKING:
@@ -50,11 +49,11 @@ def is_own(path: str) -> bool:
     fill value.
     """
     folder = Path(path)
-    if not (folder / zarr_meta.ZARR_JSON).is_file():
+    if not (folder / zarr_json.ZARR_JSON).is_file():
         return False
     try:
-        if zarr_meta.load(folder).get("node_type") == "array":
-            return STAGED in (zarr_meta.load(folder).get("attributes") or {})
+        if zarr_json.load(folder).get("node_type") == "array":
+            return STAGED in (zarr_json.load(folder).get("attributes") or {})
         PublishedImage.open(folder)
     except FormatError:
         return False
@@ -82,21 +81,21 @@ def inspect_zarr(path: str, level: int = 0) -> ImageInfo:
 def _locate(path: str, level: int) -> tuple[Path, ImageInfo]:
     """Return the folder of the array and its description."""
     folder = Path(path)
-    document = zarr_meta.load(folder)
+    document = zarr_json.load(folder)
     if document.get("node_type") == "group":
-        names, meaning = ome.describe(path, document)
+        names, metadata = ome_metadata.describe(path, document)
         if not 0 <= level < len(names):
             raise FormatError(
                 f"{path}: no level {level}; the pyramid has levels 0..{len(names) - 1}"
             )
-        array = zarr_meta.load(folder / names[level])
-        size = meaning.pixel_size
-        geo = meaning.geo
+        array = zarr_json.load(folder / names[level])
+        size = metadata.pixel_size
+        geo = metadata.geo
         coarser = 2**level
         facts = {
-            "icc": meaning.icc,
-            "names": meaning.names,
-            "nodata": meaning.nodata,
+            "icc": metadata.icc,
+            "names": metadata.names,
+            "nodata": metadata.nodata,
             "pixel_size": (size[0] * coarser, size[1] * coarser) if size else None,
             "geo": geo.scaled(1 / coarser) if geo else None,
         }

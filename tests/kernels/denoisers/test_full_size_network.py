@@ -27,7 +27,7 @@ import torch
 from kernels.denoisers.denoiser import load_denoiser
 from kernels.sampling.constraints import Measurement, Problem
 from kernels.noise import KeyedNoise
-from kernels.operators.linear_operator import AveragePool
+from kernels.operators.elementary import AveragePool
 from kernels.sampling.sampler import SamplerConfig, sample
 from kernels.schedule import Schedule, base_alpha_bar
 

@@ -11,9 +11,9 @@ from scipy.signal import correlate2d
 
 from kernels.operators import stencil as blur
 from kernels.operators.convolution import Convolution, valid_mask
+from kernels.operators.elementary import AveragePool
 from kernels.operators.hadamard import BlockHadamard, drawn, hadamard
-from kernels.operators.linear_operator import AveragePool
-from kernels.operators.operator_checks import check_laws
+from kernels.operators.operator_checks import check_operator
 from kernels.operators.separable import Separable
 from kernels.operators.tolerance_projection import least_squares
 from kernels.sampling.constraints import (
@@ -341,7 +341,7 @@ class Wrong:
 )
 def test_laws_are_checked_in_numbers_and_named(fault, law):
     if law is None:
-        check_laws(Wrong(fault), "mine", 3, noisy=True)
+        check_operator(Wrong(fault), "mine", 3, noisy=True)
         return
     with pytest.raises(ValueError, match=law):
-        check_laws(Wrong(fault), "mine", 3, noisy=True)
+        check_operator(Wrong(fault), "mine", 3, noisy=True)

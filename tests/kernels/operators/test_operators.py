@@ -1,4 +1,4 @@
-"""Laws that every operator obeys, in float64, over one list: a new operator adds a row and inherits
+"""What every operator promises, in float64, over one list: a new operator adds a row and inherits
 them all.
 """
 
@@ -9,16 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.operators.linear_operator import (
-    AveragePool,
-    Compose,
-    Grey,
-    Identity,
-    Mask,
-    MaskedPool,
-    compose,
-    name,
-)
+from kernels.operators.compose import Compose, compose, operator_name
+from kernels.operators.elementary import AveragePool, Grey, Identity, Mask, MaskedPool
 from kernels.operators.smooth_pool import SmoothPool
 
 H = 24
@@ -196,7 +188,7 @@ def test_pooling_after_a_mask_would_break_the_law():
 
 def test_composition_multiplies_scales_and_aligns_both_parts():
     op = compose(AveragePool(2), Grey(), AveragePool(3))
-    assert (op.scale, op.alignment, name(op)) == (
+    assert (op.scale, op.alignment, operator_name(op)) == (
         6,
         6,
         "AveragePool(2) after Grey after AveragePool(3)",
@@ -213,7 +205,7 @@ def test_composition_multiplies_scales_and_aligns_both_parts():
         compose(Grey(), SmoothPool(3)),
         compose(Mask(mask()[..., ::4, ::4]), SmoothPool(4)),
     ],
-    ids=name,
+    ids=operator_name,
 )
 def test_smooth_pooling_satisfies_the_measurement_all_the_same(op):
     x = picture()

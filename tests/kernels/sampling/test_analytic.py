@@ -16,7 +16,8 @@ import torch
 
 from kernels.denoisers.analytic import GaussianDenoiser, StationaryDenoiser, power_spectrum
 from kernels.noise import KeyedNoise
-from kernels.operators.linear_operator import AveragePool, Grey, Identity, Mask, MaskedPool, compose
+from kernels.operators.compose import compose
+from kernels.operators.elementary import AveragePool, Grey, Identity, Mask, MaskedPool
 from kernels.sampling.constraints import Known, Measurement, Problem, guide
 from kernels.sampling.sampler import SamplerConfig, sample
 from kernels.schedule import Schedule, linear_alpha_bar, respaced_timesteps, time_travel

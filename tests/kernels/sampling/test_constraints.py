@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from kernels.operators.linear_operator import AveragePool, Compose, Grey, Mask, MaskedPool
+from kernels.operators.compose import Compose
+from kernels.operators.elementary import AveragePool, Grey, Mask, MaskedPool
 from kernels.sampling.constraints import Known, Measurement, Problem, ddnm_plus, guide
 
 

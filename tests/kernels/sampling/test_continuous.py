@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kernels.denoisers.info import DenoiserInfo
 from kernels.noise import KeyedNoise
-from kernels.operators.linear_operator import AveragePool, Mask
+from kernels.operators.elementary import AveragePool, Mask
 from kernels.sampling.classifier_guidance import Guidance
 from kernels.sampling.constraints import Known, Measurement, Problem, guide
 from kernels.sampling.inflight import admit, advance_within, retire

@@ -11,7 +11,8 @@ import torch
 from kernels.denoisers.analytic import GaussianDenoiser
 from kernels.denoisers.info import DenoiserInfo
 from kernels.noise import KeyedNoise
-from kernels.operators.linear_operator import AveragePool, Grey, Identity, Mask, MaskedPool, compose
+from kernels.operators.compose import compose
+from kernels.operators.elementary import AveragePool, Grey, Identity, Mask, MaskedPool
 from kernels.operators.separable import Separable
 from kernels.operators.smooth_pool import SmoothPool
 from kernels.operators.stencil import gaussian

@@ -14,7 +14,8 @@ import torch
 
 from kernels.denoisers.analytic import GaussianDenoiser
 from kernels.noise import KeyedNoise
-from kernels.operators.linear_operator import AveragePool, Grey, Identity, Mask, MaskedPool, compose
+from kernels.operators.compose import compose
+from kernels.operators.elementary import AveragePool, Grey, Identity, Mask, MaskedPool
 from kernels.operators.separable import Separable
 from kernels.operators.stencil import gaussian
 from kernels.sampling.constraints import Known, Measurement, Problem, guide

@@ -14,7 +14,7 @@ import torch
 
 from kernels.denoisers.analytic import GaussianDenoiser
 from kernels.noise import KeyedNoise
-from kernels.operators.linear_operator import AveragePool, Mask
+from kernels.operators.elementary import AveragePool, Mask
 from kernels.sampling.analytic_variance import estimate_eps_power, own_pictures
 from kernels.sampling.classifier_guidance import Guidance, classifier_guidance
 from kernels.sampling.constraints import Known, Measurement, Problem

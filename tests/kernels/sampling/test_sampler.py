@@ -6,7 +6,8 @@ import torch
 from kernels.denoisers.analytic import GaussianDenoiser
 from kernels.denoisers.info import DenoiserInfo
 from kernels.noise import KeyedNoise
-from kernels.operators.linear_operator import AveragePool, Grey, Identity, Mask, MaskedPool, compose
+from kernels.operators.compose import compose
+from kernels.operators.elementary import AveragePool, Grey, Identity, Mask, MaskedPool
 from kernels.sampling.constraints import Known, Measurement, Problem, guide
 from kernels.sampling.sampler import SamplerConfig, SamplerState, advance, sample, start
 from kernels.schedule import (

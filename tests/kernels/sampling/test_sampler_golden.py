@@ -13,7 +13,7 @@ import torch
 
 from kernels.denoisers.guided_diffusion.unet import UNetConfig, UNetModel
 from kernels.denoisers.info import DenoiserInfo
-from kernels.operators.linear_operator import AveragePool, Grey, Mask
+from kernels.operators.elementary import AveragePool, Grey, Mask
 from kernels.sampling.constraints import Known, Measurement, Problem, guide
 from kernels.sampling.sampler import SamplerConfig, sample
 from kernels.schedule import Schedule, linear_alpha_bar, respaced_timesteps, time_travel

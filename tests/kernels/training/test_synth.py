@@ -5,6 +5,8 @@ import pytest
 
 from kernels.training import synthetic as synth
 from kernels.training.sample_cache import Collection, ImagePool
+from kernels.training.synthetic_shapes import fill
+from kernels.training.synthetic_textures import blur
 
 
 @pytest.mark.parametrize("index", range(8))
@@ -44,7 +46,7 @@ def test_the_spectrum_falls_with_frequency_as_that_of_photographs() -> None:
 
 def test_a_filled_polygon_has_its_area_and_place() -> None:
     labels = np.zeros((40, 50), np.int32)
-    synth.fill(labels, np.array([[10.0, 5.0], [30.0, 5.0], [30.0, 25.0], [10.0, 25.0]]), 7)
+    fill(labels, np.array([[10.0, 5.0], [30.0, 5.0], [30.0, 25.0], [10.0, 25.0]]), 7)
     expected = np.zeros_like(labels)
     expected[5:25, 10:30] = 7
     assert np.array_equal(labels, expected)
@@ -52,8 +54,8 @@ def test_a_filled_polygon_has_its_area_and_place() -> None:
 
 def test_a_polygon_is_clipped_at_the_border_and_may_lie_outside() -> None:
     labels = np.zeros((20, 20), np.int32)
-    synth.fill(labels, np.array([[-10.0, -10.0], [5.0, -10.0], [5.0, 30.0], [-10.0, 30.0]]), 1)
-    synth.fill(labels, np.array([[40.0, 40.0], [50.0, 40.0], [45.0, 50.0]]), 2)
+    fill(labels, np.array([[-10.0, -10.0], [5.0, -10.0], [5.0, 30.0], [-10.0, 30.0]]), 1)
+    fill(labels, np.array([[40.0, 40.0], [50.0, 40.0], [45.0, 50.0]]), 2)
     assert labels[:, :5].all()
     assert not labels[:, 5:].any()
 
@@ -61,15 +63,15 @@ def test_a_polygon_is_clipped_at_the_border_and_may_lie_outside() -> None:
 def test_a_disc_has_the_area_of_a_disc() -> None:
     phi = np.linspace(0, 2 * np.pi, 200, endpoint=False)
     labels = np.zeros((100, 100), np.int32)
-    synth.fill(labels, np.stack([50 + 30 * np.cos(phi), 50 + 30 * np.sin(phi)], 1), 1)
+    fill(labels, np.stack([50 + 30 * np.cos(phi), 50 + 30 * np.sin(phi)], 1), 1)
     assert labels.sum() == pytest.approx(np.pi * 900, rel=0.01)
 
 
 def test_blur_keeps_a_constant_and_the_mean() -> None:
     image = np.random.default_rng(0).random((40, 40, 3)).astype(np.float32)
-    assert np.allclose(synth.blur(np.ones_like(image), 2.0), 1, atol=1e-5)
-    assert synth.blur(image, 2.0).mean() == pytest.approx(image.mean(), abs=0.01)
-    assert synth.blur(image, 2.0).std() < 0.4 * image.std()
+    assert np.allclose(blur(np.ones_like(image), 2.0), 1, atol=1e-5)
+    assert blur(image, 2.0).mean() == pytest.approx(image.mean(), abs=0.01)
+    assert blur(image, 2.0).std() < 0.4 * image.std()
 
 
 def collection(directory: Path, **changes: int) -> Collection:

@@ -51,7 +51,7 @@ def planes(rows):
 def test_png_and_tiff_hold_the_published_pixels(tmp_path, channels, dtype):
     pixels = image(channels, dtype)
     source = published(
-        tmp_path / "out", pixels, meaning=ImageMetadata(pixel_size=(0.5, 0.25), icc=ICC)
+        tmp_path / "out", pixels, metadata=ImageMetadata(pixel_size=(0.5, 0.25), icc=ICC)
     )
     export(source, tmp_path / "image.png")
     export(source, tmp_path / "image.tif")
@@ -211,7 +211,7 @@ def test_what_a_format_cannot_hold_is_refused_in_one_line(tmp_path, name, option
 
 EXPORTER = """
 import os, sys, time
-from storage import atomic_files as files
+from storage import atomic_files
 from storage.export.export_image import export
 
 source, target, kind, moment = sys.argv[1:]
@@ -231,7 +231,7 @@ def progress(done, total):
 if moment == "naming":
     os.link = wait
 elif moment == "half":
-    files.write_new = half
+    atomic_files.write_new = half
 else:
     export(source, target, format=kind, compression="none", progress=progress)
 export(source, target, format=kind, compression="none")
@@ -253,7 +253,7 @@ def test_kill_9_leaves_no_file_under_the_final_name_and_the_next_export_is_whole
         pytest.importorskip("rasterio")
     side = 600 if kind in ("png", "jpeg") else 1500
     pixels = image(3, "uint8" if kind == "jpeg" else "uint16", side, side)
-    source = published(tmp_path / "out", pixels, meaning=ImageMetadata(geo=geo))
+    source = published(tmp_path / "out", pixels, metadata=ImageMetadata(geo=geo))
     suffix = {"png": ".png", "jpeg": ".jpg"}.get(kind, ".tif")
     target = tmp_path / f"image{suffix}"
     reference = tmp_path / f"reference{suffix}"

@@ -77,13 +77,13 @@ class WriterTests:
     lossless = True
     has_pyramid = True
 
-    def meaning(self, channels):
+    def metadata(self, channels):
         return ImageMetadata(
             names=tuple(f"band {c}" for c in range(channels)), nodata=0.0, pixel_size=MPP, icc=ICC
         )
 
-    def write(self, tmp_path, pixels, meaning, **options):
-        source = published(tmp_path / "out", pixels, meaning=meaning)
+    def write(self, tmp_path, pixels, metadata, **options):
+        source = published(tmp_path / "out", pixels, metadata=metadata)
         export(source, tmp_path / self.name, **self.options, **options)
         return tmp_path / self.name
 
@@ -92,8 +92,8 @@ class WriterTests:
             folder = tmp_path / str(number)
             folder.mkdir()
             pixels = picture(channels, dtype)
-            meaning = self.meaning(channels)
-            file = self.write(folder, pixels, meaning)
+            metadata = self.metadata(channels)
+            file = self.write(folder, pixels, metadata)
             found = self.found(file)
             expected = pyramid(pixels, 0.0) if self.has_pyramid else [pixels]
             assert [level.shape for level in found.levels] == [level.shape for level in expected]
@@ -106,7 +106,7 @@ class WriterTests:
             if self.keeps_size:
                 assert found.pixel_size == pytest.approx(MPP, rel=1e-6)
             if self.keeps_names and channels != 3:
-                assert found.names == meaning.names
+                assert found.names == metadata.names
             if self.keeps_nodata:
                 assert found.nodata == 0
             assert found.icc == ICC
@@ -117,7 +117,7 @@ class WriterTests:
         for name in ("a", "b"):
             (tmp_path / name).mkdir()
             files.append(
-                self.write(tmp_path / name, picture(3, "uint8", 600, 550), self.meaning(3))
+                self.write(tmp_path / name, picture(3, "uint8", 600, 550), self.metadata(3))
             )
         assert files[0].read_bytes() == files[1].read_bytes()
 
@@ -125,14 +125,14 @@ class WriterTests:
         pixels = picture(1, "uint8", 40, 50)
         (tmp_path / self.name).write_text("precious")
         with pytest.raises(FormatError, match="exists already"):
-            self.write(tmp_path, pixels, self.meaning(1))
+            self.write(tmp_path, pixels, self.metadata(1))
         assert (tmp_path / self.name).read_text() == "precious"
         export(tmp_path / "out", tmp_path / self.name, overwrite=True, **self.options)
         assert self.found(tmp_path / self.name).levels[0].shape == (1, 40, 50)
 
     def test_a_damaged_image_leaves_no_file(self, tmp_path):
         pixels = picture(3, "uint8", 600, 700)
-        source = published(tmp_path / "out", pixels, meaning=self.meaning(3))
+        source = published(tmp_path / "out", pixels, metadata=self.metadata(3))
         (source / "0/c/0/0/0").unlink()
         with pytest.raises(FormatError, match="missing from the array"):
             export(source, tmp_path / self.name, **self.options)
@@ -240,7 +240,7 @@ class TestCog(WriterTests):
     kinds = TestTiff.kinds
     keeps_names = keeps_nodata = True
 
-    def meaning(self, channels):
+    def metadata(self, channels):
         pytest.importorskip("rasterio")
         return ImageMetadata(
             names=tuple(f"band {c}" for c in range(channels)), nodata=0.0, icc=ICC, geo=utm()
@@ -272,7 +272,7 @@ class TestCog(WriterTests):
             self.options = {"format": "cog", "compression": compression}
             folder = tmp_path / compression
             folder.mkdir()
-            file = self.write(folder, picture(3, "uint8"), self.meaning(3))
+            file = self.write(folder, picture(3, "uint8"), self.metadata(3))
             valid, errors, remarks = cogeo.cog_validate(file, strict=True)
             assert valid, (errors, remarks)
 
@@ -281,7 +281,7 @@ class TestCog(WriterTests):
     ):
         import rasterio
 
-        file = self.write(tmp_path, picture(3, "uint8"), self.meaning(3))
+        file = self.write(tmp_path, picture(3, "uint8"), self.metadata(3))
         with rasterio.open(file) as opened:
             assert opened.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
         data = file.read_bytes()

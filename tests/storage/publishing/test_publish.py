@@ -91,9 +91,9 @@ def test_the_metadata_is_valid_ome_zarr(tmp_path, channels):
 
     pixels = noise(channels, 90, 70, "uint16")
     attributes = {"gigarestore": {"seed": 3}}
-    meaning = ImageMetadata(pixel_size=(0.5, 0.25))
+    metadata = ImageMetadata(pixel_size=(0.5, 0.25))
     publish_array(
-        pixels, tmp_path / "out", meaning=meaning, name="slide", attributes=attributes, **SMALL
+        pixels, tmp_path / "out", metadata=metadata, name="slide", attributes=attributes, **SMALL
     )
     attrs = Image.from_zarr(zarr.open_group(tmp_path / "out", mode="r")).ome_attributes
     scales = attrs.multiscales[0]
@@ -147,7 +147,7 @@ def test_a_published_image_is_read_back_by_level(tmp_path):
     publish_array(
         pixels,
         tmp_path / "out",
-        meaning=ImageMetadata(pixel_size=(0.5, 0.5), icc=b"profile"),
+        metadata=ImageMetadata(pixel_size=(0.5, 0.5), icc=b"profile"),
         **SMALL,
     )
     info = inspect(tmp_path / "out")

@@ -17,11 +17,9 @@ from storage.box import Box
 from storage.errors import DamagedError, FormatError
 from storage.image import check_memory
 from storage.limits import MAX_WHOLE_BYTES
-from storage.readers.common import staging_blocks as blocks
+from storage.readers.common import staging_blocks
 from storage.readers.common.staging_blocks import BLOCK_BYTES, CHUNK, cut
-from storage.readers.raster import decode_by_gdal as pieces
-from storage.readers.raster import png_rows
-from storage.readers.raster import raster_reader as raster
+from storage.readers.raster import decode_by_gdal, png_rows, raster_reader
 from storage.readers.reader_registry import inspect, open_image
 from storage.readers.staging import stage
 
@@ -95,7 +93,7 @@ def test_blocks_are_whole_chunks_within_the_limit(height, width, pixel, grain, t
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", LIMIT)
+    monkeypatch.setattr(staging_blocks, "BLOCK_BYTES", LIMIT)
     monkeypatch.setattr(png_rows, "_BAND_BYTES", LIMIT // 16)
 
 
@@ -173,9 +171,9 @@ def test_a_png_of_one_huge_chunk_is_taken_in_pieces(tmp_path, small_blocks):
 def nothing_whole(monkeypatch, small_blocks):
     """A limit under which nothing is decoded whole."""
     pytest.importorskip("rasterio")
-    for name in ("MAX_WHOLE_BYTES", "BLOCK_BYTES", "_PIECES_BYTES"):
-        monkeypatch.setattr(raster, name, 0)
-    monkeypatch.setattr(pieces, "AREA", 64)
+    for name in ("MAX_WHOLE_BYTES", "BLOCK_BYTES", "_GDAL_BYTES"):
+        monkeypatch.setattr(raster_reader, name, 0)
+    monkeypatch.setattr(decode_by_gdal, "AREA", 64)
 
 
 JPEG = {"level": 90, "subsampling": "444"}
@@ -242,7 +240,7 @@ def test_a_progressive_jpeg_above_the_limit_is_refused_until_its_size_is_allowed
 def test_without_the_extra_a_large_jpeg_is_refused_with_the_way_out(
     tmp_path, nothing_whole, monkeypatch
 ):
-    monkeypatch.setattr(pieces, "available", lambda: False)
+    monkeypatch.setattr(decode_by_gdal, "available", lambda: False)
     path = tmp_path / "in.jpg"
     path.write_bytes(imagecodecs.jpeg8_encode(interleaved(waves(3, 300, 400)), **JPEG))
     with pytest.raises(FormatError, match="or allow it with --max-pixels"):

@@ -12,7 +12,7 @@ from numcodecs import zstd
 from storage.box import Box
 from storage.errors import DamagedError
 from storage.publishing.publish import publish
-from storage.zarr_format import chunk as chunks
+from storage.zarr_format.chunk import decode_chunk, encode_chunk
 from storage.zarr_format.published_image import PublishedImage
 
 SIDE = 512
@@ -37,36 +37,36 @@ def waves(dtype, side=SIDE):
 def test_a_chunk_comes_back_bit_for_bit(make, dtype):
     pixels = make(dtype)
     out = np.empty(pixels.shape, np.dtype(dtype).newbyteorder("<"))
-    chunks.decode(chunks.encode(pixels, pixels.shape), out)
+    decode_chunk(encode_chunk(pixels, pixels.shape), out)
     assert np.array_equal(out, pixels)
 
 
 def test_noise_grows_by_little_and_what_repeats_is_compressed():
     pixels = noise("uint8")
-    assert len(chunks.encode(pixels, pixels.shape)) < 1.001 * pixels.nbytes
+    assert len(encode_chunk(pixels, pixels.shape)) < 1.001 * pixels.nbytes
     pixels = waves("uint8")
-    assert chunks.encode(pixels, pixels.shape) == zstd.compress(pixels, 1, True)
-    assert len(chunks.encode(pixels, pixels.shape)) < pixels.nbytes / 3
+    assert encode_chunk(pixels, pixels.shape) == zstd.compress(pixels, 1, True)
+    assert len(encode_chunk(pixels, pixels.shape)) < pixels.nbytes / 3
 
 
 def test_flat_parts_between_noise_are_compressed_all_the_same():
     pixels = noise("uint8")
     for stretch in range(4):  # flat but for the places that are looked at
         pixels[stretch * 128 + 8 : stretch * 128 + 128] = 7
-    assert len(chunks.encode(pixels, pixels.shape)) < pixels.nbytes / 10
+    assert len(encode_chunk(pixels, pixels.shape)) < pixels.nbytes / 10
 
 
 def test_bytes_that_are_no_chunk_are_refused():
-    data = chunks.encode(noise("uint8"), (SIDE, SIDE))
+    data = encode_chunk(noise("uint8"), (SIDE, SIDE))
     out = np.empty((SIDE, SIDE), np.uint8)
     flipped = bytearray(data)
     flipped[5000] ^= 1
     for bad in (b"", data[:-1], bytes(flipped), b"x" * 100):
         with pytest.raises(ValueError, match=r"."):
-            chunks.decode(bad, out)
+            decode_chunk(bad, out)
     for shape in ((SIDE, SIDE - 1), (SIDE, SIDE + 1)):
         with pytest.raises(ValueError, match=r"."):
-            chunks.decode(data, np.empty(shape, np.uint8))
+            decode_chunk(data, np.empty(shape, np.uint8))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
