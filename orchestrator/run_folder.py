@@ -10,7 +10,7 @@ knows such images OUT/.gigarestore/input.zarr      the staged input, when it can
 windows OUT/.gigarestore/incoming        the staged input of a run that is about to replace this one
 OUT/.gigarestore/measured/K.zarr the measurement pooled for level K, when a level needs it
 OUT/.gigarestore/work/K.zarr     level K's cells OUT/.gigarestore/regions/N       the run of region
-N OUT/.gigarestore/submissions/ID  scripts, logs and signs of life of a run that was submitted to a
+N OUT/.gigarestore/arrays/ID       inputs that were given as arrays OUT/.gigarestore/submissions/ID  scripts, logs and signs of life of a run that was submitted to a
 cluster
 """
 
@@ -69,6 +69,10 @@ class RunDir:
     @property
     def incoming(self) -> Path:
         return self.state / "incoming"
+
+    @property
+    def arrays(self) -> Path:
+        return self.state / "arrays"
 
     @property
     def submissions(self) -> Path:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
@@ -25,6 +26,7 @@ class Stop:
         self.seconds = seconds
         self.requested = False
         self._draining = self._listens = False
+        self._due: float | None = None
         self._late: threading.Timer | None = None
 
     def listen(self) -> None:
@@ -33,6 +35,36 @@ class Stop:
             for number in _SIGNALS:
                 signal.signal(number, self._signal)
             self._listens = True
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Within: signals are handled here, on the main thread; what handled them before does so
+        again afterwards.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in _SIGNALS}
+        self.listen()
+        try:
+            yield
+        finally:
+            self._listens = False
+            for number, handler in before.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def request(self) -> None:
+        """Ask, from any thread, what the first signal asks: nothing new begins.
+
+        Nobody can interrupt the driver's thread; it leaves what still runs when it is `overdue`.
+        """
+        self._due = time.monotonic() + self.seconds
+        self.requested = True
+
+    @property
+    def overdue(self) -> bool:
+        """Whether what runs has had its time since `request`."""
+        return self._due is not None and time.monotonic() >= self._due
 
     def listen_again(self) -> None:
         """Take the handlers back, if they were ours."""

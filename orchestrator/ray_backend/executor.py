@@ -174,7 +174,7 @@ class RayExecutor:
             for lane in self._roster.lanes:
                 lane.session.emit(Draining(batches=len(self._inflight), seconds=self._stop.seconds))
                 lane.recorder.hurry()
-            while any(lane.draining for lane in self._roster.lanes):
+            while not self._stop.overdue and any(lane.draining for lane in self._roster.lanes):
                 self._collect()
                 self._tick()
             raise KeyboardInterrupt

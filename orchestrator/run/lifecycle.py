@@ -271,7 +271,7 @@ def _exists(plan: Plan, key: TileKey) -> bool:
 
 
 def _clear(run: RunDir) -> None:
-    """Empty a run's folder except for the lock and what has been staged for the next run.
+    """Empty a run's folder except for the lock and what has been staged for the next run or given to it as arrays.
 
     What makes it an image goes first, what makes it a run's last.
     """
@@ -280,7 +280,7 @@ def _clear(run: RunDir) -> None:
         if path != run.state:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     for path in sorted(run.state.iterdir(), key=lambda path: path == run.job):
-        if path not in (run.lock, run.attempts, run.incoming, run.submissions):
+        if path not in (run.lock, run.attempts, run.incoming, run.arrays, run.submissions):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 

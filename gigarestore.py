@@ -1,0 +1,71 @@
+"""Restore images of unlimited size: arrays in, arrays out.
+
+    import gigarestore as gr
+
+    restored = gr.restore(image, scale=4)      # an array, a path or a URL
+    restored.array                             # lazily; np.asarray(restored)
+    restored.verify().passed                   # A x = y holds
+
+`restore` waits, `start` does not, `plan` says what it would take, `open` and `resume` take up an
+earlier run, and `sample` runs the sampler on a tensor without tiles or files. Importing this module
+loads neither torch, ray, zarr nor tifffile: each name is loaded when it is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from orchestrator.api.background_run import BackgroundRun as Run
+    from orchestrator.api.errors import RunCancelled
+    from orchestrator.api.job_options import JobOptions
+    from orchestrator.api.restoration import restore, resume, start
+    from orchestrator.api.restoration_task import RestorationTask as Task
+    from orchestrator.api.result import RestorationResult as Result
+    from orchestrator.api.result import open_result as open
+    from orchestrator.errors import PlanError, RunError
+
+__all__ = [
+    "JobOptions",
+    "PlanError",
+    "Result",
+    "Run",
+    "RunCancelled",
+    "RunError",
+    "Task",
+    "open",
+    "restore",
+    "resume",
+    "start",
+]
+
+_PLACES = {
+    "JobOptions": ("orchestrator.api.job_options", "JobOptions"),
+    "PlanError": ("orchestrator.errors", "PlanError"),
+    "Result": ("orchestrator.api.result", "RestorationResult"),
+    "Run": ("orchestrator.api.background_run", "BackgroundRun"),
+    "RunCancelled": ("orchestrator.api.errors", "RunCancelled"),
+    "RunError": ("orchestrator.errors", "RunError"),
+    "Task": ("orchestrator.api.restoration_task", "RestorationTask"),
+    "open": ("orchestrator.api.result", "open_result"),
+    "restore": ("orchestrator.api.restoration", "restore"),
+    "resume": ("orchestrator.api.restoration", "resume"),
+    "start": ("orchestrator.api.restoration", "start"),
+}
+"""Where each name lives."""
+
+
+def __getattr__(name: str) -> object:
+    """Load a name when it is used for the first time."""
+    if name not in _PLACES:
+        raise AttributeError(f"module 'gigarestore' has no attribute {name!r}")
+    from importlib import import_module
+
+    module, inner = _PLACES[name]
+    value: object = getattr(import_module(module), inner)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
