@@ -1,17 +1,22 @@
 """The folder of one run: the published image at its root, the run's private state in
 `.gigarestore/` beside it.
 
-OUT/zarr.json            OME-Zarr 0.5 metadata, written last: before that nothing looks like an
-image OUT/0, OUT/1, ...        the published pyramid OUT/.gigarestore/job.toml        the resolved
-specification OUT/.gigarestore/journal         committed tiles; its header holds the fingerprint
-OUT/.gigarestore/attempts/N      the attempt that may write here (storage.run_store.fencing)
-OUT/.gigarestore/events.jsonl    what happened OUT/.gigarestore/domain.json     whether the prior
-knows such images OUT/.gigarestore/input.zarr      the staged input, when it cannot be read by
-windows OUT/.gigarestore/incoming        the staged input of a run that is about to replace this one
-OUT/.gigarestore/measured/K.zarr the measurement pooled for level K, when a level needs it
-OUT/.gigarestore/work/K.zarr     level K's cells OUT/.gigarestore/regions/N       the run of region
-N OUT/.gigarestore/arrays/ID       inputs that were given as arrays OUT/.gigarestore/submissions/ID  scripts, logs and signs of life of a run that was submitted to a
-cluster
+    OUT/zarr.json                    OME-Zarr 0.5 metadata, written last: before that nothing looks
+                                     like an image
+    OUT/0, OUT/1, ...                the published pyramid
+    OUT/.gigarestore/job.toml        the resolved specification
+    OUT/.gigarestore/journal         committed tiles; its header holds the fingerprint
+    OUT/.gigarestore/attempts/N      the attempt that may write here (storage.run_store.fencing)
+    OUT/.gigarestore/events.jsonl    what happened
+    OUT/.gigarestore/domain.json     whether the prior knows such images
+    OUT/.gigarestore/input.zarr      the staged input, when it cannot be read by windows
+    OUT/.gigarestore/arrays/ID       inputs that were given as arrays (orchestrator.api)
+    OUT/.gigarestore/incoming        the staged input of a run that is about to replace this one
+    OUT/.gigarestore/measured/K.zarr the measurement pooled for level K, when a level needs it
+    OUT/.gigarestore/work/K.zarr     level K's cells
+    OUT/.gigarestore/regions/N       the run of region N
+    OUT/.gigarestore/submissions/ID  scripts, logs and signs of life of a run that was submitted to
+                                     a cluster
 """
 
 from __future__ import annotations

@@ -94,6 +94,12 @@ def test_imports_go_one_way(path):
     assert not wrong
 
 
+def test_the_python_api_stands_on_the_orchestrator_alone():
+    ours = {name for name, _ in imported(ROOT / "gigarestore.py")} & set(PACKAGES)
+    assert ours == {"orchestrator"}
+    assert loaded_by("gigarestore") == set()
+
+
 def test_only_the_ray_executor_and_its_rooms_import_ray():
     importers = {
         str(path.relative_to(ROOT))

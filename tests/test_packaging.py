@@ -44,7 +44,7 @@ def wheel(tmp_path_factory):
     copy = tmp_path_factory.mktemp("wheel")
     for name in PACKAGES:
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "gigarestore.py"):
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, copy / name)
     build = "import setuptools.build_meta as b; print(b.build_wheel('.'))"
@@ -82,7 +82,7 @@ def test_the_wheel_holds_every_module_and_the_weights(wheel):
     assert str(BUILTIN_WEIGHTS.relative_to(ROOT)) in names
     assert "cluster/rayjob.schema.json" in names
     tops = {name.partition("/")[0] for name in names if ".dist-info" not in name}
-    assert tops == set(PACKAGES)
+    assert tops == {*PACKAGES, "gigarestore.py"}
 
 
 def test_the_wheel_brings_the_command_and_names_its_needs(wheel):
@@ -101,7 +101,7 @@ def test_the_wheel_brings_the_command_and_names_its_needs(wheel):
         "rich",
     ):
         assert re.search(rf"^Requires-Dist: {need}\b", metadata, re.MULTILINE), need
-    for extra in ("geo", "wsi", "s3", "diffusers", "dev"):
+    for extra in ("geo", "wsi", "s3", "diffusers", "arrays", "dev"):
         assert f"Provides-Extra: {extra}\n" in metadata
 
 

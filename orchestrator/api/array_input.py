@@ -15,13 +15,13 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import PlanError
-from storage.readers.view import DELIVERED
+from storage.readers.common.sample_conversion import DELIVERED
 
 # Side of a chunk of a staged array and of the blocks that are copied at a time, px: windows of
 # tiles are then cheap, and a block of three bands of 16 bit takes 6 MB.
@@ -93,7 +93,8 @@ class ArrayImage:
     @property
     def dtype(self) -> str:
         """Return the sample type that a run works with."""
-        return DELIVERED[np.dtype(self.pixels.dtype).newbyteorder("=").name]
+        stored = np.dtype(self.pixels.dtype).newbyteorder("=")
+        return DELIVERED[str(stored)]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -148,7 +149,7 @@ class ArrayImage:
         partial.rename(folder)
 
 
-def is_file_name(image: object) -> bool:
+def is_file_name(image: object) -> TypeGuard[str | os.PathLike[str]]:
     """Tell whether an input is a path or URL and no array."""
     return isinstance(image, str | os.PathLike)
 
@@ -205,7 +206,7 @@ def _sliceable(image: Any) -> bool:
 
 def _check_dtype(pixels: Any, argument: str) -> None:
     stored = np.dtype(pixels.dtype)
-    if stored.newbyteorder("=").name not in DELIVERED:
+    if str(stored.newbyteorder("=")) not in DELIVERED:
         known = ", ".join(DELIVERED)
         hint = "astype('float32') and value_range=(LOW, HIGH)" if stored.kind == "f" else "astype"
         raise PlanError(

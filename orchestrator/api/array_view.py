@@ -1,4 +1,4 @@
-"""Published pixels as arrays in the axes that the input had: nothing is read before it is asked for."""
+"""Published pixels as arrays in the axes that the input had, read when they are asked for."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ class ArrayView:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Return the sample type."""
-        return np.dtype(self._array.dtype)
+        stored: np.dtype[Any] = np.dtype(self._array.dtype)
+        return stored
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -21,7 +21,9 @@ _RENAMED = {
 _ARGUMENTS = {name.replace("_", "-"): name for name in PLACES} | _RENAMED
 # An option as typed, and the value after it where the message gives one: a number, a list in
 # capitals (LOW,HIGH), a quoted text or one of the words that an option can take.
-_OPTION = re.compile(r"--([a-z][a-z-]*)(?: ('[^']*'|-?[\d.]+(?:,-?[\d.]+)*|[A-Z][A-Z,]*\b|[a-z+]+\b))?")
+_OPTION = re.compile(
+    r"--([a-z][a-z-]*)(?: ('[^']*'|-?[\d.]+(?:,-?[\d.]+)*|[A-Z][A-Z,]*\b|[a-z+]+\b))?"
+)
 _RESUME = re.compile(r"`?gigarestore resume (\S+?)`?(?=[\s;,)]|$)")
 _VERIFY = re.compile(r"`?gigarestore verify (\S+?)`?(?=[\s;,)]|$)")
 _FIELD = re.compile(r"^the options: ([a-z_.0-9]+) = (.*?): ", re.DOTALL)

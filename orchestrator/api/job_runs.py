@@ -69,7 +69,7 @@ def resume_job(
     from orchestrator.run import lifecycle
     from orchestrator.run_folder import RunDir
 
-    spec = changes or RunDir.existing(root).load_spec()
+    spec = changes or JobSpec.load(RunDir.existing(root).job)
     stop = stop or Stop(spec.run.drain_seconds)
     executor = pick_executor(spec.run, stop)
     with stop.listening():

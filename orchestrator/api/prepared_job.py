@@ -118,7 +118,9 @@ def _mask_array(given: dict[str, Any]) -> ArrayImage | None:
 def _check_image(spec: JobSpec, image: ImageInput | None, array: ArrayImage | None) -> None:
     drawn = spec.task.name == "generate"
     if image is None and not drawn and spec.input.size is None:
-        raise PlanError("no image; give an array, a path or a URL, or draw one: Task.generate(size)")
+        raise PlanError(
+            "no image; give an array, a path or a URL, or draw one: Task.generate(size)"
+        )
     if image is not None and drawn:
         raise PlanError("task generate takes no image; leave it out, or give another task")
     if array is not None and spec.task.name == "cs":
@@ -140,7 +142,7 @@ def _facts(
     if array is not None:
         bands = array.bands if channel is None else len(channel)
         return {"size": array.size, "bands": bands, "dtype": array.dtype}
-    return {} if image is None else {"path": os.fspath(image)}
+    return {"path": os.fspath(image)} if is_file_name(image) else {}
 
 
 def _remove_unused(run: RunDir) -> None:

@@ -7,9 +7,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Literal, Unpack
 
 from orchestrator.api.array_input import ImageInput
 from orchestrator.api.background_run import BackgroundRun
@@ -21,6 +21,7 @@ from orchestrator.api.restoration_task import RestorationTask
 from orchestrator.api.result import RestorationResult
 from orchestrator.api.text_bar import TextBar
 from orchestrator.events import Listener
+from orchestrator.job.spec import JobSpec
 from orchestrator.run_folder import RunDir
 from orchestrator.shutdown import Stop
 
@@ -113,16 +114,14 @@ def resume(
     """
     root = Path(path)
     with python_words():
-        begun = RunDir.existing(root).load_spec()
+        begun = JobSpec.load(RunDir.existing(root).job)
         changes = build_spec({**options}, begun).model_copy(update={"output": str(root)})
         with _telling(progress) as listeners, _own_threads():
             resume_job(root, listeners, changes=changes, take_over=take_over)
         return RestorationResult(root)
 
 
-def _run(
-    job: PreparedJob, listeners: list[Listener], *, overwrite: bool, stop: Stop
-) -> Outcome:
+def _run(job: PreparedJob, listeners: list[Listener], *, overwrite: bool, stop: Stop) -> Outcome:
     with job.staged(overwrite=overwrite) as spec:
         return run_job(spec, listeners, overwrite=overwrite, stop=stop)
 
@@ -149,5 +148,3 @@ def _own_threads() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-

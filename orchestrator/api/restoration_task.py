@@ -94,9 +94,7 @@ class RestorationTask:
         return cls("operator", options)
 
     @classmethod
-    def sr_colorize(
-        cls, scale: int = 4, *, sigma: float | str | None = None
-    ) -> RestorationTask:
+    def sr_colorize(cls, scale: int = 4, *, sigma: float | str | None = None) -> RestorationTask:
         """Enlarge a grey image and give it colours."""
         return cls("sr+colorize", {"scale": scale, "sigma": sigma})
 
@@ -125,5 +123,3 @@ def task_options(
         return {"task": task, **said}
     own = {name: value for name, value in task.options.items() if value is not None}
     return {"task": task.name, **own, **said}
-
-

@@ -9,13 +9,13 @@ from orchestrator.api.array_input import GivenAxes, read_given
 from orchestrator.api.array_view import ArrayView, lazy_array
 from orchestrator.api.errors import python_words
 from orchestrator.errors import PlanError
+from orchestrator.job.spec import JobSpec
 from orchestrator.run_folder import RunDir
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from orchestrator.job.spec import JobSpec
     from orchestrator.run.history import History
     from orchestrator.run.verify import Verification
 
@@ -27,15 +27,13 @@ class RestorationResult:
     for a path `yxc` (`yx` for one band), with `c` appended where a grey input became coloured.
     """
 
-    def __init__(
-        self, root: Path, *, axes: str | None = None, keep: object = None
-    ) -> None:
+    def __init__(self, root: Path, *, axes: str | None = None, keep: object = None) -> None:
         """root: folder of the published image. keep: lives as long as the pixels are held."""
         self._run = RunDir.existing(root)
         self._keep = keep
         if not self._run.published:
             raise PlanError(f"{root} is not finished; `gigarestore resume {root}` finishes it")
-        spec = self._run.load_spec()
+        spec = JobSpec.load(self._run.job)
         self._spec = spec
         self._given = read_given(spec.input.path)
         self._channels, _, _ = self._level(0, "cyx").shape
@@ -110,7 +108,9 @@ class RestorationResult:
         return self._level(0, self.axes).__array__(dtype, copy)
 
     def __repr__(self) -> str:
-        return f"<Restored {self.axes} {self.shape} {self.dtype}, {self._spec.task.name}: {self.path}>"
+        return (
+            f"<Restored {self.axes} {self.shape} {self.dtype}, {self._spec.task.name}: {self.path}>"
+        )
 
     def _repr_html_(self) -> str:
         """Return input and restoration under a slider, as HTML that needs nothing else."""
