@@ -271,7 +271,7 @@ def _exists(plan: Plan, key: TileKey) -> bool:
 
 
 def _clear(run: RunDir) -> None:
-    """Empty a run's folder except for the lock and what has been staged for the next run or given to it as arrays.
+    """Empty a run's folder except for the lock and the inputs of the next run.
 
     What makes it an image goes first, what makes it a run's last.
     """
