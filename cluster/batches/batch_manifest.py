@@ -28,7 +28,7 @@ from storage.byte_source import is_url, located, redact
 T = TypeVar("T")
 SUFFIXES = {".csv", ".jsonl", ".ndjson"}
 # Options of the whole batch, which an image cannot have for itself.
-SHARED = ("executor", "workers", "batch", "batching", "address", "drain_seconds")
+SHARED = ("executor", "workers", "batch", "address", "drain_seconds")
 # The command line's names of options whose fields are called otherwise.
 _ALIASES = {
     "input": "path",

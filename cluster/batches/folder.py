@@ -19,6 +19,7 @@ from typing import Any
 
 from cluster.batches.batch_manifest import Entry, kept_images, manifest_text, read_entries, share_of
 from orchestrator.errors import PlanError
+from orchestrator.job.spec import RETIRED_RUN_KEYS
 from orchestrator.run.batch_records import ImageRecord, read_records
 from orchestrator.run_folder import STATE, RunDir
 from storage import atomic_files
@@ -91,7 +92,9 @@ class BatchFolder:
 
     def load(self) -> tuple[list[Entry], dict[str, Any]]:
         """Return the images and options of a batch that was begun."""
-        return read_entries([str(self.manifest)], {}), json.loads(self.options.read_bytes())
+        options = json.loads(self.options.read_bytes())
+        known = {name: value for name, value in options.items() if name not in RETIRED_RUN_KEYS}
+        return read_entries([str(self.manifest)], {}), known
 
     def runs(self, shard: Shard | None) -> list[RunDir]:
         """Return the folders of a share's images, of a batch that was begun or is yet to be."""

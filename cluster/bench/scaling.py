@@ -46,7 +46,6 @@ class ScalingCase:
     steps: int
     order: str
     batch: int
-    batching: str
 
     def spec(self, source: Path, out: Path) -> JobSpec:
         tiling = {"tile": self.tile, "stride": self.stride, "levels": 1, "order": self.order}
@@ -116,9 +115,7 @@ def measure(case: ScalingCase, rows: int, cols: int, workers: int) -> tuple[Plan
             bytes(imagecodecs.png_encode(_picture(case.side(rows), case.side(cols))))
         )
         spec = case.spec(source, out)
-        executor = RayExecutor(
-            workers, case.batch, kind=WorkerKind(gather=True), batching=case.batching
-        )
+        executor = RayExecutor(workers, case.batch, kind=WorkerKind(gather=True))
         start(spec, executor, [clock])
         return plan_job(spec), clock.ended - clock.began
 
@@ -142,7 +139,7 @@ def run_scaling(
     total = first.graph().count
     device = Device(per_call=0.0, per_tile=single / (total * evaluations))
     console.print(
-        f"{case.denoiser}, tiles of {case.tile}, {evaluations} evaluations each, order {case.order}, {case.batching}: "
+        f"{case.denoiser}, tiles of {case.tile}, {evaluations} evaluations each, order {case.order}: "
         f"{single / total:.3f} s a tile on one worker"
     )
     found = [_scaled("strong", first, device, 1, single, single, total, case.batch)]

@@ -23,7 +23,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from cluster.bench.simulated_workers import EVALUATIONS, SimulatedWorker, per_evaluation
+from cluster.bench.simulated_workers import SimulatedWorker
 from orchestrator.errors import PlanError
 from orchestrator.events import BatchCommitted, Event, EventLog, WorkerStarted
 from orchestrator.job.plan import Plan
@@ -35,13 +35,11 @@ from orchestrator.ray_backend.actors import WorkerKind
 from orchestrator.run.session import Session
 from orchestrator.run_folder import RunDir
 from orchestrator.scheduling.frontier import Frontier
-from orchestrator.scheduling.simulator import Device, Simulation, simulate, simulate_continuous
+from orchestrator.scheduling.simulator import Device, simulate
 from orchestrator.shutdown import Stop
 from orchestrator.tiling.parallelism import waves
-from orchestrator.tiling.task_graph import TaskGraph
 from storage.run_store.journal import Journal
 
-BATCHINGS = ("fair", "continuous")
 # Processes that the simulated workers share at most, unless told otherwise: each is a Python of 90
 # MB, and wants a core too.
 PROCESSES = 8
@@ -69,7 +67,6 @@ MANY_TILES = 100_000
 class SchedulerTiming:
     """One run with a number of workers; times in s."""
 
-    batching: str
     workers: int
     processes: int
     tiles: int
@@ -77,9 +74,9 @@ class SchedulerTiming:
     makespan: float
     """From the last worker's joining to the last commit."""
     ideal: float
-    """The simulator's makespan, with the same batching."""
+    """The simulator's makespan."""
     forecast: float
-    """What `plan` says that it takes with this cost model, fair batches and no jitter."""
+    """What `plan` says that it takes with this cost model and no jitter."""
     bound: float
     promised_ideal: float | None
     """The least ideal / makespan that is promised; None for numbers of workers of which nothing is.
@@ -222,7 +219,7 @@ def simulated(device: Device, workers: int, processes: int = PROCESSES) -> Worke
     slots = max(2, math.ceil(workers / processes))
     return WorkerKind(
         actor=SimulatedWorker,
-        arguments=lambda most, continuous: (device, slots, most, continuous),
+        arguments=(device, slots),
         slots=slots,
         gpus=False,
         gather=True,
@@ -234,7 +231,6 @@ def measure(
     device: Device,
     workers: int,
     batch: int,
-    batching: str = "fair",
     processes: int = PROCESSES,
 ) -> SchedulerTiming:
     """Run a plan's tiles once on simulated workers and return what it took beside what it should
@@ -245,7 +241,7 @@ def measure(
     from orchestrator.ray_backend.executor import RayExecutor
 
     graph = plan.graph()
-    ideal = _ideal(graph, device, workers, batch, batching)
+    ideal = simulate(graph, device, workers, batch)
     kind = simulated(device, workers, processes)
     busy = workers * batch <= BUSY_SHARE * waves([level.grid for level in plan.levels]).mean
     long = device.per_call + batch * device.per_tile >= LONG_SECONDS
@@ -257,7 +253,7 @@ def measure(
         log = EventLog(run.events)
         session = Session(run, plan, Frontier(graph), journal, [log, meter])  # type: ignore[arg-type]
         with connected(None, processes, Stop()):
-            RayExecutor(workers, batch, kind=kind, batching=batching).execute(session)
+            RayExecutor(workers, batch, kind=kind).execute(session)
             meter.end()
             bare = bare_calls(
                 kind, plan, workers, max(round(graph.count / meter.batches), 1), BARE_SECONDS
@@ -265,7 +261,6 @@ def measure(
         session.check_finished()
         log.close()
     return SchedulerTiming(
-        batching=batching,
         workers=workers,
         processes=math.ceil(workers / kind.slots),
         tiles=graph.count,
@@ -288,12 +283,6 @@ def measure(
     )
 
 
-def _ideal(graph: TaskGraph, device: Device, workers: int, batch: int, batching: str) -> Simulation:
-    if batching == "fair":
-        return simulate(graph, device, workers, batch)
-    return simulate_continuous(graph, per_evaluation(device), workers, batch, [EVALUATIONS])
-
-
 def _forecast(plan: Plan, device: Device, workers: int, batch: int) -> float:
     """Return what `gigarestore plan` answers when it is given this cost of a tile."""
     evaluations = trajectory(plan, plan.levels[0]).nfe
@@ -308,23 +297,17 @@ def run_bench(
     batch: int,
     device: Device,
     workers: Sequence[int],
-    batchings: Sequence[str] = BATCHINGS,
     processes: int = PROCESSES,
 ) -> list[SchedulerTiming]:
-    """Measure for each number of workers and batching, print a table, and one JSON line last."""
+    """Measure for each number of workers, print a table, and one JSON line last."""
     plan = grid_plan(rows, cols, order)
     console = Console(highlight=False, soft_wrap=True, width=150)
     console.print(
         f"{rows}x{cols} = {rows * cols:,} tiles, order {order}, batches of {batch}, "
         f"{device.per_call:g} s + {device.per_tile:g} s a tile, jitter {device.jitter:.0%}"
     )
-    found = [
-        measure(plan, device, count, batch, batching, processes)
-        for batching in batchings
-        for count in workers
-    ]
+    found = [measure(plan, device, count, batch, processes) for count in workers]
     table = Table(
-        "batching",
         "workers",
         "time",
         "ideal",
@@ -338,7 +321,6 @@ def run_bench(
         table.add_column(name)
     for m in found:
         table.add_row(
-            m.batching,
             f"{m.workers}",
             f"{m.makespan:.2f}",
             f"{m.ideal:.2f}",
@@ -356,7 +338,7 @@ def run_bench(
         )
     console.print(table)
     console.print(
-        "times in s; ideal: simulated; plan: its forecast; continuous: tiles join at each of 10 evaluations; "
+        "times in s; ideal: simulated; plan: its forecast; "
         "CPU, cores, bytes/tile, growth (MB), journal: of the driver; Ray's: what as many bare calls at this pace cost it, and "
         "gap: the ms that they leave between a worker's batch and its next, unless that is in its hands already; "
         "load: of this machine"
@@ -374,7 +356,7 @@ def _print_claims(
     table = Table("promised", "workers", *found[0].claims, box=None, pad_edge=False)
     said = {True: "ok", False: "MISSED", None: "-"}
     for m in found:
-        table.add_row(m.batching, f"{m.workers}", *(said[kept] for kept in m.claims.values()))
+        table.add_row(f"{m.workers}", *(said[kept] for kept in m.claims.values()))
     console.print(table)
     parallel = waves([level.grid for level in plan.levels]).mean
     console.print(

@@ -64,9 +64,6 @@ def scheduler(
     tiles: Annotated[str, typer.Option(help="Tiles, ROWSxCOLUMNS.")] = "64x128",
     workers: Annotated[str, typer.Option(help="Numbers of workers, with commas.")] = "1,8,16,32,64",
     batch: Annotated[int, typer.Option(help="Tiles per worker call.")] = 4,
-    batching: Annotated[
-        str, typer.Option(help="fair, continuous, or both with a comma.")
-    ] = "fair,continuous",
     order: Annotated[str, typer.Option(help="raster, centre, bridge or colour.")] = "centre",
     call_seconds: Annotated[float, typer.Option(help="Time of a batch, whatever its size.")] = 0.04,
     tile_seconds: Annotated[
@@ -96,7 +93,6 @@ def scheduler(
         batch,
         device,
         parsers.parse_counts(workers),
-        parsers.parse_batchings(batching),
         processes,
     )
 
@@ -173,7 +169,6 @@ def scaling(
     steps: Annotated[int, typer.Option(help="Denoising steps per tile.", min=1)] = 5,
     order: Annotated[str, typer.Option(help="raster, centre, bridge or colour.")] = "centre",
     batch: Annotated[int, typer.Option(help="Tiles per worker call.", min=1)] = 1,
-    batching: Annotated[str, typer.Option(help="fair or continuous.")] = "fair",
     plot: Annotated[Path | None, typer.Option(help="SVG file to draw.")] = None,
 ) -> None:
     """Restore a picture with more and more workers on the devices here, beside the bound of the
@@ -189,7 +184,6 @@ def scaling(
         steps=steps,
         order=order,
         batch=batch,
-        batching=parsers.parse_batchings(batching)[0],
     )
     run_scaling(case, tiles, parsers.parse_counts(workers), plot)
 

@@ -243,12 +243,6 @@ OPTIONS = {
     "executor": _option("run.executor", str, "ray or serial.", "ray", flag="--executor"),
     "workers": _option("run.workers", int, "Workers.", "one per GPU, else per core"),
     "batch": _option("run.batch", int, "Tiles per worker call.", "8 on a GPU, 1 on a CPU"),
-    "batching": _option(
-        "run.batching",
-        str,
-        "fair: tiles begin and end together; continuous: they join a batch at any step.",
-        "fair",
-    ),
     "address": _option("run.address", str, "Ray cluster to use, HOST:PORT or auto.", "a local one"),
     "keep_work": _option(
         "run.keep_work", bool, "Keep the working arrays after publishing.", flag="--keep-work"

@@ -35,16 +35,6 @@ def parse_counts(text: str) -> list[int]:
     return [int(count) for count in text.split(",")]
 
 
-def parse_batchings(text: str) -> list[str]:
-    """Read fair, continuous, or both with a comma."""
-    found = text.split(",")
-    if not set(found) <= {"fair", "continuous"}:
-        raise PlanError(
-            f"--batching {text!r} is unknown; give fair, continuous, or both with a comma"
-        )
-    return found
-
-
 def parse_range(text: str) -> tuple[float, float]:
     """Read LOW,HIGH."""
     try:

@@ -31,6 +31,10 @@ TaskName = Literal[
     "outpaint",
     "operator",
 ]
+# Keys of `run` that older versions wrote into job files: `batching` said how tiles shared a
+# worker's batches, which never reached a pixel (docs/decisions/continuous-batching.md).
+RETIRED_RUN_KEYS = {"batching"}
+
 Side = Annotated[int, Field(ge=0, le=1_000_000)]
 SigmaUnit = Literal["levels", "fraction"]
 
@@ -219,8 +223,6 @@ class RunSpec(_Section):
     executor: Literal["ray", "serial"] = "ray"
     workers: Annotated[int, Field(ge=1, le=100_000)] | None = None
     batch: Annotated[int, Field(ge=1, le=4096)] | None = None
-    batching: Literal["fair", "continuous"] | None = None
-    """fair: a worker's batches begin and end together. continuous: tiles join at any step."""
     address: str | None = None
     keep_work: bool = False
     on_failed_tile: Literal["stop", "fill"] = "stop"
@@ -258,7 +260,7 @@ class JobSpec(_Section):
     def from_toml(cls, text: str, where: str = "the job file") -> JobSpec:
         """Read a specification from TOML text; raises PlanError on one line."""
         try:
-            return cls.build(tomllib.loads(text), where)
+            return cls.build(_without_retired(tomllib.loads(text)), where)
         except tomllib.TOMLDecodeError as err:
             raise PlanError(f"{where} is not valid TOML: {err}") from None
 
@@ -282,6 +284,15 @@ class JobSpec(_Section):
             return cls.model_validate(values)
         except ValidationError as err:
             raise PlanError(f"{where}: {_first_problem(err)}") from None
+
+
+def _without_retired(values: dict[str, Any]) -> dict[str, Any]:
+    """Return a job file's values without the keys of older versions that change nothing any more."""
+    run = values.get("run")
+    if not isinstance(run, dict) or not RETIRED_RUN_KEYS & set(run):
+        return values
+    kept = {key: value for key, value in run.items() if key not in RETIRED_RUN_KEYS}
+    return {**values, "run": kept}
 
 
 def _first_problem(err: ValidationError) -> str:

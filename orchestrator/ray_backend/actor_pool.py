@@ -18,7 +18,10 @@ from orchestrator.errors import RunError
 from orchestrator.events import WorkerLost
 from orchestrator.ray_backend.actors import WorkerInfo, WorkerKind
 from orchestrator.ray_backend.connection import Cluster, first_line
+from orchestrator.scheduling.dispatcher import MOST_BATCHES
 
+# Calls of a worker beside batches: `ready` or `close`, and `open`, which takes a while.
+OTHER_CALLS = 2
 # Worker deaths without any progress in between, beyond one per worker, before the run is given up.
 SPARE_DEATHS = 5
 # The first replacement starts at once; then pauses begin with the first of these and double up to
@@ -49,9 +52,7 @@ class Member:
     """Machines that the cluster had lost when it was started."""
 
 
-def start_actor(
-    kind: WorkerKind, arguments: tuple[Any, ...], calls: int, *, gpu: bool = False
-) -> Any:
+def start_actor(kind: WorkerKind, calls: int, *, gpu: bool = False) -> Any:
     """Start a worker process and return its handle; calls: how many may be under way on it."""
     # max_restarts=0: Ray's own restart is slower and keeps a poison tile on one actor; we requeue
     # and replace.
@@ -63,7 +64,7 @@ def start_actor(
         max_concurrency=calls,
         enable_task_events=False,
     )
-    return actor.remote(*arguments)
+    return actor.remote(*kind.arguments)
 
 
 class Pool:
@@ -85,10 +86,6 @@ class Pool:
         self._cluster = cluster
         self._wanted = wanted
         self._tell = tell
-        self.arguments: tuple[Any, ...] = ()
-        """Of an actor's constructor; to be set before the first `fill`."""
-        self.calls = 1
-        """That may be under way on a worker; likewise."""
         self.on_gpu = kind.gpus and cluster.room("GPU") > 0
         self.joining: dict[Any, Member] = {}
         self._members: list[Member] = []
@@ -181,9 +178,8 @@ class Pool:
 
     def _start(self) -> Any:
         if not self._spare:
-            handle = start_actor(
-                self._kind, self.arguments, self._kind.slots * self.calls, gpu=self.on_gpu
-            )
+            calls = self._kind.slots * (MOST_BATCHES + OTHER_CALLS)
+            handle = start_actor(self._kind, calls, gpu=self.on_gpu)
             self._spare = [Member(handle, slot) for slot in range(self._kind.slots)]
         member = self._spare.pop()
         member.losses = self._cluster.losses

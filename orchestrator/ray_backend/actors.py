@@ -8,7 +8,6 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -55,12 +54,12 @@ class RayWorker:
     time a call, and a third of a millisecond sooner.
     """
 
-    def __init__(self, batch: int, continuous: bool) -> None:
+    def __init__(self) -> None:
         from orchestrator.worker.pipeline import Pipeline  # torch: the driver can do without
         from orchestrator.worker.worker import choose_device
 
         self._device = choose_device()
-        self._pipeline = Pipeline(batch if continuous else None)
+        self._pipeline = Pipeline()
         self._workers: dict[int, Worker] = {}
         self._networks: dict[tuple[Any, ...], Any] = {}
         self._used: dict[int, tuple[Any, ...]] = {}
@@ -144,11 +143,8 @@ class WorkerKind:
 
     actor: type = RayWorker
     """Its methods are RayWorker's, called from several threads."""
-    arguments: Callable[[int, bool], tuple[Any, ...]] = lambda batch, continuous: (
-        batch,
-        continuous,
-    )
-    """Of its constructor, from the tiles at a time, and whether they join at any step."""
+    arguments: tuple[Any, ...] = ()
+    """Of its constructor."""
     slots: int = 1
     """Workers that share one process; a call says which of them is meant."""
     gpus: bool = True

@@ -51,9 +51,7 @@ def bare_calls(kind: WorkerKind, plan: Plan, workers: int, batch: int, seconds: 
     long to measure. Ray is running, with room for the workers.
     """
     slots = [divmod(number, kind.slots) for number in range(workers)]
-    handles = [
-        start_actor(kind, kind.arguments(batch, False), kind.slots) for _ in range(slots[-1][0] + 1)
-    ]
+    handles = [start_actor(kind, kind.slots) for _ in range(slots[-1][0] + 1)]
     try:
         ray.get([handle.open.remote(0, "", plan) for handle in handles])
         keys = tuple(TileKey(0, 0, column) for column in range(batch))

@@ -47,8 +47,6 @@ from orchestrator.tiling.grid import TileKey
 from orchestrator.worker.batch_report import Report
 from orchestrator.worker.batch_request import BatchCall
 
-# Calls beside batches: `ready` or `close`, and `open`, which takes a while.
-OTHER_CALLS = 2
 # How often deadlines, signals and the cluster are looked at, seconds.
 TICK_SECONDS = 0.5
 # While every worker has its next batch in hand nobody waits for this process: it sleeps on for this
@@ -96,7 +94,6 @@ class RayExecutor:
         batch: int | None = None,
         address: str | None = None,
         kind: WorkerKind | None = None,
-        batching: str | None = None,
         stop: Stop | None = None,
     ) -> None:
         if address is not None:
@@ -104,7 +101,6 @@ class RayExecutor:
         self.workers = workers
         self.batch = batch
         self.address = address
-        self._continuous = batching == "continuous"
         self._kind = kind or WorkerKind()
         self._stop = stop or Stop()
         self._gathering = self._kind.gather
@@ -112,7 +108,7 @@ class RayExecutor:
 
     def _reset(self) -> None:
         self._inflight: dict[Any, _InflightCall] = {}
-        self._crew: Dispatcher[Member] = Dispatcher(1, self._continuous)
+        self._crew: Dispatcher[Member] = Dispatcher(1)
         self._mailbox = EventQueue()
         self._roster = RunRegistry(self._mailbox)
         self._nap = 0.0
@@ -143,10 +139,8 @@ class RayExecutor:
             with connected(self.address, cpus, self._stop) as cluster:
                 self._pool = Pool(self._kind, cluster, self.workers, self._roster.tell_lost)
                 most = self.batch or (GPU_BATCH if self._pool.on_gpu else CPU_BATCH)
-                self._crew = Dispatcher(most, self._continuous)
+                self._crew = Dispatcher(most)
                 self._cluster = cluster
-                self._pool.arguments = self._kind.arguments(most, self._continuous)
-                self._pool.calls = self._crew.calls + OTHER_CALLS
                 self._ticked = time.monotonic()
                 self._roster.follow(arrivals)
                 arrivals.bell = lambda: self._mailbox.put(Wakeup())

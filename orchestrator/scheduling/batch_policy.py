@@ -37,14 +37,6 @@ def fair_share(ready: int, running: int, workers: int) -> int:
     return math.ceil(FAIR_SHARE * (ready + running) / max(workers, 1))
 
 
-def continuous_batch(ready: int, running: int, workers: int, most: int, own: int) -> int:
-    """Return how many tiles join a worker that has `own` of them, up to a fair share: none is
-    waited for.
-    """
-    share = min(max(fair_share(ready, running, workers), 1), most)
-    return max(min(share - own, ready), 0)
-
-
 def ahead(ready: int, workers: int, most: int) -> bool:
     """Return whether tiles are so plentiful that a busy worker may be given its next batch already.
 

@@ -18,9 +18,12 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
-from orchestrator.scheduling.batch_policy import ahead, continuous_batch, fair_batch
+from orchestrator.scheduling.batch_policy import ahead, fair_batch
 from orchestrator.scheduling.frontier import Frontier
 from orchestrator.tiling.grid import TileKey
+
+# Batches that a worker is given at most: the one that it computes, and the one that it reads.
+MOST_BATCHES = 2
 
 W = TypeVar("W", bound=Hashable)
 
@@ -64,7 +67,6 @@ class Dispatcher(Generic[W]):
 
     most: int
     """Tiles that a worker takes at a time."""
-    continuous: bool = False
     _loads: dict[W, _Load] = field(default_factory=dict)
     _free: dict[W, None] = field(default_factory=dict)
     """Those with nothing to do, longest first."""
@@ -82,18 +84,13 @@ class Dispatcher(Generic[W]):
         return iter(self._loads)
 
     @property
-    def calls(self) -> int:
-        """Batches that a worker is given at most; those that join as slots fall free may be of
-        single tiles.
-        """
-        return 2 * self.most if self.continuous else 2
-
-    @property
     def supplied(self) -> bool:
         """True while every worker has its next batch in hand."""
-        if self._free or self._single or self.continuous:
+        if self._free or self._single:
             return False
-        return bool(self._loads) and all(load.batches > 1 for load in self._loads.values())
+        return bool(self._loads) and all(
+            load.batches >= MOST_BATCHES for load in self._loads.values()
+        )
 
     def join(self, worker: W) -> None:
         """Count on a worker."""
@@ -124,7 +121,7 @@ class Dispatcher(Generic[W]):
 
         workers: how many are alive, busy or not. apart: those that are to get nothing.
         """
-        if not (self._free or self._single or self.continuous):
+        if not (self._free or self._single):
             return None
         ready = running = suspects = 0
         for run in runs:
@@ -136,8 +133,6 @@ class Dispatcher(Generic[W]):
             return None
         if suspects and (found := self._suspect(runs, apart)) is not None:
             return found
-        if self.continuous and not suspects:
-            return self._share(runs, ready, running, workers, apart)
         found = self._fair(runs, self._free, ready, running, workers, apart)
         if found is not None or suspects:  # with suspects about, nobody is given work ahead
             return found
@@ -188,25 +183,6 @@ class Dispatcher(Generic[W]):
         for worker in takers if size else ():
             if worker not in apart and (run := _fullest(runs, worker, size)) is not None:
                 return run, worker, min(size, run.frontier.ready, self._loads[worker].most)
-        return None
-
-    def _share(
-        self, runs: Sequence[S], ready: int, running: int, workers: int, apart: Container[W]
-    ) -> tuple[S, W, int] | None:
-        """Fill up the least busy worker that knows such a run; where tiles are plentiful, one more
-        batch waits there.
-        """
-        spare = 2 if ahead(ready, workers, self.most) else 1
-        for worker in sorted(
-            (w for w, load in self._loads.items() if not load.alone and w not in apart),
-            key=lambda w: self._loads[w].tiles,
-        ):
-            load = self._loads[worker]
-            size = min(
-                continuous_batch(ready, running, workers, spare * load.most, load.tiles), load.most
-            )
-            if size and (run := _fullest(runs, worker, size)) is not None:
-                return run, worker, min(size, run.frontier.ready)
         return None
 
     def sent(self, worker: W, tiles: int, *, suspect: bool = False) -> None:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from orchestrator.scheduling.batch_policy import continuous_batch
 from orchestrator.scheduling.dispatcher import Dispatcher, Tiles
 from orchestrator.scheduling.frontier import Frontier
 from orchestrator.tiling.parallelism import critical_path
@@ -39,9 +38,7 @@ class Device:
     is begun meanwhile.
     """
     dispatch: float = 0.0
-    """Seconds that the driver spends on each batch, on one after another; batches that join others
-    cost none here.
-    """
+    """Seconds that the driver spends on each batch, on one after another."""
     seed: int = 0
 
     def seconds(self, tiles: int, evaluations: int = 1, first: int = 0) -> float:
@@ -133,84 +130,6 @@ def simulate(
         batches=batches,
         tiles=graph.count,
     )
-
-
-def simulate_continuous(
-    graph: TaskGraph, device: Device, workers: int, batch: int, evaluations: Sequence[int]
-) -> Simulation:
-    """Run all tiles with admission at every network evaluation: a worker's tiles are each at a step
-    of their own.
-
-    The latency counts for an evaluation that begins with newly admitted tiles.
-    """
-    run = _Continuous(Frontier(graph), device, batch, evaluations, [[] for _ in range(workers)])
-    resting = list(range(workers))
-    while True:
-        while resting and run.begin(resting[-1]):
-            resting.pop()
-        if not run.events:
-            break
-        between = run.end_next()
-        resting += [worker for worker in between if not run.begin(worker)]
-    return Simulation(
-        workers=workers,
-        batch=batch,
-        makespan=run.now,
-        busy=run.busy,
-        bound=lower_bound(graph, device, workers, batch, evaluations),
-        batches=run.steps,
-        tiles=graph.count,
-    )
-
-
-@dataclass(slots=True)
-class _Continuous:
-    """The state of a run with continuous batching."""
-
-    frontier: Frontier
-    device: Device
-    batch: int
-    evaluations: Sequence[int]
-    tiles: list[list[list[int]]]
-    """Per worker its tiles: [evaluations left, number]."""
-    events: list[tuple[float, int]] = field(default_factory=list)
-    now: float = 0.0
-    busy: float = 0.0
-    steps: int = 0
-
-    def begin(self, worker: int) -> bool:
-        """Admit a worker's fair share and begin one evaluation; False when it has nothing to do."""
-        tiles = self.tiles[worker]
-        frontier = self.frontier
-        size = continuous_batch(
-            frontier.ready, frontier.running, len(self.tiles), self.batch, len(tiles)
-        )
-        admitted = frontier.take_numbers(size)
-        tiles += [[self.evaluations[frontier.graph.level(number)], number] for number in admitted]
-        if not tiles:
-            return False
-        cost = self.device.seconds(len(tiles), 1, tiles[0][1] + self.steps)
-        self.busy = self.busy + cost
-        self.steps = self.steps + 1
-        heapq.heappush(
-            self.events, (self.now + cost + (self.device.latency if admitted else 0.0), worker)
-        )
-        return True
-
-    def end_next(self) -> list[int]:
-        """End the evaluations that end next, commit what is finished; returns their workers."""
-        between = []
-        self.now = self.events[0][0]
-        while self.events and self.events[0][0] <= self.now:
-            worker = heapq.heappop(self.events)[1]
-            for tile in self.tiles[worker]:
-                tile[0] -= 1
-            self.frontier.committed_numbers(
-                [number for left, number in self.tiles[worker] if not left]
-            )
-            self.tiles[worker] = [tile for tile in self.tiles[worker] if tile[0]]
-            between.append(worker)
-        return between
 
 
 def lower_bound(

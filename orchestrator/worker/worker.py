@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ from kernels.denoisers.symmetry import symmetric
 from kernels.noise import KeyedNoise
 from kernels.operators.compose import measurement_operator
 from kernels.sampling.constraints import Known, Measurement, Problem, to
-from kernels.sampling.inflight import advance_within
+from kernels.sampling.memory_limit import advance_within, out_of_memory, release_memory
 from kernels.sampling.method_registry import MethodConfig
 from kernels.sampling.sampler import SamplerConfig, SamplerState
 from kernels.sampling.sampler import start as start_tiles
@@ -38,7 +38,6 @@ from orchestrator.tiling.hierarchy import FACTOR
 from orchestrator.worker.batch_report import Report
 from orchestrator.worker.eps_power import eps_power, probe_boxes
 from orchestrator.worker.fallback import substitute
-from orchestrator.worker.inflight import InflightBatch
 from orchestrator.worker.tile_reader import TileReader
 from storage.box import Box
 
@@ -113,11 +112,8 @@ class Worker:
         work = self.load(keys)
         for key, pixels in work.determined.items():
             self.write(key, pixels)
-        flight = InflightBatch(self)
-        flight.add(work.tiles)
-        while flight:
-            for ended in flight.step():
-                self.write(ended.key, ended.pixels())
+        for key, pixels in self.restore(work.tiles):
+            self.write(key, pixels)
         return self.report(work, time.perf_counter() - began)
 
     def load(self, keys: Sequence[TileKey]) -> Load:
@@ -133,20 +129,59 @@ class Worker:
         level = self.plan.levels[key.level]
         return determined(self.plan, level, tile, self._inner(level, key))
 
-    def begin(self, tiles: dict[TileKey, TileInput]) -> SamplerState:
-        """Return tiles of one level before their first step, every picture of a tile a row of the
-        batch.
+    def restore(self, tiles: dict[TileKey, TileInput]) -> Iterator[tuple[TileKey, Array]]:
+        """Yield the pixels of the owned box of tiles of one level, as many at a time as fit.
+
+        Where memory does not suffice there are fewer at a time from then on: the bytes are the
+        same, because a tile's result does not depend on its batch. Raises what the device raises
+        where one tile does not fit, TileError where the network gives no pixels.
+        """
+        left = list(tiles)
+        while left:
+            share = left[: self.fitting or len(left)]
+            results = self._sample({key: tiles[key] for key in share})
+            if results is None:
+                continue
+            left = left[len(share) :]
+            for key, pictures in results.items():
+                yield key, self.crop(key, pictures)
+
+    def _sample(self, tiles: dict[TileKey, TileInput]) -> dict[TileKey, Tensor] | None:
+        """Take tiles of one level through all their steps, in parts where memory does not suffice.
+
+        None where they cannot even be begun together.
+        """
+        state = self._begin(tiles)
+        if state is None:
+            return None
+        config = self.config(state.keys[0][0])
+        rows = len(state.keys)
+        while not all(state.finished(config)):
+            most = min(self.limit or rows, rows)
+            state, fitted = advance_within(self.denoiser, state, config, self.noise, most)
+            if fitted < most:
+                self.limit = fitted
+        return self._results(state)
+
+    def _begin(self, tiles: dict[TileKey, TileInput]) -> SamplerState | None:
+        """Return tiles before their first step, every picture of a tile a row of the batch.
+
+        None where several do not fit: from then on half as many are begun at a time.
         """
         bands = self.plan.bands
-        pictures = [part for tile in tiles.values() for part in tile.split(bands, self.plan.joint)]
         keys = [key for key in tiles for _ in bands.groups]
-        return self._start(self.plan.levels[keys[0].level], keys, pictures)
+        level = self.plan.levels[keys[0].level]
+        pictures = [part for tile in tiles.values() for part in tile.split(bands, self.plan.joint)]
+        try:
+            return self._start(level, keys, pictures)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as err:
+            if len(tiles) == 1 or not out_of_memory(err):
+                raise
+        self.limit = max(len(keys) // 2, 1)
+        release_memory(self.device)
+        return None
 
-    def advance(self, level: int, state: SamplerState, most: int) -> tuple[SamplerState, int]:
-        """Take tiles of a level one step (`kernels.sampling.inflight.advance_within`)."""
-        return advance_within(self.denoiser, state, self.config(level), self.noise, most)
-
-    def results(self, state: SamplerState) -> dict[TileKey, Tensor]:
+    def _results(self, state: SamplerState) -> dict[TileKey, Tensor]:
         """Return the pictures (groups, C, P, P) of tiles that have finished, on the CPU."""
         level = self.plan.levels[state.keys[0][0]]
         keys = [TileKey(*key) for key in state.keys]

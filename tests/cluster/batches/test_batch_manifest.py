@@ -337,17 +337,14 @@ def graph(rows, cols, order="raster"):
     st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=4),
     st.integers(1, 5),
     st.integers(1, 4),
-    st.booleans(),
     st.randoms(use_true_random=False),
 )
 @settings(max_examples=80, deadline=None)
-def test_runs_that_share_a_crew_all_end_and_each_only_where_it_is_known(
-    shapes, workers, most, continuous, rng
-):
+def test_runs_that_share_a_crew_all_end_and_each_only_where_it_is_known(shapes, workers, most, rng):
     """Any order of reports, failures, workers that open a run late or are kept apart: all tiles
     run, suspects alone.
     """
-    crew = Dispatcher(most, continuous)
+    crew = Dispatcher(most)
     runs = [Tiles(Frontier(graph(*shape)), {rng.randrange(workers)}) for shape in shapes]
     for worker in range(workers):
         crew.join(worker)

@@ -64,7 +64,7 @@ def test_the_scaling_bench_restores_a_picture_and_draws_it(cli, tmp_path):
     assert ElementTree.parse(chart).getroot().tag == f"{SVG}svg"
 
 
-@pytest.mark.parametrize("arguments", [["--workers", "0"], ["--batching", "eager"]])
+@pytest.mark.parametrize("arguments", [["--workers", "0"], ["--tiles", "1"]])
 def test_a_scaling_bench_of_nothing_is_refused_on_one_line(cli, arguments):
     ended = cli("bench", "scaling", *arguments)
     assert ended.code == 2

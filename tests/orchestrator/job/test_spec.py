@@ -77,7 +77,7 @@ REFUSED = [
     ({"tilling": {}}, ["unknown key 'tilling'", "did you mean 'tiling'"]),
     (
         {"run": {"xyzzy": 1}},
-        ["unknown key 'run.xyzzy'", "known: address, batch, batching, drain_seconds, executor"],
+        ["unknown key 'run.xyzzy'", "known: address, batch, drain_seconds, executor, hang_seconds"],
     ),
     ({"task": {"name": "dehaze"}}, ["task.name", "'dehaze'", "'inpaint'"]),
     ({"task": {"sigma": -1}}, ["task.sigma", "-1", "greater than or equal to 0"]),
@@ -279,3 +279,14 @@ def test_the_fingerprint_knows_the_input_by_its_content(tmp_path, make_picture, 
     ]
     assert marks[0] == marks[1]
     assert [name for name in marks[0] if marks[0][name] != marks[2][name]] == ["input"]
+
+
+@pytest.mark.parametrize("batching", ["fair", "continuous"])
+def test_a_job_file_of_an_older_version_may_say_how_tiles_shared_batches(batching):
+    text = f'[run]\nexecutor = "serial"\nbatch = 2\nbatching = "{batching}"\n'
+    assert JobSpec.from_toml(text) == JobSpec.build({"run": {"executor": "serial", "batch": 2}})
+
+
+def test_the_options_of_a_new_job_do_not_say_how_tiles_share_batches():
+    with pytest.raises(PlanError, match=r"unknown key 'run\.batching'"):
+        JobSpec.build({"run": {"batching": "fair"}})

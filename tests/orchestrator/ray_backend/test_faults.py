@@ -90,8 +90,8 @@ class Poisoned(RayWorker):
     remembers.
     """
 
-    def __init__(self, batch, continuous, evil, once):
-        super().__init__(batch, continuous)
+    def __init__(self, evil, once):
+        super().__init__()
         self._evil = evil
         self._once = once
 
@@ -119,9 +119,7 @@ class Poisoned(RayWorker):
 
 
 def poisoned(evil, once=None):
-    def arguments(batch, continuous):
-        return batch, continuous, evil, once
-
+    arguments = (evil, once)
     return WorkerKind(actor=Poisoned, arguments=arguments)
 
 
@@ -158,8 +156,8 @@ def test_a_worker_that_fails_once_is_replaced(
 class Dawdling(RayWorker):
     """Never get ready, once: a file remembers."""
 
-    def __init__(self, batch, continuous, once):
-        super().__init__(batch, continuous)
+    def __init__(self, once):
+        super().__init__()
         self._once = once
 
     def open(self, run, root, plan):
@@ -174,7 +172,7 @@ def test_a_worker_that_does_not_get_ready_in_time_is_replaced(
 ):
     monkeypatch.setattr("orchestrator.ray_backend.run_registry.FIRST_SECONDS", 4.0)
     once = str(tmp_path / "once")
-    kind = WorkerKind(actor=Dawdling, arguments=lambda batch, continuous: (batch, continuous, once))
+    kind = WorkerKind(actor=Dawdling, arguments=(once,))
     heard = Heard()
     spec = job(small, tmp_path / "out", run={"hang_seconds": 1.0, "store_seconds": 0.0})
     start(spec, RayExecutor(1, kind=kind), [heard])
@@ -261,8 +259,8 @@ def test_filling_survives_a_resume_and_gives_the_same_bytes(small, job, tmp_path
 class Noting(RayWorker):
     """Leave a file when the store has failed."""
 
-    def __init__(self, batch, continuous, note):
-        super().__init__(batch, continuous)
+    def __init__(self, note):
+        super().__init__()
         self._note = note
 
     def open(self, run, root, plan):
@@ -286,9 +284,7 @@ def test_a_store_that_goes_away_for_a_while_costs_no_try(
         work.rename(away)
         threading.Thread(target=come_back).start()
 
-    def arguments(batch, continuous):
-        return batch, continuous, note
-
+    arguments = (note,)
     heard = Heard(leave, commits(6))
     start(
         job(small, out, **patience()),

@@ -51,11 +51,11 @@ class Doomed(RayWorker):
     `notes`: a folder.
     """
 
-    def __init__(self, batch, continuous, number, times, notes):
+    def __init__(self, number, times, notes):
         self._number = number
         self._times = times
         self._notes = notes
-        super().__init__(batch, continuous)
+        super().__init__()
 
     def _doom(self):
         if len(list(self._notes.iterdir())) < self._times:
@@ -73,7 +73,7 @@ class StillBorn(Doomed):
     """Do it while it starts."""
 
     def __init__(self, *arguments):
-        self._number, self._times, self._notes = arguments[2:]
+        self._number, self._times, self._notes = arguments
         self._doom()
         super().__init__(*arguments)
 
@@ -95,9 +95,7 @@ def test_machines_that_go_are_followed_by_others_and_no_tile_is_blamed(
         if isinstance(event, WorkerLost):
             cluster.add_node(num_cpus=1)
 
-    def arguments(batch, continuous):
-        return batch, continuous, number, times, notes
-
+    arguments = (number, times, notes)
     cluster.add_node(num_cpus=1)
     executor = RayExecutor(
         address=cluster.address, kind=WorkerKind(actor=Doomed, arguments=arguments)
@@ -135,9 +133,7 @@ def test_machines_that_go_while_their_workers_start_are_no_workers_deaths(
             lost.append(event)
             cluster.add_node(num_cpus=1)
 
-    def arguments(batch, continuous):
-        return batch, continuous, signal.SIGKILL, 2, notes
-
+    arguments = (signal.SIGKILL, 2, notes)
     cluster.add_node(num_cpus=1)
     executor = RayExecutor(
         address=cluster.address, kind=WorkerKind(actor=StillBorn, arguments=arguments)
@@ -154,8 +150,8 @@ class Held(RayWorker):
     by their raylets.
     """
 
-    def __init__(self, batch, continuous, notes):
-        super().__init__(batch, continuous)
+    def __init__(self, notes):
+        super().__init__()
         self._notes = notes
         (notes / f"worker-{os.getppid()}").touch()
 
@@ -199,7 +195,7 @@ def test_a_machine_that_goes_while_its_worker_has_nothing_to_do_is_missed_and_re
 
     for _ in range(2):
         cluster.add_node(num_cpus=1)
-    kind = WorkerKind(actor=Held, arguments=lambda batch, continuous: (batch, continuous, notes))
+    kind = WorkerKind(actor=Held, arguments=(notes,))
     start(job(small, tmp_path / "out"), RayExecutor(address=cluster.address, kind=kind), [listen])
     kinds = [
         type(event)

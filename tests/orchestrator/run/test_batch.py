@@ -243,7 +243,7 @@ def test_what_goes_wrong_with_an_image_or_a_worker_stops_no_other_image(
 @pytest.mark.usefixtures("local_ray")
 def test_workers_that_cannot_start_end_the_whole_batch(pictures, job, tmp_path):
     class Unable(RayWorker):
-        def __init__(self, batch, continuous):
+        def __init__(self):
             raise RuntimeError("no such device")
 
     kind = WorkerKind(actor=Unable)

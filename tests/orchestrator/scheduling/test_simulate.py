@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.scheduling.batch_policy import fair_batch
-from orchestrator.scheduling.simulator import Device, simulate, simulate_continuous
+from orchestrator.scheduling.simulator import Device, simulate
 from orchestrator.tiling.axis import ORDERS
 from orchestrator.tiling.grid import TileGrid
 from orchestrator.tiling.task_graph import TaskGraph
@@ -43,12 +43,11 @@ def test_a_batch_is_fair_and_never_more_than_is_ready(ready, running, workers, m
     st.integers(1, 40),
     st.integers(1, 6),
     st.integers(1, 2),
-    st.sampled_from([simulate, simulate_continuous]),
 )
 @settings(max_examples=60, deadline=None)
-def test_no_simulated_run_beats_the_lower_bound(order, rows, cols, workers, batch, levels, run):
+def test_no_simulated_run_beats_the_lower_bound(order, rows, cols, workers, batch, levels):
     graph = graph_of(rows, cols, order, levels)
-    found = run(graph, Device(per_call=0.3, per_tile=0.1), workers, batch, [3, 5][:levels])
+    found = simulate(graph, Device(per_call=0.3, per_tile=0.1), workers, batch, [3, 5][:levels])
     assert found.makespan >= found.bound * (1 - 1e-9)
     assert found.busy <= workers * found.makespan * (1 + 1e-9)
     assert found.tiles == graph.count
@@ -69,15 +68,14 @@ def test_evaluations_weigh_the_levels():
     assert simulate(graph, device, 1, 4, [2, 7]).makespan == pytest.approx(64 * 2 + 16 * 7)
 
 
-@pytest.mark.parametrize("run", [simulate, simulate_continuous])
-def test_a_simulation_repeats_and_its_jitter_follows_the_seed(run):
+def test_a_simulation_repeats_and_its_jitter_follows_the_seed():
     def makespan(seed):
-        return run(
+        return simulate(
             graph_of(16, 16), Device(per_call=0.1, per_tile=0.1, jitter=0.1, seed=seed), 6, 4, [4]
         ).makespan
 
     assert makespan(1) == makespan(1) != makespan(2)
-    exact = run(graph_of(16, 16), Device(per_call=0.1, per_tile=0.1), 6, 4, [4]).makespan
+    exact = simulate(graph_of(16, 16), Device(per_call=0.1, per_tile=0.1), 6, 4, [4]).makespan
     assert makespan(1) == pytest.approx(exact, rel=0.15)
 
 
@@ -101,17 +99,6 @@ def test_a_wide_graph_keeps_its_workers_busy_and_a_deep_one_does_not():
     deep = simulate(graph_of(48, 48, "raster"), device, 16, 4)
     assert wide.efficiency > 0.9
     assert wide.makespan < deep.makespan
-
-
-def test_continuous_batching_is_not_slower_than_batches_that_end_together():
-    for workers in (4, 8, 16, 32):
-        graph = graph_of(32, 48)
-        device = Device(per_call=0.004, per_tile=0.001, jitter=0.05)
-        together = simulate(graph, device, workers, 4, [10])
-        assert (
-            simulate_continuous(graph, device, workers, 4, [10]).makespan
-            <= 1.02 * together.makespan
-        )
 
 
 LARGE = """
@@ -223,12 +210,7 @@ def test_the_scheduler_bench_runs_the_product_and_reports_against_the_simulator(
     )
     assert ended.code == 0, ended.err
     found = json.loads(ended.out.splitlines()[-1])
-    assert [(run["batching"], run["workers"]) for run in found["runs"]] == [
-        ("fair", 2),
-        ("fair", 5),
-        ("continuous", 2),
-        ("continuous", 5),
-    ]
+    assert [run["workers"] for run in found["runs"]] == [2, 5]
     for run in found["runs"]:
         assert run["tiles"] == 54
         assert 0.2 < run["ideal_over_makespan"] < 1.02, "nothing is faster than the ideal"
@@ -244,7 +226,7 @@ def test_the_scheduler_bench_runs_the_product_and_reports_against_the_simulator(
         assert kept["ideal/time"] is None, "nothing is promised for 2 and 5 workers"
         assert kept["plan"] == (0.9 <= run["forecast"] / run["makespan"] <= 1.1)
         assert kept["CPU"] == (run["driver_ms_per_tile"] <= 0.3)
-    assert [run["claims"]["bound/time"] is None for run in found["runs"]] == [False, True] * 2
+    assert [run["claims"]["bound/time"] is None for run in found["runs"]] == [False, True]
     assert "ideal/time: 0.95 (0.97 for batches of 0.5 s) with 8, 16 and 32 workers" in ended.out
 
 

@@ -1,6 +1,4 @@
-"""A worker that reads ahead, lets tiles join at any step, and runs out of memory: the run's bytes
-stay the same.
-"""
+"""A worker that reads ahead and runs out of memory: the run's bytes stay the same."""
 
 import random
 import sys
@@ -32,16 +30,15 @@ class Piped:
 
     name = "piped"
 
-    def __init__(self, seed, workers=1, most=3, continuous=None):
+    def __init__(self, seed, workers=1, most=3):
         self.rng = random.Random(seed)
         self.workers = workers
         self.most = most
-        self.continuous = continuous
         self.under_way = 0
 
     def execute(self, session):
         workers = [Worker(session.run_dir.root, session.plan) for _ in range(self.workers)]
-        pipelines = [Pipeline(self.continuous) for _ in workers]
+        pipelines = [Pipeline() for _ in workers]
         pairs = list(zip(pipelines, workers, strict=True))
         running = {}
         try:
@@ -117,11 +114,11 @@ def test_pipelines_give_the_serial_bytes_however_tiles_meet(
     serially(job(source, tmp_path / "serial", **options))
     expected = published_files(tmp_path / "serial")
     under_way = []
-    for seed, continuous in enumerate((None, 1, 4)):
-        out = tmp_path / f"piped-{continuous}"
-        executor = Piped(seed, workers=1 + seed % 2, most=1 + seed % 2, continuous=continuous)
+    for seed in range(2):
+        out = tmp_path / f"piped-{seed}"
+        executor = Piped(seed, workers=1 + seed, most=1 + seed)
         start(job(source, out, **options), executor)
-        assert published_files(out) == expected, f"continuous {continuous}"
+        assert published_files(out) == expected, f"seed {seed}"
         under_way.append(executor.under_way)
     assert max(under_way) > 1, "nothing ever overlapped"
 
@@ -188,14 +185,11 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_driver_told(
     assert not [event for event in events if isinstance(event, BatchFailed)]
 
 
-@pytest.mark.parametrize("continuous", [None, 4])
 def test_a_pipeline_short_of_memory_gives_the_same_bytes(
-    continuous, network, small, job, serially, tmp_path, published_pixels
+    network, small, job, serially, tmp_path, published_pixels
 ):
     serially(job(small, tmp_path / "roomy", denoiser=network(99)))
-    start(
-        job(small, tmp_path / "tight", denoiser=network(1)), Piped(5, most=4, continuous=continuous)
-    )
+    start(job(small, tmp_path / "tight", denoiser=network(1)), Piped(5, most=4))
     assert (published_pixels(tmp_path / "tight") == published_pixels(tmp_path / "roomy")).all()
 
 
@@ -204,22 +198,21 @@ def test_a_tile_that_does_not_fit_alone_has_failed(network, small, job, tmp_path
     with pytest.raises(TileError, match="out of memory"):
         start(
             job(small, tmp_path / "out", denoiser=network(0)),
-            Piped(1, continuous=2),
+            Piped(1),
             [events.append],
         )
     assert len([event for event in events if isinstance(event, BatchFailed)]) == QUARANTINE_AFTER
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("batching", ["fair", "continuous"])
 def test_ray_workers_short_of_memory_are_sent_smaller_batches(
-    batching, network, small, job, serially, tmp_path, published_pixels
+    network, small, job, serially, tmp_path, published_pixels
 ):
     wide = {"tiling": {"levels": 1, "order": "colour", "stride": 24}}
     serially(job(small, tmp_path / "roomy", denoiser=network(99), **wide))
     events = []
     spec = job(small, tmp_path / "tight", denoiser=network(1), **wide)
-    start(spec, RayExecutor(1, 4, batching=batching), [events.append])
+    start(spec, RayExecutor(1, 4), [events.append])
     assert (published_pixels(tmp_path / "tight") == published_pixels(tmp_path / "roomy")).all()
     assert [event.batch for event in events if isinstance(event, BatchHalved)][-1] == 1
     assert not [event for event in events if isinstance(event, BatchFailed)]
@@ -268,19 +261,18 @@ def test_levels_overlap_a_fine_tile_waits_for_the_coarser_ones_under_it_only(sma
 @given(
     st.integers(1, 6),
     st.integers(1, 5),
-    st.booleans(),
     st.randoms(use_true_random=False),
 )
 @settings(max_examples=60, deadline=None)
 def test_a_crew_gives_no_worker_more_than_two_batches_and_a_suspect_one_of_its_own(
-    workers, most, continuous, rng
+    workers, most, rng
 ):
     """Any order of reports, failures included: all tiles run, loads stay bounded, suspects run
     alone.
     """
     grid = TileGrid.build(0, 256 + 192 * 5, 256 + 192 * 7, 256, 192, "bridge", 32, 2)
     frontier = Frontier(TaskGraph([grid], 2))
-    crew = Dispatcher(most, continuous)
+    crew = Dispatcher(most)
     for worker in range(workers):
         crew.join(worker)
     run = Tiles(frontier, range(workers))
@@ -297,7 +289,7 @@ def test_a_crew_gives_no_worker_more_than_two_batches_and_a_suspect_one_of_its_o
             sent.append((worker, keys, suspect))
             mine = [(k, s) for w, k, s in sent if w == worker]
             assert sum(len(k) for k, _ in mine) <= 2 * most
-            assert len(mine) <= (2 * most if continuous else 2)
+            assert len(mine) <= 2
             assert len(mine) == 1 or not any(s for _, s in mine), "a suspect has company"
         assert sent, "nothing runs although tiles are left"
         worker, keys, _ = sent.pop(rng.randrange(len(sent)))

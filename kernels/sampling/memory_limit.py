@@ -1,11 +1,8 @@
-"""Tiles that join a batch and leave it between two steps, each at its own step: continuous
-batching.
+"""A step that does not fit into memory is taken in smaller parts, for as long as one tile fits.
 
-    running = admit(running, newcomers)      at any boundary between two steps
-    running = advance(...)                   kernels.sampling.sampler; one network call for all
-    ended, running = retire(running, ...)    those that have arrived; the others go on
+    state, most = advance_within(denoiser, state, config, noise, most)
 
-A tile's result depends neither on when it joined nor on who was there, on CPU bit for bit.
+A tile's result depends neither on the parts nor on who else is in them, on CPU bit for bit.
 """
 
 from __future__ import annotations
@@ -18,26 +15,6 @@ from kernels.sampling.sampler import SamplerConfig, SamplerState, advance
 
 # What torch says on the CPU, as a RuntimeError, where the system refuses memory.
 _CPU_REFUSAL = "DefaultCPUAllocator"
-
-
-def admit(running: SamplerState | None, newcomers: SamplerState) -> SamplerState:
-    """Return the batch with the newcomers at its end; raises ValueError when their problems cannot
-    be joined.
-    """
-    return newcomers if running is None else SamplerState.cat([running, newcomers])
-
-
-def retire(
-    state: SamplerState, config: SamplerConfig
-) -> tuple[SamplerState | None, SamplerState | None]:
-    """Return the tiles that have finished and those that have not, None where there are none."""
-    over = state.finished(config)
-    ended, going = (
-        [i for i, done in enumerate(over) if done is wanted] for wanted in (True, False)
-    )
-    if not ended or not going:
-        return (state, None) if ended else (None, state)
-    return state.select(ended), state.select(going)
 
 
 def advance_within(

@@ -1,6 +1,4 @@
-"""Tiles join and leave a batch at any step, memory runs out, batches overlap: every tile keeps its
-bytes.
-"""
+"""Tiles share batches of any size and memory runs out: every tile keeps its bytes."""
 
 import weakref
 
@@ -14,7 +12,7 @@ from kernels.noise import KeyedNoise
 from kernels.operators.elementary import AveragePool, Mask
 from kernels.sampling.classifier_guidance import Guidance
 from kernels.sampling.constraints import Known, Measurement, Problem, guide
-from kernels.sampling.inflight import admit, advance_within, retire
+from kernels.sampling.memory_limit import advance_within
 from kernels.sampling.sampler import SamplerConfig, sample, start
 from kernels.schedule import Schedule, linear_alpha_bar, respaced_timesteps, time_travel
 
@@ -134,30 +132,25 @@ def case(name):
 @pytest.mark.parametrize("name", CASES)
 @given(data=st.data())
 @settings(max_examples=12, deadline=None)
-def test_tiles_that_join_and_leave_at_any_step_keep_their_bytes(name, data):
+def test_tiles_in_any_batch_and_any_memory_keep_their_bytes(name, data):
     """Any order, any number at a time, any memory: each tile's result is the one it has alone."""
     config, problem, guidance, alone = case(name)
     waiting = data.draw(st.permutations(range(TILES)))
     most = data.draw(st.integers(1, TILES))
     denoiser = SmallConv()
-    running = None
     results = {}
-    while waiting or running is not None:
-        for _ in range(data.draw(st.integers(0 if running else 1, 2))):
-            if waiting:
-                i = waiting.pop()
-                newcomer = start(
-                    problem.select([i]), config, NOISE, [KEYS[i]], SHAPE, guidance=guidance
-                )
-                running = admit(running, newcomer)
-        running, fitted = advance_within(denoiser, running, config, NOISE, most)
-        assert fitted == most, "nothing was short of memory"
-        ended, running = retire(running, config)
-        if ended is not None:
-            results |= {
-                key: tile.numpy().tobytes()
-                for key, tile in zip(ended.keys, ended.estimate, strict=True)
-            }
+    while waiting:
+        size = data.draw(st.integers(1, len(waiting)))
+        batch, waiting = waiting[:size], waiting[size:]
+        keys = [KEYS[i] for i in batch]
+        state = start(problem.select(batch), config, NOISE, keys, SHAPE, guidance=guidance)
+        while not all(state.finished(config)):
+            state, fitted = advance_within(denoiser, state, config, NOISE, most)
+            assert fitted == most, "nothing was short of memory"
+        results |= {
+            key: tile.numpy().tobytes()
+            for key, tile in zip(state.keys, state.estimate, strict=True)
+        }
     assert [results[key] for key in KEYS] == alone
 
 
