@@ -23,6 +23,8 @@ from kernels.operators.tolerance_projection import Effort, least_change, ridge_b
 STEPS = 25
 # Least share of a measurement that counts as seen: far above what a Fourier transform leaves of 0.
 NOTHING = 1e-9
+# Keeps a vanished residual from dividing.
+TINY = 1e-30
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,14 +45,16 @@ class Convolution(Operator):
 
     def A(self, x: Tensor) -> Tensor:
         """Return (B, C, H, W), 0 where the support is not wholly inside."""
-        return torch.where(self.valid, _each(x, self._response(x).conj()), 0.0)
+        measured = _filtered(x, self._response(x).conj())
+        return torch.where(self.valid, measured, 0.0)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Return A^T y, (B, C, H, W)."""
-        return _each(torch.where(self.valid, y, 0.0), self._response(y))
+        valid = torch.where(self.valid, y, 0.0)
+        return _filtered(valid, self._response(y))
 
     def pinv(self, y: Tensor) -> Tensor:
-        """Return A+ y, (B, C, H, W), each channel by its own steps."""
+        """Return A+ y, (B, C, H, W), each channel by its own steps of conjugate gradients."""
         delta = self.threshold**2
         mu = torch.zeros_like(y)
         r = torch.where(self.valid, y, 0.0)
@@ -58,11 +62,15 @@ class Convolution(Operator):
         size = _dot(r, r)
         for _ in range(self.steps):
             q = self.A(self.adjoint(p)) + delta * p
-            step = size / _dot(p, q).clamp(min=1e-30)
+            curvature = _dot(p, q)
+            step = size / curvature.clamp(min=TINY)
             mu = mu + step * p
             r = r - step * q
+
+            # The next direction is conjugate to those before it.
             after = _dot(r, r)
-            p = r + after / size.clamp(min=1e-30) * p
+            growth = after / size.clamp(min=TINY)
+            p = r + growth * p
             size = after
         return self.adjoint(mu)
 
@@ -75,58 +83,69 @@ class Convolution(Operator):
         `kernels.operators.tolerance_projection`.
         """
         may = free.pixels.double()
-        left = torch.where(self.valid, y.double() - self.A(x.double()), 0.0)
+        residual = torch.where(self.valid, y.double() - self.A(x.double()), 0.0)
         effort = Effort(rho=0.3 / self.threshold**2, iterations=100)
-        seen = (
-            self.A(may) > NOTHING
-        ).double()  # measurements of pinned pixels alone cannot be changed
-        damped = 1 / (1 + effort.rho * self._response(may).abs().square())
+        # Measurements of pinned pixels alone cannot be changed.
+        seen = (self.A(may) > NOTHING).double()
+
+        power = self._response(may).abs().square()
+        damped = 1 / (1 + effort.rho * power)
         ridge = ridge_by_gradients(
             lambda z: seen * self.A(may * z),
             lambda w: may * self.adjoint(seen * w),
-            lambda r: may * _each(may * r, damped),
+            lambda r: may * _filtered(may * r, damped),
             effort.rho,
         )
-        allowed = torch.full_like(left, tolerance)
-        return x + least_change(ridge, left * seen, allowed, effort).to(x.dtype)
+        allowed = torch.full_like(residual, tolerance)
+        change = least_change(ridge, residual * seen, allowed, effort)
+        return x + change.to(x.dtype)
 
     def _response(self, x: Tensor) -> Tensor:
-        return _response(self.stencil, x.shape[2], x.shape[3], x.dtype, x.device)
+        height, width = x.shape[2:]
+        return _response(self.stencil, height, width, x.dtype, x.device)
 
 
 def valid_mask(stencil: Stencil, side: int, inside: tuple[int, int, int, int]) -> Tensor:
     """Return (1, side, side) bool, true for measurements whose support lies in tile and box (y0,
     x0, y1, x1).
     """
-    found = torch.zeros((1, side, side), dtype=torch.bool)
     y0, x0, y1, x1 = inside
     top, bottom = stencil.inside(0, max(y0, 0), min(y1, side))
     left, right = stencil.inside(1, max(x0, 0), min(x1, side))
-    found[:, top:bottom, left:right] = True
-    return found
+    valid = torch.zeros((1, side, side), dtype=torch.bool)
+    valid[:, top:bottom, left:right] = True
+    return valid
 
 
 @lru_cache(maxsize=8)
 def _response(
-    stencil: Stencil, height: int, width: int, dtype: torch.dtype, device: torch.device
+    stencil: Stencil,
+    height: int,
+    width: int,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> Tensor:
     """Return the Fourier transform of the kernel's weights at their places around pixel (0, 0)."""
+    taps_y, taps_x = stencil.taps
     weights = torch.zeros((height, width), dtype=torch.float64)
-    weights[: stencil.taps[0], : stencil.taps[1]] = torch.from_numpy(stencil.weights)
-    placed = weights.roll((stencil.before(0), stencil.before(1)), (0, 1))
-    return torch.fft.rfft2(placed.to(dtype)).to(device)
+    weights[:taps_y, :taps_x] = torch.from_numpy(stencil.weights)
+    shifts = (stencil.before(0), stencil.before(1))
+    placed = weights.roll(shifts, (0, 1)).to(dtype)
+    return torch.fft.rfft2(placed).to(device)
 
 
-def _each(x: Tensor, response: Tensor) -> Tensor:
+def _filtered(x: Tensor, response: Tensor) -> Tensor:
     """Filter every channel by itself, tile by tile on a CPU so that no tile depends on its batch.
 
     What a transform carries from one edge of the tile to the opposite one lies in measurements that
     are not valid.
     """
     tiles = x.split(1) if x.device.type == "cpu" else [x]
-    return torch.cat(
-        [torch.fft.irfft2(torch.fft.rfft2(t) * response, s=t.shape[2:]) for t in tiles]
-    )
+    filtered = []
+    for tile in tiles:
+        modes = torch.fft.rfft2(tile) * response
+        filtered.append(torch.fft.irfft2(modes, s=tile.shape[2:]))
+    return torch.cat(filtered)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

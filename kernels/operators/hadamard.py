@@ -37,9 +37,10 @@ class BlockHadamard(Operator):
 
     def __post_init__(self) -> None:
         kept_count(self.block, 1.0)
-        if not self.kept or min(self.kept) < 0 or max(self.kept) >= self.block**2:
+        last = self.block**2 - 1
+        if not self.kept or min(self.kept) < 0 or max(self.kept) > last:
             raise ValueError(
-                f"kept coefficients must lie in 0 to {self.block**2 - 1}, and there must be one at least"
+                f"kept coefficients must lie in 0 to {last}, and there must be one at least"
             )
 
     @property
@@ -49,26 +50,31 @@ class BlockHadamard(Operator):
 
     @property
     def alignment(self) -> int:
+        """Return the block, px."""
         return self.block
 
     def A(self, x: Tensor) -> Tensor:
         """Return (B, C kept, H/block, W/block), the coefficients of channel 0 first."""
-        b, c, h, w = x.shape
+        b, c, height, width = x.shape
         k = self.block
-        blocks = x.reshape(b, c, h // k, k, w // k, k).permute(0, 1, 2, 4, 3, 5)
-        found = self._transform(self._signed(blocks)).flatten(4)[..., list(self.kept)]
-        return found.permute(0, 1, 4, 2, 3).reshape(b, c * len(self.kept), h // k, w // k)
+        rows = height // k
+        cols = width // k
+        blocks = x.reshape(b, c, rows, k, cols, k).permute(0, 1, 2, 4, 3, 5)
+        coefficients = self._transform(self._signed(blocks)).flatten(4)
+        kept = coefficients[..., list(self.kept)].permute(0, 1, 4, 2, 3)
+        return kept.reshape(b, c * len(self.kept), rows, cols)
 
     def pinv(self, y: Tensor) -> Tensor:
         """Return A^T y, (B, C, H, W)."""
-        b, _, h, w = y.shape
+        b, _, rows, cols = y.shape
         k = self.block
-        n = len(self.kept)
-        found = y.reshape(b, -1, n, h, w).permute(0, 1, 3, 4, 2)
-        full = y.new_zeros((*found.shape[:-1], k * k))
-        full[..., list(self.kept)] = found
-        blocks = self._signed(self._transform(full.unflatten(-1, (k, k))))
-        return blocks.permute(0, 1, 2, 4, 3, 5).reshape(b, -1, h * k, w * k)
+        kept = y.reshape(b, -1, len(self.kept), rows, cols).permute(0, 1, 3, 4, 2)
+        coefficients = y.new_zeros((*kept.shape[:-1], k * k))
+        coefficients[..., list(self.kept)] = kept
+
+        transformed = self._transform(coefficients.unflatten(-1, (k, k)))
+        blocks = self._signed(transformed)
+        return blocks.permute(0, 1, 2, 4, 3, 5).reshape(b, -1, rows * k, cols * k)
 
     def singular_values(self, x: Tensor) -> float:
         """Return 1."""
@@ -77,14 +83,16 @@ class BlockHadamard(Operator):
     def _signed(self, blocks: Tensor) -> Tensor:
         if not self.signs:
             return blocks
-        return blocks * blocks.new_tensor(self.signs).view(self.block, self.block)
+        signs = blocks.new_tensor(self.signs)
+        return blocks * signs.view(self.block, self.block)
 
     def _transform(self, blocks: Tensor) -> Tensor:
         """Transform (B, C, rows, cols, k, k), its own inverse; tile by tile on a CPU."""
         matrix = torch.from_numpy(hadamard(self.block)).to(blocks)
         if blocks.device.type != "cpu":
             return matrix @ blocks @ matrix
-        return torch.cat([matrix @ tile @ matrix for tile in blocks.split(1)])
+        tiles = [matrix @ tile @ matrix for tile in blocks.split(1)]
+        return torch.cat(tiles)
 
 
 def drawn(block: int, ratio: float, seed: int) -> BlockHadamard:
@@ -95,9 +103,11 @@ def drawn(block: int, ratio: float, seed: int) -> BlockHadamard:
     power of two.
     """
     kept = kept_count(block, ratio)
+    pixels = block * block
     rng = np.random.Generator(np.random.Philox(seed))
-    signs = 1 - 2 * rng.integers(0, 2, block * block)
-    chosen = np.sort(rng.permutation(block * block)[:kept])
+    signs = 1 - 2 * rng.integers(0, 2, pixels)
+    order = rng.permutation(pixels)
+    chosen = np.sort(order[:kept])
     return BlockHadamard(block, tuple(chosen.tolist()), tuple(signs.tolist()))
 
 

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
+Range = tuple[int, int]  # half-open
 
 # A kernel's weights may miss a sum of 1 by this much; beyond it the restored picture would be
 # brighter or darker.
@@ -26,20 +28,27 @@ RANK_ONE = 1e-6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stencil:
-    """Measurement (i, j) is the sum of weights[a, b] x[i scale + before + a, j scale + before + b]."""
+    """Hold the weights of a measurement of pictures x.
+
+    Measurement (i, j) is the sum of weights[a, b] x[i scale + before + a, j scale + before + b].
+    """
 
     rows: tuple[float, ...]
     """Weights along y; with `cols` their product is the kernel, unless `full` gives a kernel that
     is no product.
     """
     cols: tuple[float, ...]
+    """Weights along x."""
     scale: int = 1
+    """Pixels between two measurements, along each axis."""
     full: tuple[tuple[float, ...], ...] = ()
+    """A kernel that is no product of two axes, row by row; else empty."""
     shared: ClassVar[bool] = True
     """All tiles of a batch have the same."""
 
     @property
     def separable(self) -> bool:
+        """Tell whether the kernel is a product of two axes."""
         return not self.full
 
     @property
@@ -66,11 +75,12 @@ class Stencil:
         return (self.scale - self.taps[axis]) // 2
 
     def inside(self, axis: int, low: int, high: int) -> tuple[int, int]:
-        """Return the half-open range of measurements whose support lies in the pixels [low, high)."""
+        """Return the half-open range of measurements whose support lies in pixels [low, high)."""
         first = self.before(axis)
-        taps = self.taps[axis]
+        last = first + self.taps[axis]
         start = -(-(low - first) // self.scale)
-        return start, max((high - first - taps) // self.scale + 1, start)
+        stop = (high - last) // self.scale + 1
+        return start, max(stop, start)
 
     def matrix(
         self, axis: int, side: int, low: int, high: int
@@ -84,44 +94,40 @@ class Stencil:
         measurement. All other rows are 0.
         """
         weights = (self.rows, self.cols)[axis]
-        found = np.zeros((side // self.scale, side))
-        start, stop = self.inside(axis, max(low, 0), min(high, side))
-        exact = np.zeros(len(found), dtype=bool)
+        operator = np.zeros((side // self.scale, side))
+        left = max(low, 0)
+        right = min(high, side)
+        start, stop = self.inside(axis, left, right)
+        exact = np.zeros(len(operator), dtype=bool)
         exact[max(start, 0) : max(stop, 0)] = True
-        for i in range(len(found)):
-            places = i * self.scale + self.before(axis) + np.arange(len(weights))
+
+        for i, row in enumerate(operator):
+            cell = i * self.scale
+            places = cell + self.before(axis) + np.arange(len(weights))
             if not exact[i]:
-                if self.scale == 1 or not low <= i * self.scale < high:
+                if self.scale == 1 or not low <= cell < high:
                     continue
-                places = np.where(places < low, 2 * low - 1 - places, places)
-                places = np.where(places >= high, 2 * high - 1 - places, places)
-            if places.min() >= max(low, 0) and places.max() < min(high, side):
-                np.add.at(found[i], places, weights)
-        return found, exact
+                places = _reflected(places, low, high)
+            if places.min() >= left and places.max() < right:
+                np.add.at(row, places, weights)
+        return operator, exact
 
     def measure(self, x: Float64) -> Float64:
         """Return the measurements of x (C, h, w) whose support lies inside it, from `inside(axis,
         0, ...)` on.
         """
-        (y0, y1), (x0, x1) = (self.inside(axis, 0, x.shape[1 + axis]) for axis in (0, 1))
+        rows = self.inside(0, 0, x.shape[1])
+        cols = self.inside(1, 0, x.shape[2])
         if self.full:
-            rows = (self._row(x, a, y0, y1, x0, x1, row) for a, row in enumerate(self.full))
-            return np.sum(list(rows), axis=0)  # type: ignore[no-any-return]
-        inner = _strided(x, 2, self.cols, self.before(1), self.scale, x0, x1)
-        return _strided(inner, 1, self.rows, self.before(0), self.scale, y0, y1)
+            parts = [self._one_row(x, tap, rows, cols) for tap in range(len(self.full))]
+            return np.sum(parts, axis=0)  # type: ignore[no-any-return]
+        inner = _strided(x, 2, self.cols, self.before(1), self.scale, cols)
+        return _strided(inner, 1, self.rows, self.before(0), self.scale, rows)
 
-    def _row(
-        self, x: Float64, a: int, y0: int, y1: int, x0: int, x1: int, weights: Sequence[float]
-    ) -> Float64:
-        return _strided(
-            _strided(x, 1, (1.0,), self.before(0) + a, 1, y0, y1),
-            2,
-            weights,
-            self.before(1),
-            1,
-            x0,
-            x1,
-        )
+    def _one_row(self, x: Float64, tap: int, rows: Range, cols: Range) -> Float64:
+        """Return what one row of a kernel that is no product adds to the measurements."""
+        shifted = _strided(x, 1, (1.0,), self.before(0) + tap, 1, rows)
+        return _strided(shifted, 2, self.full[tap], self.before(1), 1, cols)
 
 
 def uniform(taps: int) -> Stencil:
@@ -147,9 +153,11 @@ def bicubic(scale: int) -> Stencil:
     """
     reach = 2 * scale
     centre = (scale - 1) / 2
-    places = np.arange(math.floor(centre - reach) + 1, math.ceil(centre + reach))
-    weights = _keys((places - centre) / scale)
-    taps = tuple(float(w) for w in weights / weights.sum())
+    first = math.floor(centre - reach) + 1
+    last = math.ceil(centre + reach)
+    places = np.arange(first, last)
+    weights = _unit(_keys((places - centre) / scale))
+    taps = tuple(weights.tolist())
     return Stencil(rows=taps, cols=taps, scale=scale)
 
 
@@ -160,7 +168,8 @@ def from_weights(weights: Float64, *, normalise: bool) -> Stencil:
     normalise: divide by the sum (a kernel image has no unit); else raise ValueError for a sum that
     is not 1.
     """
-    if weights.ndim != 2 or not weights.size or any(side % 2 == 0 for side in weights.shape):
+    odd = all(side % 2 for side in weights.shape)
+    if weights.ndim != 2 or not weights.size or not odd:
         raise ValueError(
             f"blur kernel of shape {weights.shape} has no centre pixel; give one with odd sides"
         )
@@ -173,19 +182,29 @@ def from_weights(weights: Float64, *, normalise: bool) -> Stencil:
     u, s, vt = np.linalg.svd(weights)
     if len(s) == 1 or s[1] <= RANK_ONE * s[0]:
         return _blur(_unit(u[:, 0]), _unit(vt[0]))
-    full = tuple(tuple(float(w) for w in row) for row in weights)
-    return Stencil(rows=(0.0,) * len(full), cols=(0.0,) * len(full[0]), full=full)
+    full = tuple(tuple(row) for row in weights.tolist())
+    no_rows = (0.0,) * weights.shape[0]
+    no_cols = (0.0,) * weights.shape[1]
+    return Stencil(rows=no_rows, cols=no_cols, full=full)
 
 
 def rounding_gain(stencil: Stencil) -> float:
     """Return the standard deviation of A e for rounding errors e, each uniform within half a level,
     in levels.
     """
-    return float(np.linalg.norm(stencil.weights)) / math.sqrt(12)
+    # A number that is uniform within one level deviates by 1/sqrt(12) of it.
+    gain = float(np.linalg.norm(stencil.weights))
+    return gain / math.sqrt(12)
+
+
+def _reflected(places: Int64, low: int, high: int) -> Int64:
+    """Return places as if the picture [low, high) went on by reflection at its edges."""
+    places = np.where(places < low, 2 * low - 1 - places, places)
+    return np.where(places >= high, 2 * high - 1 - places, places)
 
 
 def _blur(rows: Float64, cols: Float64) -> Stencil:
-    return Stencil(rows=tuple(float(w) for w in rows), cols=tuple(float(w) for w in cols))
+    return Stencil(rows=tuple(rows.tolist()), cols=tuple(cols.tolist()))
 
 
 def _even(taps: int) -> Float64:
@@ -198,10 +217,12 @@ def _bell(sigma: float, taps: int | None) -> Float64:
         raise ValueError(
             f"blur sigma {sigma:g} px is not above 0; give the blur's standard deviation in px"
         )
-    count = 2 * math.ceil(3 * sigma) + 1 if taps is None else taps
-    _check_taps(count)
-    places = np.arange(count) - count // 2
-    return _unit(np.exp(-0.5 * (places / sigma) ** 2))
+    if taps is None:
+        taps = 2 * math.ceil(3 * sigma) + 1
+    _check_taps(taps)
+    places = np.arange(taps) - taps // 2
+    bell = np.exp(-0.5 * (places / sigma) ** 2)
+    return _unit(bell)
 
 
 def _check_taps(taps: int) -> None:
@@ -216,22 +237,35 @@ def _unit(weights: Float64) -> Float64:
 
 
 def _keys(u: Float64) -> Float64:
+    """Return Keys' cubic convolution kernel, a = -1/2, at distances u from its centre."""
     u = np.abs(u)
     near = 1.5 * u**3 - 2.5 * u**2 + 1
     far = -0.5 * u**3 + 2.5 * u**2 - 4 * u + 2
-    return np.where(u <= 1, near, np.where(u < 2, far, 0.0))
+    outer = np.where(u < 2, far, 0.0)
+    return np.where(u <= 1, near, outer)
 
 
 def _strided(
-    x: Float64, axis: int, weights: Sequence[float], before: int, scale: int, start: int, stop: int
+    x: Float64,
+    axis: int,
+    weights: Sequence[float],
+    before: int,
+    scale: int,
+    wanted: Range,
 ) -> Float64:
+    """Return the measurements `wanted` of x along one axis, the taps added one after the other."""
+    start, stop = wanted
+    count = stop - start
     shape = list(x.shape)
-    shape[axis] = stop - start
+    shape[axis] = count
     total = np.zeros(shape)
-    if stop > start:
-        for k, weight in enumerate(weights):
-            first = start * scale + before + k
-            places = [slice(None)] * x.ndim
-            places[axis] = slice(first, first + (stop - start - 1) * scale + 1, scale)
-            total += weight * x[tuple(places)]
+    if count == 0:
+        return total
+
+    for tap, weight in enumerate(weights):
+        first = start * scale + before + tap
+        last = first + (count - 1) * scale
+        places = [slice(None)] * x.ndim
+        places[axis] = slice(first, last + 1, scale)
+        total += weight * x[tuple(places)]
     return total

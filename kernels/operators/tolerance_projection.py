@@ -30,6 +30,8 @@ CONVERGED = 1e-20
 # What rounding leaves of |A^T r|^2 at least, as a share of |r|^2, for operators whose norm is about
 # 1: there is no way below.
 ROUNDING = 1e-28
+# Keeps a vanished residual from dividing.
+TINY = 1e-300
 
 Ridge = Callable[[Tensor], tuple[Tensor, Tensor]]
 """w -> (z, B z), where z minimises |z|^2 + rho |B z - w|^2."""
@@ -48,28 +50,37 @@ class Effort:
     """Stop when the residual exceeds the tolerance by this share of it at most."""
 
 
-def least_change(ridge: Ridge, residual: Tensor, tolerance: Tensor, effort: Effort) -> Tensor:
+def least_change(
+    ridge: Ridge,
+    residual: Tensor,
+    tolerance: Tensor,
+    effort: Effort,
+) -> Tensor:
     """Return z for the residual r and its tolerance, which broadcasts to it and may be infinite.
 
-    Where the tolerance cannot be reached in time, z is the best found so far.
+    Where the tolerance cannot be reached in time, z is the best one so far.
     """
     if not residual.numel() or _excess(residual, tolerance)[0] <= 0:
-        return torch.zeros_like(ridge(residual)[0])
+        z, _ = ridge(residual)
+        return torch.zeros_like(z)
+
     low = residual - tolerance
     high = residual + tolerance
+    allowed = effort.slack * float(tolerance.min())
     v = torch.zeros_like(residual).clamp(low, high)
     u = torch.zeros_like(residual)
     z, bz = ridge(v)
     best = torch.zeros_like(z)
-    least = _excess(residual, tolerance)[1]
+    _, least = _excess(residual, tolerance)
     for i in range(effort.iterations + 1):
         if i % CHECK_EVERY == 0:
             worst, size = _excess(residual - bz, tolerance)
             if size < least:
                 best = z
                 least = size
-            if worst <= effort.slack * float(tolerance.min()):
+            if worst <= allowed:
                 return z
+
         mixed = RELAXATION * bz + (1 - RELAXATION) * v
         v = (mixed + u).clamp(low, high)
         u = u + mixed - v
@@ -77,11 +88,11 @@ def least_change(ridge: Ridge, residual: Tensor, tolerance: Tensor, effort: Effo
     return best
 
 
-def _excess(left: Tensor, tolerance: Tensor) -> tuple[float, float]:
+def _excess(residual: Tensor, tolerance: Tensor) -> tuple[float, float]:
     """Return by how much the residual exceeds the tolerance at most, and the sum of squares of the
     excess.
     """
-    beyond = (left.abs() - tolerance).clamp(min=0.0)
+    beyond = (residual.abs() - tolerance).clamp(min=0.0)
     return float(beyond.max()), float(beyond.square().sum())
 
 
@@ -103,16 +114,20 @@ def ridge_by_gradients(
         b = rho * adjoint(w)
         z = last[0] if last else torch.zeros_like(b)
         r = b - z - rho * adjoint(A(z))
-        p = h = inverse(r)
+        h = inverse(r)
+        p = h
         size = (r * h).sum()
         for _ in range(iterations):
             q = p + rho * adjoint(A(p))
-            step = size / (p * q).sum().clamp(min=1e-300)
+            curvature = (p * q).sum()
+            step = size / curvature.clamp(min=TINY)
             z = z + step * p
             r = r - step * q
+
             h = inverse(r)
             after = (r * h).sum()
-            p = h + after / size.clamp(min=1e-300) * p
+            growth = after / size.clamp(min=TINY)
+            p = h + growth * p
             size = after
         last[:] = [z]
         return z, A(z)
@@ -140,17 +155,20 @@ def least_squares(
     size = _squared(s)
     enough = torch.maximum(CONVERGED * size, ROUNDING * _squared(residual))
     for i in range(iterations):
-        if i % CHECK_EVERY == 0 and (
-            float(r.abs().max()) <= tolerance or bool((size <= enough).all())
-        ):
-            break
+        if i % CHECK_EVERY == 0:
+            holds = float(r.abs().max()) <= tolerance
+            if holds or bool((size <= enough).all()):
+                break
+
         q = A(p)
-        step = size / _squared(q).clamp(min=1e-300)
+        step = size / _squared(q).clamp(min=TINY)
         z = z + step * p
         r = r - step * q
+
         s = adjoint(r)
         after = _squared(s)
-        p = s + after / size.clamp(min=1e-300) * p
+        growth = after / size.clamp(min=TINY)
+        p = s + growth * p
         size = after
     return z
 
