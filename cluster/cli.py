@@ -29,7 +29,7 @@ from cluster.commands.status import status
 from cluster.commands.train import train
 from cluster.commands.verify import verify
 from cluster.options.exit_codes import BAD_INPUT, DONE, FAILED, INTERRUPTED, complain
-from orchestrator.errors import PlanError
+from orchestrator.errors import PlanError, RunError
 
 # One image; many images and clusters; a look at runs; one's own network; this machine.
 ORDER = (
@@ -91,7 +91,7 @@ def _run(arguments: list[str] | None) -> int:
     except (typer.Abort, KeyboardInterrupt):
         complain("interrupted")
         return INTERRUPTED
-    except DamagedError as err:  # found while reading pixels: nothing the user asked for was wrong
+    except (DamagedError, RunError) as err:  # nothing the user asked for was wrong
         complain(str(err))
         return FAILED
     except (PlanError, FormatError) as err:

@@ -24,7 +24,7 @@ def degrade(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
     **given: Any,
 ) -> None:
-    """Make a measurement of the clean image IN, with exactly the operators that `restore` inverts."""
+    """Make a measurement of the clean image IN, with the operators that `restore` inverts."""
     from kernels.denoisers.denoiser_registry import describe
     from orchestrator.job.tasks import Task
     from orchestrator.measurement.degrade import degrade as measure

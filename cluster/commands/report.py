@@ -1,10 +1,10 @@
-"""The commands that look at a run without touching it: status and report."""
+"""The command `report`: a run's timeline as a picture, and what its workers did."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,68 +13,81 @@ from cluster.options.arguments import Out
 from cluster.terminal.progress import duration
 from orchestrator.errors import PlanError
 
+if TYPE_CHECKING:
+    from orchestrator.run.history import History
 
-def report(
-    out: Out,
-    file: Annotated[
-        Path | None,
-        typer.Option(
-            "--file", help="Where the picture goes.", show_default="OUT/.gigarestore/report.svg"
-        ),
-    ] = None,
-    as_json: opt.AsJson = False,
-) -> None:
-    """Draw a run's timeline and utilisation from its event log (SVG), and say what its workers did."""
+File = Annotated[
+    Path | None,
+    typer.Option(
+        "--file", help="Where the picture goes.", show_default="OUT/.gigarestore/report.svg"
+    ),
+]
+
+
+def report(out: Out, file: File = None, as_json: opt.AsJson = False) -> None:
+    """Draw a run's timeline and utilisation (SVG), and say what its workers did."""
     from cluster.terminal.timeline import draw
     from orchestrator.run.history import read_history
     from orchestrator.run_folder import RunDir
 
     run = RunDir.existing(out)
-    found = read_history(run.events)
-    if not found.attempts:
+    history = read_history(run.events)
+    if not history.attempts:
         raise PlanError(f"{run.events} tells of no run; the run at {out} has not begun")
-    target = run.state / "report.svg" if file is None else file
+
+    picture = run.state / "report.svg" if file is None else file
     try:
-        target.write_text(draw(found, str(out)), encoding="utf-8")
+        picture.write_text(draw(history, str(out)), encoding="utf-8")
     except OSError as err:
-        raise PlanError(f"cannot write {target}: {err.strerror}; choose another --file") from None
-    facts: dict[str, Any] = {
-        "outcome": found.outcome or "unfinished",
-        "attempts": found.attempts,
-        "tiles": found.tiles,
-        "done": found.done,
-        "nfe": found.nfe,
-        "filled": found.filled,
-        "seconds": found.seconds,
-        "failures": found.failures,
-        "given_up": found.given_up,
-        "workers": [
-            {
-                "worker": worker.name,
-                "device": worker.device,
-                "tiles": worker.tiles,
-                "batches": worker.batches,
-                "busy": worker.busy,
-                "utilisation": found.utilisation(worker),
-                "lost": worker.lost is not None,
-            }
-            for worker in found.workers.values()
-        ],
-        "picture": str(target),
-    }
+        raise PlanError(f"cannot write {picture}: {err.strerror}; choose another --file") from None
+
     if as_json:
-        print(json.dumps(facts))
-        return
+        print(json.dumps({**facts_of(history), "picture": str(picture)}))
+    else:
+        print_history(out, history)
+        print(f"timeline: {picture}")
+
+
+def facts_of(history: History) -> dict[str, Any]:
+    """Return a run's figures, and those of each of its workers, as JSON values."""
+    workers = [
+        {
+            "worker": worker.name,
+            "device": worker.device,
+            "tiles": worker.tiles,
+            "batches": worker.batches,
+            "busy": worker.busy,
+            "utilisation": history.utilisation(worker),
+            "lost": worker.lost is not None,
+        }
+        for worker in history.workers.values()
+    ]
+    return {
+        "outcome": history.outcome or "unfinished",
+        "attempts": history.attempts,
+        "tiles": history.tiles,
+        "done": history.done,
+        "nfe": history.nfe,
+        "filled": history.filled,
+        "seconds": history.seconds,
+        "failures": history.failures,
+        "given_up": history.given_up,
+        "workers": workers,
+    }
+
+
+def print_history(out: Path, history: History) -> None:
+    """Print what a run did, a line for each worker and each thing of note."""
     print(
-        f"{out}: {facts['outcome']}, {found.done} of {found.tiles} tiles, {found.nfe} network evaluations in "
-        f"{duration(found.seconds)}, attempts: {found.attempts}, failed tries: {found.failures}"
+        f"{out}: {history.outcome or 'unfinished'}, {history.done} of {history.tiles} tiles, "
+        f"{history.nfe} network evaluations in {duration(history.seconds)}, "
+        f"attempts: {history.attempts}, failed tries: {history.failures}"
     )
-    for worker in facts["workers"]:
-        lost = ", lost" if worker["lost"] else ""
+    for worker in history.workers.values():
+        lost = "" if worker.lost is None else ", lost"
         print(
-            f"  {worker['worker']} {worker['device']}: {worker['tiles']} tiles in {worker['batches']} batches, "
-            f"busy {worker['utilisation']:.0%}{lost}"
+            f"  {worker.name} {worker.device}: {worker.tiles} tiles in {worker.batches} batches, "
+            f"busy {history.utilisation(worker):.0%}{lost}"
         )
-    for time, text in found.notes:
-        print(f"  after {duration(time - found.began)}: {text}")
-    print(f"timeline: {target}")
+    for moment, text in history.notes:
+        print(f"  after {duration(moment - history.began)}: {text}")

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cluster.options import options as opt
-from cluster.options.arguments import In
+from cluster.options.arguments import In, NewOut, Quiet
 from cluster.options.executors import pick
-from cluster.options.exit_codes import FAILED, INTERRUPTED, fail
+from cluster.options.exit_codes import FAILED, INTERRUPTED, complain, fail
 from cluster.options.options import takes
 from cluster.terminal.progress import ProgressView, duration
 from orchestrator.errors import PlanError, RunError
@@ -20,45 +18,62 @@ from orchestrator.events import Event
 from orchestrator.job.spec import JobSpec
 
 if TYPE_CHECKING:
-    from orchestrator.job.plan import Plan
     from orchestrator.run.lifecycle import Outcome
     from orchestrator.run.session import Executor
+
+    Listeners = list[Callable[[Event], None]]
 
 
 @takes(*opt.JOB)
 def restore(
     source: In = None,
-    out: Annotated[
-        Path | None, typer.Argument(metavar="OUT", help="Folder for the result, an OME-Zarr image.")
-    ] = None,
+    out: NewOut = None,
     job: opt.Job = None,
     *,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier result at OUT.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: Quiet = False,
     **given: Any,
 ) -> None:
-    """Restore image IN into the OME-Zarr folder OUT (task generate: `restore OUT --task generate
-    --size HxW`).
+    """Restore image IN into the OME-Zarr folder OUT.
+
+    Without an input: `restore OUT --task generate --size HxW`.
     """
-    if given["task"] == "generate" and out is None:
-        source, out = None, source
-    spec = opt.job_spec(
-        JobSpec.load(job) if job else JobSpec(), {**given, "path": source, "output": out}
+    spec = job_of({**given, "source": source, "out": out, "job": job}, "restore IN OUT [options]")
+    from orchestrator.run import lifecycle
+
+    outcome = drive(
+        spec,
+        quiet,
+        lambda executor, listeners: lifecycle.start(spec, executor, listeners, overwrite=overwrite),
     )
+    report_outcome(outcome)
+
+
+def job_of(parameters: Mapping[str, Any], usage: str) -> JobSpec:
+    """Return the job that the parameters of `restore` describe; raises PlanError where no input is
+    named, with the usage.
+    """
+    source = parameters["source"]
+    out = parameters["out"]
+    if parameters["task"] == "generate" and out is None:
+        source, out = None, source
+
+    job_file = parameters["job"]
+    base = JobSpec.load(job_file) if job_file else JobSpec()
+    options = {name: value for name, value in parameters.items() if name in opt.OPTIONS}
+    spec = opt.job_spec(base, {**options, "path": source, "output": out})
+
     if spec.input.path is None and spec.task.name != "generate":
-        raise PlanError("no input named; usage: gigarestore restore IN OUT [options]")
-    from orchestrator.run import lifecycle as run
-
-    report_outcome(drive(spec, quiet, lambda ex, on: run.start(spec, ex, on, overwrite=overwrite)))
+        raise PlanError(f"no input named; usage: gigarestore {usage}")
+    return spec
 
 
-def drive(
-    spec: JobSpec, quiet: bool, go: Callable[[Executor, list[Callable[[Event], None]]], Outcome]
-) -> Outcome:
-    """Run with progress; a signal lets running batches end, a second one does not; everything
-    committed stays.
+def drive(spec: JobSpec, quiet: bool, run: Callable[[Executor, Listeners], Outcome]) -> Outcome:
+    """Run a job with progress, and end the command with one line where it does not finish.
+
+    A signal lets running batches end, a second one does not; everything committed stays.
     """
     from orchestrator.shutdown import Stop
     from storage.errors import SupersededError
@@ -66,23 +81,24 @@ def drive(
     stop = Stop(spec.run.drain_seconds)
     executor = pick(spec.run, stop)
     stop.listen()
+    go_on = f"go on with: gigarestore resume {spec.output}"
     with ProgressView(quiet) as progress:
         try:
-            return go(executor, [progress])
+            return run(executor, [progress])
         except KeyboardInterrupt:
-            where = f"; go on with: gigarestore resume {spec.output}" if spec.output else ""
-            fail(f"interrupted, everything committed is kept{where}", INTERRUPTED)
+            hint = f"; {go_on}" if spec.output else ""
+            fail(f"interrupted, everything committed is kept{hint}", INTERRUPTED)
         except SupersededError as err:
             fail(str(err), FAILED)
         except RunError as err:
-            fail(
-                f"{err}; everything else is kept, go on with: gigarestore resume {spec.output}",
-                FAILED,
-            )
+            fail(f"{err}; everything else is kept, {go_on}", FAILED)
 
 
 def report_outcome(outcome: Outcome) -> None:
-    plan: Plan = outcome.plan
+    """Print what became of a run: its size, tiles and time, and a warning of tiles that are not
+    restored.
+    """
+    plan = outcome.plan
     megapixels = plan.height * plan.width / 1e6
     resumed = f" ({outcome.resumed} from before)" if outcome.resumed else ""
     filled = f", {outcome.filled} of them filled without the network" if outcome.filled else ""
@@ -92,8 +108,7 @@ def report_outcome(outcome: Outcome) -> None:
         f"{duration(outcome.seconds)}"
     )
     if outcome.substituted:
-        print(
-            f"gigarestore: warning: {outcome.substituted} tiles could not be restored, what was measured stands in for "
-            f"them; `gigarestore verify {outcome.root}` names them",
-            file=sys.stderr,
+        complain(
+            f"warning: {outcome.substituted} tiles could not be restored, what was measured "
+            f"stands in for them; `gigarestore verify {outcome.root}` names them"
         )

@@ -20,22 +20,18 @@ from cluster.commands.submit_arguments import (
     with_output,
 )
 from cluster.submission.hand_in import hand_in
+from cluster.submission.setting_options import given_settings, takes_settings
 from cluster.submission.settings import Loaded, load
 from cluster.submission.submission import BATCH, Submission, code_folder, new_run_id
 from cluster.submitted_runs.backends import backend
 from orchestrator.errors import PlanError
 from orchestrator.run_folder import RunDir, check_output
 
+# The options of restore and batch are theirs to read: cluster.commands.submit_arguments.
 CONTEXT = {"ignore_unknown_options": True, "allow_extra_args": True}
 
-Text = str | None
-Texts = list[str] | None
 
-
-def _option(*names: str, text: str, metavar: str | None = None) -> Any:
-    return typer.Option(*names, help=text, metavar=metavar, show_default=False)
-
-
+@takes_settings
 def submit(
     arguments: Annotated[
         list[str],
@@ -44,140 +40,34 @@ def submit(
             help="As for `gigarestore restore`; behind the word batch as for `gigarestore batch`.",
         ),
     ],
-    backend_name: Annotated[
-        Text, _option("--backend", text="slurm, ray (Jobs API) or kuberay.")
-    ] = None,
+    *,
     dry_run: Annotated[
-        bool, _option("--dry-run", text="Print the complete script or manifest; touch nothing.")
+        bool,
+        typer.Option("--dry-run", help="Print the complete script or manifest; touch nothing."),
     ] = False,
     check: Annotated[
-        bool, _option("--check", text="Ask the scheduler whether it would take it; submit nothing.")
+        bool,
+        typer.Option("--check", help="Ask the scheduler whether it would take it; submit nothing."),
     ] = False,
     wait: Annotated[
-        bool, _option("--wait", text="Return when it has ended, with its exit code.")
+        bool, typer.Option("--wait", help="Return when it has ended, with its exit code.")
     ] = False,
     follow: Annotated[
-        bool, _option("--follow", text="The same, with its log; Ctrl-C detaches.")
+        bool, typer.Option("--follow", help="The same, with its log; Ctrl-C detaches.")
     ] = False,
     as_json: Annotated[
-        bool, _option("--json", text="Print one JSON document instead of the handle.")
+        bool, typer.Option("--json", help="Print one JSON document instead of the handle.")
     ] = False,
-    name: Annotated[Text, _option("--name", text="Name in the queue [after OUT].")] = None,
-    nodes: Annotated[int | None, _option("--nodes", text="Nodes [1].")] = None,
-    min_nodes: Annotated[
-        int | None, _option("--min-nodes", text="Nodes that are enough to begin [all].")
-    ] = None,
-    cpus: Annotated[int | None, _option("--cpus", text="Cores per node [4].")] = None,
-    gpus: Annotated[int | None, _option("--gpus", text="GPUs per node [0].")] = None,
-    memory: Annotated[Text, _option("--memory", text="Memory per node [16G].")] = None,
-    time_limit: Annotated[
-        Text, _option("--time", text="Limit of one attempt: minutes or D-HH:MM:SS [24 h].")
-    ] = None,
-    env: Annotated[Texts, _option("--env", text="NAME=VALUE for the job; may be repeated.")] = None,
-    setup: Annotated[
-        Texts, _option("--setup", text="slurm: shell line to run first; may be repeated.")
-    ] = None,
-    python: Annotated[Text, _option("--python", text="Python on the nodes.")] = None,
-    on_node_fail: Annotated[
-        Text, _option("--on-node-fail", text="slurm: continue or requeue [continue].")
-    ] = None,
-    restarts: Annotated[
-        int | None, _option("--restarts", text="How often it may begin again [10].")
-    ] = None,
-    grace: Annotated[
-        int | None, _option("--grace", text="Seconds to stop in before the limit [180].")
-    ] = None,
-    partition: Annotated[Text, _option("--partition", text="slurm: partition.")] = None,
-    account: Annotated[Text, _option("--account", text="slurm: account.")] = None,
-    qos: Annotated[Text, _option("--qos", text="slurm: quality of service.")] = None,
-    constraint: Annotated[Text, _option("--constraint", text="slurm: node features.")] = None,
-    reservation: Annotated[Text, _option("--reservation", text="slurm: reservation.")] = None,
-    shares: Annotated[
-        int | None,
-        _option(
-            "--shares", text="slurm: tasks of an array, each with its share of a batch [one job]."
-        ),
-    ] = None,
-    sbatch: Annotated[
-        Texts, _option("--sbatch-option", text="slurm: --name=value for sbatch; may be repeated.")
-    ] = None,
-    dashboard: Annotated[
-        Text, _option("--dashboard", text="ray: address, http://HOST:8265.")
-    ] = None,
-    token_file: Annotated[
-        Text, _option("--token-file", text="ray: file with the cluster's token.")
-    ] = None,
-    ship: Annotated[
-        bool | None,
-        typer.Option("--ship/--no-ship", help="ray: send this version's code along [yes]."),
-    ] = None,
-    namespace: Annotated[Text, _option("--namespace", text="kuberay: namespace [default].")] = None,
-    image: Annotated[Text, _option("--image", text="kuberay: image with gigarestore.")] = None,
-    service_account: Annotated[
-        Text, _option("--service-account", text="kuberay: service account.")
-    ] = None,
-    claims: Annotated[
-        Texts, _option("--claim", text="kuberay: CLAIM:/MOUNT; may be repeated.")
-    ] = None,
-    secrets: Annotated[
-        Texts, _option("--secret", text="kuberay: NAME=SECRET:KEY; may be repeated.")
-    ] = None,
-    copy_to: Annotated[
-        Text, _option("--copy-to", text="kuberay: URL for the finished image, s3://...")
-    ] = None,
-    queue: Annotated[Text, _option("--queue", text="kuberay: Kueue's local queue.")] = None,
-    tolerations: Annotated[
-        Texts, _option("--toleration", text="kuberay: KEY[=VALUE][:EFFECT]; may repeat.")
-    ] = None,
-    node_selector: Annotated[
-        Texts, _option("--node-selector", text="kuberay: KEY=VALUE; may be repeated.")
-    ] = None,
-    ray_version: Annotated[
-        Text, _option("--ray-version", text="kuberay: Ray's version in the image.")
-    ] = None,
+    **given: Any,
 ) -> None:
-    """Restore IN into OUT, or a batch of images, on a cluster: SLURM, Ray or Kubernetes. Prints the
-    run's handle.
+    """Restore IN into OUT, or a batch of images, on a cluster: SLURM, Ray or Kubernetes.
+
+    Prints the run's handle.
     """
-    flags = {
-        "submit.backend": backend_name,
-        "submit.name": name,
-        "submit.nodes": nodes,
-        "submit.min_nodes": min_nodes,
-        "submit.cpus": cpus,
-        "submit.gpus": gpus,
-        "submit.memory": memory,
-        "submit.time": time_limit,
-        "submit.env": env,
-        "submit.setup": setup,
-        "submit.python": python,
-        "submit.on_node_fail": on_node_fail,
-        "submit.restarts": restarts,
-        "submit.grace": grace,
-        "slurm.partition": partition,
-        "slurm.account": account,
-        "slurm.qos": qos,
-        "slurm.constraint": constraint,
-        "slurm.reservation": reservation,
-        "slurm.shares": shares,
-        "slurm.options": sbatch,
-        "ray.dashboard": dashboard,
-        "ray.token_file": token_file,
-        "ray.ship": ship,
-        "kuberay.namespace": namespace,
-        "kuberay.image": image,
-        "kuberay.service_account": service_account,
-        "kuberay.claims": claims,
-        "kuberay.secrets": secrets,
-        "kuberay.copy_to": copy_to,
-        "kuberay.queue": queue,
-        "kuberay.tolerations": tolerations,
-        "kuberay.node_selector": node_selector,
-        "kuberay.ray_version": ray_version,
-    }
-    loaded = load(flags, Path.cwd(), os.environ)
+    loaded = load(given_settings(given), Path.cwd(), os.environ)
     submission = make_submission(arguments, loaded)
     chosen = backend(str(loaded.settings.submit.backend))
+
     if dry_run:
         print(chosen.render(submission), end="")
         return

@@ -9,8 +9,7 @@ from typing import Any
 
 import typer
 
-from cluster.commands.restore import restore
-from cluster.options import options as opt
+from cluster.commands.restore import job_of, restore
 from orchestrator.errors import PlanError
 from orchestrator.job.spec import JobSpec
 
@@ -43,7 +42,8 @@ def check_where(executor: str, address: str | None) -> None:
     """Raise PlanError for options of where it runs that a submitted run has not."""
     if executor != "ray" or address is not None:
         raise PlanError(
-            "--executor serial and --address are for `restore`; a submitted run uses the cluster's own Ray"
+            "--executor serial and --address are for `restore`; a submitted run uses the cluster's "
+            "own Ray"
         )
 
 
@@ -65,16 +65,6 @@ def parse_restore(arguments: list[str]) -> tuple[JobSpec, bool]:
     """Return the job that `gigarestore restore` would run, and whether it may overwrite; its usage
     errors are ours.
     """
-    given = command_values(restore, arguments)
-    source = given["source"]
-    out = given["out"]
-    job = given["job"]
-    if given["task"] == "generate" and out is None:
-        source, out = None, source
-    options = {key: value for key, value in given.items() if key in opt.OPTIONS}
-    spec = opt.job_spec(
-        JobSpec.load(job) if job else JobSpec(), {**options, "path": source, "output": out}
-    )
-    if spec.input.path is None and spec.task.name != "generate":
-        raise PlanError("no input named; usage: gigarestore submit IN OUT [options of restore]")
-    return spec, bool(given["overwrite"])
+    parameters = command_values(restore, arguments)
+    spec = job_of(parameters, "submit IN OUT [options of restore]")
+    return spec, bool(parameters["overwrite"])

@@ -12,17 +12,15 @@ from cluster.options.exit_codes import FAILED
 
 
 def verify(out: Out, as_json: opt.AsJson = False) -> None:
-    """Check the published image: A x = y over the whole image, seams, completeness. Exit 1 when it
-    does not hold.
-    """
+    """Check the published image: A x = y everywhere, seams, completeness; exit 1 where it fails."""
     from orchestrator.run.verify import verify_run
 
-    found = verify_run(out)
+    verification = verify_run(out)
     if as_json:
-        print(json.dumps(found.as_dict()))
+        print(json.dumps(verification.as_dict()))
     else:
         from cluster.terminal.tables import print_verification
 
-        print_verification(found)
-    if not found.passed:
+        print_verification(verification)
+    if not verification.passed:
         raise typer.Exit(FAILED)

@@ -1,4 +1,4 @@
-"""The arguments that several commands share."""
+"""The arguments and options that several commands share."""
 
 from __future__ import annotations
 
@@ -13,6 +13,16 @@ In = Annotated[
 Out = Annotated[
     Path, typer.Argument(metavar="OUT", help="Folder of the result, an OME-Zarr image.")
 ]
+NewOut = Annotated[
+    Path | None, typer.Argument(metavar="OUT", help="Folder for the result, an OME-Zarr image.")
+]
 RunOrOut = Annotated[
     Path, typer.Argument(metavar="OUT", help="Folder of the result, or a submitted run's handle.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+TakeOver = Annotated[
+    bool,
+    typer.Option(
+        "--take-over", help="Also when another driver works there, because that one hangs."
+    ),
 ]

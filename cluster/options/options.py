@@ -6,23 +6,21 @@ Commands name those that they have (`takes`); the columns of a manifest are the 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 
 from cluster.options import parsers
+from cluster.options.signature import Command, with_parameters
 from orchestrator.job.spec import JobSpec
 
 Job = Annotated[
     Path | None, typer.Option(help="A job file (TOML); other options override what it says.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
-
-F = TypeVar("F", bound=Callable[..., None])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,29 +283,13 @@ TILING = _between("tile", "order_block")
 RUN = _between("executor", "store_seconds")
 
 
-def takes(*names: str) -> Callable[[F], F]:
+def takes(*names: str) -> Callable[[Command], Command]:
     """Give a command these options, before its keyword-only parameters; they reach it as `**given`,
     None where not given.
     """
 
-    def extend(command: F) -> F:
-        signature = inspect.signature(command, eval_str=True)
-        shared = [
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=None,
-                annotation=OPTIONS[name].annotation,
-            )
-            for name in names
-        ]
-        own = [
-            p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD
-        ]
-        first = [p for p in own if p.kind is not inspect.Parameter.KEYWORD_ONLY]
-        extended = signature.replace(parameters=[*first, *shared, *own[len(first) :]])
-        command.__signature__ = extended  # type: ignore[attr-defined]  # what typer asks for
-        return command
+    def extend(command: Command) -> Command:
+        return with_parameters(command, {name: OPTIONS[name].annotation for name in names})
 
     return extend
 
