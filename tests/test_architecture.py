@@ -18,7 +18,7 @@ MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 PURE = (
     "job.spec",
     "job.plan",
-    "job.tasks",
+    "job.tasks.registry",
     "job.trajectory",
     "tiling.axis",
     "tiling.grid",

@@ -26,15 +26,14 @@ def degrade(
 ) -> None:
     """Make a measurement of the clean image IN, with the operators that `restore` inverts."""
     from kernels.denoisers.denoiser_registry import describe
-    from orchestrator.job.tasks import Task
     from orchestrator.measurement.degrade import degrade as measure
     from orchestrator.planning.input_facts import resolve_task
 
     spec = opt.job_spec(JobSpec(), {**given, "path": source})
     try:
-        if spec.task.name != "cs":
+        if not spec.kind.coefficients:
             spec = spec.model_copy(update={"task": resolve_task(spec, describe(spec.denoiser))})
-            Task.of(spec)
+            spec.resolved_task()
         shape = measure(spec, out, seed, overwrite)
     except ValueError as err:
         raise PlanError(str(err)) from None

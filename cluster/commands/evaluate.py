@@ -18,11 +18,12 @@ import typer
 from numpy.typing import NDArray
 
 from orchestrator.errors import PlanError
+from orchestrator.job.tasks import registry
 
 if TYPE_CHECKING:
     from cluster.evaluation.trials import Score
 
-TRIAL_NAMES = "sr4,sr2,denoise10,denoise25,denoise50,inpaint,colorize"
+TRIAL_NAMES = ",".join(registry.trials())
 # Side of a picture on the contact sheet, px; images on it at most.
 THUMB = 160
 MOST_IMAGES = 4
@@ -77,7 +78,7 @@ def evaluate(
     for path in paths:
         clean = read_clean(path, side)
         for trial in (TRIALS[name] for name in trials.split(",")):
-            if trial.name == "colorize" and len(clean) == 1:
+            if registry.TASKS[trial.task["name"]].grey and len(clean) == 1:
                 continue
             varied = trial.random or intent == "detail"
             for seed in range(seeds if varied else 1):

@@ -57,7 +57,7 @@ def job_of(parameters: Mapping[str, Any], usage: str) -> JobSpec:
     """
     source = parameters["source"]
     out = parameters["out"]
-    if parameters["task"] == "generate" and out is None:
+    if out is None and opt.draws_freely(parameters["task"]):
         source, out = None, source
 
     job_file = parameters["job"]
@@ -65,7 +65,7 @@ def job_of(parameters: Mapping[str, Any], usage: str) -> JobSpec:
     options = {name: value for name, value in parameters.items() if name in opt.OPTIONS}
     spec = opt.job_spec(base, {**options, "path": source, "output": out})
 
-    if spec.input.path is None and spec.task.name != "generate":
+    if spec.input.path is None and spec.kind.measured:
         raise PlanError(f"no input named; usage: gigarestore {usage}")
     return spec
 

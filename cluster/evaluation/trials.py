@@ -17,6 +17,8 @@ from kernels.metrics import psnr, ssim
 from orchestrator.errors import PlanError
 from orchestrator.job.plan import Plan
 from orchestrator.job.spec import JobSpec
+from orchestrator.job.tasks.registry import TASKS, trials
+from orchestrator.job.tasks.task import Trial
 from orchestrator.measurement.consistency import means
 from orchestrator.measurement.windows import to_channels
 from orchestrator.run.verify import seam_report
@@ -34,40 +36,7 @@ TILE_UNIT = 32
 USUAL_TILE = 256
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
-    """A way of degrading an image."""
-
-    name: str
-    task: dict[str, Any]
-    random: bool = False
-    """Whether the measurement differs from seed to seed."""
-
-
-TRIALS = {
-    trial.name: trial
-    for trial in (
-        Trial(name="sr4", task={"name": "sr", "scale": 4}),
-        Trial(name="sr2", task={"name": "sr", "scale": 2}),
-        Trial(
-            name="denoise10",
-            task={"name": "denoise", "sigma": 10 / 255, "sigma_unit": "fraction"},
-            random=True,
-        ),
-        Trial(
-            name="denoise25",
-            task={"name": "denoise", "sigma": 25 / 255, "sigma_unit": "fraction"},
-            random=True,
-        ),
-        Trial(
-            name="denoise50",
-            task={"name": "denoise", "sigma": 50 / 255, "sigma_unit": "fraction"},
-            random=True,
-        ),
-        Trial(name="inpaint", task={"name": "inpaint"}, random=True),
-        Trial(name="colorize", task={"name": "colorize"}),
-    )
-}
+TRIALS = trials()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,11 +94,15 @@ def run_trial(
     paths = {role: work / f"{role}.tif" for role in ("clean", "measured", "mask")}
     write_image(paths["clean"], clean)
     mask = None
-    if trial.name == "inpaint":
+    kind = TASKS[trial.task["name"]]
+    if kind.takes_mask:
         rng = np.random.default_rng([seed, 0x1A9])
         mask = (rng.random(clean.shape[1:]) >= MISSING).astype(np.uint8)[None] * np.uint8(255)
         write_image(paths["mask"], mask)
-    job = {"task": trial.task, "input": {"mask": None if mask is None else str(paths["mask"])}}
+    job = {
+        "task": dict(trial.task),
+        "input": {"mask": None if mask is None else str(paths["mask"])},
+    }
     spec = JobSpec.build({**job, "input": {**job["input"], "path": str(paths["clean"])}})
     degrade(spec, paths["measured"], seed, overwrite=True)
     y = open_image(paths["measured"]).read(Box(0, 0, *_size(paths["measured"])))
@@ -172,7 +145,7 @@ def run_trial(
 
 def misfit(trial: Trial, x: Pixels, y: Pixels, mask: Pixels | None) -> float:
     """Return the RMS of A x - y over what was measured, grey levels."""
-    measured = means(x, int(trial.task.get("scale", 1)), trial.name == "colorize", None)
+    measured = means(x, int(trial.task.get("scale", 1)), TASKS[trial.task["name"]].grey, None)
     error = (measured - y.astype(np.float64)) ** 2
     known = np.ones(error.shape, bool) if mask is None else np.broadcast_to(mask > 0, error.shape)
     return float(np.sqrt(error[known].mean()))
@@ -199,7 +172,7 @@ def baselines(
     if mask is not None:
         holes = np.where(mask > 0, y.astype(np.float32), np.float32(np.nan))
         yield "neighbours", lambda: stored(fill_unknown(holes))
-    if trial.name.startswith("denoise"):
+    if TASKS[trial.task["name"]].starts_at_its_noise:
         sigma = float(trial.task["sigma"])
         yield (
             "wavelet",

@@ -16,11 +16,15 @@ import typer
 from cluster.options import parsers
 from cluster.options.signature import Command, with_parameters
 from orchestrator.job.spec import JobSpec
+from orchestrator.job.tasks.registry import TASKS
 
 Job = Annotated[
     Path | None, typer.Option(help="A job file (TOML); other options override what it says.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+
+TASK_NAMES = tuple(TASKS)
+USUAL_TASK = JobSpec().kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,10 +64,10 @@ OPTIONS = {
     "task": _option(
         "task.name",
         str,
-        "sr, colorize, inpaint, denoise, deblur, cs, outpaint, generate, operator, sr+colorize or inpaint+colorize+sr.",
-        "sr",
+        f"{', '.join(TASK_NAMES[:-1])} or {TASK_NAMES[-1]}.",
+        USUAL_TASK.name,
     ),
-    "scale": _option("task.scale", int, "Output pixels per input pixel (sr).", "4 for sr"),
+    "scale": _option("task.scale", int, "Output pixels per input pixel (sr).", f"{USUAL_TASK.default_scale} for {USUAL_TASK.name}"),
     "sigma": _option(
         "task.sigma",
         str,
@@ -294,23 +298,25 @@ def takes(*names: str) -> Callable[[Command], Command]:
     return extend
 
 
+def draws_freely(task: str | None) -> bool:
+    """Tell whether a named task has no measurement, so that the one path that is given is OUT."""
+    return task in TASKS and not TASKS[task].measured
+
+
 def job_spec(base: JobSpec, given: dict[str, Any]) -> JobSpec:
     """Return `base` with the options that were given put in their sections; raises PlanError on a
     bad value.
     """
-    values = base.model_dump()
+    values = base.model_dump(exclude_unset=True)
     for name, value in given.items():
         if value is None or value == []:
             continue
         option = OPTIONS[name]
-        target = values[option.section] if option.section else values
+        target = values.setdefault(option.section, {}) if option.section else values
         if name == "sigma":
             target["sigma"], target["sigma_unit"] = parsers.parse_sigma(value)
         else:
             target[option.field] = option.read(value) if option.read else value
-    task = values["task"]
     if given.get("operator") is not None and given.get("task") is None:
-        task["name"] = "operator"
-    if task["name"] == "sr" and task["scale"] == 1 and given.get("scale") is None:
-        task["scale"] = 4
+        values["task"]["name"] = "operator"
     return JobSpec.build(values)

@@ -79,7 +79,7 @@ def _compare(run: RunDir, plan: Plan) -> _Comparison:
     box = _centre(plan)
     image = open_image(run.root)
     restored = _picture(image.read(box), plan.values)
-    drawn = plan.spec.input.path is None or plan.task.name in ("cs", "operator")
+    drawn = plan.spec.input.path is None or not plan.task.picture
     return _Comparison(box, restored, None if drawn else _input_under(run, plan, box))
 
 

@@ -241,17 +241,14 @@ def build_spec(given: Mapping[str, Any], base: JobSpec | None = None) -> JobSpec
     """Return the JobSpec of arguments, over `base`; raises PlanError for a bad or unknown one."""
     from orchestrator.job.spec import JobSpec
 
-    values = (base or JobSpec()).model_dump()
+    values = (base or JobSpec()).model_dump(exclude_unset=True)
     chosen = {name: value for name, value in given.items() if value is not None}
     for name, value in chosen.items():
         _put(values, name, value)
-    task = values["task"]
     if "operator" in chosen and "task" not in chosen:
-        task["name"] = "operator"
-    if task["name"] == "sr" and task["scale"] == 1 and "scale" not in chosen:
-        task["scale"] = 4
+        values["task"]["name"] = "operator"
     if "executor" not in chosen and base is None:
-        values["run"]["executor"] = _usual_executor(chosen)
+        values.setdefault("run", {})["executor"] = _usual_executor(chosen)
     return JobSpec.build(values)
 
 
@@ -266,7 +263,7 @@ def _usual_executor(chosen: Mapping[str, Any]) -> ExecutorName:
 
 def _put(values: dict[str, Any], name: str, value: object) -> None:
     section, field = _place(name).split(".")
-    target = values[section] if section else values
+    target = values.setdefault(section, {}) if section else values
     if name == "sigma":
         target["sigma"], target["sigma_unit"] = _noise_level(value)
     elif name == "blur" and not isinstance(value, str):

@@ -43,7 +43,7 @@ def run_job(
     Raises PlanError before anything is written, RunError when `resume_job` can go on, and
     KeyboardInterrupt when it was asked to stop.
     """
-    if spec.input.path is None and spec.task.name != "generate":
+    if spec.input.path is None and spec.kind.measured:
         raise PlanError("no input named; usage: gigarestore restore IN OUT [options]")
     from orchestrator.run import lifecycle
 

@@ -116,15 +116,15 @@ def _mask_array(given: dict[str, Any]) -> ArrayImage | None:
 
 
 def _check_image(spec: JobSpec, image: ImageInput | None, array: ArrayImage | None) -> None:
-    drawn = spec.task.name == "generate"
+    drawn = not spec.kind.measured
     if image is None and not drawn and spec.input.size is None:
         raise PlanError(
             "no image; give an array, a path or a URL, or draw one: Task.generate(size)"
         )
     if image is not None and drawn:
         raise PlanError("task generate takes no image; leave it out, or give another task")
-    if array is not None and spec.task.name == "cs":
-        raise PlanError("task cs takes no array; give the folder that `gigarestore degrade` wrote")
+    if array is not None and spec.kind.coefficients:
+        raise PlanError(f"task {spec.task.name} takes no array; give the folder that `gigarestore degrade` wrote")
 
 
 def _check_mask(mask: ArrayImage, image: ArrayImage, scale: int) -> None:

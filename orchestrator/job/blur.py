@@ -9,24 +9,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.operators.stencil import Stencil, anisotropic, bicubic, from_weights, gaussian, uniform
+from kernels.operators.stencil import Stencil, anisotropic, from_weights, gaussian, uniform
 from orchestrator.errors import PlanError
-from orchestrator.job.spec import TaskSpec
 from storage.box import Box
 from storage.byte_source import located
 from storage.readers.reader_registry import open_image
 
 NAMED = ("uniform", "gaussian", "anisotropic")
 FORMS = "uniform:TAPS, gaussian:SIGMA[:TAPS], anisotropic:SIGMA_Y,SIGMA_X[:TAPS] or a kernel file"
-
-
-def stencil_of(task: TaskSpec) -> Stencil | None:
-    """Return the stencil of a resolved task; None where measurements are cells of their own."""
-    if task.name == "sr" and task.kernel == "bicubic":
-        return bicubic(task.scale)
-    if task.name != "deblur" or task.weights is None:
-        return None
-    return from_weights(np.array(task.weights), normalise=False)
 
 
 def read_blur(text: str) -> Stencil:

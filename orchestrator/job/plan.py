@@ -15,16 +15,13 @@ from kernels.denoisers.info import DenoiserInfo
 from orchestrator.errors import PlanError
 from orchestrator.job.bands import Bands
 from orchestrator.job.spec import JobSpec
-from orchestrator.job.tasks import Posed, Task
+from orchestrator.job.tasks.task import Posed, Task
 from orchestrator.job.value_range import Values
 from orchestrator.tiling.axis import BLOCK
 from orchestrator.tiling.grid import TileGrid
 from orchestrator.tiling.hierarchy import FACTOR
 from orchestrator.tiling.task_graph import TaskGraph
 from storage.box import Box
-
-# Parts of a task that keep flat pixels flat.
-PIXELWISE = {"sr", "colorize", "inpaint", "outpaint", "denoise"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,12 +84,7 @@ class Plan:
     @property
     def joint(self) -> bool:
         """Whether the measurement belongs to all channels of a picture together, not band by band."""
-        return self.grey or self.task.name in ("cs", "operator")
-
-    @property
-    def pixelwise(self) -> bool:
-        """Whether A averages cells, so that a flat measurement is the measurement of flat pixels."""
-        return set(self.task.name.split("+")) <= PIXELWISE and self.task.stencil is None
+        return self.grey or not self.task.picture
 
     @property
     def dtype(self) -> str:
@@ -116,20 +108,16 @@ class Plan:
         )
         channels = spec.input.bands
         dtype = spec.input.dtype
-        task = Task.of(spec)
+        task = spec.resolved_task()
         given = spec.input
         values = Values.build(dtype, spec.input.values)
         bands = Bands.build(
-            denoiser.channels if task.grey or task.name == "operator" else channels,
+            denoiser.channels if task.grey or task.mixes_bands else channels,
             denoiser.channels,
             grey_as=given.grey_as or "replicate",
             bands_as=given.bands_as or "groups",
         )
-        if task.name == "cs" and channels not in (1, denoiser.channels):
-            raise PlanError(
-                f"the measurement has {channels} bands, {denoiser.name} restores {denoiser.channels}, or 1 replicated; "
-                "measure groups of that many bands"
-            )
+        task.check_bands(channels, denoiser.channels, denoiser.name)
         tiling = spec.tiling
         assert tiling.tile and tiling.stride and tiling.levels and tiling.order, (
             "resolve() fills the tiling"

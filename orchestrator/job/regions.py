@@ -62,8 +62,7 @@ def region_job(spec: JobSpec, number: int) -> JobSpec:
     """
     region = spec.regions[number]
     scale = spec.task.scale
-    overlapping = spec.task.name == "deblur" or spec.task.kernel == "bicubic"
-    if spec.task.name in ("cs", "outpaint", "operator") or overlapping or spec.input.fine_mask:
+    if not spec.kind.takes_regions(spec.task, spec.input):
         raise PlanError(
             f"task {spec.task.name} takes no --region here: its input does not lie under its output pixel by pixel"
         )

@@ -11,121 +11,38 @@ from __future__ import annotations
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from orchestrator.errors import PlanError
+from orchestrator.job.sections import InputSpec, Section, TaskFields
+from orchestrator.job.tasks.registry import TASKS
+from orchestrator.job.tasks.task import Task
 
-TaskName = Literal[
-    "sr",
-    "colorize",
-    "inpaint",
-    "denoise",
-    "generate",
-    "sr+colorize",
-    "inpaint+colorize+sr",
-    "deblur",
-    "cs",
-    "outpaint",
-    "operator",
-]
 # Keys of `run` that older versions wrote into job files: `batching` said how tiles shared a
 # worker's batches, which never reached a pixel (docs/decisions/continuous-batching.md).
 RETIRED_RUN_KEYS = {"batching"}
 
-Side = Annotated[int, Field(ge=0, le=1_000_000)]
-SigmaUnit = Literal["levels", "fraction"]
+if TYPE_CHECKING:
+    TaskName = str
+else:
+    TaskName = Literal[tuple(TASKS)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+def _usual_scale(given: dict[str, Any]) -> int:
+    return TASKS[given["name"]].default_scale
 
 
-class InputSpec(_Section):
-    """The measurement: an image file, and for inpainting a mask file (non-zero = known) or a value
-    for unknown.
-    """
-
-    path: str | None = None
-    mask: str | None = None
-    size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = None
-    """Height and width in px: read from the file; given by the user where there is no file
-    (generate, plan).
-    """
-    crop: tuple[int, int, int, int] | None = None
-    """Part of the file that is the measurement, y0, x0, y1, x1 in px; set for regions."""
-    bands: Annotated[int, Field(gt=0)] | None = None
-    """Number of bands, read from the file."""
-    dtype: str | None = None
-    """Stored dtype, read from the file."""
-    values: tuple[float, float] | None = None
-    """Stored values of black and white; None: the limits of the dtype."""
-    grey_as: Literal["replicate", "mean"] | None = None
-    """How one band meets a network of several channels (orchestrator.job.bands)."""
-    bands_as: Literal["groups", "single"] | None = None
-    """How bands of another number than the network's channels meet it."""
-    nodata: float | None = None
-    """Pixels with this value in every band are unknown (inpaint)."""
-    keep_nodata: float | None = None
-    """Samples with this value are none: they stay so in the output and are not restored. Read from
-    the file.
-    """
-    channel: tuple[Annotated[int, Field(ge=0)], ...] | None = None
-    """Bands of the file to restore, counted from 0; None: all but an alpha channel."""
-    z: Annotated[int, Field(ge=0)] | None = None
-    """Plane of a stack, counted from 0."""
-    t: Annotated[int, Field(ge=0)] | None = None
-    """Time point or page, counted from 0."""
-    max_pixels: Annotated[int, Field(gt=0)] | None = None
-    """Largest size that the file may declare, px."""
-    pad: tuple[Side, Side, Side, Side] | None = None
-    """Pixels to invent above, right of, below and left of the input (outpaint)."""
-    fine_mask: bool = False
-    """The mask has the output's size, not the input's: resolved from the files."""
-    extent: tuple[int, int] | None = None
-    """Height and width of the output where they are not the input's times the scale: read from a
-    `cs` measurement.
-    """
-
-
-class TaskSpec(_Section):
-    """What happened to the image."""
+class TaskSpec(TaskFields):
+    """What happened to the image, by the name of one of the tasks."""
 
     name: TaskName = "sr"
-    scale: Annotated[int, Field(ge=1, le=64)] = 1
-    """Output pixels per input pixel, along each axis."""
-    sigma: Annotated[float, Field(ge=0)] = 0.0
-    """Standard deviation of the measurement's noise, in `sigma_unit`."""
-    sigma_unit: SigmaUnit = "levels"
-    """levels: stored grey levels; fraction: of the range from black to white."""
-    skip_flat: Annotated[float, Field(ge=0)] | None = None
-    """A tile whose measurement varies by no more than this is filled without the network, grey
-    levels.
-    """
-    kernel: Literal["average", "bicubic"] = "average"
-    """How `sr` was reduced: averages of cells, or antialiased bicubic decimation."""
-    blur: str | None = None
-    """uniform:TAPS, gaussian:SIGMA[:TAPS], anisotropic:SIGMA_Y,SIGMA_X[:TAPS] or a kernel's file.
-    """
-    weights: tuple[tuple[float, ...], ...] | None = None
-    """The blur's kernel, resolved, so that a run no longer needs the file."""
-    ratio: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Share of the coefficients that compressed sensing kept; read from the measurement."""
-    block: Annotated[int, Field(ge=2, le=256)] = 32
-    """Side of a compressed-sensing block, px."""
-    cs_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Seed of the kept coefficients and signs; read from the measurement."""
-    operator: str | None = None
-    """Your own operator, package.module:Class."""
-    operator_args: dict[str, str] = {}
-    """Keyword arguments of its constructor."""
-    alignment: Annotated[int, Field(ge=1)] | None = None
-    """Pixels that its windows must be multiples of; asked of it."""
+    scale: Annotated[int, Field(ge=1, le=64)] = Field(default_factory=_usual_scale)
 
 
-class GuidanceSpec(_Section):
+class GuidanceSpec(Section):
     """Which class a class-conditional network, or a classifier that guides any network, is to draw."""
 
     label: Annotated[int, Field(ge=0)] | None = None
@@ -135,7 +52,7 @@ class GuidanceSpec(_Section):
     """Factor of the classifier's gradient."""
 
 
-class SamplingSpec(_Section):
+class SamplingSpec(Section):
     """How the reverse diffusion runs (method.md sections 1, 2, 7)."""
 
     intent: Literal["faithful", "detail", "paper"] | None = None
@@ -190,7 +107,7 @@ class SamplingSpec(_Section):
         return self.model_copy(update=dict.fromkeys(names)) if self.init == "predicted" else self
 
 
-class TilingSpec(_Section):
+class TilingSpec(Section):
     """Tile geometry (method.md sections 5 and 6)."""
 
     tile: Annotated[int, Field(ge=8, le=4096)] | None = None
@@ -205,7 +122,7 @@ class TilingSpec(_Section):
     """Order bridge: tiles along the side of a block."""
 
 
-class RegionSpec(_Section):
+class RegionSpec(Section):
     """A region of the output that another model restores first (orchestrator.job.regions)."""
 
     box: tuple[int, int, int, int]
@@ -217,7 +134,7 @@ class RegionSpec(_Section):
     tiling: TilingSpec | None = None
 
 
-class RunSpec(_Section):
+class RunSpec(Section):
     """Where and how it runs. None of this changes a pixel of a tile that can be restored."""
 
     executor: Literal["ray", "serial"] = "ray"
@@ -239,7 +156,7 @@ class RunSpec(_Section):
     """How long a failing store is tried again."""
 
 
-class JobSpec(_Section):
+class JobSpec(Section):
     """One restoration job."""
 
     input: InputSpec = InputSpec()
@@ -251,6 +168,22 @@ class JobSpec(_Section):
     tiling: TilingSpec = TilingSpec()
     regions: tuple[RegionSpec, ...] = ()
     run: RunSpec = RunSpec()
+
+    @property
+    def kind(self) -> type[Task]:
+        """Return the class of the job's task."""
+        return TASKS[self.task.name]
+
+    def resolved_task(self) -> Task:
+        """Return the task of a resolved job; raises PlanError as its `check` does."""
+        self.kind.check(self.task)
+        return self.kind(
+            scale=self.task.scale,
+            stencil=self.kind.stencil_of(self.task),
+            fine_mask=self.input.fine_mask,
+            dtype=self.input.dtype,
+            alignment=self.task.alignment or 1,
+        )
 
     def to_toml(self) -> str:
         """Return the specification as TOML; unset fields are left out."""

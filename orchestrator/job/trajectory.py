@@ -89,4 +89,4 @@ def build_trajectory(
 
 
 def _sigma(plan: Plan, level: Level) -> float | None:
-    return level.sigma_y if plan.task.name == "denoise" else None
+    return level.sigma_y if plan.task.starts_at_its_noise else None

@@ -36,7 +36,7 @@ WINDOW = 1024
 def consistency(run: RunDir, plan: Plan, image: Reader) -> tuple[Consistency, float]:
     """Return what |A x - y| is, and the most that rounding explains, grey levels."""
     meter = ConsistencyMeter()
-    if plan.task.name in ("cs", "operator"):
+    if not plan.task.picture:
         return _by_operator(run, plan, image, meter)
     compare = _averaged if plan.task.stencil is None else _overlapping
     for comparison in compare(run, plan, image):
@@ -136,11 +136,10 @@ def _by_operator(
     """Compare by the operator that restored: compressed sensing, or a class of the user's own."""
     from orchestrator.measurement.tile_operator import (
         measure,
-        own_operator,
         rounding_gain,
     )  # imports torch
 
-    operator = own_operator(plan.spec.task)
+    operator = plan.task.operator(plan.spec.task)
     spec = plan.spec.input
     levels = plan.values.levels / 2
     measured = input_measured(run, plan)

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from kernels.operators.hadamard_size import kept_count
 from orchestrator.errors import PlanError
-from orchestrator.job.blur import stencil_of
 from orchestrator.job.spec import JobSpec
 from orchestrator.measurement.consistency import means, support, windows
 from orchestrator.measurement.input_file import open_file
@@ -68,7 +67,7 @@ def degrade(spec: JobSpec, out: Path, seed: int, overwrite: bool = False) -> tup
         info.height, info.width, lambda *box: image.read(Box(*box)).astype(np.float32)
     )
     sigma = spec.task.sigma * (top if spec.task.sigma_unit == "fraction" else 1.0)
-    if spec.task.name == "cs":
+    if spec.kind.coefficients:
         return _write_coefficients(spec, clean, info.channels, info.dtype, sigma, seed, out)
     check_name(out)
     shape = _shape(spec, clean, info.channels, top)
@@ -98,15 +97,15 @@ def _shape(spec: JobSpec, clean: MeasuredWindow, bands: int, top: int) -> _Shape
         raise PlanError(
             f"an image of {clean.height}x{clean.width} px holds no cell of {scale} px; choose a smaller --scale"
         )
-    grey = "colorize" in task.name
+    grey = spec.kind.grey
     bands = 1 if grey else bands
 
     def read(box: Box) -> Float64:
         return clean.read(box.y0, box.x0, box.y1, box.x1).astype(np.float64)
 
-    if task.name == "operator":
+    if not spec.kind.picture:
         return _own_shape(spec, clean, top)
-    if task.name == "outpaint":
+    if spec.kind.takes_pad:
         above, right, below, left = spec.input.pad or (0, 0, 0, 0)
         height = height - above - below
         width = width - left - right
@@ -121,7 +120,7 @@ def _shape(spec: JobSpec, clean: MeasuredWindow, bands: int, top: int) -> _Shape
             side=side,
             measure=lambda box: read(box.shift(above, left)),
         )
-    stencil = stencil_of(task)
+    stencil = spec.kind.stencil_of(task)
     if stencil is not None:
         return _Shape(
             height=height, width=width, bands=bands, side=side,
@@ -139,9 +138,8 @@ def _shape(spec: JobSpec, clean: MeasuredWindow, bands: int, top: int) -> _Shape
 
 def _own_shape(spec: JobSpec, clean: MeasuredWindow, top: int) -> _Shape:
     from orchestrator.measurement.tile_operator import measure as apply  # imports torch
-    from orchestrator.measurement.tile_operator import own_operator
 
-    operator = own_operator(spec.task)
+    operator = spec.kind.operator(spec.task)
     unit = operator.alignment
     scale = operator.scale
     height, width = (side // unit * unit // scale for side in (clean.height, clean.width))
@@ -173,7 +171,7 @@ def _fine_mask(spec: JobSpec, clean: MeasuredWindow) -> Callable[[Box], Pixels] 
 
 def _kept(spec: JobSpec, shape: _Shape) -> Callable[[Box], NDArray[np.bool_]] | None:
     """Return which values of a window stay: all where there is no mask of the measurement's size."""
-    if "inpaint" not in spec.task.name:
+    if not spec.kind.takes_mask:
         return None
     if spec.input.mask is None:
         raise PlanError(
@@ -200,7 +198,7 @@ def _unknown(spec: JobSpec) -> int:
 def _write_coefficients(
     spec: JobSpec, clean: MeasuredWindow, bands: int, dtype: str, sigma: float, seed: int, out: Path
 ) -> tuple[int, ...]:
-    from orchestrator.measurement.tile_operator import measure, own_operator  # imports torch
+    from orchestrator.measurement.tile_operator import measure  # imports torch
 
     task = spec.task.model_copy(update={"cs_seed": seed})
     if task.ratio is None:
@@ -211,7 +209,7 @@ def _write_coefficients(
         block=task.block, ratio=task.ratio, seed=seed,
         height=clean.height, width=clean.width, bands=bands, dtype=dtype,
     )  # fmt: skip
-    operator = own_operator(task)
+    operator = spec.kind.operator(task)
     unit = 2.0 / peak(dtype)
     with atomic_files.atomic_folder(out, fsync=False, overwrite=True) as folder:
         array = create_coefficients(folder, info, kept_count(task.block, task.ratio))

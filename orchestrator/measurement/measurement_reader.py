@@ -36,7 +36,7 @@ def input_measured(run: RunDir, plan: Plan) -> MeasuredWindow:
     """
     spec = plan.spec.input
     assert spec.path is not None and spec.size is not None, "a measured task has an input"
-    if plan.task.name == "cs":
+    if plan.task.coefficients:
         coefficients = open_pooled(Path(spec.path))
         return MeasuredWindow(
             coefficients.height, coefficients.width, lambda *box: coefficients.read(Box(*box))

@@ -21,9 +21,7 @@ def keeps_nodata(plan: Plan) -> bool:
     pixel.
     """
     spec = plan.spec.input
-    beneath = (
-        plan.task.measured and spec.path is not None and plan.task.name not in ("cs", "operator")
-    )
+    beneath = plan.task.measured and plan.task.picture and spec.path is not None
     return beneath and (spec.keep_nodata is not None or spec.dtype == "float32")
 
 

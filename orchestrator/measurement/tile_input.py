@@ -57,7 +57,7 @@ def determined(plan: Plan, level: Level, tile: TileInput, owned: Box) -> Array |
     known = tile.known[:, rows, cols]
     if pinned.all():
         return known
-    if tile.y is None or not plan.pixelwise:
+    if tile.y is None or not plan.task.pixelwise:
         return None
     nothing = is_empty(plan, tile.y)
     scale = level.posed.scale

@@ -14,13 +14,11 @@ from torch import Tensor
 from kernels.operators.compose import compose, measurement_operator
 from kernels.operators.convolution import Convolution, valid_mask
 from kernels.operators.elementary import Grey, MaskedPool
-from kernels.operators.hadamard import drawn
 from kernels.operators.linear_operator import Operator
 from kernels.operators.separable import Separable
 from kernels.operators.stencil import Stencil
 from kernels.sampling.constraints import Measurement
 from orchestrator.job.plan import Level, Plan
-from orchestrator.job.spec import TaskSpec
 from orchestrator.job.tolerance import threshold, tolerance
 
 Corners = tuple[int, int, int, int]
@@ -47,11 +45,11 @@ def tile_measurement(
             level.sigma_y,
             tolerance(task.stencil, plan.dtype) * level_unit,
         )
-    if task.name in ("cs", "operator"):
-        own = own_operator(plan.spec.task)
+    if not task.picture:
+        own = task.operator(plan.spec.task)
         wanted = (
             y.shape[1] * channels // (plan.spec.input.bands or channels)
-            if task.name == "cs"
+            if task.coefficients
             else y.shape[1]
         )
         return Measurement(own, _replicated(y, wanted), level.sigma_y)
@@ -85,16 +83,6 @@ def rounding_gain(operator: Operator, shape: tuple[int, int, int]) -> float:
         - 0.5
     )
     return float(operator.A(errors).std())
-
-
-def own_operator(task: TaskSpec) -> Operator:
-    """Return the operator of `cs` or of a class of the user's own."""
-    if task.name == "cs":
-        assert task.ratio is not None, "resolve() fills the task"
-        return drawn(task.block, task.ratio, task.cs_seed)
-    from orchestrator.measurement.user_operator import load_operator
-
-    return load_operator(task)
 
 
 def _stencilled(stencil: Stencil, plan: Plan, level: Level, boxes: Sequence[Corners]) -> Operator:

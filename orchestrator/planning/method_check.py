@@ -25,13 +25,13 @@ def check_method(plan: Plan) -> None:
 
     from kernels.sampling.constraints import Problem
     from kernels.sampling.sampler import SamplerConfig, strategy
-    from orchestrator.measurement.tile_operator import own_operator, tile_measurement
+    from orchestrator.measurement.tile_operator import tile_measurement
 
     shape = (plan.denoiser.channels, plan.tile, plan.tile)
     for level in plan.levels:
         cells = plan.tile // level.posed.scale
-        if plan.task.name in ("cs", "operator"):
-            y = own_operator(plan.spec.task).A(torch.zeros(1, *shape))
+        if not plan.task.picture:
+            y = plan.task.operator(plan.spec.task).A(torch.zeros(1, *shape))
         else:
             y = torch.zeros(1, 1 if plan.grey else plan.denoiser.channels, cells, cells)
         fine = (
@@ -52,13 +52,11 @@ def check_bands(plan: Plan) -> None:
     """Raise ValueError when an own operator's measurement has another number of bands than the
     input.
     """
-    if plan.task.name != "operator":
+    if not plan.task.mixes_bands:
         return
     import torch
 
-    from orchestrator.measurement.tile_operator import own_operator
-
-    operator = own_operator(plan.spec.task)
+    operator = plan.task.operator(plan.spec.task)
     bands = operator.A(
         torch.zeros(1, plan.denoiser.channels, operator.alignment, operator.alignment)
     ).shape[1]

@@ -9,8 +9,6 @@ from typing import Any, Literal
 
 from kernels.denoisers.info import DenoiserInfo, absolute_ref
 from kernels.presets import (
-    DENOISING,
-    INTENTS,
     PAPER,
     PREDICTED,
     PREDICTED_SCALES,
@@ -30,7 +28,7 @@ from orchestrator.job.plan import (
 )
 from orchestrator.job.regions import Region, check_apart, check_stored, grown, region_job
 from orchestrator.job.spec import JobSpec, SamplingSpec, TilingSpec
-from orchestrator.job.tasks import Task
+from orchestrator.job.tasks.task import Task
 from orchestrator.job.trajectory import build_trajectory
 from orchestrator.planning.input_facts import resolve_input, resolve_task
 from orchestrator.planning.method_check import check_bands, check_method
@@ -38,10 +36,6 @@ from orchestrator.run_folder import RunDir
 from orchestrator.tiling.axis import BLOCK
 from storage.box import Box
 from storage.errors import FormatError
-
-# Compressed sensing keeps drawing noise: without it nothing wipes out the artefacts of A+ y (17 dB
-# instead of 30).
-COEFFICIENTS = {"start": 300, "guided_start": 300, "steps": 30, "noise_scale": 1.0}
 
 
 def plan_job(spec: JobSpec) -> Plan:
@@ -152,7 +146,7 @@ def resolve(spec: JobSpec, info: DenoiserInfo) -> JobSpec:
         update={"grey_as": source.grey_as or "replicate", "bands_as": source.bands_as or "groups"}
     )
     spec = spec.model_copy(update={"input": source})
-    task = Task.of(spec)
+    task = spec.resolved_task()
     sampling = _sampling(spec.sampling, info, task, spec.task.sigma)
     tiling = _tiling(spec.tiling, task, info, *output_size(spec), local=sampling.intent != "paper")
     return spec.model_copy(
@@ -167,19 +161,19 @@ def resolve(spec: JobSpec, info: DenoiserInfo) -> JobSpec:
 
 def _sampling(given: SamplingSpec, info: DenoiserInfo, task: Task, sigma: float) -> SamplingSpec:
     intent = given.intent or _usual_intent(given, info)
-    presets = {"paper": PAPER, **INTENTS, **(DENOISING if task.name == "denoise" else {})}
+    presets = {"paper": PAPER, **task.presets}
     predicted = intent == "faithful" and _predicted(info, task, given, sigma)
     if not predicted:
         given = given.unpredicted()
     defaults = {**_fields(PREDICTED if predicted else presets[intent]), "intent": intent}
     if not info.local:
         defaults["ensemble"] = "1"  # upside down, a network that knows objects knows them no longer
-    free = intent == "faithful" and task.name == "sr" and info.local
+    free = intent == "faithful" and task.enlarges and info.local
     defaults["guide"] = given.guide or ("start" if free else "constraint")
     if free and defaults["guide"] == "start" and not predicted:
         defaults["guided_steps"] = STARTED_STEPS
-    if task.name == "cs" and intent != "paper":
-        defaults |= COEFFICIENTS
+    if intent != "paper":
+        defaults |= task.preset_changes
     if given.quality == "draft":
         defaults |= {
             "steps": max(defaults["steps"] // 4, 1),
@@ -217,7 +211,7 @@ def _predicted(info: DenoiserInfo, task: Task, given: SamplingSpec, sigma: float
     """Tell whether a network predicts where the task starts: enlargement of exact means, by what it
     was trained for.
     """
-    pooled = task.name == "sr" and task.stencil is None and task.scale in PREDICTED_SCALES
+    pooled = task.enlarges and task.stencil is None and task.scale in PREDICTED_SCALES
     asked = given.init == "predicted" or (given.init is None and given.start is None)
     return info.predicts and pooled and asked and given.method == "ddnm" and sigma == 0
 
@@ -232,7 +226,7 @@ def _usual_intent(
 
 def _check_method(method: MethodInfo, sampling: SamplingSpec, task: Task, sigma: float) -> None:
     """Raise PlanError where a method cannot do a task, or not in the form that was asked for."""
-    if method.takes == "mask" and task.name not in ("inpaint", "outpaint"):
+    if method.takes == "mask" and not (task.masked and not task.scaled):
         raise PlanError(
             f"method {method.name} restores masked pixels only, not task {task.name}; use --task inpaint"
         )

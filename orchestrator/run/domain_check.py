@@ -31,8 +31,6 @@ GROUPS = 3
 # range.
 QUIET = 0.05
 LARGEST_POOL = 8
-# Their measurements are no pictures.
-WITHOUT_PICTURE = ("cs", "operator")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +68,7 @@ def check_domain(run: RunDir, plan: Plan) -> DomainCheck | None:
     if (kept := read_domain(run)) is not None:
         return kept
     statistics = None
-    if plan.task.measured and plan.task.name not in WITHOUT_PICTURE:
+    if plan.task.measured and plan.task.picture:
         statistics = domain_statistics(plan.spec.denoiser)
     if statistics is None:
         return None

@@ -74,7 +74,7 @@ def _stage(
 ) -> None:
     spec = plan.spec.input
     for path, staged in ((spec.path, staged_input), (spec.mask, staged_mask)):
-        if path is None or plan.task.name == "cs" or staged.exists():
+        if path is None or plan.task.coefficients or staged.exists():
             continue
         chosen, limit = (
             (selection(spec), spec.max_pixels) if staged is staged_input else (EVERYTHING, None)
@@ -126,7 +126,7 @@ def with_cells(run: RunDir, plan: Plan, keys: Sequence[TileKey]) -> list[TileKey
 
 def staging_bytes(plan: Plan) -> int:
     """Return what copies of the inputs that cannot be read by windows take at most, bytes."""
-    if plan.task.name == "cs":  # coefficients are read where they are
+    if plan.task.coefficients:  # coefficients are read where they are
         return 0
     spec = plan.spec.input
     found = [] if spec.path is None else [inspect_file(spec)]

@@ -82,7 +82,7 @@ def finish(run: RunDir, plan: Plan) -> None:
 def image_metadata(run: RunDir, plan: Plan) -> ImageMetadata:
     """Return what the output's samples mean: what the input's did, on the output's grid."""
     spec = plan.spec.input
-    if spec.path is None or plan.task.name == "cs":
+    if spec.path is None or plan.task.coefficients:
         return ImageMetadata()
     original = inspect(run.staged_input) if run.staged_input.exists() else inspect_file(spec)
     same_bands = plan.out_channels == original.channels

@@ -106,7 +106,7 @@ class TileReader:
         the coarser level's result at this size. Where the level measures every pixel itself, its
         own (noisy) pixels are the start, and unknown ones are filled.
         """
-        unlike = self.plan.task.name in ("cs", "operator")
+        unlike = not self.plan.task.picture
         coarse = level.posed.scale > 1 and not self.routes[level.index].predicted
         if wide is None or unlike or (smooth is not None and (coarse or self.plan.grey)):
             return smooth

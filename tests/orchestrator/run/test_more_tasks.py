@@ -12,7 +12,7 @@ from kernels.operators import stencil as blur
 from orchestrator.errors import PlanError
 from orchestrator.job.blur import read_blur
 from orchestrator.job.spec import JobSpec
-from orchestrator.job.tasks import Task
+from orchestrator.job.tasks.registry import TASKS
 from orchestrator.job.tolerance import tolerance
 from orchestrator.planning.fingerprint import fingerprint
 from orchestrator.planning.resolve import plan_job
@@ -283,7 +283,7 @@ def test_a_mask_of_another_size_is_refused_with_both_sizes(clean, tmp_path, writ
     [("deblur", 1, 1), ("cs", 32, 1), ("operator", 3, 1), ("sr", 4, 2), ("outpaint", 1, 3)],
 )
 def test_tasks_whose_pooled_measurement_says_nothing_have_one_level(name, scale, levels):
-    task = Task.build(name, scale, 0.0)
+    task = TASKS[name](scale=scale)
     assert task.deepest(1000, 1000, 256) + 1 == levels
     if levels == 1:
         assert task.posed(2) is None

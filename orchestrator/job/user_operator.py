@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kernels.operators.linear_operator import Operator
 from orchestrator.errors import PlanError
-from orchestrator.job.spec import TaskSpec
+from orchestrator.job.sections import TaskFields
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class UserOperator(Operator):
         return found
 
 
-def load_operator(task: TaskSpec) -> UserOperator:
+def load_operator(task: TaskFields) -> UserOperator:
     """Import and construct the operator of a task; raises PlanError on one line."""
     assert task.operator is not None, "the caller has checked"
     return _load(task.operator, tuple(sorted(task.operator_args.items())))

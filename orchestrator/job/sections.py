@@ -1,0 +1,96 @@
+"""The sections of a job that tasks look at: the input, and what happened to it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Side = Annotated[int, Field(ge=0, le=1_000_000)]
+SigmaUnit = Literal["levels", "fraction"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class InputSpec(Section):
+    """The measurement: an image file, and for inpainting a mask file (non-zero = known) or a value
+    for unknown.
+    """
+
+    path: str | None = None
+    mask: str | None = None
+    size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = None
+    """Height and width in px: read from the file; given by the user where there is no file
+    (generate, plan).
+    """
+    crop: tuple[int, int, int, int] | None = None
+    """Part of the file that is the measurement, y0, x0, y1, x1 in px; set for regions."""
+    bands: Annotated[int, Field(gt=0)] | None = None
+    """Number of bands, read from the file."""
+    dtype: str | None = None
+    """Stored dtype, read from the file."""
+    values: tuple[float, float] | None = None
+    """Stored values of black and white; None: the limits of the dtype."""
+    grey_as: Literal["replicate", "mean"] | None = None
+    """How one band meets a network of several channels (orchestrator.job.bands)."""
+    bands_as: Literal["groups", "single"] | None = None
+    """How bands of another number than the network's channels meet it."""
+    nodata: float | None = None
+    """Pixels with this value in every band are unknown (inpaint)."""
+    keep_nodata: float | None = None
+    """Samples with this value are none: they stay so in the output and are not restored. Read from
+    the file.
+    """
+    channel: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    """Bands of the file to restore, counted from 0; None: all but an alpha channel."""
+    z: Annotated[int, Field(ge=0)] | None = None
+    """Plane of a stack, counted from 0."""
+    t: Annotated[int, Field(ge=0)] | None = None
+    """Time point or page, counted from 0."""
+    max_pixels: Annotated[int, Field(gt=0)] | None = None
+    """Largest size that the file may declare, px."""
+    pad: tuple[Side, Side, Side, Side] | None = None
+    """Pixels to invent above, right of, below and left of the input (outpaint)."""
+    fine_mask: bool = False
+    """The mask has the output's size, not the input's: resolved from the files."""
+    extent: tuple[int, int] | None = None
+    """Height and width of the output where they are not the input's times the scale: read from a
+    `cs` measurement.
+    """
+
+
+class TaskFields(Section):
+    """What happened to the image; `orchestrator.job.spec.TaskSpec` knows the names."""
+
+    name: str = "sr"
+    scale: Annotated[int, Field(ge=1, le=64)] = 1
+    """Output pixels per input pixel, along each axis."""
+    sigma: Annotated[float, Field(ge=0)] = 0.0
+    """Standard deviation of the measurement's noise, in `sigma_unit`."""
+    sigma_unit: SigmaUnit = "levels"
+    """levels: stored grey levels; fraction: of the range from black to white."""
+    skip_flat: Annotated[float, Field(ge=0)] | None = None
+    """A tile whose measurement varies by no more than this is filled without the network, grey
+    levels.
+    """
+    kernel: Literal["average", "bicubic"] = "average"
+    """How `sr` was reduced: averages of cells, or antialiased bicubic decimation."""
+    blur: str | None = None
+    """uniform:TAPS, gaussian:SIGMA[:TAPS], anisotropic:SIGMA_Y,SIGMA_X[:TAPS] or a kernel's file.
+    """
+    weights: tuple[tuple[float, ...], ...] | None = None
+    """The blur's kernel, resolved, so that a run no longer needs the file."""
+    ratio: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the coefficients that compressed sensing kept; read from the measurement."""
+    block: Annotated[int, Field(ge=2, le=256)] = 32
+    """Side of a compressed-sensing block, px."""
+    cs_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of the kept coefficients and signs; read from the measurement."""
+    operator: str | None = None
+    """Your own operator, package.module:Class."""
+    operator_args: dict[str, str] = {}
+    """Keyword arguments of its constructor."""
+    alignment: Annotated[int, Field(ge=1)] | None = None
+    """Pixels that its windows must be multiples of; asked of it."""

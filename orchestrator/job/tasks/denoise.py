@@ -1,0 +1,33 @@
+"""Denoising: every pixel is measured, with Gaussian noise of a stated deviation."""
+
+from __future__ import annotations
+
+from kernels.presets import DENOISING
+from orchestrator.errors import PlanError
+from orchestrator.job.sections import TaskFields
+from orchestrator.job.tasks.task import Task, Trial
+
+
+def _trial(levels: int) -> Trial:
+    """Return noise of so many levels of 255."""
+    noise = {"sigma": levels / 255, "sigma_unit": "fraction"}
+    return Trial(name=f"denoise{levels}", task=noise, random=True)
+
+
+class Denoise(Task):
+    """All pixels with their noise, which places them on the diffusion's trajectory."""
+
+    name = "denoise"
+    place = 30
+    starts_at_its_noise = True
+    presets = DENOISING
+    trials = (_trial(10), _trial(25), _trial(50))
+
+    @classmethod
+    def check(cls, given: TaskFields) -> None:
+        """Raise PlanError for a scale, and without noise."""
+        super().check(given)
+        if given.sigma <= 0:
+            raise PlanError(
+                "task denoise needs --sigma above 0: the noise's standard deviation in grey levels"
+            )
