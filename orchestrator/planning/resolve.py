@@ -20,13 +20,14 @@ from orchestrator.errors import PlanError
 from orchestrator.job.class_guidance import check_tile, describe_network, resolve_guidance
 from orchestrator.job.plan import (
     Plan,
+    Region,
     check_levels,
     fitting_margin,
     fitting_stride,
     fitting_tile,
     output_size,
 )
-from orchestrator.job.regions import Region, check_apart, check_stored, grown, region_job
+from orchestrator.job.regions import check_apart, check_stored, grown, region_job
 from orchestrator.job.spec import JobSpec, SamplingSpec, TilingSpec
 from orchestrator.job.tasks.task import Task
 from orchestrator.job.trajectory import build_trajectory
