@@ -130,7 +130,7 @@ def _anchored(entry: Entry) -> Entry:
     if spec.guidance.classifier is not None:
         given["classifier"] = located(spec.guidance.classifier)
     if spec.task.blur is not None:
-        from orchestrator.job.blur import absolute_blur
+        from orchestrator.job.fields.blur import absolute_blur
 
         given["blur"] = absolute_blur(spec.task.blur)
     try:

@@ -17,7 +17,7 @@ import tomli_w
 from pydantic import BaseModel, Field, ValidationError
 
 from orchestrator.errors import PlanError
-from orchestrator.job.sections import InputSpec, Section, TaskFields
+from orchestrator.job.fields.sections import InputSpec, Section, TaskFields
 from orchestrator.job.tasks.registry import TASKS
 from orchestrator.job.tasks.task import Task
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from kernels.metrics import Consistency, ConsistencyMeter, clipped_cells
 from kernels.operators.stencil import Stencil
+from orchestrator.job.fields.tolerance import DEVIATIONS, HALF, limit
 from orchestrator.job.plan import Plan
-from orchestrator.job.tolerance import DEVIATIONS, HALF, limit
 from orchestrator.job.value_range import LIMITS
 from orchestrator.measurement.input_file import empty_samples
 from orchestrator.measurement.measurement_reader import (

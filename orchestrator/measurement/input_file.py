@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.job.sections import InputSpec
+from orchestrator.job.fields.sections import InputSpec
 from orchestrator.job.value_range import Values
 from storage.image import ImageInfo, Reader, Selection, check_memory
 from storage.readers.reader_registry import inspect, open_image

@@ -18,8 +18,8 @@ from kernels.operators.linear_operator import Operator
 from kernels.operators.separable import Separable
 from kernels.operators.stencil import Stencil
 from kernels.sampling.constraints import Measurement
+from orchestrator.job.fields.tolerance import threshold, tolerance
 from orchestrator.job.plan import Level, Plan
-from orchestrator.job.tolerance import threshold, tolerance
 
 Corners = tuple[int, int, int, int]
 

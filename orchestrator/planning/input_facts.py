@@ -8,7 +8,7 @@ import math
 
 from kernels.denoisers.info import DenoiserInfo
 from orchestrator.errors import PlanError
-from orchestrator.job.sections import InputSpec, TaskFields
+from orchestrator.job.fields.sections import InputSpec, TaskFields
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.tasks.registry import TASKS, check_options
 from orchestrator.job.value_range import LIMITS, UNSIGNED

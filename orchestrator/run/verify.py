@@ -40,7 +40,7 @@ class Verification:
     """None for generation: there is no measurement."""
     limit: float
     """Largest |A x - y| that the rounding of both images explains, grey levels
-    (orchestrator.job.tolerance).
+    (orchestrator.job.fields.tolerance).
     """
     noisy: bool
     """True when the measurement has noise: the residual is then expected, not an error."""

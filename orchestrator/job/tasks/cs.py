@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kernels.operators.hadamard_size import kept_count
 from orchestrator.errors import PlanError
-from orchestrator.job.sections import InputSpec, TaskFields
+from orchestrator.job.fields.sections import InputSpec, TaskFields
 from orchestrator.job.tasks.task import OwnOption, Task
 
 if TYPE_CHECKING:

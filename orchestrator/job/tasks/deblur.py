@@ -6,8 +6,8 @@ import numpy as np
 
 from kernels.operators.stencil import Stencil, from_weights
 from orchestrator.errors import PlanError
-from orchestrator.job.blur import kernel_of, read_blur
-from orchestrator.job.sections import InputSpec, TaskFields
+from orchestrator.job.fields.blur import kernel_of, read_blur
+from orchestrator.job.fields.sections import InputSpec, TaskFields
 from orchestrator.job.tasks.task import OwnOption, Task
 
 

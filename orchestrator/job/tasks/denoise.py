@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kernels.presets import DENOISING
 from orchestrator.errors import PlanError
-from orchestrator.job.sections import TaskFields
+from orchestrator.job.fields.sections import TaskFields
 from orchestrator.job.tasks.task import Task, Trial
 
 

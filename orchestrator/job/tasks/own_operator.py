@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import PlanError
-from orchestrator.job.sections import InputSpec, TaskFields
+from orchestrator.job.fields.sections import InputSpec, TaskFields
 from orchestrator.job.tasks.task import OwnOption, Task
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class OwnOperator(Task):
     @classmethod
     def resolve(cls, given: TaskFields, source: InputSpec, channels: int) -> TaskFields:
         """Return the task with the operator's scale and alignment, once it obeys its laws."""
-        from orchestrator.job.user_operator import load_operator  # imports torch
+        from orchestrator.job.fields.user_operator import load_operator  # imports torch
 
         if given.operator is None:
             raise PlanError("task operator needs --operator package.module:Class")
@@ -41,6 +41,6 @@ class OwnOperator(Task):
     @classmethod
     def operator(cls, given: TaskFields) -> Operator:
         """Return the user's object, wrapped."""
-        from orchestrator.job.user_operator import load_operator  # imports torch
+        from orchestrator.job.fields.user_operator import load_operator  # imports torch
 
         return load_operator(given)

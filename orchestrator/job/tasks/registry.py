@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from orchestrator.errors import PlanError
 from orchestrator.job import tasks
-from orchestrator.job.sections import TaskFields
+from orchestrator.job.fields.sections import TaskFields
 from orchestrator.job.tasks.task import Task, Trial
 
 

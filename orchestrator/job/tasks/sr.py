@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kernels.operators.stencil import Stencil, bicubic
-from orchestrator.job.sections import TaskFields
+from orchestrator.job.fields.sections import TaskFields
 from orchestrator.job.tasks.task import OwnOption, Task, Trial
 
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from kernels.operators.stencil import Stencil
 from kernels.presets import INTENTS, Preset
 from orchestrator.errors import PlanError
-from orchestrator.job.sections import InputSpec, TaskFields
-from orchestrator.job.tolerance import least_margin
+from orchestrator.job.fields.sections import InputSpec, TaskFields
+from orchestrator.job.fields.tolerance import least_margin
 from orchestrator.tiling.hierarchy import FACTOR
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ class Task:
     @property
     def least_margin(self) -> int:
         """Return the outer pixels of a window that it must leave to the next one
-        (orchestrator.job.tolerance), px.
+        (orchestrator.job.fields.tolerance), px.
         """
         return 0 if self.stencil is None else least_margin(self.stencil, self.dtype)
 

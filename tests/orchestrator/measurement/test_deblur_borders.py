@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cluster.cli import _run
-from orchestrator.job.tolerance import limit
+from orchestrator.job.fields.tolerance import limit
 from orchestrator.planning.resolve import load_plan
 from orchestrator.run.verify import verify_run
 from orchestrator.run_folder import RunDir

@@ -10,10 +10,10 @@ import pytest
 from cluster.cli import _run
 from kernels.operators import stencil as blur
 from orchestrator.errors import PlanError
-from orchestrator.job.blur import read_blur
+from orchestrator.job.fields.blur import read_blur
+from orchestrator.job.fields.tolerance import tolerance
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.tasks.registry import TASKS
-from orchestrator.job.tolerance import tolerance
 from orchestrator.planning.fingerprint import fingerprint
 from orchestrator.planning.resolve import plan_job
 from orchestrator.run.verify import verify_run

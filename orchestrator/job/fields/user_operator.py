@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kernels.operators.linear_operator import Operator
 from orchestrator.errors import PlanError
-from orchestrator.job.sections import TaskFields
+from orchestrator.job.fields.sections import TaskFields
 
 
 @dataclass(frozen=True, slots=True)
