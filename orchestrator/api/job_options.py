@@ -300,7 +300,7 @@ def _kernel(value: Any) -> Any:
     import numpy as np
 
     from kernels.operators.stencil import from_weights
-    from orchestrator.job.blur import kernel_of
+    from orchestrator.job.fields.blur import kernel_of
 
     try:
         return kernel_of(from_weights(np.asarray(value, dtype=np.float64), normalise=False))
