@@ -11,8 +11,9 @@ export RAY_USAGE_STATS_ENABLED = 0
 export PATH := $(PATH):/usr/sbin:/sbin
 
 CLUSTER := $(VENV)/.cluster
+DOCS    := $(VENV)/.docs
 
-.PHONY: demo test test-fast test-gpu test-cluster cluster-python cluster-tools lint type fmt check clean prior-smoke
+.PHONY: demo test test-fast test-gpu test-cluster cluster-python cluster-tools lint type fmt check clean prior-smoke docs docs-commands
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "gigarestore needs Python 3.11 or newer, found " + sys.version.split()[0] + "; set PYTHON=python3.11")'
@@ -53,6 +54,19 @@ cluster-tools:
 # Two minutes on a processor: training improves by a margin, survives kill -9, and repeats its first losses.
 prior-smoke: $(STAMP)
 	$(BIN)/python -m kernels.training.self_test
+
+# The documentation, into build/docs. Needs no network once the packages are there.
+docs: $(DOCS)
+	$(BIN)/mkdocs build --strict --quiet -f docs/site/mkdocs.yml
+	@echo "built: build/docs/index.html"
+
+$(DOCS): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	@touch $(DOCS)
+
+# The README's commands as printed, in their order, on a fresh clone of what is committed.
+docs-commands:
+	$(PYTHON) docs/site/readme_commands.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
