@@ -20,10 +20,6 @@ from kernels.schedule import (
 )
 from tests.places import GOLDEN
 
-pytestmark = pytest.mark.skipif(
-    not GOLDEN.exists(), reason="the golden vectors are not on this machine"
-)
-
 
 def test_respacing_maps_equal_the_golden_ones():
     for request, expected in json.loads((GOLDEN / "schedule/respacing.json").read_text())[

@@ -62,7 +62,6 @@ print(json.dumps({
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not KEYS.exists(), reason="golden vectors are not here")
 @pytest.mark.skipif(
     psutil.virtual_memory().available < 8e9, reason="needs 8 GB of available memory"
 )

@@ -279,7 +279,6 @@ def test_hadamard_matrix_is_orthonormal_and_the_seed_decides_what_is_kept():
     assert len(drawn(32, 0.25, 0).kept) == 256
 
 
-@pytest.mark.skipif(not GOLDEN.exists(), reason="golden vectors are not beside this checkout")
 def test_whole_channel_walsh_hadamard_golden():
     golden = np.load(GOLDEN / "cs_walshhadamard_0.25.npz")
     x = torch.from_numpy(golden["x"]).double()
@@ -293,7 +292,6 @@ def test_whole_channel_walsh_hadamard_golden():
     assert np.allclose(golden["singulars"], op.singular_values(x))
 
 
-@pytest.mark.skipif(not GOLDEN.exists(), reason="golden vectors are not beside this checkout")
 @pytest.mark.parametrize("row", range(4))
 def test_noise_weights_of_compressed_sensing_golden(row):
     golden = np.load(GOLDEN / "cs_walshhadamard_0.25.npz")

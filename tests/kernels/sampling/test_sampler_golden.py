@@ -17,11 +17,8 @@ from kernels.operators.elementary import AveragePool, Grey, Mask
 from kernels.sampling.constraints import Known, Measurement, Problem, guide
 from kernels.sampling.sampler import SamplerConfig, sample
 from kernels.schedule import Schedule, linear_alpha_bar, respaced_timesteps, time_travel
+from tests.golden_vectors import golden_weights
 from tests.places import GOLDEN
-
-pytestmark = pytest.mark.skipif(
-    not GOLDEN.exists(), reason="the golden vectors are not on this machine"
-)
 
 TILE = 64
 STRIDE = 32
@@ -36,8 +33,7 @@ class Network:
     def __init__(self):
         flags = json.loads((GOLDEN / "sampler/model_u64.json").read_text())
         self.net = UNetModel(UNetConfig.from_flags(flags)).eval()
-        with np.load(GOLDEN / "sampler/model_u64.npz") as weights:
-            self.net.load_state_dict({k: torch.from_numpy(weights[k]) for k in weights.files})
+        self.net.load_state_dict(golden_weights("sampler/model_u64", self.net))
 
     def __call__(self, x_t, t):
         return self.net(x_t, t)[:, :3]
@@ -134,8 +130,8 @@ def pooled(y, scale, sigma_y=0.0):
 
 
 def golden(name):
-    arrays = np.load(GOLDEN / f"{name}.npz")
-    tensors = {k: torch.from_numpy(arrays[k]) for k in arrays.files}
+    with np.load(GOLDEN / f"{name}.npz") as arrays:
+        tensors = {k: torch.from_numpy(arrays[k]) for k in arrays.files}
     return json.loads((GOLDEN / f"{name}.json").read_text()), tensors
 
 
@@ -145,10 +141,11 @@ def assert_close(result, expected, tolerance=TOLERANCE):
 
 def convolutions_round_as_for_the_goldens():
     """Tell whether this machine reproduces a golden network output to the last bit."""
-    name = GOLDEN / "unet/unet_a_uncond_legacyattn"
-    net = UNetModel(UNetConfig.from_flags(json.loads(name.with_suffix(".json").read_text()))).eval()
-    with np.load(f"{name}.weights.npz") as weights, np.load(f"{name}.io.npz") as io:
-        net.load_state_dict({k: torch.from_numpy(weights[k]) for k in weights.files})
+    name = "unet/unet_a_uncond_legacyattn"
+    flags = json.loads((GOLDEN / f"{name}.json").read_text())
+    net = UNetModel(UNetConfig.from_flags(flags)).eval()
+    net.load_state_dict(golden_weights(name, net))
+    with np.load(GOLDEN / f"{name}.io.npz") as io:
         with torch.no_grad():
             out = net(torch.from_numpy(io["x"]), torch.from_numpy(io["t"]))
         return np.array_equal(out.numpy(), io["out"])
