@@ -1,10 +1,12 @@
-# Every target sets itself up: a fresh .venv from constraints.txt, reused until pyproject.toml or constraints.txt change.
+# Every target sets itself up: a fresh .venv from constraints.txt, reused until pyproject.toml or
+# constraints.txt change.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-# The test suite runs several Ray workers and torch processes on few cores: one thread each, and no usage reports.
+# The test suite runs several Ray workers and torch processes on few cores: one thread each, and no
+# usage reports.
 export OMP_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED = 0
 # SLURM's daemons are there.
@@ -24,18 +26,27 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/gigarestore demo
 
+# Tests of two processes at a time: those without Ray, shared out test by test; then those with Ray,
+# module by module, for each module starts one. What measures time or memory runs alone at the end.
 # The tests on SLURM and on Ray clusters with a dashboard are apart: test-cluster.
+PYTEST := $(BIN)/python -m pytest
 test: $(STAMP)
-	$(BIN)/python -m pytest
-	@echo "not run here: the tests on several nodes of a real SLURM and a real Ray cluster (make test-cluster, as root on Debian)"
+	@code=0; \
+	$(PYTEST) -n 2 --dist worksteal -m "not ray and not alone and not cluster" || code=$$?; \
+	$(PYTEST) -n 2 --dist loadfile -m "ray and not alone and not cluster" || code=$$?; \
+	$(PYTEST) -m "alone and not cluster" || code=$$?; \
+	exit $$code
+	@echo "not run here: the tests on several nodes of a real SLURM and a real Ray cluster" \
+	  "(make test-cluster, as root on Debian)"
 
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest -m "not ray and not slow"
+	$(PYTEST) -n 2 --dist worksteal -m "not ray and not slow and not alone and not cluster"
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu
 
-# A real SLURM on virtual hosts and real Ray clusters with dashboards. What is missing is an error here, not a skip.
+# A real SLURM on virtual hosts and real Ray clusters with dashboards. What is missing is an error
+# here, not a skip.
 test-cluster: cluster-python cluster-tools
 	GIGARESTORE_CLUSTER=1 $(BIN)/python -m pytest -m cluster
 

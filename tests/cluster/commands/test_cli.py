@@ -46,12 +46,14 @@ def cost(*arguments, tries=3):
     return done.stdout, min(seconds), max(peaks)
 
 
+@pytest.mark.alone
 def test_help_answers_at_once():
     out, seconds, _ = cost("--help")
     assert "restore" in out
     assert seconds < 1.0
 
 
+@pytest.mark.alone
 def test_a_plan_of_100_000_by_100_000_pixels_takes_no_time_and_no_memory():
     out, seconds, peak = cost("plan", "--size", "25000x25000", "--scale", "4", "--json")
     plan = json.loads(out)
@@ -61,6 +63,7 @@ def test_a_plan_of_100_000_by_100_000_pixels_takes_no_time_and_no_memory():
     assert peak < 200e6
 
 
+@pytest.mark.alone
 def test_the_finest_plan_of_100_000_by_100_000_pixels_is_no_different():
     options = ["--tile", "64", "--stride", "32", "--order", "centre", "--levels", "2"]
     out, seconds, peak = cost(

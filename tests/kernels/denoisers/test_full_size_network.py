@@ -65,6 +65,7 @@ print(json.dumps({
 @pytest.mark.skipif(
     psutil.virtual_memory().available < 8e9, reason="needs 8 GB of available memory"
 )
+@pytest.mark.alone
 def test_a_full_size_network_loads_under_its_published_names_and_takes_one_step(
     tmp_path: Path,
 ) -> None:

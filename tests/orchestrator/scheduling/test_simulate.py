@@ -117,6 +117,7 @@ print(found.tiles, time.process_time() - began, int(peak) * 1024)
 @pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="the peak of memory is read from Linux's /proc"
 )
+@pytest.mark.alone
 def test_a_quarter_of_a_million_tiles_are_simulated_in_seconds_and_little_memory():
     """A sixteenth of the goal of 4.2 million tiles in 60 s and 200 MB; colour has the largest ready
     set.
