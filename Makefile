@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
 
 # The test suite runs several Ray workers and torch processes on few cores: one thread each, and no
 # usage reports.
@@ -15,12 +16,16 @@ export PATH := $(PATH):/usr/sbin:/sbin
 CLUSTER := $(VENV)/.cluster
 DOCS    := $(VENV)/.docs
 
-.PHONY: demo test test-fast test-gpu test-cluster cluster-python cluster-tools lint type fmt check clean prior-smoke docs docs-commands
+.PHONY: demo test test-fast test-gpu test-cluster cluster-python cluster-tools lint type fmt check \
+  clean prior-smoke docs docs-commands
 
 $(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "gigarestore needs Python 3.11 or newer, found " + sys.version.split()[0] + "; set PYTHON=python3.11")'
-	@$(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed; on Debian: apt-get install python3-venv" >&2; exit 2; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,demo]"
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else \
+	  "gigarestore needs Python 3.11 or newer, found " + sys.version.split()[0] + \
+	  "; set PYTHON=python3.11")'
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "python3 -m venv failed; on Debian: apt-get install python3-venv" >&2; exit 2; }
+	$(INSTALL) ".[dev,demo]"
 	@touch $(STAMP)
 
 demo: $(STAMP)
@@ -53,16 +58,20 @@ test-cluster: cluster-python cluster-tools
 cluster-python: $(CLUSTER)
 
 $(CLUSTER): $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,demo,jobs]"
+	$(INSTALL) ".[dev,demo,jobs]"
 	@touch $(CLUSTER)
 
 cluster-tools:
-	@for program in slurmctld slurmd munged ip ps unshare nsenter; do command -v $$program >/dev/null && continue; \
-	  test "$$(id -u)" = 0 || { echo "$$program is missing; as root: apt-get install slurm-wlm munge iproute2 procps" >&2; exit 2; }; \
+	@for program in slurmctld slurmd munged ip ps unshare nsenter; do \
+	  command -v $$program >/dev/null && continue; \
+	  test "$$(id -u)" = 0 || { \
+	    echo "$$program is missing; as root: apt-get install slurm-wlm munge iproute2 procps" >&2; \
+	    exit 2; }; \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 	    apt-get install -y -qq --no-install-recommends slurm-wlm munge iproute2 procps >/dev/null; exit; done
 
-# Two minutes on a processor: training improves by a margin, survives kill -9, and repeats its first losses.
+# Two minutes on a processor: training improves by a margin, survives kill -9, and repeats its first
+# losses.
 prior-smoke: $(STAMP)
 	$(BIN)/python -m kernels.training.self_test
 
@@ -72,7 +81,7 @@ docs: $(DOCS)
 	@echo "built: build/docs/index.html"
 
 $(DOCS): $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	$(INSTALL) ".[docs]"
 	@touch $(DOCS)
 
 # The README's commands as printed, in their order, on a fresh clone of what is committed.

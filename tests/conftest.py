@@ -104,7 +104,9 @@ def published_pixels(root, level=0):
 
 
 def unfinished_files(root):
-    """Return everything under a run's folder that is only meant to exist while it is being written."""
+    """Return everything under a run's folder that is only meant to exist while it is
+    being written.
+    """
     return [p for p in Path(root).rglob("*") if p.name.endswith(".partial")]
 
 
@@ -209,7 +211,9 @@ def denormals():
 
 @pytest.fixture(scope="module")
 def local_ray():
-    """One Ray for a module's tests, begun in this process: executors find it and leave it running."""
+    """One Ray for a module's tests, begun in this process: executors find it and leave it
+    running.
+    """
     import ray
 
     ray.init(
@@ -227,7 +231,9 @@ def local_ray():
 
 @pytest.fixture(scope="module")
 def marks():
-    """Collect the marks of all drivers; when all tests have run, no process of any of them is left."""
+    """Collect the marks of all drivers; when all tests have run, no process of any of
+    them is left.
+    """
     found = []
     yield found
 

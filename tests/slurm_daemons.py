@@ -78,7 +78,9 @@ def counted(folder, programs=("squeue", "sacct", "scontrol")):
 
 
 def calls(folder):
-    """Return which programs were called since this was asked for last, in order, with their words."""
+    """Return which programs were called since this was asked for last, in order, with
+    their words.
+    """
     path = folder / "calls"
     lines = path.read_text().splitlines() if path.exists() else []
     path.unlink(missing_ok=True)

@@ -33,7 +33,8 @@ INIT = """
 name=$1 etc=$2 keep=$3; shift 3
 for f in hosts nsswitch.conf resolv.conf; do [ -e /etc/$f ] && mount --bind $etc/$f /etc/$f; done
 hostname $name; export HOSTNAME=$name
-i=0; for d in $keep; do i=$((i+1)); mkdir -p $etc/keep$i; mount --bind $d /mnt; mount --move /mnt $etc/keep$i 2>/dev/null ||
+i=0; for d in $keep; do i=$((i+1)); mkdir -p $etc/keep$i
+  mount --bind $d /mnt; mount --move /mnt $etc/keep$i 2>/dev/null ||
   { umount /mnt; mount --bind $d $etc/keep$i; }; done
 exec 9<$etc
 mount -t tmpfs tmpfs /tmp

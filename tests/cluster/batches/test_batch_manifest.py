@@ -1,4 +1,6 @@
-"""What a batch is told: patterns, manifests, shares; and how its crew shares workers, without any."""
+"""What a batch is told: patterns, manifests, shares; and how its crew shares workers,
+without any.
+"""
 
 import json
 import time
@@ -55,7 +57,8 @@ def test_a_manifest_overrides_the_command_line_image_by_image(suffix, tmp_path):
     path = tmp_path / f"images{suffix}"
     if suffix == ".csv":
         path.write_text(
-            "input, mask, task, sigma, operator-arg\na.png,m.png,inpaint,10%,\n s3://b/c.tif,,,,g=1 h=2\n"
+            "input, mask, task, sigma, operator-arg\n"
+            "a.png,m.png,inpaint,10%,\n s3://b/c.tif,,,,g=1 h=2\n"
         )
     else:
         rows = [

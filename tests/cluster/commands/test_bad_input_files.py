@@ -133,7 +133,8 @@ def test_a_missing_file_and_a_plain_folder_are_refused(tmp_path):
         (png(interlace=7), "unknown PNG compression, filter or interlace"),
         (
             png(height=60_000, width=60_000),
-            "declares 60000 x 60000 px, above the limit of 2147483648 px; raise it with --max-pixels",
+            "declares 60000 x 60000 px, above the limit of 2147483648 px; "
+            "raise it with --max-pixels",
         ),
     ],
 )

@@ -177,7 +177,8 @@ def test_quiet_is_quiet(cli, small, tmp_path):
 def test_a_job_file_and_options_make_one_job(cli, small, tmp_path):
     job = tmp_path / "job.toml"
     job.write_text(
-        '[task]\nname = "sr"\nscale = 2\n[tiling]\ntile = 32\n[sampling]\nsteps = 1\n[run]\nexecutor = "serial"\n'
+        '[task]\nname = "sr"\nscale = 2\n[tiling]\ntile = 32\n[sampling]\nsteps = 1\n'
+        '[run]\nexecutor = "serial"\n'
     )
     ended = cli("restore", small, tmp_path / "out", "--job", job, "--seed", 5, "--quiet")
     assert ended.code == 0, ended.err

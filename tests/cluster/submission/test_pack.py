@@ -33,7 +33,8 @@ def names(folders):
 def test_what_is_packed_runs(tmp_path):
     folders = pack(tmp_path / "code")
     assert [folder.name for folder in folders] == list(PACKAGES)
-    code = "import cluster, kernels; from cluster.cli import _run; print(kernels.__file__); raise SystemExit(_run(['--help']))"
+    code = "import cluster, kernels; from cluster.cli import _run; print(kernels.__file__);"
+    code += "raise SystemExit(_run(['--help']))"
     env = {"PATH": "", "PYTHONPATH": str(tmp_path / "code")}
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -168,11 +168,13 @@ def head(tmp_path_factory, marked_processes, eventually):
     ]
     if lacking and os.environ.get("GIGARESTORE_CLUSTER"):
         pytest.fail(
-            f"no Ray cluster with a dashboard can run here, lacking {lacking}: pip install 'gigarestore[jobs]'"
+            f"no Ray cluster with a dashboard can run here, lacking {lacking}: "
+            "pip install 'gigarestore[jobs]'"
         )
     if lacking:
         pytest.skip(
-            f"no Ray cluster with a dashboard here, lacking {lacking}; `make test-cluster` installs them"
+            f"no Ray cluster with a dashboard here, lacking {lacking}; "
+            "`make test-cluster` installs them"
         )
     found = Head(tmp_path_factory.mktemp("h"))
     found.start()
@@ -397,7 +399,9 @@ def test_a_log_is_followed_across_lost_connections(user):
 def test_a_head_that_dies_reads_as_lost_and_the_run_goes_on_elsewhere(
     user, reference, published_files, marked_processes, eventually
 ):
-    """The last test of this module: it takes the cluster's power, and gives it back to resume on."""
+    """The last test of this module: it takes the cluster's power, and gives it back to
+    resume on.
+    """
     handle = user.submit("out.zarr")
     user.until_done("out.zarr", 2)
     user.head.kill(marked_processes)

@@ -38,15 +38,16 @@ def weights(shape):
     count = torch.Size(shape).numel()
     return block.repeat(-(-count // len(block)))[:count].reshape(shape)
 
-torch.save({k: weights(v) for k, v in json.loads(Path(keys).read_text())["state_dict"].items()}, path)
+shapes = json.loads(Path(keys).read_text())["state_dict"]
+torch.save({k: weights(shape) for k, shape in shapes.items()}, path)
 began = time.perf_counter()
 denoiser = load_denoiser(f"guided-diffusion:{path}")
 loaded = time.perf_counter() - began
 schedule = Schedule.from_timesteps(base_alpha_bar(denoiser.info.alpha_bar), [500])
 config = SamplerConfig(schedule=schedule, times=(0, -1))
 y = torch.zeros(1, 3, tile // 4, tile // 4)
-result = sample(denoiser, Problem(measurement=Measurement(AveragePool(4), y)), config, KeyedNoise(0), [(0, 0, 0)],
-                (3, tile, tile))
+problem = Problem(measurement=Measurement(AveragePool(4), y))
+result = sample(denoiser, problem, config, KeyedNoise(0), [(0, 0, 0)], (3, tile, tile))
 print(json.dumps({
     "name": denoiser.info.name,
     "tile": denoiser.info.tile,

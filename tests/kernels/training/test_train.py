@@ -62,11 +62,14 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
 def start(out: Path, steps: int) -> subprocess.Popen[bytes]:
     """Start a run of the tiny preset in a process of its own, with a checkpoint at every step."""
     program = (
-        "import sys, torch; from pathlib import Path; from dataclasses import replace; torch.set_num_threads(1)\n"
-        "from kernels.denoisers.builtin import PriorConfig; from kernels.training.command import train; from kernels.training.recipe import PRESETS\n"
+        "import sys, torch; from pathlib import Path; from dataclasses import replace\n"
+        "from kernels.denoisers.builtin import PriorConfig\n"
+        "from kernels.training.command import train\n"
+        "from kernels.training.recipe import PRESETS\n"
+        "torch.set_num_threads(1)\n"
         "config = PriorConfig(channels=(4, 6, 8), blocks=(1, 1, 1), embedding=8)\n"
-        "spec = replace(PRESETS['smoke'], config=config, steps=int(sys.argv[2]), batch=2, crop=16, image_side=48,"
-        " shard_images=4, shards=1)\n"
+        "spec = replace(PRESETS['smoke'], config=config, steps=int(sys.argv[2]), batch=2, crop=16,"
+        " image_side=48, shard_images=4, shards=1)\n"
         "train(spec, Path(sys.argv[1]), save_every=0.0)"
     )
     return subprocess.Popen(

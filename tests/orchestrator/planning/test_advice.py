@@ -41,8 +41,8 @@ def test_the_warning_names_an_order_that_keeps_more_busy_and_none_that_does_not(
     shape = Parallelism(depth=10, tiles=160, peak=20)
     told = idle_warning(shape, 20, 1, {"centre": {1: 12}, "bridge": {1: 30}, "colour": {8: 99}})
     assert told == (
-        "of 20 workers about 8 would idle: the graph keeps 12 busy in batches of 1; take fewer, or --order bridge, which "
-        "keeps 30 busy"
+        "of 20 workers about 8 would idle: the graph keeps 12 busy in batches of 1; take fewer, "
+        "or --order bridge, which keeps 30 busy"
     )
     assert idle_warning(shape, 20, 1, {"centre": {1: 12}}).endswith("; take fewer")
 

@@ -27,7 +27,10 @@ from storage.box import Box
 from storage.readers.reader_registry import open_image
 
 # Both are read without a word about assumptions beside what the sidecar says.
-SETTINGS = '{"image_size": 32, "num_head_channels": 32, "use_new_attention_order": false, "noise_schedule": "linear"}'
+SETTINGS = (
+    '{"image_size": 32, "num_head_channels": 32, "use_new_attention_order": false, '
+    '"noise_schedule": "linear"}'
+)
 NETWORK = UNetConfig(
     image_size=32,
     model_channels=32,

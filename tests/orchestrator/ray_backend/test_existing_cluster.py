@@ -37,7 +37,9 @@ PATIENCE = 250
 
 @pytest.fixture
 def cluster(monkeypatch, tmp_path, marked_processes):
-    """A Ray head of its own that demands a token, which this process knows; yields (address, mark)."""
+    """A Ray head of its own that demands a token, which this process knows; yields
+    (address, mark).
+    """
     mark = uuid.uuid4().hex
     for name, value in {
         "GIGARESTORE_TEST_MARKER": mark,

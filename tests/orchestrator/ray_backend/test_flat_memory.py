@@ -41,7 +41,7 @@ def watch(event):
         before, done = done, done + len(event.keys)
         for tiles in (early, late):
             if before < tiles <= done:
-                seen[tiles] = {name: process.memory_info().rss for name, process in processes.items()}
+                seen[tiles] = {name: of.memory_info().rss for name, of in processes.items()}
 
 spec = JobSpec.build({
     "input": {"path": sys.argv[1]},

@@ -93,7 +93,9 @@ def test_workers_and_batches_do_not_change_a_byte(
 
 
 def test_several_workers_were_at_work_at_least_once(at_work):
-    """On a busy machine a small run may end before its second worker has started; not every time."""
+    """On a busy machine a small run may end before its second worker has started; not
+    every time.
+    """
     assert not at_work or max(at_work) > 1
 
 

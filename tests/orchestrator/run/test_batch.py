@@ -285,7 +285,7 @@ def test_an_image_that_kills_every_worker_at_the_door_ends_alone(
 
 @pytest.mark.usefixtures("local_ray")
 @pytest.mark.parametrize(("guilty", "workers"), [("opening", 1), ("opening", 3), ("tile", 1)])
-def test_a_death_while_a_run_opens_beside_anothers_tiles_is_held_against_neither_before_it_is_tried_alone(
+def test_a_death_while_one_run_opens_and_another_works_is_blamed_on_neither_untried(
     pictures, references, job, tmp_path, published_files, guilty, workers
 ):
     """The first time both are under way. Then an opening dies always, or a tile whenever the other

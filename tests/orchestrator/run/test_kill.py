@@ -49,7 +49,9 @@ def reference(tmp_path_factory, small, job, serially, published_files):
 
 @dataclass
 class Driver:
-    """A running command, its output folder, and the mark in the environment of all its processes."""
+    """A running command, its output folder, and the mark in the environment of all its
+    processes.
+    """
 
     process: object
     run: RunDir

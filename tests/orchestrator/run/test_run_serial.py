@@ -1,4 +1,6 @@
-"""Whole restorations in one process: the reference bytes, and everything that must not change them."""
+"""Whole restorations in one process: the reference bytes, and everything that must not
+change them.
+"""
 
 import json
 import random

@@ -1,4 +1,6 @@
-"""Deadlines follow a run's own batches; a failing store is tried again; signals let what runs end."""
+"""Deadlines follow a run's own batches; a failing store is tried again; signals let what
+runs end.
+"""
 
 import errno
 import os

@@ -40,7 +40,9 @@ def test_owned_boxes_partition_the_image(grid: TileGrid):
 
 
 def chain(grid: TileGrid, key: TileKey) -> set[TileKey]:
-    """Return all tiles of the level that are committed before `key` in every order of completion."""
+    """Return all tiles of the level that are committed before `key` in every order of
+    completion.
+    """
     found: set[TileKey] = set()
     left = grid.parents(key)
     while left:

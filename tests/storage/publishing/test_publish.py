@@ -310,8 +310,8 @@ def progress(done, total):
         time.sleep(60)
 
 pixels = np.random.default_rng(5).integers(0, 255, (3, 300, 300), "uint8", endpoint=True)
-publish(lambda box: pixels[(slice(None), *box.slices())], sys.argv[1], height=300, width=300, channels=3, dtype="uint8",
-        chunk=32, shard=64, progress=progress)
+publish(lambda box: pixels[(slice(None), *box.slices())], sys.argv[1], height=300, width=300,
+        channels=3, dtype="uint8", chunk=32, shard=64, progress=progress)
 """
 
 

@@ -225,7 +225,8 @@ class TestInterlacedPng(TestPng):
 
         data = b""
         for y0, x0, dy, dx in [
-            (0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)
+            (0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4),
+            (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1),
         ]:  # fmt: skip
             for row in np.asarray(image)[y0::dy, x0::dx]:
                 data += b"\0" + row.tobytes()

@@ -123,7 +123,8 @@ def test_a_sparse_tile_is_nodata_where_the_file_names_it(tmp_path):
 
 
 def test_band_names_of_gdal_go_along(tmp_path):
-    xml = '<GDALMetadata><Item name="DESCRIPTION" sample="0" role="description">near infrared</Item></GDALMetadata>'
+    item = '<Item name="DESCRIPTION" sample="0" role="description">near infrared</Item>'
+    xml = f"<GDALMetadata>{item}</GDALMetadata>"
     assert inspect(geotiff(tmp_path / "map.tif", [(42112, 2, 0, xml, True)])).names == (
         "near infrared",
     )
@@ -140,7 +141,8 @@ def test_metadata_that_is_no_plain_xml_is_not_expanded(tmp_path, bomb):
 
 
 def ome(path, body, pages=1):
-    text = f'<?xml version="1.0"?><OME xmlns="http://x" UUID="urn:uuid:1"><Image ID="Image:0">{body}</Image></OME>'
+    image = f'<Image ID="Image:0">{body}</Image>'
+    text = f'<?xml version="1.0"?><OME xmlns="http://x" UUID="urn:uuid:1">{image}</OME>'
     tifffile.imwrite(
         path, np.stack([GREY] * pages), description=text, metadata=None, photometric="minisblack"
     )
@@ -155,7 +157,8 @@ def test_companion_files_are_never_opened(tmp_path):
     data = (
         '<TiffData IFD="0" FirstT="0"><UUID FileName="image.ome.tif">urn:uuid:1</UUID></TiffData>'
     )
-    data += '<TiffData IFD="0" FirstT="1"><UUID FileName="../../etc/other.tif">urn:uuid:2</UUID></TiffData>'
+    uuid = '<UUID FileName="../../etc/other.tif">urn:uuid:2</UUID>'
+    data += f'<TiffData IFD="0" FirstT="1">{uuid}</TiffData>'
     path = ome(tmp_path / "image.ome.tif", PIXELS.format(t=2, more="", data=data))
     with pytest.raises(
         FormatError,
@@ -323,5 +326,6 @@ def test_info_of_a_stack_names_all_options_and_ends_with_2(cli, tmp_path):
     )
     ended = cli("info", tmp_path / "in.tif")
     assert ended.code == 2
-    options = "holds 4 frames along z and 3 frames along t; choose one with --z 0 to --z 3 and --t 0 to --t 2"
+    options = "holds 4 frames along z and 3 frames along t; "
+    options += "choose one with --z 0 to --z 3 and --t 0 to --t 2"
     assert ended.complaint == f"{tmp_path / 'in.tif'}: {options}"

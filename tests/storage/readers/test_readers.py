@@ -337,7 +337,8 @@ def test_inspecting_a_png_or_jpeg_loads_neither_tifffile_nor_zarr(tmp_path):
     png = write_png(tmp_path / "a.png", picture())
     jpeg = write_jpeg(tmp_path / "a.jpg", picture())
     code = (
-        "import sys; from storage.readers.reader_registry import inspect; inspect(sys.argv[1]); inspect(sys.argv[2]); "
+        "import sys; from storage.readers.reader_registry import inspect; "
+        "inspect(sys.argv[1]); inspect(sys.argv[2]); "
         "print({'tifffile', 'zarr', 'torch', 'ray'} & set(sys.modules))"
     )
     command = [sys.executable, "-c", code, str(png), str(jpeg)]

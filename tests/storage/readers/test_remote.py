@@ -1,4 +1,6 @@
-"""Images behind URLs: read by ranges, refused in one line, and never with credentials in a message."""
+"""Images behind URLs: read by ranges, refused in one line, and never with credentials in
+a message.
+"""
 
 import functools
 import http.server

@@ -60,7 +60,8 @@ class S3Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         path, _, query = self.path.partition("?")
         found = re.fullmatch(
-            r"AWS4-HMAC-SHA256 Credential=([^/]+)/([^,]+), ?SignedHeaders=([^,]+), ?Signature=(\w+)",
+            r"AWS4-HMAC-SHA256 Credential=([^/]+)/([^,]+), ?SignedHeaders=([^,]+), ?"
+            r"Signature=(\w+)",
             self.headers.get("Authorization") or "",
         )
         if found is None or found[1] != KEY:

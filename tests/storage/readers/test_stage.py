@@ -1,4 +1,6 @@
-"""Staging: an input that cannot be read by windows becomes a zarr array, once, whole or not at all."""
+"""Staging: an input that cannot be read by windows becomes a zarr array, once, whole or
+not at all.
+"""
 
 import os
 import shutil
@@ -131,7 +133,8 @@ def test_a_jpeg_above_the_memory_limit_is_refused_with_a_way_out(tmp_path):
     path.write_bytes(imagecodecs.jpeg8_encode(interleaved(noise(3, 600, 600))))
     with pytest.raises(
         FormatError,
-        match=r"needs 2\.8 MiB of memory .* limit of 1\.0 MiB; convert it .*, or allow it with --max-pixels 360000",
+        match=r"needs 2\.8 MiB of memory .* limit of 1\.0 MiB; convert it .*, "
+        r"or allow it with --max-pixels 360000",
     ):
         stage(path, tmp_path / "staged", max_bytes=1 << 20)
     assert not (tmp_path / "staged").exists()

@@ -110,7 +110,8 @@ def test_missing_cells_are_named(tmp_path):
 def test_a_patient_reader_sees_a_cell_that_appears_late(tmp_path):
     cells = Cells.create(tmp_path / "cells", channels=1, height=8, width=8, cell=8)
     code = (
-        "import sys, time, numpy as np; from storage.run_store.cells import Cells; cells = Cells.open(sys.argv[1]); "
+        "import sys, time, numpy as np; from storage.run_store.cells import Cells; "
+        "cells = Cells.open(sys.argv[1]); "
         "time.sleep(0.2); cells.write(cells.box, np.ones((1, 8, 8), np.float32))"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(cells.path)], cwd=ROOT):
@@ -284,7 +285,8 @@ def test_of_two_racing_writers_exactly_one_wins_every_cell(tmp_path):
 REFUSED = """
 import resource, sys, numpy as np
 from storage.run_store.cells import Cells
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # what a full disk does: the write stops half way
+# What a full disk does: the write stops half way.
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 cells = Cells.open(sys.argv[1])
 try:
     cells.write(cells.box, np.ones((3, 256, 256), np.float32))

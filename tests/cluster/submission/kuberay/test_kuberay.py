@@ -256,7 +256,9 @@ BY_RULE = {
 
 
 def mutated(path, value):
-    """Return the manifest with what lies at a path of keys set, or deleted where the value is None."""
+    """Return the manifest with what lies at a path of keys set, or deleted where the
+    value is None.
+    """
     document = copy.deepcopy(manifest(everything()))
     *parents, last = [int(k) if k.isdigit() else k.replace("~1", "/") for k in path.split("/")]
     place = document
@@ -353,7 +355,7 @@ def test_a_long_name_of_the_output_gives_a_name_that_kuberay_takes():
     assert lint(manifest(given)) == []
 
 
-# --- submission through kubectl ---------------------------------------------------------------------------------------
+# --- submission through kubectl -------------------------------------------------------------------
 
 FAKE = """\
 #!{python}
@@ -452,7 +454,8 @@ def test_check_asks_the_server_and_creates_nothing(kubectl, cli):
             "server: Unable to connect",
         ),
         (
-            "The connection to the server localhost:8080 was refused - did you specify the right host or port?",
+            "The connection to the server localhost:8080 was refused - "
+            "did you specify the right host or port?",
             69,
             "8080",
         ),
@@ -565,7 +568,7 @@ def test_status_logs_wait_and_cancel_ask_for_the_job_by_name(kubectl, cli):
     assert cli("wait", "k8s:imaging/gr-x").code == 75  # deleted: what was committed is kept
 
 
-# --- what the head's pod runs -----------------------------------------------------------------------------------------
+# --- what the head's pod runs ---------------------------------------------------------------------
 
 
 class Store(http.server.BaseHTTPRequestHandler):

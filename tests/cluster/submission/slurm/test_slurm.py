@@ -45,7 +45,8 @@ def slurm():
         pytest.fail(f"SLURM cannot run here, lacking {lacking}")
     if lacking:
         pytest.skip(
-            f"no SLURM over virtual hosts here, lacking {lacking}; `make test-cluster` installs what can be"
+            f"no SLURM over virtual hosts here, lacking {lacking}; "
+            "`make test-cluster` installs what can be"
         )
     hosts = Slurm(3)
     try:
@@ -173,7 +174,9 @@ def events(folder):
 
 
 def leftovers(slurm):
-    """Return what jobs have left on the living hosts: processes beside slurmd, and files in /tmp."""
+    """Return what jobs have left on the living hosts: processes beside slurmd, and files
+    in /tmp.
+    """
     found = []
     kept = {
         path.parts[2] for path in (slurm.folder, *NEEDED)

@@ -19,15 +19,20 @@ SQUEUE = """\
 1_3|FAILED|NonZeroExitCode
 """
 SCONTROL = """\
-JobId=1 ArrayJobId=1 ArrayTaskId=4 ArrayTaskThrottle=2 JobName=sbatch JobState=COMPLETED Reason=None Restarts=0 ExitCode=0:0
-JobId=4 ArrayJobId=1 ArrayTaskId=3 ArrayTaskThrottle=2 JobName=sbatch JobState=FAILED Reason=NonZeroExitCode Restarts=0 \
+JobId=1 ArrayJobId=1 ArrayTaskId=4 ArrayTaskThrottle=2 JobName=sbatch \
+JobState=COMPLETED Reason=None Restarts=0 ExitCode=0:0
+JobId=4 ArrayJobId=1 ArrayTaskId=3 ArrayTaskThrottle=2 JobName=sbatch \
+JobState=FAILED Reason=NonZeroExitCode Restarts=0 \
 ExitCode=7:0
-JobId=3 ArrayJobId=1 ArrayTaskId=2 ArrayTaskThrottle=2 JobName=sbatch JobState=PENDING Reason=BeginTime Restarts=1 \
+JobId=3 ArrayJobId=1 ArrayTaskId=2 ArrayTaskThrottle=2 JobName=sbatch \
+JobState=PENDING Reason=BeginTime Restarts=1 \
 ExitCode=0:0
-JobId=2 ArrayJobId=1 ArrayTaskId=1 ArrayTaskThrottle=2 JobName=sbatch JobState=COMPLETED Reason=None Restarts=0 ExitCode=0:0
+JobId=2 ArrayJobId=1 ArrayTaskId=1 ArrayTaskThrottle=2 JobName=sbatch \
+JobState=COMPLETED Reason=None Restarts=0 ExitCode=0:0
 """
 WAITING = """\
-JobId=1 ArrayJobId=1 ArrayTaskId=1-4%2 ArrayTaskThrottle=2 JobName=sbatch JobState=PENDING Reason=None ExitCode=0:0
+JobId=1 ArrayJobId=1 ArrayTaskId=1-4%2 ArrayTaskThrottle=2 JobName=sbatch \
+JobState=PENDING Reason=None ExitCode=0:0
 """
 TASKS = 300
 DYING = 7
@@ -69,7 +74,9 @@ def array(tmp_path, tasks):
 
 @pytest.fixture
 def programs(tmp_path, monkeypatch):
-    """Put programs on PATH that note their calls and say what a test wants; nothing else is there."""
+    """Put programs on PATH that note their calls and say what a test wants; nothing else
+    is there.
+    """
     monkeypatch.setenv("PATH", str(tmp_path))
 
     def put(**texts):

@@ -40,7 +40,8 @@ SUBMIT = ["--backend", "slurm", "--cpus", "1", "--memory", "1G"]
 def slurm():
     if programs := lacking():
         pytest.skip(
-            f"NOT TESTED: SLURM's script and launcher, lacking {programs} (Debian: apt-get install slurm-wlm munge)"
+            f"NOT TESTED: SLURM's script and launcher, lacking {programs} "
+            "(Debian: apt-get install slurm-wlm munge)"
         )
     found = Loopback()
     try:
@@ -48,7 +49,8 @@ def slurm():
             found.start()
         except (AssertionError, subprocess.SubprocessError) as err:
             pytest.skip(
-                f"NOT TESTED: SLURM's script and launcher, its daemons do not run here: {' '.join(str(err).split())}"
+                "NOT TESTED: SLURM's script and launcher, its daemons do not run here: "
+                f"{' '.join(str(err).split())}"
             )
         yield found
     finally:
@@ -106,10 +108,13 @@ def test_the_drivers_exit_code_is_the_jobs(run, slurm, small, tmp_path):
 def test_the_controller_is_asked_once_a_look_for_all_tasks_of_an_array(
     slurm, tmp_path, monkeypatch, eventually
 ):
-    """The third task fails, the second is queued again by itself, and later the fourth by its user."""
+    """The third task fails, the second is queued again by itself, and later the fourth by
+    its user.
+    """
     script = """#!/bin/bash
     me=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
-    [ $me = ${SLURM_ARRAY_JOB_ID}_2 ] && [ ${SLURM_RESTART_COUNT:-0} = 0 ] && { scontrol requeue $me; sleep 60; }
+    [ $me = ${SLURM_ARRAY_JOB_ID}_2 ] && [ ${SLURM_RESTART_COUNT:-0} = 0 ] &&
+      { scontrol requeue $me; sleep 60; }
     [ $SLURM_ARRAY_TASK_ID = 3 ] && exit 7
     exit 0
     """

@@ -329,7 +329,8 @@ def test_a_driver_that_does_not_end_is_killed_before_slurm_kills_all(tmp_path, m
         monkeypatch.setattr(f"cluster.on_node.{module}.short_temporary", lambda: str(tmp_path))
     monkeypatch.setattr("cluster.on_node.slurm_launcher.LAST_PATIENCE", 0.3)
     launcher = Launcher(tmp_path, [], 0, 0)
-    deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); input()"
+    deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+    deaf += "print('deaf', flush=True); input()"
     python = [sys.executable, "-c"]
     with (
         subprocess.Popen([*python, "input()"], stdin=subprocess.PIPE) as ray,

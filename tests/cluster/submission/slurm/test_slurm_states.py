@@ -77,7 +77,10 @@ def test_a_job_that_can_never_start_is_said_to():
 
 
 def test_scontrol_is_read_by_its_first_mention():
-    text = "JobId=2 JobName=gr-x JobState=FAILED Reason=NonZeroExitCode ExitCode=7:0 Command=/x/JobState=COMPLETED\n"
+    text = (
+        "JobId=2 JobName=gr-x JobState=FAILED Reason=NonZeroExitCode ExitCode=7:0 "
+        "Command=/x/JobState=COMPLETED\n"
+    )
     found = parse_scontrol(text)["2"]
     assert (found.state, found.code, found.reason) == (JobState.FAILED, 7, "NonZeroExitCode")
 
