@@ -1,5 +1,6 @@
-"""Export a published image to one file that other programs open, whole or not at all, in bounded
-memory.
+"""Export a published image to one file that other programs open, in bounded memory.
+
+The file appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -17,13 +18,12 @@ from storage.zarr_format.published_image import PublishedImage
 
 Progress = Callable[[int, int], None]
 MAX_WHOLE_BYTES = 256 << 20
-"""Limit on the pixels of a PNG or JPEG, bytes: pixels and file are whole in memory, which stays
-below 768 MiB.
+"""Limit on the pixels of a PNG or JPEG, bytes.
+
+Pixels and file are whole in memory, which stays below 768 MiB.
 """
 FORMATS = ("tiff", "ome-tiff", "geotiff", "cog", "png", "jpeg")
-"""What can be written: a tiled TIFF with its pyramid in four dialects, and two formats for small
-images.
-"""
+"""What can be written: a tiled TIFF with its pyramid in four dialects, and two small formats."""
 QUALITY = 90
 """Default quality of JPEG compression."""
 _SUFFIXES = {
@@ -36,6 +36,8 @@ _SUFFIXES = {
     ".tiff": "tiff",
 }
 _TIFF_SUFFIXES = (".tif", ".tiff")
+# Formats that are made in memory, as a whole.
+_IN_MEMORY = ("png", "jpeg")
 
 
 def export(
@@ -65,34 +67,40 @@ def export(
     kind = _kind(file, format)
     compression = compression or "deflate"
     _check(file, image, kind, compression, quality, max_whole_bytes)
-    levels = len(image.levels) if pyramid or kind == "cog" else 1
     with atomic_files.atomic_output(file, overwrite=overwrite) as temporary:
-        if kind in ("png", "jpeg"):
-            rows = png_jpeg.read_rows(image)
-            icc = image.metadata.icc
-            parts = (
-                png_jpeg.encode_png(rows, icc)
-                if kind == "png"
-                else png_jpeg.encode_jpeg(rows, icc, quality)
-            )
-            atomic_files.write_new(temporary, parts, fsync=False)  # atomic_output flushes it
-        else:
-            metadata = (
-                image.metadata
-                if kind != "ome-tiff"
-                else ImageMetadata(nodata=image.metadata.nodata)
-            )
-            tiff_writer.write_tiff(
-                temporary,
-                image,
-                levels=levels,
-                ome=kind == "ome-tiff",
-                cog=kind == "cog",
-                compression=compression,
-                quality=quality,
-                tags=geotiff.tags(metadata, channels=image.channels, dtype=image.dtype),
-                progress=progress,
-            )
+        if kind in _IN_MEMORY:
+            encoded = _encoded(image, kind, quality)
+            # Not flushed here: atomic_output does that.
+            atomic_files.write_new(temporary, encoded, fsync=False)
+            return
+        tiff_writer.write_tiff(
+            temporary,
+            image,
+            levels=len(image.levels) if pyramid or kind == "cog" else 1,
+            ome=kind == "ome-tiff",
+            cog=kind == "cog",
+            compression=compression,
+            quality=quality,
+            tags=_tags(image, kind),
+            progress=progress,
+        )
+
+
+def _encoded(image: PublishedImage, kind: str, quality: int) -> atomic_files.Buffers:
+    """Return the whole file of a PNG or JPEG, in parts."""
+    rows = png_jpeg.read_rows(image)
+    icc = image.metadata.icc
+    if kind == "png":
+        return png_jpeg.encode_png(rows, icc)
+    return png_jpeg.encode_jpeg(rows, icc, quality)
+
+
+def _tags(image: PublishedImage, kind: str) -> list[geotiff.Tag]:
+    """Return the tags that GDAL reads; an OME-TIFF says in its XML what it says."""
+    metadata = image.metadata
+    if kind == "ome-tiff":
+        metadata = ImageMetadata(nodata=metadata.nodata)
+    return geotiff.tags(metadata, channels=image.channels, dtype=image.dtype)
 
 
 def _kind(file: Path, format: str | None) -> str:
@@ -108,17 +116,22 @@ def _kind(file: Path, format: str | None) -> str:
         return by_suffix
     if format not in FORMATS:
         raise FormatError(f"format {format!r} is not known; choose one of {', '.join(FORMATS)}")
-    if format in ("png", "jpeg") and by_suffix != format:
+    if format in _IN_MEMORY and by_suffix != format:
         raise FormatError(
             f"{file}: the name does not end as a {format.upper()}; rename it, or leave --format out"
         )
-    if format not in ("png", "jpeg") and not name.endswith(_TIFF_SUFFIXES):
+    if format not in _IN_MEMORY and not name.endswith(_TIFF_SUFFIXES):
         raise FormatError(f"{file}: {format} is a TIFF; choose a name that ends in .tif")
     return format
 
 
 def _check(
-    file: Path, image: PublishedImage, kind: str, compression: str, quality: int, max_bytes: int
+    file: Path,
+    image: PublishedImage,
+    kind: str,
+    compression: str,
+    quality: int,
+    max_bytes: int,
 ) -> None:
     """Raise FormatError where the image does not go into the format."""
     if compression not in COMPRESSIONS:
@@ -129,28 +142,9 @@ def _check(
         raise FormatError(
             f"quality {quality} is not between 1 and 100; choose {QUALITY}, for example"
         )
-    what = f"{image.dtype} with {image.channels} bands"
-    tiff = file.with_suffix(".tif").name
-    if (kind == "jpeg" or compression == "jpeg") and (
-        image.dtype != "uint8" or image.channels not in (1, 3)
-    ):
-        raise FormatError(
-            f"{file}: JPEG holds uint8 with 1 or 3 bands, the image is {what}; choose zstd or deflate"
-        )
-    if kind == "png" and (image.dtype not in ("uint8", "uint16") or image.channels not in (1, 3)):
-        raise FormatError(
-            f"{file}: a PNG holds uint8 or uint16 with 1 or 3 bands, not {what}; export to {tiff}"
-        )
-    size = image.nbytes(1)
-    if kind in ("png", "jpeg") and size > max_bytes:
-        raise FormatError(
-            f"{file}: {human_bytes(size)} of pixels, above the limit of {human_bytes(max_bytes)} for a {kind.upper()}, "
-            f"which is made in memory; export to {tiff} instead"
-        )
-    if kind == "jpeg" and max(image.levels[0].shape[1:]) > png_jpeg.JPEG_SIDE:
-        raise FormatError(
-            f"{file}: a JPEG is at most {png_jpeg.JPEG_SIDE} px wide and high; export to {tiff} instead"
-        )
+    _check_samples(file, image, kind, compression)
+    if kind in _IN_MEMORY:
+        _check_size(file, image, kind, max_bytes)
     if kind in ("geotiff", "cog"):
         if image.metadata.geo is None:
             raise FormatError(
@@ -160,10 +154,51 @@ def _check(
     _check_disk(file, image, kind, compression)
 
 
+def _check_samples(file: Path, image: PublishedImage, kind: str, compression: str) -> None:
+    """Raise FormatError where the format cannot hold the bands or their type."""
+    held = f"{image.dtype} with {image.channels} bands"
+    grey_or_colour = image.channels in (1, 3)
+    as_jpeg = kind == "jpeg" or compression == "jpeg"
+    if as_jpeg and not (image.dtype == "uint8" and grey_or_colour):
+        raise FormatError(
+            f"{file}: JPEG holds uint8 with 1 or 3 bands, the image is {held}; "
+            "choose zstd or deflate"
+        )
+    if kind == "png" and not (image.dtype in ("uint8", "uint16") and grey_or_colour):
+        raise FormatError(
+            f"{file}: a PNG holds uint8 or uint16 with 1 or 3 bands, not {held}; "
+            f"export to {_as_tiff(file)}"
+        )
+
+
+def _check_size(file: Path, image: PublishedImage, kind: str, max_bytes: int) -> None:
+    """Raise FormatError for an image that is too large for a PNG or JPEG."""
+    size = image.nbytes(1)
+    if size > max_bytes:
+        raise FormatError(
+            f"{file}: {human_bytes(size)} of pixels, above the limit of {human_bytes(max_bytes)} "
+            f"for a {kind.upper()}, which is made in memory; export to {_as_tiff(file)} instead"
+        )
+    longest_side = max(image.levels[0].shape[1:])
+    if kind == "jpeg" and longest_side > png_jpeg.JPEG_SIDE:
+        raise FormatError(
+            f"{file}: a JPEG is at most {png_jpeg.JPEG_SIDE} px wide and high; "
+            f"export to {_as_tiff(file)} instead"
+        )
+
+
+def _as_tiff(file: Path) -> str:
+    return file.with_suffix(".tif").name
+
+
 def _check_disk(file: Path, image: PublishedImage, kind: str, compression: str) -> None:
     """Raise FormatError when even the uncompressed parts of an export do not fit on the disk."""
-    needed = image.nbytes() if kind not in ("png", "jpeg") and compression == "none" else 0
-    if needed and file.parent.is_dir() and (free := shutil.disk_usage(file.parent).free) < needed:
+    if kind in _IN_MEMORY or compression != "none" or not file.parent.is_dir():
+        return
+    needed = image.nbytes()
+    free = shutil.disk_usage(file.parent).free
+    if free < needed:
         raise FormatError(
-            f"{file}: needs about {human_bytes(needed)} of disk, {human_bytes(free)} are free; free some or go elsewhere"
+            f"{file}: needs about {human_bytes(needed)} of disk, {human_bytes(free)} are free; "
+            "free some or go elsewhere"
         )

@@ -12,35 +12,54 @@ from numpy.typing import NDArray
 
 from storage.zarr_format.published_image import PublishedImage
 
+_START_OF_IMAGE = b"\xff\xd8"
+_JFIF = b"\xff\xe0"
+_APP2 = b"\xff\xe2"
 # A JPEG segment holds 65533 bytes, of which the name and the two counters of a profile take 14.
 _PROFILE_PART = 65533 - 14
-# A PNG begins with a signature of 8 bytes and the chunk IHDR: length, name, 13 bytes, CRC. The
-# profile comes directly after them.
+# A PNG begins with a signature of 8 bytes and the chunk IHDR (length, name, 13 bytes, CRC), after
+# which the profile stands.
 _PNG_HEADER = 8 + 12 + 13
 JPEG_SIDE = 65535
 """Longest side of a JPEG, px: its header counts in 16 bits."""
 
 
 def read_rows(image: PublishedImage) -> NDArray[Any]:
-    """Return level 0 as encoders take it, (H, W) of one band, else (H, W, C); read shard by shard."""
-    channels, height, width = image.levels[0].shape
+    """Return level 0 as encoders take it: (H, W) of one band, else (H, W, C).
+
+    It is read shard by shard.
+    """
+    finest = image.levels[0]
+    channels, height, width = finest.shape
     rows = np.empty((height, width, channels), image.dtype)
-    for row, col in image.levels[0].places():
-        box = image.levels[0].box(row, col)
-        rows[box.slices()] = image.read(0, box).transpose(1, 2, 0)
+    for row, col in finest.places():
+        box = finest.box(row, col)
+        pixels = image.read(0, box)
+        rows[box.slices()] = pixels.transpose(1, 2, 0)
     return rows[..., 0] if channels == 1 else rows
 
 
 def encode_png(rows: NDArray[Any], icc: bytes | None) -> list[memoryview | bytes]:
-    """Return the PNG of (H, W) or (H, W, 3) uint8 or uint16 pixels, in parts: it is not copied once
-    more.
+    """Return the PNG of (H, W) or (H, W, 3) uint8 or uint16 pixels, in parts.
+
+    In parts, because it would have to be copied to become one.
     """
     encoded = memoryview(imagecodecs.png_encode(rows))
     if icc is None:
         return [encoded]
-    chunk = b"iCCP" + b"ICC profile\0\0" + zlib.compress(icc)
-    profile = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    return [encoded[:_PNG_HEADER], profile, encoded[_PNG_HEADER:]]
+    header = encoded[:_PNG_HEADER]
+    rest = encoded[_PNG_HEADER:]
+    return [header, _png_profile(icc), rest]
+
+
+def _png_profile(icc: bytes) -> bytes:
+    """Return the chunk iCCP. Source: W3C PNG (third edition), section 11.3.2.3."""
+    no_compression_but_zlib = b"\0"
+    payload = b"ICC profile\0" + no_compression_but_zlib + zlib.compress(icc)
+    named = b"iCCP" + payload
+    length = struct.pack(">I", len(payload))
+    checksum = struct.pack(">I", zlib.crc32(named))
+    return length + named + checksum
 
 
 def encode_jpeg(rows: NDArray[Any], icc: bytes | None, quality: int) -> list[memoryview | bytes]:
@@ -48,16 +67,22 @@ def encode_jpeg(rows: NDArray[Any], icc: bytes | None, quality: int) -> list[mem
     encoded = memoryview(imagecodecs.jpeg8_encode(rows, level=quality))
     if icc is None:
         return [encoded]
-    parts = [icc[i : i + _PROFILE_PART] for i in range(0, len(icc), _PROFILE_PART)]
-    segments = b"".join(
-        b"\xff\xe2"
-        + struct.pack(">H", len(part) + 16)
-        + b"ICC_PROFILE\0"
-        + bytes([number, len(parts)])
-        + part
-        for number, part in enumerate(parts, 1)
-    )
-    head = 2  # start of image; a JFIF segment comes directly after it
-    if bytes(encoded[2:4]) == b"\xff\xe0":
-        head += 2 + int.from_bytes(bytes(encoded[4:6]), "big")
-    return [encoded[:head], segments, encoded[head:]]
+    head = len(_START_OF_IMAGE)
+    marker = bytes(encoded[head : head + 2])
+    if marker == _JFIF:  # it comes directly after the start of the image
+        length = int.from_bytes(bytes(encoded[head + 2 : head + 4]), "big")
+        head += len(_JFIF) + length
+    return [encoded[:head], _jpeg_profile(icc), encoded[head:]]
+
+
+def _jpeg_profile(icc: bytes) -> bytes:
+    """Return the segments APP2 of a profile. Source: ICC.1, annex B.4."""
+    starts = range(0, len(icc), _PROFILE_PART)
+    parts = [icc[start : start + _PROFILE_PART] for start in starts]
+    segments = []
+    for number, part in enumerate(parts, 1):
+        place = bytes([number, len(parts)])
+        payload = b"ICC_PROFILE\0" + place + part
+        length = struct.pack(">H", 2 + len(payload))
+        segments.append(_APP2 + length + payload)
+    return b"".join(segments)

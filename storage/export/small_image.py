@@ -19,7 +19,8 @@ def check_name(path: Path) -> None:
     """Raise FormatError unless the name ends as a format that can be written."""
     if path.suffix.lower() not in SUFFIXES:
         raise FormatError(
-            f"{path}: cannot write {path.suffix or 'a name without suffix'}; name it .png, .tif or .tiff"
+            f"{path}: cannot write {path.suffix or 'a name without suffix'}; "
+            "name it .png, .tif or .tiff"
         )
 
 

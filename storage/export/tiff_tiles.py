@@ -35,6 +35,8 @@ _JPEG_COLOURS: dict[str, Any] = {
     "outcolorspace": "YCBCR",
     "subsampling": (2, 2),
 }
+# A tile that is being compressed, or is: its room, and what will be its stored bytes there.
+_Waiting = tuple[bytearray, "Future[memoryview]"]
 # Tiles that are being compressed, or are waiting to be written, at the same time.
 _AHEAD = 8
 # Room for a compressed tile, in its size: LZW makes noise larger by a half.
@@ -42,11 +44,10 @@ _ROOM = 2
 
 
 class TileEncoder:
-    """Make the stored bytes of tiles, in a pool: a tile goes its whole way in one thread, through
-    memory in its cache.
+    """Make the stored bytes of tiles, in a pool.
 
-    Memory: a tile for every thread, and two for each of eight whose bytes wait; used again and
-    again.
+    A tile goes its whole way in one thread, through memory in its cache. Memory: a tile for every
+    thread, and two for each of eight whose bytes wait; used again and again.
     """
 
     def __init__(
@@ -60,83 +61,107 @@ class TileEncoder:
     ) -> None:
         """Set up for an image.
 
-        planar: tiles of one band, one band after the other; else of all bands, interleaved. compression: a name in
-        `tiff_writer.COMPRESSIONS`; deflate, zstd and lzw store what differs from the sample before (TIFF 6.0, section
-        14), of floats the exponents first (Adobe's Technical Note 3). quality: of JPEG, 1 to 100.
+        planar: tiles of one band, one band after the other; else of all bands, interleaved.
+        compression: a name in `tiff_writer.COMPRESSIONS`; deflate, zstd and lzw store what differs
+        from the sample before (TIFF 6.0, section 14), of floats the exponents first (Adobe's
+        Technical Note 3). quality: of JPEG, 1 to 100.
         """
         self._image = image
         self._pool = pool
         self._planar = planar
         depth = 1 if planar else image.channels
-        whole = np.dtype(image.dtype).kind in "iu"
-        self._encode: Encode | None = None
-        if compression == "jpeg":
-            colours = _JPEG_COLOURS if depth == 3 else {}
-            self._encode = partial(imagecodecs.jpeg_encode, level=quality, **colours)
-        elif compression in _ENCODERS:
-            self._encode = (
-                _ENCODERS[compression] if whole else partial(_floats, encode=_ENCODERS[compression])
-            )
-        self._tile = _Tile(depth, image.dtype, compression in _ENCODERS and whole)
+        whole_numbers = np.dtype(image.dtype).kind in "iu"
+        self._encode = _encoder(compression, quality, depth, whole_numbers)
+        differences = compression in _ENCODERS and whole_numbers
+        self._tile = _Tile(depth, image.dtype, differences)
         waiting = 0 if self._encode is None else min(_AHEAD, self.count(0))
-        self._free = deque(bytearray(_ROOM * self._tile.pixels.nbytes) for _ in range(waiting))
+        room = _ROOM * self._tile.pixels.nbytes
+        self._free = deque(bytearray(room) for _ in range(waiting))
 
     def count(self, number: int) -> int:
         """Return the number of tiles of a level."""
         channels, height, width = self._image.levels[number].shape
-        return -(-height // TILE) * -(-width // TILE) * (channels if self._planar else 1)
+        down = -(-height // TILE)
+        across = -(-width // TILE)
+        planes = channels if self._planar else 1
+        return down * across * planes
 
     def tiles(self, number: int) -> Iterator[memoryview]:
-        """Yield the tiles of a level, row by row, zeros beyond the far edges; each holds until the
-        next is asked for.
+        """Yield the tiles of a level, row by row, zeros beyond the far edges.
+
+        Each holds until the next is asked for.
         """
         if self._encode is None:
-            for place in self._places(number):
-                yield self._filled(number, *place).data.cast("B")
+            for box, channel in self._places(number):
+                pixels = self._filled(number, box, channel)
+                yield pixels.data.cast("B")
             return
-        waiting: deque[tuple[bytearray, Future[memoryview]]] = deque()
-        for place in self._places(number):
+
+        waiting: deque[_Waiting] = deque()
+        for box, channel in self._places(number):
             if not self._free:
                 yield self._first(waiting)
             room = self._free.popleft()
-            waiting.append(
-                (room, self._pool.submit(self._encoded, self._encode, room, number, *place))
-            )
+            stored = self._pool.submit(self._encoded, self._encode, room, number, box, channel)
+            waiting.append((room, stored))
         while waiting:
             yield self._first(waiting)
 
-    def _first(self, waiting: deque[tuple[bytearray, Future[memoryview]]]) -> memoryview:
-        """Return the stored bytes that wait longest; their room is used again when more is asked
-        for.
+    def _first(self, waiting: deque[_Waiting]) -> memoryview:
+        """Return the stored bytes that wait longest.
+
+        Their room is used again when more is asked for.
         """
         room, stored = waiting.popleft()
         self._free.append(room)
         return stored.result()
 
     def _places(self, number: int) -> Iterator[tuple[Box, int | None]]:
-        """Yield (window, band or all) of the tiles of a level; of bands that are planes one after
-        the other.
-        """
+        """Yield (window, band or all) of the tiles of a level; planes one after the other."""
         _, height, width = self._image.levels[number].shape
-        for channel in range(self._image.channels) if self._planar else (None,):
+        planes = range(self._image.channels) if self._planar else (None,)
+        for channel in planes:
             for y0 in range(0, height, TILE):
                 for x0 in range(0, width, TILE):
-                    yield Box(y0, x0, min(y0 + TILE, height), min(x0 + TILE, width)), channel
+                    tile = Box(y0, x0, y0 + TILE, x0 + TILE)
+                    yield tile.clip(height, width), channel
 
     def _encoded(
-        self, encode: Encode, room: bytearray, number: int, box: Box, channel: int | None
+        self,
+        encode: Encode,
+        room: bytearray,
+        number: int,
+        box: Box,
+        channel: int | None,
     ) -> Any:
-        return encode(self._filled(number, box, channel), out=room)
+        pixels = self._filled(number, box, channel)
+        return encode(pixels, out=room)
 
     def _filled(self, number: int, box: Box, channel: int | None) -> Pixels:
-        return self._tile.fill(box, self._image.bands(number, box, channel))
+        bands = self._image.bands(number, box, channel)
+        return self._tile.fill(box, bands)
+
+
+def _encoder(compression: str, quality: int, depth: int, whole_numbers: bool) -> Encode | None:
+    """Return what compresses a tile; None where its pixels are stored as they are."""
+    if compression == "jpeg":
+        colours = _JPEG_COLOURS if depth == 3 else {}
+        return partial(imagecodecs.jpeg_encode, level=quality, **colours)
+    if compression not in _ENCODERS:
+        return None
+    encode = _ENCODERS[compression]
+    return encode if whole_numbers else partial(_encode_floats, encode=encode)
 
 
 class _Tile(threading.local):
-    """Memory for a tile, little endian, of every thread: fresh memory costs as much as compressing."""
+    """Memory for a tile, little endian, of every thread: fresh memory costs as much as compressing.
+
+    Bands are filled in one by one: several times faster than a transposed copy.
+    """
 
     def __init__(self, depth: int, dtype: str, differences: bool) -> None:
-        self.pixels = np.zeros((TILE, TILE, depth), np.dtype(dtype).newbyteorder("<"))
+        little_endian = np.dtype(dtype).newbyteorder("<")
+        self.pixels = np.zeros((TILE, TILE, depth), little_endian)
         self._band = np.empty(TILE * TILE, dtype) if differences else None
 
     def fill(self, box: Box, bands: Iterator[Pixels]) -> Pixels:
@@ -144,24 +169,23 @@ class _Tile(threading.local):
         height, width = box.shape
         if (height, width) != (TILE, TILE):
             self.pixels[...] = 0
-        for channel, band in enumerate(
-            bands
-        ):  # band by band: several times faster than a transposed copy
-            self.pixels[:height, :width, channel] = (
-                band if self._band is None else self._differences(band, self._band)
-            )
-        return self.pixels[:, :, 0] if self.pixels.shape[2] == 1 else self.pixels
+        for channel, band in enumerate(bands):
+            stored = band if self._band is None else self._differences(band, self._band)
+            self.pixels[:height, :width, channel] = stored
+        depth = self.pixels.shape[2]
+        return self.pixels[:, :, 0] if depth == 1 else self.pixels
 
     @staticmethod
     def _differences(band: Pixels, room: Pixels) -> Pixels:
         """Return what differs from the sample before; what overflows wraps, and back again."""
-        flat = band.reshape(-1)
+        samples = band.reshape(-1)
         out = room[: band.size]
-        np.subtract(flat[1:], flat[:-1], out=out[1:])  # in one run over all rows
-        found = out.reshape(band.shape)
-        found[:, 0] = band[:, 0]
-        return found
+        np.subtract(samples[1:], samples[:-1], out=out[1:])  # in one run over all rows
+        differences = out.reshape(band.shape)
+        differences[:, 0] = band[:, 0]
+        return differences
 
 
-def _floats(tile: Pixels, encode: Encode, out: bytearray) -> Any:
-    return encode(imagecodecs.floatpred_encode(tile, axis=1), out=out)
+def _encode_floats(tile: Pixels, encode: Encode, out: bytearray) -> Any:
+    exponents_first = imagecodecs.floatpred_encode(tile, axis=1)
+    return encode(exponents_first, out=out)

@@ -1,8 +1,8 @@
-"""Write a published image as a tiled TIFF with its pyramid, tile by tile: reduced pages, or SubIFDs
-with OME-XML.
+"""Write a published image as a tiled TIFF with its pyramid, tile by tile.
 
-reduced pages (subfiletype 1, after the image)   OpenSlide, GDAL, QuPath, vips; GeoTIFF SubIFDs and
-OME-XML (OME-TIFF 6)                 Bio-Formats, QuPath, napari, tifffile; OpenSlide sees level 0
+Its coarser levels are
+    reduced pages (subfiletype 1, after the image): OpenSlide, GDAL, QuPath, vips; GeoTIFF
+    SubIFDs and OME-XML (OME-TIFF 6): Bio-Formats, QuPath, napari, tifffile; OpenSlide sees level 0
 
 All tables come first, then the tiles of the smallest level, at last those of the image: the order
 of a Cloud Optimized GeoTIFF. tifffile writes the tables, of tiles that are still empty.
@@ -48,6 +48,8 @@ _LAYOUT = (
     b"BLOCK_TRAILER=LAST_4_BYTES_REPEATED\nKNOWN_INCOMPATIBLE_EDITION=NO\n "
 )
 _GHOST = b"GDAL_STRUCTURAL_METADATA_SIZE=%06d bytes\n%s" % (len(_LAYOUT), _LAYOUT)
+_TILE_OFFSETS = 324
+_TILE_BYTE_COUNTS = 325
 # Formats of the types in which tables count bytes: SHORT, LONG, LONG8.
 _TABLES = {3: "<u2", 4: "<u4", 16: "<u8"}
 
@@ -84,22 +86,43 @@ def write_tiff(
         encoder = TileEncoder(image, pool, planar=planar, compression=compression, quality=quality)
         counts = [encoder.count(number) for number in range(levels)]
         _write_tables(
-            file, image, counts, ome=ome, cog=cog, planar=planar, compression=compression, tags=tags
+            file,
+            image,
+            counts,
+            ome=ome,
+            cog=cog,
+            planar=planar,
+            compression=compression,
+            tags=tags,
         )
         pages = _pages(file, levels, ome=ome)
-        done = 0
         with file.open("r+b") as target:
-            target.seek(0, 2)
-            for number in reversed(range(levels)):
-                tiles = encoder.tiles(number)
-                for page in pages[number]:
-                    places = []
-                    for data in itertools.islice(tiles, page.tiles):
-                        places.append(_append(target, data, cog=cog))
-                        done += 1
-                        if progress:
-                            progress(done, sum(counts))
-                    _fill(target, page, places)
+            _write_tiles(target, encoder, pages, cog=cog, progress=progress)
+
+
+def _write_tiles(
+    target: BinaryIO,
+    encoder: TileEncoder,
+    pages: list[list[_Page]],
+    *,
+    cog: bool,
+    progress: Progress | None,
+) -> None:
+    """Append the tiles of all levels, the smallest first. pages: of every level."""
+    total = sum(encoder.count(number) for number in range(len(pages)))
+    done = 0
+    target.seek(0, 2)
+    for number in reversed(range(len(pages))):
+        tiles = encoder.tiles(number)
+        for page in pages[number]:
+            places = []
+            for stored in itertools.islice(tiles, page.tiles):
+                place = _append(target, stored, cog=cog)
+                places.append(place)
+                done += 1
+                if progress:
+                    progress(done, total)
+            _fill(target, page, places)
 
 
 def _write_tables(
@@ -114,28 +137,21 @@ def _write_tables(
     tags: Sequence[Tag],
 ) -> None:
     """Write the file without the bytes of its tiles. counts: tiles of every level."""
-    levels = len(counts)
-    # Tiles are padded to full size; LZW makes noise up to 1.4 times as large.
-    largest = (
-        sum(counts)
-        * TILE
-        * TILE
-        * (1 if planar else image.channels)
-        * np.dtype(image.dtype).itemsize
-    )
-    bigtiff = largest * (1.5 if compression == "lzw" else 1.0) > CLASSIC_LIMIT
+    bigtiff = _needs_bigtiff(image, sum(counts), planar=planar, compression=compression)
+    dtype = np.dtype(image.dtype).newbyteorder("<")
     with tifffile.TiffWriter(file, bigtiff=bigtiff, ome=ome) as tiff:
         if cog:
-            tiff.filehandle.write(_GHOST + b" " * (len(_GHOST) % 2))
+            padding = b" " * (len(_GHOST) % 2)
+            tiff.filehandle.write(_GHOST + padding)
         for number, tiles in enumerate(counts):
             first = number == 0
             options: dict[str, Any] = {"metadata": None}
             if first and ome:
-                options = {"metadata": _ome_metadata(image), "subifds": levels - 1}
+                options = {"metadata": _ome_metadata(image), "subifds": len(counts) - 1}
             tiff.write(
                 _empty_tiles(image.levels[number].shape, tiles, compression),
                 shape=_shape(image, number, planar),
-                dtype=np.dtype(image.dtype).newbyteorder("<"),
+                dtype=dtype,
                 tile=(TILE, TILE),
                 photometric="rgb" if _rgb(image) else "minisblack",
                 planarconfig="contig" if image.channels > 1 and not planar else None,
@@ -150,6 +166,16 @@ def _write_tables(
             )
 
 
+def _needs_bigtiff(image: PublishedImage, tiles: int, *, planar: bool, compression: str) -> bool:
+    """Tell whether the tiles may pass what a classic TIFF can count."""
+    bands = 1 if planar else image.channels
+    itemsize = np.dtype(image.dtype).itemsize
+    # Tiles are padded to full size; LZW makes noise up to 1.4 times as large.
+    uncompressed = tiles * TILE * TILE * bands * itemsize
+    growth = 1.5 if compression == "lzw" else 1.0
+    return uncompressed * growth > CLASSIC_LIMIT
+
+
 def _empty_tiles(
     shape: tuple[int, int, int], tiles: int, compression: str
 ) -> Iterator[bytes] | None:
@@ -158,23 +184,26 @@ def _empty_tiles(
     Pages that are one plain tile it writes as one array and leaves a hole of that size, which stays
     empty.
     """
-    return None if compression == "none" and shape[1:] == (TILE, TILE) else iter([b""] * tiles)
+    one_plain_tile = compression == "none" and shape[1:] == (TILE, TILE)
+    return None if one_plain_tile else iter([b""] * tiles)
 
 
 def _pages(file: Path, levels: int, *, ome: bool) -> list[list[_Page]]:
     """Return the pages of every level: one, or one for every band."""
     with tifffile.TiffFile(file, is_ome=False) as tiff:
-        found: list[Any] = list(tiff.pages)
-        if ome:
-            below = [list(page.pages) if levels > 1 else [] for page in found]
-            return [[_page(page) for page in found]] + [
-                [_page(pages[number]) for pages in below] for number in range(levels - 1)
-            ]
-        return [[_page(page)] for page in found]
+        pages: list[Any] = list(tiff.pages)
+        if not ome:
+            return [[_page(page)] for page in pages]
+        finest = [_page(page) for page in pages]
+        # The coarser levels of a band are SubIFDs of its page.
+        below = [list(page.pages) if levels > 1 else [] for page in pages]
+        coarser = [[_page(subifds[number]) for subifds in below] for number in range(levels - 1)]
+        return [finest, *coarser]
 
 
 def _page(page: Any) -> _Page:
-    offsets, counts = (page.tags[code] for code in (324, 325))
+    offsets = page.tags[_TILE_OFFSETS]
+    counts = page.tags[_TILE_BYTE_COUNTS]
     return _Page(
         int(offsets.count),
         (int(offsets.valueoffset), _TABLES[int(offsets.dtype)]),
@@ -195,16 +224,16 @@ def _append(file: BinaryIO, data: memoryview, *, cog: bool) -> tuple[int, int]:
 
 def _fill(file: BinaryIO, page: _Page, places: list[tuple[int, int]]) -> None:
     """Enter where the tiles of a page lie; the file is left at its end."""
-    for (start, kind), column in ((page.offsets, 0), (page.counts, 1)):
+    columns = ((page.offsets, 0), (page.counts, 1))
+    for (start, kind), column in columns:
+        numbers = [place[column] for place in places]
         file.seek(start)
-        file.write(np.array([place[column] for place in places], kind).tobytes())
+        file.write(np.array(numbers, kind).tobytes())
     file.seek(0, 2)
 
 
 def _rgb(image: PublishedImage) -> bool:
-    """Tell whether the bands are colours: three of a whole unsigned dtype that nothing named
-    otherwise.
-    """
+    """Tell whether the bands are colours: three of a whole unsigned dtype."""
     return image.channels == 3 and image.dtype in ("uint8", "uint16")
 
 
@@ -219,26 +248,31 @@ def _resolution(metadata: ImageMetadata, number: int) -> dict[str, Any]:
     """Return the resolution tags of a level, pixels per centimetre as (x, y)."""
     if metadata.pixel_size is None:
         return {}
-    size_y, size_x = (side * 2**number for side in metadata.pixel_size)
-    return {
-        "resolution": (_MICROMETRES_PER_CM / size_x, _MICROMETRES_PER_CM / size_y),
-        "resolutionunit": "CENTIMETER",
-    }
+    coarser = 2**number
+    size_y, size_x = metadata.pixel_size
+    per_cm_y = _MICROMETRES_PER_CM / (size_y * coarser)
+    per_cm_x = _MICROMETRES_PER_CM / (size_x * coarser)
+    return {"resolution": (per_cm_x, per_cm_y), "resolutionunit": "CENTIMETER"}
 
 
 def _ome_metadata(image: PublishedImage) -> dict[str, Any]:
     channels = image.channels
-    told = json.dumps([image.levels[0].shape, image.dtype, image.provenance], sort_keys=True)
-    metadata: dict[str, Any] = {
-        "axes": "YXS" if _rgb(image) else "YX" if channels == 1 else "CYX",
+    rgb = _rgb(image)
+    # The same export gives the same bytes: the identifier is made from what is exported.
+    identity = [image.levels[0].shape, image.dtype, image.provenance]
+    uuid_text = json.dumps(identity, sort_keys=True)
+    ome: dict[str, Any] = {
+        "axes": "YXS" if rgb else "YX" if channels == 1 else "CYX",
         "Name": image.path.stem,
         "Creator": "gigarestore",
-        "UUID": str(uuid.uuid5(uuid.NAMESPACE_OID, told)),  # the same export gives the same bytes
+        "UUID": str(uuid.uuid5(uuid.NAMESPACE_OID, uuid_text)),
     }
     if image.metadata.pixel_size is not None:
         size_y, size_x = image.metadata.pixel_size
-        metadata |= {"PhysicalSizeX": size_x, "PhysicalSizeXUnit": "µm"}
-        metadata |= {"PhysicalSizeY": size_y, "PhysicalSizeYUnit": "µm"}
-    if len(image.metadata.names) == channels and not _rgb(image):
-        metadata["Channel"] = {"Name": list(image.metadata.names)}
-    return metadata
+        ome["PhysicalSizeX"] = size_x
+        ome["PhysicalSizeXUnit"] = "µm"
+        ome["PhysicalSizeY"] = size_y
+        ome["PhysicalSizeYUnit"] = "µm"
+    if len(image.metadata.names) == channels and not rgb:
+        ome["Channel"] = {"Name": list(image.metadata.names)}
+    return ome

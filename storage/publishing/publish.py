@@ -1,11 +1,18 @@
-"""Publish an image as sharded OME-Zarr 0.5 with a pyramid, one shard in memory at a time, in any
-order.
+"""Publish an image as sharded OME-Zarr 0.5 with a pyramid, one shard in memory at a time.
+
+The source is asked once for each shard of level 0: row by row in squares of 2 x 2 shards, of 4 x 4
+and so on, so that coarser levels are made of what is in memory. Levels are 2 x 2 means of what is
+not nodata, down to one that fits a chunk. The same pixels give the same bytes.
+
+Memory: some shards of C x shard x shard samples (one of every level up to 64 MiB, at least two),
+and their compressed bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import math
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,8 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["is_published", "plan_levels", "publish", "unpublish"]
 
 Progress = Callable[[int, int], None]
-# Of shards that wait for their neighbours, so that they need not be decoded for the next level,
-# bytes.
+# Of shards that wait for their neighbours, so that they need not be decoded for the next level.
 _HELD_BYTES = 64 << 20
 
 
@@ -49,59 +55,76 @@ def publish(
     threads: int = 2,
     progress: Progress | None = None,
 ) -> list[PyramidLevel]:
-    """Write the image that `source` delivers to the folder `dest` and return its levels, finest
-    first.
+    """Write the image of `source` to the folder `dest`; return its levels, finest first.
 
-    source: box -> (C, h, w) in `dtype` (uint8, uint16, int16 or float32), called once per shard of
-    level 0: row by row in squares of 2 x 2 shards, of 4 x 4 and so on, so that coarser levels are
-    made of what is in memory. window: values shown as black and white. attributes: written beside
-    the OME metadata. progress: (done, total) shards of all levels. Levels are 2 x 2 means of what
-    is not nodata, down to one that fits a chunk. The group's metadata appears last, by an atomic
-    rename: a killed publish is not an image, and publishing again starts afresh. The same pixels
-    give the same bytes. Other folders in `dest` are left alone. Memory: some shards of C x shard x
-    shard samples (one of every level up to 64 MiB, at least two), and their compressed bytes.
-    Raises FormatError when `dest` holds an image already and `overwrite` is false, or a folder in
-    the way.
+    source: box -> (C, h, w) in `dtype` (uint8, uint16, int16 or float32). window: values shown as
+    black and white. attributes: written beside the OME metadata. progress: (done, total) shards of
+    all levels. The group's metadata appears last, by an atomic rename: a killed publish is not an
+    image, and publishing again starts afresh. Other folders in `dest` are left alone. Raises
+    FormatError when `dest` holds an image already and `overwrite` is false, or a folder in the way.
     """
     metadata = metadata or ImageMetadata()
     levels = plan_levels((channels, height, width), dtype, chunk=chunk, shard=shard)
     publication = Publication(Path(dest), tuple(levels), metadata.nodata)
     make_way(publication.dest, overwrite=overwrite)
     group = publication.group(
-        name=name, metadata=metadata, attributes=attributes or {}, window=window
+        name=name,
+        metadata=metadata,
+        attributes=attributes or {},
+        window=window,
     )
     publication.begin(group)
-    total = sum(level.grid[0] * level.grid[1] for level in levels)
-    done = 0
-    top = _held_levels(levels)
-
     with ThreadPoolExecutor(threads) as pool:
-
-        def count() -> None:
-            nonlocal done
-            done += 1
-            if progress:
-                progress(done, total)
-
-        def build(number: int, row: int, col: int) -> NDArray[Any]:
-            """Write a shard and everything under it; return its part of the next level."""
-            if number:
-                pixels = publication.gathered(number, row, col, partial(build, number - 1))
-            else:
-                box = levels[0].box(row, col)
-                pixels = checked(levels[0], source(box), box)
-            publication.write(row, col, pixels, pool, number)
-            count()
-            return publication.halved(pixels)
-
-        for row, col in levels[top].places():
-            build(top, row, col)
-        for number, level in enumerate(levels[top + 1 :], top + 1):
-            for row, col in level.places():
-                publication.reduce(number, row, col, pool)
-                count()
+        _PyramidBuilder(publication, source, pool, progress).build()
     publication.finish(group)
     return levels
+
+
+class _PyramidBuilder:
+    """Ask the source for the shards of level 0 and write those of all levels."""
+
+    def __init__(
+        self,
+        publication: Publication,
+        source: Source,
+        pool: Executor,
+        progress: Progress | None,
+    ) -> None:
+        self._publication = publication
+        self._levels = publication.levels
+        self._source = source
+        self._pool = pool
+        self._progress = progress
+        self._done = 0
+        self._total = sum(math.prod(level.grid) for level in self._levels)
+
+    def build(self) -> None:
+        """Write every shard once."""
+        top = _held_levels(self._levels)
+        for row, col in self._levels[top].places():
+            self._build_below(top, row, col)
+        # What is above is small, and made of the shards on the disk.
+        for number in range(top + 1, len(self._levels)):
+            for row, col in self._levels[number].places():
+                self._publication.reduce(number, row, col, self._pool)
+                self._count()
+
+    def _build_below(self, number: int, row: int, col: int) -> NDArray[Any]:
+        """Write a shard and everything under it; return its part of the next level."""
+        if number:
+            finer = partial(self._build_below, number - 1)
+            pixels = self._publication.gathered(number, row, col, finer)
+        else:
+            box = self._levels[0].box(row, col)
+            pixels = checked(self._levels[0], self._source(box), box)
+        self._publication.write(row, col, pixels, self._pool, number)
+        self._count()
+        return self._publication.halved(pixels)
+
+    def _count(self) -> None:
+        self._done += 1
+        if self._progress:
+            self._progress(self._done, self._total)
 
 
 def plan_levels(
@@ -112,33 +135,41 @@ def plan_levels(
     Raises ValueError for empty images, a dtype that is not supported, or a shard that is not a
     multiple of the chunk.
     """
-    if min(*shape, chunk) < 1 or chunk % 2 or shard < chunk or shard % chunk:
+    positive = min(*shape, chunk) >= 1
+    even_chunk = chunk % 2 == 0
+    whole_chunks = shard >= chunk and shard % max(chunk, 1) == 0
+    if not (positive and even_chunk and whole_chunks):
         raise ValueError(
-            f"cannot publish (C, H, W) {shape} in chunks of {chunk} and shards of {shard} px: sizes must be positive, "
-            "the chunk even and the shard a multiple of it"
+            f"cannot publish (C, H, W) {shape} in chunks of {chunk} and shards of {shard} px: "
+            "sizes must be positive, the chunk even and the shard a multiple of it"
         )
     kind = np.dtype(dtype).name
     if kind not in DTYPES:
         raise ValueError(f"dtype {kind} is not supported; supported: {', '.join(DTYPES)}")
+
     levels = [PyramidLevel.fit(shape=shape, dtype=kind, chunk=chunk, shard=shard)]
     while max(levels[-1].shape[1:]) > chunk:
-        levels.append(levels[-1].halved(shard))
+        coarser = levels[-1].halved(shard)
+        levels.append(coarser)
     return levels
 
 
-def _held_levels(levels: list[PyramidLevel]) -> int:
-    """Return the number of the coarsest level whose shards are made of what is in memory: one of
-    each level waits.
+def _held_levels(levels: Sequence[PyramidLevel]) -> int:
+    """Return the number of the coarsest level whose shards are made of what is in memory.
+
+    One shard of each level up to it waits for its neighbours.
     """
-    channels = levels[0].shape[0]
-    shard = levels[0].shard
-    each = channels * shard[0] * shard[1] * np.dtype(levels[0].dtype).itemsize
-    return min(len(levels) - 1, _HELD_BYTES // each)
+    finest = levels[0]
+    channels = finest.shape[0]
+    height, width = finest.shard
+    shard_bytes = channels * height * width * np.dtype(finest.dtype).itemsize
+    return min(len(levels) - 1, _HELD_BYTES // shard_bytes)
 
 
 def make_way(dest: Path, *, overwrite: bool) -> None:
-    """Clear `dest` for an image; raises FormatError when it holds one, or numbered folders that no
-    publish wrote.
+    """Clear `dest` for an image.
+
+    Raises FormatError when it holds one, or numbered folders that no publish wrote.
     """
     if is_published(dest) and not overwrite:
         raise FormatError(
@@ -146,7 +177,8 @@ def make_way(dest: Path, *, overwrite: bool) -> None:
         )
     dest.mkdir(parents=True, exist_ok=True)
     own = own_folders(dest)
-    if any(path.name.isdecimal() and path not in own for path in dest.iterdir()):
+    foreign = [path for path in dest.iterdir() if path.name.isdecimal() and path not in own]
+    if foreign:
         raise FormatError(
             f"{dest}: holds numbered entries that no publish wrote; choose an empty or new folder"
         )
@@ -158,6 +190,7 @@ def checked(level: PyramidLevel, pixels: NDArray[Any], box: Box) -> NDArray[Any]
     expected = (level.shape[0], *box.shape)
     if pixels.shape != expected or pixels.dtype != level.dtype:
         raise ValueError(
-            f"the source gave {pixels.shape} {pixels.dtype} for {box}; expected {expected} {level.dtype}"
+            f"the source gave {pixels.shape} {pixels.dtype} for {box}; "
+            f"expected {expected} {level.dtype}"
         )
     return pixels

@@ -1,12 +1,12 @@
-"""A published image while it is being made: shards in any order, by any process, each whole or
-absent.
+"""A published image while it is being made: shards in any order, by any process.
 
-DEST/.publish.partial/     the image as far as it has come: an OME-Zarr group that viewers can open
-and watch DEST/0, DEST/1, ...        its levels, moved here at the end DEST/zarr.json
-written last of all: before that there is no image at DEST
+    DEST/.publish.partial/    the image as far as it has come: an OME-Zarr group that viewers can
+                              open and watch
+    DEST/0, DEST/1, ...       its levels, moved here at the end
+    DEST/zarr.json            written last of all: before that there is no image at DEST
 
-Every step can be repeated after a kill: a shard that exists is whole, and a level that was moved is
-found there.
+Every shard is whole or absent, and every step can be repeated after a kill: a shard that exists is
+whole, and a level that was moved is found there.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ UNFINISHED = f".publish{atomic_files.PARTIAL}"
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """Write the shards of an image and, when all are there, make it appear. Holds no pixels and no
-    open files.
+    """Write the shards of an image and, when all are there, make it appear.
+
+    Holds no pixels and no open files.
     """
 
     dest: Path
@@ -57,32 +58,42 @@ class Publication:
         attributes: Mapping[str, Any],
         window: tuple[float, float] | None = None,
     ) -> dict[str, Any]:
-        """Return the metadata of the finished image; see
-        `storage.zarr_format.ome_metadata.group_metadata`.
-        """
+        """Return the metadata of the finished image; see `ome_metadata.group_metadata`."""
         documents = [level.metadata() for level in self.levels]
         return ome_metadata.group_metadata(
-            documents, name=name, metadata=metadata, attributes=attributes, window=window
+            documents,
+            name=name,
+            metadata=metadata,
+            attributes=attributes,
+            window=window,
         )
 
     def begin(self, group: Mapping[str, Any]) -> None:
-        """Create the unfinished image, or go on with what an earlier attempt has left of the same
-        one.
-        """
+        """Create the unfinished image, or go on with what an earlier attempt has left of it."""
         if not self._same_levels():
             unpublish(self.dest)
         self.work.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch.mkdir()
+
         for number, level in enumerate(self.levels):
-            folder = self._folder(number)
-            for row in range(level.grid[0]):
-                (folder / zarr_json.object_key(row, 0)).parent.mkdir(parents=True, exist_ok=True)
-            for path in (folder / "c" / "0", folder / "c", folder):
-                atomic_files.fsync_folder(path)
-            self._put(folder / zarr_json.ZARR_JSON, [zarr_json.dump(level.metadata())])
-        unfinished = {**group, "attributes": {**group["attributes"], "unfinished": True}}
+            self._begin_level(number, level)
+
+        attributes = {**group["attributes"], "unfinished": True}
+        unfinished = {**group, "attributes": attributes}
         self._put(self.work / zarr_json.ZARR_JSON, [zarr_json.dump(unfinished)])
+
+    def _begin_level(self, number: int, level: PyramidLevel) -> None:
+        """Create the folders of a level's shards, and its metadata."""
+        folder = self._folder(number)
+        rows, _ = level.grid
+        for row in range(rows):
+            first_shard = folder / zarr_json.object_key(row, 0)
+            first_shard.parent.mkdir(parents=True, exist_ok=True)
+        for path in (folder / "c" / "0", folder / "c", folder):
+            atomic_files.fsync_folder(path)
+        document = zarr_json.dump(level.metadata())
+        self._put(folder / zarr_json.ZARR_JSON, [document])
 
     def has(self, number: int, row: int, col: int) -> bool:
         """Tell whether a shard of a level is there."""
@@ -91,37 +102,42 @@ class Publication:
     def write(
         self, row: int, col: int, pixels: NDArray[Any], pool: Executor, number: int = 0
     ) -> None:
-        """Write a shard of a level; when this returns, its bytes and its name survive a power cut.
+        """Write a shard of a level; when this returns, bytes and name survive a power cut.
 
         pixels: (C, h, w), the shard's box clipped to the image. The same pixels give the same
         bytes.
         """
-        self._put(self._path(number, row, col), encode_shard(self.levels[number], pixels, pool))
+        stored = encode_shard(self.levels[number], pixels, pool)
+        self._put(self._path(number, row, col), stored)
 
     def reduce(self, number: int, row: int, col: int, pool: Executor) -> None:
-        """Write a shard of a coarser level from the shards of the finer one, decoding one of them
-        at a time.
-        """
+        """Write a shard of a coarser level from those of the finer one, one of them in memory."""
         finer = self.levels[number - 1]
 
         def halved(row: int, col: int) -> NDArray[Any]:
-            with Shard.open(finer, self._path(number - 1, row, col)) as shard:
-                return self.halved(shard.read(finer.box(row, col)))
+            path = self._path(number - 1, row, col)
+            with Shard.open(finer, path) as shard:
+                pixels = shard.read(finer.box(row, col))
+            return self.halved(pixels)
 
-        self.write(row, col, self.gathered(number, row, col, halved), pool, number)
+        pixels = self.gathered(number, row, col, halved)
+        self.write(row, col, pixels, pool, number)
 
     def gathered(
         self, number: int, row: int, col: int, halved: Callable[[int, int], NDArray[Any]]
     ) -> NDArray[Any]:
-        """Return the pixels of a shard of a coarser level. halved: shard of the finer one -> its
-        `halved` pixels.
+        """Return the pixels of a shard of a coarser level.
+
+        halved: (row, column) of a shard of the finer level -> its `halved` pixels.
         """
         finer = self.levels[number - 1]
+        channels = finer.shape[0]
         box = self.levels[number].box(row, col)
-        out = np.empty((finer.shape[0], *box.shape), finer.dtype)
-        for place in self._under(number, row, col):
-            part = finer.box(*place).cover(2).shift(-box.y0, -box.x0)
-            out[(slice(None), *part.slices())] = halved(*place)
+        out = np.empty((channels, *box.shape), finer.dtype)
+        for finer_row, finer_col in self._under(number, row, col):
+            covered = finer.box(finer_row, finer_col).cover(2)
+            rows, cols = covered.shift(-box.y0, -box.x0).slices()
+            out[:, rows, cols] = halved(finer_row, finer_col)
         return out
 
     def halved(self, pixels: NDArray[Any]) -> NDArray[Any]:
@@ -129,20 +145,18 @@ class Publication:
         return halve(pixels, self.nodata)
 
     def climb(self, row: int, col: int, pool: Executor) -> None:
-        """Write the coarser shards above a shard of level 0 as far as everything under them is
-        there.
-        """
+        """Write the shards above one of level 0 as far as everything under them is there."""
         for number in range(1, len(self.levels)):
             row, col = self._above(number, row, col)
+            if self.has(number, row, col):
+                return
             under = self._under(number, row, col)
-            if self.has(number, row, col) or not all(
-                self.has(number - 1, *place) for place in under
-            ):
+            if not all(self.has(number - 1, *place) for place in under):
                 return
             self.reduce(number, row, col, pool)
 
     def complete(self, pool: Executor) -> None:
-        """Write the coarser shards that are still missing; every shard of level 0 must be there."""
+        """Write the coarser shards that are still missing; all of level 0 must be there."""
         for number, level in enumerate(self.levels[1:], 1):
             for row, col in level.places():
                 if not self.has(number, row, col):
@@ -151,18 +165,23 @@ class Publication:
     def finish(self, group: Mapping[str, Any]) -> None:
         """Move the levels into place and, last of all, say that there is an image."""
         for number in range(len(self.levels)):
-            if (self.work / str(number)).exists():
-                (self.work / str(number)).rename(self.dest / str(number))
+            unfinished = self.work / str(number)
+            if unfinished.exists():  # else an earlier attempt has moved it
+                unfinished.rename(self.dest / str(number))
         atomic_files.fsync_folder(self.dest)
         shutil.rmtree(self.work)
-        atomic_files.replace(self.dest / zarr_json.ZARR_JSON, [zarr_json.dump(group)], fsync=True)
+        document = zarr_json.dump(group)
+        atomic_files.replace(self.dest / zarr_json.ZARR_JSON, [document], fsync=True)
 
     @property
     def _scratch(self) -> Path:
         return self.work / "tmp"
 
     def _folder(self, number: int) -> Path:
-        """Return where a level is: moved already when a kill interrupted the end of a publish."""
+        """Return where a level is.
+
+        It was moved already when a kill interrupted the end of a publish.
+        """
         final = self.dest / str(number)
         return final if final.exists() else self.work / str(number)
 
@@ -173,17 +192,19 @@ class Publication:
         atomic_files.replace(path, data, fsync=True, scratch=self._scratch)
 
     def _above(self, number: int, row: int, col: int) -> tuple[int, int]:
-        """Return the shard of a level over a shard of the finer one (its sides divide those of the
-        finer, doubled).
+        """Return the shard of a level over a shard of the finer one.
+
+        The sides of a level's shards divide those of the finer level, doubled.
         """
-        box = self.levels[number - 1].box(row, col)
-        (height, width) = self.levels[number].shard
-        return box.y0 // 2 // height, box.x0 // 2 // width
+        corner = self.levels[number - 1].box(row, col)
+        height, width = self.levels[number].shard
+        return corner.y0 // 2 // height, corner.x0 // 2 // width
 
     def _under(self, number: int, row: int, col: int) -> list[tuple[int, int]]:
         """Return the shards of the finer level under a shard."""
         finer = self.levels[number - 1]
-        box = self.levels[number].box(row, col).scale(2).clip(*finer.shape[1:])
+        _, finer_height, finer_width = finer.shape
+        box = self.levels[number].box(row, col).scale(2).clip(finer_height, finer_width)
         height, width = finer.shard
         rows = range(box.y0 // height, -(-box.y1 // height))
         cols = range(box.x0 // width, -(-box.x1 // width))
@@ -191,13 +212,12 @@ class Publication:
 
     def _same_levels(self) -> bool:
         """Tell whether the levels that an earlier attempt left are these."""
-        return all(
-            zarr_json.load(folder) == level.metadata()
-            for folder, level in (
-                (self._folder(number), level) for number, level in enumerate(self.levels)
-            )
-            if (folder / zarr_json.ZARR_JSON).is_file()
-        )
+        for number, level in enumerate(self.levels):
+            folder = self._folder(number)
+            begun = (folder / zarr_json.ZARR_JSON).is_file()
+            if begun and zarr_json.load(folder) != level.metadata():
+                return False
+        return True
 
 
 def is_published(dest: Path | str) -> bool:
@@ -206,8 +226,9 @@ def is_published(dest: Path | str) -> bool:
 
 
 def unpublish(dest: Path | str) -> None:
-    """Delete a published image, or what a killed publish left; its metadata goes first. Other
-    folders stay.
+    """Delete a published image, or what a killed publish left; other folders stay.
+
+    Its metadata goes first, so that a killed removal leaves no image.
     """
     dest = Path(dest)
     (dest / zarr_json.ZARR_JSON).unlink(missing_ok=True)
@@ -216,12 +237,15 @@ def unpublish(dest: Path | str) -> None:
 
 
 def own_folders(dest: Path) -> list[Path]:
-    """Return what a publish writes in `dest`: the levels (numbered zarr arrays) and the unfinished
-    work.
-    """
+    """Return what a publish writes in `dest`: the numbered levels and the unfinished work."""
     if not dest.is_dir():
         return []
-    levels = [
-        p for p in dest.iterdir() if p.name.isdecimal() and (p / zarr_json.ZARR_JSON).is_file()
-    ]
-    return levels + [p for p in (dest / UNFINISHED,) if p.is_dir()]
+    own = []
+    for path in dest.iterdir():
+        is_level = path.name.isdecimal() and (path / zarr_json.ZARR_JSON).is_file()
+        if is_level:
+            own.append(path)
+    unfinished = dest / UNFINISHED
+    if unfinished.is_dir():
+        own.append(unfinished)
+    return own

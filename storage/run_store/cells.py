@@ -1,9 +1,9 @@
-"""The working array of a run: float32 pixels in cells that are written once, whole, checksummed and
-finite.
+"""The working array of a run: float32 pixels in cells that are written once.
 
-A zarr v3 array (C, H, W), one chunk (C, cell, cell) per stored object, codecs bytes + crc32c, fill
-value NaN, no shards. Every cell has one owner tile, so no object ever has two writers on purpose;
-when two attempts of a tile race, the first one wins, by link(2).
+A cell is whole, checksummed and finite. A zarr v3 array (C, H, W), one chunk (C, cell, cell) per
+stored object, codecs bytes + crc32c, fill value NaN, no shards. Every cell has one owner tile, so
+no object ever has two writers on purpose; when two attempts of a tile race, the first one wins, by
+link(2).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _CRC_BYTES = 4
-# First pause while waiting for a cell that another machine has just written, s; it doubles up to
-# the maximum.
+_SAMPLE_BYTES = 4
+# First pause while waiting for a cell that another machine has just written, s; it doubles.
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 2.0
 # Cells of one tile that are flushed at the same time.
@@ -69,22 +69,24 @@ class Cells:
         cell: int,
         fsync: bool = True,
     ) -> Self:
-        """Create an empty array; raises FormatError when the path exists and ValueError for sizes
-        below 1.
+        """Create an empty array.
+
+        Raises FormatError when the path exists and ValueError for sizes below 1.
         """
         if min(channels, height, width, cell) < 1:
-            raise ValueError(
-                f"cells need sizes of at least 1, got {(channels, height, width, cell)} (C, H, W, cell)"
-            )
+            sizes = (channels, height, width, cell)
+            raise ValueError(f"cells need sizes of at least 1, got {sizes} (C, H, W, cell)")
         cells = cls(path, shape=(channels, height, width), cell=cell, fsync=fsync)
         cells.path.mkdir(parents=True, exist_ok=True)
         cells._scratch.mkdir(exist_ok=True)
         for row in range(-(-height // cell)):
-            cells._file(row, 0).parent.mkdir(parents=True, exist_ok=True)
-        document = zarr_json.dump(_metadata(cells))  # last: a killed creation leaves no array
-        if not atomic_files.write_once(
-            cells.path / zarr_json.ZARR_JSON, [document], fsync=fsync, scratch=cells._scratch
-        ):
+            first_cell = cells._file(row, 0)
+            first_cell.parent.mkdir(parents=True, exist_ok=True)
+
+        # Last: a killed creation leaves no array.
+        document = zarr_json.dump(_metadata(cells))
+        file = cells.path / zarr_json.ZARR_JSON
+        if not atomic_files.write_once(file, [document], fsync=fsync, scratch=cells._scratch):
             raise FormatError(
                 f"{path}: exists already; open it to resume, or remove the run's folder"
             )
@@ -95,37 +97,39 @@ class Cells:
 
     @classmethod
     def open(cls, path: Path | str, *, fsync: bool = True) -> Self:
-        """Open an existing array; raises FormatError naming the metadata field that does not fit."""
-        found = zarr_json.load(Path(path))
+        """Open an existing array; raises FormatError naming the field that does not fit."""
+        document = zarr_json.load(Path(path))
         try:
-            shape = found["shape"]
-            chunk = found["chunk_grid"]["configuration"]["chunk_shape"]
+            shape = document["shape"]
+            chunk = document["chunk_grid"]["configuration"]["chunk_shape"]
             cells = cls(path, shape=tuple(shape), cell=int(chunk[-1]), fsync=fsync)
         except (KeyError, TypeError, ValueError, IndexError):
             raise FormatError(
                 f"{path}: not the working array of a run (no shape or chunk grid)"
             ) from None
         for key, value in _metadata(cells).items():
-            if key != "attributes" and found.get(key) != value:
+            if key != "attributes" and document.get(key) != value:
                 raise FormatError(
-                    f"{path}: {key} is {found.get(key)!r}, a working array has {value!r}; remove the run"
+                    f"{path}: {key} is {document.get(key)!r}, a working array has {value!r}; "
+                    "remove the run"
                 )
         return cells
 
     def write(self, box: Box, array: NDArray[np.float32]) -> bool:
-        """Write whole cells; return False when any of them was there already (it is kept, the new
-        one dropped).
+        """Write whole cells; return False when any of them was there already.
 
-        box: aligned to cells, except at the image's far edges. array: (C, h, w) float32, finite;
-        zeros are values. Raises ValueError for a misaligned box, another shape or dtype, or values
-        that are not finite.
+        That one is kept and the new one dropped. box: aligned to cells, except at the image's far
+        edges. array: (C, h, w) float32, finite; zeros are values. Raises ValueError for a
+        misaligned box, another shape or dtype, or values that are not finite.
         """
-        self._check_write(box, array)
+        self._check_box(box)
+        self._check_array(box, array)
 
         def write_cell(cell: tuple[int, int, Box]) -> bool:
             row, col, place = cell
-            block = array[(slice(None), *place.shift(-box.y0, -box.x0).slices())]
-            return self._write_cell(row, col, self._chunk(block))
+            rows, cols = place.shift(-box.y0, -box.x0).slices()
+            stored = self._chunk(array[:, rows, cols])
+            return self._write_cell(row, col, stored)
 
         cells = list(self._cells(box))
         if len(cells) == 1 or not self._fsync:
@@ -144,7 +148,8 @@ class Cells:
         """
         if box.empty or not self.box.contains(box):
             raise ValueError(
-                f"{self.path}: {box} is not inside an image of {self.height} x {self.width} px (H x W)"
+                f"{self.path}: {box} is not inside an image of {self.height} x {self.width} px "
+                "(H x W)"
             )
         out = np.empty((self.channels, *box.shape), np.float32)
         missing = []
@@ -155,10 +160,9 @@ class Cells:
                 missing.append((row, col))
                 continue
             part = place.intersect(box)
-            inside = part.shift(-row * self.cell, -col * self.cell).slices()
-            out[(slice(None), *part.shift(-box.y0, -box.x0).slices())] = chunk[
-                (slice(None), *inside)
-            ]
+            in_cell = part.shift(-row * self.cell, -col * self.cell).slices()
+            in_window = part.shift(-box.y0, -box.x0).slices()
+            out[(slice(None), *in_window)] = chunk[(slice(None), *in_cell)]
         if missing:
             raise self._missing(missing)
         if not np.isfinite(out).all():
@@ -172,8 +176,9 @@ class Cells:
         return all(self._file(row, col).exists() for row, col, _ in self._cells(box))
 
     def delete(self, box: Box) -> None:
-        """Delete every cell that `box` touches, absent ones too; only for cells that nobody will
-        read again.
+        """Delete every cell that `box` touches, absent ones too.
+
+        Only for cells that nobody will read again.
         """
         for row, col, _ in self._cells(box):
             self._file(row, col).unlink(missing_ok=True)
@@ -188,8 +193,9 @@ class Cells:
         return len(stale)
 
     def remove(self) -> None:
-        """Delete the whole array; its metadata goes first, so that a killed removal leaves no
-        array.
+        """Delete the whole array.
+
+        Its metadata goes first, so that a killed removal leaves no array.
         """
         (self.path / zarr_json.ZARR_JSON).unlink(missing_ok=True)
         shutil.rmtree(self.path, ignore_errors=False)
@@ -198,23 +204,22 @@ class Cells:
         """Yield (row, column, place clipped to the image) of every cell that the box touches."""
         for row in range(box.y0 // self.cell, -(-box.y1 // self.cell)):
             for col in range(box.x0 // self.cell, -(-box.x1 // self.cell)):
-                yield (
-                    row,
-                    col,
-                    Box(row, col, row + 1, col + 1).scale(self.cell).clip(self.height, self.width),
-                )
+                whole_cell = Box(row, col, row + 1, col + 1).scale(self.cell)
+                yield row, col, whole_cell.clip(self.height, self.width)
 
     def _file(self, row: int, col: int) -> Path:
         return self.path / zarr_json.object_key(row, col)
 
     def _chunk(self, block: NDArray[np.float32]) -> list[bytes | memoryview]:
         """Return the stored bytes of a cell; beyond the image's edge a cell is filled with NaN."""
-        if block.shape[1:] != (self.cell, self.cell):
-            whole = np.full((self.channels, self.cell, self.cell), np.nan, "<f4")
-            whole[:, : block.shape[1], : block.shape[2]] = block
-            block = whole
+        _, height, width = block.shape
+        if (height, width) != (self.cell, self.cell):
+            padded = np.full((self.channels, self.cell, self.cell), np.nan, "<f4")
+            padded[:, :height, :width] = block
+            block = padded
         data = np.ascontiguousarray(block, "<f4").tobytes()
-        return [data, google_crc32c.value(data).to_bytes(_CRC_BYTES, "little")]
+        checksum = google_crc32c.value(data).to_bytes(_CRC_BYTES, "little")
+        return [data, checksum]
 
     def _write_cell(self, row: int, col: int, data: list[bytes | memoryview]) -> bool:
         path = self._file(row, col)
@@ -243,48 +248,57 @@ class Cells:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _verified(self, data: bytes, path: Path) -> NDArray[np.float32]:
-        """Return (C, cell, cell) from the stored bytes; raises CorruptCell when length or checksum
-        are wrong.
+        """Return (C, cell, cell) from the stored bytes.
+
+        Raises CorruptCell when length or checksum are wrong.
         """
         count = self.channels * self.cell * self.cell
-        if len(data) != 4 * count + _CRC_BYTES:
+        expected_bytes = count * _SAMPLE_BYTES + _CRC_BYTES
+        if len(data) != expected_bytes:
             raise CorruptCell(
-                f"{path}: {len(data)} bytes where a cell has {4 * count + _CRC_BYTES}; remove the file and run resume"
+                f"{path}: {len(data)} bytes where a cell has {expected_bytes}; "
+                "remove the file and run resume"
             )
         values = np.frombuffer(data, "<f4", count)
-        if google_crc32c.value(values) != int.from_bytes(data[-_CRC_BYTES:], "little"):
+        checksum = int.from_bytes(data[-_CRC_BYTES:], "little")
+        if google_crc32c.value(values) != checksum:
             raise CorruptCell(
                 f"{path}: the cell fails its crc32c checksum; remove the file and run resume"
             )
         return values.reshape(self.channels, self.cell, self.cell)
 
-    def _check_write(self, box: Box, array: NDArray[np.float32]) -> None:
+    def _check_box(self, box: Box) -> None:
+        """Raise ValueError unless a box is made of whole cells."""
         inside = not box.empty and self.box.contains(box)
         starts = box.y0 % self.cell == 0 and box.x0 % self.cell == 0
-        ends = (box.y1 % self.cell == 0 or box.y1 == self.height) and (
-            box.x1 % self.cell == 0 or box.x1 == self.width
-        )
-        if not (inside and starts and ends):
+        last_row_ends = box.y1 % self.cell == 0 or box.y1 == self.height
+        last_column_ends = box.x1 % self.cell == 0 or box.x1 == self.width
+        if not (inside and starts and last_row_ends and last_column_ends):
             raise ValueError(
-                f"{self.path}: {box} is not made of whole {self.cell} px cells of an image of {self.height} x "
-                f"{self.width} px; write the tile's owned box"
+                f"{self.path}: {box} is not made of whole {self.cell} px cells of an image of "
+                f"{self.height} x {self.width} px; write the tile's owned box"
             )
-        if array.shape != (self.channels, *box.shape) or array.dtype != np.float32:
-            wanted = (self.channels, *box.shape)
+
+    def _check_array(self, box: Box, array: NDArray[np.float32]) -> None:
+        """Raise ValueError unless an array holds the values of a box."""
+        expected = (self.channels, *box.shape)
+        if array.shape != expected or array.dtype != np.float32:
             raise ValueError(
-                f"{self.path}: {box} needs {wanted} float32, got {array.shape} {array.dtype}"
+                f"{self.path}: {box} needs {expected} float32, got {array.shape} {array.dtype}"
             )
         if not np.isfinite(array).all():
             raise ValueError(
-                f"{self.path}: NaN or infinity for {box}; a tile's result must be finite before writing"
+                f"{self.path}: NaN or infinity for {box}; "
+                "a tile's result must be finite before writing"
             )
 
     def _missing(self, cells: list[tuple[int, int]]) -> MissingCells:
-        names = ", ".join(f"({row}, {col})" for row, col in cells[:_NAMED]) + (
-            ", ..." if len(cells) > _NAMED else ""
-        )
+        names = ", ".join(f"({row}, {col})" for row, col in cells[:_NAMED])
+        if len(cells) > _NAMED:
+            names += ", ..."
         return MissingCells(
-            f"{self.path}: {len(cells)} cells were never written, (row, column): {names}; run resume"
+            f"{self.path}: {len(cells)} cells were never written, (row, column): {names}; "
+            "run resume"
         )
 
 

@@ -1,15 +1,15 @@
-"""Attempts on one output carry a number; a newer one supersedes an older, whose late writes must
-not count.
+"""Attempts on one output carry a number; a newer one supersedes an older.
 
 The lock (storage.run_store.run_lock) keeps a second driver out where the file system's locks hold.
 They may not hold between machines, and a driver that hangs keeps them. So the present attempt is
 also a file of its own, named by its number:
 
-    attempts/7    {"pid": ..., "host": ..., "machine": ..., "since": ...}, its modification time renewed by a heartbeat
+    attempts/7    {"pid": ..., "host": ..., "machine": ..., "since": ...}
 
-Taking over means to create the next number, exclusively, and then to remove the earlier ones: an
-attempt whose file is gone has been superseded. Times are the file server's own, so that machines
-need not agree on the time.
+Its modification time is renewed by a heartbeat. Taking over means to create the next number,
+exclusively, and then to remove the earlier ones: an attempt whose file is gone has been superseded,
+and its late writes must not count. Times are the file server's own, so that machines need not agree
+on the time.
 """
 
 from __future__ import annotations
@@ -39,11 +39,10 @@ class Attempt:
     """Hold the right to write to an output; a context manager around everything that does."""
 
     def __init__(self, folder: Path | str, *, force: bool = False) -> None:
-        """Begin the next attempt; raises LockedError while a driver on another machine shows signs
-        of life.
+        """Begin the next attempt.
 
-        force: take the output from it all the same. On this machine the lock has already told that
-        there is none.
+        force: take the output from a driver that shows signs of life on another machine, which
+        otherwise raises LockedError. On this machine the lock has already told that there is none.
         """
         self._folder = Path(folder)
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -53,6 +52,15 @@ class Attempt:
             self._refuse_beside(self._folder / str(earlier[-1]))
         self.number = earlier[-1] + 1 if earlier else 1
         self._path = self._folder / str(self.number)
+        self._claim()
+        for number in earlier:
+            (self._folder / str(number)).unlink(missing_ok=True)
+        self._over = threading.Event()
+        self._beat = threading.Thread(target=self._live, name="heartbeat", daemon=True)
+        self._beat.start()
+
+    def _claim(self) -> None:
+        """Create the file of this attempt; raises LockedError where another was faster."""
         who = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
@@ -60,28 +68,24 @@ class Attempt:
             "since": _now(),
         }
         # Not `replace`: of two drivers that begin at the same moment only one may have the number.
-        if not atomic_files.write_once(self._path, [json.dumps(who).encode()], fsync=True):
+        first = atomic_files.write_once(self._path, [json.dumps(who).encode()], fsync=True)
+        if not first:
             raise self._beaten()
-        if (
-            self._numbers()[-1] > self.number
-        ):  # it was freed by one that has overtaken this one since it looked
+        # The number may have been freed by one that has overtaken this one since it looked.
+        if self._numbers()[-1] > self.number:
             self._path.unlink(missing_ok=True)
             raise self._beaten()
-        for number in earlier:
-            (self._folder / str(number)).unlink(missing_ok=True)
-        self._over = threading.Event()
-        self._beat = threading.Thread(target=self._live, name="heartbeat", daemon=True)
-        self._beat.start()
 
     def check(self) -> None:
         """Raise SupersededError when a later attempt has taken over."""
         if not self._path.exists() and self._folder.exists():
+            output = self._folder.parent.parent
             raise SupersededError(
-                f"{self._folder.parent.parent}: attempt {self.number} was superseded by a later one, which goes on"
+                f"{output}: attempt {self.number} was superseded by a later one, which goes on"
             )
 
     def release(self) -> None:
-        """Say that this attempt has ended: the next need not wait for the end of its signs of life."""
+        """Say that this attempt has ended: the next need not wait until its sign of life expires."""
         self._over.set()
         self._beat.join()
         if self._path.exists():
@@ -102,24 +106,29 @@ class Attempt:
         return sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdecimal())
 
     def _refuse_beside(self, path: Path) -> None:
+        """Raise LockedError while the attempt of that file lives on another machine."""
         who = _who(path)
         age = self._age(path)
-        if who.get("machine") == _machine() or age is None or age > EXPIRY:
+        here = who.get("machine") == _machine()
+        if here or age is None or age > EXPIRY:
             return
         raise LockedError(
-            f"{self._folder.parent}: a driver on another machine works here (process {who.get('pid')} on "
-            f"{who.get('host')} since {who.get('since')}, last sign of life {age:.0f} s ago); stop it, wait until "
-            f"{EXPIRY:.0f} s have passed without one, or take over with `resume --take-over`"
+            f"{self._folder.parent}: a driver on another machine works here "
+            f"(process {who.get('pid')} on {who.get('host')} since {who.get('since')}, "
+            f"last sign of life {age:.0f} s ago); stop it, wait until {EXPIRY:.0f} s have passed "
+            "without one, or take over with `resume --take-over`"
         )
 
     def _age(self, path: Path) -> float | None:
-        """Return how long ago a file was touched, by the clock that touches files; None when it is
-        gone.
+        """Return how long ago a file was touched, s, by the clock that touches files.
+
+        None when it is gone.
         """
         probe = self._folder / f"{uuid.uuid4().hex}{atomic_files.PARTIAL}"
         probe.touch()
         try:
-            return probe.stat().st_mtime - path.stat().st_mtime
+            now = probe.stat().st_mtime
+            return now - path.stat().st_mtime
         except FileNotFoundError:
             return None
         finally:

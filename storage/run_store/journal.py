@@ -15,7 +15,7 @@ import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from storage import atomic_files
 from storage.errors import FormatError
@@ -25,8 +25,7 @@ _VERSION = 1
 
 
 class Journal:
-    """Append records, one writer at a time (the driver, holding the run's lock); replay them from
-    the file.
+    """Append records, one writer at a time (the driver, holding the run's lock); replay them.
 
     Nothing grows with the number of records: they are streamed from the file whenever they are
     asked for.
@@ -40,12 +39,13 @@ class Journal:
 
     @classmethod
     def create(cls, path: Path | str, header: Mapping[str, Any]) -> Self:
-        """Write a new journal that holds only `header` (JSON values); raises FormatError when the
-        file exists.
+        """Write a new journal that holds only `header` (JSON values).
+
+        Raises FormatError when the file exists.
         """
         path = Path(path)
         document = {"format": _FORMAT, "version": _VERSION, "header": dict(header)}
-        line = _line(json.dumps(document, ensure_ascii=False, allow_nan=False))
+        line = _stored(json.dumps(document, ensure_ascii=False, allow_nan=False))
         if not atomic_files.write_once(path, [line], fsync=True):
             raise FormatError(f"{path}: exists already; resume the run, or remove its folder")
         atomic_files.fsync_folder(path.parent)
@@ -53,14 +53,15 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
-        """Check every record of a journal, drop a torn last line from the file, and get ready to
-        append.
+        """Check every record of a journal, drop a torn last line, and get ready to append.
 
         Raises FormatError naming the line when anything before the last one is damaged.
         """
         path = Path(path)
-        end = max((after for _, _, after in _lines(path)), default=0)
-        if end < path.stat().st_size:
+        ends = (line.end for line in _lines(path))
+        end = max(ends, default=0)
+        torn = end < path.stat().st_size
+        if torn:
             with path.open("r+b") as file:
                 file.truncate(end)
                 os.fsync(file.fileno())
@@ -68,10 +69,10 @@ class Journal:
 
     @classmethod
     def take_over(cls, path: Path | str) -> Self:
-        """Open a journal as a new file of the same records: what an earlier attempt still appends
-        lands nowhere.
+        """Open a journal as a new file of the same records.
 
-        That attempt has the old file open, which loses its name here. Raises what `open` does.
+        What an earlier attempt still appends lands nowhere: it has the old file open, which loses
+        its name here. Raises what `open` does.
         """
         path = Path(path)
         if not path.is_file():
@@ -80,7 +81,7 @@ class Journal:
             atomic_files.atomic_output(path, overwrite=True) as temporary,
             temporary.open("xb") as copy,
         ):
-            copy.writelines(_line(payload) for _, payload, _ in _lines(path))
+            copy.writelines(_stored(line.payload) for line in _lines(path))
         return cls.open(path)
 
     @property
@@ -98,7 +99,7 @@ class Journal:
             raise ValueError(f"{self.path}: the journal is closed; open it again")
         if not records:
             return
-        data = b"".join(map(_line, records))
+        data = b"".join(map(_stored, records))
         try:
             written = os.write(self._fd, data)
             if written != len(data):
@@ -124,11 +125,11 @@ class Journal:
         self.close()
 
     def _undo(self) -> None:
-        """Cut off what a failed append left; after a failed fsync nobody knows what is on the disk,
-        so close too.
+        """Cut off what a failed append left.
 
-        A disk that refuses this as well leaves a torn record, which `open` cuts off; the first
-        error is the one to tell.
+        After a failed fsync nobody knows what is on the disk, so close too. A disk that refuses
+        this as well leaves a torn record, which `open` cuts off; the first error is the one to
+        tell.
         """
         if self._fd is not None:
             with contextlib.suppress(OSError):
@@ -137,9 +138,7 @@ class Journal:
 
 
 def read_header(path: Path | str) -> dict[str, Any]:
-    """Return the header of a journal without changing the file; raises FormatError when it is not
-    one.
-    """
+    """Return the header of a journal without changing the file; raises FormatError otherwise."""
     path = Path(path)
     first = next(_lines(path, header=True), None)
     if first is None:
@@ -147,16 +146,17 @@ def read_header(path: Path | str) -> dict[str, Any]:
             f"{path}: line 1 is damaged: not a journal of this program; remove the run's folder"
         )
     try:
-        document = json.loads(first[1])
-        found = document["format"], document["version"]
+        document = json.loads(first.payload)
+        version = document["format"], document["version"]
         header = document["header"]
     except (ValueError, KeyError, TypeError):
         raise FormatError(
             f"{path}: line 1 is not a journal header; remove the run's folder"
         ) from None
-    if found != (_FORMAT, _VERSION):
+    own = (_FORMAT, _VERSION)
+    if version != own:
         raise FormatError(
-            f"{path}: journal format {found}, this program writes {(_FORMAT, _VERSION)}; use its version"
+            f"{path}: journal format {version}, this program writes {own}; use its version"
         )
     return dict(header)
 
@@ -166,14 +166,15 @@ def read_records(path: Path | str) -> Iterator[str]:
 
     Raises FormatError naming the line when anything before the last one is damaged.
     """
-    return (payload for number, payload, _ in _lines(Path(path)) if number > 1)
+    return (line.payload for line in _lines(Path(path)) if line.number > 1)
 
 
 def _absent(path: Path) -> FormatError:
     return FormatError(f"{path}: no such journal; start a new run")
 
 
-def _line(payload: str) -> bytes:
+def _stored(payload: str) -> bytes:
+    """Return a line of the file."""
     if not payload or "\n" in payload or "\r" in payload:
         raise ValueError(
             f"a journal record needs at least one character and no line break, got {payload[:60]!r}"
@@ -184,38 +185,51 @@ def _line(payload: str) -> bytes:
 
 def _payload(line: bytes) -> str | None:
     """Return the payload of a stored line, or None when the line is not whole."""
-    data, separator, crc = line[:-1].rpartition(b" ")
-    whole = line.endswith(b"\n") and separator and crc == b"%08x" % zlib.crc32(data)
-    return data.decode() if whole else None
+    data, separator, checksum = line[:-1].rpartition(b" ")
+    ended = line.endswith(b"\n") and separator
+    if not ended or checksum != b"%08x" % zlib.crc32(data):
+        return None
+    return data.decode()
 
 
-def _lines(path: Path, *, header: bool = False) -> Iterator[tuple[int, str, int]]:
-    """Yield (line number, payload, byte offset after the line) of the whole lines; with `header`
-    only the first.
+class _Line(NamedTuple):
+    """A whole line of a journal."""
+
+    number: int
+    """Counted from 1, which is the header."""
+    payload: str
+    end: int
+    """Byte offset after the line."""
+
+
+def _lines(path: Path, *, header: bool = False) -> Iterator[_Line]:
+    """Yield the whole lines; with `header` only the first.
 
     A damaged last line is what a kill leaves and ends the iteration; the header is written
-    atomically, never torn.
+    atomically, never torn. Raises FormatError for a damaged line that others follow.
     """
     if not path.is_file():
         raise _absent(path)
     end = 0
-    bad = 0
+    damaged = None
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            if bad:
-                break
+            if damaged is not None:
+                raise _damaged(path, damaged)
             payload = _payload(line)
             if payload is None:
-                bad = number
+                damaged = number
                 continue
             end += len(line)
-            yield number, payload, end
+            yield _Line(number, payload, end)
             if header:
                 return
-        else:
-            if bad != 1:
-                return
-    raise FormatError(
-        f"{path}: line {bad} is damaged and lines follow it, or it is the header: not a torn end; "
-        "restore the file from a copy, or remove the run's folder and start again"
+    if damaged == 1:
+        raise _damaged(path, damaged)
+
+
+def _damaged(path: Path, number: int) -> FormatError:
+    return FormatError(
+        f"{path}: line {number} is damaged and lines follow it, or it is the header: not a torn "
+        "end; restore the file from a copy, or remove the run's folder and start again"
     )

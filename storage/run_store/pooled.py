@@ -1,5 +1,6 @@
-"""A measurement pooled for a coarser level: average of the known ones of k x k pixels, NaN where
-none is; by blocks.
+"""A measurement pooled for a coarser level, made by blocks.
+
+A pooled value is the average of the known ones of k x k pixels, NaN where none is.
 """
 
 from __future__ import annotations
@@ -38,13 +39,16 @@ class Pooled:
         return int(self.array.shape[2])
 
     def read(self, box: Box) -> Array:
-        """Read a window inside the image as (C, h, w); raises DamagedError when a stored block is
-        lost.
+        """Read a window inside the image as (C, h, w).
+
+        Raises DamagedError when a stored block is lost.
         """
-        window = np.asarray(self.array[:, box.y0 : box.y1, box.x0 : box.x1], dtype=np.float32)
+        rows, columns = box.slices()
+        window = np.asarray(self.array[:, rows, columns], dtype=np.float32)
         if np.isinf(window).any():
             raise DamagedError(
-                f"{self.array.store_path}: the pooled measurement at {box} is lost; remove it and resume"
+                f"{self.array.store_path}: the pooled measurement at {box} is lost; "
+                "remove it and resume"
             )
         return window
 
@@ -62,11 +66,10 @@ def build_pooled(
     factor: int,
     dest: Path,
 ) -> Pooled:
-    """Pool `read(y0, x0, y1, x1)`, an image that may be read beyond its edge, into a new array at
-    `dest`.
+    """Pool `read(y0, x0, y1, x1)` into a new array at `dest`, which appears whole or not at all.
 
-    height, width: size of the pooled image, px. Written under a temporary name and renamed, so it
-    is whole or absent. Memory: one block of (factor * 512)^2 pixels.
+    read: gives (C, y1 - y0, x1 - x0) of an image that may be read beyond its edge. height, width:
+    size of the pooled image, px. Memory: one block of (factor * 512)^2 pixels.
     """
     with atomic_files.atomic_folder(dest, fsync=False) as folder:
         array = zarr.create_array(

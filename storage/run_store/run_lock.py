@@ -27,11 +27,11 @@ class RunLock:
     """
 
     def __init__(self, path: Path | str, *, force: bool = False) -> None:
-        """Take the lock at once; raises LockedError, naming the holder, when another process has
-        it.
+        """Take the lock at once.
 
-        force: take it all the same, by putting a new file in its place: for a holder that hangs.
-        What that one does must be fenced off by other means (storage.run_store.fencing).
+        Raises LockedError, naming the holder, when another process has it. force: take it all the
+        same, by putting a new file in its place: for a holder that hangs. What that one does must
+        be fenced off by other means (storage.run_store.fencing).
         """
         self.path = Path(path)
         self._fd: int | None = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -45,8 +45,8 @@ class RunLock:
                 self.__init__(path)  # type: ignore[misc]
                 return
             raise LockedError(
-                f"{self.path.parent}: another run works here ({holder(self.path)}); wait for it, stop it, or "
-                "take over with `resume --take-over` if it hangs"
+                f"{self.path.parent}: another run works here ({holder(self.path)}); wait for it, "
+                "stop it, or take over with `resume --take-over` if it hangs"
             ) from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:
@@ -83,8 +83,9 @@ class RunLock:
 
 
 def holder(path: Path | str) -> str:
-    """Say who signed a lock file, for people; the signature alone does not mean that the lock is
-    held.
+    """Say who signed a lock file, for people.
+
+    The signature alone does not mean that the lock is held.
     """
     try:
         who = json.loads(Path(path).read_bytes())

@@ -1,6 +1,4 @@
-"""The bytes of one zstd chunk: padded to its full size, little endian, with the checksum that zstd
-frames can carry.
-"""
+"""The bytes of one zstd chunk: padded to its full size, little endian, with zstd's own checksum."""
 
 from __future__ import annotations
 
@@ -17,50 +15,55 @@ if TYPE_CHECKING:
 
 # Noise is what zstd makes less than an eighth smaller.
 _WORTH = 8 / 9
-# The sample that decides: so many stretches of a chunk, together this share of it, at least so many
-# bytes.
+# The sample that decides: so many stretches of a chunk, together this share of it.
 _STRETCHES = 4
 _SHARE = 32
+# Smaller chunks are compressed without asking, bytes.
 _LEAST = 1 << 16
 
 
 def encode_chunk(part: NDArray[Any], shape: tuple[int, int], *, fast: bool = False) -> bytes:
-    """Return the stored bytes of a chunk (..., *shape) from its part inside the image, zeros beyond
-    the edge.
+    """Return the stored bytes of a chunk (..., *shape) from its part inside the image.
 
-    fast: for a copy that does not stay; otherwise only what is noise is stored so. The same samples
-    give the same bytes. Every zstd decoder reads them, whatever level they were made with.
+    Beyond the edge there are zeros. fast: for a copy that does not stay; otherwise only what is
+    noise is stored so. The same samples give the same bytes. Every zstd decoder reads them,
+    whatever level they were made with.
     """
     stored = part.dtype.newbyteorder("<")
     if part.shape[-2:] != shape:
-        whole = np.zeros((*part.shape[:-2], *shape), stored)
-        whole[..., : part.shape[-2], : part.shape[-1]] = part
-        part = whole
-    whole = np.ascontiguousarray(part, stored)
-    return bytes(zstd.compress(whole, FAST_LEVEL if fast or _is_noise(whole) else ZSTD_LEVEL, True))
+        height, width = part.shape[-2:]
+        padded = np.zeros((*part.shape[:-2], *shape), stored)
+        padded[..., :height, :width] = part
+        part = padded
+
+    samples = np.ascontiguousarray(part, stored)
+    level = FAST_LEVEL if fast or _is_noise(samples) else ZSTD_LEVEL
+    with_checksum = True
+    return bytes(zstd.compress(samples, level, with_checksum))
 
 
 def decode_chunk(data: Any, out: NDArray[Any]) -> None:
-    """Fill a C-contiguous little-endian array with a chunk; raises ValueError when these are not
-    its bytes.
+    """Fill a C-contiguous little-endian array with a chunk.
 
-    data: bytes or a view of them.
+    data: bytes or a view of them. Raises ValueError when these are not the chunk's bytes.
     """
     flat = out.data.cast("B")
     try:
-        found = imagecodecs.zstd_decode(data, out=flat)
+        decoded = imagecodecs.zstd_decode(data, out=flat)
     except RuntimeError as error:
         raise ValueError(str(error)) from error
-    if len(found) != len(flat):
-        raise ValueError(f"{len(found)} bytes of pixels instead of {len(flat)}")
+    if len(decoded) != len(flat):
+        raise ValueError(f"{len(decoded)} bytes of pixels instead of {len(flat)}")
 
 
-def _is_noise(whole: NDArray[Any]) -> bool:
+def _is_noise(samples: NDArray[Any]) -> bool:
     """Tell from a sample whether compressing a chunk is hardly worth decompressing it."""
-    flat = whole.data.cast("B")
+    flat = samples.data.cast("B")
     if len(flat) < _LEAST:
         return False
     step = len(flat) // _STRETCHES
     length = len(flat) // (_STRETCHES * _SHARE)
-    sample = b"".join(flat[start : start + length] for start in range(0, step * _STRETCHES, step))
-    return len(zstd.compress(sample, ZSTD_LEVEL)) > _WORTH * len(sample)
+    starts = range(0, step * _STRETCHES, step)
+    stretches = b"".join(flat[start : start + length] for start in starts)
+    compressed = zstd.compress(stretches, ZSTD_LEVEL)
+    return len(compressed) > _WORTH * len(stretches)

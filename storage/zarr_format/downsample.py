@@ -1,5 +1,6 @@
-"""The next coarser level of a pyramid: means of 2 x 2 pixels in the samples' own dtype, nodata left
-out.
+"""The next coarser level of a pyramid: means of 2 x 2 pixels in the samples' own dtype.
+
+Pixels without data are left out of the means.
 """
 
 from __future__ import annotations
@@ -13,9 +14,14 @@ from numpy.typing import DTypeLike, NDArray
 Array = NDArray[Any]
 
 # What holds the sum of four samples exactly.
-_WIDE = {"uint8": np.uint16, "uint16": np.uint32, "int16": np.int32, "float32": np.float64}
+_WIDE = {
+    "uint8": np.uint16,
+    "uint16": np.uint32,
+    "int16": np.int32,
+    "float32": np.float64,
+}
 
-# Samples whose means are taken at a time, bytes.
+# Samples whose means are taken at a time, bytes: they stay in the processor's cache.
 _CACHED_BYTES = 1 << 18
 
 
@@ -26,23 +32,28 @@ def halve(pixels: Array, nodata: float | None = None) -> Array:
     itself. Samples that equal `nodata` (or are NaN, where it is NaN) do not count; four of them
     give nodata. dtype: uint8, uint16, int16 or float32.
     """
-    _, height, width = pixels.shape
-    if height % 2 or width % 2:
-        pixels = np.pad(pixels, ((0, 0), (0, height % 2), (0, width % 2)), mode="edge")
+    pixels = _evened(pixels)
     if nodata is None or not fits(nodata, pixels.dtype):
         return _means(pixels)
-    known = ~np.isnan(pixels) if math.isnan(nodata) else pixels != pixels.dtype.type(nodata)
+
+    empty = pixels.dtype.type(nodata)
+    known = ~np.isnan(pixels) if math.isnan(nodata) else pixels != empty
     if known.all():
         return _means(pixels)
-    total = _sums(np.where(known, pixels, pixels.dtype.type(0)), _WIDE[pixels.dtype.name])
+
+    zero = pixels.dtype.type(0)
+    wide = _WIDE[pixels.dtype.name]
+    total = _sums(np.where(known, pixels, zero), wide)
     count = _sums(known, np.uint8)
-    means = _divided(total, np.maximum(count, 1), pixels.dtype)
-    return np.where(count > 0, means, pixels.dtype.type(nodata))
+    at_least_one = np.maximum(count, 1)
+    means = _divided(total, at_least_one, pixels.dtype)
+    return np.where(count > 0, means, empty)
 
 
 def fits(nodata: float, dtype: DTypeLike) -> bool:
-    """Tell whether a nodata value can occur among samples of a dtype; files name -9999 for uint8
-    all the same.
+    """Tell whether a nodata value can occur among samples of a dtype.
+
+    Files name -9999 for uint8 all the same.
     """
     kind = np.dtype(dtype)
     if kind.kind == "f":
@@ -51,39 +62,64 @@ def fits(nodata: float, dtype: DTypeLike) -> bool:
     return float(nodata).is_integer() and limits.min <= nodata <= limits.max
 
 
+def _evened(pixels: Array) -> Array:
+    """Repeat a last odd row and column."""
+    _, height, width = pixels.shape
+    odd_rows = height % 2
+    odd_columns = width % 2
+    if not odd_rows and not odd_columns:
+        return pixels
+    padding = ((0, 0), (0, odd_rows), (0, odd_columns))
+    return np.pad(pixels, padding, mode="edge")
+
+
 def _means(pixels: Array) -> Array:
-    """Return the means of (C, H, W) samples of even height and width, a few rows at a time: they
-    stay in the cache.
-    """
+    """Return the means of (C, H, W) samples of even height and width, a few rows at a time."""
     channels, height, width = pixels.shape
     out = np.empty((channels, height // 2, width // 2), pixels.dtype)
-    rows = max(2, _CACHED_BYTES // (width * pixels.itemsize) // 2 * 2)
+    wide = _WIDE[pixels.dtype.name]
+
+    row_bytes = width * pixels.itemsize
+    pairs_of_rows = _CACHED_BYTES // row_bytes // 2
+    rows = max(2, 2 * pairs_of_rows)
     for channel in range(channels):
+        band = pixels[channel : channel + 1]
         for start in range(0, height, rows):
-            part = _sums(
-                pixels[channel : channel + 1, start : start + rows], _WIDE[pixels.dtype.name]
-            )
-            out[channel, start // 2 : (start + rows) // 2] = _divided(part, 4, pixels.dtype)[0]
+            end = start + rows
+            sums = _sums(band[:, start:end], wide)
+            means = _divided(sums, 4, pixels.dtype)
+            out[channel, start // 2 : end // 2] = means[0]
     return out
 
 
 def _sums(values: Array, dtype: DTypeLike) -> Array:
-    if (
-        values.dtype == np.uint8 and values.flags.c_contiguous
-    ):  # two neighbours are the bytes of one number
+    """Return the sums of 2 x 2 values, (C, H, W) -> (C, H/2, W/2)."""
+    # Two neighbours are the bytes of one number: adding its halves reads memory in one run.
+    if values.dtype == np.uint8 and values.flags.c_contiguous:
         pairs = values.view(np.uint16)
         across = pairs & np.uint16(255)
         across += pairs >> np.uint16(8)
-        return np.asarray(np.add(across[:, 0::2], across[:, 1::2], dtype=dtype))
+        upper = across[:, 0::2]
+        lower = across[:, 1::2]
+        return np.asarray(np.add(upper, lower, dtype=dtype))
+
     rows = np.add(values[:, 0::2], values[:, 1::2], dtype=dtype)
-    return np.add(rows[:, :, 0::2], rows[:, :, 1::2], dtype=dtype)
+    left = rows[:, :, 0::2]
+    right = rows[:, :, 1::2]
+    return np.add(left, right, dtype=dtype)
 
 
 def _divided(total: Array, count: int | Array, dtype: DTypeLike) -> Array:
     """Return total / count, rounded half up where the dtype is whole."""
     if np.dtype(dtype).kind == "f":
         return np.asarray(np.divide(total, count), dtype)
+
     if isinstance(count, int):  # 4; a shift rounds down, also below zero
-        return np.asarray(np.right_shift(total + total.dtype.type(2), 2), dtype)
-    wide = count.astype(np.int64)
-    return np.asarray((2 * total.astype(np.int64) + wide) // (2 * wide), dtype)
+        half = total.dtype.type(2)
+        return np.asarray(np.right_shift(total + half, 2), dtype)
+
+    # floor(t/c + 1/2) = floor((2 t + c) / 2 c) in whole numbers.
+    wide_total = total.astype(np.int64)
+    wide_count = count.astype(np.int64)
+    rounded = (2 * wide_total + wide_count) // (2 * wide_count)
+    return np.asarray(rounded, dtype)

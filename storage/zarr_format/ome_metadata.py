@@ -13,6 +13,9 @@ from storage.image_metadata import ImageMetadata
 from storage.zarr_format import zarr_json
 
 VERSION = "0.5"
+_SUPPORTED = (
+    f"supported: an OME-Zarr {VERSION} image with axes c, y, x, as this program publishes it"
+)
 _RGB = ("FF0000", "00FF00", "0000FF")
 _LABELS = {1: ("Grey",), 3: ("Red", "Green", "Blue")}
 # Display range of a band, per dtype; the range of float32 is a matter of its values.
@@ -37,33 +40,45 @@ def group_metadata(
     The arrays' metadata is repeated as consolidated metadata: a reader then needs one request, and
     does not list the folder, where a run keeps its private state.
     """
-    omero = _omero(
-        levels[0], metadata.names, window or _RANGES.get(str(levels[0]["data_type"]), (0.0, 1.0))
-    )
+    dtype = str(levels[0]["data_type"])
+    shown = window or _RANGES.get(dtype, (0.0, 1.0))
     ome = {
         "version": VERSION,
         "multiscales": [_multiscale(len(levels), name, metadata)],
-        "omero": omero,
+        "omero": _omero(levels[0], metadata.names, shown),
     }
     members = {str(number): dict(level) for number, level in enumerate(levels)}
     return {
         "zarr_format": 3,
         "node_type": "group",
         "attributes": {**attributes, **metadata.attributes(), "ome": ome},
-        "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": members},
+        "consolidated_metadata": {
+            "kind": "inline",
+            "must_understand": False,
+            "metadata": members,
+        },
     }
 
 
 def _multiscale(levels: int, name: str, metadata: ImageMetadata) -> dict[str, Any]:
     unit = {"unit": "micrometer"} if metadata.pixel_size else {}
-    space = [{"name": axis, "type": "space", **unit} for axis in zarr_json.AXES[1:]]
+    channel, y, x = zarr_json.AXES
+    axes = [
+        {"name": channel, "type": "channel"},
+        {"name": y, "type": "space", **unit},
+        {"name": x, "type": "space", **unit},
+    ]
+    datasets = [
+        {
+            "path": str(number),
+            "coordinateTransformations": _transformations(metadata, number),
+        }
+        for number in range(levels)
+    ]
     return {
         "name": name,
-        "axes": [{"name": zarr_json.AXES[0], "type": "channel"}, *space],
-        "datasets": [
-            {"path": str(n), "coordinateTransformations": _transformations(metadata, n)}
-            for n in range(levels)
-        ],
+        "axes": axes,
+        "datasets": datasets,
         "type": "mean",
         "metadata": {
             "description": "2 x 2 means, halves rounded up; the last odd row or column is repeated"
@@ -77,14 +92,20 @@ def _transformations(metadata: ImageMetadata, level: int) -> list[dict[str, Any]
     A level is 2^l times coarser than level 0 and its first centre lies (2^l - 1)/2 pixels of level
     0 further in.
     """
-    base = metadata.pixel_size or (1.0, 1.0)
-    further = (2**level - 1) / 2
-    scale = [1.0, *(side * 2**level for side in base)]
-    shift = [
+    size_y, size_x = metadata.pixel_size or (1.0, 1.0)
+    first_y, first_x = metadata.origin
+    coarser = 2**level
+    further = (coarser - 1) / 2
+    scale = [1.0, size_y * coarser, size_x * coarser]
+    translation = [
         0.0,
-        *(side * (first + further) for side, first in zip(base, metadata.origin, strict=True)),
+        size_y * (first_y + further),
+        size_x * (first_x + further),
     ]
-    return [{"type": "scale", "scale": scale}, {"type": "translation", "translation": shift}]
+    return [
+        {"type": "scale", "scale": scale},
+        {"type": "translation", "translation": translation},
+    ]
 
 
 def _omero(
@@ -92,28 +113,27 @@ def _omero(
 ) -> dict[str, Any]:
     """Return display settings. Of many bands the first three are shown, as red, green and blue."""
     count = array["shape"][0]
-    labels = (
-        names
-        if len(names) == count
-        else _LABELS.get(count) or [f"Channel {n}" for n in range(count)]
-    )
-    colours = ["FFFFFF"] if count == 1 else [*_RGB, *["FFFFFF"] * count][:count]
+    numbered = [f"Channel {number}" for number in range(count)]
+    labels = names if len(names) == count else _LABELS.get(count) or numbered
+    white = "FFFFFF"
+    colours = [white] if count == 1 else [*_RGB, *[white] * count][:count]
     low, high = window
     shown = {"min": low, "max": high, "start": low, "end": high}
-    channels = [
-        {"label": label, "color": colour, "window": shown, "active": number < len(_RGB)}
-        for number, (label, colour) in enumerate(zip(labels, colours, strict=True))
-    ]
-    return {"channels": channels, "rdefs": {"model": "color" if count > 1 else "greyscale"}}
+
+    channels = []
+    for number, (label, colour) in enumerate(zip(labels, colours, strict=True)):
+        active = number < len(_RGB)
+        channels.append({"label": label, "color": colour, "window": shown, "active": active})
+    model = "color" if count > 1 else "greyscale"
+    return {"channels": channels, "rdefs": {"model": model}}
 
 
 def parse(
     path: str, document: Mapping[str, Any]
 ) -> tuple[list[str], tuple[float, float] | None, bytes | None]:
-    """Return (array paths finest first, pixel size of level 0 in micrometres or None, ICC profile
-    or None).
+    """Return (array paths finest first, pixel size of level 0 or None, ICC profile or None).
 
-    Raises FormatError as `describe` does.
+    The pixel size is in micrometres, (y, x). Raises FormatError as `describe` does.
     """
     datasets, metadata = describe(path, document)
     return datasets, metadata.pixel_size, metadata.icc
@@ -126,24 +146,26 @@ def describe(path: str, document: Mapping[str, Any]) -> tuple[list[str], ImageMe
     """
     attributes = document.get("attributes") or {}
     ome = attributes.get("ome")
-    supported = (
-        f"supported: an OME-Zarr {VERSION} image with axes c, y, x, as this program publishes it"
-    )
     if not isinstance(ome, Mapping) or not ome.get("multiscales"):
-        raise FormatError(f"{path}: a zarr group without an OME-Zarr image; {supported}")
+        raise FormatError(f"{path}: a zarr group without an OME-Zarr image; {_SUPPORTED}")
     if ome.get("version") != VERSION:
-        raise FormatError(f"{path}: OME-Zarr version {ome.get('version')!r}; {supported}")
+        raise FormatError(f"{path}: OME-Zarr version {ome.get('version')!r}; {_SUPPORTED}")
+
     try:
-        scales = ome["multiscales"][0]
-        axes = tuple(axis["name"] for axis in scales["axes"])
-        units = {axis.get("unit") for axis in scales["axes"][1:]}
-        datasets = [str(level["path"]) for level in scales["datasets"]]
-        scale = scales["datasets"][0]["coordinateTransformations"][0]["scale"]
+        multiscale = ome["multiscales"][0]
+        axes = tuple(axis["name"] for axis in multiscale["axes"])
+        units = {axis.get("unit") for axis in multiscale["axes"][1:]}
+        datasets = [str(level["path"]) for level in multiscale["datasets"]]
+        finest = multiscale["datasets"][0]
+        scale = finest["coordinateTransformations"][0]["scale"]
     except (KeyError, IndexError, TypeError, AttributeError):
         raise FormatError(
-            f"{path}: the OME-Zarr multiscales metadata is incomplete; {supported}"
+            f"{path}: the OME-Zarr multiscales metadata is incomplete; {_SUPPORTED}"
         ) from None
+
     if axes != zarr_json.AXES or not datasets or len(scale) != len(axes):
-        raise FormatError(f"{path}: OME-Zarr axes {', '.join(map(str, axes))}; {supported}")
-    size = (float(scale[1]), float(scale[2])) if units == {"micrometer"} else None
-    return datasets, ImageMetadata.of(attributes, size)
+        named = ", ".join(map(str, axes))
+        raise FormatError(f"{path}: OME-Zarr axes {named}; {_SUPPORTED}")
+    in_micrometres = units == {"micrometer"}
+    pixel_size = (float(scale[1]), float(scale[2])) if in_micrometres else None
+    return datasets, ImageMetadata.of(attributes, pixel_size)

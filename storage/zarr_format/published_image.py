@@ -1,11 +1,10 @@
-"""Read a published image for exporting: its own shards without zarr-python in between, level by
-level.
-"""
+"""Read a published image for exporting: its own shards, level by level, without zarr-python."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +22,9 @@ from storage.zarr_format.shard import DTYPES, PyramidLevel, Shard
 
 @dataclass(frozen=True, slots=True)
 class PublishedImage:
-    """A finished image that this program published. Keeps nothing between reads; safe to read in
-    several threads.
+    """A finished image that this program published.
+
+    Keeps nothing between reads; safe to read in several threads.
     """
 
     path: Path
@@ -45,7 +45,8 @@ class PublishedImage:
             )
         names, metadata = ome_metadata.describe(str(path), document)
         levels = tuple(_level(folder / name) for name in names)
-        return cls(folder, levels, metadata, dict(document["attributes"].get("gigarestore") or {}))
+        provenance = document["attributes"].get("gigarestore") or {}
+        return cls(folder, levels, metadata, dict(provenance))
 
     @property
     def dtype(self) -> str:
@@ -58,65 +59,77 @@ class PublishedImage:
         return self.levels[0].shape[0]
 
     def nbytes(self, levels: int | None = None) -> int:
-        """Return the size of the decoded pixels of the first `levels` levels (default: all), bytes."""
-        return (
-            sum(int(np.prod(level.shape)) for level in self.levels[:levels])
-            * np.dtype(self.dtype).itemsize
-        )
+        """Return the size of the decoded pixels of the first `levels` levels, bytes.
+
+        None: of all levels.
+        """
+        samples = sum(math.prod(level.shape) for level in self.levels[:levels])
+        return samples * np.dtype(self.dtype).itemsize
 
     def read(self, number: int, box: Box, channel: int | None = None) -> NDArray[Any]:
         """Return (C, h, w) of a window of a level, with `channel` only that band.
 
         Raises DamagedError for lost or damaged shards.
         """
-        channels = range(self.channels) if channel is None else (channel,)
+        channels = self._chosen(channel)
         out = np.empty((len(channels), *box.shape), self.dtype)
-        for shard, part in self._shards(number, box):
-            with shard as opened:
+        for opening, part in self._shards_under(number, box):
+            target = part.shift(-box.y0, -box.x0).slices()
+            with opening as shard:
                 for band, chosen in zip(out, channels, strict=True):
-                    opened.fill(band[part.shift(-box.y0, -box.x0).slices()], part, chosen)
+                    shard.fill(band[target], part, chosen)
         return out
 
     def bands(self, number: int, box: Box, channel: int | None = None) -> Iterator[NDArray[Any]]:
-        """Yield the bands of a window one after the other, (h, w); each holds until the next is
-        asked for, see `read`.
+        """Yield the bands of a window one after the other, (h, w); see `read`.
+
+        Each holds until the next is asked for.
         """
         out = np.empty(box.shape, self.dtype)
         with contextlib.ExitStack() as stack:
-            parts = [
-                (stack.enter_context(shard), part, out[part.shift(-box.y0, -box.x0).slices()])
-                for shard, part in self._shards(number, box)
-            ]
-            for chosen in range(self.channels) if channel is None else (channel,):
+            parts = []
+            for opening, part in self._shards_under(number, box):
+                shard = stack.enter_context(opening)
+                target = out[part.shift(-box.y0, -box.x0).slices()]
+                parts.append((shard, part, target))
+            for chosen in self._chosen(channel):
                 for shard, part, target in parts:
                     shard.fill(target, part, chosen)
                 yield out
 
-    def _shards(self, number: int, box: Box) -> Iterator[tuple[AbstractContextManager[Shard], Box]]:
+    def _chosen(self, channel: int | None) -> Sequence[int]:
+        """Return the bands that are asked for."""
+        return range(self.channels) if channel is None else (channel,)
+
+    def _shards_under(
+        self, number: int, box: Box
+    ) -> Iterator[tuple[AbstractContextManager[Shard], Box]]:
         """Yield the shards under a window, to be opened, and which part of it lies in them."""
         level = self.levels[number]
+        folder = self.path / str(number)
         height, width = level.shard
         for row in range(box.y0 // height, -(-box.y1 // height)):
             for col in range(box.x0 // width, -(-box.x1 // width)):
-                path = self.path / str(number) / zarr_json.object_key(row, col)
-                yield Shard.open(level, path), level.box(row, col).intersect(box)
+                path = folder / zarr_json.object_key(row, col)
+                part = level.box(row, col).intersect(box)
+                yield Shard.open(level, path), part
 
 
 def _level(folder: Path) -> PyramidLevel:
-    """Return the geometry of an array; raises FormatError when it is not one that `publish` wrote."""
-    found = zarr_json.load(folder)
+    """Return the geometry of an array; raises FormatError when `publish` did not write it."""
+    document = zarr_json.load(folder)
     try:
-        shard = found["chunk_grid"]["configuration"]["chunk_shape"]
-        inner = found["codecs"][0]["configuration"]["chunk_shape"]
+        stored_object = document["chunk_grid"]["configuration"]["chunk_shape"]
+        inner_chunk = document["codecs"][0]["configuration"]["chunk_shape"]
         level = PyramidLevel(
-            shape=tuple(found["shape"]),
-            dtype=found["data_type"],
-            chunk=int(inner[-1]),
-            shard=(shard[-2], shard[-1]),
+            shape=tuple(document["shape"]),
+            dtype=document["data_type"],
+            chunk=int(inner_chunk[-1]),
+            shard=(stored_object[-2], stored_object[-1]),
         )
     except (KeyError, TypeError, IndexError):
         level = None
-    if level is None or level.dtype not in DTYPES or level.metadata() != found:
+    if level is None or level.dtype not in DTYPES or level.metadata() != document:
         raise FormatError(
             f"{folder}: not a level that this program published; restore or publish the image again"
         )

@@ -1,5 +1,4 @@
-"""One stored object of a published level: many zstd chunks and an index, made whole in memory and
-written at once.
+"""One stored object of a published level: many zstd chunks and an index, written at once.
 
 Source: sharding-indexed codec 1.0. The chunks lie in C order without gaps, so the same pixels give
 the same bytes.
@@ -35,7 +34,11 @@ DTYPES = ("uint8", "uint16", "int16", "float32")
 # An index entry of 2^64 - 1 says that a chunk is not stored: here, one that lies wholly beyond the
 # image's edge.
 _ABSENT = np.uint64(2**64 - 1)
+_INDEX_NUMBER_BYTES = 8
 _CRC_BYTES = 4
+
+_ChunkPlace = tuple[int, int, int]
+"""(channel, row, column) of a chunk inside its shard."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,66 +59,94 @@ class PyramidLevel:
         cls, *, shape: tuple[int, int, int], dtype: str, chunk: int, shard: int
     ) -> PyramidLevel:
         """Return the level with shards of `shard` px, clamped to the chunks that the image needs."""
-        needed = (-(-side // chunk) * chunk for side in shape[1:])
-        height, width = (min(shard, side) for side in needed)
-        return cls(shape=shape, dtype=dtype, chunk=chunk, shard=(height, width))
+        _, height, width = shape
+        whole_height = -(-height // chunk) * chunk
+        whole_width = -(-width // chunk) * chunk
+        clamped = (min(shard, whole_height), min(shard, whole_width))
+        return cls(shape=shape, dtype=dtype, chunk=chunk, shard=clamped)
 
     @property
     def grid(self) -> tuple[int, int]:
         """Return the number of shards (down, across)."""
-        return -(-self.shape[1] // self.shard[0]), -(-self.shape[2] // self.shard[1])
+        _, height, width = self.shape
+        tall, wide = self.shard
+        down = -(-height // tall)
+        across = -(-width // wide)
+        return down, across
+
+    @property
+    def chunks(self) -> tuple[int, int]:
+        """Return the number of chunks of a shard (down, across)."""
+        height, width = self.shard
+        return height // self.chunk, width // self.chunk
 
     def box(self, row: int, col: int) -> Box:
         """Return the pixels of a shard, clipped to the image."""
-        height, width = self.shard
-        return Box(row * height, col * width, (row + 1) * height, (col + 1) * width).clip(
-            *self.shape[1:]
-        )
+        _, height, width = self.shape
+        tall, wide = self.shard
+        y0 = row * tall
+        x0 = col * wide
+        return Box(y0, x0, y0 + tall, x0 + wide).clip(height, width)
 
     def places(self) -> Iterator[tuple[int, int]]:
         """Yield (row, column) of every shard."""
-        yield from itertools.product(*map(range, self.grid))
+        down, across = self.grid
+        yield from itertools.product(range(down), range(across))
 
     def metadata(self) -> dict[str, Any]:
         """Return the zarr metadata of the array."""
+        channels = self.shape[0]
+        inner_chunk = (1, self.chunk, self.chunk)
+        codec = zarr_json.sharding_codec(self.dtype, inner_chunk)
         return zarr_json.array_metadata(
             shape=self.shape,
             dtype=self.dtype,
-            chunk=(self.shape[0], *self.shard),
-            codecs=[zarr_json.sharding_codec(self.dtype, (1, self.chunk, self.chunk))],
+            chunk=(channels, *self.shard),
+            codecs=[codec],
         )
 
     def halved(self, shard: int) -> PyramidLevel:
         """Return the next level of the pyramid, each side half as long, rounded up."""
         channels, height, width = self.shape
-        shape = (channels, -(-height // 2), -(-width // 2))
-        return PyramidLevel.fit(shape=shape, dtype=self.dtype, chunk=self.chunk, shard=shard)
+        half_height = -(-height // 2)
+        half_width = -(-width // 2)
+        return PyramidLevel.fit(
+            shape=(channels, half_height, half_width),
+            dtype=self.dtype,
+            chunk=self.chunk,
+            shard=shard,
+        )
 
 
 def encode_shard(level: PyramidLevel, pixels: NDArray[Any], pool: Executor) -> list[bytes]:
-    """Return the bytes of a shard, in parts. pixels: (C, h, w), the shard's box clipped to the
-    image.
+    """Return the bytes of a shard, in parts, its chunks compressed by the pool.
+
+    pixels: (C, h, w), the shard's box clipped to the image.
     """
-    down, across = (side // level.chunk for side in level.shard)
-    index = np.full((level.shape[0], down, across, 2), _ABSENT, "<u8")
-    present = list(_present(level, pixels))
-    parts = list(
-        pool.map(
-            lambda where: encode_chunk(pixels[_slices(level, *where)], (level.chunk, level.chunk)),
-            present,
-        )
-    )
+
+    def encoded(place: _ChunkPlace) -> bytes:
+        part = pixels[_slices(level, place)]
+        return encode_chunk(part, (level.chunk, level.chunk))
+
+    stored_places = list(_places_inside(level, pixels))
+    parts = list(pool.map(encoded, stored_places))
+
+    channels = level.shape[0]
+    index = np.full((channels, *level.chunks, 2), _ABSENT, "<u8")
     offset = 0
-    for where, part in zip(present, parts, strict=True):
-        index[where] = offset, len(part)
+    for place, part in zip(stored_places, parts, strict=True):
+        index[place] = offset, len(part)
         offset += len(part)
+
     table = index.tobytes()
-    return [*parts, table, google_crc32c.value(table).to_bytes(_CRC_BYTES, "little")]
+    checksum = google_crc32c.value(table).to_bytes(_CRC_BYTES, "little")
+    return [*parts, table, checksum]
 
 
 class _Room(threading.local):
-    """Memory of every thread for the stored bytes of a chunk: using it again costs less than page
-    faults of a map.
+    """Memory of every thread for the stored bytes of a chunk.
+
+    Using it again costs less than the page faults of a map.
     """
 
     def __init__(self) -> None:
@@ -125,8 +156,9 @@ class _Room(threading.local):
         """Return what lies there in a file; it holds until the next read of this thread."""
         if len(self._bytes) < length:
             self._bytes = bytearray(length)
-        view = memoryview(self._bytes)[:length]
-        return view[: os.preadv(fd, [view], start)]
+        room = memoryview(self._bytes)[:length]
+        count = os.preadv(fd, [room], start)
+        return room[:count]
 
 
 _ROOM = _Room()
@@ -134,8 +166,9 @@ _ROOM = _Room()
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A shard in its file, whose chunks are read and decoded when they are asked for. Safe to use
-    in several threads.
+    """A shard in its file, whose chunks are read and decoded when they are asked for.
+
+    Safe to use in several threads.
     """
 
     level: PyramidLevel
@@ -149,26 +182,25 @@ class Shard:
     @classmethod
     @contextlib.contextmanager
     def open(cls, level: PyramidLevel, path: Path) -> Iterator[Shard]:
-        """Read the index; raises DamagedError naming the file when it is missing or fails its
-        checksum.
-        """
+        """Read the index; raises DamagedError when it is missing or fails its checksum."""
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             raise DamagedError(f"{path}: missing from the array; restore the image again") from None
         try:
             size = os.fstat(fd).st_size
-            yield cls(level, path, fd, size, _index(level, path, fd, size))
+            index = _read_index(level, path, fd, size)
+            yield cls(level, path, fd, size, index)
         finally:
             os.close(fd)
 
     def read(self, window: Box) -> NDArray[Any]:
-        """Return (C, h, w) of a window of the image that lies in this shard, decoding only the
-        chunks under it.
+        """Return (C, h, w) of a window of the image that lies in this shard.
 
-        Raises DamagedError naming the chunk.
+        Only the chunks under it are decoded. Raises DamagedError naming the chunk.
         """
-        out = np.empty((self.level.shape[0], *window.shape), self.level.dtype)
+        channels = self.level.shape[0]
+        out = np.empty((channels, *window.shape), self.level.dtype)
         for channel, band in enumerate(out):
             self.fill(band, window, channel)
         return out
@@ -176,60 +208,73 @@ class Shard:
     def fill(self, out: NDArray[Any], window: Box, channel: int) -> None:
         """Decode one band of a window into (h, w) of the level's dtype; see `read`."""
         side = self.level.chunk
-        stored = np.dtype(self.level.dtype).newbyteorder("<")
-        down, across = (length // side for length in self.level.shard)
+        down, across = self.level.chunks
         rows = range(window.y0 // side, -(-window.y1 // side))
         cols = range(window.x0 // side, -(-window.x1 // side))
         for row, col in itertools.product(rows, cols):
-            y0 = row * side
-            x0 = col * side
-            target = out[
-                max(0, y0 - window.y0) : y0 + side - window.y0,
-                max(0, x0 - window.x0) : x0 + side - window.x0,
-            ]
-            whole = (
-                target.shape == (side, side)
-                and target.dtype == stored
-                and target.flags.c_contiguous
-            )
-            chunk = target if whole else np.empty((side, side), stored)
-            where = (channel, row % down, col % across)
-            start, length = self.index[where].tolist()
-            try:
-                decode_chunk(
-                    _ROOM.read(self.fd, start, length) if start + length <= self.size else b"",
-                    chunk,
-                )
-            except ValueError as error:
-                raise DamagedError(
-                    f"{self.path}: chunk {where} is damaged ({error}); publish again"
-                ) from error
-            if not whole:
-                inside = chunk[max(0, window.y0 - y0) :, max(0, window.x0 - x0) :]
-                target[...] = inside[: target.shape[0], : target.shape[1]]
+            chunk_box = Box(row, col, row + 1, col + 1).scale(side)
+            part = chunk_box.intersect(window)
+            target = out[part.shift(-window.y0, -window.x0).slices()]
+            in_shard = (channel, row % down, col % across)
+            if self._takes_whole_chunk(target):
+                self._decode(in_shard, target)
+                continue
+            chunk = np.empty((side, side), self._stored_dtype)
+            self._decode(in_shard, chunk)
+            target[...] = chunk[part.shift(-chunk_box.y0, -chunk_box.x0).slices()]
+
+    @property
+    def _stored_dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.level.dtype).newbyteorder("<")
+
+    def _takes_whole_chunk(self, target: NDArray[Any]) -> bool:
+        """Tell whether a chunk can be decoded into an array without a copy in between."""
+        side = self.level.chunk
+        return (
+            target.shape == (side, side)
+            and target.dtype == self._stored_dtype
+            and target.flags.c_contiguous
+        )
+
+    def _decode(self, place: _ChunkPlace, out: NDArray[Any]) -> None:
+        start, length = self.index[place].tolist()
+        in_file = start + length <= self.size
+        try:
+            stored = _ROOM.read(self.fd, start, length) if in_file else b""
+            decode_chunk(stored, out)
+        except ValueError as error:
+            raise DamagedError(
+                f"{self.path}: chunk {place} is damaged ({error}); publish again"
+            ) from error
 
 
-def _index(level: PyramidLevel, path: Path, fd: int, size: int) -> NDArray[np.uint64]:
+def _read_index(level: PyramidLevel, path: Path, fd: int, size: int) -> NDArray[np.uint64]:
     """Return (first byte, length) of every chunk, (C, down, across, 2)."""
-    down, across = (side // level.chunk for side in level.shard)
-    length = level.shape[0] * down * across * 16
-    data = os.pread(fd, length + _CRC_BYTES, max(0, size - length - _CRC_BYTES))
+    channels = level.shape[0]
+    down, across = level.chunks
+    length = channels * down * across * 2 * _INDEX_NUMBER_BYTES
+    start = max(0, size - length - _CRC_BYTES)
+    data = os.pread(fd, length + _CRC_BYTES, start)
     table = data[:length]
-    crc = data[length:]
-    if len(crc) != _CRC_BYTES or google_crc32c.value(table) != int.from_bytes(crc, "little"):
+    checksum = data[length:]
+    expected = google_crc32c.value(table)
+    if len(checksum) != _CRC_BYTES or expected != int.from_bytes(checksum, "little"):
         raise DamagedError(f"{path}: the index of the shard fails its checksum; publish again")
-    return np.frombuffer(table, "<u8").reshape(level.shape[0], down, across, 2)
+    return np.frombuffer(table, "<u8").reshape(channels, down, across, 2)
 
 
-def _present(level: PyramidLevel, pixels: NDArray[Any]) -> Iterator[tuple[int, int, int]]:
-    """Yield (channel, row, column) of the chunks that hold any pixel of the image."""
+def _places_inside(level: PyramidLevel, pixels: NDArray[Any]) -> Iterator[_ChunkPlace]:
+    """Yield the places of the chunks that hold any pixel of the image, in C order."""
     channels, height, width = pixels.shape
-    return itertools.product(
-        range(channels), range(-(-height // level.chunk)), range(-(-width // level.chunk))
-    )
+    down = -(-height // level.chunk)
+    across = -(-width // level.chunk)
+    return itertools.product(range(channels), range(down), range(across))
 
 
-def _slices(level: PyramidLevel, channel: int, row: int, col: int) -> tuple[int, slice, slice]:
+def _slices(level: PyramidLevel, place: _ChunkPlace) -> tuple[int, slice, slice]:
     """Return the place of a chunk inside its shard; an array's edge clips it."""
+    channel, row, col = place
     side = level.chunk
-    return channel, slice(row * side, (row + 1) * side), slice(col * side, (col + 1) * side)
+    rows = slice(row * side, (row + 1) * side)
+    cols = slice(col * side, (col + 1) * side)
+    return channel, rows, cols

@@ -1,6 +1,4 @@
-"""What a reader delivers from what a file stores: chosen samples, converted values, the right way
-up.
-"""
+"""What a reader delivers from what a file stores: chosen samples, converted, the right way up."""
 
 from __future__ import annotations
 
@@ -18,8 +16,7 @@ if TYPE_CHECKING:
 
     from storage.image import Pixels
 
-# Sample types that fit another one exactly, and become it; the rest is delivered as it is or
-# refused.
+# Sample types that fit another one exactly, and become it; others are delivered as is or refused.
 WIDENED: dict[str, Dtype] = {"int8": "int16", "float16": "float32"}
 DELIVERED: dict[str, Dtype] = {
     **WIDENED,
@@ -59,12 +56,15 @@ class SampleConversion:
     def apply(self, stored: Pixels, dtype: Dtype) -> Pixels:
         """Return the delivered samples of stored ones, (S, h, w) -> (C, h, w)."""
         if self.palette is not None:
-            return self.palette[:, stored[0].astype(np.intp)]
+            numbers = stored[0].astype(np.intp)
+            return self.palette[:, numbers]
         if self.bilevel:
-            white = stored.astype(bool)
-            return (~white if self.inverted_peak is not None else white) * np.uint8(255)
+            ones = stored.astype(bool)
+            white = ~ones if self.inverted_peak is not None else ones
+            return white * np.uint8(255)
         if self.inverted_peak is not None:
-            return np.asarray(stored.dtype.type(self.inverted_peak) - stored)
+            peak = stored.dtype.type(self.inverted_peak)
+            return np.asarray(peak - stored)
         return stored.astype(dtype, copy=False)
 
 
@@ -79,12 +79,13 @@ class ConvertingReader:
     def read(self, box: Box) -> Pixels:
         """Return (C, h, w) in the delivered dtype; see `Reader.read`."""
         check_inside(self.info, box)
-        stored = self._decoder.read(_turned(box, self.info), self._conversion.samples)
+        stored_box = _stored_box(box, self.info)
+        stored = self._decoder.read(stored_box, self._conversion.samples)
         pixels = self._conversion.apply(stored, self.info.dtype)
         if self.info.orientation != 1:
-            pixels = exif.upright(pixels.transpose(1, 2, 0), self.info.orientation).transpose(
-                2, 0, 1
-            )
+            rows = pixels.transpose(1, 2, 0)
+            turned = exif.upright(rows, self.info.orientation)
+            pixels = turned.transpose(2, 0, 1)
         return np.ascontiguousarray(pixels)
 
     def close(self) -> None:
@@ -92,16 +93,19 @@ class ConvertingReader:
         self._decoder.close()
 
 
-def _turned(box: Box, info: ImageInfo) -> Box:
-    """Return the box of the stored grid whose pixels are `box` of the upright image; see
-    `exif.upright`.
+def _stored_box(box: Box, info: ImageInfo) -> Box:
+    """Return the box of the stored grid whose pixels are `box` of the upright image.
+
+    It undoes `exif.upright`.
     """
     y0 = box.y0
     x0 = box.x0
     y1 = box.y1
     x1 = box.x1
-    if info.orientation in (3, 4, 7, 8):
+    if info.orientation in exif.UPSIDE_DOWN:
         y0, y1 = info.height - y1, info.height - y0
-    if info.orientation in (2, 3, 6, 7):
+    if info.orientation in exif.MIRRORED:
         x0, x1 = info.width - x1, info.width - x0
-    return Box(x0, y0, x1, y1) if exif.swaps_sides(info.orientation) else Box(y0, x0, y1, x1)
+    if exif.swaps_sides(info.orientation):
+        return Box(x0, y0, x1, y1)
+    return Box(y0, x0, y1, x1)
