@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any
 
 from cluster.options import options as opt
 from kernels.denoisers.info import absolute_ref
@@ -25,18 +25,20 @@ from orchestrator.job.spec import JobSpec, RegionSpec
 from orchestrator.run.many_images import Image
 from storage.byte_source import is_url, located, redact
 
-T = TypeVar("T")
 SUFFIXES = {".csv", ".jsonl", ".ndjson"}
 # Options of the whole batch, which an image cannot have for itself.
 SHARED = ("executor", "workers", "batch", "address", "drain_seconds")
 # The command line's names of options whose fields are called otherwise.
 _ALIASES = {
+    "batch_size": "batch",
     "input": "path",
     "class": "label",
     "range": "value_range",
     "operator_arg": "operator_args",
 }
-KNOWN = {"input", "output", "job"} | (set(opt.OPTIONS) - set(SHARED) - {"path", "output"})
+KNOWN = {"input", "output", "job"} | (
+    set(opt.OPTIONS) - set(opt.RENAMED) - set(SHARED) - {"path", "output"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +91,8 @@ def read_entries(sources: Sequence[str], given: dict[str, Any]) -> list[Entry]:
     manifests = [source for source in sources if Path(source).suffix.lower() in SUFFIXES]
     if manifests and len(sources) > 1:
         raise PlanError(f"{manifests[0]} is a manifest; give it alone, or name images")
-    found = list(_read_manifest(Path(manifests[0]))) if manifests else list(_expand(sources))
-    entries = [Entry(entry.where, {**given, **entry.given}) for entry in found]
+    named = _read_manifest(Path(manifests[0])) if manifests else _expand(sources)
+    entries = [Entry(entry.where, {**given, **entry.given}) for entry in named]
     _check_names(entries)
     return [_anchored(entry) for entry in entries]
 
@@ -98,20 +100,19 @@ def read_entries(sources: Sequence[str], given: dict[str, Any]) -> list[Entry]:
 def manifest_text(entries: Sequence[Entry]) -> str:
     """Return images as a manifest, JSON lines."""
     lines = (
-        json.dumps({("input" if k == "path" else k): v for k, v in entry.given.items()})
+        json.dumps({_column(name): value for name, value in entry.given.items()})
         for entry in entries
     )
     return "".join(f"{line}\n" for line in lines)
 
 
+def _column(name: str) -> str:
+    return "input" if name == "path" else name
+
+
 def kept_images(path: Path) -> dict[str, str]:
     """Return the inputs of a manifest that was kept, by their outputs' names."""
     return {entry.name: entry.given["path"] for entry in _read_manifest(path)}
-
-
-def share_of(entries: Sequence[T], shard: tuple[int, int] | None) -> list[T]:
-    """Return every N-th image, from the I-th on; all without a share."""
-    return list(entries) if shard is None else list(entries[shard[0] - 1 :: shard[1]])
 
 
 def _anchored(entry: Entry) -> Entry:
@@ -158,7 +159,8 @@ def _expand(sources: Sequence[str]) -> Iterator[Entry]:
         )
         if not paths:
             raise PlanError(
-                f"{source}: no such image; give a manifest (.csv, .jsonl), images, or a pattern in quotes"
+                f"{source}: no such image; give a manifest (.csv, .jsonl), images, or a pattern "
+                "in quotes"
             )
         images = [
             path
@@ -168,7 +170,8 @@ def _expand(sources: Sequence[str]) -> Iterator[Entry]:
         if not images:
             folder = redact(source).rstrip("/")
             raise PlanError(
-                f'{folder}: no image but a folder; give a pattern in quotes, for example "{folder}/*.tif"'
+                f"{folder}: no image but a folder; give a pattern in quotes, for example "
+                f'"{folder}/*.tif"'
             )
         for path in images:
             name = _name(path, "" if path == source else _fixed(source))
@@ -236,12 +239,13 @@ def _entry(where: str, row: dict[str, Any], folder: Path) -> Entry:
     given: dict[str, Any] = {}
     for column, value in row.items():
         name = column.removeprefix("--").replace("-", "_")
-        if name in SHARED:
+        if _ALIASES.get(name, name) in SHARED:
             raise PlanError(f"{where}: {column} is the whole batch's; give it on the command line")
         if name not in KNOWN and name not in _ALIASES:
             near = difflib.get_close_matches(name, [*KNOWN, *_ALIASES], n=1)
             raise PlanError(
-                f"{where}: unknown column {column!r}{f'; did you mean {near[0]!r}?' if near else ''}"
+                f"{where}: unknown column "
+                f"{column!r}{f'; did you mean {near[0]!r}?' if near else ''}"
             )
         given[_ALIASES.get(name, name)] = _plain(where, column, value)
     if "path" not in given:
@@ -270,7 +274,7 @@ def _plain(where: str, column: str, value: Any) -> Any:
 
 
 def _check_names(entries: Sequence[Entry]) -> None:
-    """Raise PlanError when outputs would lie outside the batch's folder, on or within one another."""
+    """Raise PlanError for outputs outside the batch's folder, and for one on or in another."""
     places: dict[str, str] = {}
     for entry in entries:
         parts = PurePosixPath(entry.name).parts
@@ -286,7 +290,8 @@ def _check_names(entries: Sequence[Entry]) -> None:
             )
         if entry.name in places:
             raise PlanError(
-                f"{entry.where}: output {entry.name} is that of {places[entry.name]} too; name outputs in a manifest"
+                f"{entry.where}: output {entry.name} is that of {places[entry.name]} too; name "
+                "outputs in a manifest"
             )
         places[entry.name] = entry.where
     for entry in entries:

@@ -5,124 +5,157 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cluster.batches.batch_manifest import SHARED, Entry, share_of
-from cluster.batches.folder import BatchFolder, Shard
+from cluster.batches.batch_manifest import SHARED, Entry
+from cluster.batches.folder import BatchFolder
 from cluster.batches.settings import BatchSettings
+from cluster.batches.shares import Share, share_of
+from cluster.options import options as opt
 from cluster.options.executors import pick
 from cluster.options.exit_codes import BAD_INPUT, DONE, FAILED, INTERRUPTED, complain
 from orchestrator.errors import PlanError
 from orchestrator.run.batch_records import ImageRecord, ImageRecords
-from orchestrator.run.many_images import ImageBatch, is_done
+from orchestrator.run.many_images import Image, ImageBatch, is_done
 from storage.byte_source import redact
 from storage.run_store.run_lock import RunLock
 
+if TYPE_CHECKING:
+    from orchestrator.monitoring.utilisation import Usage
+    from orchestrator.ray_backend.executor import RayExecutor
+    from orchestrator.run.serial_executor import SerialExecutor
+    from orchestrator.shutdown import Stop
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HowToRun:
+    """What this start of a batch was told, and no later one inherits."""
+
+    share: Share | None = None
+    """Its share of the images; None: all."""
+    fresh: bool = False
+    """It is given now, and kept once nothing can be refused any more."""
+    overwrite: bool = False
+    take_over: bool = False
+    quiet: bool = False
+    as_json: bool = False
+
 
 def run_batch(
-    folder: BatchFolder,
-    entries: Sequence[Entry],
-    settings: BatchSettings,
-    shard: Shard | None = None,
-    *,
-    fresh: bool = False,
-    overwrite: bool = False,
-    take_over: bool = False,
-    quiet: bool = False,
-    as_json: bool = False,
+    folder: BatchFolder, entries: Sequence[Entry], settings: BatchSettings, how: HowToRun
 ) -> int:
-    """Restore a batch, or a share of it, and return the exit code.
-
-    fresh: it is given now, and kept once nothing can be refused any more.
-    """
-    from cluster.terminal.batch_progress import BatchView, print_records
+    """Restore a batch, or a share of it, print what became of it, and return the exit code."""
     from orchestrator.monitoring.utilisation import Usage
     from orchestrator.shutdown import Stop
 
-    mine = [entry.sharing(settings.shared) for entry in share_of(entries, shard)]
+    mine = [entry.sharing(settings.shared) for entry in share_of(entries, how.share)]
     if not mine:
-        raise PlanError(f"share {shard} of {len(entries)} images is empty; make fewer shares")
+        raise PlanError(f"share {how.share} of {len(entries)} images is empty; make fewer shares")
     images = [entry.image(folder.root) for entry in mine]
-    began = time.monotonic()
-    usage = Usage()
     run = mine[0].spec().run
     stop = Stop(run.drain_seconds)
-    interrupted = False
-    server = pick(run, stop)
+    server = pick(run, stop)  # refuses an address where no cluster is: before anything is made
+
+    usage = Usage()
+    began = time.monotonic()
     folder.make()
-    with RunLock(folder.lock(shard), force=take_over):
-        if fresh:
-            folder.keep(entries, asdict(settings), overwrite=overwrite)
-        records = ImageRecords(folder.records(shard), folder.all_records())
-        left = images if overwrite else [image for image in images if not is_done(image, records)]
-        stop.listen()
-        with BatchView(len(images), len(images) - len(left), usage, quiet) as view:
-            work = ImageBatch(
-                left,
-                records,
-                window=settings.window,
-                verify=settings.verify,
-                overwrite=overwrite,
-                take_over=take_over,
-                watch=view,
-            )
-            try:
-                work.run(server, stop.seconds)
-            except KeyboardInterrupt:
-                interrupted = True
-    found = [records.latest[image.name] for image in images if image.name in records.latest]
-    if as_json:
-        summary = {
-            "images": len(images),
-            "workers": usage.workers,
-            "utilisation": usage.share,
-            "nfe": usage.nfe,
-        }
-        print(redact(json.dumps({**summary, "records": [asdict(record) for record in found]})))
+    with RunLock(folder.lock(how.share), force=how.take_over):
+        if how.fresh:
+            folder.keep(entries, asdict(settings), overwrite=how.overwrite)
+        records = ImageRecords(folder.records(how.share), folder.all_records())
+        trouble = _restore(images, records, server, stop, settings, how, usage)
+    seconds = time.monotonic() - began
+
+    ended = [records.latest[image.name] for image in images if image.name in records.latest]
+    if how.as_json:
+        _print_json(ended, len(images), usage)
     else:
-        print_records(found, usage, time.monotonic() - began)
-    return _verdict(folder.root, found, len(images), work.trouble, interrupted)
+        from cluster.terminal.batch_progress import print_records
+
+        print_records(ended, usage, seconds)
+    return _verdict(folder.root, ended, len(images), trouble)
+
+
+def _restore(
+    images: Sequence[Image],
+    records: ImageRecords,
+    server: RayExecutor | SerialExecutor,
+    stop: Stop,
+    settings: BatchSettings,
+    how: HowToRun,
+    usage: Usage,
+) -> BaseException | None:
+    """Restore the images that are not done; return what ended it early, None where nothing did."""
+    from cluster.terminal.batch_progress import BatchView
+
+    left = [image for image in images if how.overwrite or not is_done(image, records)]
+    stop.listen()
+    with BatchView(len(images), len(images) - len(left), usage, how.quiet) as view:
+        work = ImageBatch(
+            left,
+            records,
+            window=settings.window,
+            verify=settings.verify,
+            overwrite=how.overwrite,
+            take_over=how.take_over,
+            watch=view,
+        )
+        try:
+            work.run(server, stop.seconds)
+        except KeyboardInterrupt as interrupt:
+            return interrupt
+    return work.trouble
+
+
+def _print_json(ended: Sequence[ImageRecord], images: int, usage: Usage) -> None:
+    document = {
+        "images": images,
+        "workers": usage.workers,
+        "utilisation": usage.share,
+        "nfe": usage.nfe,
+        "records": [asdict(record) for record in ended],
+    }
+    print(redact(json.dumps(document)))
 
 
 def resume_batch(out: Path, given: dict[str, Any], *, take_over: bool, quiet: bool) -> int:
     """Go on with the batch at `out` and return the exit code; given: options of where it runs."""
     folder = BatchFolder(out)
     entries, options = folder.load()
+    given = opt.under_own_names(given)
     if wrong := [name for name in given if name not in SHARED]:
         raise PlanError(
-            f"{out} is a batch: --{wrong[0].replace('_', '-')} is in its manifest; give it to `batch` again"
+            f"{out} is a batch: {opt.flag_of(wrong[0])} is in its manifest; give it to `batch` "
+            "again"
         )
-    return run_batch(
-        folder, entries, BatchSettings(**options).but(**given), take_over=take_over, quiet=quiet
-    )
+    settings = BatchSettings.kept(options).but(**given)
+    return run_batch(folder, entries, settings, HowToRun(take_over=take_over, quiet=quiet))
 
 
 def _verdict(
-    root: Path,
-    found: Sequence[ImageRecord],
-    images: int,
-    trouble: Exception | None,
-    interrupted: bool,
+    root: Path, ended: Sequence[ImageRecord], images: int, trouble: BaseException | None
 ) -> int:
     """Say on one line what is left to do, and return the exit code."""
     go_on = f"go on with: gigarestore resume {root}"
-    bad = [record for record in found if record.state != "published"]
-    missing = images - len(found)
-    if interrupted:
+    failed = [record for record in ended if record.state != "published"]
+    if isinstance(trouble, KeyboardInterrupt):
         complain(f"interrupted, everything committed is kept; {go_on}")
         return INTERRUPTED
     if trouble is not None:
-        complain(f"{trouble}; {len(bad) + missing} of {images} images are not restored; {go_on}")
+        missing = len(failed) + images - len(ended)
+        complain(f"{trouble}; {missing} of {images} images are not restored; {go_on}")
         return FAILED
-    if not bad:
+    if not failed:
         return DONE
-    first = f"{bad[0].image}: {bad[0].error}"
-    if len(bad) == images and all(record.state == "refused" for record in bad):
+
+    first = f"{failed[0].image}: {failed[0].error}"
+    if len(failed) == images and all(record.state == "refused" for record in failed):
         complain(f"none of {images} images can be restored; {first}")
         return BAD_INPUT
     complain(
-        f"{len(bad)} of {images} images are not restored ({first}); what went well is kept, {go_on}"
+        f"{len(failed)} of {images} images are not restored ({first}); what went well is kept, "
+        f"{go_on}"
     )
     return FAILED

@@ -15,7 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cluster.batches.folder import BatchFolder, array_shard
+from cluster.batches.folder import BatchFolder
+from cluster.batches.shares import array_share
 from orchestrator.run_folder import RunDir
 from storage.run_store.journal import read_records
 
@@ -77,8 +78,8 @@ def print_images(out: Path, found: dict[str, Any]) -> None:
 
 
 def committed(folder: BatchFolder) -> int:
-    """Return the number of tiles that are committed, in a task of a SLURM array those of its share."""
-    runs = folder.runs(array_shard() if "SLURM_ARRAY_TASK_ID" in os.environ else None)
+    """Return the number of committed tiles, in a task of a SLURM array those of its share."""
+    runs = folder.runs(array_share() if "SLURM_ARRAY_TASK_ID" in os.environ else None)
     return sum(1 for run in runs if run.journal.exists() for _ in read_records(run.journal))
 
 

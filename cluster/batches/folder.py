@@ -10,22 +10,18 @@ OUTDIR/.gigarestore/lock              held by the driver; of a share lock-I-of-N
 from __future__ import annotations
 
 import json
-import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.batches.batch_manifest import Entry, kept_images, manifest_text, read_entries, share_of
+from cluster.batches.batch_manifest import Entry, kept_images, manifest_text, read_entries
+from cluster.batches.shares import Share, share_of
 from orchestrator.errors import PlanError
 from orchestrator.job.spec import RETIRED_RUN_KEYS
 from orchestrator.run.batch_records import ImageRecord, read_records
 from orchestrator.run_folder import STATE, RunDir
 from storage import atomic_files
-
-Shard = tuple[int, int]
-"""The I-th of N shares, I from 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +43,11 @@ class BatchFolder:
         """True when a batch was begun here."""
         return self.manifest.exists()
 
-    def records(self, shard: Shard | None) -> Path:
-        return self.root / f"batch{_of(shard)}.jsonl"
+    def records(self, share: Share | None) -> Path:
+        return self.root / f"batch{_suffix(share)}.jsonl"
 
-    def lock(self, shard: Shard | None) -> Path:
-        return self.root / STATE / f"lock{_of(shard)}"
+    def lock(self, share: Share | None) -> Path:
+        return self.root / STATE / f"lock{_suffix(share)}"
 
     def check(self, entries: Sequence[Entry] = ()) -> None:
         """Raise PlanError where something else is, or a batch that was begun with other images than
@@ -64,13 +60,16 @@ class BatchFolder:
                 f"{self.root} is the output of one image; give a folder for the results of all"
             )
         if entries and self.exists:
-            given = {entry.name: entry.given["path"] for entry in entries}
-            for name, path in kept_images(self.manifest).items():
-                if given.get(name) != path:
-                    raise PlanError(
-                        f"{self.root} is a batch of other images: its {name} is of {path}; choose another OUTDIR, go on "
-                        f"with `gigarestore resume {self.root}`, or --overwrite"
-                    )
+            self._check_same_images(entries)
+
+    def _check_same_images(self, entries: Sequence[Entry]) -> None:
+        given = {entry.name: entry.given["path"] for entry in entries}
+        for name, path in kept_images(self.manifest).items():
+            if given.get(name) != path:
+                raise PlanError(
+                    f"{self.root} is a batch of other images: its {name} is of {path}; choose "
+                    f"another OUTDIR, go on with `gigarestore resume {self.root}`, or --overwrite"
+                )
 
     def make(self) -> None:
         """Make the folder; raises PlanError where something else is."""
@@ -96,55 +95,21 @@ class BatchFolder:
         known = {name: value for name, value in options.items() if name not in RETIRED_RUN_KEYS}
         return read_entries([str(self.manifest)], {}), known
 
-    def runs(self, shard: Shard | None) -> list[RunDir]:
+    def runs(self, share: Share | None) -> list[RunDir]:
         """Return the folders of a share's images, of a batch that was begun or is yet to be."""
         names = list(kept_images(self.manifest)) if self.exists else []
-        return [RunDir(self.root / name) for name in share_of(names, shard)]
+        return [RunDir(self.root / name) for name in share_of(names, share)]
 
     def all_records(self) -> dict[str, ImageRecord]:
         """Return the latest record of each image, whichever share restored it."""
-        found = (
-            record
-            for path in sorted(self.root.glob("batch*.jsonl"))
-            for record in read_records(path)
-        )
         latest: dict[str, ImageRecord] = {}
-        for record in found:
-            if record.image not in latest or record.time >= latest[record.image].time:
-                latest[record.image] = record
+        for path in sorted(self.root.glob("batch*.jsonl")):
+            for record in read_records(path):
+                earlier = latest.get(record.image)
+                if earlier is None or record.time >= earlier.time:
+                    latest[record.image] = record
         return latest
 
 
-def parse_shard(text: str) -> Shard:
-    """Read I/N."""
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise PlanError(
-            f"--shard {text!r} is no share; give I/N with I from 1 to N, for example 1/8"
-        )
-    return int(match[1]), int(match[2])
-
-
-def array_shard(environment: Mapping[str, str] = os.environ) -> Shard:
-    """Return the share of this task of a SLURM array; raises PlanError outside one, or when its
-    numbers leave gaps.
-    """
-    try:
-        task, count, first, last = (
-            int(environment[f"SLURM_ARRAY_TASK_{n}"]) for n in ("ID", "COUNT", "MIN", "MAX")
-        )
-        step = int(environment.get("SLURM_ARRAY_TASK_STEP") or 1)
-    except (KeyError, ValueError):
-        raise PlanError(
-            "--array takes its share from SLURM_ARRAY_TASK_ID and _COUNT, which are not set: submit with "
-            "`sbatch --array=1-N`, or give --shard I/N"
-        ) from None
-    if (last - first) // step + 1 != count:
-        raise PlanError(
-            f"--array needs an array without gaps, not {count} tasks from {first} to {last}; give --shard I/N"
-        )
-    return (task - first) // step + 1, count
-
-
-def _of(shard: Shard | None) -> str:
-    return "" if shard is None else f"-{shard[0]}-of-{shard[1]}"
+def _suffix(share: Share | None) -> str:
+    return "" if share is None else share.suffix

@@ -31,7 +31,7 @@ from storage.run_store.journal import Journal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shared:
+class SharedWorkers:
     """One batch with a number of images open at a time."""
 
     window: int
@@ -42,7 +42,7 @@ class Shared:
 
 
 class _BatchClock:
-    """Time from the first tile's beginning to the last one's end, and what was worked meanwhile, s."""
+    """Time from the first tile's beginning to the last one's end, and the work meanwhile, s."""
 
     def __init__(self) -> None:
         self._began = self._ended = self.busy = 0.0
@@ -66,49 +66,70 @@ def measure(
     workers: int,
     batch: int,
     between: float = 0.0,
-) -> Shared:
-    """Run the tiles of so many images of one plan, `window` of them at a time, on simulated
-    workers.
+) -> SharedWorkers:
+    """Run the tiles of so many images of one plan on simulated workers.
+
+    window: images that are open at a time; batch: tiles per call of a worker; between: time between
+    an image's last tile and its thread's next image, s.
     """
     from orchestrator.ray_backend.executor import RayExecutor
 
     clock = _BatchClock()
-    arrivals = RunQueue()
-    left = list(range(images))
-    executor = Elsewhere(arrivals, "ray")
-    working = [window]
+    queue = RunQueue()
     with tempfile.TemporaryDirectory(prefix="gigarestore-bench-") as folder:
-
-        def work() -> None:
-            while left:
-                run = RunDir(Path(folder) / str(left.pop(0)))
-                arrivals.more = bool(left)
-                run.state.mkdir(parents=True)
-                log = EventLog(run.events)
-                executor.execute(
-                    Session(
-                        run,
-                        plan,
-                        Frontier(plan.graph()),
-                        Journal.create(run.journal, {}),
-                        [log, clock],
-                    )
-                )
-                log.close()
-                time.sleep(between)
-            working[0] -= 1
-            if not working[0]:
-                arrivals.close()
-
+        work = _ImageThreads(plan, Path(folder), queue, clock, images, window, between)
         threads = [threading.Thread(target=work, daemon=True) for _ in range(window)]
         for thread in threads:
             thread.start()
-        RayExecutor(workers, batch, kind=simulated(device, workers)).serve(arrivals)
+        RayExecutor(workers, batch, kind=simulated(device, workers)).serve(queue)
         for thread in threads:
             thread.join()
-    return Shared(
+    return SharedWorkers(
         window=window, seconds=clock.seconds, utilisation=clock.busy / (workers * clock.seconds)
     )
+
+
+class _ImageThreads:
+    """What each of the threads does: take an image, hand its run to the executor, wait for its
+    end, until none is left.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        folder: Path,
+        queue: RunQueue,
+        clock: _BatchClock,
+        images: int,
+        threads: int,
+        between: float,
+    ) -> None:
+        self._plan = plan
+        self._folder = folder
+        self._queue = queue
+        self._clock = clock
+        self._left = list(range(images))
+        self._working = threads
+        self._between = between
+        self._executor = Elsewhere(queue, "ray")
+
+    def __call__(self) -> None:
+        while self._left:
+            image = self._left.pop(0)
+            self._queue.more = bool(self._left)
+            self._restore(RunDir(self._folder / str(image)))
+            time.sleep(self._between)
+        self._working -= 1
+        if not self._working:
+            self._queue.close()
+
+    def _restore(self, run: RunDir) -> None:
+        run.state.mkdir(parents=True)
+        log = EventLog(run.events)
+        journal = Journal.create(run.journal, {})
+        frontier = Frontier(self._plan.graph())
+        self._executor.execute(Session(run, self._plan, frontier, journal, [log, self._clock]))
+        log.close()
 
 
 def run_bench(
@@ -121,37 +142,34 @@ def run_bench(
     workers: int,
     batch: int,
     between: float,
-) -> list[Shared]:
+) -> list[SharedWorkers]:
     """Measure for each number of open images, print a table, and one JSON line last."""
     plan = grid_plan(rows, cols, order)
     console = Console(highlight=False, soft_wrap=True, width=120)
     alone = simulate(plan.graph(), device, workers, batch)
     console.print(
-        f"{images} images of {rows}x{cols} = {rows * cols:,} tiles, order {order}, {workers} workers, batches of {batch}, "
-        f"{device.per_call:g} s + {device.per_tile:g} s a tile, jitter {device.jitter:.0%}; one image alone, simulated: "
-        f"{alone.makespan:.2f} s, busy {alone.utilisation:.0%}"
+        f"{images} images of {rows}x{cols} = {rows * cols:,} tiles, order {order}, "
+        f"{workers} workers, batches of {batch}, "
+        f"{device.per_call:g} s + {device.per_tile:g} s a tile, jitter {device.jitter:.0%}; "
+        f"one image alone, simulated: {alone.makespan:.2f} s, busy {alone.utilisation:.0%}"
     )
-    found = [measure(plan, images, window, device, workers, batch, between) for window in windows]
+
+    results = [measure(plan, images, window, device, workers, batch, between) for window in windows]
     table = Table("open images", "time", "busy", box=None, pad_edge=False)
-    for m in found:
-        table.add_row(f"{m.window}", f"{m.seconds:.2f}", f"{m.utilisation:.1%}")
+    for result in results:
+        table.add_row(f"{result.window}", f"{result.seconds:.2f}", f"{result.utilisation:.1%}")
     console.print(table)
-    shape = {
+
+    document = {
+        "bench": "batch",
         "rows": rows,
         "cols": cols,
         "order": order,
         "images": images,
         "workers": workers,
         "batch": batch,
+        "device": asdict(device),
+        "runs": [asdict(result) for result in results],
     }
-    print(
-        json.dumps(
-            {
-                "bench": "batch",
-                **shape,
-                "device": asdict(device),
-                "runs": [asdict(m) for m in found],
-            }
-        )
-    )
-    return found
+    print(json.dumps(document))
+    return results

@@ -82,15 +82,14 @@ def run_bench(side: int, folder: Path | None) -> None:
     with tempfile.TemporaryDirectory(prefix="gigarestore-bench-", dir=folder) as name:
         if shutil.disk_usage(name).free < needed:
             raise PlanError(
-                f"bench io of {side} px needs {needed / 1e9:.1f} GB in {name}; choose a smaller --side"
+                f"bench io of {side} px needs {needed / 1e9:.1f} GB in {name}; choose a smaller "
+                "--side"
             )
-        found = [_measured(step, Path(name), side) for step in (*COPIES, *TARGETS)]
+        costs = {step: _measured(step, Path(name), side) for step in (*COPIES, *TARGETS)}
         amplification = float(_child("windows", Path(name), side)["amplification"])
     size = side * side * BANDS / 1e6
-    steps = [
-        _rated(name, size, found[:2], one)
-        for name, one in zip((*COPIES, *TARGETS), found, strict=True)
-    ]
+    copies = [costs[name] for name in COPIES]
+    steps = [_rated(name, size, copies, cost) for name, cost in costs.items()]
     _print(steps, amplification)
     report = {
         "side": side,
@@ -138,7 +137,8 @@ def _print(steps: list[IoStep], amplification: float) -> None:
     console = Console()
     Console(width=max(console.width, _TABLE_WIDTH)).print(table)
     print(
-        f"windows of a serial run read {amplification:.2f} times the image (target {MOST_AMPLIFICATION})"
+        f"windows of a serial run read {amplification:.2f} times the image "
+        f"(target {MOST_AMPLIFICATION})"
     )
 
 
@@ -147,9 +147,8 @@ def _measured(name: str, folder: Path, side: int) -> dict[str, Any]:
     slow the first time.
     """
     tries = [_child(name, folder, side) for _ in range(REPEATS if side <= REPEATED_SIDE else 1)]
-    return {key: min(float(one[key]) for one in tries) for key in ("cpu", "wall")} | {
-        "peak": max(float(one["peak"]) for one in tries)
-    }
+    best = {key: min(float(one[key]) for one in tries) for key in ("cpu", "wall")}
+    return {**best, "peak": max(float(one["peak"]) for one in tries)}
 
 
 def _child(name: str, folder: Path, side: int) -> dict[str, Any]:

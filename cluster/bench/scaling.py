@@ -98,13 +98,14 @@ class _ScalingClock:
         elif isinstance(event, BatchCommitted):
             if self._missing > 0:
                 raise PlanError(
-                    f"{self._missing} workers find no device here; give --workers with smaller numbers"
+                    f"{self._missing} workers find no device here; give --workers with smaller "
+                    "numbers"
                 )
             self.ended = time.perf_counter()
 
 
 def measure(case: ScalingCase, rows: int, cols: int, workers: int) -> tuple[Plan, float]:
-    """Restore rows x cols tiles on so many workers; return the plan and the seconds that it took."""
+    """Restore rows x cols tiles on so many workers; return the plan and the seconds it took."""
     from orchestrator.ray_backend.executor import RayExecutor
 
     clock = _ScalingClock(workers)
@@ -130,96 +131,102 @@ def _picture(height: int, width: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
 def run_scaling(
     case: ScalingCase, tiles: int, workers: Sequence[int], plot: Path | None
 ) -> list[Scaled]:
-    """Measure strong and weak scaling from `tiles` x `tiles`, print a table, draw `plot`, and one
-    JSON line last.
+    """Measure strong and weak scaling from `tiles` x `tiles` tiles; print a table, draw `plot`, and
+    print one JSON line last.
     """
     console = Console(highlight=False, soft_wrap=True, width=120)
-    first, single = measure(case, tiles, tiles, 1)
-    evaluations = trajectory(first, first.levels[0]).nfe
-    total = first.graph().count
-    device = Device(per_call=0.0, per_tile=single / (total * evaluations))
+    plan, seconds = measure(case, tiles, tiles, 1)
+    alone = _Alone.of(plan, seconds)
     console.print(
-        f"{case.denoiser}, tiles of {case.tile}, {evaluations} evaluations each, order {case.order}: "
-        f"{single / total:.3f} s a tile on one worker"
+        f"{case.denoiser}, tiles of {case.tile}, {alone.evaluations} evaluations each, order "
+        f"{case.order}: {seconds / alone.tiles:.3f} s a tile on one worker"
     )
-    found = [_scaled("strong", first, device, 1, single, single, total, case.batch)]
+
+    runs = [_scaled("strong", plan, 1, seconds, alone, case.batch)]
     for count in workers:
         if count > 1:
             plan, seconds = measure(case, tiles, tiles, count)
-            found.append(_scaled("strong", plan, device, count, seconds, single, total, case.batch))
+            runs.append(_scaled("strong", plan, count, seconds, alone, case.batch))
     for count in workers:
-        plan, seconds = (
-            (first, single) if count == 1 else measure(case, tiles, tiles * count, count)
-        )
-        found.append(_scaled("weak", plan, device, count, seconds, single, total, case.batch))
-    table = Table(
-        "scaling",
-        "workers",
-        "tiles",
-        "time",
-        "ideal",
-        "bound",
-        "ideal/time",
-        "efficiency",
-        box=None,
-    )
-    for run in found:
-        numbers = (run.makespan, run.ideal, run.bound)
-        ratios = (run.ideal / run.makespan, run.efficiency)
+        if count == 1:
+            plan, seconds = alone.plan, alone.seconds
+        else:
+            plan, seconds = measure(case, tiles, tiles * count, count)
+        runs.append(_scaled("weak", plan, count, seconds, alone, case.batch))
+
+    console.print(_table(runs))
+    if plot is not None:
+        plot.write_text(_drawing(case, runs, alone.tiles / alone.seconds), encoding="utf-8")
+        console.print(f"{plot}: tiles per second over workers")
+    print(json.dumps({"bench": "scaling", **asdict(case), "runs": [asdict(run) for run in runs]}))
+    return runs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Alone:
+    """What one worker was measured to take for the picture, against which all else is compared."""
+
+    plan: Plan
+    seconds: float
+    tiles: int
+    evaluations: int
+    """Of a tile."""
+    device: Device
+    """A device with the cost of a tile that was measured."""
+
+    @classmethod
+    def of(cls, plan: Plan, seconds: float) -> _Alone:
+        tiles = plan.graph().count
+        evaluations = trajectory(plan, plan.levels[0]).nfe
+        device = Device(per_call=0.0, per_tile=seconds / (tiles * evaluations))
+        return cls(plan=plan, seconds=seconds, tiles=tiles, evaluations=evaluations, device=device)
+
+
+def _table(runs: Sequence[Scaled]) -> Table:
+    columns = ("scaling", "workers", "tiles", "time", "ideal", "bound", "ideal/time", "efficiency")
+    table = Table(*columns, box=None)
+    for run in runs:
         table.add_row(
             run.kind,
             f"{run.workers}",
             f"{run.tiles}",
-            *(f"{n:.2f}" for n in numbers),
-            *(f"{r:.3f}" for r in ratios),
+            f"{run.makespan:.2f}",
+            f"{run.ideal:.2f}",
+            f"{run.bound:.2f}",
+            f"{run.ideal / run.makespan:.3f}",
+            f"{run.efficiency:.3f}",
         )
-    console.print(table)
-    if plot is not None:
-        plot.write_text(_drawing(case, found, total / single), encoding="utf-8")
-        console.print(f"{plot}: tiles per second over workers")
-    print(json.dumps({"bench": "scaling", **asdict(case), "runs": [asdict(run) for run in found]}))
-    return found
+    return table
 
 
 def _scaled(
-    kind: str,
-    plan: Plan,
-    device: Device,
-    workers: int,
-    seconds: float,
-    single: float,
-    total: int,
-    batch: int,
+    kind: str, plan: Plan, workers: int, seconds: float, alone: _Alone, batch: int
 ) -> Scaled:
     graph = plan.graph()
     evaluations = [trajectory(plan, level).nfe for level in plan.levels]
+    rate_of_a_worker = graph.count / seconds / workers
     return Scaled(
         kind=kind,
         workers=workers,
         tiles=graph.count,
         makespan=seconds,
-        ideal=simulate(graph, device, workers, batch, evaluations).makespan,
-        bound=lower_bound(graph, device, workers, batch, evaluations),
-        efficiency=(graph.count / seconds / workers) / (total / single),
+        ideal=simulate(graph, alone.device, workers, batch, evaluations).makespan,
+        bound=lower_bound(graph, alone.device, workers, batch, evaluations),
+        efficiency=rate_of_a_worker / (alone.tiles / alone.seconds),
         load=os.getloadavg()[0],
     )
 
 
-def _drawing(case: ScalingCase, found: Sequence[Scaled], rate: float) -> str:
+def _drawing(case: ScalingCase, runs: Sequence[Scaled], rate: float) -> str:
     """Draw tiles per second over workers: measured, the graph's bound, and linear."""
     lines = []
     for kind in ("strong", "weak"):
-        runs = sorted((run for run in found if run.kind == kind), key=lambda run: run.workers)
-        lines.append(
-            Line(f"{kind}, measured", [(run.workers, run.tiles / run.makespan) for run in runs])
-        )
-        lines.append(
-            Line(
-                f"{kind}, bound",
-                [(run.workers, run.tiles / run.bound) for run in runs],
-                dashed=True,
-            )
-        )
-    most = max(run.workers for run in found)
+        of_kind = [run for run in runs if run.kind == kind]
+        of_kind.sort(key=lambda run: run.workers)
+        measured = [(run.workers, run.tiles / run.makespan) for run in of_kind]
+        bound = [(run.workers, run.tiles / run.bound) for run in of_kind]
+        lines.append(Line(f"{kind}, measured", measured))
+        lines.append(Line(f"{kind}, bound", bound, dashed=True))
+    most = max(run.workers for run in runs)
     lines.append(Line("linear", [(1, rate), (most, rate * most)], dashed=True))
     return svg(f"{case.denoiser}: scaling", "workers", "tiles per second", lines)

@@ -8,10 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from cluster.batches.batch_manifest import read_entries
-from cluster.batches.batch_run import run_batch
-from cluster.batches.folder import BatchFolder, array_shard, parse_shard
+from cluster.batches.batch_run import HowToRun, run_batch
+from cluster.batches.folder import BatchFolder
 from cluster.batches.settings import sort_out
+from cluster.batches.shares import Share, array_share, parse_share
 from cluster.options import options as opt
+from cluster.options.arguments import Quiet, TakeOver
 from cluster.options.options import takes
 from orchestrator.errors import PlanError
 from orchestrator.run.many_images import WINDOW
@@ -28,57 +30,60 @@ Open = Annotated[
 Verify = Annotated[
     bool, typer.Option("--verify/--no-verify", help="Check A x = y and seams of each result.")
 ]
-ShardOption = Annotated[
-    str | None, typer.Option("--shard", help="Only the I-th of N shares of the images, I/N.")
+ShareOption = Annotated[
+    str | None, typer.Option("--share", help="Only the I-th of N shares of the images, I/N.")
 ]
+OldShareOption = Annotated[str | None, typer.Option("--shard", hidden=True)]
 Array = Annotated[
     bool, typer.Option("--array", help="Only this SLURM array task's share of the images.")
+]
+
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Restore all again.")]
+OutDir = Annotated[
+    Path, typer.Argument(metavar="OUTDIR", help="Folder for the results, one OME-Zarr image each.")
 ]
 
 
 @takes(*(name for name in opt.JOB if name != "size"))
 def batch(
     sources: Sources,
-    outdir: Annotated[
-        Path,
-        typer.Argument(metavar="OUTDIR", help="Folder for the results, one OME-Zarr image each."),
-    ],
+    outdir: OutDir,
     job: opt.Job = None,
     *,
     window: Open = WINDOW,
     verify: Verify = True,
-    shard: ShardOption = None,
+    share: ShareOption = None,
+    old_share: OldShareOption = None,
     array: Array = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Restore all again.")] = False,
-    take_over: Annotated[
-        bool,
-        typer.Option(
-            "--take-over", help="Also when another driver works at OUTDIR, because that one hangs."
-        ),
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    overwrite: Overwrite = False,
+    take_over: TakeOver = False,
+    quiet: Quiet = False,
     as_json: opt.AsJson = False,
     **options: Any,
 ) -> None:
-    """Restore many images into OUTDIR as one run, all on the same workers; the same command goes on
-    after any death.
+    """Restore many images into OUTDIR as one run, all on the same workers.
+
+    The same command goes on after any death.
     """
     given, settings = sort_out({**options, "job": job, "window": window, "verify": verify})
-    if array and shard is not None:
-        raise PlanError("--array takes its share from SLURM; leave out --shard")
-    share = array_shard() if array else None if shard is None else parse_shard(shard)
     folder = BatchFolder(outdir)
-    entries = read_entries(sources, given)
-    raise typer.Exit(
-        run_batch(
-            folder,
-            entries,
-            settings,
-            share,
-            fresh=True,
-            overwrite=overwrite,
-            take_over=take_over,
-            quiet=quiet,
-            as_json=as_json,
-        )
+    how = HowToRun(
+        share=_share(share or old_share, array),
+        fresh=True,
+        overwrite=overwrite,
+        take_over=take_over,
+        quiet=quiet,
+        as_json=as_json,
     )
+    entries = read_entries(sources, given)
+    raise typer.Exit(run_batch(folder, entries, settings, how))
+
+
+def _share(named: str | None, array: bool) -> Share | None:
+    """Return the share that is asked for, by name or by being a task of an array."""
+    if array and named is not None:
+        raise PlanError("--array takes its share from SLURM; leave out --share")
+    if array:
+        return array_share()
+    return None if named is None else parse_share(named)

@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from cluster.options import parsers
+
+if TYPE_CHECKING:
+    from orchestrator.scheduling.simulator import Device
 
 app = typer.Typer(no_args_is_help=True, help="Measure this machine.")
 
@@ -35,9 +40,7 @@ def kernels(
     repeats: Annotated[int, typer.Option(help="Interleaved repeats.", min=1)] = 7,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
-    """Compare tile-steps per second of the whole sampler with those of the bare network, per batch
-    size.
-    """
+    """Compare the whole sampler with the bare network, in tile-steps per second."""
     import torch
 
     from kernels.bench import sampler_cost as measurements
@@ -59,42 +62,37 @@ def kernels(
         raise typer.BadParameter(str(err)) from None
 
 
+BatchSize = Annotated[int, typer.Option("--batch-size", help="Tiles per worker call.", min=1)]
+OldBatchSize = Annotated[int | None, typer.Option("--batch", hidden=True, min=1)]
+Order = Annotated[str, typer.Option(help="raster, centre, bridge or colour.")]
+CallSeconds = Annotated[float, typer.Option(help="Time of a call, however many tiles.")]
+TileSeconds = Annotated[float, typer.Option(help="Time of a call for each tile in it.")]
+Jitter = Annotated[float, typer.Option(help="Greatest relative deviation of a call's time.")]
+JitterSeed = Annotated[int, typer.Option(help="Seed of the jitter.")]
+
+
 @app.command()
 def scheduler(
     tiles: Annotated[str, typer.Option(help="Tiles, ROWSxCOLUMNS.")] = "64x128",
     workers: Annotated[str, typer.Option(help="Numbers of workers, with commas.")] = "1,8,16,32,64",
-    batch: Annotated[int, typer.Option(help="Tiles per worker call.")] = 4,
-    order: Annotated[str, typer.Option(help="raster, centre, bridge or colour.")] = "centre",
-    call_seconds: Annotated[float, typer.Option(help="Time of a batch, whatever its size.")] = 0.04,
-    tile_seconds: Annotated[
-        float, typer.Option(help="Time of a batch for each tile in it.")
-    ] = 0.01,
-    jitter: Annotated[
-        float, typer.Option(help="Greatest relative deviation of a batch's time.")
-    ] = 0.05,
-    seed: Annotated[int, typer.Option(help="Seed of the jitter.")] = 0,
+    batch_size: BatchSize = 4,
+    old_batch_size: OldBatchSize = None,
+    order: Order = "centre",
+    call_seconds: CallSeconds = 0.04,
+    tile_seconds: TileSeconds = 0.01,
+    jitter: Jitter = 0.05,
+    seed: JitterSeed = 0,
     processes: Annotated[
         int, typer.Option(help="Processes that the workers share at most.", min=1)
     ] = 8,
 ) -> None:
-    """Run the scheduler on Ray with workers that only let time pass, beside what the simulator says
-    it should take.
-    """
-    from cluster.bench.scheduler import run_bench
-    from cluster.options import parsers
-    from orchestrator.scheduling.simulator import Device
+    """Run the scheduler on Ray with workers that only let time pass, beside the simulator."""
+    from cluster.bench.scheduler_report import run_bench
 
     rows, cols = parsers.parse_size(tiles, "--tiles", "64x128")
-    device = Device(per_call=call_seconds, per_tile=tile_seconds, jitter=jitter, seed=seed)
-    run_bench(
-        rows,
-        cols,
-        order,
-        batch,
-        device,
-        parsers.parse_counts(workers),
-        processes,
-    )
+    device = _device(call_seconds, tile_seconds, jitter, seed)
+    counts = parsers.parse_counts(workers)
+    run_bench(rows, cols, order, old_batch_size or batch_size, device, counts, processes)
 
 
 @app.command()
@@ -105,40 +103,31 @@ def batch(
         str, typer.Option("--open", help="Images open at a time, with commas.")
     ] = "1,2,4,8",
     workers: Annotated[int, typer.Option(help="Workers.", min=1)] = 8,
-    batch: Annotated[int, typer.Option(help="Tiles per worker call.", min=1)] = 1,
-    order: Annotated[str, typer.Option(help="raster, centre, bridge or colour.")] = "centre",
-    call_seconds: Annotated[float, typer.Option(help="Time of a batch, whatever its size.")] = 0.08,
-    tile_seconds: Annotated[
-        float, typer.Option(help="Time of a batch for each tile in it.")
-    ] = 0.02,
-    jitter: Annotated[
-        float, typer.Option(help="Greatest relative deviation of a batch's time.")
-    ] = 0.05,
+    batch_size: BatchSize = 1,
+    old_batch_size: OldBatchSize = None,
+    order: Order = "centre",
+    call_seconds: CallSeconds = 0.08,
+    tile_seconds: TileSeconds = 0.02,
+    jitter: Jitter = 0.05,
     between: Annotated[
         float, typer.Option(help="Time between an image's last tile and its thread's next image.")
     ] = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed of the jitter.")] = 0,
+    seed: JitterSeed = 0,
 ) -> None:
-    """Run several images on workers that only let time pass, one at a time and more: how busy are
-    the workers?
-    """
+    """Run several images on workers that only let time pass: how busy are the workers?"""
     from cluster.bench.batches import run_bench
-    from cluster.options import parsers
-    from orchestrator.scheduling.simulator import Device
 
     rows, cols = parsers.parse_size(tiles, "--tiles", "8x12")
-    device = Device(per_call=call_seconds, per_tile=tile_seconds, jitter=jitter, seed=seed)
-    run_bench(
-        rows,
-        cols,
-        order,
-        images,
-        parsers.parse_counts(open_images),
-        device,
-        workers,
-        batch,
-        between,
-    )
+    windows = parsers.parse_counts(open_images)
+    device = _device(call_seconds, tile_seconds, jitter, seed)
+    tiles_per_call = old_batch_size or batch_size
+    run_bench(rows, cols, order, images, windows, device, workers, tiles_per_call, between)
+
+
+def _device(call_seconds: float, tile_seconds: float, jitter: float, seed: int) -> Device:
+    from orchestrator.scheduling.simulator import Device
+
+    return Device(per_call=call_seconds, per_tile=tile_seconds, jitter=jitter, seed=seed)
 
 
 @app.command()
@@ -151,9 +140,7 @@ def io(
         ),
     ] = None,
 ) -> None:
-    """Compare import, publishing and exports with a raw copy, and measure their memory; needs
-    rasterio for the COG.
-    """
+    """Compare import, publishing and exports with a raw copy; needs rasterio for the COG."""
     from cluster.bench.io import run_bench
 
     run_bench(side, folder)
@@ -167,15 +154,13 @@ def scaling(
     tile: Annotated[int, typer.Option(help="Side of a tile in px.")] = 128,
     stride: Annotated[int, typer.Option(help="Distance between tiles in px.")] = 96,
     steps: Annotated[int, typer.Option(help="Denoising steps per tile.", min=1)] = 5,
-    order: Annotated[str, typer.Option(help="raster, centre, bridge or colour.")] = "centre",
-    batch: Annotated[int, typer.Option(help="Tiles per worker call.", min=1)] = 1,
+    order: Order = "centre",
+    batch_size: BatchSize = 1,
+    old_batch_size: OldBatchSize = None,
     plot: Annotated[Path | None, typer.Option(help="SVG file to draw.")] = None,
 ) -> None:
-    """Restore a picture with more and more workers on the devices here, beside the bound of the
-    tiles' graph.
-    """
+    """Restore a picture with more and more workers on the devices here."""
     from cluster.bench.scaling import ScalingCase, run_scaling
-    from cluster.options import parsers
 
     case = ScalingCase(
         denoiser=denoiser,
@@ -183,7 +168,7 @@ def scaling(
         stride=stride,
         steps=steps,
         order=order,
-        batch=batch,
+        batch=old_batch_size or batch_size,
     )
     run_scaling(case, tiles, parsers.parse_counts(workers), plot)
 

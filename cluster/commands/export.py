@@ -24,7 +24,10 @@ def export(
     format: Annotated[
         str | None,
         typer.Option(
-            help="tiff (pyramid that OpenSlide, GDAL and QuPath read), ome-tiff, geotiff, cog, png or jpeg.",
+            help=(
+                "tiff (pyramid that OpenSlide, GDAL and QuPath read), ome-tiff, geotiff, cog, png "
+                "or jpeg."
+            ),
             show_default="what the suffix says",
         ),
     ] = None,

@@ -33,114 +33,122 @@ def info(
     from storage.readers.reader_registry import inspect
 
     channel = None if given["channel"] is None else parse_channels(given["channel"])
-    found = inspect(
+    image = inspect(
         file, Selection(channel=channel, z=given["z"], t=given["t"]), max_pixels=given["max_pixels"]
     )
-    print(json.dumps(as_dict(found)) if as_json else "\n".join(_lines(found)))
+    print(json.dumps(as_dict(image)) if as_json else "\n".join(_lines(image)))
 
 
-def as_dict(found: ImageInfo) -> dict[str, Any]:
+def as_dict(image: ImageInfo) -> dict[str, Any]:
     """Return a description as JSON values; the colour profile only as its length."""
-    nodata = found.nodata
+    nodata = image.nodata
     return {
-        "path": found.path,
-        "format": found.format,
-        "height": found.height,
-        "width": found.width,
-        "bands": found.channels,
-        "names": list(found.names),
-        "dtype": found.dtype,
-        "bits": found.bits,
-        "range": None if found.limits is None else list(found.limits),
+        "path": image.path,
+        "format": image.format,
+        "height": image.height,
+        "width": image.width,
+        "bands": image.channels,
+        "names": list(image.names),
+        "dtype": image.dtype,
+        "bits": image.bits,
+        "range": None if image.limits is None else list(image.limits),
         "nodata": nodata if nodata is None or math.isfinite(nodata) else str(nodata),
-        "alpha": found.alpha or None,
-        "icc_bytes": len(found.icc) if found.icc else None,
-        "orientation": found.orientation,
-        "pixel_size_um": None if found.pixel_size is None else list(found.pixel_size),
-        "geo": None if found.geo is None else found.geo.as_dict(),
-        "bounds": None if found.geo is None else list(found.geo.bounds(found.height, found.width)),
-        "levels": [list(level) for level in found.levels],
-        "axes": dict(found.axes),
-        "layout": found.layout,
-        "bytes": found.nbytes,
-        "staged": not found.lazy,
-        "why_staged": found.why_staged or None,
-        "staging_memory_bytes": found.staging_bytes,
-        "notes": list(found.notes),
+        "alpha": image.alpha or None,
+        "icc_bytes": len(image.icc) if image.icc else None,
+        "orientation": image.orientation,
+        "pixel_size_um": None if image.pixel_size is None else list(image.pixel_size),
+        "geo": None if image.geo is None else image.geo.as_dict(),
+        "bounds": None if image.geo is None else list(image.geo.bounds(image.height, image.width)),
+        "levels": [list(level) for level in image.levels],
+        "axes": dict(image.axes),
+        "layout": image.layout,
+        "bytes": image.nbytes,
+        "staged": not image.lazy,
+        "why_staged": image.why_staged or None,
+        "staging_memory_bytes": image.staging_bytes,
+        "notes": list(image.notes),
     }
 
 
-def _lines(found: ImageInfo) -> list[str]:
-    megapixels = found.height * found.width / 1e6
-    read = (
-        "by windows, nothing is staged"
-        if found.lazy
-        else f"staged once, {size(found.nbytes)} on disk, {size(found.staging_bytes)} of memory: {found.why_staged}"
-    )
+def _lines(image: ImageInfo) -> list[str]:
+    megapixels = image.height * image.width / 1e6
     facts = [
-        ("file", f"{found.path}: {found.format}, {found.layout}"),
+        ("file", f"{image.path}: {image.format}, {image.layout}"),
         (
             "size",
-            f"{found.height} x {found.width} px (H x W), {megapixels:.1f} Mpx, {size(found.nbytes)}",
+            f"{image.height} x {image.width} px (H x W), {megapixels:.1f} Mpx, "
+            f"{size(image.nbytes)}",
         ),
-        ("bands", f"{found.channels}{_names(found)}"),
-        ("samples", f"{found.dtype}, {found.bits} bit in the file"),
-        ("range", _range(found)),
+        ("bands", f"{image.channels}{_names(image)}"),
+        ("samples", f"{image.dtype}, {image.bits} bit in the file"),
+        ("range", _range(image)),
         (
             "nodata",
-            "none" if found.nodata is None else f"{found.nodata:g}: kept as it is, not restored",
+            "none" if image.nodata is None else f"{image.nodata:g}: kept as it is, not restored",
         ),
-        *([("alpha", found.alpha)] if found.alpha else []),
-        *([("colour profile", size(len(found.icc)))] if found.icc else []),
-        *([("orientation", f"{found.orientation}, applied")] if found.orientation != 1 else []),
-        ("pixel size", _pixel_size(found)),
-        *_map(found),
-        *([("levels", ", ".join(f"{h}x{w}" for h, w in found.levels))] if found.levels else []),
+        *([("alpha", image.alpha)] if image.alpha else []),
+        *([("colour profile", size(len(image.icc)))] if image.icc else []),
+        *([("orientation", f"{image.orientation}, applied")] if image.orientation != 1 else []),
+        ("pixel size", _pixel_size(image)),
+        *_map(image),
+        *([("levels", ", ".join(f"{h}x{w}" for h, w in image.levels))] if image.levels else []),
         *(
-            [("axes", ", ".join(f"{axis} {length}" for axis, length in found.axes))]
-            if found.axes
+            [("axes", ", ".join(f"{axis} {length}" for axis, length in image.axes))]
+            if image.axes
             else []
         ),
-        ("read", read + _too_much(found)),
-        *[("note", note) for note in found.notes],
+        ("read", _how_read(image)),
+        *[("note", note) for note in image.notes],
     ]
     return [f"{name + ':':16} {text}" for name, text in facts]
 
 
-def _too_much(found: ImageInfo) -> str:
+def _how_read(image: ImageInfo) -> str:
+    if image.lazy:
+        return "by windows, nothing is staged"
+    disk = size(image.nbytes)
+    memory = size(image.staging_bytes)
+    staged = f"staged once, {disk} on disk, {memory} of memory: {image.why_staged}"
+    return staged + _too_much(image)
+
+
+def _too_much(image: ImageInfo) -> str:
     """Say where `restore` would refuse to stage an image."""
     from storage.limits import MAX_WHOLE_BYTES
 
-    if found.staging_bytes <= MAX_WHOLE_BYTES:
+    if image.staging_bytes <= MAX_WHOLE_BYTES:
         return ""
-    return f"; above the limit of {size(MAX_WHOLE_BYTES)}, allow it with --max-pixels {found.height * found.width}"
+    return (
+        f"; above the limit of {size(MAX_WHOLE_BYTES)}, allow it with --max-pixels "
+        f"{image.height * image.width}"
+    )
 
 
-def _names(found: ImageInfo) -> str:
-    return f" ({', '.join(found.names)})" if found.names else ""
+def _names(image: ImageInfo) -> str:
+    return f" ({', '.join(image.names)})" if image.names else ""
 
 
-def _range(found: ImageInfo) -> str:
-    if found.limits is None:
-        return f"{found.dtype} has no black and white of its own: give --range LOW,HIGH"
-    return f"{found.limits[0]:g} to {found.limits[1]:g}"
+def _range(image: ImageInfo) -> str:
+    if image.limits is None:
+        return f"{image.dtype} has no black and white of its own: give --range LOW,HIGH"
+    return f"{image.limits[0]:g} to {image.limits[1]:g}"
 
 
-def _pixel_size(found: ImageInfo) -> str:
-    if found.pixel_size is None:
+def _pixel_size(image: ImageInfo) -> str:
+    if image.pixel_size is None:
         return "not stated"
-    y, x = found.pixel_size
+    y, x = image.pixel_size
     return f"{y:g} x {x:g} micrometres (y, x)"
 
 
-def _map(found: ImageInfo) -> list[tuple[str, str]]:
-    if found.geo is None:
+def _map(image: ImageInfo) -> list[tuple[str, str]]:
+    if image.geo is None:
         return []
-    geo = found.geo
+    geo = image.geo
     system = (
         f"EPSG:{geo.epsg}" if geo.epsg is not None else (geo.crs.partition(",")[0] or "not stated")
     )
     convention = ", from pixel centres" if geo.pixel_is_point else ""
     transform = ", ".join(f"{value:.12g}" for value in geo.transform)
-    bounds = ", ".join(f"{value:.12g}" for value in geo.bounds(found.height, found.width))
+    bounds = ", ".join(f"{value:.12g}" for value in geo.bounds(image.height, image.width))
     return [("map system", system), ("transform", transform + convention), ("bounds", bounds)]

@@ -48,7 +48,7 @@ Simulate = Annotated[
 ]
 
 
-@takes(*opt.JOB[: opt.JOB.index("executor")], "workers", "batch")
+@takes(*opt.JOB[: opt.JOB.index("executor")], "workers", "batch", "old_batch")
 def plan(
     source: In = None,
     job: opt.Job = None,

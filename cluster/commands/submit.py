@@ -83,7 +83,8 @@ def make_submission(arguments: list[str], loaded: Loaded) -> Submission:
     settings = loaded.settings
     if settings.submit.backend is None:
         raise PlanError(
-            "no backend named; give --backend slurm, ray or kuberay, or set submit.backend (`config show`)"
+            "no backend named; give --backend slurm, ray or kuberay, or set submit.backend "
+            "(`config show`)"
         )
     if arguments[0] == BATCH:
         from cluster.commands.submit_batch import batch_submission

@@ -20,6 +20,7 @@ from cluster.commands.submit_arguments import (
     is_elsewhere,
     with_output,
 )
+from cluster.options.options import flag_of
 from cluster.submission.settings import Loaded
 from cluster.submission.submission import BATCH, MANIFEST, Submission, code_folder, new_run_id
 from orchestrator.errors import PlanError
@@ -79,11 +80,12 @@ def _check_options(values: dict[str, Any], loaded: Loaded) -> None:
     """
     if values["overwrite"]:
         raise PlanError(
-            "--overwrite: a submitted batch may begin again, and would restore all of it anew each time; remove OUTDIR first"
+            "--overwrite: a submitted batch may begin again, and would restore all of it anew each "
+            "time; remove OUTDIR first"
         )
-    if values["shard"] or values["array"]:
+    if values["share"] or values["old_share"] or values["array"]:
         raise PlanError(
-            "--shard and --array are the scheduler's to give; give --shares N, with SLURM"
+            "--share and --array are the scheduler's to give; give --shares N, with SLURM"
         )
     if loaded.origins.get("slurm.shares") == "flag" and loaded.settings.submit.backend != "slurm":
         raise PlanError("--shares is for slurm; on ray and kuberay all images share all workers")
@@ -93,11 +95,7 @@ def _fixed(submission: Submission, entries: list[Entry], whole: Whole) -> Submis
     """Return it with the images as they are now: tasks that begin on different days must mean the
     same shares.
     """
-    shared = [
-        word
-        for name, value in whole.shared.items()
-        for word in (f"--{name.replace('_', '-')}", str(value))
-    ]
+    shared = [word for name, value in whole.shared.items() for word in (flag_of(name), str(value))]
     options = ["--open", str(whole.window), "--verify" if whole.verify else "--no-verify", *shared]
     if "--take-over" in submission.arguments:
         options.append("--take-over")

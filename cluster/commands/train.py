@@ -1,4 +1,4 @@
-"""The command `train`: a prior from one's own clean images, or the built-in one from drawn images."""
+"""The command `train`: a prior from one's own clean images, or the built-in one."""
 
 from __future__ import annotations
 

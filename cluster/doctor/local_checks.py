@@ -30,7 +30,7 @@ NEEDED = (
 
 
 def run_checks(store: Path | None = None) -> list[Check]:
-    """Return every check's finding for this machine, in the order in which a person would fix them."""
+    """Return every check's finding for this machine, in the order in which to fix them."""
     from cluster.doctor.machine import disk, gpus, memory, ports, shared_memory, try_store
 
     where = (store or Path.cwd()).absolute()
@@ -97,7 +97,10 @@ def _shadowed() -> list[Check]:
     for name in PACKAGES:
         owners = set(importlib.metadata.packages_distributions().get(name, [])) - {"gigarestore"}
         if owners:
-            text = f"{name!r} also belongs to {', '.join(sorted(owners))}; use an environment without it"
+            text = (
+                f"{name!r} also belongs to {', '.join(sorted(owners))}; use an environment "
+                "without it"
+            )
             checks.append(Check("fail", "import names", text))
     return checks or [Check("ok", "import names", f"{', '.join(PACKAGES)} are gigarestore's own")]
 

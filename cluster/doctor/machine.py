@@ -203,7 +203,10 @@ def ports() -> list[Check]:
         ]
     taken = [f"{port} ({what})" for port, what in RAY_PORTS.items() if _listening(port)]
     if taken:
-        text = f"{', '.join(taken)} taken: a Ray head runs here, use it with --address, or start another with --port"
+        text = (
+            f"{', '.join(taken)} taken: a Ray head runs here, use it with --address, or start "
+            "another with --port"
+        )
         return [Check("warn", "ports", text)]
     return [Check("ok", "ports", f"{', '.join(map(str, RAY_PORTS))} are free for a Ray head")]
 

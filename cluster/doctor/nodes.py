@@ -49,7 +49,10 @@ def check_cluster(
     found = {"cluster": [Check("ok", "Ray", text)]}
     for answer in answers if every_node else ():
         if answer.error is not None:
-            text = f"no answer: {answer.error}; install gigarestore on the node, or start its Ray again"
+            text = (
+                f"no answer: {answer.error}; install gigarestore on the node, or start its Ray "
+                "again"
+            )
             found[answer.name] = [Check("fail", "Ray", text)]
         else:
             told = [compared(check, here) for check in _read(answer.code, answer.out, answer.err)]

@@ -1,7 +1,9 @@
 """What a cluster runs: restores, or goes on where an earlier attempt ended; beats; stops when told.
 
-    python -m cluster.on_node.driver --output OUT --folder FOLDER [options] -- ARGUMENTS OF restore
-    python -m cluster.on_node.driver --output OUTDIR --folder FOLDER [options] -- batch ARGUMENTS OF batch
+    python -m cluster.on_node.driver --output OUT --folder FOLDER [options] -- RESTORE
+    python -m cluster.on_node.driver --output OUTDIR --folder FOLDER [options] -- batch BATCH
+
+RESTORE and BATCH are the arguments of `gigarestore restore` and of `gigarestore batch`.
 
 With --array each task of a SLURM array does its share of a batch, and FOLDER/share-I is its folder.
 
@@ -151,10 +153,11 @@ def batch_line(out: Path, folder: Path, words: list[str], *, array: bool) -> lis
     """Return `batch`, which goes on by itself; a later attempt takes over from the one before,
     which is dead.
     """
-    from cluster.batches.folder import BatchFolder, array_shard
+    from cluster.batches.folder import BatchFolder
+    from cluster.batches.shares import array_share
 
     note = folder / "begun"
-    share = array_shard() if array else None
+    share = array_share() if array else None
     again = note.exists()
     note.touch()
     if again and any(

@@ -46,7 +46,8 @@ def reachable(url: str) -> bool:
         try_target(url)
     except FormatError as err:
         print(
-            f"gigarestore: {' '.join(redact(str(err)).split())}; check --copy-to and its credentials",
+            f"gigarestore: {' '.join(redact(str(err)).split())}; check --copy-to and its "
+            "credentials",
             file=sys.stderr,
         )
         return False
@@ -63,7 +64,8 @@ def copy(root: Path, url: str) -> int:
         count, size = upload(root, url)
     except (FormatError, OSError) as err:
         print(
-            f"gigarestore: {' '.join(redact(str(err)).split())}; the image itself is whole at {root}",
+            f"gigarestore: {' '.join(redact(str(err)).split())}; the image itself is whole at "
+            f"{root}",
             file=sys.stderr,
         )
         return 1

@@ -1,7 +1,8 @@
 """One process per node of a SLURM job: rank 0 starts Ray's head and the driver, the others join and
 rejoin.
 
-    srun --ntasks-per-node=1 python -m cluster.on_node.slurm_launcher --folder ATTEMPT --restarts N -- DRIVER
+    srun --ntasks-per-node=1 \\
+        python -m cluster.on_node.slurm_launcher --folder ATTEMPT --restarts N -- DRIVER
 
 Standard library only. The ranks meet in ATTEMPT, a folder that all nodes see: rank 0 leaves
 `rendezvous.json` (address and token, mode 0600) there, beats in `head`, and writes the driver's
@@ -169,7 +170,8 @@ class Launcher:
                 self._write("head", str(beats))
             if ray.poll() is not None:
                 self._say(
-                    f"Ray's head ended with {ray.returncode} under the driver; the end of its log:\n{self._tail()}"
+                    f"Ray's head ended with {ray.returncode} under the driver; the end of its "
+                    f"log:\n{self._tail()}"
                 )
                 driver.kill()
                 driver.wait()
@@ -212,7 +214,8 @@ class Launcher:
                 break
             tries = tries + 1 if time.monotonic() - began < 60 else 0
             self._say(
-                f"Ray ended with {ended} on this node; joining again; the end of its log:\n{self._tail()}"
+                f"Ray ended with {ended} on this node; joining again; the end of its "
+                f"log:\n{self._tail()}"
             )
             end_all(self.mark, self.sessions)
             self._until(self._over, REJOIN_PAUSES[min(tries, len(REJOIN_PAUSES) - 1)])
@@ -239,7 +242,8 @@ class Launcher:
                 ask("scontrol", "requeue", job)
             else:
                 self._say(
-                    f"begun again {attempt} times already; go on with: gigarestore resume slurm:{job.partition('_')[0]}"
+                    f"begun again {attempt} times already; go on with: gigarestore resume "
+                    f"slurm:{job.partition('_')[0]}"
                 )
                 ask("scancel", job)
             self._until(self._over, HEAD_SILENCE)
@@ -323,7 +327,8 @@ def main(arguments: list[str]) -> int:
     """Run this node's part of the job."""
     if arguments[0:3:2] != ["--folder", "--restarts"] or arguments[4:5] != ["--"]:
         raise SystemExit(
-            "usage: python -m cluster.on_node.slurm_launcher --folder ATTEMPT --restarts N -- DRIVER"
+            "usage: python -m cluster.on_node.slurm_launcher --folder ATTEMPT --restarts N -- "
+            "DRIVER"
         )
     rank = int(os.environ["SLURM_PROCID"])
     return Launcher(Path(arguments[1]), arguments[5:], rank, int(arguments[3])).run()

@@ -6,7 +6,7 @@ Commands name those that they have (`takes`); the columns of a manifest are the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -67,7 +67,12 @@ OPTIONS = {
         f"{', '.join(TASK_NAMES[:-1])} or {TASK_NAMES[-1]}.",
         USUAL_TASK.name,
     ),
-    "scale": _option("task.scale", int, "Output pixels per input pixel (sr).", f"{USUAL_TASK.default_scale} for {USUAL_TASK.name}"),
+    "scale": _option(
+        "task.scale",
+        int,
+        "Output pixels per input pixel (sr).",
+        f"{USUAL_TASK.default_scale} for {USUAL_TASK.name}",
+    ),
     "sigma": _option(
         "task.sigma",
         str,
@@ -244,7 +249,15 @@ OPTIONS = {
     "seed": _option("sampling.seed", int, "Seed of all randomness.", "0"),
     "executor": _option("run.executor", str, "ray or serial.", "ray", flag="--executor"),
     "workers": _option("run.workers", int, "Workers.", "one per GPU, else per core"),
-    "batch": _option("run.batch", int, "Tiles per worker call.", "8 on a GPU, 1 on a CPU"),
+    "batch": _option(
+        "run.batch", int, "Tiles per worker call.", "8 on a GPU, 1 on a CPU", flag="--batch-size"
+    ),
+    # Its name of old, before a batch was many images.
+    "old_batch": Option(
+        section="run",
+        field="batch",
+        annotation=Annotated[int | None, typer.Option("--batch", hidden=True)],
+    ),
     "address": _option("run.address", str, "Ray cluster to use, HOST:PORT or auto.", "a local one"),
     "keep_work": _option(
         "run.keep_work", bool, "Keep the working arrays after publishing.", flag="--keep-work"
@@ -279,6 +292,10 @@ def _between(first: str, last: str) -> tuple[str, ...]:
     return tuple(names[names.index(first) : names.index(last) + 1])
 
 
+RENAMED = {"old_batch": "batch"}
+# Flags that are not the option's own name.
+FLAGS = {"batch": "--batch-size"}
+
 JOB = tuple(name for name in _between("task", "store_seconds") if name != "block")
 """Everything about a restoration."""
 TASK = tuple(name for name in _between("task", "operator_args") if name != "block")
@@ -301,6 +318,16 @@ def takes(*names: str) -> Callable[[Command], Command]:
 def draws_freely(task: str | None) -> bool:
     """Tell whether a named task has no measurement, so that the one path that is given is OUT."""
     return task in TASKS and not TASKS[task].measured
+
+
+def under_own_names(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options that were given, those by a flag of old under their names of today."""
+    return {RENAMED.get(name, name): value for name, value in given.items()}
+
+
+def flag_of(name: str) -> str:
+    """Return the flag of an option as it is typed."""
+    return FLAGS.get(name, f"--{name.replace('_', '-')}")
 
 
 def job_spec(base: JobSpec, given: dict[str, Any]) -> JobSpec:

@@ -33,8 +33,10 @@ def pack(target: Path, source: Path | None = None, limit: int = LIMIT) -> list[P
         size = sum(path.stat().st_size for path in files)
         if size >= limit:
             raise PlanError(
-                f"{root / name} is {size / 1e6:.0f} MB, the Jobs API takes less than {limit / 1e6:.0f} MB; the largest: "
-                f"{files[0].relative_to(target)}; move it out, or install gigarestore on the cluster and give --no-ship"
+                f"{root / name} is {size / 1e6:.0f} MB, the Jobs API takes less than "
+                f"{limit / 1e6:.0f} MB; the largest: "
+                f"{files[0].relative_to(target)}; move it out, or install gigarestore on the "
+                "cluster and give --no-ship"
             )
         folders.append(folder)
     return folders

@@ -60,7 +60,8 @@ def hand_in(
         SubmissionRegistry().keep(record)
     except OSError as err:  # the job is queued all the same
         complain(
-            f"warning: {handle} cannot be remembered here ({err}), so `list` and `resume {handle}` do not know it"
+            f"warning: {handle} cannot be remembered here ({err}), so `list` and `resume "
+            f"{handle}` do not know it"
         )
     complain(f"submitted; look with: gigarestore status {handle}")
     return attend(chosen, handle, record, follow=follow) if wait or follow else 0
@@ -99,7 +100,8 @@ def attend(
                 if found.state.ended:
                     code = "" if found.code is None else f", exit code {found.code}"
                     complain(
-                        f"{handle}: {found.state}{code}{f', {found.reason}' if found.reason else ''}"
+                        f"{handle}: "
+                        f"{found.state}{code}{f', {found.reason}' if found.reason else ''}"
                     )
                     if found.exit_code and found.state is not JobState.FAILED:
                         complain(

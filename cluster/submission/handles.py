@@ -174,7 +174,8 @@ class SubmissionRegistry:
         known = beside or [record for record in self.all() if record.output == output]
         if not known:
             raise PlanError(
-                f"{target} is no handle and no output that was submitted; `gigarestore list` names those"
+                f"{target} is no handle and no output that was submitted; `gigarestore list` "
+                "names those"
             )
         found = Handle.parse(known[0].handle)
         assert found is not None

@@ -163,7 +163,8 @@ class RayJobsBackend:
         if self._ends(handle, record, 10.0):
             return f"{handle} is cancelled; everything committed is kept"
         raise PlanError(
-            f"{handle} is still {found.state}: Ray does not stop a job that waits for its start; try again later"
+            f"{handle} is still {found.state}: Ray does not stop a job that waits for its start; "
+            "try again later"
         )
 
     def _ends(self, handle: Handle, record: SubmissionRecord | None, patience: float) -> bool:
@@ -210,7 +211,8 @@ def check_version(version: str, url: str) -> None:
     ):
         oldest = ".".join(map(str, OLDEST_RAY))
         raise PlanError(
-            f"the cluster at {url} runs Ray {version}; gigarestore needs Ray {oldest} or newer there"
+            f"the cluster at {url} runs Ray {version}; gigarestore needs Ray {oldest} or newer "
+            "there"
         )
 
 

@@ -278,7 +278,8 @@ def _take(
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             raise PlanError(
-                f"unknown setting {key!r} ({origin}){f'; did you mean {near[0]!r}?' if near else ''}"
+                f"unknown setting {key!r} "
+                f"({origin}){f'; did you mean {near[0]!r}?' if near else ''}"
             )
         section, _, field = key.partition(".")
         values[section][field] = value
@@ -294,7 +295,8 @@ def _read(path: Path) -> dict[str, Any]:
     for section, entries in document.items():
         if not isinstance(entries, dict):
             raise PlanError(
-                f"{path}: {section!r} stands outside of a section; sections: {', '.join(SubmissionSettings.model_fields)}"
+                f"{path}: {section!r} stands outside of a section; sections: "
+                f"{', '.join(SubmissionSettings.model_fields)}"
             )
         found.update({f"{section}.{key}": value for key, value in entries.items()})
     return found

@@ -31,7 +31,7 @@ def look(handle: Handle | None, record: SubmissionRecord | None) -> JobStatus:
 
 
 def print_status(handle: Handle, as_json: bool) -> None:
-    """Print what the backend says of a run, and how far it is where this machine sees its output."""
+    """Print what the backend says of a run, and how far it is where its output is seen here."""
     from cluster.batches.batch_status import print_images, read_batch_status
     from cluster.batches.folder import BatchFolder
     from orchestrator.monitoring.run_progress import read_status

@@ -19,11 +19,13 @@ def resubmit(handle: Handle) -> int:
     _, record = SubmissionRegistry().find(str(handle))
     if record is None:
         raise PlanError(
-            f"nothing is remembered of {handle}; submit again, or `gigarestore resume OUT` where OUT is"
+            f"nothing is remembered of {handle}; submit again, or `gigarestore resume OUT` where "
+            "OUT is"
         )
     if str(handle) != record.handle:
         raise PlanError(
-            f"{handle} is one share of {record.handle}; `gigarestore resume {record.handle}` goes on with all"
+            f"{handle} is one share of {record.handle}; `gigarestore resume {record.handle}` goes "
+            "on with all"
         )
     chosen = backend(handle.backend)
     if not (found := look(handle, record)).state.ended and found.state is not JobState.UNKNOWN:

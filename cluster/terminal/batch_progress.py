@@ -134,7 +134,8 @@ class BatchView:
                 iter(self._tiles), name
             ):
                 self._say(
-                    f"stopping: {batches} running batches may take {seconds:.0f} s; again to stop at once"
+                    f"stopping: {batches} running batches may take {seconds:.0f} s; again to stop "
+                    "at once"
                 )
 
     def _advance(self, name: str) -> None:
@@ -159,7 +160,10 @@ def busy(usage: Usage) -> str:
     """Say how much of their time workers have spent on tiles."""
     if usage.share is None:
         return "no worker was needed"
-    return f"{usage.workers} worker{'s' if usage.workers > 1 else ''}, busy {usage.share:.0%} of the time"
+    return (
+        f"{usage.workers} worker{'s' if usage.workers > 1 else ''}, busy {usage.share:.0%} of the "
+        "time"
+    )
 
 
 def print_records(records: Sequence[ImageRecord], usage: Usage, seconds: float) -> None:
@@ -201,7 +205,8 @@ def print_records(records: Sequence[ImageRecord], usage: Usage, seconds: float) 
     states = [record.state for record in records]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     console.print(
-        f"{len(records)} images: {counts}; {usage.tiles:,} tiles, {usage.nfe:,} NFE in {duration(seconds)}"
+        f"{len(records)} images: {counts}; {usage.tiles:,} tiles, {usage.nfe:,} NFE in "
+        f"{duration(seconds)}"
     )
     console.print(busy(usage))
 

@@ -75,15 +75,18 @@ class ProgressView:
                 self._start(event)
             case DomainChecked(far=True, residual=residual, known=known, limit=limit):
                 self._say(
-                    f"warning: this prior does not know such images: its residual on the input is {residual:.2f} of "
-                    f"the noise added, on its validation images {known:.2f} (far from them above {limit:.2f}); what it "
+                    "warning: this prior does not know such images: its residual on the input is "
+                    f"{residual:.2f} of "
+                    f"the noise added, on its validation images {known:.2f} (far from them above "
+                    f"{limit:.2f}); what it "
                     f"adds here is guessed. Train one on such images: gigarestore train"
                 )
             case WorkerStarted(worker=worker, device=device, threads=threads, niceness=niceness):
                 self._pace.workers.add(worker)
                 share = f", {threads} threads" if threads > 1 else ""
                 self._say(
-                    f"worker {worker} on {device}{share}{f', niceness {niceness}' if niceness > 0 else ''}"
+                    f"worker {worker} on "
+                    f"{device}{share}{f', niceness {niceness}' if niceness > 0 else ''}"
                 )
             case WorkerLost(worker=worker, cause=cause):
                 self._pace.workers.discard(worker)
@@ -103,11 +106,12 @@ class ProgressView:
                 self._say(f"worker {worker}: the store failed for a while: {cause}")
             case Draining(batches=batches, seconds=seconds):
                 self._say(
-                    f"stopping: {batches} running batches may take {seconds:.0f} s; again to stop at once"
+                    f"stopping: {batches} running batches may take {seconds:.0f} s; again to stop "
+                    "at once"
                 )
 
     def _stage(self, name: str, done: int, total: int) -> None:
-        """Show how much of an input has been copied; a bar of its own, which goes when it is whole."""
+        """Show how much of an input has been copied, by a bar of its own until it is whole."""
         if self._console.is_terminal:
             if self._bar is None:
                 self._open_bar(f"reading {name}", total, TimeRemainingColumn())

@@ -17,7 +17,8 @@ def print_run(out: Path, found: dict[str, Any]) -> None:
         print(f"  level {line['level']}: {line['done']} of {line['tiles']} tiles")
     if found["state"] == "running" and found["seconds_left"] is not None:
         print(
-            f"  {found['workers']} workers, batches of {found['batch']:.1f} tiles, {found['nfe_per_second']:.1f} NFE/s, "
+            f"  {found['workers']} workers, batches of {found['batch']:.1f} tiles, "
+            f"{found['nfe_per_second']:.1f} NFE/s, "
             f"about {duration(found['seconds_left'])} left"
         )
     if found["failures"]:

@@ -27,9 +27,12 @@ def print_plan(plan: Plan, numbers: Estimate, filled: int | None) -> None:
     tiling = spec.tiling
     sampling = spec.sampling
     console.print(
-        f"{spec.task.name} x{spec.task.scale} with {plan.denoiser.name}: {plan.height}x{plan.width} px, "
-        f"{plan.out_channels} bands of {plan.dtype}; tile {tiling.tile}, stride {tiling.stride}, order {tiling.order}; "
-        f"method {sampling.method}, form {sampling.form}, eta {sampling.eta}, {sampling.steps} steps, "
+        f"{spec.task.name} x{spec.task.scale} with {plan.denoiser.name}: "
+        f"{plan.height}x{plan.width} px, "
+        f"{plan.out_channels} bands of {plan.dtype}; tile {tiling.tile}, stride {tiling.stride}, "
+        f"order {tiling.order}; "
+        f"method {sampling.method}, form {sampling.form}, eta {sampling.eta}, {sampling.steps} "
+        "steps, "
         f"noise x{sampling.noise_scale}"
     )
     for line in plan.bands.describe():
@@ -133,9 +136,13 @@ def print_verification(found: Verification) -> None:
             else "VIOLATED"
         )
         if found.all_clipped and not found.noisy and not found.consistent:
-            verdict = "NOT SHOWN: every value has a pixel at black or white, where rounding is not all that errs"
+            verdict = (
+                "NOT SHOWN: every value has a pixel at black or white, where rounding is not all "
+                "that errs"
+            )
         print(
-            f"consistency |A x - y|: max {c.max:.3f}, RMS {c.rms:.3f} grey levels over {c.cells:,} values (limit "
+            f"consistency |A x - y|: max {c.max:.3f}, RMS {c.rms:.3f} grey levels over "
+            f"{c.cells:,} values (limit "
             f"{found.limit:.2f}: {verdict}); "
             f"{c.clipped:,} more with clipped pixels, max {c.clipped_max:.3f}"
         )
@@ -147,11 +154,15 @@ def print_verification(found: Verification) -> None:
         error = "" if ratio.lines < 2 else f" +- {ratio.stderr:.3f}"
         print(f"seam ratio, {name}: {ratio.ratio:.3f}{error} over {ratio.lines} edges")
     print(
-        f"seam ratio against lines of every phase of the operator's lattice: {found.seams.unphased.ratio:.3f}"
+        "seam ratio against lines of every phase of the operator's lattice: "
+        f"{found.seams.unphased.ratio:.3f}"
     )
 
 
 def tile_name(tile: Mapping[str, Any]) -> str:
     """Name a tile that could not be restored, and where it lies."""
     y0, x0, y1, x1 = tile["box"]
-    return f"tile level {tile['level']} row {tile['row']} column {tile['col']}, rows {y0}-{y1}, columns {x0}-{x1} px"
+    return (
+        f"tile level {tile['level']} row {tile['row']} column {tile['col']}, rows {y0}-{y1}, "
+        f"columns {x0}-{x1} px"
+    )

@@ -48,8 +48,10 @@ def _summary(found: History) -> str:
     used = [found.utilisation(worker) for worker in found.workers.values()]
     mean = sum(used) / max(len(used), 1)
     return (
-        f"{found.done} of {found.tiles} tiles, {found.nfe} network evaluations in {duration(found.seconds)}; "
-        f"{len(used)} workers, {mean:.0%} busy on average; {found.failures} failed tries; attempts: {found.attempts}"
+        f"{found.done} of {found.tiles} tiles, {found.nfe} network evaluations in "
+        f"{duration(found.seconds)}; "
+        f"{len(used)} workers, {mean:.0%} busy on average; {found.failures} failed tries; "
+        f"attempts: {found.attempts}"
     )
 
 
@@ -75,7 +77,8 @@ def _row(found: History, workers: list[WorkerHistory], y: int) -> list[str]:
             if tall > 0:
                 base -= tall
                 parts.append(
-                    f'<rect x="{LEFT + column}" y="{base:.1f}" width="1" height="{tall:.1f}" fill="{colour}"/>'
+                    f'<rect x="{LEFT + column}" y="{base:.1f}" width="1" height="{tall:.1f}" '
+                    f'fill="{colour}"/>'
                 )
     for worker in workers:
         if worker.lost is not None:
@@ -90,7 +93,8 @@ def _curve(found: History, y: int) -> list[str]:
     for column, done in sorted(found.progress.items()):
         points.append(f"{LEFT + column + 1},{bottom - CURVE * done / max(found.tiles, 1):.1f}")
     return [
-        f'<rect x="{LEFT}" y="{y}" width="{COLUMNS}" height="{CURVE}" fill="none" stroke="#cccccc"/>',
+        f'<rect x="{LEFT}" y="{y}" width="{COLUMNS}" height="{CURVE}" fill="none" '
+        'stroke="#cccccc"/>',
         f'<polyline points="{" ".join(points)}" fill="none" stroke="{LEVEL0}"/>',
         _text(5, y + 12, f"{found.tiles} tiles"),
         _text(LEFT, bottom + 15, "0 s"),

@@ -12,8 +12,10 @@ from kernels.denoisers.prior_metadata import DomainStatistics, read_record
 from storage import atomic_files
 
 LIMITS = (
-    "It knows edges, shading and the textures of its training images; it knows no objects. Detail that a measurement "
-    "does not determine is a plausible completion, not an observation: do not diagnose from it. Images of another "
+    "It knows edges, shading and the textures of its training images; it knows no objects. Detail "
+    "that a measurement "
+    "does not determine is a plausible completion, not an observation: do not diagnose from it. "
+    "Images of another "
     "kind, scanner, stain or resolution are out of its domain; `restore` measures that and warns."
 )
 
@@ -40,7 +42,8 @@ def card(name: str, metadata: Mapping[str, str]) -> str:
         for sigma, value in zip(validation["sigmas"], validation["psnr"], strict=True)
     ]
     images = [
-        f"| {item['name']} | {' x '.join(map(str, item['shape']))} {item['dtype']} | `{item['content']}` |"
+        f"| {item['name']} | {' x '.join(map(str, item['shape']))} {item['dtype']} | "
+        f"`{item['content']}` |"
         for item in seen.get("images", [])
     ]
     table = (
@@ -57,18 +60,23 @@ def card(name: str, metadata: Mapping[str, str]) -> str:
             "",
             *table,
             "",
-            f"**Recipe.** {started}, the moving average at step {training['step']}; `{json.dumps(recipe)}`; network "
-            f"`{metadata['config']}`. The same files, seed and machine give the same weights; across processors expect "
+            f"**Recipe.** {started}, the moving average at step {training['step']}; "
+            f"`{json.dumps(recipe)}`; network "
+            f"`{metadata['config']}`. The same files, seed and machine give the same weights; "
+            "across processors expect "
             "equal figures, not equal bytes.",
             "",
-            f"**Validation**, {validation['pictures']} crops that were not trained on, denoised in one step:",
+            f"**Validation**, {validation['pictures']} crops that were not trained on, denoised "
+            "in one step:",
             "",
             "| noise | PSNR, dB |",
             "|---|---|",
             *figures,
             "",
-            f"**Domain.** Residual with noise {domain.sigma} of [-1, 1]: {domain.mean:.3f} on average over "
-            f"{domain.pictures} validation crops, {domain.largest:.3f} at most; above {domain.limit:.3f} `restore` warns.",
+            f"**Domain.** Residual with noise {domain.sigma} of [-1, 1]: {domain.mean:.3f} on "
+            "average over "
+            f"{domain.pictures} validation crops, {domain.largest:.3f} at most; above "
+            f"{domain.limit:.3f} `restore` warns.",
             "",
             f"**Limits.** {LIMITS}",
             "",

@@ -133,7 +133,7 @@ class TrainingImages:
         return self.pictures[0].bands.channels
 
     def landmarks(self) -> Hashes:
-        """Return landmarks (kernels.training.near_duplicates) of all images, read window by window."""
+        """Return landmarks (kernels.training.near_duplicates) of all images, window by window."""
         return reduced(
             (image_landmarks(picture.reader) for picture in self.pictures), MOST_LANDMARKS
         )
@@ -172,13 +172,15 @@ def open_training_images(
     counts = sorted({info.channels for info in infos})
     if channels is None and len(counts) > 1:
         raise PlanError(
-            f"the images have {counts[0]} and {counts[-1]} bands; a network of its own needs one number"
+            f"the images have {counts[0]} and {counts[-1]} bands; a network of its own needs one "
+            "number"
         )
     pictures: dict[str, Picture] = {}
     for path, info in zip(paths, infos, strict=True):
         if min(info.height, info.width) < LEAST_SIDE:
             raise PlanError(
-                f"{path} is {info.height}x{info.width} px; training needs {LEAST_SIDE} px a side or more"
+                f"{path} is {info.height}x{info.width} px; training needs {LEAST_SIDE} px a side "
+                "or more"
             )
         content = content_hash(path)
         if content in pictures:
@@ -228,7 +230,8 @@ def _split(pictures: list[Picture], seed: int) -> tuple[list[Area], list[Area], 
     cut = round((1 - HELD_OUT) * max(height, width))
     if max(height, width) - cut < LEAST_SIDE:
         raise PlanError(
-            f"{only.picture.path} is {height}x{width} px, too small to validate on a part of it; give a second image"
+            f"{only.picture.path} is {height}x{width} px, too small to validate on a part of it; "
+            "give a second image"
         )
     if height >= width:
         parts = (Box(0, 0, cut, width), Box(cut, 0, height, width))

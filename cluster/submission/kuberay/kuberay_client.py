@@ -46,7 +46,10 @@ class KubeRayBackend:
 
     def check(self, submission: Submission) -> str:
         said = _kubectl(["create", "--dry-run=server", "--filename=-"], render(submission))
-        return f"the API server would take it: {one_line(said)} (image, claims, quota and queue are looked up later)"
+        return (
+            f"the API server would take it: {one_line(said)} (image, claims, quota and queue are "
+            "looked up later)"
+        )
 
     def submit(self, submission: Submission) -> Handle:
         namespace = submission.settings.kuberay.namespace
@@ -149,7 +152,8 @@ def _kubectl(arguments: list[str], text: str | None = None, *, wait: float = 60.
     """
     if shutil.which("kubectl") is None:
         raise PlanError(
-            "there is no kubectl on this machine; install it, or apply what `submit --dry-run` prints elsewhere"
+            "there is no kubectl on this machine; install it, or apply what `submit --dry-run` "
+            "prints elsewhere"
         )
     return call(["kubectl", *arguments], text, wait)
 
@@ -178,7 +182,7 @@ def _submitter(handle: Handle) -> str | None:
 
 
 def _log(handle: Handle, pod: str, seen: dict[str, int], follow: bool) -> Iterator[str]:
-    """Yield what is new in a pod's log; a stream that breaks off begins at the log's start again."""
+    """Yield what is new in a pod's log; a stream that breaks off begins again at its start."""
     _, namespace = _place(handle)
     command = ["logs", pod, namespace, *(["--follow"] if follow else [])]
     if not follow:

@@ -45,7 +45,10 @@ HEALTH = {
 SCRATCH_MOUNT = "/tmp"
 # Before Kubernetes ends the head's container, the driver lets its batches end; then Ray goes in
 # order.
-HEAD_STOP = f"touch {SCRATCH_MOUNT}/{STOP}; while [ -e {SCRATCH_MOUNT}/{RUNNING} ]; do sleep 1; done; ray stop"
+HEAD_STOP = (
+    f"touch {SCRATCH_MOUNT}/{STOP}; while [ -e {SCRATCH_MOUNT}/{RUNNING} ]; do sleep 1; done; ray "
+    "stop"
+)
 
 
 def render(submission: Submission) -> str:
@@ -74,12 +77,14 @@ def check_places(places: Iterable[tuple[str, str | None]], settings: KubeRay) ->
             r"[a-z][a-z0-9+.-]*:/", path
         ):  # as a path type leaves the two slashes of an address
             raise PlanError(
-                f"OUT {redact(path)} is a URL, but a run works in a folder; put OUT on a claim that all pods may write and "
+                f"OUT {redact(path)} is a URL, but a run works in a folder; put OUT on a claim "
+                "that all pods may write and "
                 "give --copy-to URL for the finished image"
             )
         if not any(_below(path, mount) for _, mount in _claims(settings)):
             raise PlanError(
-                f"{what} {path} is on no volume of the pods; give --claim CLAIM:/MOUNT with it below the mount"
+                f"{what} {path} is on no volume of the pods; give --claim CLAIM:/MOUNT with it "
+                "below the mount"
             )
 
 
@@ -87,7 +92,8 @@ def job_name(submission: Submission) -> str:
     """Return the RayJob's name: the same for the same submission, so that a retry makes no second
     job.
     """
-    return f"{submission.name[: LONGEST_NAME - 1 - len(submission.run_id)].rstrip('-')}-{submission.run_id}"
+    longest = LONGEST_NAME - len(f"-{submission.run_id}")
+    return f"{submission.name[:longest].rstrip('-')}-{submission.run_id}"
 
 
 def manifest(submission: Submission) -> dict[str, Any]:
@@ -96,7 +102,8 @@ def manifest(submission: Submission) -> dict[str, Any]:
     settings = submission.settings.kuberay
     if common.min_nodes not in (None, common.nodes):
         raise PlanError(
-            "--min-nodes is for slurm: KubeRay starts a job once all of its pods are there; give --nodes"
+            "--min-nodes is for slurm: KubeRay starts a job once all of its pods are there; give "
+            "--nodes"
         )
     labels = {"app.kubernetes.io/name": "gigarestore", "gigarestore/run": submission.run_id}
     queue = {} if settings.queue is None else {QUEUE_LABEL: settings.queue}
@@ -182,7 +189,8 @@ def _pod(
     settings = submission.settings.kuberay
     if settings.image is None:
         raise PlanError(
-            "no image named; give --image REGISTRY/IMAGE@sha256:... that has gigarestore and Ray in it"
+            "no image named; give --image REGISTRY/IMAGE@sha256:... that has gigarestore and Ray "
+            "in it"
         )
     claims = _claims(settings)
     plain = {

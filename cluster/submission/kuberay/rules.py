@@ -70,9 +70,14 @@ def lint(manifest: dict[str, Any]) -> list[str]:
 def _metadata(metadata: dict[str, Any]) -> Iterator[str]:
     name = str(metadata.get("name", ""))
     if len(name) > LONGEST_NAME:
-        yield f"metadata.name {name!r} has {len(name)} characters, at most {LONGEST_NAME} are allowed"
+        yield (
+            f"metadata.name {name!r} has {len(name)} characters, at most {LONGEST_NAME} are allowed"
+        )
     if re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", name) is None:
-        yield f"metadata.name {name!r} is no DNS-1035 label: lower case, digits and dashes, a letter first"
+        yield (
+            f"metadata.name {name!r} is no DNS-1035 label: lower case, digits and dashes, a "
+            "letter first"
+        )
     if (
         re.fullmatch(
             r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?",
@@ -83,7 +88,10 @@ def _metadata(metadata: dict[str, Any]) -> Iterator[str]:
         yield f"metadata.namespace {namespace!r} is no name of a namespace"
     for key, value in metadata.get("labels", {}).items():
         if re.fullmatch(r"([A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?)?", str(value), re.ASCII) is None:
-            yield f"label {key} = {value!r} is no label's value: at most 63 letters, digits, dashes, dots"
+            yield (
+                f"label {key} = {value!r} is no label's value: at most 63 letters, digits, "
+                "dashes, dots"
+            )
 
 
 def _job(spec: dict[str, Any]) -> Iterator[str]:
@@ -117,7 +125,9 @@ def _job(spec: dict[str, Any]) -> Iterator[str]:
         if spec.get(key, 1) <= 0:
             yield f"{key} is not above 0"
     if re.search(r"[$`\"'\\;&|<>(){}*?#~!\n]", str(spec.get("entrypoint", ""))):
-        yield "the entrypoint would be read by two shells; keep it plain and pass values in variables"
+        yield (
+            "the entrypoint would be read by two shells; keep it plain and pass values in variables"
+        )
 
 
 def _cluster(cluster: dict[str, Any]) -> Iterator[str]:
@@ -128,7 +138,10 @@ def _cluster(cluster: dict[str, Any]) -> Iterator[str]:
         numbers = re.match(r"v?(\d+)\.(\d+)", version)
         if numbers is None or (int(numbers[1]), int(numbers[2])) < TOKEN_RAY:
             oldest = ".".join(map(str, TOKEN_RAY))
-            yield f"authOptions.mode token needs rayVersion {oldest} or newer, it is {version or 'not set'}"
+            yield (
+                f"authOptions.mode token needs rayVersion {oldest} or newer, it is "
+                f"{version or 'not set'}"
+            )
     else:
         yield "authOptions.mode is not token: the cluster would run anybody's code"
     names = [str(group.get("groupName")) for group in workers]
@@ -137,7 +150,10 @@ def _cluster(cluster: dict[str, Any]) -> Iterator[str]:
     for group, name in [(head, "head"), *zip(workers, names, strict=True)]:
         yield from _group(group, name)
     if head.get("rayStartParams", {}).get("num-cpus") != "0":
-        yield "the head takes workers unless its num-cpus is 0: they would die of the driver's memory, and it of theirs"
+        yield (
+            "the head takes workers unless its num-cpus is 0: they would die of the driver's "
+            "memory, and it of theirs"
+        )
     if any(GPU in _amounts(container, "limits") for container in _containers(head)):
         yield "the head asks for a GPU that nothing there would use"
     for group, name in zip(workers, names, strict=True):
@@ -158,7 +174,10 @@ def _group(group: dict[str, Any], name: str) -> Iterator[str]:
     if "redis-username" in start:
         yield f"group {name}: the Redis user belongs into gcsFaultToleranceOptions"
     if pod.get("restartPolicy") != "Never":
-        yield f"group {name}: restartPolicy is not Never: Kubernetes would restart Ray under KubeRay's feet"
+        yield (
+            f"group {name}: restartPolicy is not Never: Kubernetes would restart Ray under "
+            "KubeRay's feet"
+        )
     memory = {
         v["name"]: v["emptyDir"]
         for v in pod.get("volumes", [])
@@ -166,10 +185,16 @@ def _group(group: dict[str, Any], name: str) -> Iterator[str]:
     }
     for container in _containers(group):
         if re.fullmatch(r"[\w./:@-]+", str(container.get("image", "")), re.ASCII) is None:
-            yield f"group {name}: {container.get('image')!r} is no image; write REGISTRY/IMAGE@sha256:... or IMAGE:TAG"
+            yield (
+                f"group {name}: {container.get('image')!r} is no image; write "
+                "REGISTRY/IMAGE@sha256:... or IMAGE:TAG"
+            )
         variables = {entry.get("name") for entry in container.get("env", [])}
         if found := variables & {"RAY_REDIS_ADDRESS", "REDIS_USERNAME"}:
-            yield f"group {name}: {', '.join(sorted(found))} would switch on GCS fault tolerance without its options"
+            yield (
+                f"group {name}: {', '.join(sorted(found))} would switch on GCS fault tolerance "
+                "without its options"
+            )
         requests = _amounts(container, "requests")
         limits = _amounts(container, "limits")
         if requests.get(GPU) != limits.get(GPU):
@@ -181,7 +206,10 @@ def _group(group: dict[str, Any], name: str) -> Iterator[str]:
             if volume is not None and "memory" in limits:
                 size = volume.get("sizeLimit")
                 if size is None or _bytes(size) >= _bytes(limits["memory"]):
-                    yield f"group {name}: {mount['mountPath']} ({size}) does not fit into the memory limit {limits['memory']}"
+                    yield (
+                        f"group {name}: {mount['mountPath']} ({size}) does not fit into the "
+                        f"memory limit {limits['memory']}"
+                    )
 
 
 def _queue(

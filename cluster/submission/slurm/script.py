@@ -36,7 +36,8 @@ fi
 }}
 before=$(committed)
 echo "gigarestore: job $job, attempt ${{SLURM_RESTART_COUNT:-0}}, nodes $SLURM_JOB_NODELIST"
-# Only this shell is told of the time limit: a signal to the step would end Ray's own processes with it.
+# Only this shell is told of the time limit: a signal to the step would end Ray's own processes with
+# it.
 trap 'echo "gigarestore: the time limit is near, stopping"; echo limit > "$attempt/stop"' USR1
 srun {step} \\
   {launcher} --folder "$attempt" --restarts "$cap" -- \\
@@ -46,7 +47,8 @@ while :; do
   wait "$srun"; code=$?
   kill -0 "$srun" 2>/dev/null || break
 done
-# srun speaks for all nodes, also for one that died; the driver's own code is what the job ends with.
+# srun speaks for all nodes, also for one that died; the driver's own code is what the job ends
+# with.
 [ -s "$attempt/exit" ] && code=$(cat "$attempt/exit")
 if [ "$code" = 75 ] && [ ! -e "$run/cancel" ] && [ ! -e "$share/cancel" ]; then
   if [ "${{SLURM_RESTART_COUNT:-0}}" -ge "$cap" ]; then
@@ -68,7 +70,8 @@ job=$SLURM_JOB_ID handle=slurm:$SLURM_JOB_ID share=$run
 """
 # The number of an array's last task is that of the whole array: scontrol is told ARRAY_TASK.
 TASK = f"""\
-job=${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID handle=slurm:$SLURM_ARRAY_JOB_ID share=$run/{SHARE}$SLURM_ARRAY_TASK_ID
+job=${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID handle=slurm:$SLURM_ARRAY_JOB_ID
+share=$run/{SHARE}$SLURM_ARRAY_TASK_ID
 """
 COUNT = """grep -ac '^T ' "$output/.gigarestore/journal" 2>/dev/null"""
 
@@ -146,7 +149,8 @@ def options(submission: Submission) -> list[str]:
             and re.fullmatch(rf"--array=1-{submission.shares}%\d+", text) is None
         ):
             raise PlanError(
-                f"{text}: an array is --shares N of a batch; what may be added is a limit, --array=1-N%LIMIT"
+                f"{text}: an array is --shares N of a batch; what may be added is a limit, "
+                "--array=1-N%LIMIT"
             )
     own = [text.partition("=") for text in slurm.options]
     return given + [f"{key}={escape(value)}" if equals else key for key, equals, value in own]
@@ -158,7 +162,8 @@ def log_pattern(submission: Submission) -> str:
     """
     if "\\" in submission.folder:
         raise PlanError(
-            f"OUT {submission.output} has a backslash, which SLURM drops from its log's name; choose another"
+            f"OUT {submission.output} has a backslash, which SLURM drops from its log's name; "
+            "choose another"
         )
     name = "%j" if submission.shares is None else "%A_%a"
     return submission.folder.replace("%", "%%") + f"/{name}.log"

@@ -9,8 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.batches.batch_manifest import Entry, read_entries, share_of
-from cluster.batches.folder import BatchFolder, array_shard, parse_shard
+from cluster.batches.batch_manifest import Entry, read_entries
+from cluster.batches.folder import BatchFolder
+from cluster.batches.settings import BatchSettings, sort_out
+from cluster.batches.shares import array_share, parse_share, share_of
+from cluster.commands.batch import batch
+from cluster.commands.submit_arguments import command_values
 from orchestrator.errors import PlanError
 from orchestrator.events import BatchCommitted, WorkerLost, WorkerStarted
 from orchestrator.monitoring.utilisation import KEPT, Usage, cover
@@ -203,7 +207,7 @@ def test_a_batch_that_is_refused_changes_nothing_of_the_one_that_was_begun(tmp_p
         (tmp_path / f"{name}.png").touch()
     out = tmp_path / "out"
     command = ["batch", tmp_path / "a.png", out]
-    assert cli(*command, "--shard", "2/2").code == 2
+    assert cli(*command, "--share", "2/2").code == 2
     assert cli(*command, "--address", "127.0.0.1:1").code == 2
     assert not out.exists()
     folder = BatchFolder(out)
@@ -231,7 +235,7 @@ def test_shares_are_disjoint_and_whole(images, count):
 @pytest.mark.parametrize("text", ["0/4", "5/4", "1", "a/b", "-1/4"])
 def test_a_share_that_is_none_is_refused(text):
     with pytest.raises(PlanError, match="is no share"):
-        parse_shard(text)
+        parse_share(text)
 
 
 def test_a_slurm_task_takes_its_share():
@@ -239,11 +243,11 @@ def test_a_slurm_task_takes_its_share():
         f"SLURM_ARRAY_TASK_{n}": v
         for n, v in {"ID": "7", "COUNT": "3", "MIN": "3", "MAX": "7"}.items()
     }
-    assert array_shard({**array, "SLURM_ARRAY_TASK_STEP": "2"}) == (3, 3)
+    assert array_share({**array, "SLURM_ARRAY_TASK_STEP": "2"}) == (3, 3)
     with pytest.raises(PlanError, match="without gaps"):
-        array_shard(array)
+        array_share(array)
     with pytest.raises(PlanError, match="SLURM_ARRAY_TASK_ID"):
-        array_shard({})
+        array_share({})
 
 
 def test_a_torn_record_is_left_out_and_harms_no_other(tmp_path):
@@ -392,3 +396,29 @@ def test_the_oldest_run_goes_first_and_the_next_fills_what_it_leaves_idle():
         crew.sent(worker, len(run.frontier.take(size)))
         turns.append((run is old, worker))
     assert turns == [(True, "a"), (False, "b")], "each has one tile that waits for nobody"
+
+
+def test_a_batch_that_older_code_began_goes_on(tmp_path):
+    # It named tiles per call `batch`, as today, and kept options that there are no longer.
+    kept = {"window": 2, "verify": False, "shared": {"batch": 4, "batching": "continuous"}}
+    settings = BatchSettings.kept(kept)
+    assert settings == BatchSettings(window=2, verify=False, shared={"batch": 4})
+    assert settings.but(batch=8).shared == {"batch": 8}
+
+
+def test_tiles_per_call_are_given_by_their_name_of_today_and_by_that_of_old(tmp_path):
+    for words in (["--batch-size", "3"], ["--batch", "3"]):
+        values = command_values(batch, ["a.png", "out", *words])
+        assert sort_out(values)[1].shared == {"batch": 3}
+    for column in ("batch", "batch_size", "batch-size"):
+        (tmp_path / "m.csv").write_text(f"input,{column}\na.png,4\n")
+        with pytest.raises(PlanError, match="is the whole batch's"):
+            read_entries([str(tmp_path / "m.csv")], {})
+
+
+def test_a_share_is_given_by_its_name_of_today_and_by_that_of_old(tmp_path, cli):
+    (tmp_path / "m.csv").write_text("input\na.png\n")
+    for flag in ("--share", "--shard"):
+        ended = cli("batch", tmp_path / "m.csv", tmp_path / "out", flag, "3/2")
+        assert ended.code == 2
+        assert "'3/2' is no share" in ended.err

@@ -148,7 +148,7 @@ def test_on_ray_and_kuberay_one_driver_has_all_images(home, cli):
         (["scans", "out"], "no image but a folder"),
         (["scans/*.png", "out", "--scale", 1000], "task.scale = 1000"),
         (["scans/*.png", "out", "--overwrite"], "remove OUTDIR first"),
-        (["scans/*.png", "out", "--shard", "1/2"], "give --shares N"),
+        (["scans/*.png", "out", "--share", "1/2"], "give --shares N"),
         (["scans/*.png", "out", "--array"], "give --shares N"),
         (["scans/*.png", "out", "--executor", "serial"], "uses the cluster's own Ray"),
         (["scans/*.png", "out", "--shares", 4], "--shares 4 are more than 3 images"),
