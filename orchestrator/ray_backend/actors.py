@@ -39,7 +39,7 @@ class WorkerInfo(NamedTuple):
 
 def introduce(device: str, threads: int = 1) -> WorkerInfo:
     """Introduce the worker in this process, an actor's."""
-    from orchestrator.ray_backend.this_node import this_node  # Ray, which runs this
+    from orchestrator.ray_backend.node_inventory import this_node  # Ray, which runs this
 
     return WorkerInfo(
         f"{socket.gethostname()}:{os.getpid()}", device, threads, os.nice(0), this_node()
@@ -56,7 +56,7 @@ class RayWorker:
 
     def __init__(self) -> None:
         from orchestrator.worker.pipeline import Pipeline  # torch: the driver can do without
-        from orchestrator.worker.worker import choose_device
+        from orchestrator.worker.tile_sampler import choose_device
 
         self._device = choose_device()
         self._pipeline = Pipeline()

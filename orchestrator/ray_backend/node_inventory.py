@@ -22,7 +22,7 @@ from orchestrator.shutdown import Stop
 
 # Readings of a node's clock; that with the shortest way there and back counts.
 READINGS = 5
-KNOCK_SECONDS = 5.0
+CONNECT_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +43,11 @@ class NodeAnswer:
     """How much of that the way there and back may be, s."""
     unreachable: tuple[str, ...] = ()
     """Other nodes whose Ray does not answer this one."""
+
+
+def this_node() -> str:
+    """Return Ray's name of the machine that this process is on; raises RuntimeError outside of Ray."""
+    return str(ray.get_runtime_context().get_node_id())
 
 
 def ask_nodes(address: str, module: Sequence[str] | None, timeout: float) -> list[NodeAnswer]:
@@ -79,12 +84,12 @@ def _ask(
     return ray.remote(_run).options(**_options(node)).remote(module, timeout, others, sys.path)
 
 
-def _answer(node: dict[str, Any], ref: Any, patience: float) -> NodeAnswer:
+def _answer(node: dict[str, Any], ref: Any, seconds: float) -> NodeAnswer:
     name = _name(node)
     resources = node["Resources"]
     try:
-        code, out, err, unreachable = ray.get(ref, timeout=patience)
-        skew, spread = _clock(node, patience)
+        code, out, err, unreachable = ray.get(ref, timeout=seconds)
+        skew, spread = _clock(node, seconds)
     except GetTimeoutError:
         return NodeAnswer(name=name, resources=resources, error="it does not answer in time")
     except RayError as error:
@@ -101,16 +106,18 @@ def _answer(node: dict[str, Any], ref: Any, patience: float) -> NodeAnswer:
     )
 
 
-def _clock(node: dict[str, Any], patience: float) -> tuple[float, float]:
+def _clock(node: dict[str, Any], seconds: float) -> tuple[float, float]:
     """Return how far a node's clock is ahead of ours, and how uncertain that is."""
     read = ray.remote(_now).options(**_options(node))
     best = (0.0, float("inf"))
     for _ in range(READINGS):
         before = time.time()
-        there = ray.get(read.remote(), timeout=patience)
+        there = ray.get(read.remote(), timeout=seconds)
         after = time.time()
         best = min(
-            best, (there - (before + after) / 2, (after - before) / 2), key=lambda found: found[1]
+            best,
+            (there - (before + after) / 2, (after - before) / 2),
+            key=lambda reading: reading[1],
         )
     return best
 
@@ -130,7 +137,7 @@ def _run(
     silent = []
     for name, place in others.items():
         try:
-            socket.create_connection(place, KNOCK_SECONDS).close()
+            socket.create_connection(place, CONNECT_SECONDS).close()
         except OSError:
             silent.append(name)
     done = subprocess.run(

@@ -34,7 +34,7 @@ class SerialExecutor:
 
         worker = Worker(session.run_dir.root, session.plan)
         worker.fence = session.fence
-        session.emit(WorkerStarted(worker="serial", device=str(worker.device)))
+        session.emit(WorkerStarted(worker="serial", device=str(worker.sampler.device)))
         with self._stop.draining():
             self._loop(session, worker)
 

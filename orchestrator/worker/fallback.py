@@ -4,20 +4,17 @@ and what is pinned.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from kernels.resample import fill_unknown
+from orchestrator.arrays import Array
 from orchestrator.measurement.tile_input import TileInput
 from orchestrator.tiling.grid import TileKey
-
-if TYPE_CHECKING:
-    from orchestrator.arrays import Array
-    from orchestrator.worker.worker import Worker
+from orchestrator.worker.tile_reader import TileReader
+from orchestrator.worker.tile_sampler import TileSampler
 
 
-def substitute(worker: Worker, key: TileKey) -> Array:
+def substitute(sampler: TileSampler, reader: TileReader, key: TileKey) -> Array:
     """Return the pixels (stored bands, h, w) of a tile's owned box without its network.
 
     A picture without detail (the measurement enlarged, else the coarser level, else the pinned
@@ -25,21 +22,19 @@ def substitute(worker: Worker, key: TileKey) -> Array:
     that picture as x. A measurement that cannot be read is left out; what follows from it then does
     not hold there.
     """
-    level = worker.plan.levels[key.level]
-    bands = worker.plan.bands
-    tile, start = worker.reader.salvage(key)
-    pictures = tile.split(bands, worker.plan.joint)
-    problem = worker.problem(level, [key] * len(pictures), pictures)
-    if start is None:
-        start = _plain(tile)
-    x = torch.stack([torch.from_numpy(part.copy()) for part in bands.split(start)]).to(
-        worker.device
-    )
+    plan = sampler.plan
+    level = plan.levels[key.level]
+    tile, start = reader.salvage(key)
+    pictures = tile.split(plan.bands, plan.joint)
+    keys = [key] * len(pictures)
+    problem = sampler.problems.build(level, keys, pictures)
+    plain = _plain(tile) if start is None else start
+    parts = [torch.from_numpy(part.copy()) for part in plan.bands.split(plain)]
+    x = torch.stack(parts).to(sampler.device)
     if problem.guide is not None:  # first, so that only the finest measurement disturbs it
         x = problem.guide.project(x)
-    return worker.crop(
-        key, worker.finished(problem, level, [key] * len(pictures), problem.close(x)).cpu()
-    )
+    restored = sampler.problems.finish(problem, level, keys, problem.close(x))
+    return sampler.crop(key, restored.cpu())
 
 
 def _plain(tile: TileInput) -> Array:

@@ -74,7 +74,7 @@ class Pipeline:
         while (batch := self._loaded.get()) is not None:
             batch.began = time.perf_counter()
             try:
-                for key, pixels in batch.worker.restore(batch.load.tiles):
+                for key, pixels in batch.worker.sampler.restore(batch.load.tiles):
                     self._writer.submit(self._write, batch, key, pixels)
             except Exception as err:  # whatever the network raises: the driver is told
                 _refuse(batch.future, err)

@@ -102,7 +102,7 @@ class TileReader:
         measurement enlarged.
 
         The latter also where a network makes more of it, to which the coarser result is added
-        (orchestrator.worker.worker). wide: the measurement with START_MARGIN pixels around; smooth:
+        (TileSampler). wide: the measurement with START_MARGIN pixels around; smooth:
         the coarser level's result at this size. Where the level measures every pixel itself, its
         own (noisy) pixels are the start, and unknown ones are filled.
         """

@@ -1,0 +1,113 @@
+"""TileProblems: what the tiles of a run have to satisfy, as the sampler wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kernels.operators.compose import measurement_operator
+from kernels.sampling.constraints import Known, Measurement, Problem, to
+from orchestrator.arrays import Array
+from orchestrator.job.plan import Level, Plan
+from orchestrator.measurement.tile_input import TileInput
+from orchestrator.measurement.tile_operator import tile_measurement
+from orchestrator.tiling.axis import AxisGrid
+from orchestrator.tiling.grid import TileKey
+from orchestrator.tiling.hierarchy import FACTOR
+
+
+class TileProblems:
+    """Make the problems of one run's batches, on one device; a picture of a tile is a row."""
+
+    def __init__(self, plan: Plan, device: torch.device) -> None:
+        self._plan = plan
+        self._device = device
+        self._smooth = plan.spec.sampling.inverse == "smooth"
+
+    def build(self, level: Level, keys: list[TileKey], tiles: list[TileInput]) -> Problem:
+        """Return what the pictures of a batch of one level have to satisfy."""
+        known_masks = self.stack([tile.known_mask for tile in tiles])
+        known = self.stack([tile.known for tile in tiles])
+        return Problem(
+            guide=self._guide(level, tiles),
+            measurement=self._measurement(level, keys, tiles),
+            known=Known(known_masks, known),
+        )
+
+    def finish(self, problem: Problem, level: Level, keys: list[TileKey], result: Tensor) -> Tensor:
+        """Restore A x = y beside the pinned pixels, where measurements overlap."""
+        if level.index > 0 or self._plan.task.stencil is None:
+            return result
+        rows = [_unreached(level.grid.rows, key.row) for key in keys]
+        columns = [_unreached(level.grid.cols, key.col) for key in keys]
+        unreached_rows = torch.tensor(rows, device=result.device)
+        unreached_columns = torch.tensor(columns, device=result.device)
+        return problem.to(result.device).finish(result, unreached_rows, unreached_columns)
+
+    def with_guides(self, picture: Tensor, tiles: list[TileInput]) -> Tensor:
+        """Return pictures with the low frequencies of the coarser results, where there are some."""
+        if tiles[0].guide is None:
+            return picture
+        pooling = measurement_operator(
+            FACTOR, grey=False, known=None, channels=0, smooth=self._smooth
+        )
+        return pooling.project(picture, self.stack([tile.guide for tile in tiles]))
+
+    def stack(self, arrays: Sequence[Array | NDArray[np.bool_] | None]) -> Tensor:
+        """Return arrays of one shape as a batch on the device."""
+        batch = np.ascontiguousarray(np.stack(arrays))  # type: ignore[arg-type]
+        return torch.from_numpy(batch).to(self._device)
+
+    def _guide(self, level: Level, tiles: list[TileInput]) -> Measurement | None:
+        """Return the coarser result as a constraint, except where this level's own measurement has
+        a pixel.
+
+        There the coarse pixel, which was restored from less, could only disagree with it.
+        """
+        plan = self._plan
+        if tiles[0].guide is None or plan.spec.sampling.guide == "start":
+            return None
+        unknown = None
+        if plan.task.masked and level.posed.scale == 1 and not plan.grey:
+            unknown = self.stack([_unknown_blocks(tile.y) for tile in tiles if tile.y is not None])
+        operator = measurement_operator(
+            FACTOR, grey=False, known=unknown, channels=0, smooth=self._smooth
+        )
+        return Measurement(operator, self.stack([tile.guide for tile in tiles]))
+
+    def _measurement(
+        self, level: Level, keys: list[TileKey], tiles: list[TileInput]
+    ) -> Measurement | None:
+        if tiles[0].y is None:
+            return None
+        fine = None
+        if tiles[0].fine is not None:
+            fine = self.stack([tile.fine for tile in tiles]) > 0
+        y = self.stack([tile.y for tile in tiles])
+        boxes = [level.grid.box(key) for key in keys]
+        return to(tile_measurement(self._plan, level, y, boxes, fine), self._device)
+
+
+def _unreached(axis: AxisGrid, i: int) -> list[bool]:
+    """Return which rows (columns) of tile i's window no earlier tile has committed pixels in."""
+    settled_lo, settled_hi = axis.settled(i)
+    owned_lo, owned_hi = axis.owned(i)
+    window = range(axis.start(i), axis.start(i) + axis.tile)
+    return [
+        owned_lo <= place < owned_hi or not settled_lo <= place < settled_hi for place in window
+    ]
+
+
+def _unknown_blocks(y: Array) -> NDArray[np.bool_]:
+    """Return which blocks of FACTOR x FACTOR pixels of (C, h, w) hold no known one, (1, h / FACTOR,
+    w / FACTOR).
+    """
+    height = y.shape[1] // FACTOR
+    width = y.shape[2] // FACTOR
+    unknown = np.isnan(y[:1])
+    blocks: NDArray[np.bool_] = unknown.reshape(1, height, FACTOR, width, FACTOR)
+    return np.asarray(blocks.all(axis=(2, 4)))
