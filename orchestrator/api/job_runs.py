@@ -27,7 +27,7 @@ def pick_executor(run: RunSpec, stop: Stop) -> RayExecutor | SerialExecutor:
         return SerialExecutor(stop)
     from orchestrator.ray_backend.executor import RayExecutor
 
-    return RayExecutor(run.workers, run.batch, run.address, batching=run.batching, stop=stop)
+    return RayExecutor(run.workers, run.batch, run.address, stop=stop)
 
 
 def run_job(
