@@ -110,14 +110,14 @@ def test_only_the_ray_executor_and_its_rooms_import_ray():
     assert outside == {"cluster/submission/ray_jobs.py"}  # the client of the Jobs API
 
 
-def test_only_the_worker_puts_storage_and_torch_together():
+def test_no_module_of_orchestrator_puts_storage_and_torch_together():
     both = {
         path.stem
         for path in MODULES
         if {"torch", "storage"} <= {name for name, _ in imported(path)}
         and path.relative_to(ROOT).parts[0] == "orchestrator"
     }
-    assert both == {"worker"}
+    assert both == set()
 
 
 @pytest.mark.parametrize("package", [*PACKAGES, "cluster.cli"])

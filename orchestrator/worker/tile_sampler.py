@@ -28,7 +28,6 @@ from orchestrator.measurement.tile_input import TileInput
 from orchestrator.tiling.grid import TileKey
 from orchestrator.worker.eps_power import eps_power, probe_boxes
 from orchestrator.worker.tile_problems import TileProblems
-from storage.box import Box
 
 StartPicture = Callable[[Level, tuple[int, int, int, int]], Array | None]
 """Returns the picture that a warm start begins with under a window of a level, None without a
@@ -145,7 +144,7 @@ class TileSampler:
         """Return the pixels of a tile's owned box; raises TileError where the network gave none."""
         if not bool(torch.isfinite(results).all()):
             raise TileError(key, "the network returned NaN or infinite pixels")
-        rows, cols = self.inner(self.plan.levels[key.level], key).slices()
+        rows, cols = _owned_slices(self.plan.levels[key.level], key)
         return self.plan.bands.join([picture[:, rows, cols] for picture in results.numpy()])
 
     def _start(self, level: Level, keys: list[TileKey], tiles: list[TileInput]) -> SamplerState:
@@ -218,7 +217,9 @@ class TileSampler:
         schedule = self.trajectories[level.index].schedule
         return eps_power(self.denoiser, schedule, pictures, self.plan.tile, self.device)
 
-    def inner(self, level: Level, key: TileKey) -> Box:
-        """Return the owned box within the tile, px."""
-        y0, x0, _, _ = level.grid.box(key)
-        return Box(*level.grid.owned(key)).shift(-y0, -x0)
+
+def _owned_slices(level: Level, key: TileKey) -> tuple[slice, slice]:
+    """Return the rows and columns of the owned box within the tile's window."""
+    y0, x0, _, _ = level.grid.box(key)
+    top, left, bottom, right = level.grid.owned(key)
+    return slice(top - y0, bottom - y0), slice(left - x0, right - x0)

@@ -75,7 +75,9 @@ class Worker:
         filled = dict[TileKey, Array]()
         for key, tile in tiles.items():
             level = self.plan.levels[key.level]
-            pixels = determined(self.plan, level, tile, self.sampler.inner(level, key))
+            y0, x0, _, _ = level.grid.box(key)
+            inner = Box(*level.grid.owned(key)).shift(-y0, -x0)
+            pixels = determined(self.plan, level, tile, inner)
             if pixels is not None:
                 filled[key] = pixels
         left = {key: tile for key, tile in tiles.items() if key not in filled}
