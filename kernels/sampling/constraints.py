@@ -50,7 +50,8 @@ class Measurement:
         """
         if lam is None:
             return self.operator.project(x0, self.y)
-        return x0 + lam * self.operator.pinv(self.y - self.operator.A(x0))
+        residual = self.y - self.operator.A(x0)
+        return x0 + lam * self.operator.pinv(residual)
 
 
 def guide(target: Tensor, factor: int) -> Measurement:
@@ -87,31 +88,36 @@ class Problem:
     @property
     def constraints(self) -> tuple[Measurement | Known, ...]:
         """Return the constraints that there are, in the order of their projection."""
-        return tuple(c for c in (self.guide, self.measurement, self.known) if c is not None)
+        candidates = (self.guide, self.measurement, self.known)
+        return tuple(constraint for constraint in candidates if constraint is not None)
 
     @property
     def alignment(self) -> int:
         """Return the number of pixels that the sides of a tile must be multiples of."""
-        return math.lcm(
-            *(m.operator.alignment for m in (self.guide, self.measurement) if m is not None)
-        )
+        return math.lcm(*(m.operator.alignment for m in self._measurements))
+
+    @property
+    def _measurements(self) -> tuple[Measurement, ...]:
+        return tuple(m for m in (self.guide, self.measurement) if m is not None)
 
     def project(self, x0: Tensor, lam: Weight | None = None) -> Tensor:
         """Project x0 (B, C, H, W) on every constraint in turn; lam weighs the measurement only."""
         if self.guide is not None:
             x0 = self.guide.project(x0)
         if self.measurement is not None:
+            # Measurements across the pinned border see what will be there.
             if self.measurement.tolerance > 0 and self.known is not None:
-                x0 = self.known.project(
-                    x0
-                )  # measurements across the pinned border see what will be there
+                x0 = self.known.project(x0)
             x0 = self.measurement.project(x0, lam)
-        return x0 if self.known is None else self.known.project(x0)
+        if self.known is not None:
+            x0 = self.known.project(x0)
+        return x0
 
     def close(self, x0: Tensor) -> Tensor:
         """Project x0 (B, C, H, W) on everything that is exact: all but a noisy measurement."""
         noisy = self.measurement is not None and self.measurement.sigma_y > 0
-        return (replace(self, measurement=None) if noisy else self).project(x0)
+        exact = replace(self, measurement=None) if noisy else self
+        return exact.project(x0)
 
     def finish(self, x: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
         """Return the result x with its measurement holding on the free pixels beside the pinned
@@ -122,55 +128,65 @@ class Problem:
         m = self.measurement
         if m is None or m.sigma_y > 0 or m.tolerance == 0:
             return x
-        pinned = (
-            torch.zeros_like(x[:, :1], dtype=torch.bool) if self.known is None else self.known.mask
-        )
-        done = []
-        for i in range(
-            len(x)
-        ):  # one by one: how many steps a tile takes must not depend on its batch
-            one = select(m, [i])
+        if self.known is None:
+            pinned = torch.zeros_like(x[:, :1], dtype=torch.bool)
+        else:
+            pinned = self.known.mask
+
+        # One by one: how many steps a tile takes must not depend on its batch.
+        tiles = []
+        for i in range(len(x)):
             row = slice(i, i + 1)
+            measurement = select(m, [i])
+            y = measurement.y.to(x.device)
             free = Free(~pinned[row].to(x.device), rows[row], cols[row])
-            done.append(one.operator.finish(x[row], one.y.to(x.device), free, m.tolerance))
-        return torch.cat(done)
+            tiles.append(measurement.operator.finish(x[row], y, free, m.tolerance))
+        return torch.cat(tiles)
 
     def check(self, shape: Sequence[int]) -> None:
         """Raise ValueError unless every constraint fits a batch of tiles of shape (B, C, H, W)."""
-        batch, _, height, width = shape
+        batch, channels, height, width = shape
         if any(len(tensor) != batch for tensor in _tensors(self)):
             raise ValueError(
                 f"a tensor of the problem is not of batch {batch}; give every tile its own row"
             )
         if height % self.alignment or width % self.alignment:
             raise ValueError(
-                f"tile {height} x {width} is not a multiple of {self.alignment} px; choose one that is"
+                f"tile {height} x {width} is not a multiple of {self.alignment} px; "
+                "choose one that is"
             )
-        probe = torch.zeros(tuple(shape))
-        for m in (self.guide, self.measurement):
-            if m is not None and (wanted := to(m, "cpu").operator.A(probe).shape) != m.y.shape:
+        picture = torch.zeros((batch, channels, height, width))
+        for m in self._measurements:
+            wanted = to(m, "cpu").operator.A(picture).shape
+            if wanted != m.y.shape:
                 raise ValueError(
-                    f"the target has shape {tuple(m.y.shape)}, but its operator measures {tuple(wanted)}"
+                    f"the target has shape {tuple(m.y.shape)}, "
+                    f"but its operator measures {tuple(wanted)}"
                 )
-        if self.known is not None:
-            mask = self.known.mask
-            value = self.known.value
-            if (
-                mask.dtype != torch.bool
-                or value.shape != probe.shape
-                or mask.shape != probe[:, :1].shape
-            ):
-                raise ValueError(
-                    f"known overlap has mask {mask.dtype} {tuple(mask.shape)} and value {tuple(value.shape)}; "
-                    f"give a bool mask {tuple(probe[:, :1].shape)} and a value {tuple(probe.shape)}"
-                )
+        self._check_known(picture)
+
+    def _check_known(self, picture: Tensor) -> None:
+        if self.known is None:
+            return
+        mask = self.known.mask
+        value = self.known.value
+        wanted = picture[:, :1].shape
+        fits = value.shape == picture.shape and mask.shape == wanted
+        if mask.dtype != torch.bool or not fits:
+            raise ValueError(
+                f"known overlap has mask {mask.dtype} {tuple(mask.shape)} "
+                f"and value {tuple(value.shape)}; "
+                f"give a bool mask {tuple(wanted)} and a value {tuple(picture.shape)}"
+            )
 
     def with_known(self, x: Tensor) -> Problem:
         """Return the problem with an empty known overlap for the batch x (B, C, H, W), if it has
         none.
         """
-        empty = Known(torch.zeros_like(x[:, :1], dtype=torch.bool), torch.zeros_like(x))
-        return self if self.known is not None else replace(self, known=empty)
+        if self.known is not None:
+            return self
+        nothing = torch.zeros_like(x[:, :1], dtype=torch.bool)
+        return replace(self, known=Known(nothing, torch.zeros_like(x)))
 
     def select(self, rows: Sequence[int]) -> Problem:
         """Return the problem of the given tiles of the batch, in that order."""
@@ -212,9 +228,14 @@ def ddnm_plus(
         s = torch.where(s > 0, s, 1.0)
     injected = alpha * sigma_y / s
     room = tau >= injected
-    lam = torch.where(room, eta_b, tau * torch.sqrt(1.0 - (noise_scale * eta) ** 2) / injected)
+
+    kept = torch.sqrt(1.0 - (noise_scale * eta) ** 2)
+    partial = tau * kept / injected
+    lam = torch.where(room, eta_b, partial)
+
     spent = eta_b * injected
-    fresh = torch.where(room, torch.sqrt((tau * tau - spent * spent).clamp(min=0.0)), tau * eta)
+    missing = (tau * tau - spent * spent).clamp(min=0.0)
+    fresh = torch.where(room, torch.sqrt(missing), tau * eta)
     return lam, fresh
 
 
@@ -246,9 +267,11 @@ def range_space(
     the batch.
     """
     operator: Operator = Identity() if scalar else measurement.operator
-    lam, fresh = operator.weights(
-        x, lambda s: ddnm_plus(alpha, tau, eta, measurement.sigma_y, s, noise_scale=noise_scale)
-    )
+
+    def shares(s: float | Tensor) -> tuple[Tensor, Tensor]:
+        return ddnm_plus(alpha, tau, eta, measurement.sigma_y, s, noise_scale=noise_scale)
+
+    lam, fresh = operator.weights(x, shares)
     return RangeSpace(operator, lam, fresh)
 
 
@@ -261,7 +284,8 @@ def select(batch: T, rows: Sequence[int]) -> T:
     if isinstance(batch, tuple):
         return cast(T, tuple(batch[i] for i in rows))
     if _per_tile(batch):
-        return cast(T, _rebuild(batch, lambda name: select(getattr(batch, name), rows)))
+        selected = _rebuild(batch, lambda name: select(getattr(batch, name), rows))
+        return cast(T, selected)
     return batch
 
 
@@ -270,17 +294,21 @@ def cat(batches: Sequence[T]) -> T:
     share.
     """
     first: Any = batches[0]
-    if any(type(b) is not type(first) for b in batches):
-        kinds = ", ".join(sorted({type(b).__name__ for b in batches}))
+    kinds = {type(batch) for batch in batches}
+    if len(kinds) > 1:
+        names = ", ".join(sorted(kind.__name__ for kind in kinds))
         raise ValueError(
-            f"tiles with {kinds} cannot share a batch; group them by level and kind of constraint"
+            f"tiles with {names} cannot share a batch; group them by level and kind of constraint"
         )
     if isinstance(first, Tensor):
-        return cast(T, torch.cat(cast(list[Tensor], list(batches))))
+        tensors = cast(list[Tensor], list(batches))
+        return cast(T, torch.cat(tensors))
     if isinstance(first, tuple):
-        return cast(T, sum(cast(Sequence[tuple[Any, ...]], batches), ()))
+        tuples = cast(Sequence[tuple[Any, ...]], batches)
+        return cast(T, sum(tuples, ()))
     if _per_tile(first):
-        return cast(T, _rebuild(first, lambda name: cat([getattr(b, name) for b in batches])))
+        joined = _rebuild(first, lambda name: cat([getattr(batch, name) for batch in batches]))
+        return cast(T, joined)
     if any(b != first for b in batches):
         raise ValueError(
             f"tiles with {first} and another value cannot share a batch; group them by level"
@@ -295,7 +323,8 @@ def to(batch: T, device: torch.device | str) -> T:
     if isinstance(batch, Tensor):
         return cast(T, batch.to(device).contiguous())
     if _per_tile(batch):
-        return cast(T, _rebuild(batch, lambda name: to(getattr(batch, name), device)))
+        moved = _rebuild(batch, lambda name: to(getattr(batch, name), device))
+        return cast(T, moved)
     return batch
 
 
@@ -303,8 +332,8 @@ def _tensors(batch: Any) -> Iterator[Tensor]:
     if isinstance(batch, Tensor):
         yield batch
     elif _per_tile(batch):
-        for f in fields(batch):
-            yield from _tensors(getattr(batch, f.name))
+        for entry in fields(batch):
+            yield from _tensors(getattr(batch, entry.name))
 
 
 def _per_tile(batch: Any) -> bool:
@@ -315,4 +344,6 @@ def _per_tile(batch: Any) -> bool:
 
 
 def _rebuild(batch: Any, value: Callable[[str], Any]) -> Any:
-    return replace(batch, **{f.name: value(f.name) for f in fields(batch)})
+    """Return a dataclass with every field replaced by the value of its name."""
+    changes = {entry.name: value(entry.name) for entry in fields(batch)}
+    return replace(batch, **changes)

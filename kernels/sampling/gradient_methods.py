@@ -59,8 +59,9 @@ class Pigdm(GradientMethod):
 
     def check(self, problem: Problem, shape: Shape) -> None:
         """Refuse a noisy measurement whose singular values are not known."""
-        if problem.measurement is not None and problem.measurement.sigma_y > 0:
-            check_singular_values(problem.measurement, shape, "pigdm (with sigma_y > 0)")
+        measurement = problem.measurement
+        if measurement is not None and measurement.sigma_y > 0:
+            check_singular_values(measurement, shape, "pigdm (with sigma_y > 0)")
 
     def push(self, x0: Tensor, pull: Pull, problem: Problem, step: Step) -> Tensor:
         """Return g."""
@@ -69,27 +70,36 @@ class Pigdm(GradientMethod):
         if measurement is not None and measurement.sigma_y > 0:
             noise = measurement.sigma_y**2 / self._doubt(step)
             (lam,) = measurement.operator.weights(x0, lambda v: (v * v / (v * v + noise),))
-        return pull(problem.project(x0, lam) - x0)
+        correction = problem.project(x0, lam) - x0
+        return pull(correction)
 
     def correct(self, m: Moment, weights: RangeSpace | None) -> Tensor:
         """Return the estimate to step from, known pixels overwritten."""
         x_hat = m.x0
+        step = m.step
         if m.push is not None and not self.published:
-            x_hat = x_hat + m.step.s**2 / (m.step.a * self._doubt(m.step)) * m.push
-            x_hat = x_hat.clamp(-1.0, 1.0) if self.clip else x_hat
+            gain = step.s**2 / (step.a * self._doubt(step))
+            x_hat = x_hat + gain * m.push
+            if self.clip:
+                x_hat = x_hat.clamp(-1.0, 1.0)
         return _pinned(m.problem, x_hat)
 
     def post(self, m: Moment, x_next: Tensor, z: Tensor | None, extra: Tensor | None) -> Tensor:
         """Add the published guidance."""
-        return _pushed(m, x_next, m.step.a) if self.published else x_next
+        if not self.published:
+            return x_next
+        return _pushed(m, x_next, m.step.a)
 
     def finish(self, m: Moment, x_hat: Tensor) -> Tensor:
         """Take the last guidance and make the constraints exact."""
-        return m.problem.close(self.post(m, x_hat, None, None))
+        guided = self.post(m, x_hat, None, None)
+        return m.problem.close(guided)
 
     def _doubt(self, step: Step) -> Tensor:
         """Return r_t^2, the variance of x_0 given x_t under a white prior."""
-        return self.variance * step.s**2 / (step.a**2 * self.variance + step.s**2)
+        signal = step.a**2 * self.variance
+        noise = step.s**2
+        return self.variance * noise / (signal + noise)
 
 
 class Dps(GradientMethod):
@@ -113,9 +123,13 @@ class Dps(GradientMethod):
             (down,) = torch.autograd.grad(0.5 * square.sum(), leaf)
         norm = square.detach().sqrt()[:, None, None, None]
         gradient = pull(down) / norm.clamp(min=TINY)
+
+        # Never beyond the point where a linear residual would vanish.
         steepness = gradient.square().flatten(1).sum(1)[:, None, None, None]
-        length = self.zeta * math.sqrt(math.prod(x0.shape[1:]) / PUBLISHED_VALUES) * step.span
-        return -torch.minimum(length, norm / steepness.clamp(min=TINY)) * gradient
+        farthest = norm / steepness.clamp(min=TINY)
+        values = math.prod(x0.shape[1:])
+        length = self.zeta * math.sqrt(values / PUBLISHED_VALUES) * step.span
+        return -torch.minimum(length, farthest) * gradient
 
     def correct(self, m: Moment, weights: RangeSpace | None) -> Tensor:
         """Return the unconditional estimate, known pixels overwritten."""
@@ -127,17 +141,24 @@ class Dps(GradientMethod):
 
     def finish(self, m: Moment, x_hat: Tensor) -> Tensor:
         """Take the last gradient step and make the constraints exact."""
-        return m.problem.close(self.post(m, x_hat, None, None))
+        stepped = self.post(m, x_hat, None, None)
+        return m.problem.close(stepped)
 
 
 def square_residual(problem: Problem, x0: Tensor) -> Tensor:
     """Return the squared norm of all residuals of every tile, (B,); x0: (B, C, H, W)."""
-    measured = [m for m in (problem.guide, problem.measurement) if m is not None]
-    # A A+ y: nothing outside the range of A counts, such as what y holds at masked pixels.
-    parts = [m.operator.A(m.operator.pinv(m.y)) - m.operator.A(x0) for m in measured]
+    parts = []
+    for measurement in (problem.guide, problem.measurement):
+        if measurement is not None:
+            operator = measurement.operator
+            # A A+ y: nothing outside the range of A counts, such as what y holds at masked pixels.
+            wanted = operator.A(operator.pinv(measurement.y))
+            parts.append(wanted - operator.A(x0))
     if problem.known is not None:
-        parts.append(torch.where(problem.known.mask, problem.known.value - x0, 0.0))
-    return torch.stack([part.square().flatten(1).sum(1) for part in parts]).sum(0)
+        known = problem.known
+        parts.append(torch.where(known.mask, known.value - x0, 0.0))
+    squares = [part.square().flatten(1).sum(1) for part in parts]
+    return torch.stack(squares).sum(0)
 
 
 def evaluate_with_gradient(
@@ -154,33 +175,46 @@ def evaluate_with_gradient(
 
     shift: added to eps before anything else (classifier guidance), without a derivative of its own.
     """
-    single = x.device.type == "cpu" and len(x) > 1
+    if x.device.type == "cpu" and len(x) > 1:
+        batches: list[tuple[slice, Problem]] = [
+            (slice(i, i + 1), select(problem, [i])) for i in range(len(x))
+        ]
+    else:
+        batches = [(slice(None), problem)]
+
     parts = []
-    for i in range(len(x)) if single else [None]:
-        rows = slice(None) if i is None else slice(i, i + 1)
-        some = problem if i is None else select(problem, [i])
+    for rows, constraints in batches:
         x_t = x[rows].clone().requires_grad_(True)
         coefficients = step.rows(rows)
         with torch.enable_grad():
             eps = denoiser(x_t, timesteps[rows]).contiguous()
-            eps = eps if shift is None else eps + shift[rows]
+            if shift is not None:
+                eps = eps + shift[rows]
             x0 = coefficients.x0_x * x_t - coefficients.x0_eps * eps
-            x0 = x0.clamp(-1.0, 1.0) if clip else x0
+            if clip:
+                x0 = x0.clamp(-1.0, 1.0)
+
         pull = _pull(x0, x_t)
-        parts.append(
-            (eps.detach(), x0.detach(), method.push(x0.detach(), pull, some, coefficients))
-        )
+        push = method.push(x0.detach(), pull, constraints, coefficients)
+        parts.append((eps.detach(), x0.detach(), push))
         del eps, x0, pull  # the graph: free before the next tile builds its own
     eps, x0, push = (torch.cat(column) for column in zip(*parts, strict=True))
     return eps, x0, push
 
 
 def _pull(x0: Tensor, x_t: Tensor) -> Pull:
-    return lambda v: torch.autograd.grad(x0, x_t, v)[0]
+    def pull(v: Tensor) -> Tensor:
+        (gradient,) = torch.autograd.grad(x0, x_t, v)
+        return gradient
+
+    return pull
 
 
 def _pinned(problem: Problem, x_hat: Tensor) -> Tensor:
-    return x_hat if problem.known is None else problem.known.project(x_hat)
+    """Return x^ with the known pixels overwritten, if there are any."""
+    if problem.known is None:
+        return x_hat
+    return problem.known.project(x_hat)
 
 
 def _pushed(m: Moment, x: Tensor, weight: float | Tensor) -> Tensor:
@@ -188,4 +222,7 @@ def _pushed(m: Moment, x: Tensor, weight: float | Tensor) -> Tensor:
     if m.push is None:
         return x
     moved = x + weight * m.push
-    return moved if m.problem.known is None else torch.where(m.problem.known.mask, x, moved)
+    known = m.problem.known
+    if known is None:
+        return moved
+    return torch.where(known.mask, x, moved)

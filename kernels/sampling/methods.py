@@ -6,8 +6,10 @@ leaves to be made exact is closed at t = 0 (`finish`). Schedule, step, noise, ti
 start are the sampler's.
 
     ddnm      correct: x0 -> x^ on all constraints, noise by range and null space when y is noisy
-    ddrm      the same in form eps, always by range and null space, with eta_b; its start is conditioned on y too
-    ilvr      post: the measured part of x_{t-1} <- that of the noised measurement; same for the guide; known noised
+    ddrm      the same in form eps, always by range and null space, with eta_b; its start is
+              conditioned on y too
+    ilvr      post: the measured part of x_{t-1} <- that of the noised measurement; the same for the
+              guide; known pixels are noised
     repaint   the same for a mask, where it is an overwriting by the noised known pixels
     pigdm     `kernels.sampling.gradient_methods`
     dps       `kernels.sampling.gradient_methods`
@@ -39,9 +41,9 @@ from kernels.sampling.step_coefficients import Step
 Shape = tuple[int, int, int]
 """(C, H, W), px."""
 
-# A projector that is not orthogonal, or a second singular value, misses these laws by tenths;
+# A projector that is not orthogonal, or a second singular value, misses these equations by tenths;
 # float32 by 1e-6.
-LAW_TOLERANCE = 1e-3
+EQUATION_TOLERANCE = 1e-3
 
 
 class Moment(NamedTuple):
@@ -68,7 +70,13 @@ class Method(Protocol):
         return
 
     def begin(
-        self, problem: Problem, picture: Tensor, x: Tensor, a: float, s: float, z: Tensor | None
+        self,
+        problem: Problem,
+        picture: Tensor,
+        x: Tensor,
+        a: float,
+        s: float,
+        z: Tensor | None,
     ) -> Tensor:
         """Return the first state; x = a picture + s z is the usual one, the picture 0 without a
         warm start.
@@ -83,7 +91,13 @@ class Method(Protocol):
         """Return x^ of x0."""
         return m.x0
 
-    def post(self, m: Moment, x_next: Tensor, z: Tensor | None, extra: Tensor | None) -> Tensor:
+    def post(
+        self,
+        m: Moment,
+        x_next: Tensor,
+        z: Tensor | None,
+        extra: Tensor | None,
+    ) -> Tensor:
         """Return x_{t-1} after the step; z: the step's own draw, extra: the second one (None when
         nothing is drawn).
         """
@@ -112,12 +126,19 @@ class Ddnm(Method):
             return None
         step = m.step
         return range_space(
-            measurement, self.scalar, step.mean_x0, step.tau, step.eta, m.x, self.noise_scale
+            measurement,
+            self.scalar,
+            step.mean_x0,
+            step.tau,
+            step.eta,
+            m.x,
+            self.noise_scale,
         )
 
     def correct(self, m: Moment, weights: RangeSpace | None) -> Tensor:
         """Project on guide, measurement, known."""
-        return m.problem.project(m.x0, None if weights is None else weights.lam)
+        lam = None if weights is None else weights.lam
+        return m.problem.project(m.x0, lam)
 
     def finish(self, m: Moment, x_hat: Tensor) -> Tensor:
         """Return x^, which every step makes exact."""
@@ -144,45 +165,63 @@ class Ddrm(Method):
             check_singular_values(problem.measurement, shape, "ddrm")
 
     def begin(
-        self, problem: Problem, picture: Tensor, x: Tensor, a: float, s: float, z: Tensor | None
+        self,
+        problem: Problem,
+        picture: Tensor,
+        x: Tensor,
+        a: float,
+        s: float,
+        z: Tensor | None,
     ) -> Tensor:
         """Start the measured directions at the measurement, as noisy as the others."""
-        if (measurement := problem.measurement) is None:
+        measurement = problem.measurement
+        if measurement is None:
             return x
         operator = measurement.operator
-        (alpha, tau, all_fresh) = x.new_tensor((a, s, 1.0))
+        alpha, tau, all_fresh = x.new_tensor((a, s, 1.0))
         lam, fresh = operator.weights(
-            x, lambda v: ddnm_plus(alpha, tau, all_fresh, measurement.sigma_y, v)
+            x,
+            lambda v: ddnm_plus(alpha, tau, all_fresh, measurement.sigma_y, v),
         )
-        x = x + a * (lam * operator.pinv(measurement.y - operator.A(picture)))
-        return x if z is None else x + (fresh - tau) * operator.range_project(z)
+        correction = operator.pinv(measurement.y - operator.A(picture))
+        x = x + a * (lam * correction)
+        if z is None:
+            return x
+        return x + (fresh - tau) * operator.range_project(z)
 
     def weights(self, m: Moment) -> RangeSpace | None:
         """Weigh by range and null space, noisy or not."""
-        if (measurement := m.problem.measurement) is None:
+        measurement = m.problem.measurement
+        if measurement is None:
             return None
-        alpha = m.step.mean_x0
-        tau = m.step.tau
-        eta = m.step.eta
-        lam, fresh = measurement.operator.weights(
-            m.x,
-            lambda v: ddnm_plus(
-                alpha,
-                tau,
-                eta,
+        step = m.step
+
+        def shares(v: float | Tensor) -> tuple[Tensor, Tensor]:
+            return ddnm_plus(
+                step.mean_x0,
+                step.tau,
+                step.eta,
                 measurement.sigma_y,
                 v,
                 eta_b=self.eta_b,
                 noise_scale=self.noise_scale,
-            ),
-        )
+            )
+
+        lam, fresh = measurement.operator.weights(m.x, shares)
         return RangeSpace(measurement.operator, lam, fresh)
 
     def correct(self, m: Moment, weights: RangeSpace | None) -> Tensor:
         """Project on guide, measurement, known."""
-        return m.problem.project(m.x0, None if weights is None else weights.lam)
+        lam = None if weights is None else weights.lam
+        return m.problem.project(m.x0, lam)
 
-    def post(self, m: Moment, x_next: Tensor, z: Tensor | None, extra: Tensor | None) -> Tensor:
+    def post(
+        self,
+        m: Moment,
+        x_next: Tensor,
+        z: Tensor | None,
+        extra: Tensor | None,
+    ) -> Tensor:
         """Noise known pixels afresh, being exact whatever the measurement says of them."""
         return noised_known(m.problem.known, m.step, x_next, z)
 
@@ -201,13 +240,23 @@ class Replacement(Method):
 
     def check(self, problem: Problem, shape: Shape) -> None:
         """Refuse anything but a mask where the method knows no more."""
-        m = problem.measurement
-        if self.info.takes == "mask" and m is not None and not isinstance(m.operator, Mask):
+        measurement = problem.measurement
+        if self.info.takes != "mask" or measurement is None:
+            return
+        operator = measurement.operator
+        if not isinstance(operator, Mask):
             raise ValueError(
-                f"method {self.info.name} restores masked pixels only, not {operator_name(m.operator)}; use ilvr, or ddnm"
+                f"method {self.info.name} restores masked pixels only, "
+                f"not {operator_name(operator)}; use ilvr, or ddnm"
             )
 
-    def post(self, m: Moment, x_next: Tensor, z: Tensor | None, extra: Tensor | None) -> Tensor:
+    def post(
+        self,
+        m: Moment,
+        x_next: Tensor,
+        z: Tensor | None,
+        extra: Tensor | None,
+    ) -> Tensor:
         """Bring guide, then measurement, then known pixels to the level of x_{t-1}, with one draw
         for all.
         """
@@ -219,7 +268,11 @@ class Replacement(Method):
 
 
 def _replaced(
-    measurement: Measurement, step: Step, x: Tensor, z: Tensor | None, on: Tensor
+    measurement: Measurement,
+    step: Step,
+    x: Tensor,
+    z: Tensor | None,
+    on: Tensor,
 ) -> Tensor:
     """Return x + A+(a' y + A(s' z - x)) where `on`: A x is then the noised measurement (noisy: see
     `_taking_part`).
@@ -227,11 +280,14 @@ def _replaced(
     operator = measurement.operator
     target = step.a_next * measurement.y
     if measurement.sigma_y == 0:
-        moved = x + operator.pinv(target + operator.A(-x if z is None else step.s_next * z - x))
+        rest = -x if z is None else step.s_next * z - x
+        moved = x + operator.pinv(target + operator.A(rest))
     else:
         part, fresh = operator.weights(x, lambda v: _taking_part(step, measurement.sigma_y, v))
-        moved = x + part * operator.pinv(target - operator.A(x))
-        moved = moved if z is None else moved + fresh * operator.range_project(z)
+        correction = operator.pinv(target - operator.A(x))
+        moved = x + part * correction
+        if z is not None:
+            moved = moved + fresh * operator.range_project(z)
     return torch.where(on, moved, x)
 
 
@@ -242,7 +298,8 @@ def _taking_part(step: Step, sigma_y: float, s: float | Tensor) -> tuple[Tensor,
     s: singular values, as for `ddnm_plus`, whose rule this is with eta = 1: correct fully or not at
     all.
     """
-    lam, fresh = ddnm_plus(step.a_next, step.s_next, torch.ones_like(step.a), sigma_y, s)
+    all_fresh = torch.ones_like(step.a)
+    lam, fresh = ddnm_plus(step.a_next, step.s_next, all_fresh, sigma_y, s)
     return lam, torch.where(lam > 0, fresh, 0.0)
 
 
@@ -251,7 +308,9 @@ def noised_known(known: Known | None, step: Step, x: Tensor, z: Tensor | None) -
     if known is None:
         return x
     level = step.a_next * known.value
-    return torch.where(known.mask, level if z is None else level + step.s_next * z, x)
+    if z is not None:
+        level = level + step.s_next * z
+    return torch.where(known.mask, level, x)
 
 
 def check_singular_values(measurement: Measurement, shape: Shape, method: str) -> None:
@@ -262,15 +321,21 @@ def check_singular_values(measurement: Measurement, shape: Shape, method: str) -
     holds for orthogonal projectors alone, and with p = A+A u then |A p|^2 = p . S^2 p.
     """
     operator: Operator = to(select(measurement, [0]), "cpu").operator
-    u = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    u = torch.randn(1, *shape, generator=generator)
     part = operator.range_project(u)
     (square,) = operator.weights(u, lambda v: (torch.as_tensor(v) ** 2,))
-    pairs = [
-        ((part * part).sum(), (u * part).sum()),
-        (operator.A(part).square().sum(), (part * (square * part)).sum()),
-    ]
-    if any(abs(float(p - q)) > LAW_TOLERANCE * abs(float(p)) for p, q in pairs):
+
+    orthogonal = _equal((part * part).sum(), (u * part).sum())
+    measured = operator.A(part).square().sum()
+    weighed = (part * (square * part)).sum()
+    if not (orthogonal and _equal(measured, weighed)):
         raise ValueError(
-            f"method {method} needs known singular values and an orthogonal A+A, which {operator_name(operator)} lacks; "
-            "use ddnm, or dps"
+            f"method {method} needs known singular values and an orthogonal A+A, "
+            f"which {operator_name(operator)} lacks; use ddnm, or dps"
         )
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    difference = abs(float(a - b))
+    return not difference > EQUATION_TOLERANCE * abs(float(a))

@@ -1,7 +1,7 @@
 """The loop of the paper's Algorithms 1 to 3 over a batch of tiles, for every method, with pins and
 guide.
 
-A `State` is a batch in mid-flight. Every coefficient of a step is gathered on the host from each
+A `SamplerState` is a batch between two steps. Every coefficient of a step is gathered on the host from each
 tile's own position in the time sequence, so that tiles of one batch may be at different steps, and
 nothing in a step waits for the device. Nothing here depends on which tiles share a batch: alone or
 among others, a tile's result is the same, on CPU bit for bit.
@@ -69,7 +69,7 @@ class SamplerState:
 
     def finished(self, config: SamplerConfig) -> tuple[bool, ...]:
         """Tell which tiles have arrived at -1; they must be retired before the others advance."""
-        return tuple(config.times[p] < 0 for p in self.position)
+        return tuple(config.times[place] < 0 for place in self.position)
 
     def select(self, rows: Sequence[int]) -> SamplerState:
         """Return the given tiles as a batch of their own."""
@@ -80,8 +80,8 @@ class SamplerState:
         """Join batches, wherever their tiles stand; raise ValueError when their problems cannot be
         joined.
         """
-        if any(s.problem.known is not None for s in states):
-            states = [replace(s, problem=s.problem.with_known(s.x)) for s in states]
+        if any(state.problem.known is not None for state in states):
+            states = [replace(state, problem=state.problem.with_known(state.x)) for state in states]
         return cat(states)
 
 
@@ -124,43 +124,53 @@ def start(
     """Return the batch at times[0], draw 0 consumed; arguments and errors as for `sample`."""
     if device is None:
         device = "cpu" if x_init is None else x_init.device
-    problem.check((len(keys), *shape))
+    keys = tuple(keys)
     method = strategy(config)
-    method.check(problem, shape)
-    if x_init is not None and x_init.shape != (len(keys), *shape):
-        raise ValueError(f"x_init has shape {tuple(x_init.shape)}; give {(len(keys), *shape)}")
-    if guidance is not None and guidance.labels is not None and len(guidance.labels) != len(keys):
-        raise ValueError(
-            f"{len(guidance.labels)} labels guide {len(keys)} tiles; give one for each"
-        )
+    _check_start(problem, method, keys, shape, x_init, guidance)
     problem = problem.to(device)
-    guidance = to(guidance, device)
-    picture = (
-        torch.zeros((len(keys), *shape), device=device)
-        if x_init is None
-        else x_init.to(device).float()
-    )
+
+    if x_init is None:
+        picture = torch.zeros((len(keys), *shape), device=device)
+    else:
+        picture = x_init.to(device).float()
     alpha_bar = config.schedule.alpha_bar[config.times[0]]
     a = math.sqrt(alpha_bar)
     s = 1.0 if x_init is None else math.sqrt(1.0 - alpha_bar)
     x = a * picture
     z = None
     if config.noise_scale > 0:
-        z = noise.draw(tuple(keys), (0,) * len(keys), shape, x.device)
+        z = noise.draw(keys, (0,) * len(keys), shape, x.device)
         x = x + (config.noise_scale * s) * z
         z = config.noise_scale * z
     x = method.begin(problem, picture, x, a, s, z)
-    zeros = (0,) * len(keys)
-    ones = (1,) * len(keys)
     return SamplerState(
         x=x,
         estimate=x,
         problem=problem,
-        keys=tuple(keys),
-        position=zeros,
-        draws=ones,
-        guidance=guidance,
+        keys=keys,
+        position=(0,) * len(keys),
+        draws=(1,) * len(keys),
+        guidance=to(guidance, device),
     )
+
+
+def _check_start(
+    problem: Problem,
+    method: Method,
+    keys: Sequence[NoiseKey],
+    shape: tuple[int, int, int],
+    x_init: Tensor | None,
+    guidance: Guidance | None,
+) -> None:
+    """Raise ValueError where problem, method, warm start or guidance do not fit the tiles."""
+    wanted = (len(keys), *shape)
+    problem.check(wanted)
+    method.check(problem, shape)
+    if x_init is not None and x_init.shape != wanted:
+        raise ValueError(f"x_init has shape {tuple(x_init.shape)}; give {wanted}")
+    labels = None if guidance is None else guidance.labels
+    if labels is not None and len(labels) != len(keys):
+        raise ValueError(f"{len(labels)} labels guide {len(keys)} tiles; give one for each")
 
 
 @torch.no_grad()
@@ -174,7 +184,8 @@ def advance(
     """
     if any(state.finished(config)):
         raise ValueError("a finished tile cannot advance; select the unfinished ones first")
-    return _descend(denoiser, _climb(state, config, noise), config, noise)
+    climbed = _climb(state, config, noise)
+    return _descend(denoiser, climbed, config, noise)
 
 
 def _climb(state: SamplerState, config: SamplerConfig, noise: NoiseSource) -> SamplerState:
@@ -188,15 +199,20 @@ def _climb(state: SamplerState, config: SamplerConfig, noise: NoiseSource) -> Sa
     while rows := [i for i, p in enumerate(position) if times[p + 1] > times[p]]:
         z = _draw(state, draws, rows, config, noise)
         for k, i in enumerate(rows):
-            position[i] = position[i] + 1
-            draws[i] = draws[i] + 1
+            position[i] += 1
+            draws[i] += 1
             beta = config.schedule.beta[times[position[i]]]
             tiles[i] = math.sqrt(1.0 - beta) * tiles[i]
             if z is not None:
                 tiles[i] = tiles[i] + math.sqrt(beta) * z[k]
     if position == list(state.position):
         return state
-    return replace(state, x=torch.stack(tiles), position=tuple(position), draws=tuple(draws))
+    return replace(
+        state,
+        x=torch.stack(tiles),
+        position=tuple(position),
+        draws=tuple(draws),
+    )
 
 
 def _descend(
@@ -204,25 +220,28 @@ def _descend(
 ) -> SamplerState:
     """Take one reverse step: estimate, correct, step, post."""
     method = strategy(config)
-    indices = [config.times[p] for p in state.position]
-    step = gather(config, indices, state.x.device)
-    timesteps = torch.from_numpy(config.schedule.timesteps[indices]).to(
-        state.x.device, non_blocking=True
-    )
+    device = state.x.device
+    indices = [config.times[place] for place in state.position]
+    step = gather(config, indices, device)
+    on_host = torch.from_numpy(config.schedule.timesteps[indices])
+    timesteps = on_host.to(device, non_blocking=True)
     pull = None if state.guidance is None else state.guidance(state.x, timesteps)
 
     m = _estimate(denoiser, state, config, method, step, timesteps, pull)
     weights = method.weights(m)
     x_hat = method.correct(m, weights)
     if 0 in indices:
-        x_hat = torch.where(step.s_next == 0, method.finish(m, x_hat), x_hat)
+        finished = method.finish(m, x_hat)
+        x_hat = torch.where(step.s_next == 0, finished, x_hat)
 
     x_next = x_hat
     if any(indices):  # at t = 0 everything but x^ has weight 0
-        z = _draw(state, state.draws, range(len(indices)), config, noise)
+        rows = range(len(indices))
+        z = _draw(state, state.draws, rows, config, noise)
         extra = None
         if method.info.draws > 1:
-            extra = _draw(state, [d + 1 for d in state.draws], range(len(indices)), config, noise)
+            second = [draws + 1 for draws in state.draws]
+            extra = _draw(state, second, rows, config, noise)
         x_next = _step(config, m, x_hat, weights, z)
         if pull is not None and config.step_form == "posterior":
             x_next = x_next + step.fresh * step.fresh * pull
@@ -231,8 +250,8 @@ def _descend(
         state,
         x=x_next,
         estimate=x_hat,
-        position=tuple(p + 1 for p in state.position),
-        draws=tuple(d + method.info.draws for d in state.draws),
+        position=tuple(place + 1 for place in state.position),
+        draws=tuple(draws + method.info.draws for draws in state.draws),
     )
 
 
@@ -250,13 +269,21 @@ def _estimate(
     """
     x = state.x
     problem = state.problem
-    shift = -step.s * pull if pull is not None and config.step_form == "eps" else None
+    shift = None
+    if pull is not None and config.step_form == "eps":
+        shift = -step.s * pull
     if method.info.needs_gradient and problem.constraints:
-        differentiated = cast(GradientMethod, method)
-        found = evaluate_with_gradient(
-            denoiser, differentiated, problem, step, x, timesteps, shift, config.clip
+        eps, x0, push = evaluate_with_gradient(
+            denoiser,
+            cast(GradientMethod, method),
+            problem,
+            step,
+            x,
+            timesteps,
+            shift,
+            config.clip,
         )
-        return Moment(step, problem, x, *found)
+        return Moment(step, problem, x, eps, x0, push)
     eps = evaluate(denoiser, x, timesteps)
     if shift is not None:
         eps = eps + shift
@@ -267,7 +294,11 @@ def _estimate(
 
 
 def _step(
-    config: SamplerConfig, m: Moment, x_hat: Tensor, weights: RangeSpace | None, z: Tensor | None
+    config: SamplerConfig,
+    m: Moment,
+    x_hat: Tensor,
+    weights: RangeSpace | None,
+    z: Tensor | None,
 ) -> Tensor:
     """Go from x_t to x_{t-1} around x^ in the form of the process."""
     step = m.step
@@ -275,13 +306,15 @@ def _step(
     if config.step_form == "posterior":
         x_next = x_next + step.mean_x * m.x
     else:
-        x_next = x_next + step.kept * (
-            m.eps if weights is None else m.eps - weights.operator.range_project(m.eps)
-        )
+        eps = m.eps
+        if weights is not None:
+            eps = eps - weights.operator.range_project(eps)
+        x_next = x_next + step.kept * eps
     if z is not None:
         x_next = x_next + step.fresh * z
         if weights is not None:
-            x_next = x_next + (weights.fresh - step.fresh) * weights.operator.range_project(z)
+            excess = weights.fresh - step.fresh
+            x_next = x_next + excess * weights.operator.range_project(z)
     return x_next
 
 
@@ -292,10 +325,11 @@ def _draw(
     config: SamplerConfig,
     noise: NoiseSource,
 ) -> Tensor | None:
+    """Return the scaled draw `draws[i]` of every tile i of `rows`; None where nothing is drawn."""
     if config.noise_scale == 0:
         return None
-    _, c, h, w = state.x.shape
-    z = noise.draw(
-        [state.keys[i] for i in rows], [draws[i] for i in rows], (c, h, w), state.x.device
-    )
+    _, channels, height, width = state.x.shape
+    keys = [state.keys[i] for i in rows]
+    index = [draws[i] for i in rows]
+    z = noise.draw(keys, index, (channels, height, width), state.x.device)
     return z if config.noise_scale == 1 else config.noise_scale * z
