@@ -37,8 +37,12 @@ def psnr(image: Image, reference: Image, data_range: float) -> float:
     for uint8).
     """
     _check_pair(image, reference)
-    error = np.mean((image.astype(np.float64) - reference.astype(np.float64)) ** 2)
-    return math.inf if error == 0 else float(10.0 * np.log10(data_range**2 / error))
+    difference = image.astype(np.float64) - reference.astype(np.float64)
+    error = np.mean(difference**2)
+    if error == 0:
+        return math.inf
+    ratio = data_range**2 / error
+    return float(10.0 * np.log10(ratio))
 
 
 def ssim(image: Image, reference: Image, data_range: float) -> float:
@@ -50,13 +54,12 @@ def ssim(image: Image, reference: Image, data_range: float) -> float:
     """
     _check_pair(image, reference)
     least = 2 * SSIM_RADIUS + 1
-    if min(image.shape[1:]) < least:
-        raise ValueError(
-            f"image {image.shape[1]} x {image.shape[2]} is smaller than SSIM's window of {least} px"
-        )
-    return float(
-        np.mean([_ssim_channel(x, y, data_range) for x, y in zip(image, reference, strict=True)])
-    )
+    height, width = image.shape[1:]
+    if min(height, width) < least:
+        raise ValueError(f"image {height} x {width} is smaller than SSIM's window of {least} px")
+    pairs = zip(image, reference, strict=True)
+    channels = [_ssim_channel(x, y, data_range) for x, y in pairs]
+    return float(np.mean(channels))
 
 
 def _ssim_channel(image: Image, reference: Image, data_range: float) -> float:
@@ -69,12 +72,16 @@ def _ssim_channel(image: Image, reference: Image, data_range: float) -> float:
     covariance = _blur(x * y) - mean_x * mean_y
     k1 = (SSIM_K1 * data_range) ** 2
     k2 = (SSIM_K2 * data_range) ** 2
-    numerator = (2 * mean_x * mean_y + k1) * (2 * covariance + k2)
-    return float(np.mean(numerator / ((mean_x**2 + mean_y**2 + k1) * (var_x + var_y + k2))))
+
+    common = (2 * mean_x * mean_y + k1) * (2 * covariance + k2)
+    apart = (mean_x**2 + mean_y**2 + k1) * (var_x + var_y + k2)
+    return float(np.mean(common / apart))
 
 
 def _blur(x: Float64) -> Float64:
-    taps = np.exp(-0.5 * (np.arange(-SSIM_RADIUS, SSIM_RADIUS + 1) / SSIM_SIGMA) ** 2)
+    """Return the Gaussian mean of every window that lies inside x, one axis after the other."""
+    places = np.arange(-SSIM_RADIUS, SSIM_RADIUS + 1)
+    taps = np.exp(-0.5 * (places / SSIM_SIGMA) ** 2)
     taps /= taps.sum()
     height, width = (size - 2 * SSIM_RADIUS for size in x.shape)
     rows: Float64 = np.zeros((height, x.shape[1]))
@@ -132,27 +139,32 @@ class ConsistencyMeter:
         (`clipped_cells`), and which count at all (a mask's known ones).
         """
         error = np.abs(measured.astype(np.float64) - y.astype(np.float64))
-        counted = (
-            np.ones(error.shape, bool) if valid is None else np.broadcast_to(valid, error.shape)
-        )
-        limited = (
-            np.zeros(error.shape, bool)
-            if clipped is None
-            else np.broadcast_to(clipped, error.shape) & counted
-        )
+        counted = np.ones(error.shape, bool)
+        if valid is not None:
+            counted = np.broadcast_to(valid, error.shape)
+        limited = np.zeros(error.shape, bool)
+        if clipped is not None:
+            limited = np.broadcast_to(clipped, error.shape) & counted
+
         free = error[counted & ~limited]
-        limited_error = error[limited]
-        self._max = max(self._max, float(free.max(initial=0.0)))
+        largest = float(free.max(initial=0.0))
+        self._max = max(self._max, largest)
         self._squares += float((free**2).sum())
         self._cells += free.size
+
+        limited_error = error[limited]
+        largest = float(limited_error.max(initial=0.0))
+        self._clipped_max = max(self._clipped_max, largest)
         self._clipped += limited_error.size
-        self._clipped_max = max(self._clipped_max, float(limited_error.max(initial=0.0)))
 
     def result(self) -> Consistency:
         """Return what has been seen so far; zeros when that is nothing."""
+        rms = 0.0
+        if self._cells:
+            rms = math.sqrt(self._squares / self._cells)
         return Consistency(
             max=self._max,
-            rms=math.sqrt(self._squares / self._cells) if self._cells else 0.0,
+            rms=rms,
             cells=self._cells,
             clipped=self._clipped,
             clipped_max=self._clipped_max,
@@ -160,7 +172,10 @@ class ConsistencyMeter:
 
 
 def clipped_cells(
-    pixels: Image, scale: int, limits: tuple[float, float], across_channels: bool = False
+    pixels: Image,
+    scale: int,
+    limits: tuple[float, float],
+    across_channels: bool = False,
 ) -> NDArray[np.bool_]:
     """Return which measurement cells have an output pixel at a limit of the dtype, (C, H/scale,
     W/scale) bool.
@@ -169,12 +184,18 @@ def clipped_cells(
     across_channels: for operators that average the channels; the result then is (1, H/scale,
     W/scale).
     """
-    c, h, w = pixels.shape
-    if h % scale or w % scale:
-        raise ValueError(f"window {h} x {w} is not a multiple of {scale} px; feed aligned windows")
-    at_limit = (pixels <= limits[0]) | (pixels >= limits[1])
-    cells = at_limit.reshape(c, h // scale, scale, w // scale, scale).any(axis=(2, 4))
-    return np.asarray(cells.any(axis=0, keepdims=True) if across_channels else cells)
+    channels, height, width = pixels.shape
+    if height % scale or width % scale:
+        raise ValueError(
+            f"window {height} x {width} is not a multiple of {scale} px; feed aligned windows"
+        )
+    smallest, largest = limits
+    at_limit = (pixels <= smallest) | (pixels >= largest)
+    blocks = at_limit.reshape(channels, height // scale, scale, width // scale, scale)
+    cells = blocks.any(axis=(2, 4))
+    if across_channels:
+        cells = cells.any(axis=0, keepdims=True)
+    return np.asarray(cells)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,7 +247,8 @@ class SeamMeter:
     _column_sums: Float64 = field(init=False)
 
     def __post_init__(self) -> None:
-        self._row_sums, self._column_sums = np.zeros(self.height), np.zeros(self.width)
+        self._row_sums = np.zeros(self.height)
+        self._column_sums = np.zeros(self.width)
 
     def windows(self, side: int) -> Iterator[tuple[int, int, int, int]]:
         """Yield boxes (y0, x0, y1, x1) to read and feed, at most (side+1)^2 px; they overlap by one
@@ -234,12 +256,11 @@ class SeamMeter:
         """
         for y in range(0, self.height, side):
             for x in range(0, self.width, side):
-                yield (
-                    max(y - 1, 0),
-                    max(x - 1, 0),
-                    min(y + side, self.height),
-                    min(x + side, self.width),
-                )
+                top = max(y - 1, 0)
+                left = max(x - 1, 0)
+                bottom = min(y + side, self.height)
+                right = min(x + side, self.width)
+                yield top, left, bottom, right
 
     def update(self, y0: int, x0: int, window: Image) -> None:
         """Add the window (C, h, w) whose upper left pixel is (y0, x0); any integer or floating
@@ -251,8 +272,10 @@ class SeamMeter:
         # complete a pair.
         rows = x[:, :, min(x0, 1) :]
         columns = x[:, min(y0, 1) :, :]
-        self._row_sums[y0 + 1 : y0 + h] += np.abs(np.diff(rows, axis=1)).sum(axis=(0, 2))
-        self._column_sums[x0 + 1 : x0 + w] += np.abs(np.diff(columns, axis=2)).sum(axis=(0, 1))
+        across_rows = np.abs(np.diff(rows, axis=1))
+        across_columns = np.abs(np.diff(columns, axis=2))
+        self._row_sums[y0 + 1 : y0 + h] += across_rows.sum(axis=(0, 2))
+        self._column_sums[x0 + 1 : x0 + w] += across_columns.sum(axis=(0, 1))
 
     def result(self) -> SeamReport:
         """Return the ratios of what has been fed; 1 with no lines for an image without internal
@@ -271,41 +294,60 @@ class SeamMeter:
 
 
 def _pairs(
-    sums: Float64, edges: Sequence[int], stride: int, period: int
+    sums: Float64,
+    edges: Sequence[int],
+    stride: int,
+    period: int,
 ) -> list[tuple[float, float]]:
     """Return for every edge the sum across it and the mean sum across its parallel lines, none of
     them near an edge.
     """
+    first = -(-SEAM_CLEARANCE // period) * period
+    last = max(stride // 4, first)
+    offsets = range(first, last + 1, period)
+
+    def clear(line: int) -> bool:
+        """Tell whether a line lies inside the image and away from every edge."""
+        if not 0 < line < len(sums):
+            return False
+        return all(abs(line - edge) >= SEAM_CLEARANCE for edge in _nearest(edges, line))
+
     pairs = []
     for edge in edges:
-        first = -(-SEAM_CLEARANCE // period) * period
-        offsets = range(first, max(stride // 4, first) + 1, period)
-        lines = [edge + sign * d for sign in (-1, 1) for d in offsets]
-        lines = [
-            y
-            for y in lines
-            if 0 < y < len(sums) and all(abs(y - e) >= SEAM_CLEARANCE for e in _near(edges, y))
-        ]
+        before = [edge - offset for offset in offsets]
+        after = [edge + offset for offset in offsets]
+        lines = [line for line in before + after if clear(line)]
         if lines:
-            pairs.append((float(sums[edge]), float(sums[lines].mean())))
+            across = float(sums[edge])
+            beside = float(sums[lines].mean())
+            pairs.append((across, beside))
     return pairs
 
 
-def _near(edges: Sequence[int], line: int) -> Sequence[int]:
+def _nearest(edges: Sequence[int], line: int) -> Sequence[int]:
+    """Return the edges next to a line, one on either side; edges ascend."""
     i = bisect_left(edges, line)
     return edges[max(i - 1, 0) : i + 1]
 
 
 def _ratio(pairs: list[tuple[float, float]]) -> SeamRatio:
-    """Return the ratio of means and the standard error of that estimator (Cochran 1977, Eq. 6.9)."""
+    """Return the ratio of means and the standard error of that estimator (Cochran 1977, Eq. 6.9).
+
+    pairs: sum across an edge, mean sum across its parallel lines.
+    """
     if not pairs:
         return SeamRatio(ratio=1.0, stderr=0.0, lines=0)
     across, beside = np.array(pairs).T
     n = len(pairs)
     total = float(beside.sum())
     if total == 0:
-        return SeamRatio(ratio=1.0 if across.sum() == 0 else math.inf, stderr=0.0, lines=n)
+        flat = across.sum() == 0
+        return SeamRatio(ratio=1.0 if flat else math.inf, stderr=0.0, lines=n)
+
     ratio = float(across.sum()) / total
-    scatter = float(((across - ratio * beside) ** 2).sum())
-    stderr = math.sqrt(scatter * n / (n - 1)) / total if n > 1 else math.nan
+    stderr = math.nan
+    if n > 1:
+        deviation = across - ratio * beside
+        scatter = float((deviation**2).sum())
+        stderr = math.sqrt(scatter * n / (n - 1)) / total
     return SeamRatio(ratio=ratio, stderr=stderr, lines=n)

@@ -71,33 +71,56 @@ class KeyedNoise:
         """Return (B, C, H, W) float32 standard normal; raise ValueError for a key or index out of
         range.
         """
-        return torch.stack(
-            [self._tile(key, i, shape, device) for key, i in zip(keys, index, strict=True)]
-        )
+        draws = zip(keys, index, strict=True)
+        tiles = [self._tile(key, i, shape, device) for key, i in draws]
+        return torch.stack(tiles)
 
     def _tile(
-        self, key: NoiseKey, index: int, shape: tuple[int, int, int], device: torch.device
+        self,
+        key: NoiseKey,
+        index: int,
+        shape: tuple[int, int, int],
+        device: torch.device,
     ) -> Tensor:
+        """Return draw `index` of one tile, (C, H, W) float32."""
         level, row, col = key
-        limits = zip(
-            (level, row, col, index), (_LEVELS, 1 << 32, 1 << 32, 1 << _DRAW_BITS), strict=True
-        )
-        if not all(0 <= value < limit for value, limit in limits):
-            raise ValueError(
-                f"noise key {key}, draw {index}: level < 256, row and col < 2^32, draw < 2^24 are needed"
-            )
+        _check_key(key, index)
         count = math.prod(shape)
-        block = torch.arange(-(-count // 4), dtype=torch.int64, device=device)
-        words = philox4x32(
-            block, level << _DRAW_BITS | index, row, col, key=(self.seed & _LOW, self.seed >> 32)
+        # Each counter gives four words, and two words give two deviates.
+        counters = -(-count // 4)
+        block = torch.arange(counters, dtype=torch.int64, device=device)
+        place = level << _DRAW_BITS | index
+        seed = (self.seed & _LOW, self.seed >> 32)
+        w0, w1, w2, w3 = philox4x32(block, place, row, col, key=seed)
+
+        first = box_muller(w0, w1)
+        second = box_muller(w2, w3)
+        deviates = torch.stack((*first, *second), dim=-1).reshape(-1)
+        return deviates[:count].reshape(shape)
+
+
+def _check_key(key: NoiseKey, index: int) -> None:
+    """Raise ValueError unless key and draw index fit into the counter's words."""
+    level, row, col = key
+    fits = (
+        0 <= level < _LEVELS,
+        0 <= row <= _LOW,
+        0 <= col <= _LOW,
+        0 <= index < 1 << _DRAW_BITS,
+    )
+    if not all(fits):
+        raise ValueError(
+            f"noise key {key}, draw {index}: "
+            "level < 256, row and col < 2^32, draw < 2^24 are needed"
         )
-        first = box_muller(words[0], words[1])
-        second = box_muller(words[2], words[3])
-        return torch.stack((*first, *second), dim=-1).reshape(-1)[:count].reshape(shape)
 
 
 def philox4x32(
-    c0: Tensor, c1: int | Tensor, c2: int | Tensor, c3: int | Tensor, key: tuple[int, int]
+    c0: Tensor,
+    c1: int | Tensor,
+    c2: int | Tensor,
+    c3: int | Tensor,
+    key: tuple[int, int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Encrypt the counter (c0, c1, c2, c3) with the key in ten rounds.
 
@@ -106,25 +129,28 @@ def philox4x32(
     ones once the sign has been masked off.
     """
     k0, k1 = key
-    words = [torch.as_tensor(c, dtype=torch.int64, device=c0.device) for c in (c0, c1, c2, c3)]
+    w0, w1, w2, w3 = (
+        torch.as_tensor(c, dtype=torch.int64, device=c0.device) for c in (c0, c1, c2, c3)
+    )
     for _ in range(_ROUNDS):
-        p0 = words[0] * _M0
-        p1 = words[2] * _M1
-        words = [
-            (p1 >> 32 & _LOW) ^ words[1] ^ k0,
-            p1 & _LOW,
-            (p0 >> 32 & _LOW) ^ words[3] ^ k1,
-            p0 & _LOW,
-        ]
+        p0 = w0 * _M0
+        p1 = w2 * _M1
+        w0 = (p1 >> 32 & _LOW) ^ w1 ^ k0
+        w2 = (p0 >> 32 & _LOW) ^ w3 ^ k1
+        w1 = p1 & _LOW
+        w3 = p0 & _LOW
         k0 = k0 + _W0 & _LOW
         k1 = k1 + _W1 & _LOW
-    return words[0], words[1], words[2], words[3]
+    return w0, w1, w2, w3
 
 
 def box_muller(w0: Tensor, w1: Tensor) -> tuple[Tensor, Tensor]:
     """Turn two 32-bit words into two independent standard normal deviates, float32, at most 6.8 in
     size.
     """
-    radius = torch.sqrt(-2.0 * torch.log((w0.double() + 0.5) * 2.0**-32))
+    uniform = (w0.double() + 0.5) * 2.0**-32
+    radius = torch.sqrt(-2.0 * torch.log(uniform))
     angle = w1.double() * (2.0 * math.pi * 2.0**-32)
-    return (radius * torch.cos(angle)).float(), (radius * torch.sin(angle)).float()
+    first = radius * torch.cos(angle)
+    second = radius * torch.sin(angle)
+    return first.float(), second.float()

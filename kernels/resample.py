@@ -19,7 +19,13 @@ def bicubic_upsample(picture: Array, scale: int) -> Array:
     if scale == 1:
         return picture
     tensor = torch.from_numpy(np.ascontiguousarray(picture))[None]
-    return F.interpolate(tensor, scale_factor=scale, mode="bicubic", align_corners=False)[0].numpy()
+    enlarged = F.interpolate(
+        tensor,
+        scale_factor=scale,
+        mode="bicubic",
+        align_corners=False,
+    )
+    return enlarged[0].numpy()
 
 
 def fill_unknown(picture: Array) -> Array:
@@ -36,7 +42,8 @@ def fill_unknown(picture: Array) -> Array:
         return np.zeros_like(picture)
     height, width = picture.shape[1:]
     coarse = fill_unknown(_halved(picture))
-    smooth = bicubic_upsample(coarse, 2)[:, :height, :width]
+    enlarged = bicubic_upsample(coarse, 2)
+    smooth = enlarged[:, :height, :width]
     return np.where(unknown, smooth, picture).astype(np.float32)
 
 
@@ -45,9 +52,14 @@ def _halved(picture: Array) -> Array:
     repeated to even sizes.
     """
     channels, height, width = picture.shape
-    even = np.pad(picture, ((0, 0), (0, height % 2), (0, width % 2)), mode="edge")
-    blocks = even.reshape(channels, even.shape[1] // 2, 2, even.shape[2] // 2, 2)
+    odd = ((0, 0), (0, height % 2), (0, width % 2))
+    even = np.pad(picture, odd, mode="edge")
+    rows = even.shape[1] // 2
+    cols = even.shape[2] // 2
+    blocks = even.reshape(channels, rows, 2, cols, 2)
+
     known = ~np.isnan(blocks)
     total = np.where(known, blocks, 0).sum(axis=(2, 4), dtype=np.float64)
     count = known.sum(axis=(2, 4))
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
+    mean = total / np.maximum(count, 1)
+    return np.where(count > 0, mean, np.nan).astype(np.float32)

@@ -53,30 +53,39 @@ class Schedule:
         base_alpha_bar: (n,) decreasing in (0, 1). timesteps: ascending and distinct, in [0, n).
         Raises ValueError when the timesteps are empty, unordered or out of range.
         """
-        kept = np.asarray(timesteps, dtype=np.int64)
         n = len(base_alpha_bar)
-        if (
-            kept.ndim != 1
-            or len(kept) == 0
-            or np.any(np.diff(kept) <= 0)
-            or kept[0] < 0
-            or kept[-1] >= n
-        ):
-            raise ValueError(
-                f"timesteps {kept.tolist()} are not ascending and distinct in [0, {n}); respace again"
-            )
+        kept = _checked_timesteps(timesteps, n)
         base = np.asarray(base_alpha_bar, dtype=np.float64)[kept]
-        beta = 1.0 - base / np.concatenate(([1.0], base[:-1]))
+        beta = 1.0 - base / _shifted(base)
+
         alpha_bar = _cumulative(beta)
-        previous = np.concatenate(([1.0], alpha_bar[:-1]))
+        previous = _shifted(alpha_bar)
+        noise = 1.0 - alpha_bar
+        noise_before = 1.0 - previous
         return cls(
             timesteps=kept,
             alpha_bar=alpha_bar,
             beta=beta,
-            c1=beta * np.sqrt(previous) / (1.0 - alpha_bar),
-            c2=(1.0 - previous) * np.sqrt(1.0 - beta) / (1.0 - alpha_bar),
-            posterior_variance=beta * (1.0 - previous) / (1.0 - alpha_bar),
+            c1=beta * np.sqrt(previous) / noise,
+            c2=noise_before * np.sqrt(1.0 - beta) / noise,
+            posterior_variance=beta * noise_before / noise,
         )
+
+
+def _checked_timesteps(timesteps: Sequence[int] | Int64, n: int) -> Int64:
+    """Return timesteps as int64; raise ValueError unless they ascend in [0, n)."""
+    kept = np.asarray(timesteps, dtype=np.int64)
+    ascending = kept.ndim == 1 and len(kept) > 0 and not np.any(np.diff(kept) <= 0)
+    if not ascending or kept[0] < 0 or kept[-1] >= n:
+        raise ValueError(
+            f"timesteps {kept.tolist()} are not ascending and distinct in [0, {n}); respace again"
+        )
+    return kept
+
+
+def _shifted(alpha_bar: Float64) -> Float64:
+    """Return alpha_bar of every index's predecessor, 1 for the first."""
+    return np.concatenate(([1.0], alpha_bar[:-1]))
 
 
 def linear_alpha_bar(n: int = 1000) -> Float64:
@@ -84,24 +93,32 @@ def linear_alpha_bar(n: int = 1000) -> Float64:
     1000/n otherwise.
     """
     scale = 1000 / n
-    return _cumulative(np.linspace(scale * 1e-4, scale * 2e-2, n, dtype=np.float64))
+    beta = np.linspace(scale * 1e-4, scale * 2e-2, n, dtype=np.float64)
+    return _cumulative(beta)
 
 
 def cosine_alpha_bar(n: int = 1000) -> Float64:
     """Return alpha_bar (n,) of the squared-cosine schedule (Nichol & Dhariwal 2021, Eq. 17)."""
 
     def level(u: float) -> float:
-        return math.cos((u + COSINE_OFFSET) / (1 + COSINE_OFFSET) * math.pi / 2) ** 2
+        shifted = (u + COSINE_OFFSET) / (1 + COSINE_OFFSET)
+        return math.cos(shifted * math.pi / 2) ** 2
 
-    beta = [min(1 - level((i + 1) / n) / level(i / n), COSINE_MAX_BETA) for i in range(n)]
-    return _cumulative(np.array(beta, dtype=np.float64))
+    betas = []
+    for i in range(n):
+        kept = level((i + 1) / n) / level(i / n)
+        betas.append(min(1 - kept, COSINE_MAX_BETA))
+    return _cumulative(np.array(betas, dtype=np.float64))
 
 
 def scaled_linear_alpha_bar(n: int = 1000) -> Float64:
     """Return alpha_bar (n,) of betas whose root is linear from sqrt(8.5e-4) to sqrt(1.2e-2) (latent
     diffusion).
     """
-    return _cumulative(np.linspace(math.sqrt(8.5e-4), math.sqrt(1.2e-2), n, dtype=np.float64) ** 2)
+    first = math.sqrt(8.5e-4)
+    last = math.sqrt(1.2e-2)
+    roots = np.linspace(first, last, n, dtype=np.float64)
+    return _cumulative(roots**2)
 
 
 def _cumulative(beta: Float64) -> Float64:
@@ -125,7 +142,8 @@ def base_alpha_bar(name: str | Sequence[float], n: int = 1000) -> Float64:
     if not isinstance(name, str):
         return checked_alpha_bar(name, n)
     if name not in BASE_SCHEDULES:
-        raise ValueError(f"unknown noise schedule {name!r}; known: {', '.join(BASE_SCHEDULES)}")
+        known = ", ".join(BASE_SCHEDULES)
+        raise ValueError(f"unknown noise schedule {name!r}; known: {known}")
     return BASE_SCHEDULES[name](n)
 
 
@@ -134,13 +152,11 @@ def checked_alpha_bar(table: Sequence[float] | Float64, n: int) -> Float64:
     (0, 1).
     """
     values = np.asarray(table, dtype=np.float64)
-    if (
-        values.shape != (n,)
-        or not np.all((values > 0) & (values < 1))
-        or np.any(np.diff(values) >= 0)
-    ):
+    inside = np.all((values > 0) & (values < 1))
+    if values.shape != (n,) or not inside or np.any(np.diff(values) >= 0):
         raise ValueError(
-            f"alpha_bar of shape {values.shape} is no schedule of {n} timesteps: give falling values in (0, 1)"
+            f"alpha_bar of shape {values.shape} is no schedule of {n} timesteps: "
+            "give falling values in (0, 1)"
         )
     return values
 
@@ -158,11 +174,13 @@ def respaced_timesteps(n: int, steps: int, start: int | None = None) -> Int64:
         raise ValueError(f"start {last} is outside the base timesteps; choose one in [0, {n - 1}]")
     if not 1 <= steps <= last + 1:
         raise ValueError(
-            f"{steps} steps do not fit into base timesteps 0..{last}; choose between 1 and {last + 1}"
+            f"{steps} steps do not fit into base timesteps 0..{last}; "
+            f"choose between 1 and {last + 1}"
         )
     if steps == 1:
         return np.array([last], dtype=np.int64)
-    return np.array(_evenly_spaced(last + 1, steps), dtype=np.int64)
+    kept = _evenly_spaced(last + 1, steps)
+    return np.array(kept, dtype=np.int64)
 
 
 def sectioned_timesteps(n: int, counts: Sequence[int]) -> Int64:
@@ -173,11 +191,13 @@ def sectioned_timesteps(n: int, counts: Sequence[int]) -> Int64:
     """
     kept: list[int] = []
     first = 0
+    usual, longer = divmod(n, len(counts))
     for i, count in enumerate(counts):
-        size = n // len(counts) + (i < n % len(counts))
+        size = usual + (i < longer)
         if not 1 <= count <= size:
             raise ValueError(
-                f"{count} steps do not fit into section {i} of {size} timesteps; ask for 1 to {size}"
+                f"{count} steps do not fit into section {i} of {size} timesteps; "
+                f"ask for 1 to {size}"
             )
         kept += [first + k for k in _evenly_spaced(size, count)]
         first += size
@@ -191,8 +211,9 @@ def strided_timesteps(n: int, steps: int) -> Int64:
     Raises ValueError when no integer stride does.
     """
     for stride in range(1, n + 1):
-        if len(range(0, n, stride)) == steps:
-            return np.arange(0, n, stride, dtype=np.int64)
+        kept = range(0, n, stride)
+        if len(kept) == steps:
+            return np.array(kept, dtype=np.int64)
     raise ValueError(f"no integer stride keeps {steps} of {n} timesteps; use evenly spaced ones")
 
 
@@ -222,7 +243,9 @@ def log_sigma_timesteps(alpha_bar: Float64, start: int, steps: int) -> Int64:
         raise ValueError(f"{steps} steps are none; choose at least 1")
     log_sigma = 0.5 * np.log((1.0 - alpha_bar) / alpha_bar)
     targets = np.linspace(log_sigma[start], log_sigma[0], steps)
-    return np.unique(np.abs(log_sigma[None, :] - targets[:, None]).argmin(axis=1)).astype(np.int64)
+    distance = np.abs(log_sigma[None, :] - targets[:, None])
+    nearest = distance.argmin(axis=1)
+    return np.unique(nearest).astype(np.int64)
 
 
 def time_travel(steps: int, length: int = 1, repeat: int = 1) -> list[int]:
@@ -236,11 +259,13 @@ def time_travel(steps: int, length: int = 1, repeat: int = 1) -> list[int]:
     """
     if min(steps, length, repeat) < 1:
         raise ValueError(
-            f"time travel of {steps} steps, length {length}, repeat {repeat}: each must be at least 1"
+            f"time travel of {steps} steps, length {length}, repeat {repeat}: "
+            "each must be at least 1"
         )
-    left = dict.fromkeys(range(0, steps - length, length), repeat - 1)
-    times = [steps - 1]
+    places = range(0, steps - length, length)
+    left = dict.fromkeys(places, repeat - 1)
     t = steps - 1
+    times = [t]
     while t >= 0:
         t -= 1
         times.append(t)

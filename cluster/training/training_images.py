@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.training.near_duplicates import SIDE, Hashes, landmarks, reduced
+from kernels.training.near_duplicates import SIDE, Hashes, smallest_hashes, window_hashes
 from orchestrator.errors import PlanError
 from orchestrator.job.bands import Bands
 from orchestrator.job.value_range import Values
@@ -134,7 +134,7 @@ class TrainingImages:
 
     def landmarks(self) -> Hashes:
         """Return landmarks (kernels.training.near_duplicates) of all images, window by window."""
-        return reduced(
+        return smallest_hashes(
             (image_landmarks(picture.reader) for picture in self.pictures), MOST_LANDMARKS
         )
 
@@ -151,7 +151,7 @@ def image_landmarks(reader: Reader) -> Hashes:
     # In pieces, so that the list does not grow with the image.
     found: Hashes = np.zeros(0, np.uint64)
     for box in boxes:
-        found = reduced((found, landmarks(reader.read(box))), MOST_LANDMARKS)
+        found = smallest_hashes((found, window_hashes(reader.read(box))), MOST_LANDMARKS)
     return found
 
 

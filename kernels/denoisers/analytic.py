@@ -21,10 +21,14 @@ from kernels.schedule import base_alpha_bar
 
 # The stationary prior, roughly the statistics of photographs in [-1, 1]: standard deviation, the
 # wavelength above which the 1/f^2 power spectrum is flat (px), and the share of the variance that
-# all channels have in common. A change of any of them must change `catalog.ANALYTIC_CONTENT`.
+# all channels have in common. A change of any of them must change
+# `kernels.denoisers.info.ANALYTIC_CONTENT`.
 DEVIATION = 0.5
 FLAT_ABOVE = 128.0
 COMMON_SHARE = 0.9
+
+# Share of the greatest eigenvalue by which rounding may make one negative.
+ROUNDING = 1e-9
 
 
 class GaussianDenoiser:
@@ -44,19 +48,22 @@ class GaussianDenoiser:
         """Decompose the covariance in float64.
 
         mean: (C, h, w), the size of a block in px. covariance: (n, n), n = C h w, symmetric,
-        positive semi-definite.
+        positive semi-definite; else ValueError.
         """
         n = mean.numel()
         if covariance.shape != (n, n):
             raise ValueError(
-                f"covariance has shape {tuple(covariance.shape)}; a mean of {n} values needs ({n}, {n})"
+                f"covariance has shape {tuple(covariance.shape)}; "
+                f"a mean of {n} values needs ({n}, {n})"
+            )
+        variances, basis = torch.linalg.eigh(covariance.double())
+        smallest = variances[0]
+        largest = variances[-1]
+        if smallest < -ROUNDING * largest:
+            raise ValueError(
+                f"covariance has the eigenvalue {smallest:.3g}; it must be positive semi-definite"
             )
         self.info = info or DenoiserInfo(name="gaussian", channels=mean.shape[0], multiple=1)
-        variances, basis = torch.linalg.eigh(covariance.double())
-        if variances[0] < -1e-9 * variances[-1]:
-            raise ValueError(
-                f"covariance has the eigenvalue {variances[0]:.3g}; it must be positive semi-definite"
-            )
         self.mean = mean.double().to(device)
         self.variances = variances.clamp(min=0.0).to(device)
         self.basis = basis.to(device)
@@ -72,13 +79,16 @@ class GaussianDenoiser:
             raise ValueError(f"picture {tuple(x_t.shape[1:])} is not made of blocks {(c, h, w)}")
         a = self._a[t][:, None, None]
         s = self._s[t][:, None, None]
-        cells = (
-            x_t.double().reshape(batch, c, height // h, h, width // w, w).permute(0, 2, 4, 1, 3, 5)
-        )
-        residual = cells.reshape(batch, -1, c * h * w) - a * self.mean.reshape(-1)
-        eps = residual @ self.basis * (s / (a * a * self.variances + s * s)) @ self.basis.T
-        picture: Tensor = eps.reshape(cells.shape).permute(0, 3, 1, 4, 2, 5).reshape(x_t.shape)
-        return picture.float()
+        split = x_t.double().reshape(batch, c, height // h, h, width // w, w)
+        cells = split.permute(0, 2, 4, 1, 3, 5)
+        blocks = cells.reshape(batch, -1, c * h * w)
+
+        residual = blocks - a * self.mean.reshape(-1)
+        gain = s / (a * a * self.variances + s * s)
+        eps = residual @ self.basis * gain @ self.basis.T
+
+        joined = eps.reshape(cells.shape).permute(0, 3, 1, 4, 2, 5)
+        return joined.reshape(x_t.shape).float()
 
     def to(self, device: torch.device | str) -> Self:
         """Return a copy on the device."""
@@ -103,23 +113,27 @@ class StationaryDenoiser:
         s = self._s[t].float()[:, None, None, None]
         common = x_t.mean(dim=1, keepdim=True)
         channels = x_t.shape[1]
-        eps = self._filter(common, channels * COMMON_SHARE, a, s)
         if channels == 1:
-            return self._filter(common, 1.0, a, s)
-        return eps + self._filter(
-            x_t - common, channels / (channels - 1) * (1 - COMMON_SHARE), a, s
-        )
+            return self._filtered(common, 1.0, a, s)
+        common_share = channels * COMMON_SHARE
+        own_share = channels / (channels - 1) * (1 - COMMON_SHARE)
+        eps = self._filtered(common, common_share, a, s)
+        return eps + self._filtered(x_t - common, own_share, a, s)
 
     def to(self, device: torch.device | str) -> Self:
         """Return a copy on the device."""
         return type(self)(device)
 
-    def _filter(self, x: Tensor, share: float, a: Tensor, s: Tensor) -> Tensor:
+    def _filtered(self, x: Tensor, share: float, a: Tensor, s: Tensor) -> Tensor:
+        """Return eps of the part x of a picture whose spectrum is `share` times the prior's."""
         size = (x.shape[-2], x.shape[-1])
         if size not in self._power:
-            self._power[size] = torch.from_numpy(power_spectrum(*size)).float().to(x.device)
-        gain = s / (a * a * (share * self._power[size]) + s * s)
-        filtered: Tensor = torch.fft.irfft2(torch.fft.rfft2(x) * gain, s=size)
+            power = torch.from_numpy(power_spectrum(*size))
+            self._power[size] = power.float().to(x.device)
+        variance = share * self._power[size]
+        gain = s / (a * a * variance + s * s)
+        modes = torch.fft.rfft2(x) * gain
+        filtered: Tensor = torch.fft.irfft2(modes, s=size)
         return filtered
 
 
@@ -135,5 +149,8 @@ def power_spectrum(height: int, width: int) -> NDArray[np.float64]:
 
 
 def _levels(info: DenoiserInfo, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """Return a and s of every base timestep, each (n,) float64."""
     alpha_bar = torch.from_numpy(base_alpha_bar(info.alpha_bar, info.n_timesteps))
-    return alpha_bar.sqrt().to(device), (1.0 - alpha_bar).sqrt().to(device)
+    a = alpha_bar.sqrt()
+    s = (1.0 - alpha_bar).sqrt()
+    return a.to(device), s.to(device)

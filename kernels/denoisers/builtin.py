@@ -56,11 +56,9 @@ class PriorConfig:
     def from_json(cls, text: str) -> PriorConfig:
         """Read the JSON made by `to_json`; raise ValueError when it is not one."""
         try:
-            fields = json.loads(text)
-            fields = {
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in fields.items()
-            }
+            fields = {}
+            for name, value in json.loads(text).items():
+                fields[name] = tuple(value) if isinstance(value, list) else value
             return cls(**fields)
         except (TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(
@@ -84,9 +82,11 @@ class LogSigmaEmbedding(nn.Module):
         self.register_buffer("frequencies", 2 ** torch.linspace(-1, 2.5, 16), persistent=False)
 
     def forward(self, level: Tensor) -> Tensor:
+        """Return the embedding (B, width) of levels (B,)."""
         angle = level[:, None] * self.frequencies.to(level.dtype)
         features = torch.cat([angle.sin(), angle.cos()], 1)
-        return F.silu(self.output(F.silu(self.hidden(features))))
+        hidden = F.silu(self.hidden(features))
+        return F.silu(self.output(hidden))
 
 
 class ResidualBlock(nn.Module):
@@ -106,8 +106,10 @@ class ResidualBlock(nn.Module):
             self.conv_out.weight.mul_(0.3)
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
+        """Return (B, channels, H, W) for x of that shape and embedded levels (B, embedding)."""
         gain, shift = self.modulation(embedded)[..., None, None].chunk(2, 1)
-        return x + self.conv_out(F.silu(torch.addcmul(shift, self.conv_in(x), 1 + gain)))
+        modulated = torch.addcmul(shift, self.conv_in(x), 1 + gain)
+        return x + self.conv_out(F.silu(modulated))
 
 
 class LocalUNet(nn.Module):
@@ -121,19 +123,13 @@ class LocalUNet(nn.Module):
         channels = config.channels
         width = config.embedding
         folded = config.image_channels * config.shuffle**2
+        pairs = list(itertools.pairwise(channels))
+
         self.embedding = LogSigmaEmbedding(width)
         self.stem = nn.Conv2d(folded, channels[0], 3, padding=1)
-        sides = list(zip(channels[:-1], config.blocks[:-1], strict=True))
-        self.encoder = nn.ModuleList(
-            nn.ModuleList(ResidualBlock(c, width) for _ in range(n)) for c, n in sides
-        )
-        self.middle = nn.ModuleList(
-            ResidualBlock(channels[-1], width) for _ in range(2 * config.blocks[-1])
-        )
-        self.decoder = nn.ModuleList(
-            nn.ModuleList(ResidualBlock(c, width) for _ in range(n)) for c, n in sides
-        )
-        pairs = list(itertools.pairwise(channels))
+        self.encoder = _sides(config)
+        self.middle = _blocks(channels[-1], width, 2 * config.blocks[-1])
+        self.decoder = _sides(config)
         self.downs = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairs)
         self.ups = nn.ModuleList(nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in pairs)
         self.head = nn.Conv2d(channels[0], folded, 3, padding=1)
@@ -141,6 +137,7 @@ class LocalUNet(nn.Module):
         _zero(self.head)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        """Return F of x (B, C, H, W) at levels (B,), like x."""
         embedded = self.embedding(level)
         h = self.stem(F.pixel_unshuffle(x, self.config.shuffle))
         skips = []
@@ -149,13 +146,27 @@ class LocalUNet(nn.Module):
                 h = block(h, embedded)
             skips.append(h)
             h = down(h)
+
         for block in self.middle:
             h = block(h, embedded)
-        for up, blocks, skip in reversed(list(zip(self.ups, self.decoder, skips, strict=True))):
-            h = F.pixel_shuffle(up(h), 2).contiguous(memory_format=torch.channels_last) + skip
+
+        levels = list(zip(self.ups, self.decoder, skips, strict=True))
+        for up, blocks, skip in reversed(levels):
+            enlarged = F.pixel_shuffle(up(h), 2)
+            h = enlarged.contiguous(memory_format=torch.channels_last) + skip
             for block in blocks:
                 h = block(h, embedded)
         return F.pixel_shuffle(self.head(h), self.config.shuffle)
+
+
+def _blocks(channels: int, width: int, count: int) -> nn.ModuleList:
+    return nn.ModuleList(ResidualBlock(channels, width) for _ in range(count))
+
+
+def _sides(config: PriorConfig) -> nn.ModuleList:
+    """Build the blocks of all levels but the coarsest, in one direction."""
+    levels = zip(config.channels[:-1], config.blocks[:-1], strict=True)
+    return nn.ModuleList(_blocks(channels, config.embedding, count) for channels, count in levels)
 
 
 def _zero(layer: nn.Module) -> None:
@@ -164,7 +175,10 @@ def _zero(layer: nn.Module) -> None:
 
 
 def network_output(
-    net: nn.Module, z: Tensor, sigma: Tensor, dtype: torch.dtype = torch.float32
+    net: nn.Module,
+    z: Tensor,
+    sigma: Tensor,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Evaluate F(c_in z; log(sigma)/4), the quantity that the loss sees (Karras et al. 2022, Eq.
     7).
@@ -173,15 +187,18 @@ def network_output(
     float32.
     """
     c_in = (sigma.square() + SIGMA_DATA**2).rsqrt()[:, None, None, None]
-    scaled = (z * c_in).to(dtype).contiguous(memory_format=torch.channels_last)
-    return net(scaled, (sigma.log() / 4).to(dtype)).float()
+    scaled = (z * c_in).to(dtype)
+    level = (sigma.log() / 4).to(dtype)
+    output = net(scaled.contiguous(memory_format=torch.channels_last), level)
+    return output.float()
 
 
 def network_target(x0: Tensor, z: Tensor, sigma: Tensor) -> Tensor:
     """Return the value of F at which the estimate equals x0: (x0 - c_skip z) / c_out."""
     s = sigma[:, None, None, None]
     total = s.square() + SIGMA_DATA**2
-    return (x0 - SIGMA_DATA**2 / total * z) * total.sqrt() / (s * SIGMA_DATA)
+    c_skip = SIGMA_DATA**2 / total
+    return (x0 - c_skip * z) * total.sqrt() / (s * SIGMA_DATA)
 
 
 def estimate_x0(output: Tensor, z: Tensor, sigma: Tensor) -> Tensor:
@@ -190,7 +207,9 @@ def estimate_x0(output: Tensor, z: Tensor, sigma: Tensor) -> Tensor:
     """
     s = sigma[:, None, None, None]
     total = s.square() + SIGMA_DATA**2
-    return SIGMA_DATA**2 / total * z + s * SIGMA_DATA * total.rsqrt() * output
+    c_skip = SIGMA_DATA**2 / total
+    c_out = s * SIGMA_DATA * total.rsqrt()
+    return c_skip * z + c_out * output
 
 
 def estimate_eps(output: Tensor, z: Tensor, sigma: Tensor) -> Tensor:
@@ -199,7 +218,9 @@ def estimate_eps(output: Tensor, z: Tensor, sigma: Tensor) -> Tensor:
     """
     s = sigma[:, None, None, None]
     total = s.square() + SIGMA_DATA**2
-    return s / total * z - SIGMA_DATA * total.rsqrt() * output
+    of_z = s / total
+    of_output = SIGMA_DATA * total.rsqrt()
+    return of_z * z - of_output * output
 
 
 class BuiltinDenoiser:
@@ -220,15 +241,12 @@ class BuiltinDenoiser:
         self.info = info
         self.dtype = dtype
         self.device = torch.device(device)
-        self.net = (
-            net.eval()
-            .requires_grad_(False)
-            .to(self.device, dtype)
-            .to(memory_format=torch.channels_last)
-        )
+        frozen = net.eval().requires_grad_(False)
+        self.net = frozen.to(self.device, dtype).to(memory_format=torch.channels_last)
         alpha_bar = linear_alpha_bar(info.n_timesteps)
+        sigma = np.sqrt((1 - alpha_bar) / alpha_bar)
         self._a = torch.from_numpy(np.sqrt(alpha_bar)).float().to(self.device)
-        self._sigma = torch.from_numpy(np.sqrt((1 - alpha_bar) / alpha_bar)).float().to(self.device)
+        self._sigma = torch.from_numpy(sigma).float().to(self.device)
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Return eps (B, C, H, W) float32 for x_t (B, C, H, W) float32 and base timesteps t (B,)
@@ -239,7 +257,8 @@ class BuiltinDenoiser:
         self._check(x_t)
         sigma = self._sigma[t]
         z = x_t / self._a[t][:, None, None, None]
-        return estimate_eps(network_output(self.net, z, sigma, self.dtype), z, sigma)
+        output = network_output(self.net, z, sigma, self.dtype)
+        return estimate_eps(output, z, sigma)
 
     def to(self, device: torch.device | str) -> BuiltinDenoiser:
         """Return this denoiser with its weights and tables on `device`."""
@@ -250,16 +269,19 @@ class BuiltinDenoiser:
         multiple = self.info.multiple
         if channels != self.info.channels:
             raise ValueError(
-                f"{self.info.name} takes {self.info.channels} channels, not {channels}; convert the image"
+                f"{self.info.name} takes {self.info.channels} channels, not {channels}; "
+                "convert the image"
             )
         if height % multiple or width % multiple:
             raise ValueError(
-                f"tile {height} x {width}: {self.info.name} needs sides that are multiples of {multiple} px"
+                f"tile {height} x {width}: "
+                f"{self.info.name} needs sides that are multiples of {multiple} px"
             )
 
 
 def load_builtin(
-    device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> BuiltinDenoiser:
     """Load the prior that ships with the software.
 
@@ -285,8 +307,10 @@ def load_prior(
     config, state = read_prior(path, kind)
     net = LocalUNet(config)
     _check_state(path, net.state_dict(), state)
-    net.load_state_dict({key: value.float() for key, value in state.items()})
-    return BuiltinDenoiser(net, _info(path, config, name), device, dtype)
+    weights = {key: value.float() for key, value in state.items()}
+    net.load_state_dict(weights)
+    info = _info(path, config, name)
+    return BuiltinDenoiser(net, info, device, dtype)
 
 
 def describe_prior(path: Path | str) -> DenoiserInfo:
@@ -294,19 +318,21 @@ def describe_prior(path: Path | str) -> DenoiserInfo:
     path = Path(path)
     config, state = read_prior(path)
     with torch.device("meta"):
-        _check_state(path, LocalUNet(config).state_dict(), state)
+        net = LocalUNet(config)
+    _check_state(path, net.state_dict(), state)
     return _info(path, config, "")
 
 
 def _info(path: Path, config: PriorConfig, name: str) -> DenoiserInfo:
     predicts = config.image_channels == 3
     files = (path, PREDICTOR_WEIGHTS) if predicts else (path,)
+    stored = sum(file.stat().st_size for file in files)
     return DenoiserInfo(
         name=name or f"prior:{path.name}",
         channels=config.image_channels,
         multiple=config.multiple,
         content=file_hash(path),
-        weight_bytes=sum(2 * file.stat().st_size for file in files),  # stored as float16
+        weight_bytes=2 * stored,  # stored as float16
         predicts=predicts,
         local=True,
     )
@@ -319,11 +345,13 @@ def read_prior(path: Path, kind: str = FORMAT) -> tuple[PriorConfig, dict[str, T
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != kind:
+            found_kind = metadata.get("format")
+            if found_kind != kind:
                 raise ValueError(
-                    f"{path} is no prior of this family: format {metadata.get('format')}, not {kind}"
+                    f"{path} is no prior of this family: format {found_kind}, not {kind}"
                 )
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
+            names = file.keys()  # safe_open is no mapping
+            state = {name: file.get_tensor(name) for name in names}
     except (OSError, SafetensorError) as error:
         raise ValueError(
             f"cannot read the prior {path}: {error}; give a .safetensors file"
@@ -331,12 +359,14 @@ def read_prior(path: Path, kind: str = FORMAT) -> tuple[PriorConfig, dict[str, T
     return PriorConfig.from_json(metadata.get("config", "")), state
 
 
-def _check_state(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    wrong = sorted(expected.keys() ^ found.keys())
-    wrong += [
-        key for key in expected.keys() & found.keys() if expected[key].shape != found[key].shape
-    ]
+def _check_state(path: Path, expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Raise ValueError where a file's tensors are not those of the network that it announces."""
+    wrong = sorted(expected.keys() ^ state.keys())
+    for key in expected.keys() & state.keys():
+        if expected[key].shape != state[key].shape:
+            wrong.append(key)
     if wrong:
         raise ValueError(
-            f"{path}: {len(wrong)} tensors do not fit the announced network, first {wrong[0]}; export it again"
+            f"{path}: {len(wrong)} tensors do not fit the announced network, "
+            f"first {wrong[0]}; export it again"
         )

@@ -29,10 +29,12 @@ class Denoiser(Protocol):
 
 
 def load_denoiser(
-    ref: str, device: torch.device | str = "cpu", label: int | None = None
+    ref: str,
+    device: torch.device | str = "cpu",
+    label: int | None = None,
 ) -> Denoiser:
-    """Load the denoiser that `ref` names (`kernels.denoisers.denoiser_registry`); label: the class
-    of a class-conditional one.
+    """Load the denoiser that `ref` names (`kernels.denoisers.info` lists the schemes); label: the
+    class of a class-conditional one.
 
     Raises ValueError for an unknown scheme (naming the known ones) or a file that is not such a
     checkpoint.
@@ -60,7 +62,9 @@ def load_denoiser(
         return load_user_denoiser(ref, device)
     from kernels.denoisers.guided_diffusion.checkpoints import load_guided_diffusion
 
-    return load_guided_diffusion(path, device, **({} if label is None else {"label": label}))
+    if label is None:
+        return load_guided_diffusion(path, device)
+    return load_guided_diffusion(path, device, label=label)
 
 
 def evaluate(denoiser: Denoiser, x: Tensor, timesteps: Tensor) -> Tensor:
@@ -72,6 +76,9 @@ def evaluate(denoiser: Denoiser, x: Tensor, timesteps: Tensor) -> Tensor:
     """
     if x.device.type != "cpu" or len(x) == 1:
         return denoiser(x, timesteps).contiguous()
-    return torch.cat(
-        [denoiser(x[i : i + 1].clone(), timesteps[i : i + 1]).contiguous() for i in range(len(x))]
-    )
+    tiles = []
+    for i in range(len(x)):
+        row = slice(i, i + 1)
+        eps = denoiser(x[row].clone(), timesteps[row])
+        tiles.append(eps.contiguous())
+    return torch.cat(tiles)

@@ -34,12 +34,13 @@ def describe(ref: str, label: int | None = None) -> DenoiserInfo:
         )
     if scheme == "builtin":
         files = (BUILTIN_WEIGHTS, PREDICTOR_WEIGHTS)
+        stored = sum(file.stat().st_size for file in files)
         return DenoiserInfo(
             name="builtin",
             tile=256,
             multiple=8,
             content=file_hash(BUILTIN_WEIGHTS),
-            weight_bytes=sum(2 * path.stat().st_size for path in files),  # stored as float16
+            weight_bytes=2 * stored,  # stored as float16
             predicts=True,
             local=True,
         )
@@ -59,4 +60,6 @@ def describe(ref: str, label: int | None = None) -> DenoiserInfo:
         return describe_user_denoiser(ref)
     from kernels.denoisers.guided_diffusion.checkpoints import describe_guided_diffusion
 
-    return describe_guided_diffusion(path, **({} if label is None else {"label": label}))
+    if label is None:
+        return describe_guided_diffusion(path)
+    return describe_guided_diffusion(path, label=label)

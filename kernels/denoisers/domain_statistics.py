@@ -46,29 +46,27 @@ def residual(denoiser: BuiltinDenoiser, windows: Sequence[Tensor]) -> float:
     for i, x in enumerate(windows):
         x0 = x[None].to(denoiser.device)
         channels, height, width = x.shape
-        z = x0 + SIGMA * noise.draw([(0, 0, i)], [0], (channels, height, width), denoiser.device)
+        key = (0, 0, i)
+        n = noise.draw([key], [0], (channels, height, width), denoiser.device)
+        z = x0 + SIGMA * n
         sigma = torch.full((1,), SIGMA, device=denoiser.device)
-        estimate = estimate_x0(
-            network_output(denoiser.net, z, sigma, denoiser.dtype), z, sigma
-        ).clamp(-1, 1)
+        output = network_output(denoiser.net, z, sigma, denoiser.dtype)
+        estimate = estimate_x0(output, z, sigma).clamp(-1, 1)
         squares.append(float((estimate - x0).square().mean()))
-    return float(np.sqrt(np.mean(squares))) / SIGMA
+    deviation = float(np.sqrt(np.mean(squares)))
+    return deviation / SIGMA
 
 
 def statistics(denoiser: BuiltinDenoiser, pictures: Tensor) -> DomainStatistics:
     """Return the statistics of held-out pictures (N, C, H, W) in [-1, 1], sides at least SIDE."""
-    return DomainStatistics.of(
-        [residual(denoiser, corners(picture)) for picture in pictures], SIGMA
-    )
+    residuals = [residual(denoiser, corners(picture)) for picture in pictures]
+    return DomainStatistics.of(residuals, SIGMA)
 
 
 def corners(picture: Tensor) -> list[Tensor]:
     """Return the windows at the four corners of a picture (C, H, W)."""
-    return [
-        picture[:, y, x]
-        for y in (slice(SIDE), slice(-SIDE, None))
-        for x in (slice(SIDE), slice(-SIDE, None))
-    ]
+    ends = (slice(SIDE), slice(-SIDE, None))
+    return [picture[:, y, x] for y in ends for x in ends]
 
 
 def residual_of(ref: str, windows: Sequence[NDArray[np.float32]]) -> float:
@@ -76,14 +74,12 @@ def residual_of(ref: str, windows: Sequence[NDArray[np.float32]]) -> float:
     thread.
     """
     scheme, path = split_ref(ref)
+    tensors = [torch.from_numpy(np.ascontiguousarray(window)) for window in windows]
     threads = torch.get_num_threads()
-    torch.set_num_threads(
-        1
-    )  # another number may round differently, and the figure goes into the output
+    # Another number may round differently, and the figure goes into the output.
+    torch.set_num_threads(1)
     try:
         denoiser = load_builtin() if scheme == "builtin" else load_prior(path)
-        return residual(
-            denoiser, [torch.from_numpy(np.ascontiguousarray(window)) for window in windows]
-        )
+        return residual(denoiser, tensors)
     finally:
         torch.set_num_threads(threads)

@@ -110,11 +110,9 @@ def absolute_ref(ref: str) -> str:
     every process.
     """
     scheme, path = split_ref(ref)
-    return (
-        f"{scheme}:{Path(path).absolute()}"
-        if scheme in ("prior", "guided-diffusion", "diffusers")
-        else ref
-    )
+    if scheme in ("prior", "guided-diffusion", "diffusers"):
+        return f"{scheme}:{Path(path).absolute()}"
+    return ref
 
 
 def file_hash(path: Path) -> str:
@@ -141,8 +139,9 @@ def sampled_hash(path: Path, settings: str) -> str:
     size = path.stat().st_size
     digest.update(f"{size} {settings}".encode())
     last = max(size - HASHED_BLOCK_BYTES, 0)
+    offsets = {last * i // (HASHED_BLOCKS - 1) for i in range(HASHED_BLOCKS)}
     with path.open("rb") as file:
-        for offset in sorted({last * i // (HASHED_BLOCKS - 1) for i in range(HASHED_BLOCKS)}):
+        for offset in sorted(offsets):
             file.seek(offset)
             digest.update(file.read(HASHED_BLOCK_BYTES))
     return digest.hexdigest()

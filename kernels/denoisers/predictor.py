@@ -37,9 +37,8 @@ def load_predictor(device: torch.device | str = "cpu") -> Denoiser:
     """Load the companion of the built-in prior, once per process and device; raises ValueError when
     its file is none.
     """
-    return symmetric(
-        load_prior(PREDICTOR_WEIGHTS, device, name="predictor", kind=FORMAT), PREDICTION_ENSEMBLE
-    )
+    companion = load_prior(PREDICTOR_WEIGHTS, device, name="predictor", kind=FORMAT)
+    return symmetric(companion, PREDICTION_ENSEMBLE)
 
 
 def predict(predictor: Denoiser, pictures: Tensor) -> Tensor:
@@ -50,5 +49,7 @@ def predict(predictor: Denoiser, pictures: Tensor) -> Tensor:
     """
     with torch.no_grad():
         timesteps = torch.full((len(pictures),), TIMESTEP, device=pictures.device)
-        eps = evaluate(predictor, math.sqrt(_ALPHA_BAR) * pictures, timesteps)
-        return (pictures - SIGMA * eps).clamp(-1.0, 1.0)
+        scaled = math.sqrt(_ALPHA_BAR) * pictures
+        eps = evaluate(predictor, scaled, timesteps)
+        predicted = pictures - SIGMA * eps
+        return predicted.clamp(-1.0, 1.0)

@@ -26,7 +26,9 @@ MEMBERS: dict[Ensemble, tuple[int, ...]] = {
 
 def symmetric(denoiser: Denoiser, ensemble: Ensemble) -> Denoiser:
     """Return the denoiser itself for ensemble 1, else one that serves it under symmetries."""
-    return denoiser if ensemble == "1" else SymmetricDenoiser(denoiser, ensemble)
+    if ensemble == "1":
+        return denoiser
+    return SymmetricDenoiser(denoiser, ensemble)
 
 
 class SymmetricDenoiser:
@@ -43,19 +45,27 @@ class SymmetricDenoiser:
         """Return eps (B, C, P, P) for square tiles x_t at base timesteps t (B,); raise ValueError
         for other tiles.
         """
-        if x_t.shape[-1] != x_t.shape[-2]:
+        height, width = x_t.shape[-2:]
+        if height != width:
             raise ValueError(
-                f"tile {x_t.shape[-2]} x {x_t.shape[-1]}: the symmetries of a square need square tiles"
+                f"tile {height} x {width}: the symmetries of a square need square tiles"
             )
-        if self.ensemble == "cycle":  # no branch on t, which lives on the device
-            return _back(self.denoiser(_turned(x_t, t).contiguous(), t), t)
-        total: Tensor | None = None
-        for member in MEMBERS[self.ensemble]:
+        if self.ensemble == "cycle":
+            # No branch on t, which lives on the device: its last bits say how to turn.
+            return self._under(t, x_t, t)
+
+        members = MEMBERS[self.ensemble]
+        total = self._under(torch.full_like(t, members[0]), x_t, t)
+        for member in members[1:]:
             which = torch.full_like(t, member)
-            eps = _back(self.denoiser(_turned(x_t, which).contiguous(), t), which)
-            total = eps if total is None else total + eps
-        assert total is not None, "every ensemble has a member"
-        return total / len(MEMBERS[self.ensemble])
+            total = total + self._under(which, x_t, t)
+        return total / len(members)
+
+    def _under(self, which: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """Return eps of the tiles turned as `which` (B,) says, turned back."""
+        turned = _turned(x_t, which).contiguous()
+        eps = self.denoiser(turned, t)
+        return _back(eps, which)
 
     def to(self, device: torch.device | str) -> SymmetricDenoiser:
         """Return this denoiser with its network on `device`."""
@@ -66,17 +76,24 @@ def _turned(x: Tensor, which: Tensor) -> Tensor:
     """Apply to each tile the symmetry whose bits `which` (B,) holds: columns, rows, then the
     diagonal.
     """
-    x = torch.where(_bit(which, 0), x.flip(-1), x)
-    x = torch.where(_bit(which, 1), x.flip(-2), x)
-    return torch.where(_bit(which, 2), x.transpose(-1, -2), x)
+    mirrored, upturned, swapped = _bits(which)
+    x = torch.where(mirrored, x.flip(-1), x)
+    x = torch.where(upturned, x.flip(-2), x)
+    return torch.where(swapped, x.transpose(-1, -2), x)
 
 
 def _back(x: Tensor, which: Tensor) -> Tensor:
     """Undo `_turned`."""
-    x = torch.where(_bit(which, 2), x.transpose(-1, -2), x)
-    x = torch.where(_bit(which, 1), x.flip(-2), x)
-    return torch.where(_bit(which, 0), x.flip(-1), x)
+    mirrored, upturned, swapped = _bits(which)
+    x = torch.where(swapped, x.transpose(-1, -2), x)
+    x = torch.where(upturned, x.flip(-2), x)
+    return torch.where(mirrored, x.flip(-1), x)
 
 
-def _bit(which: Tensor, bit: int) -> Tensor:
-    return ((which >> bit) & 1).bool()[:, None, None, None]
+def _bits(which: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the three lowest bits of `which` (B,), each (B, 1, 1, 1) bool."""
+    which = which[:, None, None, None]
+    mirrored = (which & 1).bool()
+    upturned = (which >> 1 & 1).bool()
+    swapped = (which >> 2 & 1).bool()
+    return mirrored, upturned, swapped

@@ -4,10 +4,13 @@ D(z; sigma) -> x0.
 The named object is a function, an `nn.Module`, or a class, which is called without arguments when
 it is loaded. These attributes of the object (or the class) are read where there are any:
 
-    channels    image channels (3)                     alpha_bar   module: name of the base schedule, or its table
-    tile        default side of a tile, px (256)       sigma_min, sigma_max
-    multiple    sides are multiples of it, px (1)                  sigma: the noise levels of its training (0.002, 80)
+    channels    image channels (3)
+    tile        default side of a tile, px (256)
+    multiple    sides are multiples of it, px (1)
     content     text that names the weights, for resuming: the source file is hashed anyway
+    alpha_bar   `module:` only: name of the base schedule, or its table
+    sigma_min, sigma_max
+                `sigma:` only: the noise levels of its training (0.002, 80)
 
 `sigma:` serves networks in the parameterisation of Karras et al. 2022 ("Elucidating the Design
 Space of Diffusion-Based Generative Models", EDM): z = x_0 + sigma n, D estimates x_0. Their
@@ -27,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from kernels.denoisers.info import DenoiserInfo, split_ref
-from kernels.schedule import BASE_SCHEDULES, Float64, base_alpha_bar
+from kernels.schedule import BASE_SCHEDULES, Float64, base_alpha_bar, checked_alpha_bar
 from kernels.user_code import load_object, source_hash
 
 SIGMA_STEPS = 1000
@@ -39,14 +42,19 @@ class UserDenoiser:
     """Hold the user's object as a `Denoiser`; the answer's shape is checked at every call."""
 
     def __init__(
-        self, function: Callable[[Tensor, Tensor], Tensor], info: DenoiserInfo, *, takes_sigma: bool
+        self,
+        function: Callable[[Tensor, Tensor], Tensor],
+        info: DenoiserInfo,
+        *,
+        takes_sigma: bool,
     ) -> None:
         self.function = function
         self.info = info
         self.takes_sigma = takes_sigma
         alpha_bar = base_alpha_bar(info.alpha_bar, info.n_timesteps)
+        sigma = np.sqrt((1 - alpha_bar) / alpha_bar)
         self._a = torch.from_numpy(np.sqrt(alpha_bar)).float()
-        self._sigma = torch.from_numpy(np.sqrt((1 - alpha_bar) / alpha_bar)).float()
+        self._sigma = torch.from_numpy(sigma).float()
         if isinstance(function, nn.Module):
             function.eval().requires_grad_(False)
 
@@ -58,11 +66,13 @@ class UserDenoiser:
             return self._checked(self.function(x_t, t), x_t)
         sigma = self._sigma[t]
         z = x_t / self._a[t][:, None, None, None]
-        return (z - self._checked(self.function(z, sigma), x_t)) / sigma[:, None, None, None]
+        x0 = self._checked(self.function(z, sigma), x_t)
+        return (z - x0) / sigma[:, None, None, None]
 
     def to(self, device: torch.device | str) -> Self:
         """Move the tables, and the object where it has a method `to`."""
-        self._a, self._sigma = self._a.to(device), self._sigma.to(device)
+        self._a = self._a.to(device)
+        self._sigma = self._sigma.to(device)
         if hasattr(self.function, "to"):
             self.function = self.function.to(device)
         return self
@@ -71,7 +81,8 @@ class UserDenoiser:
         if not isinstance(answer, Tensor) or answer.shape != x_t.shape:
             got = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
             raise ValueError(
-                f"{self.info.name} answered {got} to a batch of {tuple(x_t.shape)}; return the same shape"
+                f"{self.info.name} answered {got} to a batch of {tuple(x_t.shape)}; "
+                "return the same shape"
             )
         return answer.float()
 
@@ -83,29 +94,30 @@ def describe_user_denoiser(ref: str) -> DenoiserInfo:
     Raises ValueError where it cannot be imported or an attribute makes no sense.
     """
     scheme, name = split_ref(ref)
-    found = load_object(name, "denoiser")
-    if not callable(found):
+    named = load_object(name, "denoiser")
+    if not callable(named):
         raise ValueError(
-            f"denoiser {ref!r} is a {type(found).__name__}, which cannot be called; name a function or class"
+            f"denoiser {ref!r} is a {type(named).__name__}, which cannot be called; "
+            "name a function or class"
         )
     info = DenoiserInfo(
         name=ref,
-        channels=_natural(ref, found, "channels", 3),
-        tile=_natural(ref, found, "tile", 256),
-        multiple=_natural(ref, found, "multiple", 1),
-        content=source_hash(found),
+        channels=_natural(ref, named, "channels", 3),
+        tile=_natural(ref, named, "tile", 256),
+        multiple=_natural(ref, named, "multiple", 1),
+        content=source_hash(named),
     )
-    schedule = (
-        _sigma_table(ref, found) if scheme == "sigma" else getattr(found, "alpha_bar", "linear")
-    )
+    if scheme == "sigma":
+        schedule = _sigma_table(ref, named)
+    else:
+        schedule = getattr(named, "alpha_bar", "linear")
     if isinstance(schedule, str):
         if schedule not in BASE_SCHEDULES:
-            raise ValueError(
-                f"denoiser {ref!r}: alpha_bar {schedule!r} is unknown; known: {', '.join(BASE_SCHEDULES)}"
-            )
+            known = ", ".join(BASE_SCHEDULES)
+            raise ValueError(f"denoiser {ref!r}: alpha_bar {schedule!r} is unknown; known: {known}")
         return replace(info, alpha_bar=schedule)
     table = tuple(float(value) for value in schedule)
-    base_alpha_bar(table, len(table))
+    checked_alpha_bar(table, len(table))
     return replace(info, alpha_bar=table, n_timesteps=len(table))
 
 
@@ -115,25 +127,28 @@ def load_user_denoiser(ref: str, device: torch.device | str = "cpu") -> UserDeno
     """
     info = describe_user_denoiser(ref)
     scheme, name = split_ref(ref)
-    found = load_object(name, "denoiser")
-    function: Any = found() if inspect.isclass(found) else found
+    named = load_object(name, "denoiser")
+    function: Any = named() if inspect.isclass(named) else named
     return UserDenoiser(function, info, takes_sigma=scheme == "sigma").to(device)
 
 
-def _natural(ref: str, found: Any, field: str, usual: int) -> int:
-    value = getattr(found, field, usual)
+def _natural(ref: str, named: Any, field: str, usual: int) -> int:
+    """Return an attribute of the named object that is a whole number from 1."""
+    value = getattr(named, field, usual)
     if type(value) is not int or value < 1:
         raise ValueError(f"denoiser {ref!r}: {field} is {value!r}; give a whole number from 1")
     return value
 
 
-def _sigma_table(ref: str, found: Any) -> Float64:
+def _sigma_table(ref: str, named: Any) -> Float64:
     """Return alpha_bar = 1/(1 + sigma^2) of noise levels from sigma_min to sigma_max."""
-    low = getattr(found, "sigma_min", 0.002)
-    high = getattr(found, "sigma_max", 80.0)
+    low = getattr(named, "sigma_min", 0.002)
+    high = getattr(named, "sigma_max", 80.0)
     if not 0 < low < high:
         raise ValueError(
-            f"denoiser {ref!r}: sigma_min {low} and sigma_max {high} are no range of noise levels above 0"
+            f"denoiser {ref!r}: sigma_min {low} and sigma_max {high} "
+            "are no range of noise levels above 0"
         )
-    sigma = np.linspace(low ** (1 / RHO), high ** (1 / RHO), SIGMA_STEPS) ** RHO
+    roots = np.linspace(low ** (1 / RHO), high ** (1 / RHO), SIGMA_STEPS)
+    sigma = roots**RHO
     return 1.0 / (1.0 + sigma**2)

@@ -18,7 +18,7 @@ from kernels.denoisers.info import BUILTIN_WEIGHTS
 from kernels.denoisers.prior_metadata import read_metadata, read_record
 from kernels.training import synthetic as synth
 from kernels.training.command import CHECKPOINT
-from kernels.training.near_duplicates import SIDE, from_text, landmarks, share_pixels, to_text
+from kernels.training.near_duplicates import SIDE, from_text, share_pixels, to_text, window_hashes
 from kernels.training.recipe import FINE_TUNING
 from kernels.training.trainer import Trainer
 from storage.export.small_image import write_image
@@ -222,27 +222,27 @@ def test_an_area_smaller_than_a_crop_is_continued(tmp_path, write_picture):
 
 @given(st.integers(0, 60), st.integers(0, 60))
 @settings(max_examples=15, deadline=None)
-def test_a_crop_shares_landmarks_with_its_original_and_other_pictures_do_not(y, x):
+def test_a_crop_shares_window_hashes_with_its_original_and_other_pictures_do_not(y, x):
     rng = np.random.default_rng(0)
     original = rng.integers(0, 256, (3, 260, 260)).astype(np.uint8)
     other = rng.integers(0, 256, (3, 260, 260)).astype(np.uint8)
-    crop = landmarks(original[:, y : y + 190, x : x + 190])
-    assert set(crop.tolist()) <= set(landmarks(original).tolist())
-    assert share_pixels(crop, landmarks(original)) == (len(crop) >= 3)
-    assert not share_pixels(crop, landmarks(other))
+    crop = window_hashes(original[:, y : y + 190, x : x + 190])
+    assert set(crop.tolist()) <= set(window_hashes(original).tolist())
+    assert share_pixels(crop, window_hashes(original)) == (len(crop) >= 3)
+    assert not share_pixels(crop, window_hashes(other))
 
 
-def test_landmarks_do_not_depend_on_how_a_picture_is_cut_and_flat_ones_have_none():
+def test_window_hashes_do_not_depend_on_how_a_picture_is_cut_and_flat_ones_have_none():
     picture = np.random.default_rng(1).integers(0, 65536, (1, 200, 300)).astype(np.uint16)
     pieces = [
-        landmarks(picture[:, y : y + 100 + SIDE - 1, x : x + 100 + SIDE - 1])
+        window_hashes(picture[:, y : y + 100 + SIDE - 1, x : x + 100 + SIDE - 1])
         for y, x in itertools.product((0, 100), (0, 100, 200))
     ]
-    assert np.array_equal(np.unique(np.concatenate(pieces)), landmarks(picture))
-    assert len(landmarks(picture)) > 3
-    assert len(landmarks(np.full((3, 300, 300), 240, np.uint8))) == 0
-    assert np.array_equal(from_text(to_text(landmarks(picture))), landmarks(picture))
-    assert len(landmarks(picture.astype(np.float32))) > 3
+    assert np.array_equal(np.unique(np.concatenate(pieces)), window_hashes(picture))
+    assert len(window_hashes(picture)) > 3
+    assert len(window_hashes(np.full((3, 300, 300), 240, np.uint8))) == 0
+    assert np.array_equal(from_text(to_text(window_hashes(picture))), window_hashes(picture))
+    assert len(window_hashes(picture.astype(np.float32))) > 3
 
 
 @pytest.fixture(scope="module")
