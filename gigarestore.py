@@ -16,17 +16,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from orchestrator.api import operator_helpers as operators
     from orchestrator.api.background_run import BackgroundRun as Run
     from orchestrator.api.errors import RunCancelled
     from orchestrator.api.job_options import JobOptions
-    from orchestrator.api.restoration import restore, resume, start
+    from orchestrator.api.planned_restoration import PlannedRestoration as Plan
+    from orchestrator.api.restoration import plan, restore, resume, start
     from orchestrator.api.restoration_task import RestorationTask as Task
     from orchestrator.api.result import RestorationResult as Result
     from orchestrator.api.result import open_result as open
+    from orchestrator.api.tensor_sampling import sample
     from orchestrator.errors import PlanError, RunError
 
 __all__ = [
     "JobOptions",
+    "Plan",
     "PlanError",
     "Result",
     "Run",
@@ -34,13 +38,17 @@ __all__ = [
     "RunError",
     "Task",
     "open",
+    "operators",
+    "plan",
     "restore",
     "resume",
+    "sample",
     "start",
 ]
 
 _PLACES = {
     "JobOptions": ("orchestrator.api.job_options", "JobOptions"),
+    "Plan": ("orchestrator.api.planned_restoration", "PlannedRestoration"),
     "PlanError": ("orchestrator.errors", "PlanError"),
     "Result": ("orchestrator.api.result", "RestorationResult"),
     "Run": ("orchestrator.api.background_run", "BackgroundRun"),
@@ -48,11 +56,14 @@ _PLACES = {
     "RunError": ("orchestrator.errors", "RunError"),
     "Task": ("orchestrator.api.restoration_task", "RestorationTask"),
     "open": ("orchestrator.api.result", "open_result"),
+    "operators": ("orchestrator.api.operator_helpers", ""),
+    "plan": ("orchestrator.api.restoration", "plan"),
     "restore": ("orchestrator.api.restoration", "restore"),
     "resume": ("orchestrator.api.restoration", "resume"),
+    "sample": ("orchestrator.api.tensor_sampling", "sample"),
     "start": ("orchestrator.api.restoration", "start"),
 }
-"""Where each name lives."""
+"""Module and name of each; without a name the module itself."""
 
 
 def __getattr__(name: str) -> object:
@@ -61,8 +72,9 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'gigarestore' has no attribute {name!r}")
     from importlib import import_module
 
-    module, inner = _PLACES[name]
-    value: object = getattr(import_module(module), inner)
+    place, inner = _PLACES[name]
+    module = import_module(place)
+    value: object = getattr(module, inner) if inner else module
     globals()[name] = value
     return value
 

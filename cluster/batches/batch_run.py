@@ -14,8 +14,8 @@ from cluster.batches.folder import BatchFolder
 from cluster.batches.settings import BatchSettings
 from cluster.batches.shares import Share, share_of
 from cluster.options import options as opt
-from cluster.options.executors import pick
 from cluster.options.exit_codes import BAD_INPUT, DONE, FAILED, INTERRUPTED, complain
+from orchestrator.api.job_runs import pick_executor
 from orchestrator.errors import PlanError
 from orchestrator.run.batch_records import ImageRecord, ImageRecords
 from orchestrator.run.many_images import Image, ImageBatch, is_done
@@ -56,7 +56,7 @@ def run_batch(
     images = [entry.image(folder.root) for entry in mine]
     run = mine[0].spec().run
     stop = Stop(run.drain_seconds)
-    server = pick(run, stop)  # refuses an address where no cluster is: before anything is made
+    server = pick_executor(run, stop)  # refuses an address where no cluster is: before anything is made
 
     usage = Usage()
     began = time.monotonic()

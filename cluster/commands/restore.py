@@ -9,17 +9,16 @@ import typer
 
 from cluster.options import options as opt
 from cluster.options.arguments import In, NewOut, Quiet
-from cluster.options.executors import pick
 from cluster.options.exit_codes import FAILED, INTERRUPTED, complain, fail
 from cluster.options.options import takes
 from cluster.terminal.progress import ProgressView, duration
+from orchestrator.api.job_runs import run_job
 from orchestrator.errors import PlanError, RunError
 from orchestrator.events import Event
 from orchestrator.job.spec import JobSpec
 
 if TYPE_CHECKING:
     from orchestrator.run.lifecycle import Outcome
-    from orchestrator.run.session import Executor
 
     Listeners = list[Callable[[Event], None]]
 
@@ -41,13 +40,7 @@ def restore(
     Without an input: `restore OUT --task generate --size HxW`.
     """
     spec = job_of({**given, "source": source, "out": out, "job": job}, "restore IN OUT [options]")
-    from orchestrator.run import lifecycle
-
-    outcome = drive(
-        spec,
-        quiet,
-        lambda executor, listeners: lifecycle.start(spec, executor, listeners, overwrite=overwrite),
-    )
+    outcome = drive(spec, quiet, lambda listeners: run_job(spec, listeners, overwrite=overwrite))
     report_outcome(outcome)
 
 
@@ -70,21 +63,17 @@ def job_of(parameters: Mapping[str, Any], usage: str) -> JobSpec:
     return spec
 
 
-def drive(spec: JobSpec, quiet: bool, run: Callable[[Executor, Listeners], Outcome]) -> Outcome:
+def drive(spec: JobSpec, quiet: bool, run: Callable[[Listeners], Outcome]) -> Outcome:
     """Run a job with progress, and end the command with one line where it does not finish.
 
     A signal lets running batches end, a second one does not; everything committed stays.
     """
-    from orchestrator.shutdown import Stop
     from storage.errors import SupersededError
 
-    stop = Stop(spec.run.drain_seconds)
-    executor = pick(spec.run, stop)
-    stop.listen()
     go_on = f"go on with: gigarestore resume {spec.output}"
     with ProgressView(quiet) as progress:
         try:
-            return run(executor, [progress])
+            return run([progress])
         except KeyboardInterrupt:
             hint = f"; {go_on}" if spec.output else ""
             fail(f"interrupted, everything committed is kept{hint}", INTERRUPTED)

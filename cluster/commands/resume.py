@@ -14,6 +14,7 @@ from cluster.options.arguments import Quiet, RunOrOut, TakeOver
 from cluster.options.options import takes
 from cluster.submission.handles import Handle, submitted_as
 from cluster.submitted_runs.resubmit import resubmit
+from orchestrator.api.job_runs import resume_job
 from orchestrator.errors import PlanError
 from orchestrator.job.spec import JobSpec
 
@@ -42,15 +43,12 @@ def resume(
     if BatchFolder(out).exists:
         raise typer.Exit(resume_batch(out, changes, take_over=take_over, quiet=quiet))
 
-    from orchestrator.run import lifecycle
     from orchestrator.run_folder import RunDir
 
     spec = opt.job_spec(JobSpec.load(RunDir.existing(out).job), {**given, "output": out})
     outcome = drive(
         spec,
         quiet,
-        lambda executor, listeners: lifecycle.resume(
-            out, executor, listeners, changes=spec, take_over=take_over
-        ),
+        lambda listeners: resume_job(out, listeners, changes=spec, take_over=take_over),
     )
     report_outcome(outcome)

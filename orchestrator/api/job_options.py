@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Box: TypeAlias = tuple[int, int, int, int]
 RegionOption: TypeAlias = tuple[Box, str] | tuple[Box, str, int]
 """((y0, x0, y1, x1) in px of the output, denoiser) and, for a conditional network, the class."""
-Method = Literal["ddnm", "repaint", "ilvr", "ddrm", "pigdm", "dps"]
+MethodName = Literal["ddnm", "repaint", "ilvr", "ddrm", "pigdm", "dps"]
 Intent = Literal["faithful", "detail", "paper"]
 Quality = Literal["draft", "standard", "paper"]
 Form = Literal["posterior", "eps"]
@@ -108,7 +108,7 @@ class JobOptions(TypedDict, total=False):
     """faithful: nearest to the truth on average; detail: a sample; paper: the paper's settings."""
     quality: Quality | None
     """Number of steps, from the measured trade-off."""
-    method: Method | None
+    method: MethodName | None
     """How the measurement enters a step."""
     zeta: float | None
     """dps: length of the gradient step."""
@@ -231,7 +231,7 @@ PLACES = {
 
 OPTION_WORDS = frozenset(
     word
-    for words in (TaskName, Method, Intent, Quality, Form, Order, Kernel, ExecutorName)
+    for words in (TaskName, MethodName, Intent, Quality, Form, Order, Kernel, ExecutorName)
     for word in get_args(words)
 ) | {"smooth", "replicate", "start", "constraint", "fill", "stop", "ddpm"}
 """What an option can be set to, besides numbers."""

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.errors import PlanError
 from orchestrator.events import Listener
 from orchestrator.job.spec import JobSpec, RunSpec
 from orchestrator.shutdown import Stop
@@ -43,13 +42,11 @@ def run_job(
     Raises PlanError before anything is written, RunError when `resume_job` can go on, and
     KeyboardInterrupt when it was asked to stop.
     """
-    if spec.input.path is None and spec.kind.measured:
-        raise PlanError("no input named; usage: gigarestore restore IN OUT [options]")
     from orchestrator.run import lifecycle
 
     stop = stop or Stop(spec.run.drain_seconds)
-    executor = pick_executor(spec.run, stop)
     with stop.listening():
+        executor = pick_executor(spec.run, stop)
         return lifecycle.start(spec, executor, listeners, overwrite=overwrite)
 
 
@@ -71,6 +68,6 @@ def resume_job(
 
     spec = changes or JobSpec.load(RunDir.existing(root).job)
     stop = stop or Stop(spec.run.drain_seconds)
-    executor = pick_executor(spec.run, stop)
     with stop.listening():
+        executor = pick_executor(spec.run, stop)
         return lifecycle.resume(root, executor, listeners, changes=changes, take_over=take_over)

@@ -11,7 +11,7 @@ import tempfile
 import uuid
 import weakref
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +52,17 @@ class PreparedJob:
     temporary: TemporaryFolder | None
     """Holds the output where the caller named none."""
 
+    def to(self, out: str | os.PathLike[str] | None) -> PreparedJob:
+        """Return the job with its output at `out`, or in a temporary folder."""
+        temporary = TemporaryFolder() if out is None else None
+        folder = temporary.path / "restored.zarr" if temporary is not None else out
+        spec = self.spec.model_copy(update={"output": str(folder)})
+        return replace(self, spec=spec, temporary=temporary)
+
     @property
     def root(self) -> Path:
         """Return the folder of the output."""
-        assert self.spec.output is not None, "prepare names one"
+        assert self.spec.output is not None, "`to` names it"
         return Path(self.spec.output)
 
     @contextlib.contextmanager
@@ -88,7 +95,6 @@ def prepare_job(
     image: ImageInput | None,
     task: RestorationTask | TaskName | None,
     axes: str | None,
-    out: str | os.PathLike[str] | None,
     options: Mapping[str, Any],
 ) -> PreparedJob:
     """Check a call's arguments; raises PlanError for all that can be refused without the pixels."""
@@ -103,10 +109,7 @@ def prepare_job(
     spec = spec.model_copy(update={"input": source})
     if array is not None:
         plan_job(spec)
-    temporary = TemporaryFolder() if out is None else None
-    folder = temporary.path / "restored.zarr" if temporary is not None else out
-    spec = spec.model_copy(update={"output": str(folder)})
-    return PreparedJob(spec, array, mask, axes, temporary)
+    return PreparedJob(spec, array, mask, axes, temporary=None)
 
 
 def _mask_array(given: dict[str, Any]) -> ArrayImage | None:

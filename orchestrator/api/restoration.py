@@ -16,6 +16,7 @@ from orchestrator.api.background_run import BackgroundRun
 from orchestrator.api.errors import python_words
 from orchestrator.api.job_options import JobOptions, TaskName, build_spec
 from orchestrator.api.job_runs import resume_job, run_job
+from orchestrator.api.planned_restoration import PlannedRestoration, plan_restoration
 from orchestrator.api.prepared_job import PreparedJob, prepare_job
 from orchestrator.api.restoration_task import RestorationTask
 from orchestrator.api.result import RestorationResult
@@ -65,7 +66,7 @@ def restore(
     (40, 48, 3)
     """
     with python_words():
-        job = prepare_job(image, task, axes, out, options)
+        job = prepare_job(image, task, axes, options).to(out)
         with _telling(progress) as listeners, _own_threads():
             _run(job, listeners, overwrite=overwrite, stop=Stop(job.spec.run.drain_seconds))
         return RestorationResult(job.root, axes=job.axes, keep=job.temporary)
@@ -90,7 +91,7 @@ def start(
     >>> restored = run.result()
     """
     with python_words():
-        job = prepare_job(image, task, axes, out, options)
+        job = prepare_job(image, task, axes, options).to(out)
     stop = Stop(job.spec.run.drain_seconds)
 
     def drive(own: list[Listener]) -> Outcome:
@@ -98,6 +99,25 @@ def start(
             return _run(job, [*own, *listeners], overwrite=overwrite, stop=stop)
 
     return BackgroundRun(job.root, drive, stop, axes=job.axes, keep=job.temporary)
+
+
+def plan(
+    image: ImageInput | None = None,
+    task: RestorationTask | TaskName | None = None,
+    *,
+    axes: str | None = None,
+    **options: Unpack[JobOptions],
+) -> PlannedRestoration:
+    """Say what a restoration would take, without pixels: tiles, network evaluations, disk, time.
+
+    Arguments as for `restore`; without an image, `size=(height, width)` of the input, px. Nothing
+    is written. Raises PlanError for everything that can be refused beforehand.
+
+    >>> gr.plan(size=(10_000, 12_000), scale=4, workers=8).numbers.tiles
+    """
+    with python_words():
+        job = prepare_job(image, task, axes, options)
+        return plan_restoration(job.spec, options.get("workers") or 1)
 
 
 def resume(
