@@ -21,8 +21,8 @@ from kernels.operators.linear_operator import Operator
 from kernels.operators.separable import Axis, Separable, axis_matrix
 from kernels.operators.stencil import Stencil, from_weights
 from kernels.operators.stencil import bicubic as bicubic_stencil
-from orchestrator.job.blur import read_blur
-from orchestrator.job.tolerance import threshold
+from orchestrator.job.fields.blur import read_blur
+from orchestrator.job.fields.tolerance import threshold
 
 # Singular values that pixels of this dtype can still be seen through are inverted, the others are
 # the network's.
