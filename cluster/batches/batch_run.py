@@ -56,7 +56,8 @@ def run_batch(
     images = [entry.image(folder.root) for entry in mine]
     run = mine[0].spec().run
     stop = Stop(run.drain_seconds)
-    server = pick_executor(run, stop)  # refuses an address where no cluster is: before anything is made
+    # Refuses an address where no cluster is: before anything is made.
+    server = pick_executor(run, stop)
 
     usage = Usage()
     began = time.monotonic()

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from kernels.operators import compose as compositions
 from kernels.operators import elementary
+from kernels.operators.axis_operator import AxisOperator, axis_matrix
 from kernels.operators.convolution import Convolution
 from kernels.operators.hadamard import drawn
 from kernels.operators.linear_operator import Operator
-from kernels.operators.separable import Axis, Separable, axis_matrix
+from kernels.operators.separable import Separable
 from kernels.operators.stencil import Stencil, from_weights
 from kernels.operators.stencil import bicubic as bicubic_stencil
 from orchestrator.job.fields.blur import read_blur
@@ -96,8 +97,8 @@ def _stencilled(stencil: Stencil, size: tuple[int, int], count: int) -> Operator
     height, width = size
     least = threshold(stencil, _DTYPE)
     if stencil.separable:
-        rows = Axis.of([axis_matrix(stencil, 0, height, 0, height)] * count)
-        cols = Axis.of([axis_matrix(stencil, 1, width, 0, width)] * count)
+        rows = AxisOperator.of([axis_matrix(stencil, 0, height, 0, height)] * count)
+        cols = AxisOperator.of([axis_matrix(stencil, 1, width, 0, width)] * count)
         return Separable(rows, cols, stencil.scale, least)
     return Convolution(stencil, _inside(stencil, size).repeat(count, 1, 1, 1), least)
 

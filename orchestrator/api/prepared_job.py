@@ -127,9 +127,7 @@ def _check_image(spec: JobSpec, image: ImageInput | None, array: ArrayImage | No
     if image is not None and drawn:
         raise PlanError("task generate takes no image; leave it out, or give another task")
     if array is not None and spec.kind.coefficients:
-        raise PlanError(
-            f"task {spec.task.name} takes no array; give the folder that `gigarestore degrade` wrote"
-        )
+        raise PlanError(f"task {spec.task.name} takes no array; give the folder that degrade wrote")
 
 
 def _check_mask(mask: ArrayImage, image: ArrayImage, scale: int) -> None:
