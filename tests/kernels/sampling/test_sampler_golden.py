@@ -177,6 +177,7 @@ def test_the_eps_form_matches_the_golden_run():
     )
 
 
+@pytest.mark.alone  # it computes with two threads
 @pytest.mark.slow
 def test_the_deterministic_eps_form_matches_the_golden_run():
     # Without fresh noise nothing damps rounding on the way through this random network: the golden
