@@ -9,11 +9,12 @@ image size is refused for its parity.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kernels.denoisers.info import DenoiserInfo
 from orchestrator.errors import PlanError
 from orchestrator.job.bands import Bands
+from orchestrator.job.inputs import InputFacts
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.tasks.task import Posed, Task
 from orchestrator.job.value_range import Values
@@ -60,6 +61,8 @@ class Plan:
     """Which stored values are black and white."""
     levels: tuple[Level, ...]
     """Level 0 first."""
+    inputs: InputFacts = field(default_factory=InputFacts)
+    """What the input's files say of themselves; empty in a plan that was read from a run's job."""
     regions: tuple[Region, ...] = ()
     """Parts of the output that are restored first, by models of their own."""
 
@@ -101,7 +104,7 @@ class Plan:
         return TaskGraph([level.grid for level in self.levels], FACTOR)
 
     @classmethod
-    def build(cls, spec: JobSpec, denoiser: DenoiserInfo) -> Plan:
+    def build(cls, spec: JobSpec, denoiser: DenoiserInfo, inputs: InputFacts | None = None) -> Plan:
         """Plan a resolved job; raises PlanError on one line."""
         assert spec.input.size and spec.input.bands and spec.input.dtype, (
             "resolve() fills the input's facts"
@@ -165,6 +168,7 @@ class Plan:
             bands=bands,
             values=values,
             levels=tuple(levels),
+            inputs=inputs or InputFacts(),
         )
 
 

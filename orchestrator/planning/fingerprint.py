@@ -7,6 +7,7 @@ A run refuses to resume under another fingerprint and says which field differs.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,18 @@ INPUT_FIELDS = {"channel", "crop", "extent", "fine_mask", "keep_nodata", "nodata
 Fingerprint = dict[str, Any]
 
 
-def fingerprint(plan: Plan) -> Fingerprint:
-    """Return the fields that decide the pixels, as plain JSON values."""
+def fingerprint(plan: Plan, staged: Mapping[str, str] | None = None) -> Fingerprint:
+    """Return the fields that decide the pixels, as plain JSON values.
+
+    staged: hashes of inputs of which the run holds copies; they stand where the files themselves
+    cannot be read any more.
+    """
+    known = staged or {}
     spec = plan.spec
     return {
         "pixel_version": PIXEL_VERSION,
-        "input": None if spec.input.path is None else content_hash(spec.input.path),
-        "mask": None if spec.input.mask is None else content_hash(spec.input.mask),
+        "input": _hash(spec.input.path, known.get("input")),
+        "mask": _hash(spec.input.mask, known.get("mask")),
         "input_size": list(spec.input.size or ()),
         "input_bands": spec.input.bands,
         "input_dtype": spec.input.dtype,
@@ -61,6 +67,17 @@ def fingerprint(plan: Plan) -> Fingerprint:
         **{f"sampling.{k}": v for k, v in spec.sampling.model_dump(mode="json").items()},
         **{f"tiling.{k}": v for k, v in spec.tiling.model_dump(mode="json").items()},
     }
+
+
+def _hash(path: str | None, staged: str | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return content_hash(path)
+    except PlanError:
+        if staged is None:
+            raise
+        return staged
 
 
 def predictor_content(sampling: SamplingSpec) -> str | None:

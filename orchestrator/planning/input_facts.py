@@ -5,62 +5,112 @@ Headers only.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 
-from kernels.denoisers.info import DenoiserInfo
 from orchestrator.errors import PlanError
 from orchestrator.job.fields.sections import InputSpec, TaskFields
+from orchestrator.job.inputs import InputFacts
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.tasks.registry import TASKS, check_options
+from orchestrator.job.tasks.task import Task
 from orchestrator.job.value_range import LIMITS, UNSIGNED
 from orchestrator.measurement.input_file import inspect_file
+from orchestrator.run_folder import RunDir
 from storage.byte_source import located
+from storage.errors import FormatError
 from storage.image import ImageInfo
 from storage.readers.reader_registry import inspect
 
 
-def resolve_task(spec: JobSpec, info: DenoiserInfo) -> TaskFields:
-    """Return the task with its operator spelled out; raises PlanError for options that do not
-    belong to it.
+def resolve_task(spec: JobSpec, channels: int) -> TaskFields:
+    """Return the task of a job without a measurement, to degrade by it; raises PlanError for
+    options that do not belong to it. channels: of the network.
     """
     check_options(spec.task)
-    return spec.kind.resolve(spec.task, spec.input, info.channels)
+    return spec.kind.resolve(spec.task, None, channels)
 
 
-def resolve_input(given: InputSpec, task: TaskFields, channels: int) -> InputSpec:
-    """Return the input with its files' facts; raises PlanError on one line."""
-    kind = TASKS[task.name]
-    kind.check_input(given)
-    if given.path is None:
-        if given.size is None:
-            raise PlanError(
-                "no input: give an image file"
-                + ("" if kind.measured else " or --size HEIGHTxWIDTH")
-            )
-        return given.model_copy(
-            update={"bands": given.bands or channels, "dtype": given.dtype or "uint8"}
-        )
-    path = located(given.path)
-    facts = kind.read_facts(path)
-    if facts is not None:
-        return given.model_copy(update={"path": path, **facts})
-    info = inspect_file(given)
-    least, most = LIMITS[info.dtype]
-    whole = info.dtype == "float32" or given.nodata is None or given.nodata.is_integer()
-    if given.nodata is not None and not (whole and least <= given.nodata <= most):
-        raise PlanError(
-            f"--nodata {given.nodata:g} cannot occur in an image of {info.dtype}; choose {least:g} to {most:g}"
-        )
+def resolve_files(
+    spec: JobSpec, channels: int, read: InputFacts | None = None, run: RunDir | None = None
+) -> tuple[JobSpec, InputFacts]:
+    """Return the job with its task and its input's facts spelled out, and the facts themselves.
+
+    channels: of the network. read: the facts, where they are known already. run: an earlier start
+    of the job, whose staged copies stand in for files that cannot be read any more. Raises
+    PlanError or FormatError on one line.
+    """
+    check_options(spec.task)
+    measurement = None if spec.input.path is None else spec.kind.inspect(spec.input.path)
+    task = spec.kind.resolve(spec.task, measurement, channels)
+    spec.kind.check_input(spec.input)
+    files = InputFacts()
+    if spec.input.path is None:
+        source = _without_file(spec.input, spec.kind, channels)
+    elif measurement is not None:
+        fields = spec.kind.input_fields(measurement)
+        source = spec.input.model_copy(update={"path": located(spec.input.path), **fields})
+    else:
+        files = read or _read(spec.input, run)
+        source = _with_facts(spec.input, task, files)
+    return spec.model_copy(update={"task": task, "input": source}), files
+
+
+def _read(given: InputSpec, run: RunDir | None) -> InputFacts:
+    image = _unless_staged(lambda: inspect_file(given), run and run.staged_input)
+    mask = None
+    if (path := given.mask) is not None:
+        mask = _unless_staged(lambda: inspect(located(path)), run and run.staged_mask)
+    return InputFacts(image=image, mask=mask)
+
+
+def _unless_staged(read: Callable[[], ImageInfo], staged: Path | None) -> ImageInfo:
+    """Return what a file says of itself, or its staged copy where the file cannot be read any more."""
+    try:
+        return read()
+    except FormatError:
+        if staged is None or not staged.exists():
+            raise
+        return inspect(staged)
+
+
+def _without_file(given: InputSpec, kind: type[Task], channels: int) -> InputSpec:
+    if given.size is None:
+        alternative = "" if kind.measured else " or --size HEIGHTxWIDTH"
+        raise PlanError(f"no input: give an image file{alternative}")
+    usual = {"bands": given.bands or channels, "dtype": given.dtype or "uint8"}
+    return given.model_copy(update=usual)
+
+
+def _with_facts(given: InputSpec, task: TaskFields, files: InputFacts) -> InputSpec:
+    info = files.image
+    assert info is not None, "the input is an image file"
+    _check_nodata(given, info)
     size = (info.height, info.width)
     if given.crop is not None:
         size = (given.crop[2] - given.crop[0], given.crop[3] - given.crop[1])
-    known: dict[str, object] = {
+    facts: dict[str, object] = {
+        "path": located(given.path or ""),
         "size": size,
         "bands": info.channels,
         "dtype": info.dtype,
-        "path": path,
+        "values": _values(given, info),
+        "keep_nodata": _keep_nodata(given, info, task),
     }
-    known |= {"values": _values(given, info), "keep_nodata": _keep_nodata(given, info, task)}
-    return given.model_copy(update={**known, **_mask(given.mask, (info.height, info.width), task)})
+    mask = _mask(given.mask, files.mask, (info.height, info.width), task)
+    return given.model_copy(update={**facts, **mask})
+
+
+def _check_nodata(given: InputSpec, info: ImageInfo) -> None:
+    if given.nodata is None:
+        return
+    least, most = LIMITS[info.dtype]
+    storable = info.dtype == "float32" or given.nodata.is_integer()
+    if not (storable and least <= given.nodata <= most):
+        raise PlanError(
+            f"--nodata {given.nodata:g} cannot occur in an image of {info.dtype}; "
+            f"choose {least:g} to {most:g}"
+        )
 
 
 def _values(given: InputSpec, info: ImageInfo) -> tuple[float, float] | None:
@@ -84,16 +134,18 @@ def _keep_nodata(given: InputSpec, info: ImageInfo, task: TaskFields) -> float |
     return None if filled or info.nodata is None or math.isnan(info.nodata) else info.nodata
 
 
-def _mask(mask: str | None, size: tuple[int, int], task: TaskFields) -> dict[str, object]:
-    if mask is None:
+def _mask(
+    mask: str | None, info: ImageInfo | None, size: tuple[int, int], task: TaskFields
+) -> dict[str, object]:
+    """Return the mask's fields of the input; raises PlanError for one of another size."""
+    if mask is None or info is None:
         return {}
     path = located(mask)
-    found = inspect(path)
     fine = (size[0] * task.scale, size[1] * task.scale)
-    if (found.height, found.width) not in (size, fine):
+    if (info.height, info.width) not in (size, fine):
         or_output = f" or the output's, {fine[0]}x{fine[1]}" if fine != size else ""
         raise PlanError(
-            f"mask {path} is {found.height}x{found.width} px and the input {size[0]}x{size[1]}; "
+            f"mask {path} is {info.height}x{info.width} px and the input {size[0]}x{size[1]}; "
             f"give a mask of the input's size{or_output}"
         )
-    return {"mask": path, "fine_mask": (found.height, found.width) != size}
+    return {"mask": path, "fine_mask": (info.height, info.width) != size}

@@ -18,6 +18,7 @@ from kernels.presets import (
 from kernels.sampling.method_registry import MethodInfo, describe_method
 from orchestrator.errors import PlanError
 from orchestrator.job.class_guidance import check_tile, describe_network, resolve_guidance
+from orchestrator.job.inputs import InputFacts
 from orchestrator.job.plan import (
     Plan,
     Region,
@@ -31,7 +32,7 @@ from orchestrator.job.regions import check_apart, check_stored, grown, region_jo
 from orchestrator.job.spec import JobSpec, SamplingSpec, TilingSpec
 from orchestrator.job.tasks.task import Task
 from orchestrator.job.trajectory import build_trajectory
-from orchestrator.planning.input_facts import resolve_input, resolve_task
+from orchestrator.planning.input_facts import resolve_files
 from orchestrator.planning.method_check import check_bands, check_method
 from orchestrator.run_folder import RunDir
 from orchestrator.tiling.axis import BLOCK
@@ -39,14 +40,17 @@ from storage.box import Box
 from storage.errors import FormatError
 
 
-def plan_job(spec: JobSpec) -> Plan:
+def plan_job(spec: JobSpec, run: RunDir | None = None, read: InputFacts | None = None) -> Plan:
     """Resolve and plan a job; raises PlanError on one line for everything that can be refused
     beforehand.
+
+    run: an earlier start of the job, whose staged inputs are enough. read: what the input's headers
+    say, where they were read already.
     """
     try:
         info = describe_network(spec.denoiser, spec.guidance)
-        resolved = resolve(spec, info)
-        plan = Plan.build(resolved, info)
+        resolved, inputs = resolve(spec, info, run, read)
+        plan = Plan.build(resolved, info, inputs)
         check_bands(plan)
         check_method(plan)
         if spec.regions:
@@ -123,7 +127,7 @@ def _with_regions(spec: JobSpec, plan: Plan) -> Plan:
     grown_regions = tuple(grown(region, plan) for region in spec.regions)
     check_apart(grown_regions)
     given = plan.spec.model_copy(update={"regions": grown_regions, "sampling": spec.sampling})
-    plans = [plan_job(region_job(given, i)) for i in range(len(grown_regions))]
+    plans = [plan_job(region_job(given, i), read=plan.inputs) for i in range(len(grown_regions))]
     kept = tuple(
         region.model_copy(
             update={
@@ -139,18 +143,22 @@ def _with_regions(spec: JobSpec, plan: Plan) -> Plan:
     return replace(plan, spec=plan.spec.model_copy(update={"regions": kept}), regions=regions)
 
 
-def resolve(spec: JobSpec, info: DenoiserInfo) -> JobSpec:
-    """Return the job with every field set that changes pixels."""
-    spec = spec.model_copy(update={"task": resolve_task(spec, info)})
-    source = resolve_input(spec.input, spec.task, info.channels)
-    source = source.model_copy(
-        update={"grey_as": source.grey_as or "replicate", "bands_as": source.bands_as or "groups"}
+def resolve(
+    spec: JobSpec, info: DenoiserInfo, run: RunDir | None, read: InputFacts | None
+) -> tuple[JobSpec, InputFacts]:
+    """Return the job with every field set that changes pixels, and what its files say."""
+    spec, inputs = resolve_files(spec, info.channels, read, run)
+    source = spec.input.model_copy(
+        update={
+            "grey_as": spec.input.grey_as or "replicate",
+            "bands_as": spec.input.bands_as or "groups",
+        }
     )
     spec = spec.model_copy(update={"input": source})
     task = spec.resolved_task()
     sampling = _sampling(spec.sampling, info, task, spec.task.sigma)
     tiling = _tiling(spec.tiling, task, info, *output_size(spec), local=sampling.intent != "paper")
-    return spec.model_copy(
+    resolved = spec.model_copy(
         update={
             "denoiser": absolute_ref(spec.denoiser),
             "guidance": resolve_guidance(spec.guidance, info),
@@ -158,6 +166,7 @@ def resolve(spec: JobSpec, info: DenoiserInfo) -> JobSpec:
             "tiling": tiling,
         }
     )
+    return resolved, inputs
 
 
 def _sampling(given: SamplingSpec, info: DenoiserInfo, task: Task, sigma: float) -> SamplingSpec:

@@ -28,7 +28,6 @@ from orchestrator.run.prepare import (
     check_disk,
     prepare,
     stage_beside,
-    staging_bytes,
     with_cells,
 )
 from orchestrator.run.publish_image import substituted_tiles
@@ -73,7 +72,7 @@ def start(
         raise PlanError("no output named; give OUT, a folder for the OME-Zarr image")
     run = RunDir(Path(spec.output))
     check_output(run, overwrite)
-    check_disk(run, disk_bytes(plan) + staging_bytes(plan))
+    check_disk(run, disk_bytes(plan) + plan.inputs.staging_bytes)
     marks = fingerprint(plan)
     run.state.mkdir(parents=True, exist_ok=True)
     with _alone(run) as attempt, _room(run, plan):
@@ -115,10 +114,11 @@ def resume(
     if changes is not None:
         check_same(_marks(JobSpec.load(run.job)), _marks(changes))
         changes = keep_regions(changes, run)
-    plan = plan_job(JobSpec.load(run.job) if changes is None else changes)
-    marks = fingerprint(plan)
-    if run.journal.exists():  # what is refused leaves no mark, not even an attempt's number
-        check_same(read_header(run.journal)["fingerprint"], marks)
+    plan = plan_job(JobSpec.load(run.job) if changes is None else changes, run)
+    begun = read_header(run.journal)["fingerprint"] if run.journal.exists() else None
+    marks = fingerprint(plan, _of_staged(run, begun or {}))
+    if begun is not None:  # what is refused leaves no mark, not even an attempt's number
+        check_same(begun, marks)
     with _alone(run, take_over=take_over) as attempt, _room(run, plan):
         return _drive(run, plan, marks, executor, listeners, attempt)
 
@@ -143,6 +143,12 @@ def _room(run: RunDir, plan: Plan) -> Iterator[None]:
             f"{run.root}: the disk is full ({err.strerror}): {free / 1e6:.0f} MB are free, the whole run takes about "
             f"{disk_bytes(plan) / 1e6:.0f} MB; free some"
         ) from err
+
+
+def _of_staged(run: RunDir, begun: Fingerprint) -> dict[str, str]:
+    """Return the hashes that a run's fingerprint states of inputs of which it holds copies."""
+    copies = {"input": run.staged_input, "mask": run.staged_mask}
+    return {name: begun[name] for name, path in copies.items() if path.exists() and name in begun}
 
 
 def _marks(spec: JobSpec) -> Fingerprint:

@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path, PurePath
 
 from orchestrator.errors import PlanError
 from orchestrator.events import Listener, Staging
 from orchestrator.job.plan import Plan
-from orchestrator.measurement.input_file import inspect_file, selection
-from orchestrator.measurement.measurement_reader import input_measured, level_measured
-from orchestrator.measurement.windows import MeasuredWindow
+from orchestrator.measurement.input_file import selection
+from orchestrator.measurement.measurement_reader import level_measured
 from orchestrator.run.publish_image import publication, super_blocks
 from orchestrator.run_folder import RunDir
 from orchestrator.scheduling.cell_lifetime import surviving
@@ -23,8 +23,6 @@ from orchestrator.worker.level_cells import LevelCells
 from storage.atomic_files import sweep
 from storage.box import Box
 from storage.byte_source import redact
-from storage.image import EVERYTHING
-from storage.readers.reader_registry import inspect
 from storage.readers.staging import stage
 from storage.run_store.pooled import build_pooled
 
@@ -72,15 +70,17 @@ def adopt_staged(run: RunDir) -> None:
 def _stage(
     plan: Plan, staged_input: Path, staged_mask: Path, listeners: Sequence[Listener]
 ) -> None:
+    """Copy the files that cannot be read by windows, unless that was done before."""
     spec = plan.spec.input
-    for path, staged in ((spec.path, staged_input), (spec.mask, staged_mask)):
-        if path is None or plan.task.coefficients or staged.exists():
-            continue
-        chosen, limit = (
-            (selection(spec), spec.max_pixels) if staged is staged_input else (EVERYTHING, None)
-        )
-        if not inspect(path, chosen, max_pixels=limit).lazy:
-            stage(path, staged, chosen, max_pixels=limit, progress=_teller(listeners, path))
+    image = plan.inputs.image
+    if spec.path is not None and image is not None and not (image.lazy or staged_input.exists()):
+        progress = _teller(listeners, spec.path)
+        chosen = selection(spec)
+        stage(spec.path, staged_input, chosen, max_pixels=spec.max_pixels, progress=progress)
+
+    mask = plan.inputs.mask
+    if spec.mask is not None and mask is not None and not (mask.lazy or staged_mask.exists()):
+        stage(spec.mask, staged_mask, progress=_teller(listeners, spec.mask))
 
 
 def _teller(listeners: Sequence[Listener], path: str) -> Callable[[int, int], None]:
@@ -94,19 +94,17 @@ def _teller(listeners: Sequence[Listener], path: str) -> Callable[[int, int], No
 
 
 def _pool(run: RunDir, plan: Plan) -> None:
-    finer: MeasuredWindow | None = None
-    for level in plan.levels:
-        if level.posed.pool == 1:
-            finer = input_measured(run, plan)
-            continue
+    """Pool the measurement for the levels that need it, each from the finer one's."""
+    for finer, level in pairwise(plan.levels):
         path = run.measured(level.index)
-        if not path.exists():
-            source = finer or input_measured(run, plan)
-            channels = source.read(0, 0, 1, 1).shape[0]
-            height = -(-source.height // FACTOR)
-            width = -(-source.width // FACTOR)
-            build_pooled(source.read, channels, height, width, FACTOR, path)
-        finer = level_measured(run, plan, level)
+        if level.posed.pool == 1 or path.exists():
+            continue
+        source = level_measured(run, plan, finer)
+        assert source is not None, "a measured task has a measurement"
+        channels = source.read(0, 0, 1, 1).shape[0]
+        height = -(-source.height // FACTOR)
+        width = -(-source.width // FACTOR)
+        build_pooled(source.read, channels, height, width, FACTOR, path)
 
 
 def with_cells(run: RunDir, plan: Plan, keys: Sequence[TileKey]) -> list[TileKey]:
@@ -122,16 +120,6 @@ def with_cells(run: RunDir, plan: Plan, keys: Sequence[TileKey]) -> list[TileKey
     return surviving(
         super_blocks(plan), plan.graph(), keys, stored, lambda row, col: writer.has(0, row, col)
     )
-
-
-def staging_bytes(plan: Plan) -> int:
-    """Return what copies of the inputs that cannot be read by windows take at most, bytes."""
-    if plan.task.coefficients:  # coefficients are read where they are
-        return 0
-    spec = plan.spec.input
-    found = [] if spec.path is None else [inspect_file(spec)]
-    found += [] if spec.mask is None else [inspect(spec.mask)]
-    return sum(info.nbytes for info in found if not info.lazy)
 
 
 def check_disk(run: RunDir, needed: int) -> None:

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.job.plan import Plan
-from orchestrator.measurement.input_file import inspect_file
 from orchestrator.measurement.nodata import carry_nodata, keeps_nodata
 from orchestrator.run.domain_check import read_domain
 from orchestrator.run.tile_records import substituted_keys
@@ -24,7 +23,6 @@ from storage.byte_source import redact
 from storage.image_metadata import ImageMetadata
 from storage.publishing.publish import plan_levels
 from storage.publishing.pyramid_writer import Publication
-from storage.readers.reader_registry import inspect
 
 # Rows that are taken from float32 to the published dtype at a time.
 STRIP = 512
@@ -35,7 +33,7 @@ THREADS = 2
 def publication(run: RunDir, plan: Plan) -> Publication:
     """Return the writer of a run's image."""
     levels = plan_levels((plan.out_channels, plan.height, plan.width), plan.dtype, shard=SIDE)
-    return Publication(run.root, tuple(levels), image_metadata(run, plan).nodata)
+    return Publication(run.root, tuple(levels), image_metadata(plan).nodata)
 
 
 def super_blocks(plan: Plan) -> SuperBlocks:
@@ -79,12 +77,13 @@ def finish(run: RunDir, plan: Plan) -> None:
     writer.finish(_group(run, plan, writer))
 
 
-def image_metadata(run: RunDir, plan: Plan) -> ImageMetadata:
+def image_metadata(plan: Plan) -> ImageMetadata:
     """Return what the output's samples mean: what the input's did, on the output's grid."""
     spec = plan.spec.input
     if spec.path is None or plan.task.coefficients:
         return ImageMetadata()
-    original = inspect(run.staged_input) if run.staged_input.exists() else inspect_file(spec)
+    original = plan.inputs.image
+    assert original is not None, "plan_job() reads the input's header"
     same_bands = plan.out_channels == original.channels
     found = ImageMetadata(
         names=original.names if same_bands else (),
@@ -113,7 +112,7 @@ def _group(run: RunDir, plan: Plan, writer: Publication) -> dict[str, object]:
     # The range of unsigned samples is that of their dtype, which viewers know.
     window = None if plan.dtype.startswith("uint") else (plan.values.low, plan.values.high)
     return writer.group(
-        name=run.root.stem, metadata=image_metadata(run, plan), attributes=told, window=window
+        name=run.root.stem, metadata=image_metadata(plan), attributes=told, window=window
     )
 
 

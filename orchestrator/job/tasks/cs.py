@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kernels.operators.hadamard_size import kept_count
 from orchestrator.errors import PlanError
-from orchestrator.job.fields.sections import InputSpec, TaskFields
+from orchestrator.job.fields.sections import TaskFields
 from orchestrator.job.tasks.task import OwnOption, Task
 
 if TYPE_CHECKING:
@@ -48,11 +48,11 @@ class CompressedSensing(Task):
             )
 
     @classmethod
-    def resolve(cls, given: TaskFields, source: InputSpec, channels: int) -> TaskFields:
+    def resolve(cls, given: TaskFields, measurement: CsInfo | None, channels: int) -> TaskFields:
         """Return the task with block, ratio and seed as the measurement states them."""
-        if source.path is None:
+        if measurement is None:
             return _without_measurement(given)
-        info = _inspect(source.path)
+        info = measurement
         if given.ratio is not None and given.ratio != info.ratio:
             raise PlanError(
                 f"--ratio {given.ratio:g} is not that of the measurement, {info.ratio:g}; "
@@ -67,14 +67,20 @@ class CompressedSensing(Task):
         return given.model_copy(update=stated)
 
     @classmethod
-    def read_facts(cls, path: str) -> dict[str, Any] | None:
+    def inspect(cls, path: str) -> CsInfo:
+        """Describe the array of coefficients."""
+        from storage.readers.zarr_arrays.cs_coefficients import inspect_coefficients  # imports zarr
+
+        return inspect_coefficients(Path(path))
+
+    @classmethod
+    def input_fields(cls, measurement: CsInfo) -> dict[str, Any]:
         """Return size in blocks, bands, dtype, and the output's extent."""
-        info = _inspect(path)
         return {
-            "size": info.blocks,
-            "bands": info.bands,
-            "dtype": info.dtype,
-            "extent": (info.height, info.width),
+            "size": measurement.blocks,
+            "bands": measurement.bands,
+            "dtype": measurement.dtype,
+            "extent": (measurement.height, measurement.width),
         }
 
     @classmethod
@@ -93,9 +99,3 @@ def _without_measurement(given: TaskFields) -> TaskFields:
         )
     kept_count(given.block, given.ratio)
     return given.model_copy(update={"scale": given.block})
-
-
-def _inspect(path: str) -> CsInfo:
-    from storage.readers.zarr_arrays.cs_coefficients import inspect_coefficients  # imports zarr
-
-    return inspect_coefficients(Path(path))

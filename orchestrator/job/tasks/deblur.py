@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from kernels.operators.stencil import Stencil, from_weights
 from orchestrator.errors import PlanError
 from orchestrator.job.fields.blur import kernel_of, read_blur
-from orchestrator.job.fields.sections import InputSpec, TaskFields
+from orchestrator.job.fields.sections import TaskFields
 from orchestrator.job.tasks.task import OwnOption, Task
 
 
@@ -21,7 +23,7 @@ class Deblur(Task):
     own_options = (OwnOption("--blur", lambda task: task.blur is not None),)
 
     @classmethod
-    def resolve(cls, given: TaskFields, source: InputSpec, channels: int) -> TaskFields:
+    def resolve(cls, given: TaskFields, measurement: Any, channels: int) -> TaskFields:
         """Return the task with the kernel's weights, so that a run no longer needs the file."""
         if given.weights is not None:
             return given

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import PlanError
-from orchestrator.job.fields.sections import InputSpec, TaskFields
+from orchestrator.job.fields.sections import TaskFields
 from orchestrator.job.tasks.task import OwnOption, Task
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class OwnOperator(Task):
     own_options = (OwnOption("--operator", lambda task: task.operator is not None),)
 
     @classmethod
-    def resolve(cls, given: TaskFields, source: InputSpec, channels: int) -> TaskFields:
+    def resolve(cls, given: TaskFields, measurement: Any, channels: int) -> TaskFields:
         """Return the task with the operator's scale and alignment, once it obeys its laws."""
         from orchestrator.job.fields.user_operator import load_operator  # imports torch
 

@@ -156,17 +156,22 @@ class Task:
         """Raise PlanError where a measurement of so many bands cannot meet the network's channels."""
 
     @classmethod
-    def resolve(cls, given: TaskFields, source: InputSpec, channels: int) -> TaskFields:
-        """Return the task with what it reads from a file or an operator; raises PlanError.
-
-        source: the input, as it was given; channels: of the network.
-        """
-        return given
+    def inspect(cls, path: str) -> Any:
+        """Describe an input that is no image file; None: it is one."""
+        return None
 
     @classmethod
-    def read_facts(cls, path: str) -> dict[str, Any] | None:
-        """Return the facts of an input that is no image file; None: it is one."""
-        return None
+    def input_fields(cls, measurement: Any) -> dict[str, Any]:
+        """Return what `inspect` found as fields of the input: size, bands, dtype, extent."""
+        return {}
+
+    @classmethod
+    def resolve(cls, given: TaskFields, measurement: Any, channels: int) -> TaskFields:
+        """Return the task with what it reads from a file or an operator; raises PlanError.
+
+        measurement: what `inspect` found; channels: of the network.
+        """
+        return given
 
     @classmethod
     def stencil_of(cls, given: TaskFields) -> Stencil | None:

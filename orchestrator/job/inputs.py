@@ -1,0 +1,22 @@
+"""What the headers of a job's files say, read once and carried by the plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from storage.image import ImageInfo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputFacts:
+    """Descriptions of the files that a job names; None where it names none, or nobody looked."""
+
+    image: ImageInfo | None = None
+    """Of the measurement; None for one that is no image (cs)."""
+    mask: ImageInfo | None = None
+
+    @property
+    def staging_bytes(self) -> int:
+        """Return what copies of the files that cannot be read by windows take at most, bytes."""
+        files = (self.image, self.mask)
+        return sum(info.nbytes for info in files if info is not None and not info.lazy)
