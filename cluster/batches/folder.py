@@ -18,7 +18,7 @@ from typing import Any
 from cluster.batches.batch_manifest import Entry, kept_images, manifest_text, read_entries
 from cluster.batches.shares import Share, share_of
 from orchestrator.errors import PlanError
-from orchestrator.job.spec import RETIRED_RUN_KEYS
+from orchestrator.job.schema import RETIRED
 from orchestrator.run.batch_records import ImageRecord, read_records
 from orchestrator.run_folder import STATE, RunDir
 from storage import atomic_files
@@ -92,7 +92,7 @@ class BatchFolder:
     def load(self) -> tuple[list[Entry], dict[str, Any]]:
         """Return the images and options of a batch that was begun."""
         options = json.loads(self.options.read_bytes())
-        known = {name: value for name, value in options.items() if name not in RETIRED_RUN_KEYS}
+        known = {name: value for name, value in options.items() if f"run.{name}" not in RETIRED}
         return read_entries([str(self.manifest)], {}), known
 
     def runs(self, share: Share | None) -> list[RunDir]:

@@ -45,7 +45,7 @@ def resume(
 
     from orchestrator.run_folder import RunDir
 
-    spec = opt.job_spec(JobSpec.load(RunDir.existing(out).job), {**given, "output": out})
+    spec = opt.job_spec(JobSpec.load_resolved(RunDir.existing(out).job), {**given, "output": out})
     outcome = drive(
         spec,
         quiet,

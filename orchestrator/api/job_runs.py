@@ -66,7 +66,7 @@ def resume_job(
     from orchestrator.run import lifecycle
     from orchestrator.run_folder import RunDir
 
-    spec = changes or JobSpec.load(RunDir.existing(root).job)
+    spec = changes or JobSpec.load_resolved(RunDir.existing(root).job)
     stop = stop or Stop(spec.run.drain_seconds)
     with stop.listening():
         executor = pick_executor(spec.run, stop)

@@ -134,7 +134,7 @@ def resume(
     """
     root = Path(path)
     with python_words():
-        begun = JobSpec.load(RunDir.existing(root).job)
+        begun = JobSpec.load_resolved(RunDir.existing(root).job)
         changes = build_spec({**options}, begun).model_copy(update={"output": str(root)})
         with _telling(progress) as listeners, _own_threads():
             resume_job(root, listeners, changes=changes, take_over=take_over)

@@ -33,7 +33,7 @@ class RestorationResult:
         self._keep = keep
         if not self._run.published:
             raise PlanError(f"{root} is not finished; `gigarestore resume {root}` finishes it")
-        spec = JobSpec.load(self._run.job)
+        spec = JobSpec.load_resolved(self._run.job)
         self._spec = spec
         self._given = read_given(spec.input.path)
         self._channels, _, _ = self._level(0, "cyx").shape

@@ -11,19 +11,16 @@ from __future__ import annotations
 import difflib
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tomli_w
 from pydantic import BaseModel, Field, ValidationError
 
 from orchestrator.errors import PlanError
+from orchestrator.job import schema
 from orchestrator.job.fields.sections import InputSpec, Section, TaskFields
 from orchestrator.job.tasks.registry import TASKS
 from orchestrator.job.tasks.task import Task
-
-# Keys of `run` that older versions wrote into job files: `batching` said how tiles shared a
-# worker's batches, which never reached a pixel (docs/decisions/continuous-batching.md).
-RETIRED_RUN_KEYS = {"batching"}
 
 if TYPE_CHECKING:
     TaskName = str
@@ -54,6 +51,12 @@ class GuidanceSpec(Section):
 
 class SamplingSpec(Section):
     """How the reverse diffusion runs (method.md sections 1, 2, 7)."""
+
+    always_resolved: ClassVar[tuple[str, ...]] = (
+        *("intent", "form", "eta", "steps", "guided_steps", "spacing", "guide", "ensemble"),
+        *("inverse", "init", "noise_scale", "travel"),
+    )
+    """What every resolved job says; nothing is added (orchestrator.job.schema)."""
 
     intent: Literal["faithful", "detail", "paper"] | None = None
     quality: Literal["draft", "standard", "paper"] | None = None
@@ -109,6 +112,9 @@ class SamplingSpec(Section):
 
 class TilingSpec(Section):
     """Tile geometry (method.md sections 5 and 6)."""
+
+    always_resolved: ClassVar[tuple[str, ...]] = ("tile", "stride", "margin", "levels", "order")
+    """What every resolved job says; nothing is added (orchestrator.job.schema)."""
 
     tile: Annotated[int, Field(ge=8, le=4096)] | None = None
     stride: Annotated[int, Field(ge=1, le=4096)] | None = None
@@ -186,27 +192,36 @@ class JobSpec(Section):
         )
 
     def to_toml(self) -> str:
-        """Return the specification as TOML; unset fields are left out."""
-        return str(tomli_w.dumps(self.model_dump(mode="json", exclude_none=True)))
+        """Return the specification as TOML with its version; unset fields are left out."""
+        values = self.model_dump(mode="json", exclude_none=True)
+        return str(tomli_w.dumps(schema.stamped(values)))
 
     @classmethod
     def from_toml(cls, text: str, where: str = "the job file") -> JobSpec:
         """Read a specification from TOML text; raises PlanError on one line."""
-        try:
-            return cls.build(_without_retired(tomllib.loads(text)), where)
-        except tomllib.TOMLDecodeError as err:
-            raise PlanError(f"{where} is not valid TOML: {err}") from None
+        return cls.build(schema.read_values(_parse(text, where), where), where)
 
     @classmethod
     def load(cls, path: Path) -> JobSpec:
         """Read a specification from a TOML file; raises PlanError on one line."""
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as err:
-            raise PlanError(f"cannot read {path}: {err.strerror}") from None
-        except UnicodeDecodeError:
-            raise PlanError(f"{path} is not valid TOML: it is not UTF-8 text") from None
-        return cls.from_toml(text, str(path))
+        return cls.from_toml(_read_text(path), str(path))
+
+    @classmethod
+    def load_resolved(cls, path: Path) -> JobSpec:
+        """Read the resolved job that a run keeps, of this version or an earlier one; raises
+        PlanError on one line.
+        """
+        where = str(path)
+        values = schema.read_values(_parse(_read_text(path), where), where)
+        spec = cls.build(schema.with_earlier_defaults(values), where)
+        for name, section in (("sampling", spec.sampling), ("tiling", spec.tiling)):
+            for field in section.always_resolved:
+                if getattr(section, field) is None:
+                    raise PlanError(
+                        f"{path} does not say {name}.{field}, which every version has written; "
+                        "restore to a new OUT"
+                    )
+        return spec
 
     @classmethod
     def build(cls, values: dict[str, Any], where: str = "the options") -> JobSpec:
@@ -219,13 +234,20 @@ class JobSpec(Section):
             raise PlanError(f"{where}: {_first_problem(err)}") from None
 
 
-def _without_retired(values: dict[str, Any]) -> dict[str, Any]:
-    """Return a job file's values without the keys of older versions that change nothing any more."""
-    run = values.get("run")
-    if not isinstance(run, dict) or not RETIRED_RUN_KEYS & set(run):
-        return values
-    kept = {key: value for key, value in run.items() if key not in RETIRED_RUN_KEYS}
-    return {**values, "run": kept}
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as err:
+        raise PlanError(f"cannot read {path}: {err.strerror}") from None
+    except UnicodeDecodeError:
+        raise PlanError(f"{path} is not valid TOML: it is not UTF-8 text") from None
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as err:
+        raise PlanError(f"{where} is not valid TOML: {err}") from None
 
 
 def _first_problem(err: ValidationError) -> str:

@@ -16,6 +16,7 @@ from orchestrator.errors import PlanError
 from orchestrator.job.class_guidance import guidance_marks
 from orchestrator.job.plan import Plan
 from orchestrator.job.regions import region_marks
+from orchestrator.job.schema import meant
 from orchestrator.job.spec import SamplingSpec
 from storage.byte_source import ByteSource, is_url, redact
 from storage.errors import FormatError
@@ -101,7 +102,7 @@ def check_same(kept: Fingerprint, now: Fingerprint) -> None:
     present one.
     """
     for name in sorted(kept.keys() | now.keys()):
-        if kept.get(name) != now.get(name):
+        if meant(kept, name) != meant(now, name):
             raise PlanError(
                 f"cannot resume: {name} was {kept.get(name)!r} when the run began and is {now.get(name)!r} now; "
                 "resume without the change, or restore to a new OUT"

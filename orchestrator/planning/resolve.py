@@ -67,18 +67,7 @@ def load_plan(run: RunDir) -> Plan:
     """Return the plan of a run from its resolved job alone: neither its input nor its pixels are
     looked at.
     """
-    spec = JobSpec.load(run.job)
-    optional = {"start", "guided_start", "quality", "zeta", "eta_b", "ilvr_stop", "block"}
-    optional |= {
-        "guide",
-        "ensemble",
-    }  # unset by versions that knew the constraint and single evaluations only
-    for name, section in (("sampling", spec.sampling), ("tiling", spec.tiling)):
-        for field, value in section:
-            if value is None and field not in optional:
-                raise PlanError(
-                    f"{run.job} does not say {name}.{field}; another version wrote it: restore to a new OUT"
-                )
+    spec = JobSpec.load_resolved(run.job)
     try:
         plan = Plan.build(spec, describe_network(spec.denoiser, spec.guidance))
         jobs = [region_job(spec, i) for i in range(len(spec.regions))]
@@ -98,7 +87,7 @@ def keep_regions(changes: JobSpec, run: RunDir) -> JobSpec:
     Resolved anew they would follow what was chosen for the rest since. Raises PlanError for a
     region outside the image.
     """
-    begun = JobSpec.load(run.job)
+    begun = JobSpec.load_resolved(run.job)
     if changes.regions == begun.regions or len(changes.regions) != len(begun.regions):
         return changes
     plan = load_plan(run)

@@ -112,9 +112,9 @@ def resume(
     """
     run = RunDir.existing(root)
     if changes is not None:
-        check_same(_marks(JobSpec.load(run.job)), _marks(changes))
+        check_same(_marks(JobSpec.load_resolved(run.job)), _marks(changes))
         changes = keep_regions(changes, run)
-    plan = plan_job(JobSpec.load(run.job) if changes is None else changes, run)
+    plan = plan_job(JobSpec.load_resolved(run.job) if changes is None else changes, run)
     begun = read_header(run.journal)["fingerprint"] if run.journal.exists() else None
     marks = fingerprint(plan, _of_staged(run, begun or {}))
     if begun is not None:  # what is refused leaves no mark, not even an attempt's number

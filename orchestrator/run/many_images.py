@@ -57,7 +57,7 @@ def is_done(image: Image, records: ImageRecords) -> bool:
     run = RunDir(image.root)
     if record is None or record.state not in PUBLISHED or not run.published:
         return False
-    begun = JobSpec.load(run.job)
+    begun = JobSpec.load_resolved(run.job)
     wanted = image.spec(begun)
     if wanted.regions:
         from orchestrator.planning.resolve import keep_regions
@@ -195,7 +195,7 @@ class ImageBatch:
         if self._overwrite or not run.job.exists():
             image.root.parent.mkdir(parents=True, exist_ok=True)
             return start(image.spec(None), executor, listeners, overwrite=self._overwrite)
-        begun = JobSpec.load(run.job)
+        begun = JobSpec.load_resolved(run.job)
         wanted = image.spec(begun)
         if wanted.input.path != begun.input.path:
             raise PlanError(
