@@ -17,14 +17,14 @@ HEIGHT = 40
 WIDTH = 48
 
 
-def write_inputs(folder: Path) -> None:
-    """Write every image that the pages name."""
+def write_inputs(folder: Path, photo_side: int) -> None:
+    """Write every image that the pages name; photo.png has `photo_side` px, at most 128."""
     picture = make_picture(HEIGHT, WIDTH)
     grey = make_picture(HEIGHT, WIDTH, channels=1)
     known = _known()
     torn = np.where(known[None] > 0, picture, 0).astype(np.uint8)
 
-    write_picture(folder / "photo.png", photo())
+    write_picture(folder / "photo.png", photo()[:, :photo_side, :photo_side].copy())
     write_picture(folder / "clean.png", make_picture(96, 96))
     for name in ("small.png", "noisy.png", "soft.png"):
         write_picture(folder / name, picture)

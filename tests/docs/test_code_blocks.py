@@ -6,15 +6,18 @@ import ast
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import Ended
 from tests.docs.fences import Fence, documents, fences
-from tests.docs.inputs import write_inputs
+from tests.docs.inputs import PHOTO_SIDE, write_inputs
 from tests.places import ROOT
 
 LANGUAGES = ("bash", "python", "toml", "csv", "json", "dockerfile", "text")
@@ -24,16 +27,16 @@ RUN = ("bash", "python")
 # A reason is a sentence, not a word.
 SHORTEST_REASON = 12
 
-# The commands as printed, but in this process's Python, and, where a page has many runs, without
-# starting Ray for each: both executors give the same bytes.
+# `gigarestore` as a program: this checkout's command in this process's Python.
 COMMAND = """#!/bin/bash
-{serial}
 exec {python} -m cluster "$@"
 """
-SERIAL = """case "$1 $*" in
-  *--executor*) ;;
-  restore*|batch*|resume*) set -- "$@" --executor serial ;;
-esac"""
+# Both executors give the same bytes; starting Ray for each command would take minutes.
+RESTORING = ("restore", "batch", "resume")
+SERIALLY = ("--executor", "serial")
+
+# Where nothing that is printed needs several tiles, one is enough, px.
+SMALL_SIDE = 32
 
 PAGES = [page for page in documents() if any(f.language in RUN for f in fences(page))]
 AS_PRINTED = ROOT / "README.md"
@@ -87,18 +90,23 @@ def test_data_blocks_can_be_parsed(page):
             ast.parse(fence.text, filename=fence.place)
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", cases())
-def test_the_commands_of_a_page_do_what_it_says(page, tmp_path):
+def test_the_commands_of_a_page_do_what_it_says(page, tmp_path, monkeypatch, cli):
     work = tmp_path / "work"
     work.mkdir()
-    write_inputs(work)
-    environment = surroundings(tmp_path, serial=page != AS_PRINTED)
+    several_tiles = any("+-" in fence.text for fence in fences(page))
+    write_inputs(work, photo_side=PHOTO_SIDE if several_tiles else SMALL_SIDE)
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.syspath_prepend(str(work))
     printed = ""
     for fence in fences(page):
         if name := fence.attributes.get("file"):
             (work / name).write_text(fence.text + "\n", encoding="utf-8")
         elif fence.language in RUN and fence.reason is None:
-            printed = run(fence, work, environment)
+            as_programs = page == AS_PRINTED or fence.language == "python"
+            printed = run_as_program(fence, tmp_path) if as_programs else run_here(fence, cli)
         elif "output" in fence.words:
             assert masked(printed) == masked(fence.text), fence.place
         elif "excerpt" in fence.words:
@@ -106,38 +114,49 @@ def test_the_commands_of_a_page_do_what_it_says(page, tmp_path):
             assert not missing, fence.place
 
 
-def surroundings(folder: Path, *, serial: bool) -> dict[str, str]:
-    """Return an environment in which `gigarestore` is this checkout's command."""
-    bin_folder = folder / "bin"
-    bin_folder.mkdir()
-    command = bin_folder / "gigarestore"
-    command.write_text(COMMAND.format(python=sys.executable, serial=SERIAL if serial else ""))
-    command.chmod(0o755)
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    return environment | {
-        "PATH": f"{bin_folder}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "HOME": str(folder),
-    }
+def run_here(fence: Fence, cli: Callable[..., Ended]) -> str:
+    """Run a block's commands in this process, with the serial executor; return their stdout."""
+    printed = ""
+    for line in fence.text.replace("\\\n", " ").splitlines():
+        program, *arguments = shlex.split(line, comments=True)
+        assert program == "gigarestore", f"{fence.place}: {program} is not run here"
+        if arguments[0] in RESTORING and "--executor" not in arguments:
+            arguments += SERIALLY
+        ended = cli(*arguments)
+        assert ended.code == 0, f"{fence.place}: {line}: exit code {ended.code}\n{ended.err}"
+        printed += ended.out
+    return printed
 
 
-def run(fence: Fence, work: Path, environment: dict[str, str]) -> str:
-    """Run a block to its end; return its stdout, without what begins and ends with spaces."""
+def run_as_program(fence: Fence, folder: Path) -> str:
+    """Run a block as printed, by the shell or Python; return its stdout."""
     program = [sys.executable, "-"] if fence.language == "python" else ["bash", "-e"]
     done = subprocess.run(
         program,
         input=fence.text,
-        cwd=work,
-        env=environment,
+        env=environment(folder),
         capture_output=True,
         text=True,
         check=False,
-        timeout=250,
     )
     assert done.returncode == 0, f"{fence.place}: exit code {done.returncode}\n{done.stderr}"
     return done.stdout
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Return an environment in which `gigarestore` is this checkout's command."""
+    programs = folder / "bin"
+    programs.mkdir(exist_ok=True)
+    command = programs / "gigarestore"
+    command.write_text(COMMAND.format(python=sys.executable))
+    command.chmod(0o755)
+    inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    return inherited | {
+        "PATH": f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
 
 
 def masked(text: str) -> list[str]:
