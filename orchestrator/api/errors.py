@@ -16,7 +16,6 @@ _RENAMED = {
     "range": "value_range",
     "operator-arg": "operator_args",
     "overwrite": "overwrite",
-    "batch-size": "batch",
 }
 _ARGUMENTS = {name.replace("_", "-"): name for name in PLACES} | _RENAMED
 # An option as typed, and the value after it where the message gives one: a number, a list in
@@ -66,13 +65,13 @@ def _argument(option: re.Match[str]) -> str:
         return option[0]
     name = _ARGUMENTS[flag]
     value = option[2]
+    after = "" if value is None else f" {value}"
+    if name == "overwrite":
+        return f"overwrite=True{after}"
     if value is None:
-        return "overwrite=True" if name == "overwrite" else f"{name}="
-    if value.isupper() and "," in value:
-        return f"{name}=({value.replace(',', ', ')})"
+        return f"{name}="
+    if value[0].islower():  # a word: what the option takes, or how the sentence goes on
+        return f"{name}={value!r}" if value in OPTION_WORDS else f"{name}={after}"
     if "," in value and value[0] != "'":
         return f"{name}=({value.replace(',', ', ')})"
-    if value[0].isalpha() and value.islower():
-        known = value in OPTION_WORDS
-        return f"{name}={value!r}" if known else f"{name}= {value}"
     return f"{name}={value}"

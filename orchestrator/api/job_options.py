@@ -152,7 +152,7 @@ class JobOptions(TypedDict, total=False):
     """serial: in this process; ray: on Ray workers. ray where workers or address are given."""
     workers: int | None
     """Ray workers."""
-    batch: int | None
+    batch_size: int | None
     """Tiles of a call."""
     address: str | None
     """Ray cluster to use, HOST:PORT or auto; a local one where it is left out."""
@@ -219,7 +219,7 @@ PLACES = {
     "seed": "sampling.seed",
     "executor": "run.executor",
     "workers": "run.workers",
-    "batch": "run.batch",
+    "batch_size": "run.batch",
     "address": "run.address",
     "keep_work": "run.keep_work",
     "on_failed_tile": "run.on_failed_tile",
@@ -269,7 +269,16 @@ def _put(values: dict[str, Any], name: str, value: object) -> None:
     elif name == "blur" and not isinstance(value, str):
         target["weights"] = _kernel(value)
     else:
-        target[field] = _READ[name](value) if name in _READ else value
+        target[field] = _read(name, value)
+
+
+def _read(name: str, value: object) -> object:
+    if name not in _READ:
+        return value
+    try:
+        return _READ[name](value)
+    except (TypeError, ValueError, AttributeError) as err:
+        raise PlanError(f"{name}={value!r} cannot be read: {' '.join(str(err).split())}") from None
 
 
 def _place(name: str) -> str:

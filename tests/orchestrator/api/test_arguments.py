@@ -1,0 +1,82 @@
+"""The arguments of the Python API are the options of the command line; importing it is cheap."""
+
+import subprocess
+import sys
+from typing import get_type_hints
+
+import gigarestore as gr
+from orchestrator.api.job_options import PLACES, JobOptions
+from orchestrator.job.spec import JobSpec
+from tests.places import ROOT
+
+# What `gigarestore info` and a first import may cost before anything is asked for, CPU seconds.
+IMPORT_SECONDS = 0.3
+
+
+def test_every_option_of_the_command_is_an_argument_in_the_same_place():
+    from cluster.options.options import FLAGS, OPTIONS, RENAMED
+
+    of_their_own = {"path", "output", *RENAMED}
+    places = {
+        FLAGS.get(name, name).removeprefix("--").replace("-", "_"): option
+        for name, option in OPTIONS.items()
+        if name not in of_their_own
+    }
+    found = {name: f"{option.section}.{option.field}" for name, option in places.items()}
+    assert found == PLACES
+
+
+def test_every_argument_is_typed():
+    hints = get_type_hints(JobOptions, localns={"NDArray": list})
+    assert set(hints) == set(PLACES) - {"task"}
+
+
+def test_every_place_is_a_field_of_the_job():
+    values = JobSpec().model_dump()
+    for place in PLACES.values():
+        section, field = place.split(".")
+        assert field in (values[section] if section else values)
+
+
+def test_every_task_of_the_job_has_a_method_that_an_editor_completes():
+    names = set(JobSpec.model_json_schema()["$defs"]["TaskSpec"]["properties"]["name"]["enum"])
+    made = {
+        task.name
+        for task in (
+            gr.Task.sr(2),
+            gr.Task.colorize(),
+            gr.Task.inpaint("mask.png"),
+            gr.Task.denoise("10%"),
+            gr.Task.generate((64, 64)),
+            gr.Task.sr_colorize(2),
+            gr.Task.inpaint_colorize_sr(2, "mask.png"),
+            gr.Task.deblur("gaussian:2"),
+            gr.Task.cs(),
+            gr.Task.outpaint((0, 8, 0, 8)),
+            gr.Task.operator("package.module:Class", {"taps": 3}),
+        )
+    }
+    assert made == names
+
+
+def test_importing_costs_little_and_every_name_is_there():
+    code = (
+        "import time; began = time.process_time(); import gigarestore; "
+        "print(time.process_time() - began); "
+        "print(all(getattr(gigarestore, name) is not None for name in dir(gigarestore)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    seconds, complete = done.stdout.split()
+    assert float(seconds) < IMPORT_SECONDS
+    assert complete == "True"
+
+
+def test_a_plan_needs_no_image_and_says_what_it_would_take():
+    planned = gr.plan(size=(1000, 1200), scale=4, workers=8)
+
+    assert planned.size == (4000, 4800)
+    assert planned.numbers.tiles == sum(level.tiles for level in planned.numbers.levels)
+    assert "4000 x 4800 px" in repr(planned)

@@ -1,0 +1,138 @@
+"""Whatever is wrong with a call is one line that names the argument as it was typed."""
+
+import numpy as np
+import pytest
+
+import gigarestore as gr
+
+RGB = np.zeros((20, 24, 3), np.uint8)
+GREY = np.zeros((20, 24), np.uint8)
+
+REFUSED = {
+    "unknown argument": (
+        RGB,
+        {"scal": 2},
+        "unknown argument scal=; did you mean scale=?",
+    ),
+    "scale 0": (RGB, {"scale": 0}, "scale=0: input should be greater than or equal to 1"),
+    "scale 1": (
+        RGB,
+        {"scale": 1},
+        "task sr needs scale= of at least 2, found 1; give for example scale=4",
+    ),
+    "unknown task": (RGB, {"task": "sharpen"}, "task='sharpen': input should be 'sr', "),
+    "denoise without sigma": (RGB, {"task": "denoise"}, "task denoise needs sigma= above 0"),
+    "denoise with scale": (
+        RGB,
+        {"task": gr.Task.denoise(5), "scale": 3},
+        "task denoise has no scale, found scale=3; leave it out or use task='sr'",
+    ),
+    "no noise level": (
+        RGB,
+        {"sigma": "much"},
+        "sigma='much' is no noise level; give grey levels (25) or a percentage ('10%')",
+    ),
+    "order block": (
+        RGB,
+        {"order": "raster", "order_block": 4},
+        "order_block= is for the order bridge; leave it out with order='raster'",
+    ),
+    "float without range": (
+        GREY.astype(np.float32),
+        {},
+        "say which they are: value_range=(LOW, HIGH)",
+    ),
+    "float64": (
+        GREY.astype(np.float64),
+        {},
+        "the image has dtype float64; supported: int8, float16, uint8, uint16, int16, float32; "
+        "convert it first with astype('float32') and value_range=(LOW, HIGH)",
+    ),
+    "four axes": (RGB[None], {}, "the image has shape (1, 20, 24, 3); give two axes, y and x"),
+    "axes that could be either": (
+        np.zeros((3, 24, 3), np.uint8),
+        {},
+        "say which: axes='yxc' or axes='cyx'",
+    ),
+    "bands that nobody names": (
+        np.zeros((8, 24, 12), np.uint8),
+        {},
+        "say which: axes='yxc' or axes='cyx'",
+    ),
+    "axes that are none": (RGB, {"axes": "hwc"}, "axes='hwc' are none; give y and x"),
+    "axes too few": (RGB, {"axes": "yx"}, "axes='yx' name 2 axes and the image has 3"),
+    "no pixel": (np.zeros((0, 4), np.uint8), {}, "it needs a pixel at least"),
+    "inpaint without mask": (RGB, {"task": "inpaint"}, "task inpaint needs mask="),
+    "mask of another size": (
+        RGB,
+        {"task": gr.Task.inpaint(np.ones((10, 10)))},
+        "mask= has shape (10, 10) and the image (20, 24); give (20, 24)",
+    ),
+    "mask of three axes": (
+        RGB,
+        {"task": gr.Task.inpaint(np.ones((20, 24, 3)))},
+        "mask= has shape (20, 24, 3); give one of (height, width)",
+    ),
+    "mask without a hole to fill": (RGB, {"mask": GREY}, "takes no mask=; use task='inpaint'"),
+    "kernel that sums to 2": (
+        RGB,
+        {"task": gr.Task.deblur(np.array([[0.0, 1.0, 1.0]]))},
+        "blur=: blur kernel sums to 2 instead of 1; divide it by its sum",
+    ),
+    "image for generate": (
+        RGB,
+        {"task": gr.Task.generate((64, 64))},
+        "task generate takes no image; leave it out, or give another task",
+    ),
+    "no image": (None, {"scale": 2}, "no image; give an array, a path or a URL"),
+    "coefficients as an array": (RGB, {"task": gr.Task.cs()}, "task cs takes no array"),
+    "no region": (RGB, {"region": [(1, 2)]}, "region=[(1, 2)] cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_bad_argument_is_one_line_that_names_it(case, tmp_path):
+    image, options, wanted = REFUSED[case]
+
+    with pytest.raises(gr.PlanError) as refusal:
+        gr.restore(image, out=tmp_path / "out.zarr", **options)
+
+    message = str(refusal.value)
+    assert wanted in message
+    assert "--" not in message
+    assert "\n" not in message
+    assert list(tmp_path.iterdir()) == [], "nothing is written for what is refused"
+
+
+def test_plan_refuses_what_restore_refuses():
+    with pytest.raises(gr.PlanError, match="scale=0"):
+        gr.plan(RGB, scale=0)
+
+
+def test_a_folder_that_is_taken_is_left_alone_without_overwrite(quick, make_picture, tmp_path):
+    photo = make_picture(8, 8).transpose(1, 2, 0)
+    out = tmp_path / "out.zarr"
+    first = np.asarray(gr.restore(photo, out=out, **quick))
+
+    with pytest.raises(gr.PlanError, match="exists; choose another OUT, or overwrite=True"):
+        gr.restore(photo, out=out, **quick)
+    assert np.array_equal(np.asarray(gr.open(out)), first)
+
+    again = gr.restore(255 - photo, out=out, overwrite=True, **quick)
+    assert not np.array_equal(np.asarray(again), first)
+    assert again.verify().passed
+    assert len(list((out / ".gigarestore" / "arrays").iterdir())) == 1  # the replaced one is gone
+
+
+def test_what_is_no_output_is_refused_and_its_name_said(tmp_path):
+    with pytest.raises(gr.PlanError, match="is not a run's output"):
+        gr.open(tmp_path)
+    with pytest.raises(gr.PlanError, match="does not exist"):
+        gr.resume(tmp_path / "nothing.zarr")
+
+
+def test_an_option_that_would_change_pixels_is_refused_on_resuming(quick, make_picture, tmp_path):
+    gr.restore(make_picture(8, 8), axes="cyx", out=tmp_path / "out.zarr", **quick)
+
+    with pytest.raises(gr.PlanError, match="cannot resume: sampling.seed was 0"):
+        gr.resume(tmp_path / "out.zarr", seed=1)
