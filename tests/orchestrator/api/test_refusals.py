@@ -134,5 +134,5 @@ def test_what_is_no_output_is_refused_and_its_name_said(tmp_path):
 def test_an_option_that_would_change_pixels_is_refused_on_resuming(quick, make_picture, tmp_path):
     gr.restore(make_picture(8, 8), axes="cyx", out=tmp_path / "out.zarr", **quick)
 
-    with pytest.raises(gr.PlanError, match="cannot resume: sampling.seed was 0"):
+    with pytest.raises(gr.PlanError, match=r"cannot resume: sampling\.seed was 0"):
         gr.resume(tmp_path / "out.zarr", seed=1)
