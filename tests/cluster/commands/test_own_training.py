@@ -42,6 +42,7 @@ def scans(tmp_path, write_picture):
     return [rgb, deep, grey]
 
 
+@pytest.mark.slow
 def test_a_prior_is_trained_carded_and_restores(cli, scans, tmp_path):
     out = tmp_path / "own.safetensors"
     ended = cli("train", *scans, "--out", out, *SHORT, "--steps", 6, "--every", 3)
@@ -164,6 +165,7 @@ def flat_images(tmp_path, write_picture, levels, side=40):
 
 @given(st.integers(0, 2**31), st.integers(2, 9))
 @settings(max_examples=10, deadline=None)
+@pytest.mark.slow
 def test_no_crop_for_training_comes_from_a_validation_image(
     tmp_path_factory, write_picture, seed, count
 ):
@@ -258,6 +260,7 @@ def trained(tmp_path_factory, write_picture):
     return out, images
 
 
+@pytest.mark.slow
 def test_an_evaluation_refuses_images_of_the_training(cli, trained, tmp_path, write_picture):
     prior, (first, second) = trained
     moved = tmp_path / "moved.bin"
@@ -271,6 +274,7 @@ def test_an_evaluation_refuses_images_of_the_training(cli, trained, tmp_path, wr
     assert second.exists()
 
 
+@pytest.mark.slow
 def test_an_evaluation_compares_and_says_what_is_known_of_the_training(
     cli, trained, tmp_path, write_picture
 ):

@@ -343,6 +343,7 @@ def test_one_task_of_an_array_can_be_cancelled(home, programs, cli):
     assert cli("status", "out").out == "slurm:12: cancelled (1 of 2 shares)\n"
 
 
+@pytest.mark.slow
 def test_several_logs_are_followed_each_piece_under_its_files_name(tmp_path):
     """The second file appears while the first is followed; the end is seen after that."""
     first = tmp_path / "1.log"

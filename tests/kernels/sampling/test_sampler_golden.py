@@ -152,7 +152,13 @@ def convolutions_round_as_for_the_goldens():
 
 
 @pytest.mark.parametrize(
-    "name", ["sr4_single_64x64", "sr4_s0_fresh", "sr4_s02_fixed_fresh", "color_s02_fixed_fresh"]
+    "name",
+    [
+        "sr4_single_64x64",
+        pytest.param("sr4_s0_fresh", marks=pytest.mark.slow),
+        pytest.param("sr4_s02_fixed_fresh", marks=pytest.mark.slow),
+        pytest.param("color_s02_fixed_fresh", marks=pytest.mark.slow),
+    ],
 )
 def test_ddnm_and_scalar_ddnm_plus_with_mask_shift_match_the_golden_run(name):
     case, data = golden(f"sampler/p64_{name}")
@@ -169,6 +175,7 @@ def test_ddnm_and_scalar_ddnm_plus_with_mask_shift_match_the_golden_run(name):
     assert_close(restore(*case["hw"], case["seed0"], settings, constraints), data["result"])
 
 
+@pytest.mark.slow
 def test_the_eps_form_matches_the_golden_run():
     case, data = golden("oracle/sr4_eta085_raweps")
     settings = config(form="eps", eta=0.85)
@@ -194,12 +201,14 @@ def test_the_deterministic_eps_form_matches_the_golden_run():
     assert float((result - data["result"]).square().mean().sqrt()) <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_projector_ddnm_plus_matches_the_golden_spectral_run():
     case, data = golden("oracle/sr4_spectral_ddpm_s02")
     result = restore(*case["hw"], case["seed0"], config(), pooled(data["y"], 4, case["sigma_y"]))
     assert_close(result, data["result"])
 
 
+@pytest.mark.slow
 def test_inpainting_with_mask_shift_matches_the_golden_run():
     case, data = golden("oracle/inpaint_msr_80x112")
 

@@ -77,6 +77,7 @@ def start(out: Path, steps: int) -> subprocess.Popen[bytes]:
     )
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_a_whole_checkpoint_and_continues(tmp_path: Path) -> None:
     process = start(tmp_path, 100_000)
     deadline = time.monotonic() + 60
@@ -166,6 +167,7 @@ def test_the_smoke_run_improves_resumes_and_repeats(capsys: pytest.CaptureFixtur
     assert "resumed from step" in told
 
 
+@pytest.mark.slow
 def test_an_unreached_margin_fails_the_smoke_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert smoke.main(["--steps", "21", "--margin", "50"]) == 1
     assert "at least +50.00 wanted" in capsys.readouterr().out

@@ -26,7 +26,7 @@ def kernel_image(tmp_path_factory, write_picture):
     )
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("dtype", ["uint8", pytest.param("uint16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("blur", ["uniform:9", "gaussian:1", "gaussian:2", "anisotropic:2,1"])
 def test_a_published_deblurring_measures_what_was_given(
     blur, dtype, tmp_path, make_picture, write_picture, capsys
@@ -39,6 +39,7 @@ def test_a_published_deblurring_measures_what_was_given(
     check(tmp_path, write_picture, make_picture(*SIDES, 1, dtype), blur, tiles, capsys)
 
 
+@pytest.mark.slow
 def test_a_kernel_image_that_is_no_product_measures_what_was_given(
     kernel_image, tmp_path, make_picture, write_picture, capsys
 ):

@@ -45,6 +45,7 @@ def restored(job, serially, published_pixels, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_nodata_areas_of_a_scene_stay_untouched_and_its_means_are_the_measurement(
     make_picture, restored, tmp_path
 ):

@@ -59,6 +59,7 @@ def test_stated_noise_is_not_taken_for_something_unknown(checked):
     assert not checked(noisy, **denoise).far
 
 
+@pytest.mark.slow
 def test_it_looks_at_a_few_windows_whatever_the_size(tmp_path, write_picture, job):
     for side in (40, 640):
         plan = plan_job(

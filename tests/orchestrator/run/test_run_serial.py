@@ -105,6 +105,7 @@ def reference(tmp_path_factory, small, job, serially, published_files):
 
 
 @pytest.mark.parametrize("name", JOBS)
+@pytest.mark.slow
 def test_tiles_completing_in_any_order_give_the_same_bytes(
     name, reference, small, job, tmp_path, published_files
 ):
@@ -146,6 +147,7 @@ def test_jobs_that_differ_in_pixels_differ_in_bytes(reference):
     assert len({reference(name)[level] for name in JOBS}) == len(JOBS)
 
 
+@pytest.mark.slow
 def test_the_seed_changes_a_sample_and_not_a_faithful_result(
     reference, small, job, serially, tmp_path, published_files
 ):
@@ -421,7 +423,7 @@ def corners(height, width):
     return [Box(0, 0, 1, 1), Box(height - 1, width - 1, height, width)]
 
 
-SIZES = [(1, 1), (1, 40), (33, 2), (7, 5), (37, 29)]
+SIZES = [(1, 1), (1, 40), (33, 2), (7, 5), pytest.param((37, 29), marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)

@@ -103,6 +103,7 @@ class Watch:
                 raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_shards_appear_and_cells_go_while_the_run_goes_on(
     scene, reference, job, serially, published_files, tmp_path, unfinished_files
 ):
@@ -136,6 +137,7 @@ def test_a_viewer_can_open_the_unfinished_image(scene, job, serially, tmp_path):
 
 
 @pytest.mark.parametrize("tiles", [3, 30, 45])
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_without_the_cells_that_are_gone(
     scene, reference, job, serially, published_files, tmp_path, tiles
 ):
@@ -147,6 +149,7 @@ def test_an_interrupted_run_goes_on_without_the_cells_that_are_gone(
     assert published_files(run.root) == reference
 
 
+@pytest.mark.slow
 def test_a_lost_cell_is_restored_again_with_those_that_it_needs(
     scene, reference, job, serially, published_files, tmp_path
 ):

@@ -174,6 +174,7 @@ def test_a_run_that_is_not_finished_is_refused(small, job, serially, tmp_path, c
         assert f"gigarestore resume {out}" in ended.complaint
 
 
+@pytest.mark.slow
 def test_the_input_may_go_once_it_was_staged_and_must_stay_where_it_was_not(
     make_picture, write_picture, job, serially, tmp_path, cli
 ):

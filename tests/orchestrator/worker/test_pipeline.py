@@ -106,7 +106,10 @@ def jobs(masked, small):
 NAMES = ("ddnm", "time travel", "repaint", "dps", "ddrm", "noise", "blur")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [NAMES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])],
+)
 def test_pipelines_give_the_serial_bytes_however_tiles_meet(
     name, masked, small, job, serially, tmp_path, published_files
 ):
@@ -220,6 +223,7 @@ def test_ray_workers_short_of_memory_are_sent_smaller_batches(
     assert len([event for event in events if isinstance(event, WorkerStarted)]) == 1
 
 
+@pytest.mark.slow
 def test_levels_overlap_a_fine_tile_waits_for_the_coarser_ones_under_it_only(small, job, tmp_path):
     """Three levels: finer tiles are committed while coarser ones are left, each after all that it
     reads.

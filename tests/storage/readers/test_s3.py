@@ -147,6 +147,7 @@ def credentials(bucket, monkeypatch):
 BASE = "s3://scans/a folder"
 
 
+@pytest.mark.slow
 def test_files_and_zarr_arrays_of_a_bucket_have_their_pixels(credentials):
     for name in ("tiled.tif", "image.png"):
         reader = open_image(f"{BASE}/{name}")
@@ -185,6 +186,7 @@ def test_credentials_that_are_refused_are_repeated_nowhere(credentials, monkeypa
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_run_on_an_object_writes_no_credentials_anywhere(credentials, cli, tmp_path):
     out = tmp_path / "out"
     options = [

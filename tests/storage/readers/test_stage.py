@@ -140,6 +140,7 @@ def test_a_jpeg_above_the_memory_limit_is_refused_with_a_way_out(tmp_path):
     assert not (tmp_path / "staged").exists()
 
 
+@pytest.mark.slow
 def test_a_png_is_streamed_in_bounded_memory(tmp_path):
     pixels = np.tile(noise(1, 500, 3000), (1, 24, 1))
     path = write_png(tmp_path / "in.png", pixels)

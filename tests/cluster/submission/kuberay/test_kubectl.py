@@ -225,6 +225,7 @@ def test_a_job_is_checked_created_looked_at_and_deleted(api, cli):
     assert sorted(listed) == sorted([[f"k8s:imaging/{second}", "pending"], [handle, "cancelled"]])
 
 
+@pytest.mark.slow
 def test_a_followed_log_that_breaks_off_is_printed_once_and_to_its_end(api, cli):
     """kubectl ends a stream for many reasons while the job runs; what it sends then begins at the
     log's start.

@@ -318,6 +318,7 @@ PATHS = st.text(
 
 @settings(deadline=None, max_examples=50)
 @given(words=st.lists(PATHS, max_size=4), name=PATHS)
+@pytest.mark.slow
 def test_hostile_words_reach_the_driver_unchanged_and_never_a_shell(words, name):
     """Names of files and images are anybody's: quotes, dollars and spaces among them."""
     document = yaml.safe_load(render(submission((*words, "--scale", "4"), output=f"/data/{name}")))
