@@ -54,7 +54,8 @@ def _reference(name: str) -> str:
     import gigarestore
 
     value = getattr(gigarestore, name)
-    place = f"{value.__module__}.{value.__qualname__}"
+    is_module = not hasattr(value, "__qualname__")
+    place = value.__name__ if is_module else f"{value.__module__}.{value.__qualname__}"
     options = f"    options:\n      heading: gr.{name}\n      toc_label: {name}"
     return f"::: {place}\n{options}"
 

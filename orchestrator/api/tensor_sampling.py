@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kernels.denoisers.denoiser import Denoiser, load_denoiser
+from kernels.denoisers.denoiser_registry import describe
 from kernels.denoisers.info import DenoiserInfo
 from kernels.denoisers.user import UserDenoiser
 from kernels.noise import KeyedNoise
@@ -140,6 +141,8 @@ def _network(
     shape: tuple[int, int, int] | None,
 ) -> Denoiser:
     if isinstance(denoiser, str):
+        if label is not None:
+            describe(denoiser, label)  # refuses a class that the network does not know
         return load_denoiser(denoiser, device, label)
     if label is not None:
         raise PlanError("label= is for a denoiser given by its reference, which loads that class")
