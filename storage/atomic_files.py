@@ -37,7 +37,13 @@ def fsync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def write_new(path: Path, data: Buffers, *, fsync: bool, mode: int = _FILE_MODE) -> None:
+def write_new(
+    path: Path,
+    data: Buffers,
+    *,
+    fsync: bool,
+    mode: int = _FILE_MODE,
+) -> None:
     """Write a file that must not exist yet; a kill leaves a shorter file under this name."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with os.fdopen(fd, "wb", buffering=0) as file:
@@ -50,7 +56,13 @@ def write_new(path: Path, data: Buffers, *, fsync: bool, mode: int = _FILE_MODE)
             os.fsync(file.fileno())
 
 
-def write_once(path: Path, data: Buffers, *, fsync: bool, scratch: Path | None = None) -> bool:
+def write_once(
+    path: Path,
+    data: Buffers,
+    *,
+    fsync: bool,
+    scratch: Path | None = None,
+) -> bool:
     """Create a file whole and exclusively; return False, and leave it alone, if the name is taken.
 
     The bytes go to a temporary name in `scratch` (default: beside the file, same file system) and
@@ -98,7 +110,13 @@ def replace(
         fsync_folder(path.parent)
 
 
-def replace_text(path: Path, text: str, *, fsync: bool, mode: int = _FILE_MODE) -> None:
+def replace_text(
+    path: Path,
+    text: str,
+    *,
+    fsync: bool,
+    mode: int = _FILE_MODE,
+) -> None:
     """Write a text file as UTF-8, whole; see `replace`."""
     replace(path, [text.encode()], fsync=fsync, mode=mode)
 

@@ -1,7 +1,7 @@
 """Where bytes come from: a local file, or an object behind a URL that is read by ranges.
-Credentials stay out of names.
 
 URLs: s3://, gs://, az://, http://, https:// (through obstore, extra `s3`); file:// is a local path.
+Credentials stay out of names.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 from storage.errors import DamagedError, FormatError, one_line
 
 _URL = re.compile(r"^(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<rest>.*)$", re.IGNORECASE | re.DOTALL)
+_FILE_SCHEME = "file://"
 _SCHEMES = ("s3", "gs", "az", "http", "https")
 # What a URL may carry that is nobody's business: the user part, and the whole query (signatures,
 # tokens).
@@ -41,20 +42,23 @@ def redact(text: str) -> str:
 
 def is_url(path: Path | str) -> bool:
     """Tell whether a path names something that is not on a local disk."""
-    found = _URL.match(str(path))
-    return found is not None and found["scheme"].lower() != "file"
+    url = _URL.match(str(path))
+    return url is not None and url["scheme"].lower() != "file"
 
 
 def located(path: Path | str) -> str:
-    """Return an absolute path or the URL, as a job keeps it: file:// becomes a path, URLs stay as
-    they are.
+    """Return an absolute path or the URL, as a job keeps it.
+
+    file:// becomes a path, other URLs stay as they are.
     """
-    text = str(path)
-    if is_url(text):
-        return text
-    return str(
-        Path(text[len("file://") :] if text.lower().startswith("file://") else text).absolute()
-    )
+    if is_url(path):
+        return str(path)
+    return str(Path(_without_file_scheme(str(path))).absolute())
+
+
+def _without_file_scheme(text: str) -> str:
+    is_file_url = text.lower().startswith(_FILE_SCHEME)
+    return text[len(_FILE_SCHEME) :] if is_file_url else text
 
 
 class ByteSource:
@@ -70,7 +74,7 @@ class ByteSource:
     """Bytes."""
 
     def __init__(self, path: Path | str) -> None:
-        self._path = text = str(path)
+        text = str(path)
         self.name = redact(text)
         self._remote = _RemoteObject(text, self.name) if is_url(text) else None
         if self._remote is not None:
@@ -78,9 +82,7 @@ class ByteSource:
             self.size = self._remote.size
             return
         try:
-            self._fd = os.open(
-                text[len("file://") :] if text.lower().startswith("file://") else text, os.O_RDONLY
-            )
+            self._fd = os.open(_without_file_scheme(text), os.O_RDONLY)
         except FileNotFoundError:
             raise FormatError(f"{self.name}: no such file; check the path") from None
         except OSError as error:
@@ -94,9 +96,10 @@ class ByteSource:
 
     def read(self, offset: int, count: int) -> bytes:
         """Return the bytes offset .. offset + count, fewer at the end of the file."""
-        if self._remote is not None:
-            return self._remote.read(offset, min(count, max(0, self.size - offset)))
-        return os.pread(self._fd, count, offset)
+        if self._remote is None:
+            return os.pread(self._fd, count, offset)
+        left = max(0, self.size - offset)
+        return self._remote.read(offset, min(count, left))
 
     def opened(self) -> BinaryIO:
         """Return a seekable binary file over the same bytes, with a position of its own."""
@@ -141,21 +144,26 @@ class _Seekable(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._source.size}[whence]
-        if base + offset < 0:
-            raise ValueError(f"seek to {base + offset}")
-        self._position = base + offset
+        starts = {
+            io.SEEK_SET: 0,
+            io.SEEK_CUR: self._position,
+            io.SEEK_END: self._source.size,
+        }
+        position = starts[whence] + offset
+        if position < 0:
+            raise ValueError(f"seek to {position}")
+        self._position = position
         return self._position
 
     def tell(self) -> int:
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        found = self._source.read(self._position, len(view))
-        view[: len(found)] = found
-        self._position += len(found)
-        return len(found)
+        target = memoryview(buffer).cast("B")
+        data = self._source.read(self._position, len(target))
+        target[: len(data)] = data
+        self._position += len(data)
+        return len(data)
 
 
 class _RemoteObject:
@@ -176,64 +184,63 @@ class _RemoteObject:
     def read(self, offset: int, count: int) -> bytes:
         if count <= 0:
             return b""
+        obstore = obstore_for(self._name)
         try:
-            found = bytes(
-                obstore_for(self._name).get_range(
-                    self._store, self._key, start=offset, length=count
-                )
-            )
+            data = bytes(obstore.get_range(self._store, self._key, start=offset, length=count))
         except Exception as error:  # every store raises errors of its own
+            end = offset + count
             raise DamagedError(
-                f"{self._name}: bytes {offset} to {offset + count} cannot be read: {_why(error)}"
+                f"{self._name}: bytes {offset} to {end} cannot be read: {_why(error)}"
             ) from None
-        if len(found) != count:
+        if len(data) != count:
             raise DamagedError(
-                f"{self._name}: asked for {count} bytes at {offset}, got {len(found)}; try again"
+                f"{self._name}: asked for {count} bytes at {offset}, got {len(data)}; try again"
             )
-        return found
+        return data
 
 
 def remote_store(url: str, name: str, *, parent: bool) -> tuple[Any, str]:
-    """Return (obstore store, key) of a URL; parent: the store of the object's folder, else of the
-    URL itself.
+    """Return (obstore store, key) of a URL.
 
-    Credentials come from the environment, never from the user part of a URL. Raises FormatError.
+    parent: the store of the object's folder, else of the URL itself. Credentials come from the
+    environment, never from the user part of a URL. Raises FormatError.
     """
-    found = _URL.match(url)
-    scheme = found["scheme"].lower() if found else ""
-    if found is None or scheme not in _SCHEMES:
+    parts = _URL.match(url)
+    scheme = parts["scheme"].lower() if parts else ""
+    if parts is None or scheme not in _SCHEMES:
         raise FormatError(
-            f"{name}: unknown kind of address {scheme}://; supported: {', '.join(_SCHEMES)} and paths"
+            f"{name}: unknown kind of address {scheme}://; "
+            f"supported: {', '.join(_SCHEMES)} and paths"
         )
-    if "@" in found["rest"].partition("/")[0]:
+    host = parts["rest"].partition("/")[0]
+    if "@" in host:
         raise FormatError(
-            f"{name}: a URL with a user name or password is not accepted; set them in the environment"
+            f"{name}: a URL with a user name or password is not accepted; "
+            "set them in the environment"
         )
     obstore = obstore_for(name)
-    rest, _, query = found["rest"].partition("?")
-    base, _, key = rest.rstrip("/").rpartition("/")
-    if not base or not key:
+    rest, _, query = parts["rest"].partition("?")
+    whole = rest.rstrip("/")
+    folder, _, key = whole.rpartition("/")
+    if not folder or not key:
         raise FormatError(f"{name}: names no object; give {scheme}://BUCKET-OR-HOST/PATH")
     if not parent:
-        base = rest.rstrip("/")
+        folder = whole
         key = ""
-    options: dict[str, Any] = (
-        {"client_options": {"allow_http": scheme == "http"}} if scheme.startswith("http") else {}
-    )
     try:
         if not scheme.startswith("http"):
-            return obstore.store.from_url(f"{scheme}://{base}", **options), key
+            return obstore.store.from_url(f"{scheme}://{folder}"), key
+        options = {"client_options": {"allow_http": scheme == "http"}}
         if query:  # a signed object: the query belongs to every request
-            return obstore.store.HTTPStore.from_url(f"{scheme}://{rest}?{query}", **options), ""
-        return obstore.store.HTTPStore.from_url(f"{scheme}://{base}", **options), key
+            signed = f"{scheme}://{rest}?{query}"
+            return obstore.store.HTTPStore.from_url(signed, **options), ""
+        return obstore.store.HTTPStore.from_url(f"{scheme}://{folder}", **options), key
     except Exception as error:  # every store raises errors of its own
         raise _refused(name, error) from None
 
 
 def obstore_for(name: str) -> Any:
-    """Return the module obstore; raises FormatError, which names the URL, where it is not
-    installed.
-    """
+    """Return the module obstore; raises FormatError, which names the URL, where it is missing."""
     try:
         import obstore
         import obstore.store

@@ -1,8 +1,12 @@
-"""The errors of this package, each one line with a next step; bad files and requests are
-ValueErrors.
+"""The errors of this package, each one line with a next step.
+
+Bad files and requests are ValueErrors.
 """
 
 from __future__ import annotations
+
+# Characters of a library's message.
+_LONGEST = 160
 
 
 class FormatError(ValueError):
@@ -10,9 +14,7 @@ class FormatError(ValueError):
 
 
 class DamagedError(FormatError):
-    """Report stored pixels that cannot be decoded, found only when they were read; the place is
-    named.
-    """
+    """Report stored pixels that cannot be decoded, found only by reading them; with the place."""
 
 
 class MissingCells(FormatError):
@@ -20,9 +22,7 @@ class MissingCells(FormatError):
 
 
 class CorruptCell(DamagedError):
-    """Report a cell whose checksum or values show that its bytes are not the ones that were
-    written.
-    """
+    """Report a cell whose checksum or values show that its bytes have changed."""
 
 
 class LockedError(FormatError):
@@ -34,18 +34,22 @@ class SupersededError(RuntimeError):
 
 
 def one_line(error: BaseException) -> str:
-    """Return a library's message on one line of at most 160 characters, with its type when it has
-    no text.
-    """
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 160 else text[:157] + "..."
+    """Return a library's message on one line of at most 160 characters, or else its type's name."""
+    text = " ".join(str(error).split())
+    if not text:
+        text = type(error).__name__
+    if len(text) <= _LONGEST:
+        return text
+    return text[: _LONGEST - 3] + "..."
 
 
 def human_bytes(count: int) -> str:
     """Return a byte count for people, in binary units."""
-    value = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
+    if count < 1024:
+        return f"{count:.0f} B"
+    value = count / 1024
+    for unit in ("KiB", "MiB", "GiB"):
         if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+            return f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} TiB"

@@ -1,6 +1,4 @@
-"""Where an image lies on a map: its coordinate system and the affine transform from pixels to map
-coordinates.
-"""
+"""Where an image lies on a map: coordinate system and affine transform from pixels to it."""
 
 from __future__ import annotations
 
@@ -14,10 +12,13 @@ from storage.errors import FormatError
 Transform = tuple[float, float, float, float, float, float]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(
+    frozen=True,
+    slots=True,
+    kw_only=True,
+)
 class Georeference:
-    """Place pixels on a map: x = a col + b row + c, y = d col + e row + f, for (a, b, c, d, e, f) =
-    transform.
+    """Place pixels on a map: x = a col + b row + c, y = d col + e row + f.
 
     (row, col) = (0, 0) is the outer corner of the first pixel (pixel is area), whatever the
     source's convention was: a grid that is cut finer then keeps its origin. Raises FormatError for
@@ -25,52 +26,53 @@ class Georeference:
     """
 
     crs: str
-    """Coordinate reference system as WKT; empty when the file gives a transform but no system."""
+    """Coordinate reference system as WKT; empty where the file gives a transform but no system."""
     transform: Transform
-    """(a, b, c, d, e, f), map units per pixel, and the map position of the outer corner of pixel
-    (0, 0).
-    """
+    """(a, b, c, d, e, f): map units per pixel, and with c and f the corner of pixel (0, 0)."""
     epsg: int | None = None
     """EPSG code of the system, where the source named one."""
     pixel_is_point: bool = False
-    """Whether the source counted from pixel centres (GeoTIFF's RasterPixelIsPoint); kept when it is
-    written again.
+    """Whether the source counted from pixel centres (GeoTIFF's RasterPixelIsPoint).
+
+    Kept when it is written again.
     """
 
     def __post_init__(self) -> None:
         a, b, _, d, e, _ = self.transform
-        if not all(map(math.isfinite, self.transform)) or a * e - b * d == 0:
+        finite = all(map(math.isfinite, self.transform))
+        if not finite or a * e - b * d == 0:
             raise FormatError(
-                f"geotransform {self.transform} maps no area (not finite, or its determinant is 0); "
-                "correct it, for example with gdal_edit -a_ullr"
+                f"geotransform {self.transform} maps no area (not finite, or its determinant is "
+                "0); correct it, for example with gdal_edit -a_ullr"
             )
 
     def at(self, row: float, col: float) -> tuple[float, float]:
-        """Return the map position (x, y) of a position in the grid; (0.5, 0.5) is the centre of the
-        first pixel.
+        """Return the map position (x, y) of a position in the grid.
+
+        (0.5, 0.5) is the centre of the first pixel.
         """
         a, b, c, d, e, f = self.transform
-        return a * col + b * row + c, d * col + e * row + f
+        x = a * col + b * row + c
+        y = d * col + e * row + f
+        return x, y
 
     def bounds(self, height: int, width: int) -> tuple[float, float, float, float]:
-        """Return (left, bottom, right, top), the extent in map units of an image of height x width
-        px.
-        """
+        """Return (left, bottom, right, top) of an image of height x width px, in map units."""
         corners = [self.at(row, col) for row in (0, height) for col in (0, width)]
         xs = [x for x, _ in corners]
         ys = [y for _, y in corners]
         return min(xs), min(ys), max(xs), max(ys)
 
     def scaled(self, scale: float) -> Georeference:
-        """Return the same area under a grid that is `scale` times finer: bounds and rotation stay
-        as they are.
-        """
+        """Return the same area under a grid `scale` times finer: bounds and rotation stay."""
         a, b, c, d, e, f = self.transform
-        return replace(self, transform=(a / scale, b / scale, c, d / scale, e / scale, f))
+        transform = (a / scale, b / scale, c, d / scale, e / scale, f)
+        return replace(self, transform=transform)
 
     def cropped(self, y: int, x: int) -> Georeference:
-        """Return the georeference of a crop whose first pixel is (y, x) of this grid; negative for
-        a padded image.
+        """Return the georeference of a crop whose first pixel is (y, x) of this grid.
+
+        Negative for a padded image.
         """
         a, b, _, d, e, _ = self.transform
         c, f = self.at(y, x)
@@ -86,20 +88,21 @@ class Georeference:
         }
 
     @classmethod
-    def from_dict(cls, found: Mapping[str, Any]) -> Georeference:
+    def from_dict(cls, values: Mapping[str, Any]) -> Georeference:
         """Return what `as_dict` described; raises FormatError on anything else."""
         try:
-            a, b, c, d, e, f = map(float, found["transform"])
-            epsg = found.get("epsg")
+            a, b, c, d, e, f = map(float, values["transform"])
+            epsg = values.get("epsg")
             return cls(
-                crs=str(found["crs"]),
+                crs=str(values["crs"]),
                 epsg=None if epsg is None else int(epsg),
                 transform=(a, b, c, d, e, f),
-                pixel_is_point=bool(found.get("pixel_is_point", False)),
+                pixel_is_point=bool(values.get("pixel_is_point", False)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, FormatError):
                 raise
             raise FormatError(
-                f"georeference {found!r}: needs crs and a transform of 6 numbers; publish the image again"
+                f"georeference {values!r}: needs crs and a transform of 6 numbers; "
+                "publish the image again"
             ) from error

@@ -1,6 +1,4 @@
-"""What is known about an image before its pixels are read, and the protocol of everything that
-reads pixels.
-"""
+"""What is known about an image before its pixels are read, and the protocol of readers."""
 
 from __future__ import annotations
 
@@ -20,17 +18,27 @@ if TYPE_CHECKING:  # numpy is loaded by whoever reads pixels, not by whoever loo
 
 Dtype = Literal["uint8", "int16", "uint16", "float32"]
 Format = Literal["PNG", "JPEG", "JPEG 2000", "PNM", "TIFF", "OME-Zarr", "Zarr", "slide", "staged"]
-ITEMSIZE: dict[str, int] = {"uint8": 1, "int16": 2, "uint16": 2, "float32": 4}
+ITEMSIZE: dict[str, int] = {
+    "uint8": 1,
+    "int16": 2,
+    "uint16": 2,
+    "float32": 4,
+}
 """Bytes per sample of every dtype that is delivered."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(
+    frozen=True,
+    slots=True,
+    kw_only=True,
+)
 class Selection:
     """Which part of a file with further axes is the image; None: not chosen."""
 
     channel: tuple[int, ...] | None = None
-    """Bands in this order, counted from 0; an alpha channel can be named too and is then a plain
-    band.
+    """Bands in this order, counted from 0.
+
+    An alpha channel can be named too and is then a plain band.
     """
     z: int | None = None
     t: int | None = None
@@ -49,9 +57,13 @@ EVERYTHING = Selection()
 """Nothing chosen: refused by every file that holds several frames."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(
+    frozen=True,
+    slots=True,
+    kw_only=True,
+)
 class ImageInfo:
-    """Describe an image as a reader will deliver it (orientation applied, bands and frame chosen)."""
+    """Describe an image as a reader will deliver it: upright, bands and frame chosen."""
 
     path: str
     """The file or folder, as it was given, without credentials."""
@@ -68,23 +80,20 @@ class ImageInfo:
     bits: int
     """Bits per sample in the file; may be fewer than the dtype has."""
     lazy: bool
-    """Whether windows can be read cheaply from the file itself; otherwise it is staged into zarr
-    once.
-    """
+    """Whether windows can be read cheaply from the file; otherwise it is staged into zarr once."""
     why_staged: str
     """The reason for staging, for people; empty when lazy."""
     layout: str
     """How the pixels are stored, for people: 'tiles 512x512, deflate'."""
     grain: tuple[int, int] | None = None
-    """(y, x) of the tiles or chunks that are decoded whole, px; None where any window costs only
-    its own pixels.
+    """(y, x) of the tiles or chunks that are decoded whole, px.
+
+    None where any window costs only its own pixels.
     """
     staging_bytes: int = 0
     """Peak memory that staging needs for pixels, bytes; 0 when lazy."""
     limits: tuple[float, float] | None = None
-    """Black and white as far as the format states them: the range of unsigned integers of `bits`;
-    None: it does not.
-    """
+    """Black and white where the format states them: the range of unsigned integers of `bits`."""
     names: tuple[str, ...] = ()
     """Names of the bands; empty when the file gives none."""
     nodata: float | None = None
@@ -100,8 +109,9 @@ class ImageInfo:
     orientation: int = 1
     """EXIF orientation 1..8 of the stored rows, already undone in height and width."""
     levels: tuple[tuple[int, int], ...] = ()
-    """Sizes (H, W) of the file's own pyramid, finest first; empty without one. Only the finest is
-    restored.
+    """Sizes (H, W) of the file's own pyramid, finest first; empty without one.
+
+    Only the finest is restored.
     """
     axes: tuple[tuple[str, int], ...] = ()
     """Further axes of the file with their lengths, ('t', 5), of which one frame was chosen."""
@@ -145,17 +155,21 @@ class Reader(Protocol):
 def check_inside(info: ImageInfo, box: Box) -> None:
     """Raise ValueError unless `box` lies inside the image and holds at least one pixel."""
     if box.empty or not info.box.contains(box):
-        raise ValueError(
-            f"{info.path}: {box} is not a window of an image of {info.height} x {info.width} px (H x W)"
-        )
+        size = f"{info.height} x {info.width} px (H x W)"
+        raise ValueError(f"{info.path}: {box} is not a window of an image of {size}")
 
 
-def check_size(path: str, height: int, width: int, limit: int) -> None:
+def check_size(
+    path: str,
+    height: int,
+    width: int,
+    limit: int,
+) -> None:
     """Raise FormatError when a header declares more pixels than `limit`."""
     if height * width > limit:
         raise FormatError(
-            f"{path}: the header declares {height} x {width} px, above the limit of {limit} px; raise it with "
-            "--max-pixels if the size is right"
+            f"{path}: the header declares {height} x {width} px, above the limit of {limit} px; "
+            "raise it with --max-pixels if the size is right"
         )
 
 
@@ -172,19 +186,23 @@ def check_memory(
     limit = max_bytes or MAX_WHOLE_BYTES
     if info.staging_bytes > limit:
         raise FormatError(
-            f"{info.path}: staging needs {human_bytes(info.staging_bytes)} of memory ({info.format}, {info.layout}), "
-            f"above the limit of {human_bytes(limit)}; convert it to a tiled TIFF (vips tiffsave in out.tif --tile), or "
-            f"allow it with --max-pixels {info.height * info.width}"
+            f"{info.path}: staging needs {human_bytes(info.staging_bytes)} of memory "
+            f"({info.format}, {info.layout}), above the limit of {human_bytes(limit)}; "
+            "convert it to a tiled TIFF (vips tiffsave in out.tif --tile), "
+            f"or allow it with --max-pixels {info.height * info.width}"
         )
 
 
 def choose_bands(
-    path: str, chosen: tuple[int, ...] | None, count: int, alpha: int | None
+    path: str,
+    chosen: tuple[int, ...] | None,
+    count: int,
+    alpha: int | None,
 ) -> tuple[int, ...]:
-    """Return the stored bands to deliver: the chosen ones, or all but the alpha channel (its
-    index).
+    """Return the stored bands to deliver: the chosen ones, or all but the alpha channel.
 
-    Raises FormatError for a band that the file does not have, or one that is named twice.
+    alpha: its index. Raises FormatError for a band that the file does not have, or one that is
+    named twice.
     """
     if chosen is None:
         return tuple(band for band in range(count) if band != alpha or count == 1)
@@ -193,31 +211,36 @@ def choose_bands(
             raise FormatError(
                 f"{path}: no channel {band}; the file has channels 0 to {count - 1}, see --channel"
             )
-    if not chosen or len(set(chosen)) < len(chosen):
-        raise FormatError(
-            f"{path}: --channel {','.join(map(str, chosen))} names a channel twice or none"
-        )
+    twice = len(set(chosen)) < len(chosen)
+    if not chosen or twice:
+        listed = ",".join(map(str, chosen))
+        raise FormatError(f"{path}: --channel {listed} names a channel twice or none")
     return chosen
 
 
 def choose_frames(
-    path: str, selection: Selection, lengths: dict[str, int], what: str = ""
+    path: str,
+    selection: Selection,
+    lengths: dict[str, int],
+    what: str = "",
 ) -> dict[str, int]:
-    """Return the index on every further axis, z and t; raises FormatError naming all options where
-    one is not chosen.
+    """Return the index on every further axis, z and t.
 
-    what: the frames in words, where the axis says too little of them.
+    what: the frames in words, where the axis says too little of them. Raises FormatError naming all
+    options where one is not chosen.
     """
-    chosen = {axis: getattr(selection, axis) for axis in ("z", "t")}
+    chosen = {"z": selection.z, "t": selection.t}
     for axis, index in chosen.items():
         length = lengths.get(axis, 1)
         if index is not None and not 0 <= index < length:
             raise FormatError(f"{path}: no --{axis} {index}; the file has {axis} 0 to {length - 1}")
+
     open_axes = [
         axis for axis, index in chosen.items() if index is None and lengths.get(axis, 1) > 1
     ]
     if open_axes:
-        what = what or " and ".join(f"{lengths[axis]} frames along {axis}" for axis in open_axes)
-        options = " and ".join(f"--{axis} 0 to --{axis} {lengths[axis] - 1}" for axis in open_axes)
-        raise FormatError(f"{path}: holds {what}; choose one with {options}")
+        frames = [f"{lengths[axis]} frames along {axis}" for axis in open_axes]
+        held = what or " and ".join(frames)
+        options = [f"--{axis} 0 to --{axis} {lengths[axis] - 1}" for axis in open_axes]
+        raise FormatError(f"{path}: holds {held}; choose one with {' and '.join(options)}")
     return {axis: chosen[axis] or 0 for axis in lengths}

@@ -1,5 +1,6 @@
-"""What the samples of an image mean beyond their numbers: it goes into every published image and
-every export.
+"""What the samples of an image mean beyond their numbers.
+
+It goes into every published image and every export.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ RASTER = "raster"
 """Attribute of a published image: nodata, georeference and band names."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(
+    frozen=True,
+    slots=True,
+    kw_only=True,
+)
 class ImageMetadata:
-    """Name the bands, the empty value, the place on a map, the pixel size and the colours of an
-    image.
-    """
+    """Name an image's bands, its empty value, place on a map, pixel size and colours."""
 
     names: tuple[str, ...] = ()
     """One per band; empty when nothing named them."""
@@ -35,36 +38,37 @@ class ImageMetadata:
     """(y, x) in micrometres."""
     icc: bytes | None = field(default=None, repr=False)
     origin: tuple[float, float] = (0.0, 0.0)
-    """Centre of the first pixel, (y, x) in px of this image, counted from the centre of the
-    source's first pixel.
+    """Centre of the first pixel, (y, x) in px, from the centre of the source's first pixel.
 
     A grid that is s times finer begins at -(s - 1)/2: both grids cover the same area.
     """
 
     def scaled(self, scale: int) -> ImageMetadata:
         """Return the metadata of the same area under a grid `scale` times finer."""
-        size = (
-            None
-            if self.pixel_size is None
-            else (self.pixel_size[0] / scale, self.pixel_size[1] / scale)
-        )
+        pixel_size = None
+        if self.pixel_size is not None:
+            size_y, size_x = self.pixel_size
+            pixel_size = (size_y / scale, size_x / scale)
+        y, x = self.origin
         shift = (scale - 1) / 2
         return replace(
             self,
             geo=None if self.geo is None else self.geo.scaled(scale),
-            pixel_size=size,
-            origin=(self.origin[0] * scale - shift, self.origin[1] * scale - shift),
+            pixel_size=pixel_size,
+            origin=(y * scale - shift, x * scale - shift),
         )
 
     def cropped(self, y: int, x: int) -> ImageMetadata:
-        """Return the metadata of a crop whose first pixel is (y, x); negative where the image was
-        padded.
+        """Return the metadata of a crop whose first pixel is (y, x).
+
+        Negative where the image was padded.
         """
         geo = None if self.geo is None else self.geo.cropped(y, x)
-        return replace(self, geo=geo, origin=(self.origin[0] + y, self.origin[1] + x))
+        first_y, first_x = self.origin
+        return replace(self, geo=geo, origin=(first_y + y, first_x + x))
 
     def attributes(self) -> dict[str, Any]:
-        """Return the attributes of a published image that OME-Zarr has no place for; JSON values."""
+        """Return the attributes that OME-Zarr has no place for; JSON values."""
         raster: dict[str, Any] = {}
         if self.names:
             raster["names"] = list(self.names)
@@ -74,22 +78,28 @@ class ImageMetadata:
             raster["georeference"] = self.geo.as_dict()
         if self.origin != (0.0, 0.0):
             raster["origin"] = list(self.origin)
-        profile = {ICC: base64.b64encode(self.icc).decode("ascii")} if self.icc else {}
-        return profile | ({RASTER: raster} if raster else {})
+
+        attributes: dict[str, Any] = {}
+        if self.icc:
+            attributes[ICC] = base64.b64encode(self.icc).decode("ascii")
+        if raster:
+            attributes[RASTER] = raster
+        return attributes
 
     @classmethod
     def of(
         cls, attributes: Mapping[str, Any], pixel_size: tuple[float, float] | None
     ) -> ImageMetadata:
-        """Return what `attributes` described; raises FormatError for attributes of another shape."""
+        """Return what `attributes` described; raises FormatError for those of another shape."""
         raster = attributes.get(RASTER) or {}
         try:
-            found = raster.get("georeference")
+            geo = raster.get("georeference")
+            nodata = raster.get("nodata")
             y, x = raster.get("origin", (0.0, 0.0))
             return cls(
                 names=tuple(str(name) for name in raster.get("names", ())),
-                nodata=None if raster.get("nodata") is None else float(raster["nodata"]),
-                geo=None if found is None else Georeference.from_dict(found),
+                nodata=None if nodata is None else float(nodata),
+                geo=None if geo is None else Georeference.from_dict(geo),
                 pixel_size=pixel_size,
                 icc=_decode_icc(attributes.get(ICC)),
                 origin=(float(y), float(x)),

@@ -1,6 +1,4 @@
-"""Between stored samples and the network's range [-1, 1]: the full range of the dtype, rounded
-once.
-"""
+"""Between stored samples and the network's range [-1, 1]: the full range of the dtype."""
 
 from __future__ import annotations
 
@@ -20,12 +18,12 @@ PEAK = {"uint8": 255, "uint16": 65535}
 
 
 def to_unit(array: Pixels, dtype: DTypeLike | None = None) -> NDArray[np.float32]:
-    """Map samples of `dtype` (default: the array's own) to float32 in [-1, 1]: 2 v / peak - 1. Any
-    shape.
+    """Map samples of `dtype` to float32 in [-1, 1]: 2 v / peak - 1. Any shape.
 
-    Raises ValueError for another dtype than uint8 or uint16.
+    dtype: default the array's own. Raises ValueError for another one than uint8 or uint16.
     """
-    scale = np.float32(2.0 / peak(array.dtype if dtype is None else dtype))
+    largest = peak(array.dtype if dtype is None else dtype)
+    scale = np.float32(2.0 / largest)
     return array.astype(np.float32) * scale - np.float32(1)
 
 
@@ -35,14 +33,15 @@ def from_unit(values: NDArray[np.floating], dtype: DTypeLike) -> Pixels:
     This is the one rounding of a run. Raises ValueError for NaN and for another dtype than uint8 or
     uint16.
     """
-    top = peak(dtype)
+    largest = peak(dtype)
     samples = values.astype(np.float32) + np.float32(1)
-    samples *= np.float32(top / 2)
+    samples *= np.float32(largest / 2)
     samples += np.float32(0.5)
-    np.clip(samples, 0, top, out=samples)
+    np.clip(samples, 0, largest, out=samples)
     if np.isnan(samples).any():
+        name = np.dtype(dtype).name
         raise ValueError(
-            f"NaN cannot become {np.dtype(dtype).name}; the result that is being published is not finite"
+            f"NaN cannot become {name}; the result that is being published is not finite"
         )
     return samples.astype(dtype)  # truncation of values >= 0 is the floor
 

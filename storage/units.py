@@ -29,8 +29,7 @@ _MICROMETRES = {
 
 
 def micrometres(path: str, value: object, unit: str) -> float | None:
-    """Return a pixel's side in micrometres, None for a unit that is not a length (pixels, reference
-    frames).
+    """Return a pixel's side in micrometres, None for a unit that is not a length (pixels).
 
     Raises FormatError for a length that no pixel can have: zero, negative or not a number.
     """

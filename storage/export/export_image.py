@@ -154,7 +154,12 @@ def _check(
     _check_disk(file, image, kind, compression)
 
 
-def _check_samples(file: Path, image: PublishedImage, kind: str, compression: str) -> None:
+def _check_samples(
+    file: Path,
+    image: PublishedImage,
+    kind: str,
+    compression: str,
+) -> None:
     """Raise FormatError where the format cannot hold the bands or their type."""
     held = f"{image.dtype} with {image.channels} bands"
     grey_or_colour = image.channels in (1, 3)
@@ -171,7 +176,12 @@ def _check_samples(file: Path, image: PublishedImage, kind: str, compression: st
         )
 
 
-def _check_size(file: Path, image: PublishedImage, kind: str, max_bytes: int) -> None:
+def _check_size(
+    file: Path,
+    image: PublishedImage,
+    kind: str,
+    max_bytes: int,
+) -> None:
     """Raise FormatError for an image that is too large for a PNG or JPEG."""
     size = image.nbytes(1)
     if size > max_bytes:
@@ -191,7 +201,12 @@ def _as_tiff(file: Path) -> str:
     return file.with_suffix(".tif").name
 
 
-def _check_disk(file: Path, image: PublishedImage, kind: str, compression: str) -> None:
+def _check_disk(
+    file: Path,
+    image: PublishedImage,
+    kind: str,
+    compression: str,
+) -> None:
     """Raise FormatError when even the uncompressed parts of an export do not fit on the disk."""
     if kind in _IN_MEMORY or compression != "none" or not file.parent.is_dir():
         return

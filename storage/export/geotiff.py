@@ -61,7 +61,12 @@ def _tags_by_gdal(metadata: ImageMetadata, channels: int, dtype: str) -> list[Ta
             return [_copied(tag) for tag in present]
 
 
-def _write_one_pixel(memory: Any, metadata: ImageMetadata, channels: int, dtype: str) -> None:
+def _write_one_pixel(
+    memory: Any,
+    metadata: ImageMetadata,
+    channels: int,
+    dtype: str,
+) -> None:
     """Write an image of one pixel with everything that is to be said of the whole one."""
     rasterio = _rasterio()
     assert metadata.geo is not None

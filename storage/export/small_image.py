@@ -31,7 +31,7 @@ def write_image(path: Path, pixels: Pixels) -> None:
     if path.suffix.lower() == ".png":
         if len(pixels) not in (1, 3):
             raise FormatError(f"{path}: a PNG of {len(pixels)} bands; name it .tif")
-        atomic_files.replace(path, [imagecodecs.png_encode(rows)], fsync=False)
+        atomic_files.replace(path, [memoryview(imagecodecs.png_encode(rows))], fsync=False)
         return
 
     import tifffile
@@ -40,5 +40,10 @@ def write_image(path: Path, pixels: Pixels) -> None:
     planar = {"planarconfig": "contig"} if len(pixels) > 1 else {}
     with atomic_files.atomic_output(path, overwrite=True) as temporary:
         tifffile.imwrite(
-            temporary, rows, photometric=photometric, tile=(256, 256), compression="zlib", **planar
+            temporary,
+            rows,
+            photometric=photometric,
+            tile=(256, 256),
+            compression="zlib",
+            **planar,
         )

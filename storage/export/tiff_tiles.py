@@ -142,7 +142,12 @@ class TileEncoder:
         return self._tile.fill(box, bands)
 
 
-def _encoder(compression: str, quality: int, depth: int, whole_numbers: bool) -> Encode | None:
+def _encoder(
+    compression: str,
+    quality: int,
+    depth: int,
+    whole_numbers: bool,
+) -> Encode | None:
     """Return what compresses a tile; None where its pixels are stored as they are."""
     if compression == "jpeg":
         colours = _JPEG_COLOURS if depth == 3 else {}

@@ -51,7 +51,11 @@ _GHOST = b"GDAL_STRUCTURAL_METADATA_SIZE=%06d bytes\n%s" % (len(_LAYOUT), _LAYOU
 _TILE_OFFSETS = 324
 _TILE_BYTE_COUNTS = 325
 # Formats of the types in which tables count bytes: SHORT, LONG, LONG8.
-_TABLES = {3: "<u2", 4: "<u4", 16: "<u8"}
+_TABLES = {
+    3: "<u2",
+    4: "<u4",
+    16: "<u8",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,13 @@ def write_tiff(
     """
     planar = ome and not _rgb(image)
     with ThreadPoolExecutor(2) as pool:
-        encoder = TileEncoder(image, pool, planar=planar, compression=compression, quality=quality)
+        encoder = TileEncoder(
+            image,
+            pool,
+            planar=planar,
+            compression=compression,
+            quality=quality,
+        )
         counts = [encoder.count(number) for number in range(levels)]
         _write_tables(
             file,
@@ -166,7 +176,13 @@ def _write_tables(
             )
 
 
-def _needs_bigtiff(image: PublishedImage, tiles: int, *, planar: bool, compression: str) -> bool:
+def _needs_bigtiff(
+    image: PublishedImage,
+    tiles: int,
+    *,
+    planar: bool,
+    compression: str,
+) -> bool:
     """Tell whether the tiles may pass what a classic TIFF can count."""
     bands = 1 if planar else image.channels
     itemsize = np.dtype(image.dtype).itemsize

@@ -128,7 +128,11 @@ class _PyramidBuilder:
 
 
 def plan_levels(
-    shape: tuple[int, int, int], dtype: DTypeLike, *, chunk: int = 512, shard: int = 2048
+    shape: tuple[int, int, int],
+    dtype: DTypeLike,
+    *,
+    chunk: int = 512,
+    shard: int = 2048,
 ) -> list[PyramidLevel]:
     """Return the levels of an image (C, H, W), finest first, halving until one fits a chunk.
 
@@ -147,7 +151,14 @@ def plan_levels(
     if kind not in DTYPES:
         raise ValueError(f"dtype {kind} is not supported; supported: {', '.join(DTYPES)}")
 
-    levels = [PyramidLevel.fit(shape=shape, dtype=kind, chunk=chunk, shard=shard)]
+    levels = [
+        PyramidLevel.fit(
+            shape=shape,
+            dtype=kind,
+            chunk=chunk,
+            shard=shard,
+        )
+    ]
     while max(levels[-1].shape[1:]) > chunk:
         coarser = levels[-1].halved(shard)
         levels.append(coarser)

@@ -100,7 +100,12 @@ class Publication:
         return self._path(number, row, col).is_file()
 
     def write(
-        self, row: int, col: int, pixels: NDArray[Any], pool: Executor, number: int = 0
+        self,
+        row: int,
+        col: int,
+        pixels: NDArray[Any],
+        pool: Executor,
+        number: int = 0,
     ) -> None:
         """Write a shard of a level; when this returns, bytes and name survive a power cut.
 
@@ -110,7 +115,13 @@ class Publication:
         stored = encode_shard(self.levels[number], pixels, pool)
         self._put(self._path(number, row, col), stored)
 
-    def reduce(self, number: int, row: int, col: int, pool: Executor) -> None:
+    def reduce(
+        self,
+        number: int,
+        row: int,
+        col: int,
+        pool: Executor,
+    ) -> None:
         """Write a shard of a coarser level from those of the finer one, one of them in memory."""
         finer = self.levels[number - 1]
 
@@ -124,7 +135,11 @@ class Publication:
         self.write(row, col, pixels, pool, number)
 
     def gathered(
-        self, number: int, row: int, col: int, halved: Callable[[int, int], NDArray[Any]]
+        self,
+        number: int,
+        row: int,
+        col: int,
+        halved: Callable[[int, int], NDArray[Any]],
     ) -> NDArray[Any]:
         """Return the pixels of a shard of a coarser level.
 

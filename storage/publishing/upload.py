@@ -47,7 +47,12 @@ def upload(root: Path, url: str) -> tuple[int, int]:
     return len(paths), total_bytes
 
 
-def _put(store: Any, key: str, content: Path | bytes, name: str) -> None:
+def _put(
+    store: Any,
+    key: str,
+    content: Path | bytes,
+    name: str,
+) -> None:
     try:
         obstore_for(name).put(store, key, content)
     except Exception as error:  # every store raises errors of its own

@@ -1,6 +1,4 @@
-"""Read cache: overlapping windows decode every tile or chunk of a file once, as long as it was
-needed lately.
-"""
+"""Read cache: overlapping windows decode every tile or chunk of a file once, if needed lately."""
 
 from __future__ import annotations
 
@@ -17,16 +15,18 @@ if TYPE_CHECKING:
     from storage.image import Pixels
 
 LIMIT = 128 << 20
-"""Decoded bytes that a reader keeps. A wavefront of tiles touches the chunks along a diagonal of
-the image: those of an RGB image of 80,000 x 80,000 px in chunks of 512 px fit."""
+"""Decoded bytes that a reader keeps.
+
+A wavefront of tiles touches the chunks along a diagonal of the image: those of an RGB image of
+80,000 x 80,000 px in chunks of 512 px fit.
+"""
 # Blocks are made of whole tiles or chunks of the file and are at least so large, px: fewer, larger
 # requests.
 _LEAST = 256
 
 
 class CachedReader:
-    """Read windows through another reader, block by block on the grid in which the file decodes its
-    pixels.
+    """Read windows through another reader, block by block on the grid in which the file decodes.
 
     Where the file says nothing of such a grid (mapped or whole in memory) reads go straight
     through. Safe to call from several threads. Memory: `limit` bytes of blocks, and the blocks
@@ -36,8 +36,9 @@ class CachedReader:
     def __init__(self, reader: Reader, limit: int = LIMIT) -> None:
         self.info = reader.info
         self.loaded = 0
-        """Bytes of pixels that were read from the file so far; over `info.nbytes` it is the read
-        amplification.
+        """Bytes of pixels that were read from the file so far.
+
+        Over `info.nbytes` it is the read amplification.
         """
         self._reader = reader
         self._limit = limit
@@ -56,14 +57,15 @@ class CachedReader:
         out = np.empty((self.info.channels, *box.shape), self.info.dtype)
         for row in range(box.y0 // tall, -(-box.y1 // tall)):
             for col in range(box.x0 // wide, -(-box.x1 // wide)):
-                place = Box(row * tall, col * wide, (row + 1) * tall, (col + 1) * wide)
-                place = place.clip(self.info.height, self.info.width)
-                part = place.intersect(box)
+                y0 = row * tall
+                x0 = col * wide
+                whole = Box(y0, x0, y0 + tall, x0 + wide)
+                place = whole.clip(self.info.height, self.info.width)
                 block = self._block((row, col), place)
-                target = part.shift(-box.y0, -box.x0).slices()
-                out[(slice(None), *target)] = block[
-                    (slice(None), *part.shift(-place.y0, -place.x0).slices())
-                ]
+                part = place.intersect(box)
+                in_block = part.shift(-place.y0, -place.x0).slices()
+                in_window = part.shift(-box.y0, -box.x0).slices()
+                out[(slice(None), *in_window)] = block[(slice(None), *in_block)]
         return out
 
     def close(self) -> None:
@@ -78,7 +80,7 @@ class CachedReader:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
-        block = self._reader.read(place)
+        block = self._reader.read(place)  # without the lock: other threads read others meanwhile
         with self._lock:
             self.loaded += block.nbytes
             if key not in self._kept:  # another thread may have been faster

@@ -1,5 +1,4 @@
-"""Whole slides through OpenSlide (extra `wsi`): the formats that are no TIFF, or whose pages do not
-join by themselves.
+"""Whole slides through OpenSlide (extra `wsi`): formats that no other reader puts together.
 
 OpenSlide delivers 8 bit RGB with premultiplied alpha; what the scanner left out is white.
 """
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
 
 # Of these tifffile makes the image itself, faster and without the detour over RGBA.
 _BY_TIFFFILE = {"aperio", "hamamatsu", "generic-tiff", "trestle"}
+# Properties with the pixel size (y, x), um.
+_PIXEL_SIZE = ("openslide.mpp-y", "openslide.mpp-x")
 
 
 def is_slide(path: str) -> bool:
@@ -36,7 +37,7 @@ def is_slide(path: str) -> bool:
 
 
 def needs_openslide(path: str) -> bool:
-    """Tell whether a TIFF is a slide that only OpenSlide puts together, and OpenSlide is installed."""
+    """Tell whether a TIFF is a slide for OpenSlide alone, and OpenSlide is installed."""
     vendor = _vendor(path)
     return vendor is not None and vendor not in _BY_TIFFFILE
 
@@ -62,11 +63,9 @@ class SlideReader:
 
         try:
             self._slide = openslide.OpenSlide(path)
-            facts = dict(self._slide.properties)
+            properties = dict(self._slide.properties)
             levels = tuple((height, width) for width, height in self._slide.level_dimensions)
-        except (
-            Exception
-        ) as error:  # OpenSlide's errors differ by format; all mean that it cannot be read
+        except Exception as error:  # OpenSlide's errors differ by format; all mean the same
             raise FormatError(
                 f"{path}: OpenSlide cannot read it: {one_line(error)}; get it again"
             ) from error
@@ -74,7 +73,7 @@ class SlideReader:
         self._bands = choose_bands(path, selection.channel, 3, None)
         height, width = levels[0]
         check_size(path, height, width, max_pixels)
-        sides = [micrometres(path, facts[key], "µm") if key in facts else None for key in _MPP]
+        vendor = properties.get("openslide.vendor", "unknown")
         self._lock = threading.Lock()
         self.info = ImageInfo(
             path=path,
@@ -86,13 +85,11 @@ class SlideReader:
             bits=8,
             lazy=True,
             why_staged="",
-            layout=f"{facts.get('openslide.vendor', 'unknown')} slide through OpenSlide",
+            layout=f"{vendor} slide through OpenSlide",
             grain=(256, 256),
             limits=(0.0, 255.0),
             icc=_profile(self._slide),
-            pixel_size=(sides[0], sides[1])
-            if sides[0] is not None and sides[1] is not None
-            else None,
+            pixel_size=_pixel_size(path, properties),
             levels=levels if len(levels) > 1 else (),
             notes=("areas that the scanner left out are white",),
         )
@@ -102,25 +99,24 @@ class SlideReader:
         import numpy as np
 
         check_inside(self.info, box)
+        corner = (box.x0, box.y0)
+        size = (box.width, box.height)
         try:
             with self._lock:  # an error makes the handle useless for all threads
-                region = np.asarray(
-                    self._slide.read_region((box.x0, box.y0), 0, (box.width, box.height))
-                )
+                region = np.asarray(self._slide.read_region(corner, 0, size))
         except Exception as error:  # as in __init__
             raise DamagedError(
                 f"{self.info.path}: {box} cannot be decoded: {one_line(error)}; get it again"
             ) from error
+        colours = region[..., :3].astype(np.uint16)
         alpha = region[..., 3:].astype(np.uint16)
-        white = (region[..., :3].astype(np.uint16) * alpha + 255 * (255 - alpha) + 127) // 255
-        return np.ascontiguousarray(white.astype(np.uint8).transpose(2, 0, 1)[list(self._bands)])
+        on_white = (colours * alpha + 255 * (255 - alpha) + 127) // 255
+        bands = on_white.astype(np.uint8).transpose(2, 0, 1)[list(self._bands)]
+        return np.ascontiguousarray(bands)
 
     def close(self) -> None:
         """Close the slide."""
         self._slide.close()
-
-
-_MPP = ("openslide.mpp-y", "openslide.mpp-x")
 
 
 def _vendor(path: str) -> str | None:
@@ -129,10 +125,18 @@ def _vendor(path: str) -> str | None:
     except ImportError:
         return None
     try:
-        found = openslide.OpenSlide.detect_format(path)
+        vendor = openslide.OpenSlide.detect_format(path)
     except Exception:  # a file that even detection stumbles over is not a slide
         return None
-    return None if found is None else str(found)
+    return None if vendor is None else str(vendor)
+
+
+def _pixel_size(path: str, properties: dict[str, str]) -> tuple[float, float] | None:
+    """Return (y, x) in micrometres."""
+    if not all(key in properties for key in _PIXEL_SIZE):
+        return None
+    size_y, size_x = (micrometres(path, properties[key], "µm") for key in _PIXEL_SIZE)
+    return None if size_y is None or size_x is None else (size_y, size_x)
 
 
 def _profile(slide: Any) -> bytes | None:

@@ -26,7 +26,10 @@ _KNOWN = (
     (0, b"%PDF", "PDF"),
     (0, b"\x89HDF", "HDF5"),
 )
-_SUPPORTED = "supported: PNG, JPEG, JPEG 2000, PGM, PPM, TIFF (also slides, OME-TIFF, GeoTIFF), OME-Zarr and zarr arrays"
+_SUPPORTED = (
+    "supported: PNG, JPEG, JPEG 2000, PGM, PPM, TIFF (also slides, OME-TIFF, GeoTIFF), "
+    "OME-Zarr and zarr arrays"
+)
 # What a URL ends in when it names the metadata of a zarr node instead of the node.
 ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
 
@@ -45,7 +48,8 @@ def inspect(
     `MAX_WHOLE_PIXELS`. Raises FormatError, one line, for what does not exist, is damaged, is not
     supported or needs a choice.
     """
-    path, kind = str(path), _kind(str(path))
+    path = str(path)
+    kind = _kind(path)
     if kind in ("TIFF", "slide") and _by_openslide(path, kind):
         from storage.readers.openslide import inspect_slide
 
@@ -81,7 +85,8 @@ def open_image(
     max_pixels: as for `inspect`; it also allows what takes more memory than
     `storage.limits.MAX_WHOLE_BYTES`. Raises FormatError as `inspect` does.
     """
-    path, kind = str(path), _kind(str(path))
+    path = str(path)
+    kind = _kind(path)
     if kind in ("TIFF", "slide") and _by_openslide(path, kind):
         from storage.readers.openslide import SlideReader
 
@@ -105,8 +110,9 @@ def open_image(
 
 
 def _by_openslide(path: str, kind: Kind) -> bool:
-    """Tell whether OpenSlide is the reader: for slides that are no TIFF, or whose pages tifffile
-    cannot join.
+    """Tell whether OpenSlide is the reader.
+
+    For slides that are no TIFF, or whose pages tifffile cannot join.
     """
     if kind == "slide":
         return True
@@ -130,9 +136,9 @@ def _kind(path: str) -> Kind:
         head = source.read(0, 16)
     if not head:
         raise FormatError(f"{name}: the file is empty; get it again from its source")
-    found = _magic(head)
-    if found is not None:
-        return _slide_beside(path, found)
+    kind = _magic(head)
+    if kind is not None:
+        return _slide_beside(path, kind)
     from storage.readers.openslide import is_slide
 
     if not is_url(path) and is_slide(path):
@@ -142,12 +148,14 @@ def _kind(path: str) -> Kind:
             raise FormatError(
                 f"{name}: a {known} file; {_SUPPORTED}; convert it: magick in out.png"
             )
+    start = head[:8].hex(" ")
     raise FormatError(
-        f"{name}: not an image that is known here (it starts with {head[:8].hex(' ')}); {_SUPPORTED}"
+        f"{name}: not an image that is known here (it starts with {start}); {_SUPPORTED}"
     )
 
 
 def _magic(head: bytes) -> Kind | None:
+    """Return the kind that the first bytes of a file tell."""
     if head.startswith(png.SIGNATURE):
         return "PNG"
     if head.startswith(jpeg.SIGNATURE):
@@ -156,15 +164,19 @@ def _magic(head: bytes) -> Kind | None:
         return "TIFF"
     if head.startswith((jpeg2000.BOXES, jpeg2000.CODE_STREAM)):
         return "JPEG 2000"
-    return "PNM" if head[:2] in (b"P5", b"P6") and head[2:3].isspace() else None
+    is_pnm = head[:2] in (b"P5", b"P6") and head[2:3].isspace()
+    return "PNM" if is_pnm else None
 
 
 def _slide_beside(path: str, kind: Kind) -> Kind:
-    """Recognise a MIRAX slide: its main file is a small JPEG beside a folder of the same name with
-    the pixels.
+    """Recognise a MIRAX slide.
+
+    Its main file is a small JPEG beside a folder of the same name with the pixels.
     """
-    beside = None if is_url(path) else Path(path).with_suffix("") / "Slidedat.ini"
-    return "slide" if kind == "JPEG" and beside is not None and beside.is_file() else kind
+    if kind != "JPEG" or is_url(path):
+        return kind
+    beside = Path(path).with_suffix("") / "Slidedat.ini"
+    return "slide" if beside.is_file() else kind
 
 
 def _is_remote_zarr(path: str) -> bool:

@@ -1,6 +1,4 @@
-"""Stage an input that cannot be read by windows: copy its pixels once into the chunks of a zarr
-array.
-"""
+"""Stage an input that cannot be read by windows: copy its pixels once into a zarr array."""
 
 from __future__ import annotations
 
@@ -37,14 +35,13 @@ def stage(
     max_bytes: int | None = None,
     progress: Progress | None = None,
 ) -> ImageInfo:
-    """Copy the chosen pixels of `path` to the new folder `dest` and return the description of the
-    copy.
+    """Copy the chosen pixels of `path` to the new folder `dest`; return the copy's description.
 
-    The pixels go through memory in blocks (`storage.readers.common.staging_blocks`), whatever the image's
-    size; JPEG, JPEG 2000 and interlaced PNG are decoded whole where they are small. Every chunk is
-    stored, so a missing one is an error later. `dest` appears complete or not at all; what a kill
-    left in `dest`.partial is started afresh. A `dest` made from the same file (name, size and time
-    of change) and choice is kept as it is. max_bytes: of memory for pixels; default
+    The pixels go through memory in blocks (`storage.readers.common.staging_blocks`), whatever the
+    image's size; JPEG, JPEG 2000 and interlaced PNG are decoded whole where they are small. Every
+    chunk is stored, so a missing one is an error later. `dest` appears complete or not at all; what
+    a kill left in `dest`.partial is started afresh. A `dest` made from the same file (name, size
+    and time of change) and choice is kept as it is. max_bytes: of memory for pixels; default
     `storage.limits.MAX_WHOLE_BYTES`, and no limit with `max_pixels`. Raises FormatError when that
     would be exceeded, or `dest` was made from another file.
     """
@@ -68,73 +65,101 @@ def stage(
 
 
 def _blocks(info: ImageInfo) -> Blocks:
-    pixel = info.channels * ITEMSIZE[info.dtype]
-    return cut(info.height, info.width, pixel, info.grain, turned=swaps_sides(info.orientation))
+    pixel_bytes = info.channels * ITEMSIZE[info.dtype]
+    turned = swaps_sides(info.orientation)
+    return cut(info.height, info.width, pixel_bytes, info.grain, turned=turned)
 
 
-def _copy(reader: Reader, blocks: Blocks, folder: Path, progress: Progress | None) -> None:
+def _copy(
+    reader: Reader,
+    blocks: Blocks,
+    folder: Path,
+    progress: Progress | None,
+) -> None:
     """Write all chunks, one block of them in memory."""
-    info = reader.info
-    (tall, wide) = blocks.block
-    rows = -(-info.height // tall)
-    columns = -(-info.width // wide)
-    for row in range(rows):
-        for col in range(columns):
-            box = Box(row * tall, col * wide, (row + 1) * tall, (col + 1) * wide).clip(
-                info.height, info.width
-            )
+    height = reader.info.height
+    width = reader.info.width
+    tall, wide = blocks.block
+    down = -(-height // tall)
+    across = -(-width // wide)
+    done = 0
+    for row in range(down):
+        for col in range(across):
+            y0 = row * tall
+            x0 = col * wide
+            box = Box(y0, x0, y0 + tall, x0 + wide).clip(height, width)
             _write(folder, box, reader.read(box), blocks.chunk)
+            done += 1
             if progress:
-                progress(row * columns + col + 1, rows * columns)
+                progress(done, down * across)
 
 
-def _write(folder: Path, box: Box, pixels: Pixels, chunk: tuple[int, int]) -> None:
+def _write(
+    folder: Path,
+    box: Box,
+    pixels: Pixels,
+    chunk: tuple[int, int],
+) -> None:
     """Write the chunks of a block."""
     tall, wide = chunk
     for y in range(0, box.height, tall):
         for x in range(0, box.width, wide):
-            file = folder / zarr_json.object_key((box.y0 + y) // tall, (box.x0 + x) // wide)
+            key = zarr_json.object_key((box.y0 + y) // tall, (box.x0 + x) // wide)
+            file = folder / key
             file.parent.mkdir(parents=True, exist_ok=True)
-            data = encode_chunk(pixels[:, y : y + tall, x : x + wide], chunk, fast=True)
+            part = pixels[:, y : y + tall, x : x + wide]
+            data = encode_chunk(part, chunk, fast=True)
             atomic_files.write_new(file, [data], fsync=True)
 
 
 def _metadata(info: ImageInfo, blocks: Blocks, identity: dict[str, Any]) -> dict[str, Any]:
+    codecs = [
+        zarr_json.bytes_codec(info.dtype),
+        zarr_json.zstd_codec(zarr_json.FAST_LEVEL),
+    ]
     return zarr_json.array_metadata(
         shape=info.shape,
         dtype=info.dtype,
         chunk=(info.channels, *blocks.chunk),
-        codecs=[zarr_json.bytes_codec(info.dtype), zarr_json.zstd_codec(zarr_json.FAST_LEVEL)],
+        codecs=codecs,
         attributes={STAGED: {"source": identity, **staged_facts(info)}},
     )
 
 
 def _identity(source: str, selection: Selection) -> dict[str, Any]:
-    """Return what makes the copy of a source the same again; of a URL its size stands for its
-    content.
+    """Return what makes the copy of a source the same again.
+
+    Of a URL its size stands for its content.
     """
     if is_url(source):
-        with ByteSource(source) as found:
-            return {"name": found.name, "size": found.size, "mtime_ns": 0, **selection.as_dict()}
-    try:
-        stat = os.stat(source)
-    except FileNotFoundError:
-        raise FormatError(f"{source}: no such file; check the path") from None
+        with ByteSource(source) as remote:
+            name = remote.name
+            size = remote.size
+        mtime_ns = 0
+    else:
+        try:
+            stat = os.stat(source)
+        except FileNotFoundError:
+            raise FormatError(f"{source}: no such file; check the path") from None
+        name = Path(source).name
+        size = stat.st_size
+        mtime_ns = stat.st_mtime_ns
     return {
-        "name": Path(source).name,
-        "size": stat.st_size,
-        "mtime_ns": stat.st_mtime_ns,
+        "name": name,
+        "size": size,
+        "mtime_ns": mtime_ns,
         **selection.as_dict(),
     }
 
 
 def _reuse(dest: Path, identity: dict[str, Any]) -> ImageInfo:
+    """Return the description of a copy that is there; raises FormatError for another source's."""
     info = inspect_zarr(str(dest))
     made_from = zarr_json.load(dest)["attributes"][STAGED]["source"]
     if made_from != identity:
         changed = next(key for key in identity if made_from.get(key) != identity[key])
         raise FormatError(
-            f"{dest}: was staged from a file with {changed} {made_from.get(changed)}, now {identity[changed]}; "
-            "remove the folder to stage again"
+            f"{dest}: was staged from a file with {changed} {made_from.get(changed)}, "
+            f"now {identity[changed]}; remove the folder to stage again"
         )
     return info

@@ -49,7 +49,12 @@ class Cells:
     """
 
     def __init__(
-        self, path: Path | str, *, shape: tuple[int, int, int], cell: int, fsync: bool = True
+        self,
+        path: Path | str,
+        *,
+        shape: tuple[int, int, int],
+        cell: int,
+        fsync: bool = True,
     ) -> None:
         self.path = Path(path)
         self.channels, self.height, self.width = shape
@@ -76,7 +81,12 @@ class Cells:
         if min(channels, height, width, cell) < 1:
             sizes = (channels, height, width, cell)
             raise ValueError(f"cells need sizes of at least 1, got {sizes} (C, H, W, cell)")
-        cells = cls(path, shape=(channels, height, width), cell=cell, fsync=fsync)
+        cells = cls(
+            path,
+            shape=(channels, height, width),
+            cell=cell,
+            fsync=fsync,
+        )
         cells.path.mkdir(parents=True, exist_ok=True)
         cells._scratch.mkdir(exist_ok=True)
         for row in range(-(-height // cell)):
@@ -102,7 +112,12 @@ class Cells:
         try:
             shape = document["shape"]
             chunk = document["chunk_grid"]["configuration"]["chunk_shape"]
-            cells = cls(path, shape=tuple(shape), cell=int(chunk[-1]), fsync=fsync)
+            cells = cls(
+                path,
+                shape=tuple(shape),
+                cell=int(chunk[-1]),
+                fsync=fsync,
+            )
         except (KeyError, TypeError, ValueError, IndexError):
             raise FormatError(
                 f"{path}: not the working array of a run (no shape or chunk grid)"
@@ -184,8 +199,9 @@ class Cells:
             self._file(row, col).unlink(missing_ok=True)
 
     def sweep(self) -> int:
-        """Delete what killed writers left; return how many. Only the driver may call it, before
-        workers start.
+        """Delete what killed writers left; return how many.
+
+        Only the driver may call it, before workers start.
         """
         stale = list(self._scratch.iterdir())
         for path in stale:

@@ -56,7 +56,11 @@ class Attempt:
         for number in earlier:
             (self._folder / str(number)).unlink(missing_ok=True)
         self._over = threading.Event()
-        self._beat = threading.Thread(target=self._live, name="heartbeat", daemon=True)
+        self._beat = threading.Thread(
+            target=self._live,
+            name="heartbeat",
+            daemon=True,
+        )
         self._beat.start()
 
     def _claim(self) -> None:
@@ -85,7 +89,7 @@ class Attempt:
             )
 
     def release(self) -> None:
-        """Say that this attempt has ended: the next need not wait until its sign of life expires."""
+        """Say that this attempt has ended: the next need not wait for its last sign of life."""
         self._over.set()
         self._beat.join()
         if self._path.exists():

@@ -44,7 +44,11 @@ class Journal:
         Raises FormatError when the file exists.
         """
         path = Path(path)
-        document = {"format": _FORMAT, "version": _VERSION, "header": dict(header)}
+        document = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "header": dict(header),
+        }
         line = _stored(json.dumps(document, ensure_ascii=False, allow_nan=False))
         if not atomic_files.write_once(path, [line], fsync=True):
             raise FormatError(f"{path}: exists already; resume the run, or remove its folder")

@@ -51,7 +51,11 @@ def group_metadata(
     return {
         "zarr_format": 3,
         "node_type": "group",
-        "attributes": {**attributes, **metadata.attributes(), "ome": ome},
+        "attributes": {
+            **attributes,
+            **metadata.attributes(),
+            "ome": ome,
+        },
         "consolidated_metadata": {
             "kind": "inline",
             "must_understand": False,
@@ -65,8 +69,16 @@ def _multiscale(levels: int, name: str, metadata: ImageMetadata) -> dict[str, An
     channel, y, x = zarr_json.AXES
     axes = [
         {"name": channel, "type": "channel"},
-        {"name": y, "type": "space", **unit},
-        {"name": x, "type": "space", **unit},
+        {
+            "name": y,
+            "type": "space",
+            **unit,
+        },
+        {
+            "name": x,
+            "type": "space",
+            **unit,
+        },
     ]
     datasets = [
         {
@@ -118,12 +130,24 @@ def _omero(
     white = "FFFFFF"
     colours = [white] if count == 1 else [*_RGB, *[white] * count][:count]
     low, high = window
-    shown = {"min": low, "max": high, "start": low, "end": high}
+    shown = {
+        "min": low,
+        "max": high,
+        "start": low,
+        "end": high,
+    }
 
     channels = []
     for number, (label, colour) in enumerate(zip(labels, colours, strict=True)):
         active = number < len(_RGB)
-        channels.append({"label": label, "color": colour, "window": shown, "active": active})
+        channels.append(
+            {
+                "label": label,
+                "color": colour,
+                "window": shown,
+                "active": active,
+            }
+        )
     model = "color" if count > 1 else "greyscale"
     return {"channels": channels, "rdefs": {"model": model}}
 

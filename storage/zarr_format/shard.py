@@ -41,7 +41,11 @@ _ChunkPlace = tuple[int, int, int]
 """(channel, row, column) of a chunk inside its shard."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(
+    frozen=True,
+    slots=True,
+    kw_only=True,
+)
 class PyramidLevel:
     """The geometry of one sharded array (C, H, W) with chunks (1, chunk, chunk)."""
 
@@ -56,14 +60,24 @@ class PyramidLevel:
 
     @classmethod
     def fit(
-        cls, *, shape: tuple[int, int, int], dtype: str, chunk: int, shard: int
+        cls,
+        *,
+        shape: tuple[int, int, int],
+        dtype: str,
+        chunk: int,
+        shard: int,
     ) -> PyramidLevel:
-        """Return the level with shards of `shard` px, clamped to the chunks that the image needs."""
+        """Return the level with shards of `shard` px, clamped to the chunks of the image."""
         _, height, width = shape
         whole_height = -(-height // chunk) * chunk
         whole_width = -(-width // chunk) * chunk
         clamped = (min(shard, whole_height), min(shard, whole_width))
-        return cls(shape=shape, dtype=dtype, chunk=chunk, shard=clamped)
+        return cls(
+            shape=shape,
+            dtype=dtype,
+            chunk=chunk,
+            shard=clamped,
+        )
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -248,7 +262,12 @@ class Shard:
             ) from error
 
 
-def _read_index(level: PyramidLevel, path: Path, fd: int, size: int) -> NDArray[np.uint64]:
+def _read_index(
+    level: PyramidLevel,
+    path: Path,
+    fd: int,
+    size: int,
+) -> NDArray[np.uint64]:
     """Return (first byte, length) of every chunk, (C, down, across, 2)."""
     channels = level.shape[0]
     down, across = level.chunks

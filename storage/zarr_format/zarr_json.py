@@ -20,25 +20,28 @@ CRC32C = {"name": "crc32c"}
 ZSTD_LEVEL = 1
 """Higher levels gain a few percent on photographs and cost several times the CPU."""
 FAST_LEVEL = -10
-"""Repetitions are still found, but samples that do not repeat are kept as they are: they decode
+"""Of a copy that does not stay.
+
+Repetitions are still found, but samples that do not repeat are kept as they are: they decode
 several times as fast.
 """
 
 
 def zstd_codec(level: int = ZSTD_LEVEL) -> dict[str, Any]:
-    """Return the codec that compresses; its checksum makes a flipped bit an error in every zarr
-    implementation.
+    """Return the codec that compresses.
+
+    Its checksum makes a flipped bit an error in every zarr implementation.
     """
-    return {"name": "zstd", "configuration": {"level": level, "checksum": True}}
+    configuration = {"level": level, "checksum": True}
+    return {"name": "zstd", "configuration": configuration}
 
 
 def bytes_codec(dtype: str) -> dict[str, Any]:
     """Return the codec that turns samples into bytes, little endian."""
-    return (
-        {"name": "bytes"}
-        if dtype == "uint8"
-        else {"name": "bytes", "configuration": {"endian": "little"}}
-    )
+    codec: dict[str, Any] = {"name": "bytes"}
+    if dtype != "uint8":
+        codec["configuration"] = {"endian": "little"}
+    return codec
 
 
 def sharding_codec(dtype: str, chunk: Sequence[int]) -> dict[str, Any]:
@@ -80,23 +83,23 @@ def array_metadata(
 
 
 def dump(document: Mapping[str, Any]) -> bytes:
-    """Return a metadata document as the bytes of a zarr.json: the same document gives the same
-    bytes.
-    """
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    """Return a document as the bytes of a zarr.json; the same one gives the same bytes."""
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    return text.encode() + b"\n"
 
 
 def load(folder: Path) -> dict[str, Any]:
-    """Read the zarr.json of a folder; raises FormatError when it is absent or not a zarr v3
-    document.
+    """Read the zarr.json of a folder.
+
+    Raises FormatError when it is absent or not a zarr v3 document.
     """
     try:
         document = json.loads((folder / ZARR_JSON).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         old = any((folder / name).exists() for name in (".zgroup", ".zarray"))
-        found = "a folder in zarr v2 format" if old else f"a folder without {ZARR_JSON}"
+        kind = "a folder in zarr v2 format" if old else f"a folder without {ZARR_JSON}"
         raise FormatError(
-            f"{folder}: {found}; give an image file or an image published by this program"
+            f"{folder}: {kind}; give an image file or an image published by this program"
         ) from None
     except ValueError as error:
         raise FormatError(

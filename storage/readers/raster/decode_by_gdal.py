@@ -1,5 +1,4 @@
-"""JPEG and JPEG 2000 by pieces, for images that are too large to be decoded whole: GDAL's decoders
-(extra `geo`).
+"""JPEG and JPEG 2000 by GDAL's decoders (extra `geo`), for images too large to be decoded whole.
 
 A JPEG comes row by row from the top, a JPEG 2000 by areas of about a megapixel. JPEG decoders
 differ: where colours are stored at half the resolution (4:2:0), GDAL's pixels are not exactly those
@@ -42,12 +41,22 @@ def available() -> bool:
 
 
 class GdalDecoder:
-    """Read windows of a JPEG or JPEG 2000 in bounded memory; reading a JPEG upwards starts again at
-    the top.
+    """Read windows of a JPEG or JPEG 2000 in bounded memory.
+
+    Reading a JPEG upwards starts again at the top.
     """
 
-    def __init__(self, path: str, kind: str, shape: tuple[int, int, int], dtype: str) -> None:
-        """path: a file or URL. shape: (H, W, S) as the header says, to which the decoder is held."""
+    def __init__(
+        self,
+        path: str,
+        kind: str,
+        shape: tuple[int, int, int],
+        dtype: str,
+    ) -> None:
+        """Open nothing yet.
+
+        path: a file or URL. shape: (H, W, S) as the header says, to which the decoder is held.
+        """
         self._path = path
         self._kind = kind
         self._shape = shape
@@ -62,17 +71,14 @@ class GdalDecoder:
         from rasterio.errors import RasterioError
         from rasterio.windows import Window
 
-        with (
-            self._lock,
-            rasterio.Env(**_OPTIONS),
-        ):  # GDAL reads the size of its cache when it first needs it
+        # GDAL reads the size of its cache when it first needs it.
+        with self._lock, rasterio.Env(**_OPTIONS):
             try:
                 if self._dataset is None:
                     self._open()
                 window = Window(box.x0, box.y0, box.width, box.height)
-                return np.asarray(
-                    self._dataset.read([sample + 1 for sample in samples], window=window)
-                )
+                bands = [sample + 1 for sample in samples]
+                return np.asarray(self._dataset.read(bands, window=window))
             except RasterioError as error:
                 why = one_line(error.__cause__ or error)
                 raise DamagedError(
@@ -102,9 +108,10 @@ class GdalDecoder:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
             self._dataset = rasterio.open(name, driver=_DRIVERS[self._kind], opener=opened)
-        found = (self._dataset.height, self._dataset.width, self._dataset.count)
-        if found != self._shape or set(self._dataset.dtypes) != {self._dtype}:
+        shape = (self._dataset.height, self._dataset.width, self._dataset.count)
+        if shape != self._shape or set(self._dataset.dtypes) != {self._dtype}:
             raise FormatError(
-                f"{source.name}: the header says {self._shape} of {self._dtype}, GDAL finds {found} of "
-                f"{self._dataset.dtypes[0]}; convert it to a tiled TIFF: vips tiffsave in out.tif --tile"
+                f"{source.name}: the header says {self._shape} of {self._dtype}, GDAL finds "
+                f"{shape} of {self._dataset.dtypes[0]}; "
+                "convert it to a tiled TIFF: vips tiffsave in out.tif --tile"
             )

@@ -1,6 +1,4 @@
-"""Pixels that are decoded whole: JPEG, JPEG 2000 and interlaced PNG, where they are small enough
-for that.
-"""
+"""Pixels that are decoded whole: of small JPEG, JPEG 2000 and interlaced PNG."""
 
 from __future__ import annotations
 
@@ -38,8 +36,10 @@ class WholeDecoder:
         max_bytes: int | None,
         before: Callable[[], None] | None = None,
     ) -> None:
-        """memory: bytes that decoding takes, held to `max_bytes` (None: allowed). before: a check
-        of the data.
+        """Decode nothing yet.
+
+        memory: bytes that decoding takes, held to `max_bytes` (None: allowed). before: a check of
+        the data.
         """
         self._path = path
         self._kind = kind
@@ -57,7 +57,9 @@ class WholeDecoder:
             if self._pixels is None:
                 self._pixels = self._decoded()
             pixels = self._pixels
-        return np.ascontiguousarray(pixels[box.slices()][..., list(samples)].transpose(2, 0, 1))
+        window = pixels[box.slices()]
+        chosen = window[..., list(samples)]
+        return np.ascontiguousarray(chosen.transpose(2, 0, 1))
 
     def close(self) -> None:
         """Drop the decoded pixels."""
@@ -66,25 +68,26 @@ class WholeDecoder:
     def _decoded(self) -> Pixels:
         """Return the stored rows (H, W, S) and hold the decoder to the header."""
         if self._max_bytes is not None and self._memory > self._max_bytes:
+            height, width, _ = self._shape
             raise FormatError(
-                f"{self._path}: decoding a {self._kind} of this size takes {human_bytes(self._memory)} of memory, the "
-                f"limit is {human_bytes(self._max_bytes)}; convert it to a tiled TIFF (vips tiffsave in out.tif --tile), "
-                f"or allow it with --max-pixels {self._shape[0] * self._shape[1]}"
+                f"{self._path}: decoding a {self._kind} of this size takes "
+                f"{human_bytes(self._memory)} of memory, the limit is "
+                f"{human_bytes(self._max_bytes)}; convert it to a tiled TIFF "
+                "(vips tiffsave in out.tif --tile), "
+                f"or allow it with --max-pixels {height * width}"
             )
         if self._before:
             self._before()
         try:
-            pixels: Pixels = np.asarray(_CODECS[self._kind](self._data))
-        except (
-            Exception
-        ) as error:  # codecs raise their own types, which all mean that the data is damaged
+            decoded: Pixels = np.asarray(_CODECS[self._kind](self._data))
+        except Exception as error:  # codecs' own types, which all mean that the data is damaged
             raise DamagedError(
                 f"{self._path}: the {self._kind} data is damaged: {one_line(error)}; get it again"
             ) from error
-        found = pixels.reshape(*pixels.shape[:2], -1)
-        if found.shape != self._shape:
+        pixels = decoded.reshape(*decoded.shape[:2], -1)
+        if pixels.shape != self._shape:
             raise DamagedError(
-                f"{self._path}: the header says {self._shape}, the decoder found {found.shape}; the file is damaged, "
-                "get it again"
+                f"{self._path}: the header says {self._shape}, the decoder found {pixels.shape}; "
+                "the file is damaged, get it again"
             )
-        return found
+        return pixels

@@ -27,8 +27,17 @@ from storage.readers.common.jpeg_markers import (
 SIGNATURE = b"\xff\xd8\xff"
 _SUPPORTED = "supported: 8 bit grey or colour (YCbCr, RGB), baseline or progressive"
 
+_EXIF = b"Exif\0\0"
+_ICC = b"ICC_PROFILE\0"
+_Frame = tuple[int, int, int, int]
+"""Bits per sample, height, width, number of components."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(
+    frozen=True,
+    slots=True,
+    kw_only=True,
+)
 class JpegHeader:
     """What the markers before the first scan say."""
 
@@ -38,9 +47,7 @@ class JpegHeader:
     icc: bytes | None
     orientation: int
     by_rows: bool
-    """Whether it can be decoded from top to bottom: all colours in one scan, which is not refined
-    by later ones.
-    """
+    """Whether it can be decoded from top to bottom: all colours in one scan, never refined."""
 
 
 def read_header(path: str, data: Data) -> JpegHeader:
@@ -48,26 +55,30 @@ def read_header(path: str, data: Data) -> JpegHeader:
 
     Raises FormatError for a truncated file and for kinds of JPEG that are not supported.
     """
-    frame: tuple[int, int, int, int] | None = None
-    turned = 1
-    profile = {}
+    frame: _Frame | None = None
+    orientation = 1
+    profile_parts = {}
     by_rows = False
     progressive = False
     for marker, start, length in _segments(path, data):
+        end = start + length
         if marker in FRAMES and length >= 6:
             frame = struct.unpack_from(">BHHB", data, start)
             progressive = marker == PROGRESSIVE
         elif marker in OTHER_FRAMES:
             raise FormatError(
-                f"{path}: found a lossless, hierarchical or arithmetic JPEG; {_SUPPORTED}; save it again"
+                f"{path}: found a lossless, hierarchical or arithmetic JPEG; {_SUPPORTED}; "
+                "save it again"
             )
-        elif marker == APP1 and data[start : start + 6] == b"Exif\0\0":
-            turned = exif.orientation(data[start + 6 : start + length])
-        elif marker == APP2 and data[start : start + 12] == b"ICC_PROFILE\0" and length > 14:
-            profile[data[start + 12]] = data[start + 14 : start + length]
+        elif marker == APP1 and data[start : start + len(_EXIF)] == _EXIF:
+            orientation = exif.orientation(data[start + len(_EXIF) : end])
+        elif marker == APP2 and data[start : start + len(_ICC)] == _ICC and length > 14:
+            number = data[start + len(_ICC)]
+            profile_parts[number] = data[start + len(_ICC) + 2 : end]
         elif marker == START_OF_SCAN:
-            _require_end(path, data, start + length)
-            by_rows = frame is not None and not progressive and data[start] == frame[3]
+            _require_end(path, data, end)
+            colours_of_scan = data[start]
+            by_rows = frame is not None and not progressive and colours_of_scan == frame[3]
             break
     if frame is None:
         raise FormatError(
@@ -75,13 +86,13 @@ def read_header(path: str, data: Data) -> JpegHeader:
         )
     _refuse_unsupported(path, *frame)
     _, height, width, components = frame
-    icc = b"".join(profile[n] for n in sorted(profile)) or None
+    profile = b"".join(profile_parts[number] for number in sorted(profile_parts))
     return JpegHeader(
         height=height,
         width=width,
         channels=components,
-        icc=icc,
-        orientation=turned,
+        icc=profile or None,
+        orientation=orientation,
         by_rows=by_rows,
     )
 
@@ -101,38 +112,53 @@ def _segments(path: str, data: Data) -> Iterator[tuple[int, int, int]]:
         elif marker == END_OF_IMAGE:
             return
         else:
+            # The size counts its own two bytes.
             (size,) = struct.unpack_from(">H", data, position + 2)
-            if size < 2 or position + 2 + size > len(data):
+            end = position + 2 + size
+            if size < 2 or end > len(data):
                 break
             yield marker, position + 4, size - 2
-            position += 2 + size
+            position = end
     raise FormatError(
-        f"{path}: the JPEG is truncated in its header ({len(data)} bytes); get it again from its source"
+        f"{path}: the JPEG is truncated in its header ({len(data)} bytes); "
+        "get it again from its source"
     )
 
 
 def _require_end(path: str, data: Data, start: int) -> None:
-    """Check for an end-of-image marker after the first scan began; inside a scan FF D9 cannot occur
-    otherwise.
+    """Check for an end-of-image marker after the first scan began.
+
+    Inside a scan FF D9 cannot occur otherwise.
     """
-    if data.rfind(bytes((0xFF, END_OF_IMAGE)), start) < 0:
+    marker = bytes((0xFF, END_OF_IMAGE))
+    if data.rfind(marker, start) < 0:
         raise FormatError(
-            f"{path}: the JPEG is truncated: {len(data)} bytes and no end-of-image marker; get it again from its source"
+            f"{path}: the JPEG is truncated: {len(data)} bytes and no end-of-image marker; "
+            "get it again from its source"
         )
 
 
-def _refuse_unsupported(path: str, bits: int, height: int, width: int, components: int) -> None:
+def _refuse_unsupported(
+    path: str,
+    bits: int,
+    height: int,
+    width: int,
+    components: int,
+) -> None:
     if height == 0 or width == 0:
         raise FormatError(
-            f"{path}: the JPEG header says {height} x {width} px (H x W); an image needs at least 1 x 1"
+            f"{path}: the JPEG header says {height} x {width} px (H x W); "
+            "an image needs at least 1 x 1"
         )
     if bits != 8:
         raise FormatError(
-            f"{path}: found a JPEG with {bits} bit samples; {_SUPPORTED}; convert it to a 16 bit PNG"
+            f"{path}: found a JPEG with {bits} bit samples; {_SUPPORTED}; "
+            "convert it to a 16 bit PNG"
         )
     if components == 4:
         raise FormatError(
-            f"{path}: found a CMYK JPEG; {_SUPPORTED}; convert it: magick in.jpg -colorspace sRGB o.jpg"
+            f"{path}: found a CMYK JPEG; {_SUPPORTED}; "
+            "convert it: magick in.jpg -colorspace sRGB o.jpg"
         )
     if components not in (1, 3):
         raise FormatError(

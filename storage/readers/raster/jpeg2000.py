@@ -17,12 +17,23 @@ _END = b"\xff\xd9"
 _SOT = 0xFF90
 _GREY = 17
 _SRGB = 16
-_YCC = 18
-_CMYK = 12
-_LAB = 14
+_OTHER_COLOURS = {
+    12: "CMYK",
+    14: "Lab",
+    18: "YCC",
+}
+# How a colour box names its colours.
+_BY_NUMBER = 1
+_BY_PROFILE = 2
+# From the start of the code stream to the table of components.
+_SIZE_MARKER_BYTES = 42
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(
+    frozen=True,
+    slots=True,
+    kw_only=True,
+)
 class Jpeg2000Header:
     """What the header of the code stream says."""
 
@@ -33,46 +44,38 @@ class Jpeg2000Header:
     signed: bool
     icc: bytes | None
     tile_bytes: int
-    """Compressed bytes of the largest tile, which a decoder reads as a whole; often there is only
-    one.
-    """
+    """Compressed bytes of the largest tile, which a decoder reads as a whole; often of all."""
 
 
 def read_header(path: str, data: Data) -> Jpeg2000Header:
-    """Read boxes and size marker; raises FormatError for truncated files and for kinds that are not
-    supported.
+    """Read boxes and size marker.
+
+    Raises FormatError for truncated files and for kinds that are not supported.
     """
-    start, icc = (0, None) if data[:4] == CODE_STREAM else _code_stream(path, data)
-    if data[start : start + 4] != CODE_STREAM or start + 42 > len(data):
+    bare = data[:4] == CODE_STREAM
+    start, icc = (0, None) if bare else _code_stream(path, data)
+    components = start + _SIZE_MARKER_BYTES
+    if data[start : start + 4] != CODE_STREAM or components > len(data):
         raise FormatError(
             f"{path}: the JPEG 2000 file has no code stream; get it again from its source"
         )
-    _, _, x1, y1, x0, y0, _, _, _, _, samples = struct.unpack_from(">HHIIIIIIIIH", data, start + 4)
-    if x1 <= x0 or y1 <= y0 or not samples:
+    fields = struct.unpack_from(">HHIIIIIIIIH", data, start + 4)
+    _, _, x1, y1, x0, y0, _, _, _, _, samples = fields
+    height = y1 - y0
+    width = x1 - x0
+    if width <= 0 or height <= 0 or not samples:
         raise FormatError(
-            f"{path}: the JPEG 2000 header says {y1 - y0} x {x1 - x0} px (H x W); at least 1 x 1 is needed"
+            f"{path}: the JPEG 2000 header says {height} x {width} px (H x W); "
+            "at least 1 x 1 is needed"
         )
     if data.rfind(_END, max(start, len(data) - 1024)) < 0:
         raise FormatError(
             f"{path}: the JPEG 2000 code stream is truncated: no end marker; get it again"
         )
-    table = data[start + 42 : start + 42 + 3 * samples]
-    if len(table) < 3 * samples:
-        raise FormatError(f"{path}: the JPEG 2000 header is cut; get it again from its source")
-    depths = set(table[0::3])
-    steps = set(table[1::3]) | set(table[2::3])
-    if steps != {1}:
-        raise FormatError(
-            f"{path}: found a JPEG 2000 with subsampled components; save it again without: gdal_translate"
-        )
-    if len(depths) > 1:
-        raise FormatError(
-            f"{path}: found a JPEG 2000 whose components differ in depth; save it again: gdal_translate"
-        )
-    depth = depths.pop()
+    depth = _common_depth(path, data[components : components + 3 * samples], samples)
     return Jpeg2000Header(
-        height=y1 - y0,
-        width=x1 - x0,
+        height=height,
+        width=width,
         samples=samples,
         bits=(depth & 0x7F) + 1,
         signed=bool(depth & 0x80),
@@ -81,9 +84,32 @@ def read_header(path: str, data: Data) -> Jpeg2000Header:
     )
 
 
+def _common_depth(path: str, table: bytes, samples: int) -> int:
+    """Return the depth that all components have, as the size marker states it.
+
+    table: depth, horizontal and vertical step of every component.
+    """
+    if len(table) < 3 * samples:
+        raise FormatError(f"{path}: the JPEG 2000 header is cut; get it again from its source")
+    depths = set(table[0::3])
+    steps = set(table[1::3]) | set(table[2::3])
+    if steps != {1}:
+        raise FormatError(
+            f"{path}: found a JPEG 2000 with subsampled components; "
+            "save it again without: gdal_translate"
+        )
+    if len(depths) > 1:
+        raise FormatError(
+            f"{path}: found a JPEG 2000 whose components differ in depth; "
+            "save it again: gdal_translate"
+        )
+    return depths.pop()
+
+
 def _largest_tile(data: Data, start: int) -> int:
-    """Return the bytes of the largest tile by its tile parts; what cannot be followed counts as one
-    tile.
+    """Return the bytes of the largest tile by its tile parts.
+
+    What cannot be followed counts as one tile.
     """
     position = start + 2
     sizes = dict[int, int]()
@@ -95,10 +121,11 @@ def _largest_tile(data: Data, start: int) -> int:
             position += 2 + length
             continue
         tile, size = struct.unpack_from(">HI", data, position + 4)
+        before = sizes.get(tile, 0)
         if size < 14:  # 0: to the end of the code stream
-            sizes[tile] = sizes.get(tile, 0) + len(data) - position
+            sizes[tile] = before + len(data) - position
             break
-        sizes[tile] = sizes.get(tile, 0) + size
+        sizes[tile] = before + size
         position += size
     return max(sizes.values(), default=len(data) - start)
 
@@ -114,10 +141,12 @@ def _code_stream(path: str, data: Data) -> tuple[int, bytes | None]:
         if size == 1 and position + 16 <= len(data):
             (size,) = struct.unpack_from(">Q", data, position + 8)
             head = 16
-        end = len(data) if size == 0 else position + size
-        if size != 0 and (size < head or end > len(data)):
+        to_the_end = size == 0
+        end = len(data) if to_the_end else position + size
+        if not to_the_end and (size < head or end > len(data)):
             raise FormatError(
-                f"{path}: the JP2 box at byte {position} claims {size} bytes, the file has {len(data)}; get it again"
+                f"{path}: the JP2 box at byte {position} claims {size} bytes, "
+                f"the file has {len(data)}; get it again"
             )
         if name == b"jp2c":
             if not headed:
@@ -127,41 +156,46 @@ def _code_stream(path: str, data: Data) -> tuple[int, bytes | None]:
             return position + head, icc
         if name == b"jp2h":
             headed = True
-            icc = _colour(path, data[position + head : end])
+            icc = _profile(path, data[position + head : end])
         position = end
     raise FormatError(
         f"{path}: the JP2 file has no code stream among its boxes; get it again from its source"
     )
 
 
-def _colour(path: str, header: bytes) -> bytes | None:
-    """Return the ICC profile of the header's colour box, if there is one; refuses palettes and
-    other colours.
+def _profile(path: str, header: bytes) -> bytes | None:
+    """Return the ICC profile of the header's colour box, if there is one.
+
+    Raises FormatError for palettes and for colours that are neither grey nor RGB.
     """
     position = 0
     icc = None
     while position + 8 <= len(header):
         size, name = struct.unpack_from(">I4s", header, position)
-        if size < 8 or position + size > len(header):
+        end = position + size
+        if size < 8 or end > len(header):
             raise FormatError(
                 f"{path}: the JP2 header box is damaged; get it again from its source"
             )
-        body = header[position + 8 : position + size]
+        body = header[position + 8 : end]
         if name == b"pclr":
             raise FormatError(
-                f"{path}: found a JPEG 2000 with a palette; save it as RGB: gdal_translate -expand rgb"
+                f"{path}: found a JPEG 2000 with a palette; "
+                "save it as RGB: gdal_translate -expand rgb"
             )
         if name == b"colr" and len(body) >= 3:
-            if body[0] == 2:
+            method = body[0]
+            if method == _BY_PROFILE:
                 icc = body[3:]
-            elif body[0] == 1 and len(body) >= 7:
-                (space,) = struct.unpack_from(">I", body, 3)
-                if space not in (_SRGB, _GREY):
-                    known = {_YCC: "YCC", _CMYK: "CMYK", _LAB: "Lab"}.get(
-                        space, f"colour space {space}"
-                    )
-                    raise FormatError(
-                        f"{path}: found a JPEG 2000 in {known}; save it as RGB: gdal_translate"
-                    )
-        position += size
+            elif method == _BY_NUMBER and len(body) >= 7:
+                _refuse_colours(path, body)
+        position = end
     return icc
+
+
+def _refuse_colours(path: str, body: bytes) -> None:
+    (space,) = struct.unpack_from(">I", body, 3)
+    if space in (_SRGB, _GREY):
+        return
+    name = _OTHER_COLOURS.get(space, f"colour space {space}")
+    raise FormatError(f"{path}: found a JPEG 2000 in {name}; save it as RGB: gdal_translate")

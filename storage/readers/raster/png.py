@@ -17,9 +17,27 @@ from storage.readers.common import exif
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PALETTE = 3
-_COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}
-_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-_BITS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+_COLOURS = {
+    0: "grey",
+    2: "RGB",
+    3: "palette",
+    4: "grey with alpha",
+    6: "RGB with alpha",
+}
+_SAMPLES = {
+    0: 1,
+    2: 3,
+    3: 1,
+    4: 2,
+    6: 4,
+}
+_BITS = {
+    0: (1, 2, 4, 8, 16),
+    2: (8, 16),
+    3: (1, 2, 4, 8),
+    4: (8, 16),
+    6: (8, 16),
+}
 # A colour profile is a few KiB; the limit stops a zlib bomb hidden in one.
 _MAX_ICC = 16 << 20
 # Compressed pixels that are taken from a file at a time, bytes.
@@ -29,7 +47,11 @@ _BEFORE = 8
 _AFTER = 4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(
+    frozen=True,
+    slots=True,
+    kw_only=True,
+)
 class PngHeader:
     """What IHDR and the chunks around the pixels say."""
 

@@ -78,7 +78,13 @@ class PngRowDecoder:
         """Drop what was decoded."""
         self._kept.clear()
 
-    def _fill(self, out: Pixels, box: Box, samples: tuple[int, ...], band: int) -> None:
+    def _fill(
+        self,
+        out: Pixels,
+        box: Box,
+        samples: tuple[int, ...],
+        band: int,
+    ) -> None:
         """Copy what a window holds of a band."""
         rows = self._band(band)
         y0 = band * self._rows

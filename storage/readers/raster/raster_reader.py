@@ -1,5 +1,6 @@
-"""PNG, JPEG, JPEG 2000 and PNM: formats without windows, read from top to bottom, by pieces, or
-decoded whole.
+"""PNG, JPEG, JPEG 2000 and PNM: formats without windows.
+
+They are read from top to bottom, by areas through GDAL, or decoded whole.
 """
 
 from __future__ import annotations
@@ -7,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -33,12 +35,14 @@ from storage.readers.raster.decode_whole import WholeDecoder
 from storage.readers.raster.png_rows import PngRowDecoder
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from storage.image import Dtype, Pixels
 
 Kind = Literal["PNG", "JPEG", "JPEG 2000", "PNM"]
-# What streaming a PNG and GDAL's decoders hold besides the window: bands of a PNG, GDAL's cache and
-# buffers.
+# What streaming a PNG holds besides the window: bands of it.
 _STREAM_BYTES = 12 << 20
+# What GDAL's decoders hold besides the window: its cache and buffers.
 _GDAL_BYTES = decode_by_gdal.CACHE + (32 << 20)
 _BY_GDAL = "too large to be decoded whole in bounded memory: decoded by pieces, by GDAL"
 _GAP = rb"(?:\s|#[^\n]*\n)+"
@@ -47,7 +51,11 @@ _PNM = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(
+    frozen=True,
+    slots=True,
+    kw_only=True,
+)
 class _Stored:
     """What a header says of the stored samples, and how they are decoded."""
 
@@ -67,13 +75,18 @@ class _Stored:
     """Bytes that decoding takes at its peak, besides the window that is read."""
     grain: tuple[int, int] | None = None
     """(y, x) of what is decoded at a time; None: rows, or everything."""
-    conversion: Callable[[tuple[int, ...]], SampleConversion]
+    conversion: Callable[..., SampleConversion]
+    """Makes the conversion, given the chosen samples as `samples`."""
     notes: tuple[str, ...] = ()
     lazy: bool = False
 
 
 def inspect_whole(
-    path: str, kind: Kind, selection: Selection = EVERYTHING, *, max_pixels: int = MAX_WHOLE_PIXELS
+    path: str,
+    kind: Kind,
+    selection: Selection = EVERYTHING,
+    *,
+    max_pixels: int = MAX_WHOLE_PIXELS,
 ) -> ImageInfo:
     """Describe a file from its header; the chunk structure is walked to its end.
 
@@ -94,34 +107,49 @@ def open_whole(
     max_pixels: also allows decoding that takes more than MAX_WHOLE_BYTES.
     """
     info, stored, conversion = _described(path, kind, selection, max_pixels or MAX_WHOLE_PIXELS)
-    return ConvertingReader(
-        info, stored.decoder(MAX_WHOLE_BYTES if max_pixels is None else None), conversion
-    )
+    max_bytes = MAX_WHOLE_BYTES if max_pixels is None else None
+    return ConvertingReader(info, stored.decoder(max_bytes), conversion)
 
 
 def _described(
-    path: str, kind: Kind, selection: Selection, limit: int
+    path: str,
+    kind: Kind,
+    selection: Selection,
+    limit: int,
 ) -> tuple[ImageInfo, _Stored, SampleConversion]:
     with ByteSource(path) as source:
         name = source.name
         data = source.data()
-    read = {"PNG": _png, "JPEG": _jpeg, "JPEG 2000": _jpeg_2000, "PNM": _pnm}[kind]
+    read = {
+        "PNG": _png,
+        "JPEG": _jpeg,
+        "JPEG 2000": _jpeg_2000,
+        "PNM": _pnm,
+    }[kind]
     stored = read(name, data)
     check_size(name, stored.height, stored.width, limit)
     choose_frames(name, selection, {})
     bands = choose_bands(name, selection.channel, stored.samples, stored.alpha)
-    conversion = stored.conversion(bands)
+    conversion = stored.conversion(samples=bands)
+    info = _info(name, kind, stored, conversion)
+    return info, stored, conversion
+
+
+def _info(
+    path: str,
+    kind: Kind,
+    stored: _Stored,
+    conversion: SampleConversion,
+) -> ImageInfo:
+    to_8_bit = conversion.palette is not None or conversion.bilevel
+    dtype: Dtype = "uint8" if to_8_bit else stored.dtype
+    channels = 3 if conversion.palette is not None else len(conversion.samples)
     turned = exif.swaps_sides(stored.orientation)
-    notes = list(stored.notes)
-    if stored.alpha is not None and stored.alpha not in bands:
-        kept = ",".join(map(str, range(stored.samples)))
-        notes.append(f"the unassociated alpha channel is left out; --channel {kept} keeps it")
-    channels = 3 if conversion.palette is not None else len(bands)
-    dtype: Dtype = "uint8" if conversion.palette is not None or conversion.bilevel else stored.dtype
     height, width = (stored.width, stored.height) if turned else (stored.height, stored.width)
-    block = cut(height, width, channels * ITEMSIZE[dtype], stored.grain, turned=turned)
-    info = ImageInfo(
-        path=name,
+    pixel_bytes = channels * ITEMSIZE[dtype]
+    block = cut(height, width, pixel_bytes, stored.grain, turned=turned)
+    return ImageInfo(
+        path=path,
         format=kind,
         height=height,
         width=width,
@@ -137,45 +165,58 @@ def _described(
         alpha="" if stored.alpha is None else "unassociated",
         icc=stored.icc,
         orientation=stored.orientation,
-        notes=tuple(notes),
+        notes=_notes(stored, conversion.samples),
     )
-    return info, stored, conversion
+
+
+def _notes(stored: _Stored, bands: tuple[int, ...]) -> tuple[str, ...]:
+    if stored.alpha is None or stored.alpha in bands:
+        return stored.notes
+    everything = ",".join(map(str, range(stored.samples)))
+    note = f"the unassociated alpha channel is left out; --channel {everything} keeps it"
+    return (*stored.notes, note)
 
 
 def _limits(stored: _Stored, dtype: Dtype) -> tuple[float, float] | None:
     if dtype == "uint8" and stored.bits in (1, 8):
         return 0.0, 255.0
-    return None if dtype == "int16" else (0.0, float(stored.peak or (1 << stored.bits) - 1))
+    if dtype == "int16":
+        return None
+    largest = stored.peak or (1 << stored.bits) - 1
+    return 0.0, float(largest)
 
 
 def _png(path: str, data: Data) -> _Stored:
     header = png.read_header(path, data)
-    grey_bits = header.bits < 8 and header.palette is None
+    palette = None if header.palette is None else _palette(header.palette, header.bits)
+    bilevel = header.bits == 1 and palette is None
+    if header.interlaced and (header.bits < 8 or palette is not None):
+        raise FormatError(
+            f"{path}: an interlaced PNG of {header.bits} bit samples; "
+            "save it without: magick -interlace none"
+        )
+
     notes = []
-    palette = None
-    if header.palette is not None:
-        table = np.zeros((3, 1 << header.bits), np.uint8)
-        colours = np.frombuffer(header.palette[: 3 << header.bits], np.uint8)
-        table[:, : len(colours) // 3] = colours[: len(colours) // 3 * 3].reshape(-1, 3).T
-        palette = table
+    if palette is not None:
         notes.append("palette colours are expanded to RGB")
     if header.transparent:
         notes.append("transparency (tRNS) is left out")
-    if header.bits == 1 and grey_bits:
+    if bilevel:
         notes.append("1 bit samples become 0 and 255")
-    if header.interlaced and (header.bits < 8 or palette is not None):
-        raise FormatError(
-            f"{path}: an interlaced PNG of {header.bits} bit samples; save it without: magick -interlace none"
-        )
-    raw = header.height * header.width * header.samples * -(-header.bits // 8)
+
+    sample_bytes = -(-header.bits // 8)
+    raw = header.height * header.width * header.samples * sample_bytes
+    streamed = min(_STREAM_BYTES + 8 * raw // header.height, 6 * raw)
 
     def decoder(max_bytes: int | None) -> Decoder:
         if not header.interlaced:
             return PngRowDecoder(path, data, header)
         shape = (header.height, header.width, header.samples)
-        return WholeDecoder(
-            path, "PNG", data, shape, raw, max_bytes, before=lambda: png.check(path, data)
-        )
+
+        def check() -> None:
+            png.check(path, data)
+
+        return WholeDecoder(path, "PNG", data, shape, raw, max_bytes, before=check)
 
     return _Stored(
         height=header.height,
@@ -183,25 +224,37 @@ def _png(path: str, data: Data) -> _Stored:
         samples=header.samples,
         bits=header.bits,
         dtype="uint16" if header.bits == 16 else "uint8",
-        alpha=header.samples - 1 if header.samples in (2, 4) else None,
+        alpha=_last_of(header.samples),
         icc=header.icc,
         orientation=header.orientation,
         decoder=decoder,
-        memory=raw if header.interlaced else min(_STREAM_BYTES + 8 * raw // header.height, 6 * raw),
-        conversion=lambda bands: SampleConversion(
-            samples=bands, palette=palette, bilevel=grey_bits and header.bits == 1
-        ),
+        memory=raw if header.interlaced else streamed,
+        conversion=partial(SampleConversion, palette=palette, bilevel=bilevel),
         notes=tuple(notes),
     )
+
+
+def _palette(table: bytes, bits: int) -> NDArray[np.uint8]:
+    """Return (3, entries): the colours of the numbers, black where the file names none."""
+    entries = 1 << bits
+    colours = np.frombuffer(table[: 3 * entries], np.uint8)
+    named = len(colours) // 3
+    palette = np.zeros((3, entries), np.uint8)
+    palette[:, :named] = colours[: 3 * named].reshape(-1, 3).T
+    return palette
+
+
+def _last_of(samples: int) -> int | None:
+    """Return the alpha channel of grey or colour with one: the last of two or four samples."""
+    return samples - 1 if samples in (2, 4) else None
 
 
 def _jpeg(path: str, data: Data) -> _Stored:
     header = jpeg.read_header(path, data)
     shape = (header.height, header.width, header.channels)
     raw = header.height * header.width * header.channels
-    by_gdal = (
-        raw > MAX_WHOLE_BYTES - 2 * BLOCK_BYTES and header.by_rows and decode_by_gdal.available()
-    )
+    too_large = raw > MAX_WHOLE_BYTES - 2 * BLOCK_BYTES
+    by_gdal = too_large and header.by_rows and decode_by_gdal.available()
 
     def decoder(max_bytes: int | None) -> Decoder:
         if by_gdal:
@@ -218,7 +271,7 @@ def _jpeg(path: str, data: Data) -> _Stored:
         orientation=header.orientation,
         decoder=decoder,
         memory=_GDAL_BYTES if by_gdal else raw,
-        conversion=lambda bands: SampleConversion(samples=bands),
+        conversion=SampleConversion,
         notes=(_BY_GDAL,) if by_gdal else (),
     )
 
@@ -231,17 +284,14 @@ def _jpeg_2000(path: str, data: Data) -> _Stored:
             f"{path}: found a JPEG 2000 of {header.bits} bit samples; supported: up to 16 bit"
         )
     dtype: Dtype = "int16" if header.signed else "uint8" if header.bits <= 8 else "uint16"
-    # The decoder holds its samples as 32 bit integers beside the result; by pieces it holds the
-    # tile's compressed data.
+
+    # The decoder holds its samples as 32 bit integers beside the result.
     whole = header.height * header.width * header.samples * (4 + ITEMSIZE[dtype])
-    partly = (
-        _GDAL_BYTES
-        + header.tile_bytes
-        + decode_by_gdal.AREA**2 * header.samples * (8 + ITEMSIZE[dtype])
-    )
-    by_gdal = (
-        whole > MAX_WHOLE_BYTES - 2 * BLOCK_BYTES and partly < whole and decode_by_gdal.available()
-    )
+    # By areas GDAL holds the compressed data of a tile, and the area twice.
+    area = decode_by_gdal.AREA**2 * header.samples * (8 + ITEMSIZE[dtype])
+    by_areas = _GDAL_BYTES + header.tile_bytes + area
+    too_large = whole > MAX_WHOLE_BYTES - 2 * BLOCK_BYTES
+    by_gdal = too_large and by_areas < whole and decode_by_gdal.available()
 
     def decoder(max_bytes: int | None) -> Decoder:
         if by_gdal:
@@ -254,47 +304,51 @@ def _jpeg_2000(path: str, data: Data) -> _Stored:
         samples=header.samples,
         bits=header.bits,
         dtype=dtype,
-        alpha=header.samples - 1 if header.samples in (2, 4) else None,
+        alpha=_last_of(header.samples),
         icc=header.icc,
         decoder=decoder,
-        memory=partly if by_gdal else whole,
+        memory=by_areas if by_gdal else whole,
         grain=(decode_by_gdal.AREA, decode_by_gdal.AREA) if by_gdal else None,
-        conversion=lambda bands: SampleConversion(samples=bands),
+        conversion=SampleConversion,
         notes=(_BY_GDAL,) if by_gdal else (),
     )
 
 
 def _pnm(path: str, data: Data) -> _Stored:
     """Read a binary PGM or PPM. Source: netpbm, pgm(5) and ppm(5)."""
-    found = _PNM.match(data[:4096])
-    if found is None:
+    header = _PNM.match(data[:4096])
+    if header is None:
         raise FormatError(
             f"{path}: the PGM or PPM header cannot be read; convert it: magick in.pgm out.png"
         )
-    samples = 1 if found[1] == b"P5" else 3
-    (width, height, peak) = (int(found[i]) for i in (2, 3, 4))
+    samples = 1 if header[1] == b"P5" else 3
+    width = int(header[2])
+    height = int(header[3])
+    peak = int(header[4])
     if min(width, height) < 1 or not 1 <= peak <= 65535:
         raise FormatError(
-            f"{path}: the header says {height} x {width} px (H x W) up to {peak}; the file is damaged"
+            f"{path}: the header says {height} x {width} px (H x W) up to {peak}; "
+            "the file is damaged"
         )
-    stored = np.dtype(">u2" if peak > 255 else "u1")
-    if found.end() + height * width * samples * stored.itemsize > len(data):
+    two_bytes = peak > 255
+    dtype = np.dtype(">u2" if two_bytes else "u1")
+    count = height * width * samples
+    start = header.end()
+    if start + count * dtype.itemsize > len(data):
         raise FormatError(
             f"{path}: the file is truncated: {len(data)} bytes; get it again from its source"
         )
-    pixels = np.frombuffer(data, stored, height * width * samples, found.end()).reshape(
-        height, width, samples
-    )
+    pixels = np.frombuffer(data, dtype, count, start).reshape(height, width, samples)
     return _Stored(
         height=height,
         width=width,
         samples=samples,
         bits=peak.bit_length(),
         peak=peak,
-        dtype="uint16" if peak > 255 else "uint8",
+        dtype="uint16" if two_bytes else "uint8",
         decoder=lambda _: _ArrayDecoder(pixels),
         memory=0,
-        conversion=lambda bands: SampleConversion(samples=bands),
+        conversion=SampleConversion,
         lazy=True,
     )
 
@@ -307,8 +361,9 @@ class _ArrayDecoder:
 
     def read(self, box: Box, samples: tuple[int, ...]) -> Pixels:
         """Return (samples, h, w); see `Decoder.read`."""
-        window = self._pixels[box.slices()][..., list(samples)].transpose(2, 0, 1)
-        return window.astype(window.dtype.newbyteorder("="))
+        window = self._pixels[box.slices()]
+        chosen = window[..., list(samples)].transpose(2, 0, 1)
+        return chosen.astype(chosen.dtype.newbyteorder("="))
 
     def close(self) -> None:
         """Release the mapping."""

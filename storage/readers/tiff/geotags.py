@@ -26,38 +26,46 @@ _TIEPOINTS = 33922
 _MATRIX = 34264
 _KEYS = 34735
 _DOUBLES = 34736
-_ASCII = 34737
+_TEXTS = 34737
 _METADATA = 42112
 _NODATA = 42113
+_RPC = 50844
+_MODEL_TYPE = 1024
 _RASTER_TYPE = 1025
 _PIXEL_IS_POINT = 2
 _PROJECTED = 3072
 _GEOGRAPHIC = 2048
 _USER_DEFINED = 32767
+# TIFF types of values.
+_ASCII = 2
+_SHORT = 3
+_DOUBLE = 12
+# Above this a value overflows float32 to infinity.
+_LARGEST_FLOAT32 = 3.5e38
+_CONTROL_NOTE = "ground control points or RPCs are left out: only affine transforms are kept"
 
 
 def read_georeference(path: str, page: tifffile.TiffPage) -> tuple[Georeference | None, list[str]]:
-    """Return where a page lies, or None when it does not say, and notes about what cannot be kept.
+    """Return where a page lies, or None when it does not say, and notes about what is left out.
 
     Raises FormatError for a transform that maps no area, or a system that needs the extra `geo` to
     be understood.
     """
     keys = _geo_keys(page)
-    transform = _transform(page, point=keys.get(_RASTER_TYPE) == _PIXEL_IS_POINT)
+    pixel_is_point = keys.get(_RASTER_TYPE) == _PIXEL_IS_POINT
+    transform = _transform(page, point=pixel_is_point)
     if transform is None:
-        control = (
-            len(page.tags.valueof(_TIEPOINTS) or ()) > 6 or page.tags.valueof(50844) is not None
-        )
-        return None, [
-            "ground control points or RPCs are left out: only affine transforms are kept"
-        ] if control else []
+        several_points = len(page.tags.valueof(_TIEPOINTS) or ()) > 6
+        rational_polynomials = page.tags.valueof(_RPC) is not None
+        left_out = several_points or rational_polynomials
+        return None, [_CONTROL_NOTE] if left_out else []
     wkt, epsg = _system(path, page, keys)
     try:
         geo = Georeference(
             crs=wkt,
             transform=transform,
             epsg=epsg,
-            pixel_is_point=keys.get(_RASTER_TYPE) == _PIXEL_IS_POINT,
+            pixel_is_point=pixel_is_point,
         )
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from None
@@ -65,7 +73,10 @@ def read_georeference(path: str, page: tifffile.TiffPage) -> tuple[Georeference 
 
 
 def read_nodata(page: tifffile.TiffPage, dtype: str) -> tuple[float | None, list[str]]:
-    """Return GDAL's nodata value as the dtype holds it, or None, and a note where it cannot occur."""
+    """Return GDAL's nodata value as the dtype holds it, and a note where it cannot occur.
+
+    None where there is none.
+    """
     text = page.tags.valueof(_NODATA)
     if text is None:
         return None, []
@@ -73,10 +84,10 @@ def read_nodata(page: tifffile.TiffPage, dtype: str) -> tuple[float | None, list
         value = float(str(text).strip("\0 "))
     except ValueError:
         return None, [f"nodata {str(text)[:40]!r} is no number and is left out"]
+
     if dtype == "float32":
-        return (
-            float(np.float32(value)) if math.isfinite(value) and abs(value) < 3.5e38 else value
-        ), []
+        in_range = math.isfinite(value) and abs(value) < _LARGEST_FLOAT32
+        return (float(np.float32(value)) if in_range else value), []
     limits = np.iinfo(dtype)
     if not value.is_integer() or not limits.min <= value <= limits.max:
         return None, [f"nodata {value:g} cannot occur in {dtype} and is left out"]
@@ -86,38 +97,43 @@ def read_nodata(page: tifffile.TiffPage, dtype: str) -> tuple[float | None, list
 def read_names(page: tifffile.TiffPage, samples: int) -> tuple[str, ...]:
     """Return the band names that GDAL keeps in its metadata, or none."""
     root = parse_xml(str(page.tags.valueof(_METADATA) or ""))
-    found = {}
-    for item in children(root, "Item") if root is not None else []:
-        if item.get("role") == "description" and (item.get("sample") or "").isdecimal():
-            found[int(item.get("sample") or 0)] = item.text or ""
-    names = tuple(found.get(band, "") for band in range(samples))
+    items = [] if root is None else children(root, "Item")
+    by_band = {}
+    for item in items:
+        band = item.get("sample") or ""
+        if item.get("role") == "description" and band.isdecimal():
+            by_band[int(band)] = item.text or ""
+    names = tuple(by_band.get(band, "") for band in range(samples))
     return names if all(names) else ()
 
 
 def _geo_keys(page: tifffile.TiffPage) -> dict[int, int]:
-    """Return the keys whose values are short integers."""
+    """Return the keys whose values are short integers.
+
+    After a header of four numbers an entry is (key, place of its value, count, value); place 0: the
+    value itself.
+    """
     table = [int(value) for value in page.tags.valueof(_KEYS) or ()]
-    entries = zip(*[iter(table[4:])] * 4, strict=False)
-    return {key: value for key, place, _, value in entries if place == 0}
+    keys = {}
+    for start in range(4, len(table) - 3, 4):
+        key, place, _, value = table[start : start + 4]
+        if place == 0:
+            keys[key] = value
+    return keys
 
 
 def _transform(page: tifffile.TiffPage, *, point: bool) -> Transform | None:
     scale = page.tags.valueof(_SCALE)
     ties = page.tags.valueof(_TIEPOINTS)
     matrix = page.tags.valueof(_MATRIX)
-    if (
-        scale is not None
-        and ties is not None
-        and len(scale) >= 2
-        and len(ties) >= 6
-        and scale[0]
-        and scale[1]
-    ):
+    has_scale = scale is not None and len(scale) >= 2 and scale[0] and scale[1]
+    has_tie = ties is not None and len(ties) >= 6
+    if has_scale and has_tie:
         column, row, _, x, y, _ = map(float, ties[:6])
-        a = float(scale[0])  # GDAL reads a negative scale as north-up too
+        a = float(scale[0])
         b = 0.0
         d = 0.0
-        e = -abs(float(scale[1]))
+        e = -abs(float(scale[1]))  # GDAL reads a negative scale as north-up too
         c = x - column * a
         f = y - row * e
     elif matrix is not None and len(matrix) == 16:
@@ -131,20 +147,20 @@ def _transform(page: tifffile.TiffPage, *, point: bool) -> Transform | None:
 
 
 def _system(path: str, page: tifffile.TiffPage, keys: dict[int, int]) -> tuple[str, int | None]:
-    """Return (WKT or 'EPSG:n', EPSG code or None) of the keys; an empty text where they name no
-    system.
+    """Return (WKT or 'EPSG:n', EPSG code or None) of the keys.
+
+    An empty text where they name no system.
     """
     code = keys.get(_PROJECTED, keys.get(_GEOGRAPHIC))
-    if code is None and not keys.keys() - {1024, _RASTER_TYPE}:
+    says_nothing = not keys.keys() - {_MODEL_TYPE, _RASTER_TYPE}
+    if code is None and says_nothing:
         return "", None
     try:
         return _wkt(page)
     except ImportError:
         if code is not None and 0 < code < _USER_DEFINED:
             return f"EPSG:{code}", code
-    except (
-        Exception
-    ) as error:  # GDAL's errors have no common type; all mean that it cannot read the keys
+    except Exception as error:  # GDAL's errors have no common type; all mean that it fails
         raise FormatError(
             f"{path}: its coordinate system cannot be understood: {one_line(error)}"
         ) from error
@@ -159,22 +175,14 @@ def _wkt(page: tifffile.TiffPage) -> tuple[str, int | None]:
     import rasterio
     from rasterio.io import MemoryFile
 
-    tags: list[tuple[Any, ...]] = [
-        (_SCALE, 12, 3, (1.0, 1.0, 0.0), True),
-        (_TIEPOINTS, 12, 6, (0.0,) * 6, True),
-    ]
-    for code, kind in ((_KEYS, 3), (_DOUBLES, 12)):
-        values = page.tags.valueof(code)
-        if values is not None:
-            values = tuple(values) if np.ndim(values) else (values,)
-            tags.append((code, kind, len(values), values, True))
-    text = page.tags.valueof(_ASCII)
-    if text is not None:
-        raw = str(text).encode("ascii", "replace")
-        tags.append((_ASCII, 2, len(raw) + 1, raw, True))
     file = io.BytesIO()
+    one_pixel = np.zeros((1, 1), np.uint8)
     tifffile.imwrite(
-        file, np.zeros((1, 1), np.uint8), extratags=tags, metadata=None, photometric="minisblack"
+        file,
+        one_pixel,
+        extratags=_system_tags(page),
+        metadata=None,
+        photometric="minisblack",
     )
     with (
         warnings.catch_warnings(),
@@ -182,5 +190,25 @@ def _wkt(page: tifffile.TiffPage) -> tuple[str, int | None]:
         MemoryFile(file.getvalue()) as memory,
     ):
         warnings.simplefilter("ignore")
-        with memory.open() as found:
-            return (found.crs.to_wkt(), found.crs.to_epsg()) if found.crs else ("", None)
+        with memory.open() as dataset:
+            crs = dataset.crs
+            return (crs.to_wkt(), crs.to_epsg()) if crs else ("", None)
+
+
+def _system_tags(page: tifffile.TiffPage) -> list[tuple[Any, ...]]:
+    """Return the tags of a coordinate system, with a place that is as good as any."""
+    tags: list[tuple[Any, ...]] = [
+        (_SCALE, _DOUBLE, 3, (1.0, 1.0, 0.0), True),
+        (_TIEPOINTS, _DOUBLE, 6, (0.0,) * 6, True),
+    ]
+    for code, kind in ((_KEYS, _SHORT), (_DOUBLES, _DOUBLE)):
+        value = page.tags.valueof(code)
+        if value is None:
+            continue
+        values = tuple(value) if np.ndim(value) else (value,)
+        tags.append((code, kind, len(values), values, True))
+    text = page.tags.valueof(_TEXTS)
+    if text is not None:
+        raw = str(text).encode("ascii", "replace")
+        tags.append((_TEXTS, _ASCII, len(raw) + 1, raw, True))
+    return tags

@@ -22,7 +22,11 @@ _ORDERS = {"XYZCT", "XYZTC", "XYCTZ", "XYCZT", "XYTCZ", "XYTZC"}
 _MOST_PLANES = 10_000_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(
+    frozen=True,
+    slots=True,
+    kw_only=True,
+)
 class OmePixels:
     """One image of an OME-TIFF."""
 
@@ -43,35 +47,40 @@ def is_ome(description: str) -> bool:
 
 
 def read_ome(path: str, description: str, name: str) -> OmePixels:
-    """Return the first image of an OME-XML text; name: of the file itself, by which its metadata
-    may call it.
+    """Return the first image of an OME-XML text.
 
-    Raises FormatError for broken XML and for planes that lie in other files.
+    name: of the file itself, by which its metadata may call it. Raises FormatError for broken XML
+    and for planes that lie in other files.
     """
     root = parse_xml(description)
     if root is None:
         raise FormatError(
-            f"{path}: its OME-XML cannot be parsed; write the file again, for example with bfconvert"
+            f"{path}: its OME-XML cannot be parsed; "
+            "write the file again, for example with bfconvert"
         )
     images = [pixels for image in children(root, "Image") for pixels in children(image, "Pixels")]
     if not images:
         raise FormatError(
-            f"{path}: its OME-XML describes no image; write the file again, for example with bfconvert"
+            f"{path}: its OME-XML describes no image; "
+            "write the file again, for example with bfconvert"
         )
-    pixels = images[0]
+    pixels, *others = images
     sizes = {axis: _count(path, pixels, f"Size{axis}") for axis in "XYZCT"}
     channels = children(pixels, "Channel")
-    samples = [int(channel.get("SamplesPerPixel") or 1) for channel in channels]
-    planes = len(channels) if channels and sum(samples) == sizes["C"] else sizes["C"]
-    names = tuple(channel.get("Name") or "" for channel in channels) if channels else ()
-    sizes["C"] = planes
+    samples = sum(int(channel.get("SamplesPerPixel") or 1) for channel in channels)
+    # SizeC counts samples; channels of several samples each are one page.
+    if channels and samples == sizes["C"]:
+        sizes["C"] = len(channels)
+    names = tuple(channel.get("Name") or "" for channel in channels)
+    all_named = all(names) and len(names) == sizes["C"]
+    own_names = {name, *_own_names(root, pixels)}
     return OmePixels(
         sizes=sizes,
-        pages=_pages(path, pixels, sizes, {name, *_own_names(root, pixels)}),
-        names=names if all(names) and len(names) == planes else (),
+        pages=_pages(path, pixels, sizes, own_names),
+        names=names if all_named else (),
         pixel_size=_pixel_size(path, pixels),
         others=tuple(
-            (_count(path, other, "SizeY"), _count(path, other, "SizeX")) for other in images[1:]
+            (_count(path, other, "SizeY"), _count(path, other, "SizeX")) for other in others
         ),
     )
 
@@ -89,17 +98,24 @@ def _count(path: str, pixels: Element, name: str) -> int:
 
 
 def _own_names(root: Element, pixels: Element) -> set[str]:
-    """Return the names by which the metadata may call this file: under its own UUID, or the only
-    one there is.
+    """Return the names by which the metadata may call this file.
+
+    Those under its own UUID, or the only one there is.
     """
-    named = [
-        (child.text, child.get("FileName"))
-        for block in children(pixels, "TiffData")
-        for child in block
-    ]
-    files = {_base(file) for _, file in named if file}
-    own = {_base(file) for uuid, file in named if file and uuid and uuid == root.get("UUID")}
-    return own or (files if len(files) == 1 else set())
+    own_uuid = root.get("UUID")
+    files = set()
+    own = set()
+    for block in children(pixels, "TiffData"):
+        for child in block:
+            file = child.get("FileName")
+            if not file:
+                continue
+            files.add(_base(file))
+            if child.text and child.text == own_uuid:
+                own.add(_base(file))
+    if own:
+        return own
+    return files if len(files) == 1 else set()
 
 
 def _base(file: str) -> str:
@@ -107,15 +123,20 @@ def _base(file: str) -> str:
 
 
 def _pages(
-    path: str, pixels: Element, sizes: dict[str, int], own: set[str]
+    path: str,
+    pixels: Element,
+    sizes: dict[str, int],
+    own: set[str],
 ) -> dict[tuple[int, int, int], int]:
-    """Return (c, z, t) -> page, from the TiffData blocks: each names its first plane, first page
-    and count.
+    """Return (c, z, t) -> page, from the TiffData blocks.
+
+    Each block names its first plane, first page and count.
     """
     order = pixels.get("DimensionOrder") or "XYCZT"
     if order not in _ORDERS:
         raise FormatError(
-            f"{path}: its OME-XML says DimensionOrder = {order!r}, which is none of the six that exist"
+            f"{path}: its OME-XML says DimensionOrder = {order!r}, "
+            "which is none of the six that exist"
         )
     axes = order[2:]
     total = sizes["C"] * sizes["Z"] * sizes["T"]
@@ -124,19 +145,28 @@ def _pages(
             f"{path}: its OME-XML declares {total} planes, above the limit of {_MOST_PLANES}"
         )
     blocks = children(pixels, "TiffData")
-    found: dict[tuple[int, int, int], int] = {}
+    if not blocks:
+        return {_indices(plane, axes, sizes): plane for plane in range(total)}
+
+    pages: dict[tuple[int, int, int], int] = {}
     for block in blocks:
         _refuse_elsewhere(path, block, own)
-        page = int(block.get("IFD") or 0)
+        first_page = int(block.get("IFD") or 0)
         first = {axis: int(block.get(f"First{axis}") or 0) for axis in axes}
-        given = block.get("PlaneCount")
-        count = int(given) if given is not None else (1 if block.get("IFD") is not None else total)
-        plane = _plane(first, axes, sizes)
-        for step in range(min(count, total - plane)):
-            found[_indices(plane + step, axes, sizes)] = page + step
-    if not blocks:
-        found = {_indices(plane, axes, sizes): plane for plane in range(total)}
-    return found
+        first_plane = _plane(first, axes, sizes)
+        count = min(_plane_count(block, total), total - first_plane)
+        for step in range(count):
+            place = _indices(first_plane + step, axes, sizes)
+            pages[place] = first_page + step
+    return pages
+
+
+def _plane_count(block: Element, total: int) -> int:
+    """Return the planes of a block: as stated, else one where it names its page, else all."""
+    stated = block.get("PlaneCount")
+    if stated is not None:
+        return int(stated)
+    return 1 if block.get("IFD") is not None else total
 
 
 def _refuse_elsewhere(path: str, block: Element, own: set[str]) -> None:
@@ -144,33 +174,37 @@ def _refuse_elsewhere(path: str, block: Element, own: set[str]) -> None:
         file = child.get("FileName") if local_name(child) == "UUID" else None
         if file and _base(file) not in own:
             raise FormatError(
-                f"{path}: an OME-TIFF of several files (planes in {file[:80]!r}), of which none is followed; "
-                "join them: bfconvert in.ome.tif out.ome.tif"
+                f"{path}: an OME-TIFF of several files (planes in {file[:80]!r}), of which none is "
+                "followed; join them: bfconvert in.ome.tif out.ome.tif"
             )
 
 
 def _plane(index: dict[str, int], axes: str, sizes: dict[str, int]) -> int:
+    """Return the number of a plane, counted along `axes`, the fastest first."""
     fast, middle, slow = tuple(axes)
-    return index[fast] + sizes[fast] * (index[middle] + sizes[middle] * index[slow])
+    row = index[middle] + sizes[middle] * index[slow]
+    return index[fast] + sizes[fast] * row
 
 
 def _indices(plane: int, axes: str, sizes: dict[str, int]) -> tuple[int, int, int]:
+    """Return (c, z, t) of the number of a plane."""
     index = {}
+    rest = plane
     for axis in axes:
-        plane, index[axis] = divmod(plane, sizes[axis])
+        rest, index[axis] = divmod(rest, sizes[axis])
     return index["C"], index["Z"], index["T"]
 
 
 def _pixel_size(path: str, pixels: Element) -> tuple[float, float] | None:
-    sides = []
-    for axis in "YX":
-        value = pixels.get(f"PhysicalSize{axis}")
-        side = (
-            None
-            if value is None
-            else micrometres(path, value, pixels.get(f"PhysicalSize{axis}Unit") or "µm")
-        )
-        if side is None:
-            return None
-        sides.append(side)
-    return sides[0], sides[1]
+    size_y = _physical_size(path, pixels, "PhysicalSizeY")
+    size_x = _physical_size(path, pixels, "PhysicalSizeX")
+    return None if size_y is None or size_x is None else (size_y, size_x)
+
+
+def _physical_size(path: str, pixels: Element, name: str) -> float | None:
+    """Return a side in micrometres, the unit that holds where none is named."""
+    value = pixels.get(name)
+    if value is None:
+        return None
+    unit = pixels.get(f"{name}Unit") or "µm"
+    return micrometres(path, value, unit)

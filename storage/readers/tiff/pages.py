@@ -1,6 +1,4 @@
-"""Which pages of a TIFF make up the image: one page, the channels of a frame, or a choice that the
-user must make.
-"""
+"""Which pages of a TIFF make up the image: one, the channels of a frame, or the user's choice."""
 
 from __future__ import annotations
 
@@ -11,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from storage.errors import FormatError
 from storage.image import Selection, choose_frames
-from storage.readers.tiff.ome_xml import is_ome, read_ome
+from storage.readers.tiff.ome_xml import OmePixels, is_ome, read_ome
+from storage.readers.tiff.page_layout import page_size
 from storage.units import micrometres
 
 if TYPE_CHECKING:
@@ -19,6 +18,11 @@ if TYPE_CHECKING:
 
 _REDUCED = 1
 _MASK = 4
+_X_RESOLUTION = 282
+_Y_RESOLUTION = 283
+_RESOLUTION_UNIT = 296
+_CENTIMETRE = 3
+_MICROMETRES_PER_CM = 1e4
 # NDPI: magnification of a page; label and map images have a negative one.
 _NDPI_MAGNIFICATION = 65421
 # Coarser resolutions (20 um is 1270 dpi) are print sizes of photographs and say nothing about the
@@ -27,7 +31,11 @@ _LARGEST_PIXEL = 20.0
 _MPP = re.compile(r"\bMPP\s*=\s*([0-9.eE+-]+)")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(
+    frozen=True,
+    slots=True,
+    kw_only=True,
+)
 class Frames:
     """The pages of the chosen frame, and what the file says about all of them."""
 
@@ -41,7 +49,7 @@ class Frames:
 
 
 def find_frames(path: str, file: tifffile.TiffFile, selection: Selection) -> Frames:
-    """Return the pages to read; raises FormatError naming the options where a frame is not chosen."""
+    """Return the pages to read; raises FormatError, with the options, where a choice is needed."""
     first = file.pages.first
     description = str(first.description or "")
     if file.is_svs or file.is_ndpi:
@@ -54,33 +62,30 @@ def find_frames(path: str, file: tifffile.TiffFile, selection: Selection) -> Fra
     return _plain(path, file, selection)
 
 
-def size(page: tifffile.TiffPage) -> tuple[int, int]:
-    """Return (H, W), px."""
-    return int(page.imagelength), int(page.imagewidth)
-
-
 def resolution(page: tifffile.TiffPage) -> tuple[float, float] | None:
-    """Return pixels per unit of the resolution tags as (y, x), None where they are absent or
-    nonsense.
-    """
-    found = []
-    for code in (283, 282):
+    """Return pixels per unit of the resolution tags as (y, x), None where absent or nonsense."""
+    per_unit = []
+    for code in (_Y_RESOLUTION, _X_RESOLUTION):
         numerator, denominator = page.tags.valueof(code) or (0, 1)
         if numerator <= 0 or denominator <= 0:
             return None
-        found.append(numerator / denominator)
-    return found[0], found[1]
+        per_unit.append(numerator / denominator)
+    return per_unit[0], per_unit[1]
 
 
 def _microscope_size(page: tifffile.TiffPage) -> tuple[float, float] | None:
-    """Return (y, x) in micrometres where the resolution is in centimetres and as fine as a
-    microscope's.
+    """Return the pixel size (y, x) in micrometres where it is as fine as a microscope's.
+
+    The resolution must be in centimetres.
     """
-    per_cm = resolution(page) if page.tags.valueof(296) == 3 else None
+    if page.tags.valueof(_RESOLUTION_UNIT) != _CENTIMETRE:
+        return None
+    per_cm = resolution(page)
     if per_cm is None:
         return None
-    sides = 1e4 / per_cm[0], 1e4 / per_cm[1]
-    return sides if max(sides) <= _LARGEST_PIXEL else None
+    size_y = _MICROMETRES_PER_CM / per_cm[0]
+    size_x = _MICROMETRES_PER_CM / per_cm[1]
+    return (size_y, size_x) if max(size_y, size_x) <= _LARGEST_PIXEL else None
 
 
 def _slide(path: str, file: tifffile.TiffFile, description: str) -> Frames:
@@ -88,132 +93,185 @@ def _slide(path: str, file: tifffile.TiffFile, description: str) -> Frames:
     first = file.pages.first
     pages = [file.pages[number] for number in range(len(file.pages))]
     if file.is_ndpi:
-        levels = [
-            size(page) for page in pages if float(page.tags.valueof(_NDPI_MAGNIFICATION) or -1) > 0
-        ]
-        if levels.count(size(first)) > 1:
-            raise FormatError(
-                f"{path}: an NDPI with {levels.count(size(first))} focal planes; extract one: ndpisplit"
-            )
+        levels = [page_size(page) for page in pages if _magnification(page) > 0]
+        planes = levels.count(page_size(first))
+        if planes > 1:
+            raise FormatError(f"{path}: an NDPI with {planes} focal planes; extract one: ndpisplit")
     else:
-        levels = [size(page) for page in pages if page.is_tiled]
-    found = _MPP.search(description)
-    mpp = micrometres(path, found[1], "µm") if found else None
+        levels = [page_size(page) for page in pages if page.is_tiled]
+
+    stated = _MPP.search(description)
+    side = micrometres(path, stated[1], "µm") if stated else None
     other = len(pages) - max(len(levels), 1)
+    note = f"{other} associated images (label, overview or thumbnail) are left out"
     return Frames(
         pages=(0,),
-        pixel_size=(mpp, mpp) if mpp else _microscope_size(first),
-        levels=tuple(levels) or (size(first),),
-        notes=(f"{other} associated images (label, overview or thumbnail) are left out",)
-        if other
-        else (),
+        pixel_size=(side, side) if side else _microscope_size(first),
+        levels=tuple(levels) or (page_size(first),),
+        notes=(note,) if other else (),
     )
 
 
-def _ome(path: str, file: tifffile.TiffFile, description: str, selection: Selection) -> Frames:
-    ome = read_ome(path, description, PurePosixPath(path.replace("\\", "/")).name)
+def _magnification(page: tifffile.TiffPage) -> float:
+    value = page.tags.valueof(_NDPI_MAGNIFICATION)
+    return float(value or -1)
+
+
+def _ome(
+    path: str,
+    file: tifffile.TiffFile,
+    description: str,
+    selection: Selection,
+) -> Frames:
+    name = PurePosixPath(path.replace("\\", "/")).name
+    ome = read_ome(path, description, name)
     first = file.pages.first
+    _check_ome_sizes(path, ome, page_size(first))
     sizes = ome.sizes
-    if (sizes["Y"], sizes["X"]) != size(first):
-        raise FormatError(
-            f"{path}: its OME-XML says {sizes['Y']} x {sizes['X']} px, its first page has {size(first)[0]} x "
-            f"{size(first)[1]} (H x W); the file is damaged, get it again"
-        )
-    if (sizes["Y"], sizes["X"]) in ome.others:
-        raise FormatError(
-            f"{path}: holds {len(ome.others) + 1} images of which several are of {size(first)[0]} x {size(first)[1]} "
-            "px, and it is not said which one; extract one: bfconvert -series 0 in.ome.tif out.ome.tif"
-        )
     frame = choose_frames(path, selection, {"z": sizes["Z"], "t": sizes["T"]})
-    z = frame["z"]
-    t = frame["t"]
-    pages = []
-    for channel in range(sizes["C"]):
-        page = ome.pages.get((channel, z, t))
-        if page is None or page >= len(file.pages):
-            raise FormatError(
-                f"{path}: its OME-XML names no page for channel {channel}, z {z}, t {t} of the "
-                f"{len(file.pages)} pages; the file is damaged or one of several, get all of it"
-            )
-        pages.append(page)
     axes = tuple((axis.lower(), sizes[axis]) for axis in "ZT" if sizes[axis] > 1)
     note = f"{len(ome.others)} further images in the file are left out"
     return Frames(
-        pages=tuple(pages),
+        pages=_ome_pages(path, ome, frame, len(file.pages)),
         axes=axes,
         names=ome.names,
         pixel_size=ome.pixel_size,
-        levels=_levels(file, first),
+        levels=_levels(first),
         notes=(note,) if ome.others else (),
     )
 
 
-def _imagej(path: str, file: tifffile.TiffFile, description: str, selection: Selection) -> Frames:
-    """ImageJ's hyperstack: pages in the order T, Z, C (slowest first)."""
-    said = dict(line.partition("=")[::2] for line in description.splitlines())
-    counts = {name: _whole(said.get(name)) for name in ("channels", "slices", "frames")}
-    total = len(file.pages)
-    stated = max(_whole(said.get("images")), 1)
-    if stated > total:
+def _check_ome_sizes(path: str, ome: OmePixels, first: tuple[int, int]) -> None:
+    """Hold the OME-XML to the size of the first page, which only one of its images may have."""
+    height, width = first
+    stated = (ome.sizes["Y"], ome.sizes["X"])
+    if stated != first:
         raise FormatError(
-            f"{path}: an ImageJ stack of {stated} images of which the tables name {total}; save it again as OME-TIFF"
+            f"{path}: its OME-XML says {stated[0]} x {stated[1]} px, its first page has {height} x "
+            f"{width} (H x W); the file is damaged, get it again"
         )
-    if counts["channels"] * counts["slices"] * counts["frames"] != total:
+    if stated in ome.others:
+        raise FormatError(
+            f"{path}: holds {len(ome.others) + 1} images of which several are of {height} x "
+            f"{width} px, and it is not said which one; "
+            "extract one: bfconvert -series 0 in.ome.tif out.ome.tif"
+        )
+
+
+def _ome_pages(
+    path: str,
+    ome: OmePixels,
+    frame: dict[str, int],
+    count: int,
+) -> tuple[int, ...]:
+    """Return the pages of the channels of a frame. count: pages of the file."""
+    z = frame["z"]
+    t = frame["t"]
+    pages = []
+    for channel in range(ome.sizes["C"]):
+        page = ome.pages.get((channel, z, t))
+        if page is None or page >= count:
+            raise FormatError(
+                f"{path}: its OME-XML names no page for channel {channel}, z {z}, t {t} of the "
+                f"{count} pages; the file is damaged or one of several, get all of it"
+            )
+        pages.append(page)
+    return tuple(pages)
+
+
+def _imagej(
+    path: str,
+    file: tifffile.TiffFile,
+    description: str,
+    selection: Selection,
+) -> Frames:
+    """ImageJ's hyperstack: pages in the order T, Z, C (slowest first)."""
+    stated = dict(line.partition("=")[::2] for line in description.splitlines())
+    channels = _whole_number(stated.get("channels"))
+    slices = _whole_number(stated.get("slices"))
+    frames = _whole_number(stated.get("frames"))
+    images = _whole_number(stated.get("images"))
+    total = len(file.pages)
+    if images > total:
+        raise FormatError(
+            f"{path}: an ImageJ stack of {images} images of which the tables name {total}; "
+            "save it again as OME-TIFF"
+        )
+    if channels * slices * frames != total:
         return _plain(path, file, selection)
-    frame = choose_frames(path, selection, {"z": counts["slices"], "t": counts["frames"]})
-    base = (frame["t"] * counts["slices"] + frame["z"]) * counts["channels"]
-    per_unit = resolution(file.pages.first)
-    unit = said.get("unit", "")
-    sides = [micrometres(path, 1 / side, unit) for side in per_unit] if per_unit else [None]
-    known = [side for side in sides if side is not None]
-    lengths = (("z", counts["slices"]), ("t", counts["frames"]))
+
+    frame = choose_frames(path, selection, {"z": slices, "t": frames})
+    first_page = (frame["t"] * slices + frame["z"]) * channels
+    axes = (("z", slices), ("t", frames))
+    size = _imagej_size(path, file.pages.first, stated.get("unit", ""))
     return Frames(
-        pages=tuple(range(base, base + counts["channels"])),
-        axes=tuple((axis, length) for axis, length in lengths if length > 1),
-        pixel_size=(known[0], known[1]) if len(known) == 2 else _microscope_size(file.pages.first),
+        pages=tuple(range(first_page, first_page + channels)),
+        axes=tuple((axis, length) for axis, length in axes if length > 1),
+        pixel_size=size or _microscope_size(file.pages.first),
     )
 
 
-def _whole(text: str | None) -> int:
-    return int(text) if text is not None and text.strip().isdecimal() and int(text) > 0 else 1
+def _imagej_size(path: str, page: tifffile.TiffPage, unit: str) -> tuple[float, float] | None:
+    """Return the pixel size (y, x) in micrometres: the resolution is in ImageJ's own unit."""
+    per_unit = resolution(page)
+    if per_unit is None:
+        return None
+    size_y = micrometres(path, 1 / per_unit[0], unit)
+    size_x = micrometres(path, 1 / per_unit[1], unit)
+    return None if size_y is None or size_x is None else (size_y, size_x)
+
+
+def _whole_number(text: str | None) -> int:
+    """Return the count that a text states, 1 where it states none."""
+    if text is None or not text.strip().isdecimal():
+        return 1
+    return max(int(text), 1)
 
 
 def _plain(path: str, file: tifffile.TiffFile, selection: Selection) -> Frames:
-    """One full image with its reduced copies and masks; several full pages are frames that nobody
-    named.
+    """One full image with its reduced copies and masks.
+
+    Several full pages are frames that nobody named.
     """
     # By index up to the counted length: the count stops at a loop of pages, plain iteration would
     # not.
     kinds = [int(file.pages[number].subfiletype or 0) for number in range(len(file.pages))]
     full = [number for number, kind in enumerate(kinds) if not kind & (_REDUCED | _MASK)] or [0]
-    sizes = [size(file.pages[number]) for number in full]
-    named = ", ".join(f"{height}x{width}" for height, width in sizes[:3]) + (
-        ", ..." if len(full) > 3 else ""
-    )
-    page = full[
-        choose_frames(path, selection, {"t": len(full)}, f"{len(full)} pages ({named} H x W)")["t"]
-    ]
-    reduced = [number for number, kind in enumerate(kinds) if kind & _REDUCED and not kind & _MASK]
-    first = file.pages[page]
-    own = [size(file.pages[number]) for number in reduced] if len(full) == 1 else []
+    sizes = [page_size(file.pages[number]) for number in full]
+    listed = ", ".join(f"{height}x{width}" for height, width in sizes[:3])
+    if len(full) > 3:
+        listed += ", ..."
+    frames = f"{len(full)} pages ({listed} H x W)"
+    chosen = choose_frames(path, selection, {"t": len(full)}, frames)
+    page = full[chosen["t"]]
+
+    image = file.pages[page]
+    reduced = [number for number, kind in enumerate(kinds) if _is_reduced(kind)]
+    # Of several full pages nobody says whose reduced copies they are.
+    pyramid = [page_size(file.pages[number]) for number in reduced] if len(full) == 1 else []
     masks = sum(bool(kind & _MASK) for kind in kinds)
     return Frames(
         pages=(page,),
         axes=(("t", len(full)),) if len(full) > 1 else (),
-        pixel_size=_microscope_size(first),
-        levels=(size(first), *own) if own else _levels(file, first),
+        pixel_size=_microscope_size(image),
+        levels=(page_size(image), *pyramid) if pyramid else _levels(image),
         notes=(f"{masks} mask pages are left out",) if masks else (),
     )
 
 
-def _levels(file: tifffile.TiffFile, page: tifffile.TiffPage) -> tuple[tuple[int, int], ...]:
+def _is_reduced(kind: int) -> bool:
+    return bool(kind & _REDUCED) and not kind & _MASK
+
+
+def _levels(page: tifffile.TiffPage) -> tuple[tuple[int, int], ...]:
     """Return the sizes of a page and of the reduced images that its SubIFDs hold."""
     if not page.subifds:
         return ()
     try:
-        reduced = [size(page.pages[number]) for number in range(len(page.pages))]
-    except (
-        Exception
-    ):  # a broken pyramid does not harm the image, which is read from the page itself
+        subifds = [page.pages[number] for number in range(len(page.pages))]
+        sizes = [page_size(subifd) for subifd in subifds]
+    except Exception:  # a broken pyramid does not harm the image, which is the page itself
         return ()
-    return (size(page), *(found for found in reduced if found < size(page)))
+    whole = page_size(page)
+    reduced = [size for size in sizes if size < whole]
+    return (whole, *reduced)

@@ -1,5 +1,6 @@
-"""XML from a file's metadata: parsed without entities or document types, so that it can neither
-grow nor reach out.
+"""XML from a file's metadata, parsed without entities or document types.
+
+So it can neither grow nor reach out.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ def parse_xml(text: str) -> ElementTree.Element | None:
         return None
     try:
         # The text is decoded already: an encoding that the declaration names would be refused.
-        return ElementTree.fromstring(
-            text[text.index("?>") + 2 :] if text.lstrip().startswith("<?xml") else text
-        )
+        if text.lstrip().startswith("<?xml"):
+            _, _, text = text.partition("?>")
+        return ElementTree.fromstring(text)
     except (ElementTree.ParseError, ValueError):
         return None
 
@@ -29,7 +30,8 @@ def local_name(element: ElementTree.Element) -> str:
 
 
 def children(element: ElementTree.Element, name: str) -> list[ElementTree.Element]:
-    """Return the direct children of a name, in any namespace: writers use many versions of the same
-    schema.
+    """Return the direct children of a name, in any namespace.
+
+    Writers use many versions of the same schema.
     """
     return [child for child in element if local_name(child) == name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -13,14 +13,27 @@ from storage.errors import DamagedError, FormatError, one_line
 from storage.image import EVERYTHING, Selection
 from storage.limits import MAX_PIXELS
 from storage.readers.common.sample_conversion import ConvertingReader, Decoder
-from storage.readers.tiff import describe, geotags
+from storage.readers.tiff import geotags
+from storage.readers.tiff.describe import open_checked
+from storage.readers.tiff.page_checks import check_jpeg_segment
+from storage.readers.tiff.page_layout import (
+    is_deflate,
+    is_jpeg,
+    is_mapped,
+    is_planar,
+    page_size,
+    row_bytes,
+    samples_per_segment,
+    segment_shape,
+    stored_samples,
+)
 
 if TYPE_CHECKING:
     import tifffile
 
     from storage.byte_source import ByteSource
     from storage.image import Pixels
-    from storage.readers.tiff.describe import Checked
+    from storage.readers.tiff.describe import OpenTiff
 
 # Of segments that are kept although the next window in reading order does not need them, bytes.
 _KEPT_BYTES = 16 << 20
@@ -30,36 +43,49 @@ def open_tiff(
     path: str, selection: Selection = EVERYTHING, *, max_pixels: int = MAX_PIXELS
 ) -> ConvertingReader:
     """Open a TIFF file with the decoder that fits its layout."""
-    found = describe.open_checked(path, selection, max_pixels=max_pixels)
-    return ConvertingReader(found.info, _PagesDecoder(found), found.conversion)
+    opened = open_checked(path, selection, max_pixels=max_pixels)
+    return ConvertingReader(opened.info, _PagesDecoder(opened), opened.conversion)
 
 
 class _PagesDecoder:
     """The samples of one page, or of one page per channel."""
 
-    def __init__(self, found: Checked) -> None:
-        self._found = found
-        self._each = int(found.pages[0].samplesperpixel)
-        self._decoders: list[Decoder] = [
-            MappedPageDecoder(found.source, page)
-            if describe.is_mapped(found.source, page)
-            else PageDecoder(found, page)
-            for page in found.pages
-        ]
+    def __init__(self, opened: OpenTiff) -> None:
+        self._opened = opened
+        self._samples_of_page = stored_samples(opened.pages[0])
+        self._decoders: list[Decoder] = [_decoder(opened, page) for page in opened.pages]
 
     def read(self, box: Box, samples: tuple[int, ...]) -> Pixels:
         if len(self._decoders) == 1:
             return self._decoders[0].read(box, samples)
-        parts = [
-            self._decoders[sample // self._each].read(box, (sample % self._each,))
-            for sample in samples
-        ]
+        parts = []
+        for sample in samples:
+            page, sample_of_page = divmod(sample, self._samples_of_page)
+            part = self._decoders[page].read(box, (sample_of_page,))
+            parts.append(part)
         return np.concatenate(parts)
 
     def close(self) -> None:
         for decoder in self._decoders:
             decoder.close()
-        self._found.close()
+        self._opened.close()
+
+
+def _decoder(opened: OpenTiff, page: tifffile.TiffPage) -> Decoder:
+    if is_mapped(opened.source, page):
+        return MappedPageDecoder(opened.source, page)
+    return PageDecoder(opened, page)
+
+
+class _Segment(NamedTuple):
+    """A tile or strip under a window."""
+
+    number: int
+    """In the tables of the file."""
+    samples: list[tuple[int, int]]
+    """(row of the result, sample in the segment) of what is wanted from it."""
+    place: Box
+    """In the image, clipped to it."""
 
 
 class PageDecoder:
@@ -70,90 +96,86 @@ class PageDecoder:
     whatever its height; and a few more.
     """
 
-    def __init__(self, found: Checked, page: tifffile.TiffPage) -> None:
-        self._path = found.info.path
+    def __init__(self, opened: OpenTiff, page: tifffile.TiffPage) -> None:
+        self._path = opened.info.path
         self._page = page
-        self._source = found.source
-        self._samples = int(page.samplesperpixel)
-        self._planar = int(page.planarconfig) == 2 and self._samples > 1
-        self._height = int(page.imagelength)
-        self._width = int(page.imagewidth)
-        self._tall, self._wide = describe.segment_shape(page)
+        self._source = opened.source
+        self._planar = is_planar(page) and stored_samples(page) > 1
+        self._height, self._width = page_size(page)
+        self._tall, self._wide = segment_shape(page)
         self._down = -(-self._height // self._tall)
         self._across = -(-self._width // self._wide)
-        self._nodata, _ = geotags.read_nodata(page, found.info.dtype)
-        self._extra: dict[str, Any] = {}
-        if describe.is_jpeg(page):
-            self._extra = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
+        nodata, _ = geotags.read_nodata(page, opened.info.dtype)
+        self._unwritten = 0 if nodata is None else nodata
+        self._jpeg_tables: dict[str, Any] = {}
+        if is_jpeg(page):
+            self._jpeg_tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
         self._recent: dict[int, Pixels] = {}
 
     def read(self, box: Box, samples: tuple[int, ...]) -> Pixels:
         """Return (samples, h, w) in the page's dtype; see `Decoder.read`."""
         out = np.empty((len(samples), *box.shape), self._page.dtype)
         recent = self._recent
-        used = {}
-        held = 0
-        for index, chosen, place in self._segments(box, samples):
-            segment = recent.get(index)
-            segment = self._decode(index, place) if segment is None else segment
-            cut = place.y1 > box.y1 or (self._page.is_tiled and place.x1 > box.x1)
-            if cut or held + segment.nbytes <= _KEPT_BYTES:
-                used[index] = segment
-                held += segment.nbytes
+        kept = {}
+        kept_bytes = 0
+        for number, wanted, place in self._segments(box, samples):
+            pixels = recent.get(number)
+            if pixels is None:
+                pixels = self._decode(number, place)
+            if self._goes_on(place, box) or kept_bytes + pixels.nbytes <= _KEPT_BYTES:
+                kept[number] = pixels
+                kept_bytes += pixels.nbytes
             part = place.intersect(box)
-            source = segment[part.shift(-place.y0, -place.x0).slices()]
-            target = part.shift(-box.y0, -box.x0).slices()
-            for row, sample in chosen:
-                out[(row, *target)] = source[..., sample]
-        self._recent = used
+            window = pixels[part.shift(-place.y0, -place.x0).slices()]
+            rows, columns = part.shift(-box.y0, -box.x0).slices()
+            for row_of_result, sample in wanted:
+                out[row_of_result, rows, columns] = window[..., sample]
+        self._recent = kept
         return out
 
     def close(self) -> None:
         """Drop the decoded segments."""
         self._recent = {}
 
-    def _segments(
-        self, box: Box, samples: tuple[int, ...]
-    ) -> Iterator[tuple[int, list[tuple[int, int]], Box]]:
-        """Yield (index in the file, (row of the result, sample in the segment), place) of what is
-        under a window.
-        """
+    def _goes_on(self, place: Box, box: Box) -> bool:
+        """Tell whether a window cuts a segment, of which the next window then needs the rest."""
+        below = place.y1 > box.y1
+        to_the_right = self._page.is_tiled and place.x1 > box.x1
+        return below or to_the_right
+
+    def _segments(self, box: Box, samples: tuple[int, ...]) -> Iterator[_Segment]:
+        """Yield the segments under a window."""
         rows = range(box.y0 // self._tall, -(-box.y1 // self._tall))
         columns = range(box.x0 // self._wide, -(-box.x1 // self._wide))
-        planes = (
-            [(s, [(row, 0)]) for row, s in enumerate(samples)]
-            if self._planar
-            else [(0, list(enumerate(samples)))]
-        )
-        for plane, chosen in planes:
+        if self._planar:
+            planes = [(sample, [(row, 0)]) for row, sample in enumerate(samples)]
+        else:
+            planes = [(0, list(enumerate(samples)))]
+        for plane, wanted in planes:
             for row in rows:
                 for col in columns:
+                    number = (plane * self._down + row) * self._across + col
                     y0 = row * self._tall
                     x0 = col * self._wide
-                    place = Box(y0, x0, y0 + self._tall, x0 + self._wide).clip(
-                        self._height, self._width
-                    )
-                    yield (plane * self._down + row) * self._across + col, chosen, place
+                    whole = Box(y0, x0, y0 + self._tall, x0 + self._wide)
+                    place = whole.clip(self._height, self._width)
+                    yield _Segment(number, wanted, place)
 
     def _decode(self, index: int, place: Box) -> Pixels:
-        """Return the pixels of one tile or strip, (h, w, samples), at least the part inside the
-        image.
-        """
+        """Return the pixels of one tile or strip, (h, w, samples), at least those in the image."""
         page = self._page
-        name = f"{'tile' if page.is_tiled else 'strip'} {index} of {len(page.dataoffsets)}"
+        kind = "tile" if page.is_tiled else "strip"
+        name = f"{kind} {index} of {len(page.dataoffsets)}"
         if page.databytecounts[index] == 0:  # a sparse file: the tables were checked
-            held = 1 if self._planar else self._samples
-            return np.full(
-                (*place.shape, held), 0 if self._nodata is None else self._nodata, page.dtype
-            )
+            shape = (*place.shape, samples_per_segment(page))
+            return np.full(shape, self._unwritten, page.dtype)
+
         data = self._source.read(page.dataoffsets[index], page.databytecounts[index])
-        if self._extra and page.jpegheader is None:
-            describe.check_jpeg_segment(self._path, name, data, (self._tall, self._wide))
+        if self._jpeg_tables and page.jpegheader is None:
+            check_jpeg_segment(self._path, name, data, (self._tall, self._wide))
         try:
             segment = self._decoded(data, index, place)
-        except (
-            Exception
-        ) as error:  # codecs raise their own types, which all mean that the data is damaged
+        except Exception as error:  # codecs' own types, which all mean that the data is damaged
             raise DamagedError(
                 f"{self._path}: {name} cannot be decoded: {one_line(error)}; get it again"
             ) from error
@@ -165,20 +187,20 @@ class PageDecoder:
 
     def _decoded(self, data: bytes, index: int, place: Box) -> Any:
         try:
-            return self._page.decode(data, index, **self._extra)[0]
+            return self._page.decode(data, index, **self._jpeg_tables)[0]
         except Exception:
-            trimmed = self._trimmed(data, place) if describe.is_deflate(self._page) else None
+            trimmed = self._trimmed(data, place) if is_deflate(self._page) else None
             if trimmed is None:
                 raise
-            return self._page.decode(trimmed, index, **self._extra)[0]
+            return self._page.decode(trimmed, index, **self._jpeg_tables)[0]
 
     def _trimmed(self, data: bytes, place: Box) -> bytes | None:
-        """Return a zlib stream of exactly the segment's bytes, where the stored one goes on after
-        them.
+        """Return a zlib stream of exactly the segment's bytes.
+
+        For a stored one that goes on after them; None where it is too short.
         """
-        held = 1 if self._planar else self._samples
         rows = self._tall if self._page.is_tiled else place.height
-        expected = rows * -(-self._wide * held * int(self._page.bitspersample) // 8)
+        expected = rows * row_bytes(self._page)
         raw = zlib.decompressobj().decompress(data, expected)
         return zlib.compress(raw, 0) if len(raw) == expected else None
 
@@ -188,14 +210,14 @@ class MappedPageDecoder:
 
     def __init__(self, source: ByteSource, page: tifffile.TiffPage) -> None:
         dtype = np.dtype(page.dtype).newbyteorder(page.parent.byteorder)
-        planar = int(page.planarconfig) == 2
-        height = int(page.imagelength)
-        width = int(page.imagewidth)
-        samples = int(page.samplesperpixel)
+        planar = is_planar(page)
+        height, width = page_size(page)
+        samples = stored_samples(page)
         shape = (samples, height, width) if planar else (height, width, samples)
         count = height * width * samples
         offset = int(page.dataoffsets[0])
-        if offset + count * dtype.itemsize > source.size:
+        end = offset + count * dtype.itemsize
+        if end > source.size:
             raise FormatError(
                 f"{source.name}: the TIFF is truncated in its pixels; get it again from its source"
             )
@@ -205,8 +227,10 @@ class MappedPageDecoder:
 
     def read(self, box: Box, samples: tuple[int, ...]) -> Pixels:
         """Return (samples, h, w) in the page's dtype; see `Decoder.read`."""
-        window = self._pixels[(slice(None), *box.slices())]
-        if samples != tuple(range(len(self._pixels))):
+        rows, columns = box.slices()
+        window = self._pixels[:, rows, columns]
+        everything = tuple(range(len(self._pixels)))
+        if samples != everything:
             window = window[list(samples)]
         return np.array(window, self._dtype, order="C")
 

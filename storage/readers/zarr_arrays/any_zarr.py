@@ -1,9 +1,11 @@
-"""Zarr of any origin by windows: OME-Zarr 0.4 and 0.5, plain arrays of format 2 and 3, local or
-behind a URL.
+"""Zarr of any origin by windows: OME-Zarr 0.4 and 0.5, plain arrays of format 2 and 3.
+
+Local, or behind a URL.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,15 +54,35 @@ _KNOWN = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Found:
+@dataclass(
+    frozen=True,
+    slots=True,
+    kw_only=True,
+)
+class _ImageArray:
     """The array that holds the image, and what its group says."""
 
     array: zarr.Array[Any]
     name: str
     axes: tuple[str, ...]
-    scale: ngff.Multiscale | None
+    multiscale: ngff.Multiscale | None
     levels: tuple[tuple[int, int], ...]
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """Return the length of every axis."""
+        return dict(zip(self.axes, map(int, self.array.shape), strict=True))
+
+    @property
+    def chunk(self) -> dict[str, int]:
+        """Return the length of a chunk along every axis."""
+        return dict(zip(self.axes, map(int, self.array.chunks), strict=True))
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Return the size of a decoded chunk."""
+        samples = math.prod(self.array.chunks)
+        return int(samples * self.array.dtype.itemsize)
 
 
 class AnyZarrReader:
@@ -74,17 +96,18 @@ class AnyZarrReader:
         level: int = 0,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        found = _find(path, level, selection)
-        self._array = found.array
-        self._axes = found.axes
-        self.info, self._bands, self._frame = _describe(redact(path), found, selection, max_pixels)
+        image = _find(path, level, selection)
+        self._array = image.array
+        self._axes = image.axes
+        self.info, self._bands, self._frame = _describe(redact(path), image, selection, max_pixels)
 
     def read(self, box: Box) -> Pixels:
         """Return (C, h, w) in the delivered dtype; see `Reader.read`."""
         check_inside(self.info, box)
         if "c" not in self._axes:
             return self._plane(box, None)[np.newaxis]
-        return np.stack([self._plane(box, band) for band in self._bands])
+        planes = [self._plane(box, band) for band in self._bands]
+        return np.stack(planes)
 
     def close(self) -> None:
         """Do nothing: no file stays open."""
@@ -92,16 +115,23 @@ class AnyZarrReader:
     def _plane(self, box: Box, band: int | None) -> Pixels:
         """Return one band of the frame, (h, w)."""
         rows, columns = box.slices()
-        chosen = {"y": rows, "x": columns, "c": band, **self._frame}
+        chosen = {
+            "y": rows,
+            "x": columns,
+            "c": band,
+            **self._frame,
+        }
+        index = tuple(chosen[axis] for axis in self._axes)
         try:
-            window = np.asarray(self._array[tuple(chosen[axis] for axis in self._axes)])
-        except Exception as error:  # codecs and stores raise their own types, which all mean that it cannot be read
+            window = np.asarray(self._array[index])
+        except Exception as error:  # of codecs and stores, which all mean: it cannot be read
             raise DamagedError(
                 f"{self.info.path}: {box} of {self._array.path or 'the array'} cannot be decoded: "
                 f"{redact(one_line(error))}; get it again"
             ) from error
-        turned = window if self._axes.index("y") < self._axes.index("x") else window.T
-        return np.array(turned, self.info.dtype, order="C")
+        rows_first = self._axes.index("y") < self._axes.index("x")
+        upright = window if rows_first else window.T
+        return np.array(upright, self.info.dtype, order="C")
 
 
 def inspect_any(
@@ -111,37 +141,50 @@ def inspect_any(
     return AnyZarrReader(path, selection, max_pixels=max_pixels).info
 
 
-def _find(path: str, level: int, selection: Selection) -> _Found:
+def _find(path: str, level: int, selection: Selection) -> _ImageArray:
     name = redact(path)
     node = _open(path)
     if isinstance(node, zarr.Array):
-        return _Found(
-            array=node, name=name, axes=_plain_axes(name, node, selection), scale=None, levels=()
+        return _ImageArray(
+            array=node,
+            name=name,
+            axes=_plain_axes(name, node, selection),
+            multiscale=None,
+            levels=(),
         )
-    scale = ngff.parse_group(name, dict(node.attrs), _members(node))
-    if not 0 <= level < len(scale.datasets):
-        raise FormatError(
-            f"{name}: no level {level}; the pyramid has levels 0..{len(scale.datasets) - 1}"
-        )
-    arrays = []
-    for dataset in scale.datasets:
-        array = _member(name, node, dataset)
-        if array.ndim != len(scale.axes):
-            raise FormatError(
-                f"{name}: level {dataset} has {array.ndim} axes, the metadata names {len(scale.axes)} "
-                f"({', '.join(scale.axes)}); the image is damaged"
-            )
-        arrays.append(array)
-    y = scale.axes.index("y")
-    x = scale.axes.index("x")
+
+    multiscale = ngff.parse_group(name, dict(node.attrs), _members(node))
+    coarsest = len(multiscale.datasets) - 1
+    if not 0 <= level <= coarsest:
+        raise FormatError(f"{name}: no level {level}; the pyramid has levels 0..{coarsest}")
+    arrays = [_level(name, node, dataset, multiscale) for dataset in multiscale.datasets]
+    y = multiscale.axes.index("y")
+    x = multiscale.axes.index("x")
     sizes = tuple((array.shape[y], array.shape[x]) for array in arrays)
-    return _Found(
+    return _ImageArray(
         array=arrays[level],
         name=name,
-        axes=scale.axes,
-        scale=scale,
+        axes=multiscale.axes,
+        multiscale=multiscale,
         levels=sizes if len(sizes) > 1 else (),
     )
+
+
+def _level(
+    name: str,
+    group: zarr.Group,
+    dataset: str,
+    multiscale: ngff.Multiscale,
+) -> zarr.Array[Any]:
+    """Return a level, held to the axes that the metadata names."""
+    array = _member(name, group, dataset)
+    axes = multiscale.axes
+    if array.ndim != len(axes):
+        raise FormatError(
+            f"{name}: level {dataset} has {array.ndim} axes, the metadata names {len(axes)} "
+            f"({', '.join(axes)}); the image is damaged"
+        )
+    return array
 
 
 def _open(path: str) -> zarr.Array[Any] | zarr.Group:
@@ -155,9 +198,7 @@ def _open(path: str) -> zarr.Array[Any] | zarr.Group:
     except FileNotFoundError:
         kind = "no zarr image" if is_url(path) else "a folder without zarr.json, .zarray or .zgroup"
         raise FormatError(f"{name}: {kind}; give an image file or a zarr image") from None
-    except (
-        Exception
-    ) as error:  # metadata of any origin breaks zarr in any place; all of it means the same
+    except Exception as error:  # metadata of any origin breaks zarr in any place
         raise FormatError(f"{name}: not readable as zarr: {redact(one_line(error))}") from error
 
 
@@ -187,105 +228,142 @@ def _member(name: str, group: zarr.Group, dataset: str) -> zarr.Array[Any]:
 
 
 def _plain_axes(name: str, array: zarr.Array[Any], selection: Selection) -> tuple[str, ...]:
-    """Return the axes of an array without OME metadata: its dimension names, or two axes y, x;
-    never a guess.
+    """Return the axes of an array without OME metadata; never a guess.
+
+    Its dimension names, or two axes y, x, or a third one that was chosen from.
     """
     named = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
     if named is not None and all(isinstance(axis, str) for axis in named):
         axes = tuple(_KNOWN.get(axis.lower(), axis.lower()) for axis in named)
-        if (
-            len(axes) == array.ndim
-            and {"y", "x"} <= set(axes) <= set("tczyx")
-            and len(set(axes)) == len(axes)
-        ):
+        complete = len(axes) == array.ndim and len(set(axes)) == len(axes)
+        if complete and {"y", "x"} <= set(axes) <= set("tczyx"):
             return axes
-        raise FormatError(
-            f"{name}: a zarr array of axes {', '.join(map(str, named))}; supported: t, c, z, y, x"
-        )
+        listed = ", ".join(map(str, named))
+        raise FormatError(f"{name}: a zarr array of axes {listed}; supported: t, c, z, y, x")
+
     if array.ndim == 2:
         return "y", "x"
-    given = [
-        axis
-        for axis, value in (("c", selection.channel), ("z", selection.z), ("t", selection.t))
-        if value is not None
-    ]
-    if array.ndim == 3 and len(given) == 1:
-        return given[0], "y", "x"
+    choices = {
+        "c": selection.channel,
+        "z": selection.z,
+        "t": selection.t,
+    }
+    chosen = [axis for axis, choice in choices.items() if choice is not None]
+    if array.ndim == 3 and len(chosen) == 1:
+        return chosen[0], "y", "x"
     raise FormatError(
-        f"{name}: a zarr array {array.shape} of unnamed axes; say what the first of three axes is by choosing from it "
-        "with --channel, --z or --t, or name the axes (dimension_names)"
+        f"{name}: a zarr array {array.shape} of unnamed axes; say what the first of three axes is "
+        "by choosing from it with --channel, --z or --t, or name the axes (dimension_names)"
     )
 
 
 def _describe(
-    path: str, found: _Found, selection: Selection, max_pixels: int
+    path: str,
+    image: _ImageArray,
+    selection: Selection,
+    max_pixels: int,
 ) -> tuple[ImageInfo, tuple[int, ...], dict[str, int]]:
     """Return (description, bands, index on every further axis)."""
-    array = found.array
-    axes = found.axes
-    lengths = dict(zip(axes, map(int, array.shape), strict=True))
+    lengths = image.lengths
     if min(lengths.values()) < 1:
         raise FormatError(
-            f"{path}: a zarr array of shape {array.shape}; an image needs at least one pixel"
+            f"{path}: a zarr array of shape {image.array.shape}; an image needs at least one pixel"
         )
-    check_size(path, lengths["y"], lengths["x"], max_pixels)
-    stored = (
-        str(np.dtype(array.dtype).newbyteorder("="))
-        if array.dtype.kind in "biufc"
-        else str(array.dtype)
-    )
-    if stored not in DELIVERED:
-        raise FormatError(
-            f"{path}: found {stored} samples; supported: {', '.join(DELIVERED)}; convert the array to one of them"
-        )
-    frame = choose_frames(
-        path, selection, {axis: lengths[axis] for axis in ("z", "t") if axis in axes}
-    )
+    height = lengths["y"]
+    width = lengths["x"]
+    check_size(path, height, width, max_pixels)
+    stored = _stored_dtype(path, image.array)
+    further: dict[str, int] = {axis: lengths[axis] for axis in ("z", "t") if axis in image.axes}
+    frame = choose_frames(path, selection, further)
     bands = choose_bands(path, selection.channel, lengths.get("c", 1), None)
-    chunk = dict(zip(axes, map(int, array.chunks), strict=True))
-    size = int(np.prod(array.chunks)) * array.dtype.itemsize
-    if size > MAX_SEGMENT_BYTES:
-        raise FormatError(
-            f"{path}: chunks {tuple(array.chunks)} of {size} bytes, above the limit of {MAX_SEGMENT_BYTES} for one that "
-            "is decoded whole; rewrite the array in smaller chunks"
-        )
-    planes = int(np.prod([length for axis, length in chunk.items() if axis not in "yx"]))
-    lazy = max(chunk["y"], chunk["x"]) <= _LAZY_SIDE and planes <= _LAZY_PLANES
-    layout = f"zarr {array.metadata.zarr_format} chunks {'x'.join(map(str, array.chunks))} ({', '.join(axes)})"
-    names = (
-        found.scale.names if found.scale and len(found.scale.names) == lengths.get("c", 1) else ()
-    )
+    _check_chunk(path, image)
+
     dtype = DELIVERED[stored]
-    notes = [f"absent chunks are read as the fill value {array.fill_value}, as Zarr defines"]
-    if stored in WIDENED:
-        notes.append(f"{stored} is widened to {dtype}, value by value")
-    block = cut(lengths["y"], lengths["x"], len(bands) * ITEMSIZE[dtype], (chunk["y"], chunk["x"]))
-    peak = 0.0 if array.dtype.kind != "u" else float(np.iinfo(array.dtype).max)
+    lazy = _is_lazy(image.chunk)
+    layout = _layout(image)
+    grain = (image.chunk["y"], image.chunk["x"])
+    block = cut(height, width, len(bands) * ITEMSIZE[dtype], grain)
+    staging_bytes = 2 * block.nbytes + _AT_ONCE * image.chunk_bytes
     info = ImageInfo(
         path=path,
-        format="Zarr" if found.scale is None else "OME-Zarr",
-        height=lengths["y"],
-        width=lengths["x"],
+        format="Zarr" if image.multiscale is None else "OME-Zarr",
+        height=height,
+        width=width,
         channels=len(bands),
         dtype=dtype,
-        bits=8 * array.dtype.itemsize,
+        bits=8 * image.array.dtype.itemsize,
         lazy=lazy,
         why_staged="" if lazy else f"windows of {layout} are slow to read",
         layout=layout,
-        grain=(chunk["y"], chunk["x"]),
-        staging_bytes=0 if lazy else 2 * block.nbytes + _AT_ONCE * size,
-        limits=(0.0, peak) if peak else None,
-        names=tuple(names[band] for band in bands) if names else (),
-        pixel_size=found.scale.pixel_size if found.scale else None,
-        nodata=_nodata(array.attrs),
-        levels=found.levels,
+        grain=grain,
+        staging_bytes=0 if lazy else staging_bytes,
+        limits=_limits(image.array),
+        names=_names(image, bands),
+        pixel_size=image.multiscale.pixel_size if image.multiscale else None,
+        nodata=_nodata(image.array.attrs),
+        levels=image.levels,
         axes=tuple((axis, lengths[axis]) for axis in frame if lengths[axis] > 1),
-        notes=tuple(notes),
+        notes=_notes(image.array, stored),
     )
     return info, bands, frame
+
+
+def _stored_dtype(path: str, array: zarr.Array[Any]) -> str:
+    """Return the name of the sample type; raises FormatError for one that is not delivered."""
+    plain = array.dtype.kind in "biufc"
+    stored = str(np.dtype(array.dtype).newbyteorder("=")) if plain else str(array.dtype)
+    if stored not in DELIVERED:
+        raise FormatError(
+            f"{path}: found {stored} samples; supported: {', '.join(DELIVERED)}; "
+            "convert the array to one of them"
+        )
+    return stored
+
+
+def _check_chunk(path: str, image: _ImageArray) -> None:
+    if image.chunk_bytes > MAX_SEGMENT_BYTES:
+        raise FormatError(
+            f"{path}: chunks {tuple(image.array.chunks)} of {image.chunk_bytes} bytes, above the "
+            f"limit of {MAX_SEGMENT_BYTES} for one that is decoded whole; "
+            "rewrite the array in smaller chunks"
+        )
+
+
+def _is_lazy(chunk: dict[str, int]) -> bool:
+    """Tell whether a window decodes little that it does not need."""
+    planes = math.prod(length for axis, length in chunk.items() if axis not in "yx")
+    return max(chunk["y"], chunk["x"]) <= _LAZY_SIDE and planes <= _LAZY_PLANES
+
+
+def _layout(image: _ImageArray) -> str:
+    chunks = "x".join(map(str, image.array.chunks))
+    zarr_format = image.array.metadata.zarr_format
+    return f"zarr {zarr_format} chunks {chunks} ({', '.join(image.axes)})"
+
+
+def _limits(array: zarr.Array[Any]) -> tuple[float, float] | None:
+    if array.dtype.kind != "u":
+        return None
+    return 0.0, float(np.iinfo(array.dtype).max)
+
+
+def _names(image: _ImageArray, bands: tuple[int, ...]) -> tuple[str, ...]:
+    """Return the labels of the chosen bands, none where the metadata labels another number."""
+    stored = image.lengths.get("c", 1)
+    if image.multiscale is None or len(image.multiscale.names) != stored:
+        return ()
+    return tuple(image.multiscale.names[band] for band in bands)
+
+
+def _notes(array: zarr.Array[Any], stored: str) -> tuple[str, ...]:
+    absent = f"absent chunks are read as the fill value {array.fill_value}, as Zarr defines"
+    if stored not in WIDENED:
+        return (absent,)
+    return absent, f"{stored} is widened to {WIDENED[stored]}, value by value"
 
 
 def _nodata(attributes: Mapping[str, Any]) -> float | None:
     """Return the value that the CF conventions call missing, where an array names it."""
     value = attributes.get("_FillValue", attributes.get("missing_value"))
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if is_number else None

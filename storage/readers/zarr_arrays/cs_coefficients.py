@@ -1,8 +1,8 @@
-"""Compressed-sensing measurements on disk: a zarr array (kept coefficients of all bands, blocks
-down, blocks across).
+"""Compressed-sensing measurements on disk.
 
-float32, in the unit of samples mapped to [-1, 1]; the coefficients of band 0 come first. Its
-attributes say what was measured, so that the file needs no companion: see `CsInfo`.
+A zarr array (kept coefficients of all bands, blocks down, blocks across), float32, in the unit of
+samples mapped to [-1, 1]; the coefficients of band 0 come first. Its attributes say what was
+measured, so that the file needs no companion: see `CsInfo`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ KEY = "gigarestore_cs"
 CHUNK = 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(
+    frozen=True,
+    slots=True,
+    kw_only=True,
+)
 class CsInfo:
     """What a measurement says of itself; sizes in px of the picture."""
 
@@ -50,7 +54,8 @@ def inspect_coefficients(path: Path) -> CsInfo:
         depth, *blocks = document["shape"]
     except (OSError, ValueError, KeyError, TypeError):
         raise FormatError(
-            f"{path}: not a compressed-sensing measurement; make one with `gigarestore degrade IN OUT.zarr --task cs`"
+            f"{path}: not a compressed-sensing measurement; "
+            "make one with `gigarestore degrade IN OUT.zarr --task cs`"
         ) from None
     if tuple(blocks) != info.blocks or depth % info.bands:
         raise FormatError(
@@ -64,7 +69,7 @@ def create_coefficients(path: Path, info: CsInfo, kept: int) -> zarr.Array:
     import zarr
 
     depth = kept * info.bands
-    (rows, cols) = info.blocks
+    rows, cols = info.blocks
     return zarr.create_array(
         store=path,
         shape=(depth, rows, cols),

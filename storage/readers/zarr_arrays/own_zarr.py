@@ -1,10 +1,9 @@
-"""Read the zarr arrays that this package writes: staged inputs, and the levels of a published
-image.
-"""
+"""Read the zarr arrays that this package writes: staged inputs and levels of published images."""
 
 from __future__ import annotations
 
 import base64
+import itertools
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,8 +41,7 @@ _KEPT = (
 
 
 def is_own(path: str) -> bool:
-    """Tell whether a local folder is an array or image that this package wrote: its codecs are
-    exactly ours.
+    """Tell whether this package wrote a local folder: its codecs are exactly ours.
 
     In those every chunk is stored, so that a missing one is damage; elsewhere it stands for the
     fill value.
@@ -52,8 +50,9 @@ def is_own(path: str) -> bool:
     if not (folder / zarr_json.ZARR_JSON).is_file():
         return False
     try:
-        if zarr_json.load(folder).get("node_type") == "array":
-            return STAGED in (zarr_json.load(folder).get("attributes") or {})
+        document = zarr_json.load(folder)
+        if document.get("node_type") == "array":
+            return STAGED in (document.get("attributes") or {})
         PublishedImage.open(folder)
     except FormatError:
         return False
@@ -61,13 +60,16 @@ def is_own(path: str) -> bool:
 
 
 def staged_facts(info: ImageInfo) -> dict[str, Any]:
-    """Return what a staged copy keeps of its source, as JSON values; `inspect_zarr` reads it back."""
-    return {
-        **{name: getattr(info, name) for name in _KEPT},
-        "nodata": "NaN" if info.nodata is not None and math.isnan(info.nodata) else info.nodata,
-        "icc": base64.b64encode(info.icc).decode("ascii") if info.icc else None,
-        "geo": info.geo.as_dict() if info.geo else None,
-    }
+    """Return what a staged copy keeps of its source, as JSON values.
+
+    `inspect_zarr` reads it back.
+    """
+    facts = {name: getattr(info, name) for name in _KEPT}
+    if info.nodata is not None and math.isnan(info.nodata):
+        facts["nodata"] = "NaN"
+    facts["icc"] = base64.b64encode(info.icc).decode("ascii") if info.icc else None
+    facts["geo"] = info.geo.as_dict() if info.geo else None
+    return facts
 
 
 def inspect_zarr(path: str, level: int = 0) -> ImageInfo:
@@ -83,29 +85,43 @@ def _locate(path: str, level: int) -> tuple[Path, ImageInfo]:
     folder = Path(path)
     document = zarr_json.load(folder)
     if document.get("node_type") == "group":
-        names, metadata = ome_metadata.describe(path, document)
-        if not 0 <= level < len(names):
-            raise FormatError(
-                f"{path}: no level {level}; the pyramid has levels 0..{len(names) - 1}"
-            )
-        array = zarr_json.load(folder / names[level])
-        size = metadata.pixel_size
-        geo = metadata.geo
-        coarser = 2**level
-        facts = {
-            "icc": metadata.icc,
-            "names": metadata.names,
-            "nodata": metadata.nodata,
-            "pixel_size": (size[0] * coarser, size[1] * coarser) if size else None,
-            "geo": geo.scaled(1 / coarser) if geo else None,
-        }
-        return folder / names[level], _info(path, "OME-Zarr", array, **facts)
+        return _locate_level(path, folder, document, level)
     staged = (document.get("attributes") or {}).get(STAGED)
     if staged is None:
         raise FormatError(
-            f"{path}: a zarr array of unknown axes; give an image file or a published OME-Zarr image"
+            f"{path}: a zarr array of unknown axes; "
+            "give an image file or a published OME-Zarr image"
         )
     return folder, _info(path, "staged", document, **_facts(staged))
+
+
+def _locate_level(
+    path: str,
+    folder: Path,
+    document: dict[str, Any],
+    level: int,
+) -> tuple[Path, ImageInfo]:
+    """Return the folder of a published level and its description."""
+    names, metadata = ome_metadata.describe(path, document)
+    coarsest = len(names) - 1
+    if not 0 <= level <= coarsest:
+        raise FormatError(f"{path}: no level {level}; the pyramid has levels 0..{coarsest}")
+    array_folder = folder / names[level]
+    array = zarr_json.load(array_folder)
+    coarser = 2**level
+    size = metadata.pixel_size
+    geo = metadata.geo
+    info = _info(
+        path,
+        "OME-Zarr",
+        array,
+        icc=metadata.icc,
+        names=metadata.names,
+        nodata=metadata.nodata,
+        pixel_size=(size[0] * coarser, size[1] * coarser) if size else None,
+        geo=geo.scaled(1 / coarser) if geo else None,
+    )
+    return array_folder, info
 
 
 def _facts(staged: dict[str, Any]) -> dict[str, Any]:
@@ -132,17 +148,25 @@ def _pair(values: Any) -> tuple[float, float] | None:
 
 
 def _info(path: str, kind: Any, array: dict[str, Any], **known: Any) -> ImageInfo:
+    """Return the description of an array. known: what else is known of it."""
     try:
         channels, height, width = array["shape"]
         dtype = array["data_type"]
         bits = 8 * ITEMSIZE[dtype]
-        inner = (array["codecs"][0].get("configuration") or {}).get("chunk_shape")  # of a shard
-        chunk = inner or array["chunk_grid"]["configuration"]["chunk_shape"]
+        inner_chunk = (array["codecs"][0].get("configuration") or {}).get("chunk_shape")
+        # Without shards the stored object is the chunk.
+        chunk = inner_chunk or array["chunk_grid"]["configuration"]["chunk_shape"]
     except (KeyError, ValueError, TypeError, IndexError) as error:
         raise FormatError(
-            f"{path}: not a (C, H, W) array of {', '.join(ITEMSIZE)} ({one_line(error)}); write it again"
+            f"{path}: not a (C, H, W) array of {', '.join(ITEMSIZE)} ({one_line(error)}); "
+            "write it again"
         ) from None
-    limits = (0.0, float((1 << bits) - 1)) if dtype.startswith("uint") else None
+    largest = float((1 << bits) - 1)
+    facts = {
+        "bits": bits,
+        "limits": (0.0, largest) if dtype.startswith("uint") else None,
+        **known,
+    }
     return ImageInfo(
         path=path,
         format=kind,
@@ -154,7 +178,7 @@ def _info(path: str, kind: Any, array: dict[str, Any], **known: Any) -> ImageInf
         why_staged="",
         layout="zarr chunks",
         grain=(int(chunk[-2]), int(chunk[-1])),
-        **{"bits": bits, "limits": limits, **known},
+        **facts,
     )
 
 
@@ -164,17 +188,20 @@ class ZarrReader:
     def __init__(self, path: str, level: int = 0) -> None:
         folder, self.info = _locate(path, level)
         self._folder = folder
-        self._array = zarr.open_array(store=str(folder), mode="r", zarr_format=3)
+        self._array = zarr.open_array(
+            store=str(folder),
+            mode="r",
+            zarr_format=3,
+        )
 
     def read(self, box: Box) -> Pixels:
         """Return (C, h, w) in the stored dtype; see `Reader.read`."""
         check_inside(self.info, box)
         self._require_objects(box)
+        rows, columns = box.slices()
         try:
-            pixels = np.asarray(self._array[(slice(None), *box.slices())])
-        except (
-            Exception
-        ) as error:  # codecs raise their own types, which all mean that the data is damaged
+            pixels = np.asarray(self._array[:, rows, columns])
+        except Exception as error:  # codecs' own types, which all mean that the data is damaged
             raise DamagedError(
                 f"{self._folder}: {box} cannot be decoded: {one_line(error)}; write it again"
             ) from error
@@ -187,11 +214,10 @@ class ZarrReader:
     def _require_objects(self, box: Box) -> None:
         """Refuse absent objects, which zarr would read as zeros without a word."""
         depth, height, width = self._array.shards or self._array.chunks
-        for plane in range(-(-self.info.channels // depth)):
-            for row in range(box.y0 // height, -(-box.y1 // height)):
-                for col in range(box.x0 // width, -(-box.x1 // width)):
-                    key = self._array.metadata.encode_chunk_key((plane, row, col))
-                    if not (self._folder / key).is_file():
-                        raise DamagedError(
-                            f"{self._folder / key}: missing from the array; write it again"
-                        )
+        planes = range(-(-self.info.channels // depth))
+        rows = range(box.y0 // height, -(-box.y1 // height))
+        columns = range(box.x0 // width, -(-box.x1 // width))
+        for place in itertools.product(planes, rows, columns):
+            file = self._folder / self._array.metadata.encode_chunk_key(place)
+            if not file.is_file():
+                raise DamagedError(f"{file}: missing from the array; write it again")

@@ -1,18 +1,13 @@
-"""Images behind URLs: read by ranges, refused in one line, and never with credentials in
-a message.
-"""
+"""Images behind URLs: read by ranges, refused in one line, never with credentials in a message."""
 
 import functools
 import http.server
-import re
-import threading
 from pathlib import Path
 
 import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-import zarr
 
 from orchestrator.events import BatchFailed, EventLog
 from storage.box import Box
@@ -20,69 +15,34 @@ from storage.byte_source import ByteSource, located, redact
 from storage.errors import FormatError
 from storage.readers.reader_registry import inspect, open_image
 from storage.readers.staging import stage
+from tests.storage.readers.served_images import PIXELS, RangeHandler, serving, write_images
 
 pytest.importorskip("obstore")
-PIXELS = np.random.default_rng(0).integers(0, 256, (200, 260, 3), np.uint8)
 
 
-class RangeHandler(http.server.SimpleHTTPRequestHandler):
-    """Serve files with byte ranges, which the standard library's handler does not, and count what
-    was sent.
-    """
-
-    protocol_version = "HTTP/1.1"
+class FolderHandler(RangeHandler, http.server.SimpleHTTPRequestHandler):
+    """Serve the files of a folder; what is secret only with the right signature."""
 
     def do_GET(self):
         path = Path(self.translate_path(self.path.partition("?")[0]))
         if "secret" in path.name and "signature=right" not in self.path:
-            return self.send_error(403)
-        if not path.is_file():
-            return self.send_error(404)
-        data = path.read_bytes()
-        found = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "")
-        part = data[int(found[1]) : int(found[2]) + 1] if found else data
-        self.send_response(206 if found else 200)
-        if found:
-            self.send_header(
-                "Content-Range", f"bytes {found[1]}-{int(found[1]) + len(part) - 1}/{len(data)}"
-            )
-        self.send_header("Content-Length", str(len(part)))
-        self.send_header("Last-Modified", "Mon, 01 Jan 2024 00:00:00 GMT")
-        self.end_headers()
-        if self.command == "GET":
-            self.server.sent += len(part)
-            self.wfile.write(part)
-        return None
+            self.send_error(403)
+        elif path.is_file():
+            self.send_range(path.read_bytes())
+        else:
+            self.send_error(404)
 
     do_HEAD = do_GET
-
-    def log_message(self, *_):
-        pass
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("served")
-    tifffile.imwrite(
-        folder / "tiled.tif",
-        PIXELS,
-        tile=(32, 32),
-        compression="zlib",
-        photometric="rgb",
-        metadata=None,
-    )
+    write_images(folder)
     tifffile.imwrite(folder / "strips.tif", PIXELS, photometric="rgb", metadata=None)
-    (folder / "image.png").write_bytes(imagecodecs.png_encode(PIXELS))
     (folder / "secret.png").write_bytes(imagecodecs.png_encode(PIXELS))
-    zarr.create_array(folder / "image.zarr", data=PIXELS[:, :, 0], chunks=(64, 64))
-    handler = functools.partial(RangeHandler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        running.sent = 0
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
+    with serving(functools.partial(FolderHandler, directory=str(folder))) as running:
         yield running, f"http://127.0.0.1:{running.server_port}"
-        running.shutdown()
-        thread.join()
 
 
 @pytest.mark.parametrize("name", ["tiled.tif", "strips.tif", "image.png"])

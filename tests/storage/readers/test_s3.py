@@ -1,29 +1,22 @@
-"""s3://: images are read with signed requests, and neither key nor secret shows up in any message,
-log or file.
-"""
+"""s3://: images are read with signed requests; no message, log or file shows key or secret."""
 
 import hashlib
 import hmac
-import http.server
 import re
-import threading
 import urllib.parse
 
-import imagecodecs
 import numpy as np
 import pytest
-import tifffile
-import zarr
 
 from storage.box import Box
 from storage.errors import FormatError
 from storage.readers.reader_registry import inspect, open_image
+from tests.storage.readers.served_images import PIXELS, RangeHandler, serving, write_images
 
 pytest.importorskip("obstore")
 KEY = "AKIAEXAMPLEKEY0001"
 SECRET = "example/secret+value/0002"
 TOKEN = "example-session-token-0003"
-PIXELS = np.random.default_rng(0).integers(0, 256, (200, 260, 3), np.uint8)
 
 
 def sha(data):
@@ -50,45 +43,28 @@ def signature(method, path, query, headers, signed, scope, payload):
     return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
 
 
-class S3Handler(http.server.BaseHTTPRequestHandler):
-    """Serve objects of one bucket, path style, to whoever signs with the right secret: GET and HEAD
-    with ranges.
-    """
-
-    protocol_version = "HTTP/1.1"
+class S3Handler(RangeHandler):
+    """Serve objects of one bucket, path style, to whoever signs with the right secret."""
 
     def do_GET(self):
         path, _, query = self.path.partition("?")
-        found = re.fullmatch(
-            r"AWS4-HMAC-SHA256 Credential=([^/]+)/([^,]+), ?SignedHeaders=([^,]+), ?"
-            r"Signature=(\w+)",
+        signed = re.fullmatch(
+            r"AWS4-HMAC-SHA256 Credential=([^/]+)/([^,]+), ?SignedHeaders=([^,]+), "
+            r"?Signature=(\w+)",
             self.headers.get("Authorization") or "",
         )
-        if found is None or found[1] != KEY:
+        if signed is None or signed[1] != KEY:
             return self.refuse(403, "InvalidAccessKeyId")
         payload = self.headers["x-amz-content-sha256"]
-        if found[4] != signature(
-            self.command, path, query, self.headers, found[3].split(";"), found[2], payload
-        ):
+        expected = signature(
+            self.command, path, query, self.headers, signed[3].split(";"), signed[2], payload
+        )
+        if signed[4] != expected:
             return self.refuse(403, "SignatureDoesNotMatch")
         data = self.server.objects.get(urllib.parse.unquote(path))
         if data is None:
             return self.refuse(404, "NoSuchKey")
-        wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "")
-        part = data[int(wanted[1]) : int(wanted[2]) + 1] if wanted else data
-        self.send_response(206 if wanted else 200)
-        if wanted:
-            self.send_header(
-                "Content-Range", f"bytes {wanted[1]}-{int(wanted[1]) + len(part) - 1}/{len(data)}"
-            )
-        self.send_header("Content-Length", str(len(part)))
-        self.send_header("ETag", f'"{sha(data)}"')
-        self.send_header("Last-Modified", "Mon, 01 Jan 2024 00:00:00 GMT")
-        self.end_headers()
-        if self.command == "GET":
-            self.server.sent += len(part)
-            self.wfile.write(part)
-        return None
+        return self.send_range(data, ETag=f'"{sha(data)}"')
 
     do_HEAD = do_GET
 
@@ -100,35 +76,17 @@ class S3Handler(http.server.BaseHTTPRequestHandler):
         if self.command == "GET":
             self.wfile.write(body)
 
-    def log_message(self, *_):
-        pass
-
 
 @pytest.fixture(scope="module")
 def bucket(tmp_path_factory):
     """The running server; its objects are two images."""
     folder = tmp_path_factory.mktemp("bucket")
-    tifffile.imwrite(
-        folder / "tiled.tif",
-        PIXELS,
-        tile=(32, 32),
-        compression="zlib",
-        photometric="rgb",
-        metadata=None,
-    )
-    (folder / "image.png").write_bytes(imagecodecs.png_encode(PIXELS))
-    zarr.create_array(folder / "image.zarr", data=PIXELS[:, :, 0], chunks=(64, 64))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), S3Handler) as running:
-        running.sent = 0
-        files = (file for file in folder.rglob("*") if file.is_file())
-        running.objects = {
-            f"/scans/a folder/{file.relative_to(folder)}": file.read_bytes() for file in files
-        }
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
+    write_images(folder)
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    objects = {f"/scans/a folder/{file.relative_to(folder)}": file.read_bytes() for file in files}
+    with serving(S3Handler) as running:
+        running.objects = objects
         yield running
-        running.shutdown()
-        thread.join()
 
 
 @pytest.fixture
