@@ -157,7 +157,12 @@ def atomic_output(path: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path, *, fsync: bool, overwrite: bool = False) -> Iterator[Path]:
+def atomic_folder(
+    path: Path,
+    *,
+    fsync: bool,
+    overwrite: bool = False,
+) -> Iterator[Path]:
     """Yield an empty folder `path`.partial to fill; when that is done it gets the name `path`.
 
     What a kill or an error left under the temporary name is deleted at the next start, so that only

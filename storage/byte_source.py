@@ -199,7 +199,12 @@ class _RemoteObject:
         return data
 
 
-def remote_store(url: str, name: str, *, parent: bool) -> tuple[Any, str]:
+def remote_store(
+    url: str,
+    name: str,
+    *,
+    parent: bool,
+) -> tuple[Any, str]:
     """Return (obstore store, key) of a URL.
 
     parent: the store of the object's folder, else of the URL itself. Credentials come from the

@@ -174,7 +174,9 @@ def check_size(
 
 
 def check_memory(
-    info: ImageInfo, max_pixels: int | None = None, max_bytes: int | None = None
+    info: ImageInfo,
+    max_pixels: int | None = None,
+    max_bytes: int | None = None,
 ) -> None:
     """Raise FormatError when staging an image takes more memory than is allowed.
 

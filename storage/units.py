@@ -28,7 +28,11 @@ _MICROMETRES = {
 }
 
 
-def micrometres(path: str, value: object, unit: str) -> float | None:
+def micrometres(
+    path: str,
+    value: object,
+    unit: str,
+) -> float | None:
     """Return a pixel's side in micrometres, None for a unit that is not a length (pixels).
 
     Raises FormatError for a length that no pixel can have: zero, negative or not a number.

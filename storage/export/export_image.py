@@ -86,7 +86,11 @@ def export(
         )
 
 
-def _encoded(image: PublishedImage, kind: str, quality: int) -> atomic_files.Buffers:
+def _encoded(
+    image: PublishedImage,
+    kind: str,
+    quality: int,
+) -> atomic_files.Buffers:
     """Return the whole file of a PNG or JPEG, in parts."""
     rows = png_jpeg.read_rows(image)
     icc = image.metadata.icc

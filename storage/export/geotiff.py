@@ -25,7 +25,12 @@ _ASCII = 2
 _CACHE = 128 << 20
 
 
-def tags(metadata: ImageMetadata, *, channels: int, dtype: str) -> list[Tag]:
+def tags(
+    metadata: ImageMetadata,
+    *,
+    channels: int,
+    dtype: str,
+) -> list[Tag]:
     """Return the tags that carry georeference, nodata and band names, as GDAL writes them.
 
     Without georeference only nodata, which needs no GDAL. Raises FormatError when the extra `geo`
@@ -38,7 +43,11 @@ def tags(metadata: ImageMetadata, *, channels: int, dtype: str) -> list[Tag]:
     return [(_NODATA, _ASCII, 0, nodata_text(metadata.nodata), True)]
 
 
-def _tags_by_gdal(metadata: ImageMetadata, channels: int, dtype: str) -> list[Tag]:
+def _tags_by_gdal(
+    metadata: ImageMetadata,
+    channels: int,
+    dtype: str,
+) -> list[Tag]:
     """Return the tags of an image of one pixel in memory that GDAL has written.
 
     So GDAL decides how a coordinate system is put into GeoKeys, and where a tie point lies when

@@ -62,7 +62,11 @@ def _png_profile(icc: bytes) -> bytes:
     return length + named + checksum
 
 
-def encode_jpeg(rows: NDArray[Any], icc: bytes | None, quality: int) -> list[memoryview | bytes]:
+def encode_jpeg(
+    rows: NDArray[Any],
+    icc: bytes | None,
+    quality: int,
+) -> list[memoryview | bytes]:
     """Return the JPEG of (H, W) or (H, W, 3) uint8 pixels, in parts; quality: 1 to 100."""
     encoded = memoryview(imagecodecs.jpeg8_encode(rows, level=quality))
     if icc is None:

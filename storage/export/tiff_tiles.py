@@ -137,7 +137,12 @@ class TileEncoder:
         pixels = self._filled(number, box, channel)
         return encode(pixels, out=room)
 
-    def _filled(self, number: int, box: Box, channel: int | None) -> Pixels:
+    def _filled(
+        self,
+        number: int,
+        box: Box,
+        channel: int | None,
+    ) -> Pixels:
         bands = self._image.bands(number, box, channel)
         return self._tile.fill(box, bands)
 
@@ -164,7 +169,12 @@ class _Tile(threading.local):
     Bands are filled in one by one: several times faster than a transposed copy.
     """
 
-    def __init__(self, depth: int, dtype: str, differences: bool) -> None:
+    def __init__(
+        self,
+        depth: int,
+        dtype: str,
+        differences: bool,
+    ) -> None:
         little_endian = np.dtype(dtype).newbyteorder("<")
         self.pixels = np.zeros((TILE, TILE, depth), little_endian)
         self._band = np.empty(TILE * TILE, dtype) if differences else None
@@ -191,6 +201,10 @@ class _Tile(threading.local):
         return differences
 
 
-def _encode_floats(tile: Pixels, encode: Encode, out: bytearray) -> Any:
+def _encode_floats(
+    tile: Pixels,
+    encode: Encode,
+    out: bytearray,
+) -> Any:
     exponents_first = imagecodecs.floatpred_encode(tile, axis=1)
     return encode(exponents_first, out=out)

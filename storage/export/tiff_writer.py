@@ -193,7 +193,9 @@ def _needs_bigtiff(
 
 
 def _empty_tiles(
-    shape: tuple[int, int, int], tiles: int, compression: str
+    shape: tuple[int, int, int],
+    tiles: int,
+    compression: str,
 ) -> Iterator[bytes] | None:
     """Return what tifffile writes as the tiles of a level: nothing.
 
@@ -204,7 +206,12 @@ def _empty_tiles(
     return None if one_plain_tile else iter([b""] * tiles)
 
 
-def _pages(file: Path, levels: int, *, ome: bool) -> list[list[_Page]]:
+def _pages(
+    file: Path,
+    levels: int,
+    *,
+    ome: bool,
+) -> list[list[_Page]]:
     """Return the pages of every level: one, or one for every band."""
     with tifffile.TiffFile(file, is_ome=False) as tiff:
         pages: list[Any] = list(tiff.pages)
@@ -227,7 +234,12 @@ def _page(page: Any) -> _Page:
     )
 
 
-def _append(file: BinaryIO, data: memoryview, *, cog: bool) -> tuple[int, int]:
+def _append(
+    file: BinaryIO,
+    data: memoryview,
+    *,
+    cog: bool,
+) -> tuple[int, int]:
     """Write a tile and return (offset, length)."""
     if cog:
         file.write(len(data).to_bytes(4, "little"))
@@ -238,7 +250,11 @@ def _append(file: BinaryIO, data: memoryview, *, cog: bool) -> tuple[int, int]:
     return place
 
 
-def _fill(file: BinaryIO, page: _Page, places: list[tuple[int, int]]) -> None:
+def _fill(
+    file: BinaryIO,
+    page: _Page,
+    places: list[tuple[int, int]],
+) -> None:
     """Enter where the tiles of a page lie; the file is left at its end."""
     columns = ((page.offsets, 0), (page.counts, 1))
     for (start, kind), column in columns:
@@ -253,7 +269,11 @@ def _rgb(image: PublishedImage) -> bool:
     return image.channels == 3 and image.dtype in ("uint8", "uint16")
 
 
-def _shape(image: PublishedImage, number: int, planar: bool) -> tuple[int, ...]:
+def _shape(
+    image: PublishedImage,
+    number: int,
+    planar: bool,
+) -> tuple[int, ...]:
     channels, height, width = image.levels[number].shape
     if channels == 1:
         return height, width

@@ -109,7 +109,12 @@ class _PyramidBuilder:
                 self._publication.reduce(number, row, col, self._pool)
                 self._count()
 
-    def _build_below(self, number: int, row: int, col: int) -> NDArray[Any]:
+    def _build_below(
+        self,
+        number: int,
+        row: int,
+        col: int,
+    ) -> NDArray[Any]:
         """Write a shard and everything under it; return its part of the next level."""
         if number:
             finer = partial(self._build_below, number - 1)
@@ -196,7 +201,11 @@ def make_way(dest: Path, *, overwrite: bool) -> None:
     unpublish(dest)
 
 
-def checked(level: PyramidLevel, pixels: NDArray[Any], box: Box) -> NDArray[Any]:
+def checked(
+    level: PyramidLevel,
+    pixels: NDArray[Any],
+    box: Box,
+) -> NDArray[Any]:
     """Return what a source gave for a box; raises ValueError for another shape or dtype."""
     expected = (level.shape[0], *box.shape)
     if pixels.shape != expected or pixels.dtype != level.dtype:

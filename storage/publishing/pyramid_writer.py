@@ -95,7 +95,12 @@ class Publication:
         document = zarr_json.dump(level.metadata())
         self._put(folder / zarr_json.ZARR_JSON, [document])
 
-    def has(self, number: int, row: int, col: int) -> bool:
+    def has(
+        self,
+        number: int,
+        row: int,
+        col: int,
+    ) -> bool:
         """Tell whether a shard of a level is there."""
         return self._path(number, row, col).is_file()
 
@@ -159,7 +164,12 @@ class Publication:
         """Return the 2 x 2 means of a shard: its part of the next level."""
         return halve(pixels, self.nodata)
 
-    def climb(self, row: int, col: int, pool: Executor) -> None:
+    def climb(
+        self,
+        row: int,
+        col: int,
+        pool: Executor,
+    ) -> None:
         """Write the shards above one of level 0 as far as everything under them is there."""
         for number in range(1, len(self.levels)):
             row, col = self._above(number, row, col)
@@ -200,13 +210,23 @@ class Publication:
         final = self.dest / str(number)
         return final if final.exists() else self.work / str(number)
 
-    def _path(self, number: int, row: int, col: int) -> Path:
+    def _path(
+        self,
+        number: int,
+        row: int,
+        col: int,
+    ) -> Path:
         return self._folder(number) / zarr_json.object_key(row, col)
 
     def _put(self, path: Path, data: atomic_files.Buffers) -> None:
         atomic_files.replace(path, data, fsync=True, scratch=self._scratch)
 
-    def _above(self, number: int, row: int, col: int) -> tuple[int, int]:
+    def _above(
+        self,
+        number: int,
+        row: int,
+        col: int,
+    ) -> tuple[int, int]:
         """Return the shard of a level over a shard of the finer one.
 
         The sides of a level's shards divide those of the finer level, doubled.
@@ -215,7 +235,12 @@ class Publication:
         height, width = self.levels[number].shard
         return corner.y0 // 2 // height, corner.x0 // 2 // width
 
-    def _under(self, number: int, row: int, col: int) -> list[tuple[int, int]]:
+    def _under(
+        self,
+        number: int,
+        row: int,
+        col: int,
+    ) -> list[tuple[int, int]]:
         """Return the shards of the finer level under a shard."""
         finer = self.levels[number - 1]
         _, finer_height, finer_width = finer.shape

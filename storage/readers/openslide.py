@@ -43,7 +43,10 @@ def needs_openslide(path: str) -> bool:
 
 
 def inspect_slide(
-    path: str, selection: Selection = EVERYTHING, *, max_pixels: int = MAX_PIXELS
+    path: str,
+    selection: Selection = EVERYTHING,
+    *,
+    max_pixels: int = MAX_PIXELS,
 ) -> ImageInfo:
     """Describe a slide's finest level; raises FormatError when OpenSlide cannot open it."""
     reader = SlideReader(path, selection, max_pixels=max_pixels)
@@ -57,7 +60,11 @@ class SlideReader:
     info: ImageInfo
 
     def __init__(
-        self, path: str, selection: Selection = EVERYTHING, *, max_pixels: int = MAX_PIXELS
+        self,
+        path: str,
+        selection: Selection = EVERYTHING,
+        *,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         import openslide
 

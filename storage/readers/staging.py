@@ -112,7 +112,11 @@ def _write(
             atomic_files.write_new(file, [data], fsync=True)
 
 
-def _metadata(info: ImageInfo, blocks: Blocks, identity: dict[str, Any]) -> dict[str, Any]:
+def _metadata(
+    info: ImageInfo,
+    blocks: Blocks,
+    identity: dict[str, Any],
+) -> dict[str, Any]:
     codecs = [
         zarr_json.bytes_codec(info.dtype),
         zarr_json.zstd_codec(zarr_json.FAST_LEVEL),

@@ -237,7 +237,12 @@ class Cells:
         checksum = google_crc32c.value(data).to_bytes(_CRC_BYTES, "little")
         return [data, checksum]
 
-    def _write_cell(self, row: int, col: int, data: list[bytes | memoryview]) -> bool:
+    def _write_cell(
+        self,
+        row: int,
+        col: int,
+        data: list[bytes | memoryview],
+    ) -> bool:
         path = self._file(row, col)
         # Not `replace`: two attempts of a tile may race, a dead worker's late one among them, and
         # neighbours may have read the first already. By link(2) the first one stays.
@@ -251,7 +256,12 @@ class Cells:
             return True
         return False
 
-    def _load(self, row: int, col: int, deadline: float) -> NDArray[np.float32] | None:
+    def _load(
+        self,
+        row: int,
+        col: int,
+        deadline: float,
+    ) -> NDArray[np.float32] | None:
         path = self._file(row, col)
         pause = _FIRST_PAUSE
         while True:

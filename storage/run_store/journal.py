@@ -31,7 +31,12 @@ class Journal:
     asked for.
     """
 
-    def __init__(self, path: Path, header: dict[str, Any], end: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        header: dict[str, Any],
+        end: int,
+    ) -> None:
         self.path = path
         self.header = header
         self._end = end

@@ -22,7 +22,12 @@ _SHARE = 32
 _LEAST = 1 << 16
 
 
-def encode_chunk(part: NDArray[Any], shape: tuple[int, int], *, fast: bool = False) -> bytes:
+def encode_chunk(
+    part: NDArray[Any],
+    shape: tuple[int, int],
+    *,
+    fast: bool = False,
+) -> bytes:
     """Return the stored bytes of a chunk (..., *shape) from its part inside the image.
 
     Beyond the edge there are zeros. fast: for a copy that does not stay; otherwise only what is

@@ -109,7 +109,11 @@ def _sums(values: Array, dtype: DTypeLike) -> Array:
     return np.add(left, right, dtype=dtype)
 
 
-def _divided(total: Array, count: int | Array, dtype: DTypeLike) -> Array:
+def _divided(
+    total: Array,
+    count: int | Array,
+    dtype: DTypeLike,
+) -> Array:
     """Return total / count, rounded half up where the dtype is whole."""
     if np.dtype(dtype).kind == "f":
         return np.asarray(np.divide(total, count), dtype)

@@ -64,7 +64,11 @@ def group_metadata(
     }
 
 
-def _multiscale(levels: int, name: str, metadata: ImageMetadata) -> dict[str, Any]:
+def _multiscale(
+    levels: int,
+    name: str,
+    metadata: ImageMetadata,
+) -> dict[str, Any]:
     unit = {"unit": "micrometer"} if metadata.pixel_size else {}
     channel, y, x = zarr_json.AXES
     axes = [
@@ -121,7 +125,9 @@ def _transformations(metadata: ImageMetadata, level: int) -> list[dict[str, Any]
 
 
 def _omero(
-    array: Mapping[str, Any], names: Sequence[str], window: tuple[float, float]
+    array: Mapping[str, Any],
+    names: Sequence[str],
+    window: tuple[float, float],
 ) -> dict[str, Any]:
     """Return display settings. Of many bands the first three are shown, as red, green and blue."""
     count = array["shape"][0]

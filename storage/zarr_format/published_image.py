@@ -66,7 +66,12 @@ class PublishedImage:
         samples = sum(math.prod(level.shape) for level in self.levels[:levels])
         return samples * np.dtype(self.dtype).itemsize
 
-    def read(self, number: int, box: Box, channel: int | None = None) -> NDArray[Any]:
+    def read(
+        self,
+        number: int,
+        box: Box,
+        channel: int | None = None,
+    ) -> NDArray[Any]:
         """Return (C, h, w) of a window of a level, with `channel` only that band.
 
         Raises DamagedError for lost or damaged shards.
@@ -80,7 +85,12 @@ class PublishedImage:
                     shard.fill(band[target], part, chosen)
         return out
 
-    def bands(self, number: int, box: Box, channel: int | None = None) -> Iterator[NDArray[Any]]:
+    def bands(
+        self,
+        number: int,
+        box: Box,
+        channel: int | None = None,
+    ) -> Iterator[NDArray[Any]]:
         """Yield the bands of a window one after the other, (h, w); see `read`.
 
         Each holds until the next is asked for.

@@ -132,7 +132,11 @@ class PyramidLevel:
         )
 
 
-def encode_shard(level: PyramidLevel, pixels: NDArray[Any], pool: Executor) -> list[bytes]:
+def encode_shard(
+    level: PyramidLevel,
+    pixels: NDArray[Any],
+    pool: Executor,
+) -> list[bytes]:
     """Return the bytes of a shard, in parts, its chunks compressed by the pool.
 
     pixels: (C, h, w), the shard's box clipped to the image.
@@ -166,7 +170,12 @@ class _Room(threading.local):
     def __init__(self) -> None:
         self._bytes = bytearray()
 
-    def read(self, fd: int, start: int, length: int) -> memoryview:
+    def read(
+        self,
+        fd: int,
+        start: int,
+        length: int,
+    ) -> memoryview:
         """Return what lies there in a file; it holds until the next read of this thread."""
         if len(self._bytes) < length:
             self._bytes = bytearray(length)
@@ -219,7 +228,12 @@ class Shard:
             self.fill(band, window, channel)
         return out
 
-    def fill(self, out: NDArray[Any], window: Box, channel: int) -> None:
+    def fill(
+        self,
+        out: NDArray[Any],
+        window: Box,
+        channel: int,
+    ) -> None:
         """Decode one band of a window into (h, w) of the level's dtype; see `read`."""
         side = self.level.chunk
         down, across = self.level.chunks

@@ -84,7 +84,12 @@ def array_metadata(
 
 def dump(document: Mapping[str, Any]) -> bytes:
     """Return a document as the bytes of a zarr.json; the same one gives the same bytes."""
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(
+        document,
+        indent=2,
+        ensure_ascii=False,
+        allow_nan=False,
+    )
     return text.encode() + b"\n"
 
 

@@ -75,7 +75,12 @@ class SampleConversion:
 class ConvertingReader:
     """Read windows of an image through a decoder, as its description promises."""
 
-    def __init__(self, info: ImageInfo, decoder: Decoder, conversion: SampleConversion) -> None:
+    def __init__(
+        self,
+        info: ImageInfo,
+        decoder: Decoder,
+        conversion: SampleConversion,
+    ) -> None:
         self.info = info
         self._decoder = decoder
         self._conversion = conversion

@@ -58,7 +58,11 @@ def cut(
     return _blocks((CHUNK, CHUNK), block, pixel_bytes)
 
 
-def _blocks(chunk: tuple[int, int], block: tuple[int, int], pixel_bytes: int) -> Blocks:
+def _blocks(
+    chunk: tuple[int, int],
+    block: tuple[int, int],
+    pixel_bytes: int,
+) -> Blocks:
     rows, columns = block
     return Blocks(chunk, block, rows * columns * pixel_bytes)
 

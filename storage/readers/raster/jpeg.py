@@ -125,7 +125,11 @@ def _segments(path: str, data: Data) -> Iterator[tuple[int, int, int]]:
     )
 
 
-def _require_end(path: str, data: Data, start: int) -> None:
+def _require_end(
+    path: str,
+    data: Data,
+    start: int,
+) -> None:
     """Check for an end-of-image marker after the first scan began.
 
     Inside a scan FF D9 cannot occur otherwise.

@@ -84,7 +84,11 @@ def read_header(path: str, data: Data) -> Jpeg2000Header:
     )
 
 
-def _common_depth(path: str, table: bytes, samples: int) -> int:
+def _common_depth(
+    path: str,
+    table: bytes,
+    samples: int,
+) -> int:
     """Return the depth that all components have, as the size marker states it.
 
     table: depth, horizontal and vertical step of every component.

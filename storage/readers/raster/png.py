@@ -196,11 +196,19 @@ def _walk(path: str, data: Data) -> Iterator[tuple[bytes, int, int]]:
     )
 
 
-def _payload(data: Data, start: int, length: int) -> bytes:
+def _payload(
+    data: Data,
+    start: int,
+    length: int,
+) -> bytes:
     return data[start : start + length]
 
 
-def _crc_is_right(data: Data, start: int, length: int) -> bool:
+def _crc_is_right(
+    data: Data,
+    start: int,
+    length: int,
+) -> bool:
     """Compare the checksum, which covers name and payload."""
     end = start + length
     (expected,) = struct.unpack_from(">I", data, end)
@@ -208,7 +216,11 @@ def _crc_is_right(data: Data, start: int, length: int) -> bool:
     return bool(zlib.crc32(named_payload) == expected)
 
 
-def _icc(data: Data, start: int, length: int) -> bytes | None:
+def _icc(
+    data: Data,
+    start: int,
+    length: int,
+) -> bytes | None:
     """Return the profile of an iCCP chunk (name, 0, method 0, zlib stream), None when damaged."""
     _, separator, rest = _payload(data, start, length).partition(b"\0")
     method = rest[:1]

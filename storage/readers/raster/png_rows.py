@@ -45,7 +45,12 @@ class PngRowDecoder:
     Memory: two bands, whatever the image's size. The latest bands are kept for the next window.
     """
 
-    def __init__(self, path: str, data: Data, header: PngHeader) -> None:
+    def __init__(
+        self,
+        path: str,
+        data: Data,
+        header: PngHeader,
+    ) -> None:
         self._path = path
         self._data = data
         self._header = header

@@ -64,7 +64,10 @@ class OpenTiff:
 
 
 def inspect_tiff(
-    path: str, selection: Selection = EVERYTHING, *, max_pixels: int = MAX_PIXELS
+    path: str,
+    selection: Selection = EVERYTHING,
+    *,
+    max_pixels: int = MAX_PIXELS,
 ) -> ImageInfo:
     """Describe a TIFF file from its header and tables.
 
@@ -76,7 +79,10 @@ def inspect_tiff(
 
 
 def open_checked(
-    path: str, selection: Selection = EVERYTHING, *, max_pixels: int = MAX_PIXELS
+    path: str,
+    selection: Selection = EVERYTHING,
+    *,
+    max_pixels: int = MAX_PIXELS,
 ) -> OpenTiff:
     """Open a TIFF file and check it, and the pages that hold the chosen frame.
 
@@ -95,7 +101,11 @@ def open_checked(
         ) from error
 
 
-def _opened(source: ByteSource, selection: Selection, max_pixels: int) -> OpenTiff:
+def _opened(
+    source: ByteSource,
+    selection: Selection,
+    max_pixels: int,
+) -> OpenTiff:
     # is_ome=False: the OME reader would open other files that the metadata names.
     file = tifffile.TiffFile(
         source.opened(),
@@ -284,7 +294,11 @@ def _alpha_notes(
     return (f"the {alpha} alpha channel is left out; --channel {everything} keeps it",)
 
 
-def _samples(path: str, page: tifffile.TiffPage, bands: tuple[int, ...]) -> _Samples:
+def _samples(
+    path: str,
+    page: tifffile.TiffPage,
+    bands: tuple[int, ...],
+) -> _Samples:
     """Return how stored samples are delivered, as which dtype, and what is converted on purpose."""
     photometric = int(page.photometric or 0)
     white_is_zero = photometric == WHITE_IS_ZERO

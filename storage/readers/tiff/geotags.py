@@ -146,7 +146,11 @@ def _transform(page: tifffile.TiffPage, *, point: bool) -> Transform | None:
     return a, b, c, d, e, f
 
 
-def _system(path: str, page: tifffile.TiffPage, keys: dict[int, int]) -> tuple[str, int | None]:
+def _system(
+    path: str,
+    page: tifffile.TiffPage,
+    keys: dict[int, int],
+) -> tuple[str, int | None]:
     """Return (WKT or 'EPSG:n', EPSG code or None) of the keys.
 
     An empty text where they name no system.

@@ -46,7 +46,11 @@ def is_ome(description: str) -> bool:
     return description.rstrip()[-10:].endswith("OME>") and "<OME" in description[:4096]
 
 
-def read_ome(path: str, description: str, name: str) -> OmePixels:
+def read_ome(
+    path: str,
+    description: str,
+    name: str,
+) -> OmePixels:
     """Return the first image of an OME-XML text.
 
     name: of the file itself, by which its metadata may call it. Raises FormatError for broken XML
@@ -85,7 +89,11 @@ def read_ome(path: str, description: str, name: str) -> OmePixels:
     )
 
 
-def _count(path: str, pixels: Element, name: str) -> int:
+def _count(
+    path: str,
+    pixels: Element,
+    name: str,
+) -> int:
     try:
         value = int(pixels.get(name) or "")
     except ValueError:
@@ -169,7 +177,11 @@ def _plane_count(block: Element, total: int) -> int:
     return 1 if block.get("IFD") is not None else total
 
 
-def _refuse_elsewhere(path: str, block: Element, own: set[str]) -> None:
+def _refuse_elsewhere(
+    path: str,
+    block: Element,
+    own: set[str],
+) -> None:
     for child in block:
         file = child.get("FileName") if local_name(child) == "UUID" else None
         if file and _base(file) not in own:
@@ -179,14 +191,22 @@ def _refuse_elsewhere(path: str, block: Element, own: set[str]) -> None:
             )
 
 
-def _plane(index: dict[str, int], axes: str, sizes: dict[str, int]) -> int:
+def _plane(
+    index: dict[str, int],
+    axes: str,
+    sizes: dict[str, int],
+) -> int:
     """Return the number of a plane, counted along `axes`, the fastest first."""
     fast, middle, slow = tuple(axes)
     row = index[middle] + sizes[middle] * index[slow]
     return index[fast] + sizes[fast] * row
 
 
-def _indices(plane: int, axes: str, sizes: dict[str, int]) -> tuple[int, int, int]:
+def _indices(
+    plane: int,
+    axes: str,
+    sizes: dict[str, int],
+) -> tuple[int, int, int]:
     """Return (c, z, t) of the number of a plane."""
     index = {}
     rest = plane
@@ -201,7 +221,11 @@ def _pixel_size(path: str, pixels: Element) -> tuple[float, float] | None:
     return None if size_y is None or size_x is None else (size_y, size_x)
 
 
-def _physical_size(path: str, pixels: Element, name: str) -> float | None:
+def _physical_size(
+    path: str,
+    pixels: Element,
+    name: str,
+) -> float | None:
     """Return a side in micrometres, the unit that holds where none is named."""
     value = pixels.get(name)
     if value is None:

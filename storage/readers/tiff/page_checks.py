@@ -104,7 +104,11 @@ def check_pages(
         page.init_decode()
 
 
-def _refuse_different(path: str, first: tifffile.TiffPage, page: tifffile.TiffPage) -> None:
+def _refuse_different(
+    path: str,
+    first: tifffile.TiffPage,
+    page: tifffile.TiffPage,
+) -> None:
     for name in _COMMON:
         expected = getattr(first, name)
         value = getattr(page, name)
@@ -176,7 +180,11 @@ def _colour_problems(page: tifffile.TiffPage, photometric: int) -> Iterator[str]
         )
 
 
-def check_tables(path: str, page: tifffile.TiffPage, size: int) -> None:
+def check_tables(
+    path: str,
+    page: tifffile.TiffPage,
+    size: int,
+) -> None:
     """Hold the offsets and byte counts of all tiles or strips to the file.
 
     Nothing may be missing, nothing past its end. size: of the file, bytes.

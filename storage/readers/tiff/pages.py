@@ -48,7 +48,11 @@ class Frames:
     notes: tuple[str, ...] = ()
 
 
-def find_frames(path: str, file: tifffile.TiffFile, selection: Selection) -> Frames:
+def find_frames(
+    path: str,
+    file: tifffile.TiffFile,
+    selection: Selection,
+) -> Frames:
     """Return the pages to read; raises FormatError, with the options, where a choice is needed."""
     first = file.pages.first
     description = str(first.description or "")
@@ -88,7 +92,11 @@ def _microscope_size(page: tifffile.TiffPage) -> tuple[float, float] | None:
     return (size_y, size_x) if max(size_y, size_x) <= _LARGEST_PIXEL else None
 
 
-def _slide(path: str, file: tifffile.TiffFile, description: str) -> Frames:
+def _slide(
+    path: str,
+    file: tifffile.TiffFile,
+    description: str,
+) -> Frames:
     """Page 0 is the slide; smaller pages are its pyramid, or label, thumbnail and overview."""
     first = file.pages.first
     pages = [file.pages[number] for number in range(len(file.pages))]
@@ -141,7 +149,11 @@ def _ome(
     )
 
 
-def _check_ome_sizes(path: str, ome: OmePixels, first: tuple[int, int]) -> None:
+def _check_ome_sizes(
+    path: str,
+    ome: OmePixels,
+    first: tuple[int, int],
+) -> None:
     """Hold the OME-XML to the size of the first page, which only one of its images may have."""
     height, width = first
     stated = (ome.sizes["Y"], ome.sizes["X"])
@@ -211,7 +223,11 @@ def _imagej(
     )
 
 
-def _imagej_size(path: str, page: tifffile.TiffPage, unit: str) -> tuple[float, float] | None:
+def _imagej_size(
+    path: str,
+    page: tifffile.TiffPage,
+    unit: str,
+) -> tuple[float, float] | None:
     """Return the pixel size (y, x) in micrometres: the resolution is in ImageJ's own unit."""
     per_unit = resolution(page)
     if per_unit is None:
@@ -228,7 +244,11 @@ def _whole_number(text: str | None) -> int:
     return max(int(text), 1)
 
 
-def _plain(path: str, file: tifffile.TiffFile, selection: Selection) -> Frames:
+def _plain(
+    path: str,
+    file: tifffile.TiffFile,
+    selection: Selection,
+) -> Frames:
     """One full image with its reduced copies and masks.
 
     Several full pages are frames that nobody named.

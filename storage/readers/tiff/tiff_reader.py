@@ -40,7 +40,10 @@ _KEPT_BYTES = 16 << 20
 
 
 def open_tiff(
-    path: str, selection: Selection = EVERYTHING, *, max_pixels: int = MAX_PIXELS
+    path: str,
+    selection: Selection = EVERYTHING,
+    *,
+    max_pixels: int = MAX_PIXELS,
 ) -> ConvertingReader:
     """Open a TIFF file with the decoder that fits its layout."""
     opened = open_checked(path, selection, max_pixels=max_pixels)
@@ -185,7 +188,12 @@ class PageDecoder:
             )
         return np.asarray(segment[0])
 
-    def _decoded(self, data: bytes, index: int, place: Box) -> Any:
+    def _decoded(
+        self,
+        data: bytes,
+        index: int,
+        place: Box,
+    ) -> Any:
         try:
             return self._page.decode(data, index, **self._jpeg_tables)[0]
         except Exception:

@@ -135,13 +135,20 @@ class AnyZarrReader:
 
 
 def inspect_any(
-    path: str, selection: Selection = EVERYTHING, *, max_pixels: int = MAX_PIXELS
+    path: str,
+    selection: Selection = EVERYTHING,
+    *,
+    max_pixels: int = MAX_PIXELS,
 ) -> ImageInfo:
     """Describe the image of a zarr group or array; raises FormatError for what is not one."""
     return AnyZarrReader(path, selection, max_pixels=max_pixels).info
 
 
-def _find(path: str, level: int, selection: Selection) -> _ImageArray:
+def _find(
+    path: str,
+    level: int,
+    selection: Selection,
+) -> _ImageArray:
     name = redact(path)
     node = _open(path)
     if isinstance(node, zarr.Array):
@@ -209,7 +216,11 @@ def _members(group: zarr.Group) -> list[str]:
         return []
 
 
-def _member(name: str, group: zarr.Group, dataset: str) -> zarr.Array[Any]:
+def _member(
+    name: str,
+    group: zarr.Group,
+    dataset: str,
+) -> zarr.Array[Any]:
     try:
         array = group[dataset]
     except KeyError:
@@ -227,7 +238,11 @@ def _member(name: str, group: zarr.Group, dataset: str) -> zarr.Array[Any]:
     return array
 
 
-def _plain_axes(name: str, array: zarr.Array[Any], selection: Selection) -> tuple[str, ...]:
+def _plain_axes(
+    name: str,
+    array: zarr.Array[Any],
+    selection: Selection,
+) -> tuple[str, ...]:
     """Return the axes of an array without OME metadata; never a guess.
 
     Its dimension names, or two axes y, x, or a third one that was chosen from.

@@ -64,7 +64,11 @@ def inspect_coefficients(path: Path) -> CsInfo:
     return info
 
 
-def create_coefficients(path: Path, info: CsInfo, kept: int) -> zarr.Array:
+def create_coefficients(
+    path: Path,
+    info: CsInfo,
+    kept: int,
+) -> zarr.Array:
     """Create a measurement to be written by blocks; its folder must be absent or empty."""
     import zarr
 

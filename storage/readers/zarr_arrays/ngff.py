@@ -38,7 +38,11 @@ class Multiscale:
     """Channel labels; empty when there are none."""
 
 
-def parse_group(path: str, attributes: Mapping[str, Any], members: list[str]) -> Multiscale:
+def parse_group(
+    path: str,
+    attributes: Mapping[str, Any],
+    members: list[str],
+) -> Multiscale:
     """Return the image of a group; members: names of what the group holds, for messages.
 
     Raises FormatError for plates, collections, other versions and incomplete metadata.
@@ -124,7 +128,9 @@ def _labels(ome: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _pixel_size(
-    path: str, axes: tuple[str, ...], multiscale: Mapping[str, Any]
+    path: str,
+    axes: tuple[str, ...],
+    multiscale: Mapping[str, Any],
 ) -> tuple[float, float] | None:
     """Return the size at the finest level: its own scale times the one of all levels."""
     finest = multiscale["datasets"][0]["coordinateTransformations"]
