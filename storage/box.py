@@ -5,11 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-@dataclass(
-    frozen=True,
-    slots=True,
-    order=True,
-)
+@dataclass(frozen=True, slots=True, order=True)
 class Box:
     """Name the pixels with y0 <= y < y1 and x0 <= x < x1.
 

@@ -12,11 +12,7 @@ from storage.errors import FormatError
 Transform = tuple[float, float, float, float, float, float]
 
 
-@dataclass(
-    frozen=True,
-    slots=True,
-    kw_only=True,
-)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Georeference:
     """Place pixels on a map: x = a col + b row + c, y = d col + e row + f.
 

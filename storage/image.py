@@ -27,11 +27,7 @@ ITEMSIZE: dict[str, int] = {
 """Bytes per sample of every dtype that is delivered."""
 
 
-@dataclass(
-    frozen=True,
-    slots=True,
-    kw_only=True,
-)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
     """Which part of a file with further axes is the image; None: not chosen."""
 
@@ -57,11 +53,7 @@ EVERYTHING = Selection()
 """Nothing chosen: refused by every file that holds several frames."""
 
 
-@dataclass(
-    frozen=True,
-    slots=True,
-    kw_only=True,
-)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageInfo:
     """Describe an image as a reader will deliver it: upright, bands and frame chosen."""
 

@@ -21,11 +21,7 @@ RASTER = "raster"
 """Attribute of a published image: nodata, georeference and band names."""
 
 
-@dataclass(
-    frozen=True,
-    slots=True,
-    kw_only=True,
-)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageMetadata:
     """Name an image's bands, its empty value, place on a map, pixel size and colours."""
 

@@ -41,11 +41,7 @@ _ChunkPlace = tuple[int, int, int]
 """(channel, row, column) of a chunk inside its shard."""
 
 
-@dataclass(
-    frozen=True,
-    slots=True,
-    kw_only=True,
-)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PyramidLevel:
     """The geometry of one sharded array (C, H, W) with chunks (1, chunk, chunk)."""
 

@@ -40,11 +40,7 @@ class Decoder(Protocol):
         ...
 
 
-@dataclass(
-    frozen=True,
-    slots=True,
-    kw_only=True,
-)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SampleConversion:
     """How stored samples become delivered ones."""
 

@@ -33,11 +33,7 @@ _Frame = tuple[int, int, int, int]
 """Bits per sample, height, width, number of components."""
 
 
-@dataclass(
-    frozen=True,
-    slots=True,
-    kw_only=True,
-)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JpegHeader:
     """What the markers before the first scan say."""
 

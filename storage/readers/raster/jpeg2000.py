@@ -29,11 +29,7 @@ _BY_PROFILE = 2
 _SIZE_MARKER_BYTES = 42
 
 
-@dataclass(
-    frozen=True,
-    slots=True,
-    kw_only=True,
-)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Jpeg2000Header:
     """What the header of the code stream says."""
 

@@ -47,11 +47,7 @@ _BEFORE = 8
 _AFTER = 4
 
 
-@dataclass(
-    frozen=True,
-    slots=True,
-    kw_only=True,
-)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PngHeader:
     """What IHDR and the chunks around the pixels say."""
 

@@ -51,11 +51,7 @@ _PNM = re.compile(
 )
 
 
-@dataclass(
-    frozen=True,
-    slots=True,
-    kw_only=True,
-)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Stored:
     """What a header says of the stored samples, and how they are decoded."""
 

@@ -22,11 +22,7 @@ _ORDERS = {"XYZCT", "XYZTC", "XYCTZ", "XYCZT", "XYTCZ", "XYTZC"}
 _MOST_PLANES = 10_000_000
 
 
-@dataclass(
-    frozen=True,
-    slots=True,
-    kw_only=True,
-)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OmePixels:
     """One image of an OME-TIFF."""
 

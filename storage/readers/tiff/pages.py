@@ -31,11 +31,7 @@ _LARGEST_PIXEL = 20.0
 _MPP = re.compile(r"\bMPP\s*=\s*([0-9.eE+-]+)")
 
 
-@dataclass(
-    frozen=True,
-    slots=True,
-    kw_only=True,
-)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Frames:
     """The pages of the chosen frame, and what the file says about all of them."""
 

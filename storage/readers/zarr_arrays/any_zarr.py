@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
-from zarr.storage import LocalStore, ObjectStore
 
 from storage.box import Box
-from storage.byte_source import is_url, redact, remote_store
+from storage.byte_source import redact
 from storage.errors import DamagedError, FormatError, one_line
 from storage.image import (
     EVERYTHING,
@@ -31,7 +28,7 @@ from storage.image import (
 from storage.limits import MAX_PIXELS, MAX_SEGMENT_BYTES
 from storage.readers.common.sample_conversion import DELIVERED, WIDENED
 from storage.readers.common.staging_blocks import cut
-from storage.readers.zarr_arrays import ngff
+from storage.readers.zarr_arrays.image_array import ImageArray, find_image
 
 if TYPE_CHECKING:
     from storage.image import Pixels
@@ -42,47 +39,6 @@ _LAZY_SIDE = 1024
 _LAZY_PLANES = 16
 # Chunks that a block of chunks of ours can touch, which zarr decodes at the same time.
 _AT_ONCE = 4
-_KNOWN = {
-    "row": "y",
-    "col": "x",
-    "column": "x",
-    "band": "c",
-    "channel": "c",
-    "time": "t",
-    "lat": "y",
-    "lon": "x",
-}
-
-
-@dataclass(
-    frozen=True,
-    slots=True,
-    kw_only=True,
-)
-class _ImageArray:
-    """The array that holds the image, and what its group says."""
-
-    array: zarr.Array[Any]
-    name: str
-    axes: tuple[str, ...]
-    multiscale: ngff.Multiscale | None
-    levels: tuple[tuple[int, int], ...]
-
-    @property
-    def lengths(self) -> dict[str, int]:
-        """Return the length of every axis."""
-        return dict(zip(self.axes, map(int, self.array.shape), strict=True))
-
-    @property
-    def chunk(self) -> dict[str, int]:
-        """Return the length of a chunk along every axis."""
-        return dict(zip(self.axes, map(int, self.array.chunks), strict=True))
-
-    @property
-    def chunk_bytes(self) -> int:
-        """Return the size of a decoded chunk."""
-        samples = math.prod(self.array.chunks)
-        return int(samples * self.array.dtype.itemsize)
 
 
 class AnyZarrReader:
@@ -96,7 +52,7 @@ class AnyZarrReader:
         level: int = 0,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        image = _find(path, level, selection)
+        image = find_image(path, level, selection)
         self._array = image.array
         self._axes = image.axes
         self.info, self._bands, self._frame = _describe(redact(path), image, selection, max_pixels)
@@ -144,137 +100,9 @@ def inspect_any(
     return AnyZarrReader(path, selection, max_pixels=max_pixels).info
 
 
-def _find(
-    path: str,
-    level: int,
-    selection: Selection,
-) -> _ImageArray:
-    name = redact(path)
-    node = _open(path)
-    if isinstance(node, zarr.Array):
-        return _ImageArray(
-            array=node,
-            name=name,
-            axes=_plain_axes(name, node, selection),
-            multiscale=None,
-            levels=(),
-        )
-
-    multiscale = ngff.parse_group(name, dict(node.attrs), _members(node))
-    coarsest = len(multiscale.datasets) - 1
-    if not 0 <= level <= coarsest:
-        raise FormatError(f"{name}: no level {level}; the pyramid has levels 0..{coarsest}")
-    arrays = [_level(name, node, dataset, multiscale) for dataset in multiscale.datasets]
-    y = multiscale.axes.index("y")
-    x = multiscale.axes.index("x")
-    sizes = tuple((array.shape[y], array.shape[x]) for array in arrays)
-    return _ImageArray(
-        array=arrays[level],
-        name=name,
-        axes=multiscale.axes,
-        multiscale=multiscale,
-        levels=sizes if len(sizes) > 1 else (),
-    )
-
-
-def _level(
-    name: str,
-    group: zarr.Group,
-    dataset: str,
-    multiscale: ngff.Multiscale,
-) -> zarr.Array[Any]:
-    """Return a level, held to the axes that the metadata names."""
-    array = _member(name, group, dataset)
-    axes = multiscale.axes
-    if array.ndim != len(axes):
-        raise FormatError(
-            f"{name}: level {dataset} has {array.ndim} axes, the metadata names {len(axes)} "
-            f"({', '.join(axes)}); the image is damaged"
-        )
-    return array
-
-
-def _open(path: str) -> zarr.Array[Any] | zarr.Group:
-    name = redact(path)
-    if is_url(path):
-        store: Any = ObjectStore(remote_store(path, name, parent=False)[0], read_only=True)
-    else:
-        store = LocalStore(Path(path), read_only=True)
-    try:
-        return zarr.open(store=store, mode="r")
-    except FileNotFoundError:
-        kind = "no zarr image" if is_url(path) else "a folder without zarr.json, .zarray or .zgroup"
-        raise FormatError(f"{name}: {kind}; give an image file or a zarr image") from None
-    except Exception as error:  # metadata of any origin breaks zarr in any place
-        raise FormatError(f"{name}: not readable as zarr: {redact(one_line(error))}") from error
-
-
-def _members(group: zarr.Group) -> list[str]:
-    try:
-        return list(group.keys())
-    except Exception:  # listing may be impossible (plain HTTP); the names only serve messages
-        return []
-
-
-def _member(
-    name: str,
-    group: zarr.Group,
-    dataset: str,
-) -> zarr.Array[Any]:
-    try:
-        array = group[dataset]
-    except KeyError:
-        raise FormatError(
-            f"{name}: its metadata names level {dataset!r}, which is missing; get it again"
-        ) from None
-    except Exception as error:  # as in _open
-        raise FormatError(
-            f"{name}: level {dataset!r} is not readable as zarr: {redact(one_line(error))}"
-        ) from error
-    if not isinstance(array, zarr.Array):
-        raise FormatError(
-            f"{name}: its metadata names level {dataset!r}, which is a group; the image is damaged"
-        )
-    return array
-
-
-def _plain_axes(
-    name: str,
-    array: zarr.Array[Any],
-    selection: Selection,
-) -> tuple[str, ...]:
-    """Return the axes of an array without OME metadata; never a guess.
-
-    Its dimension names, or two axes y, x, or a third one that was chosen from.
-    """
-    named = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
-    if named is not None and all(isinstance(axis, str) for axis in named):
-        axes = tuple(_KNOWN.get(axis.lower(), axis.lower()) for axis in named)
-        complete = len(axes) == array.ndim and len(set(axes)) == len(axes)
-        if complete and {"y", "x"} <= set(axes) <= set("tczyx"):
-            return axes
-        listed = ", ".join(map(str, named))
-        raise FormatError(f"{name}: a zarr array of axes {listed}; supported: t, c, z, y, x")
-
-    if array.ndim == 2:
-        return "y", "x"
-    choices = {
-        "c": selection.channel,
-        "z": selection.z,
-        "t": selection.t,
-    }
-    chosen = [axis for axis, choice in choices.items() if choice is not None]
-    if array.ndim == 3 and len(chosen) == 1:
-        return chosen[0], "y", "x"
-    raise FormatError(
-        f"{name}: a zarr array {array.shape} of unnamed axes; say what the first of three axes is "
-        "by choosing from it with --channel, --z or --t, or name the axes (dimension_names)"
-    )
-
-
 def _describe(
     path: str,
-    image: _ImageArray,
+    image: ImageArray,
     selection: Selection,
     max_pixels: int,
 ) -> tuple[ImageInfo, tuple[int, ...], dict[str, int]]:
@@ -335,7 +163,7 @@ def _stored_dtype(path: str, array: zarr.Array[Any]) -> str:
     return stored
 
 
-def _check_chunk(path: str, image: _ImageArray) -> None:
+def _check_chunk(path: str, image: ImageArray) -> None:
     if image.chunk_bytes > MAX_SEGMENT_BYTES:
         raise FormatError(
             f"{path}: chunks {tuple(image.array.chunks)} of {image.chunk_bytes} bytes, above the "
@@ -350,7 +178,7 @@ def _is_lazy(chunk: dict[str, int]) -> bool:
     return max(chunk["y"], chunk["x"]) <= _LAZY_SIDE and planes <= _LAZY_PLANES
 
 
-def _layout(image: _ImageArray) -> str:
+def _layout(image: ImageArray) -> str:
     chunks = "x".join(map(str, image.array.chunks))
     zarr_format = image.array.metadata.zarr_format
     return f"zarr {zarr_format} chunks {chunks} ({', '.join(image.axes)})"
@@ -362,7 +190,7 @@ def _limits(array: zarr.Array[Any]) -> tuple[float, float] | None:
     return 0.0, float(np.iinfo(array.dtype).max)
 
 
-def _names(image: _ImageArray, bands: tuple[int, ...]) -> tuple[str, ...]:
+def _names(image: ImageArray, bands: tuple[int, ...]) -> tuple[str, ...]:
     """Return the labels of the chosen bands, none where the metadata labels another number."""
     stored = image.lengths.get("c", 1)
     if image.multiscale is None or len(image.multiscale.names) != stored:

@@ -22,11 +22,7 @@ KEY = "gigarestore_cs"
 CHUNK = 8
 
 
-@dataclass(
-    frozen=True,
-    slots=True,
-    kw_only=True,
-)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CsInfo:
     """What a measurement says of itself; sizes in px of the picture."""
 

@@ -19,11 +19,7 @@ _NAMED = 6
 _SUPPORTED = f"supported: images of OME-Zarr {' and '.join(VERSIONS)}, and plain arrays"
 
 
-@dataclass(
-    frozen=True,
-    slots=True,
-    kw_only=True,
-)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Multiscale:
     """The first multiscale image of a group."""
 
