@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -48,28 +50,8 @@ def inspect(
     `MAX_WHOLE_PIXELS`. Raises FormatError, one line, for what does not exist, is damaged, is not
     supported or needs a choice.
     """
-    path = str(path)
-    kind = _kind(path)
-    if kind in ("TIFF", "slide") and _by_openslide(path, kind):
-        from storage.readers.openslide import inspect_slide
-
-        return inspect_slide(path, selection, max_pixels=max_pixels or MAX_PIXELS)
-    if kind == "own zarr":
-        from storage.readers.zarr_arrays.own_zarr import inspect_zarr
-
-        return inspect_zarr(path, level)
-    if kind == "zarr":
-        from storage.readers.zarr_arrays.any_zarr import AnyZarrReader
-
-        return AnyZarrReader(path, selection, level=level, max_pixels=max_pixels or MAX_PIXELS).info
-    if kind == "TIFF":
-        from storage.readers.tiff.describe import inspect_tiff
-
-        return inspect_tiff(path, selection, max_pixels=max_pixels or MAX_PIXELS)
-    assert kind != "slide", "a slide is opened by OpenSlide or refused"
-    from storage.readers.raster.raster_reader import inspect_whole
-
-    return inspect_whole(path, kind, selection, max_pixels=max_pixels or MAX_WHOLE_PIXELS)
+    described, _ = _reading(str(path), selection, level, max_pixels)
+    return described()
 
 
 def open_image(
@@ -85,28 +67,53 @@ def open_image(
     max_pixels: as for `inspect`; it also allows what takes more memory than
     `storage.limits.MAX_WHOLE_BYTES`. Raises FormatError as `inspect` does.
     """
-    path = str(path)
+    _, opened = _reading(str(path), selection, level, max_pixels)
+    return opened()
+
+
+def _reading(
+    path: str,
+    selection: Selection,
+    level: int,
+    max_pixels: int | None,
+) -> tuple[Callable[[], ImageInfo], Callable[[], Reader]]:
+    """Return what describes an image, and what opens it.
+
+    The one place that knows every format; a format's modules are imported when it is met.
+    """
     kind = _kind(path)
+    limit = max_pixels or MAX_PIXELS
+    described: Callable[[], ImageInfo]
+    opened: Callable[[], Reader]
     if kind in ("TIFF", "slide") and _by_openslide(path, kind):
-        from storage.readers.openslide import SlideReader
+        from storage.readers.openslide import SlideReader, inspect_slide
 
-        return SlideReader(path, selection, max_pixels=max_pixels or MAX_PIXELS)
-    if kind == "own zarr":
-        from storage.readers.zarr_arrays.own_zarr import ZarrReader
+        described = partial(inspect_slide, path, selection, max_pixels=limit)
+        opened = partial(SlideReader, path, selection, max_pixels=limit)
+    elif kind == "own zarr":
+        from storage.readers.zarr_arrays.own_zarr import ZarrReader, inspect_zarr
 
-        return ZarrReader(path, level)
-    if kind == "zarr":
-        from storage.readers.zarr_arrays.any_zarr import AnyZarrReader
+        described = partial(inspect_zarr, path, level)
+        opened = partial(ZarrReader, path, level)
+    elif kind == "zarr":
+        from storage.readers.zarr_arrays.any_zarr import AnyZarrReader, inspect_any
 
-        return AnyZarrReader(path, selection, level=level, max_pixels=max_pixels or MAX_PIXELS)
-    if kind == "TIFF":
+        described = partial(inspect_any, path, selection, level=level, max_pixels=limit)
+        opened = partial(AnyZarrReader, path, selection, level=level, max_pixels=limit)
+    elif kind == "TIFF":
+        from storage.readers.tiff.describe import inspect_tiff
         from storage.readers.tiff.tiff_reader import open_tiff
 
-        return open_tiff(path, selection, max_pixels=max_pixels or MAX_PIXELS)
-    assert kind != "slide", "a slide is opened by OpenSlide or refused"
-    from storage.readers.raster.raster_reader import open_whole
+        described = partial(inspect_tiff, path, selection, max_pixels=limit)
+        opened = partial(open_tiff, path, selection, max_pixels=limit)
+    else:
+        from storage.readers.raster.raster_reader import inspect_whole, open_whole
 
-    return open_whole(path, kind, selection, max_pixels=max_pixels)
+        assert kind != "slide", "a slide is opened by OpenSlide or refused"
+        header_limit = max_pixels or MAX_WHOLE_PIXELS
+        described = partial(inspect_whole, path, kind, selection, max_pixels=header_limit)
+        opened = partial(open_whole, path, kind, selection, max_pixels=max_pixels)
+    return described, opened
 
 
 def _by_openslide(path: str, kind: Kind) -> bool:

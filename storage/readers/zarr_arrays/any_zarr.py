@@ -94,10 +94,11 @@ def inspect_any(
     path: str,
     selection: Selection = EVERYTHING,
     *,
+    level: int = 0,
     max_pixels: int = MAX_PIXELS,
 ) -> ImageInfo:
     """Describe the image of a zarr group or array; raises FormatError for what is not one."""
-    return AnyZarrReader(path, selection, max_pixels=max_pixels).info
+    return AnyZarrReader(path, selection, level=level, max_pixels=max_pixels).info
 
 
 def _describe(
