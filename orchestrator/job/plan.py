@@ -1,24 +1,21 @@
 """Plan: levels, tiles and alignment of a resolved job. Refuses here whatever cannot work, naming
 what would.
 
-Size rule: the output is padded on its bottom and right with reflected measurement to a multiple of
-what the operator and the hierarchy need, and to one tile where it is smaller; publishing crops. No
-image size is refused for its parity.
+Size rule: see orchestrator.job.geometry.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 from kernels.denoisers.info import DenoiserInfo
-from orchestrator.errors import PlanError
 from orchestrator.job.bands import Bands
+from orchestrator.job.fields.sections import InputSpec, TaskFields
+from orchestrator.job.geometry import Geometry, output_size, padded_side
 from orchestrator.job.inputs import InputFacts
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.tasks.task import Posed, Task
 from orchestrator.job.value_range import Values
-from orchestrator.tiling.axis import BLOCK
 from orchestrator.tiling.grid import TileGrid
 from orchestrator.tiling.hierarchy import FACTOR
 from orchestrator.tiling.task_graph import TaskGraph
@@ -106,68 +103,19 @@ class Plan:
     @classmethod
     def build(cls, spec: JobSpec, denoiser: DenoiserInfo, inputs: InputFacts | None = None) -> Plan:
         """Plan a resolved job; raises PlanError on one line."""
-        assert spec.input.size and spec.input.bands and spec.input.dtype, (
-            "resolve() fills the input's facts"
-        )
-        channels = spec.input.bands
-        dtype = spec.input.dtype
+        source = spec.input
+        assert source.bands and source.dtype, "resolve() fills the input's facts"
         task = spec.resolved_task()
-        given = spec.input
-        values = Values.build(dtype, spec.input.values)
-        bands = Bands.build(
-            denoiser.channels if task.grey or task.mixes_bands else channels,
-            denoiser.channels,
-            grey_as=given.grey_as or "replicate",
-            bands_as=given.bands_as or "groups",
-        )
-        task.check_bands(channels, denoiser.channels, denoiser.name)
-        tiling = spec.tiling
-        assert tiling.tile and tiling.stride and tiling.levels and tiling.order, (
-            "resolve() fills the tiling"
-        )
-        assert tiling.margin is not None, "resolve() fills the tiling"
-        last = tiling.levels - 1
-        check_levels(task, tiling.levels)
-        _check_alignment(task, tiling.tile, tiling.stride, tiling.margin, last, denoiser)
-        check_reach(task, tiling.tile, tiling.stride, tiling.margin)
-        full = output_size(spec)
-        sizes = [_padded(side, task, tiling.tile, last) for side in full]
-        sigma_y = spec.task.sigma * (
-            2.0 if spec.task.sigma_unit == "fraction" else 2.0 / values.levels
-        )
-        levels = []
-        for k in range(tiling.levels):
-            posed = task.posed(FACTOR**k)
-            assert posed is not None, "checked above"
-            padded = [max(side // FACTOR**k, tiling.tile) for side in sizes]
-            geometry = (
-                tiling.tile,
-                tiling.stride,
-                tiling.order,
-                tiling.margin,
-                tiling.block or BLOCK,
-            )
-            overlapping = k == 0 and task.stencil is not None
-            grid = TileGrid.build(k, padded[0], padded[1], *geometry, corners=overlapping)
-            valid = [-(-side // FACTOR**k) for side in full]
-            levels.append(
-                Level(
-                    index=k,
-                    height=valid[0],
-                    width=valid[1],
-                    posed=posed,
-                    sigma_y=sigma_y / posed.pool,
-                    guided=k < last,
-                    grid=grid,
-                )
-            )
+        values = Values.build(source.dtype, source.values)
+        bands = _bands(source, source.bands, task, denoiser)
+        geometry = Geometry.build(spec.tiling, task, denoiser)
         return cls(
             spec=spec,
             denoiser=denoiser,
             task=task,
             bands=bands,
             values=values,
-            levels=tuple(levels),
+            levels=_levels(output_size(spec), geometry, task, _noise(spec.task, values)),
             inputs=inputs or InputFacts(),
         )
 
@@ -181,136 +129,45 @@ class Region:
     plan: Plan
 
 
-def alignment(task: Task, level: int, last: int) -> int:
-    """Return what tile starts and sizes must be multiples of at a level: operator scale and
-    hierarchy factor.
-    """
-    posed = task.posed(FACTOR**level)
-    assert posed is not None, "levels are checked before their alignment"
-    own = task.alignment if level == 0 else 1
-    return math.lcm(posed.scale, own, FACTOR if level < last else 1)
+def _bands(source: InputSpec, count: int, task: Task, denoiser: DenoiserInfo) -> Bands:
+    """Return how the bands of the output meet the network's channels."""
+    bands = Bands.build(
+        denoiser.channels if task.grey or task.mixes_bands else count,
+        denoiser.channels,
+        grey_as=source.grey_as or "replicate",
+        bands_as=source.bands_as or "groups",
+    )
+    task.check_bands(count, denoiser.channels, denoiser.name)
+    return bands
 
 
-def output_size(spec: JobSpec) -> tuple[int, int]:
-    """Return the output's height and width, px: the input's times the scale, or padded, or what its
-    file says.
-    """
-    assert spec.input.size is not None, "resolve() fills the input's facts"
-    if spec.input.extent is not None:
-        return spec.input.extent
-    top, right, bottom, left = spec.input.pad or (0, 0, 0, 0)
-    height, width = (side * spec.task.scale for side in spec.input.size)
-    return height + top + bottom, width + left + right
+def _noise(task: TaskFields, values: Values) -> float:
+    """Return the standard deviation of the measurement's noise in the [-1, 1] range."""
+    unit = 2.0 if task.sigma_unit == "fraction" else 2.0 / values.levels
+    return task.sigma * unit
 
 
-def fitting_tile(task: Task, wanted: int, levels: int, multiple: int) -> int:
-    """Return the tile size nearest to `wanted` that operator, hierarchy and network accept."""
-    unit = math.lcm(multiple, *(alignment(task, k, levels - 1) for k in range(levels)))
-    return max(unit, round(wanted / unit) * unit)
-
-
-def fitting_stride(task: Task, wanted: int, tile: int, levels: int) -> int:
-    """Return the stride nearest to `wanted`, below the tile, that operator and hierarchy accept.
-
-    A divisor of the tile is preferred where one is near: its cells are as large as the stride.
-    """
-    unit = math.lcm(1, *(alignment(task, k, levels - 1) for k in range(levels)))
-    wanted = min(wanted, max(tile - 2 * task.least_margin, unit))
-    choices = range(unit, tile, unit)
-    if not choices:
-        raise PlanError(
-            f"tile {tile} has no room for an overlap at scale {task.scale}; choose a tile of {2 * unit} or more"
+def _levels(
+    size: tuple[int, int], geometry: Geometry, task: Task, sigma_y: float
+) -> tuple[Level, ...]:
+    """Return the levels of an output of `size` (height, width) px, level 0 first."""
+    padded = [padded_side(side, geometry, task) for side in size]
+    levels = []
+    for k in range(geometry.levels):
+        factor = FACTOR**k
+        posed = task.posed(factor)
+        assert posed is not None, "Geometry.build() checks the levels"
+        height, width = (-(-side // factor) for side in size)
+        overlapping = k == 0 and task.stencil is not None
+        sides = [max(side // factor, geometry.tile) for side in padded]
+        level = Level(
+            index=k,
+            height=height,
+            width=width,
+            posed=posed,
+            sigma_y=sigma_y / posed.pool,
+            guided=k < geometry.levels - 1,
+            grid=geometry.grid(k, sides[0], sides[1], corners=overlapping),
         )
-    return min(choices, key=lambda s: (abs(s - wanted), tile % s))
-
-
-def fitting_margin(task: Task, tile: int, stride: int, levels: int) -> int:
-    """Return half the overlap, rounded down to what operator and hierarchy accept."""
-    unit = math.lcm(1, *(alignment(task, k, levels - 1) for k in range(levels)))
-    return (tile - stride) // 2 // unit * unit
-
-
-def check_levels(task: Task, levels: int) -> None:
-    """Raise PlanError naming the most levels that a task can have when it is asked for more."""
-    for most in range(levels):
-        if task.posed(FACTOR**most) is None:
-            raise PlanError(
-                f"--levels {levels} is more than task {task.name} with scale {task.scale} can have: at level {most} "
-                f"the measurement already determines the image or does not divide; choose --levels {most} or fewer"
-            )
-
-
-def _check_alignment(
-    task: Task, tile: int, stride: int, margin: int, last: int, denoiser: DenoiserInfo
-) -> None:
-    unit = math.lcm(1, *(alignment(task, k, last) for k in range(last + 1)))
-    whole = math.lcm(unit, denoiser.multiple)
-    if denoiser.fixed_tile and tile != denoiser.tile:
-        raise PlanError(
-            f"{denoiser.name} works on tiles of {denoiser.tile} px only, found --tile {tile}"
-        )
-    if tile % whole:
-        least = -(-2 * unit // whole) * whole  # below that no stride is left
-        below = tile // whole * whole
-        above = max(tile // whole * whole + whole, least)
-        sizes = f"{below} or {above}" if below >= least else f"{above}"
-        why = f"scale {task.scale}, {last + 1} levels and {denoiser.name} (sides in multiples of {denoiser.multiple})"
-        raise PlanError(
-            f"tile {tile} does not fit {why}: it must be a multiple of {whole}; choose {sizes}"
-        )
-    if stride >= tile:
-        raise PlanError(
-            f"stride {stride} leaves no overlap between tiles of {tile} px; choose a stride below {tile}"
-        )
-    if stride % unit:
-        below = stride // unit * unit
-        sizes = " or ".join(str(size) for size in (below, below + unit) if 0 < size < tile)
-        raise PlanError(
-            f"stride {stride} does not fit scale {task.scale} and {last + 1} levels; choose {sizes}"
-        )
-    most = (tile - stride) // 2
-    if margin > most:
-        raise PlanError(
-            f"margin {margin} is more than half of the overlap of {tile - stride} px; "
-            f"choose {most // unit * unit} or less"
-        )
-    if margin % unit:
-        raise PlanError(
-            f"margin {margin} is not a multiple of {unit}; choose {margin // unit * unit}"
-        )
-
-
-def check_reach(task: Task, tile: int, stride: int, margin: int) -> None:
-    """Raise PlanError where measurements that overlap (blur, bicubic) are too wide for tile,
-    overlap or margin.
-
-    Every measurement across a border between two tiles must lie wholly inside both: what a tile
-    commits must be something that the next one can continue.
-    """
-    if task.stencil is None:
-        return
-    widest = max(task.stencil.taps)
-    reach = task.reach
-    least = task.least_margin
-    if 2 * least + task.scale > tile:
-        raise PlanError(
-            f"kernel of {widest} px is too large for tiles of {tile} px; choose --tile {2 * least + task.scale} or more"
-        )
-    if margin < least:
-        raise PlanError(
-            f"margin {margin} is less than a kernel of {widest} px needs; choose --margin {least} or more"
-        )
-    if tile - stride - margin < reach:
-        most = tile - margin - reach
-        raise PlanError(
-            f"stride {stride} leaves too little overlap for a kernel of {widest} px; choose --stride {most} or less"
-        )
-    if stride < reach:
-        raise PlanError(
-            f"stride {stride} lets a kernel of {widest} px reach over a whole tile; choose --stride {reach} or more"
-        )
-
-
-def _padded(side: int, task: Task, tile: int, last: int) -> int:
-    unit = math.lcm(1, *(alignment(task, k, last) * FACTOR**k for k in range(last + 1)))
-    return max(-(-side // unit) * unit, tile)
+        levels.append(level)
+    return tuple(levels)

@@ -9,13 +9,13 @@ no border is seen, and leaves them bit for bit.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from kernels.denoisers.info import PREDICTOR_WEIGHTS, file_hash
 from orchestrator.errors import PlanError
-from orchestrator.job.plan import Plan, Region, alignment
+from orchestrator.job.geometry import lattice
+from orchestrator.job.plan import Plan, Region
 from orchestrator.job.spec import GuidanceSpec, JobSpec, RegionSpec, TilingSpec
 from orchestrator.tiling.hierarchy import FACTOR
 from storage.box import Box
@@ -34,8 +34,7 @@ def grown(region: RegionSpec, plan: Plan) -> RegionSpec:
             f"region {','.join(map(str, region.box))} is not inside the output of {plan.height}x{plan.width} px; "
             "give Y0,X0,Y1,X1 in output pixels, the last two exclusive"
         )
-    last = len(plan.levels) - 1
-    unit = math.lcm(1, *(alignment(plan.task, k, last) * FACTOR**k for k in range(last + 1)))
+    unit = lattice(plan.task, len(plan.levels))
     y0 = box.y0 // unit * unit
     x0 = box.x0 // unit * unit
     y1 = -(-box.y1 // unit) * unit

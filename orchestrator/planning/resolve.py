@@ -9,12 +9,9 @@ from dataclasses import replace
 from kernels.denoisers.info import DenoiserInfo, absolute_ref
 from orchestrator.errors import PlanError
 from orchestrator.job.class_guidance import check_tile, describe_network, resolve_guidance
+from orchestrator.job.geometry import output_size
 from orchestrator.job.inputs import InputFacts
-from orchestrator.job.plan import (
-    Plan,
-    Region,
-    output_size,
-)
+from orchestrator.job.plan import Plan, Region
 from orchestrator.job.regions import check_apart, check_stored, grown, region_job
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.trajectory import build_trajectory

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 from kernels.denoisers.info import DenoiserInfo
 from orchestrator.errors import PlanError
-from orchestrator.job.plan import check_levels, fitting_margin, fitting_stride, fitting_tile
+from orchestrator.job.geometry import check_levels, fitting_margin, fitting_stride, fitting_tile
 from orchestrator.job.spec import TilingSpec
 from orchestrator.job.tasks.task import Task
 from orchestrator.tiling.axis import BLOCK

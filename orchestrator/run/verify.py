@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from kernels.metrics import Consistency, SeamMeter, SeamReport
 from orchestrator.errors import PlanError
-from orchestrator.job.plan import Plan, alignment
+from orchestrator.job.geometry import alignment
+from orchestrator.job.plan import Plan
 from orchestrator.measurement.consistency import WINDOW, consistency
 from orchestrator.planning.resolve import load_plan
 from orchestrator.run.publish_image import substituted_tiles

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.errors import PlanError
-from orchestrator.job.plan import alignment
+from orchestrator.job.geometry import alignment
 from orchestrator.job.spec import JobSpec
 from orchestrator.planning.estimate import disk_bytes, estimate, worker_bytes
 from orchestrator.planning.resolve import plan_job
