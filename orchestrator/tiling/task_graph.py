@@ -10,9 +10,10 @@ levels. Whoever handles millions of tiles uses the numbers.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import NamedTuple
 
 from orchestrator.tiling.axis import AxisGrid
 from orchestrator.tiling.grid import TileGrid, TileKey
@@ -31,9 +32,17 @@ def guide_window(
     return max(lo // factor - margin, 0), min(-(-hi // factor) + margin, coarse_length)
 
 
-# A successor along one axis: what to add to the number, its parents on this axis, its coarser
-# indices on this axis, and the columns that it waits for in each parent row.
-_Step = tuple[int, int, int, int]
+class _Successor(NamedTuple):
+    """A tile that waits for another, along one axis."""
+
+    offset: int
+    """What to add to the number of the tile waited for."""
+    parents: int
+    """Tiles of its level that it waits for on this axis."""
+    ups: int
+    """Indices of the coarser level that it waits for on this axis."""
+    awaited: int
+    """Columns that it waits for in each parent row."""
 
 
 @dataclass(slots=True)
@@ -52,13 +61,14 @@ class _AxisDependencies:
     """The parents, as what to add to a tile's number."""
     beside: list[tuple[int, ...]]
     """Columns: the awaited ones of a parent row, as what to add to the number."""
-    within: list[tuple[_Step, ...]] = field(default_factory=list)
-    """Successors on this axis in the level itself; the number to add is relative to the tile's own.
-    """
-    under: list[tuple[_Step, ...]] = field(default_factory=list)
+    itself: list[tuple[_Successor]] = field(default_factory=list)
+    """Rows: the index, for the tiles of its own row that wait for one."""
+    within: list[tuple[_Successor, ...]] = field(default_factory=list)
+    """Successors on this axis in the level itself; offsets are relative to the tile's own number."""
+    under: list[tuple[_Successor, ...]] = field(default_factory=list)
     """Columns: the successors in each child row."""
-    below: list[tuple[_Step, ...]] = field(default_factory=list)
-    """Successors in the finer level; the number to add is relative to that level's first tile."""
+    below: list[tuple[_Successor, ...]] = field(default_factory=list)
+    """Successors in the finer level; offsets are relative to that level's first tile."""
 
     @classmethod
     def build(
@@ -73,40 +83,60 @@ class _AxisDependencies:
         their grid.
         """
         indices = range(grid.count)
-        windows = [
-            guide_window(grid.start(i), grid.end(i), factor, coarse.length) if coarse else (0, 0)
-            for i in indices
-        ]
-        ups = [coarse.carriers(lo, hi) if coarse else [] for lo, hi in windows]
         awaited = [corners.awaited_columns(i) if corners else [i] for i in indices]
         parents = [grid.parents(i) for i in indices]
         axis = cls(
             grid=grid,
-            ups=ups,
+            ups=[_carriers(grid, i, coarse, factor) for i in indices],
             parents=parents,
             awaited=awaited,
             before=[tuple((j - i) * weight for j in parents[i]) for i in indices],
             beside=[tuple(j - i for j in awaited[i]) for i in indices],
         )
+        axis.itself = [(axis._successor(i, 0),) for i in indices]
         axis.within = [
-            tuple(axis._step(j, (j - i) * weight) for j in grid.children(i)) for i in indices
+            tuple(axis._successor(j, (j - i) * weight) for j in grid.children(i)) for i in indices
         ]
         if corners:
             axis.under = [
-                tuple(axis._step(j, j - i) for j in corners.waiting_columns(i)) for i in indices
+                tuple(axis._successor(j, j - i) for j in corners.waiting_columns(i))
+                for i in indices
             ]
         return axis
 
     def link(self, fine: _AxisDependencies, weight: int) -> None:
         """Record which tiles of the finer level wait for each index."""
-        below: list[list[_Step]] = [[] for _ in self.ups]
+        below: list[list[_Successor]] = [[] for _ in self.ups]
         for i, ups in enumerate(fine.ups):
             for j in ups:
-                below[j].append(fine._step(i, i * weight))
-        self.below = [tuple(steps) for steps in below]
+                below[j].append(fine._successor(i, i * weight))
+        self.below = [tuple(successors) for successors in below]
 
-    def _step(self, i: int, add: int) -> _Step:
-        return add, len(self.parents[i]), len(self.ups[i]), len(self.awaited[i])
+    def _successor(self, i: int, offset: int) -> _Successor:
+        return _Successor(offset, len(self.parents[i]), len(self.ups[i]), len(self.awaited[i]))
+
+
+def _carriers(grid: AxisGrid, i: int, coarse: AxisGrid | None, factor: int) -> list[int]:
+    """Return the indices of the coarser level that a tile waits for on one axis."""
+    if coarse is None:
+        return []
+    window = guide_window(grid.start(i), grid.end(i), factor, coarse.length)
+    return coarse.carriers(*window)
+
+
+def _pairs(
+    base: int, rows: Iterable[_Successor], cols: Iterable[_Successor]
+) -> list[tuple[int, int]]:
+    """Return the tiles at every row and column, each with the number of tiles that it waits for.
+
+    Those are, in its level, the awaited columns of every parent row and the parents in its own row;
+    in the coarser level, every row that it waits for times every column.
+    """
+    return [
+        (base + down + across, above * awaited + beside + row_ups * col_ups)
+        for down, above, row_ups, _ in rows
+        for across, beside, col_ups, awaited in cols
+    ]
 
 
 @dataclass(slots=True)
@@ -179,25 +209,12 @@ class TaskGraph:
         row, col = divmod(number - level.base, level.columns)
         rows = level.rows
         cols = level.cols
-        found = [
-            (number + down + right, p * awaited + q + u * v)
-            for down, p, u, _ in rows.within[row]
-            for right, q, v, awaited in cols.under[col]
-        ]
+        waiting = _pairs(number, rows.within[row], cols.under[col])
         if cols.within[col]:
-            parents = len(rows.parents[row])
-            ups = len(rows.ups[row])
-            found += [
-                (number + add, parents * awaited + q + ups * v)
-                for add, q, v, awaited in cols.within[col]
-            ]
+            waiting += _pairs(number, rows.itself[row], cols.within[col])
         if rows.below:
-            found += [
-                (level.finer + down + right, p * awaited + q + u * v)
-                for down, p, u, _ in rows.below[row]
-                for right, q, v, awaited in cols.below[col]
-            ]
-        return found
+            waiting += _pairs(level.finer, rows.below[row], cols.below[col])
+        return waiting
 
     def fan_out(self, number: int) -> int:
         """Return how many tiles wait for a tile."""
@@ -215,13 +232,13 @@ class TaskGraph:
         row, col = divmod(number - level.base, level.columns)
         rows = level.rows
         cols = level.cols
-        found = [number + up + side for up in rows.before[row] for side in cols.beside[col]]
-        found += [number + side for side in cols.before[col]]
+        awaited = [number + up + side for up in rows.before[row] for side in cols.beside[col]]
+        awaited += [number + side for side in cols.before[col]]
         if k + 1 < len(self._levels):
             coarse = self._levels[k + 1]
             ups = cols.ups[col]
-            found += [coarse.base + i * coarse.columns + j for i in rows.ups[row] for j in ups]
-        return found
+            awaited += [coarse.base + i * coarse.columns + j for i in rows.ups[row] for j in ups]
+        return awaited
 
     def predecessors(self, key: TileKey) -> list[TileKey]:
         """Return the tiles that must be committed before `key` may run."""
