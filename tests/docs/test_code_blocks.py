@@ -90,6 +90,13 @@ def test_data_blocks_can_be_parsed(page):
             ast.parse(fence.text, filename=fence.place)
 
 
+def test_the_lines_of_the_readmes_table_are_those_that_its_page_runs():
+    table = re.findall(r"\| `(gigarestore [^`]+)` \|", AS_PRINTED.read_text(encoding="utf-8"))
+    run = "\n".join(fence.text for fence in runs(ROOT / "docs" / "which-line.md")).splitlines()
+    assert len(table) >= 5
+    assert not [line for line in table if line not in run]
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", cases())
 def test_the_commands_of_a_page_do_what_it_says(page, tmp_path, monkeypatch, cli):
