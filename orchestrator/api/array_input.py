@@ -11,7 +11,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import PlanError
+from storage import atomic_files
 from storage.readers.common.sample_conversion import DELIVERED
 
 # Side of a chunk of a staged array and of the blocks that are copied at a time, px: windows of
@@ -126,27 +126,24 @@ class ArrayImage:
         """
         import zarr
 
-        partial = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.parent.mkdir(parents=True, exist_ok=True)
         height, width = self.size
         attributes: dict[str, Any] = {GIVEN: self.given.as_dict()}
         if self.nodata is not None and np.isfinite(self.nodata):
             attributes["_FillValue"] = self.nodata
-        staged = zarr.create_array(
-            store=str(partial),
-            shape=(self.bands, height, width),
-            chunks=(1, min(CHUNK, height), min(CHUNK, width)),
-            dtype=self.dtype,
-            dimension_names=("c", "y", "x"),
-            attributes=attributes,
-        )
-        starts = itertools.product(range(0, height, BLOCK), range(0, width, BLOCK))
-        for y, x in starts:
-            rows = slice(y, min(y + BLOCK, height))
-            columns = slice(x, min(x + BLOCK, width))
-            staged[:, rows, columns] = self.read(rows, columns)
-        partial.rename(folder)
+        with atomic_files.atomic_folder(folder, fsync=False) as unfinished:
+            staged = zarr.create_array(
+                store=str(unfinished),
+                shape=(self.bands, height, width),
+                chunks=(1, min(CHUNK, height), min(CHUNK, width)),
+                dtype=self.dtype,
+                dimension_names=("c", "y", "x"),
+                attributes=attributes,
+            )
+            starts = itertools.product(range(0, height, BLOCK), range(0, width, BLOCK))
+            for y, x in starts:
+                rows = slice(y, min(y + BLOCK, height))
+                columns = slice(x, min(x + BLOCK, width))
+                staged[:, rows, columns] = self.read(rows, columns)
 
 
 def is_file_name(image: object) -> TypeGuard[str | os.PathLike[str]]:
