@@ -91,8 +91,8 @@ def read_entries(sources: Sequence[str], given: dict[str, Any]) -> list[Entry]:
     manifests = [source for source in sources if Path(source).suffix.lower() in SUFFIXES]
     if manifests and len(sources) > 1:
         raise PlanError(f"{manifests[0]} is a manifest; give it alone, or name images")
-    named = _read_manifest(Path(manifests[0])) if manifests else _expand(sources)
-    entries = [Entry(entry.where, {**given, **entry.given}) for entry in named]
+    rows = _read_manifest(Path(manifests[0])) if manifests else _expand(sources)
+    entries = [Entry(entry.where, {**given, **entry.given}) for entry in rows]
     _check_names(entries)
     return [_anchored(entry) for entry in entries]
 
@@ -151,22 +151,15 @@ def _region(region: RegionSpec) -> str:
 
 
 def _expand(sources: Sequence[str]) -> Iterator[Entry]:
+    """Yield the images that names and patterns stand for."""
     for source in sources:
-        paths = (
-            [source]
-            if is_url(source) or Path(source).exists()
-            else sorted(glob.glob(source, recursive=True))
-        )
+        paths = [source] if _exists(source) else sorted(glob.glob(source, recursive=True))
         if not paths:
             raise PlanError(
                 f"{source}: no such image; give a manifest (.csv, .jsonl), images, or a pattern "
                 "in quotes"
             )
-        images = [
-            path
-            for path in paths
-            if is_url(path) or Path(path).suffix == ".zarr" or not Path(path).is_dir()
-        ]
+        images = [path for path in paths if _may_be_image(path)]
         if not images:
             folder = redact(source).rstrip("/")
             raise PlanError(
@@ -174,8 +167,17 @@ def _expand(sources: Sequence[str]) -> Iterator[Entry]:
                 f'"{folder}/*.tif"'
             )
         for path in images:
-            name = _name(path, "" if path == source else _fixed(source))
-            yield Entry(path, {"path": located(path), "output": name})
+            base = "" if path == source else _fixed(source)
+            yield Entry(path, {"path": located(path), "output": _name(path, base)})
+
+
+def _exists(source: str) -> bool:
+    return is_url(source) or Path(source).exists()
+
+
+def _may_be_image(path: str) -> bool:
+    """Tell a file, a URL or a zarr folder from a folder of images."""
+    return is_url(path) or Path(path).suffix == ".zarr" or not Path(path).is_dir()
 
 
 def _fixed(pattern: str) -> str:
@@ -236,24 +238,31 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _entry(where: str, row: dict[str, Any], folder: Path) -> Entry:
+    """Return the image of a manifest's row; folder: the manifest's, in which its paths begin."""
     given: dict[str, Any] = {}
     for column, value in row.items():
-        name = column.removeprefix("--").replace("-", "_")
-        if _ALIASES.get(name, name) in SHARED:
-            raise PlanError(f"{where}: {column} is the whole batch's; give it on the command line")
-        if name not in KNOWN and name not in _ALIASES:
-            near = difflib.get_close_matches(name, [*KNOWN, *_ALIASES], n=1)
-            raise PlanError(
-                f"{where}: unknown column "
-                f"{column!r}{f'; did you mean {near[0]!r}?' if near else ''}"
-            )
-        given[_ALIASES.get(name, name)] = _plain(where, column, value)
+        name = _option_name(where, column)
+        given[name] = _plain(where, column, value)
     if "path" not in given:
         raise PlanError(f"{where} has no input")
     for name in {"path", "mask"} & given.keys():
-        given[name] = located(given[name] if is_url(given[name]) else folder / given[name])
+        path = given[name]
+        given[name] = located(path if is_url(path) else folder / path)
     given["output"] = given.get("output") or _name(given["path"], "")
     return Entry(where, given)
+
+
+def _option_name(where: str, column: str) -> str:
+    """Return the option that a column is; raises PlanError for one of the whole batch, or none."""
+    plain = column.removeprefix("--").replace("-", "_")
+    name = _ALIASES.get(plain, plain)
+    if name in SHARED:
+        raise PlanError(f"{where}: {column} is the whole batch's; give it on the command line")
+    if plain in KNOWN or plain in _ALIASES:
+        return name
+    near = difflib.get_close_matches(plain, [*KNOWN, *_ALIASES], n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise PlanError(f"{where}: unknown column {column!r}{hint}")
 
 
 def _plain(where: str, column: str, value: Any) -> Any:
@@ -277,14 +286,7 @@ def _check_names(entries: Sequence[Entry]) -> None:
     """Raise PlanError for outputs outside the batch's folder, and for one on or in another."""
     places: dict[str, str] = {}
     for entry in entries:
-        parts = PurePosixPath(entry.name).parts
-        bad = (
-            not parts
-            or entry.name.startswith("/")
-            or ".." in parts
-            or parts[0].startswith(".gigarestore")
-        )
-        if bad or re.fullmatch(r"batch.*\.jsonl", entry.name):
+        if not _is_name(entry.name):
             raise PlanError(
                 f"{entry.where}: output {entry.name!r} is no name of a folder below OUTDIR"
             )
@@ -294,9 +296,18 @@ def _check_names(entries: Sequence[Entry]) -> None:
                 "outputs in a manifest"
             )
         places[entry.name] = entry.where
+
     for entry in entries:
         for parent in PurePosixPath(entry.name).parents:
-            if str(parent) in places:
-                raise PlanError(
-                    f"{entry.where}: output {entry.name} lies within that of {places[str(parent)]}"
-                )
+            around = places.get(str(parent))
+            if around is not None:
+                raise PlanError(f"{entry.where}: output {entry.name} lies within that of {around}")
+
+
+def _is_name(output: str) -> bool:
+    """Tell whether an output lies below OUTDIR, and on nothing that the batch keeps there."""
+    parts = PurePosixPath(output).parts
+    if not parts or output.startswith("/") or ".." in parts:
+        return False
+    kept = parts[0].startswith(".gigarestore") or re.fullmatch(r"batch.*\.jsonl", output)
+    return not kept

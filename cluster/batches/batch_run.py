@@ -73,7 +73,7 @@ def run_batch(
     if how.as_json:
         _print_json(ended, len(images), usage)
     else:
-        from cluster.terminal.batch_progress import print_records
+        from cluster.terminal.batch_table import print_records
 
         print_records(ended, usage, seconds)
     return _verdict(folder.root, ended, len(images), trouble)

@@ -17,6 +17,7 @@ from typing import Any
 
 from cluster.batches.folder import BatchFolder
 from cluster.batches.shares import array_share
+from orchestrator.run.batch_records import ImageRecord
 from orchestrator.run_folder import RunDir
 from storage.run_store.journal import read_records
 
@@ -28,52 +29,53 @@ def read_batch_status(folder: BatchFolder) -> dict[str, Any]:
     A state is a record's, or that of `orchestrator.monitoring.run_progress` for an image that is
     under way, or `waiting`.
     """
+    records = folder.all_records()
+    images = [
+        _image_status(folder.root / entry.name, entry.name, records.get(entry.name))
+        for entry in folder.load()[0]
+    ]
+    states = [image["state"] for image in images]
+    counts = {state: states.count(state) for state in dict.fromkeys(states)}
+    return {"output": str(folder.root), "states": counts, "images": images}
+
+
+def _image_status(root: Path, name: str, record: ImageRecord | None) -> dict[str, Any]:
+    """Return how far one image is; record: what became of it, None while nothing has."""
     from orchestrator.monitoring.run_progress import read_status
 
-    records = folder.all_records()
-    images = []
-    for entry in folder.load()[0]:
-        root = folder.root / entry.name
-        record = records.get(entry.name)
-        begun = RunDir(root).job.exists()
-        found: dict[str, Any] = {"image": entry.name, "state": "waiting"}
-        if begun and not RunDir(root).published:
-            status = read_status(root)
-            found |= {"state": status["state"], "done": status["done"], "tiles": status["tiles"]}
-        elif record is not None:
-            found |= asdict(record)
-        images.append(found)
-    states = [image["state"] for image in images]
-    return {
-        "output": str(folder.root),
-        "states": {s: states.count(s) for s in dict.fromkeys(states)},
-        "images": images,
-    }
+    run = RunDir(root)
+    if run.job.exists() and not run.published:
+        progress = read_status(root)
+        under_way = {key: progress[key] for key in ("state", "done", "tiles")}
+        return {"image": name, **under_way}
+    if record is not None:
+        return {"image": name, **asdict(record)}
+    return {"image": name, "state": "waiting"}
 
 
 def print_batch_status(out: Path, as_json: bool) -> None:
     """Print how far the batch at `out` is: the sum, and a line for each image that is begun and not
     published.
     """
-    found = read_batch_status(BatchFolder(out))
+    progress = read_batch_status(BatchFolder(out))
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps(progress))
         return
-    print_images(out, found)
+    print_images(out, progress)
 
 
-def print_images(out: Path, found: dict[str, Any]) -> None:
+def print_images(out: Path, progress: dict[str, Any]) -> None:
     """Print what `read_batch_status` found."""
-    counts = ", ".join(f"{count} {state}" for state, count in found["states"].items())
-    print(f"{out}: {len(found['images'])} images: {counts}")
-    for image in found["images"]:
+    counts = ", ".join(f"{count} {state}" for state, count in progress["states"].items())
+    print(f"{out}: {len(progress['images'])} images: {counts}")
+    for image in progress["images"]:
         if "done" in image:
             print(
                 f"  {image['image']}: {image['state']}, {image['done']} of {image['tiles']} tiles"
             )
         elif image.get("error"):
             print(f"  {image['image']}: {image['state']}: {image['error']}")
-    if set(found["states"]) - {"published", "running"}:
+    if set(progress["states"]) - {"published", "running"}:
         print(f"  go on with: gigarestore resume {out}")
 
 

@@ -204,7 +204,8 @@ def _run_once(
         run.state.mkdir()
         journal = _TimedJournal(Journal.create(run.journal, {}))
         log = EventLog(run.events)
-        session = Session(run, plan, Frontier(graph), journal, [log, meter])  # type: ignore[arg-type]
+        frontier = Frontier(graph)
+        session = Session(run, plan, frontier, journal, [log, meter])  # type: ignore[arg-type]
         with connected(None, processes, Stop()):
             RayExecutor(workers, batch, kind=kind).execute(session)
             meter.end()

@@ -105,5 +105,5 @@ class SchedulerTiming:
         }
 
 
-def _kept(promised: float | None, found: float) -> bool | None:
-    return None if promised is None else found >= promised
+def _kept(promised: float | None, reached: float) -> bool | None:
+    return None if promised is None else reached >= promised

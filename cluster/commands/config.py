@@ -25,17 +25,17 @@ def show(
     """Print the settings: flag over environment over project file over user file over default."""
     loaded = load({}, Path.cwd(), os.environ)
     values = loaded.settings.model_dump(mode="json")
-    found = {key: values[key.partition(".")[0]][key.partition(".")[2]] for key in keys()}
+    settings = {key: values[key.partition(".")[0]][key.partition(".")[2]] for key in keys()}
     if as_json:
         print(
             json.dumps(
                 {
                     k: {"value": v, "origin": loaded.origins.get(k, "default")}
-                    for k, v in found.items()
+                    for k, v in settings.items()
                 }
             )
         )
         return
-    for key, value in found.items():
+    for key, value in settings.items():
         said = f"  # {loaded.origins.get(key, 'default')}" if origin else ""
         print(f"{key} = {'' if value is None else json.dumps(value)}{said}")

@@ -32,7 +32,8 @@ def degrade(
     spec = opt.job_spec(JobSpec(), {**given, "path": source})
     try:
         if not spec.kind.coefficients:
-            spec = spec.model_copy(update={"task": resolve_task(spec, describe(spec.denoiser).channels)})
+            channels = describe(spec.denoiser).channels
+            spec = spec.model_copy(update={"task": resolve_task(spec, channels)})
             spec.resolved_task()
         shape = measure(spec, out, seed, overwrite)
     except ValueError as err:

@@ -39,21 +39,23 @@ def doctor(
     else:
         from cluster.doctor.nodes import check_cluster
 
-        found = {"": checks, **check_cluster(address, nodes, store, checks)}
-        _print(found, as_json)
-        checks = [check for part in found.values() for check in part]
+        by_node = {"": checks, **check_cluster(address, nodes, store, checks)}
+        _print(by_node, as_json)
+        checks = [check for part in by_node.values() for check in part]
     if any(check.verdict == "fail" for check in checks):
         raise typer.Exit(1)
 
 
-def _print(found: dict[str, list[Check]], as_json: bool) -> None:
+def _print(by_node: dict[str, list[Check]], as_json: bool) -> None:
     """Print findings by node; "" is this machine and the cluster as a whole."""
     if as_json:
         rows = [
-            {**check.as_dict(), "node": node} for node, checks in found.items() for check in checks
+            {**check.as_dict(), "node": node}
+            for node, checks in by_node.items()
+            for check in checks
         ]
         print(json.dumps(rows))
         return
-    for node, checks in found.items():
+    for node, checks in by_node.items():
         for check in checks:
             print(f"{check.verdict:4}  {f'{node}: ' if node else ''}{check.name}: {check.text}")

@@ -28,8 +28,8 @@ def status(
 
         print_batch_status(out, as_json)
         return
-    found = read_status(out)
+    progress = read_status(out)
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps(progress))
         return
-    print_run(out, found)
+    print_run(out, progress)

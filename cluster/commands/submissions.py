@@ -58,11 +58,9 @@ def cancel(
 ) -> None:
     """End a submitted run gently; everything committed is kept, and `resume` goes on."""
     handle, record = SubmissionRegistry().find(target)
-    patience = (
-        grace if grace is not None else record.settings["submit"]["grace"] if record else 30.0
-    )
+    seconds = grace if grace is not None else record.settings["submit"]["grace"] if record else 30.0
     try:
-        done = backend(handle.backend).cancel(handle, record, patience)
+        done = backend(handle.backend).cancel(handle, record, seconds)
     except Unreachable as err:
         fail(str(err), UNREACHABLE)
     complain(done)
@@ -80,7 +78,7 @@ def wait(
     """
     handle, record = SubmissionRegistry().find(target)
     raise typer.Exit(
-        attend(backend(handle.backend), handle, record, follow=follow, patience=timeout)
+        attend(backend(handle.backend), handle, record, follow=follow, timeout=timeout)
     )
 
 
@@ -91,15 +89,15 @@ def list_runs(as_json: opt.AsJson = False) -> None:
         print(
             json.dumps(
                 [
-                    {**record.shown(), "state": found.state, "reason": found.reason}
-                    for record, found in rows
+                    {**record.shown(), "state": status.state, "reason": status.reason}
+                    for record, status in rows
                 ]
             )
         )
         return
-    for record, found in rows:
+    for record, status in rows:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(record.submitted))
-        print(f"{record.handle}  {found.state}  {when}  {record.output}")
+        print(f"{record.handle}  {status.state}  {when}  {record.output}")
 
 
 def _listed(record: SubmissionRecord) -> JobStatus:

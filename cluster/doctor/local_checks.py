@@ -52,14 +52,14 @@ def _python() -> list[Check]:
 
 
 def _versions() -> list[Check]:
-    found = []
+    installed = []
     missing = []
     for name in NEEDED:
         try:
-            found.append(f"{name} {importlib.metadata.version(name)}")
+            installed.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
             missing.append(name)
-    checks = [Check("ok", "packages", ", ".join(found))]
+    checks = [Check("ok", "packages", ", ".join(installed))]
     if missing:
         checks.append(
             Check("fail", "packages", f"missing: {', '.join(missing)}; pip install gigarestore")

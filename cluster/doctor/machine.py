@@ -26,6 +26,8 @@ LEAST_PORTS = 1000
 # Times of a file server that differ by more make `ls` and logs misleading; nothing depends on them,
 # seconds.
 STORE_SKEW = 60.0
+FILE_SYSTEM = "file system"
+OTHER_FOLDER = "choose another folder for OUT"
 PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
@@ -57,45 +59,43 @@ def nvidia_smi() -> list[str] | None:
 
 
 def judge_gpus(listed: list[str] | None, usable: list[str], cuda: str | None) -> list[Check]:
-    """Return the findings. listed: as the driver sees them; usable: as torch does; cuda: that torch
+    """Return the finding. listed: as the driver sees them; usable: as torch does; cuda: that torch
     was built for.
     """
-    driver = listed[0].rpartition(", ")[2] if listed else None
     if usable:
-        text = f"{', '.join(usable)}; driver {driver or 'unknown'}, CUDA {cuda}"
-        if listed and len(listed) > len(usable):
-            return [
-                Check("warn", "GPU", f"{text}; {len(listed)} are there: check CUDA_VISIBLE_DEVICES")
-            ]
-        return [Check("ok", "GPU", text)]
-    if listed and cuda is None:
-        return [
-            Check(
-                "fail",
-                "GPU",
-                f"{listed[0]} is there, but this torch has no CUDA; install its CUDA build",
-            )
-        ]
+        return [_usable_gpus(listed, usable, cuda)]
     if listed:
-        hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
-        why = (
-            "unset CUDA_VISIBLE_DEVICES"
-            if hidden in ("", "-1")
-            else f"update driver {driver}, or use an older torch"
-        )
-        return [
-            Check(
-                "fail", "GPU", f"{listed[0]} is there, but torch (CUDA {cuda}) cannot use it; {why}"
-            )
-        ]
+        return [_unusable_gpu(listed[0], cuda)]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return [
-        Check(
-            "warn",
-            "GPU",
-            f"none usable; {cores} CPU cores: keep to small images and the built-in network",
-        )
-    ]
+    text = f"none usable; {cores} CPU cores: keep to small images and the built-in network"
+    return [Check("warn", "GPU", text)]
+
+
+def _usable_gpus(listed: list[str] | None, usable: list[str], cuda: str | None) -> Check:
+    driver = _driver(listed[0]) if listed else "unknown"
+    text = f"{', '.join(usable)}; driver {driver}, CUDA {cuda}"
+    if listed and len(listed) > len(usable):
+        hidden = f"{len(listed)} are there: check CUDA_VISIBLE_DEVICES"
+        return Check("warn", "GPU", f"{text}; {hidden}")
+    return Check("ok", "GPU", text)
+
+
+def _unusable_gpu(name: str, cuda: str | None) -> Check:
+    """Say why torch cannot use the GPU that the driver sees."""
+    if cuda is None:
+        text = f"{name} is there, but this torch has no CUDA; install its CUDA build"
+        return Check("fail", "GPU", text)
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        remedy = "unset CUDA_VISIBLE_DEVICES"
+    else:
+        remedy = f"update driver {_driver(name)}, or use an older torch"
+    text = f"{name} is there, but torch (CUDA {cuda}) cannot use it; {remedy}"
+    return Check("fail", "GPU", text)
+
+
+def _driver(listed: str) -> str:
+    """Return the driver's version of "NAME, DRIVER"."""
+    return listed.rpartition(", ")[2]
 
 
 def memory() -> list[Check]:
@@ -143,47 +143,52 @@ def try_store(store: Path) -> list[Check]:
     """Do what a run does with the store's files: write once, replace, lock; compare its clock with
     ours.
     """
-    from storage import atomic_files
-    from storage.run_store.run_lock import RunLock
-
     folder = _existing(store)
-    name = "file system"
-    advice = "choose another folder for OUT"
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".gigarestore-doctor-") as made:
-            path = Path(made, "a")
-            begun = time.time()
-            if not atomic_files.write_once(path, [b"1"], fsync=True) or atomic_files.write_once(
-                path, [b"2"], fsync=False
-            ):
-                return [
-                    Check(
-                        "fail",
-                        name,
-                        f"{folder}: a name was given twice, files can be overwritten; {advice}",
-                    )
-                ]
-            skew = path.stat().st_mtime - (begun + time.time()) / 2
-            atomic_files.replace(path, [b"3"], fsync=True)
-            if path.read_bytes() != b"3" or sorted(p.name for p in Path(made).iterdir()) != ["a"]:
-                return [
-                    Check("fail", name, f"{folder}: a rename did not replace the file; {advice}")
-                ]
-            checks = [Check("ok", name, f"{folder}: hard links, atomic renames and flush work")]
-            with RunLock(Path(made, "lock")):
-                try:
-                    RunLock(Path(made, "lock")).release()
-                    text = f"{folder} has no locks; start only one driver per output at a time"
-                    checks.append(Check("warn", "locks", text))
-                except LockedError:
-                    checks.append(Check("ok", "locks", f"{folder}: a second driver is kept out"))
+            return _try_files(folder, Path(made))
     except (OSError, FormatError) as err:
         why = err.strerror if isinstance(err, OSError) and err.strerror else str(err)
-        return [Check("fail", name, f"{folder}: {why}; {advice}")]
+        return [Check("fail", FILE_SYSTEM, f"{folder}: {why}; {OTHER_FOLDER}")]
+
+
+def _try_files(folder: Path, made: Path) -> list[Check]:
+    """Try a file and a lock in a folder that was made for it."""
+    from storage import atomic_files as files
+
+    path = made / "a"
+    begun = time.time()
+    written = files.write_once(path, [b"1"], fsync=True)
+    if not written or files.write_once(path, [b"2"], fsync=False):
+        text = f"{folder}: a name was given twice, files can be overwritten; {OTHER_FOLDER}"
+        return [Check("fail", FILE_SYSTEM, text)]
+    skew = path.stat().st_mtime - (begun + time.time()) / 2
+
+    files.replace(path, [b"3"], fsync=True)
+    names = [entry.name for entry in made.iterdir()]
+    if path.read_bytes() != b"3" or names != ["a"]:
+        text = f"{folder}: a rename did not replace the file; {OTHER_FOLDER}"
+        return [Check("fail", FILE_SYSTEM, text)]
+
+    text = f"{folder}: hard links, atomic renames and flush work"
+    checks = [Check("ok", FILE_SYSTEM, text), _try_lock(folder, made / "lock")]
     if abs(skew) > STORE_SKEW:
         text = f"{folder}: its server's clock is {skew:+.0f} s off ours; set both by NTP"
         checks.append(Check("warn", "store clock", text))
     return checks
+
+
+def _try_lock(folder: Path, path: Path) -> Check:
+    """Lock a file twice."""
+    from storage.run_store.run_lock import RunLock
+
+    with RunLock(path):
+        try:
+            RunLock(path).release()
+        except LockedError:
+            return Check("ok", "locks", f"{folder}: a second driver is kept out")
+    text = f"{folder} has no locks; start only one driver per output at a time"
+    return Check("warn", "locks", text)
 
 
 def ports() -> list[Check]:

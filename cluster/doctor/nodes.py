@@ -15,7 +15,7 @@ from orchestrator.errors import PlanError, RunError
 WORST_SKEW = 300.0
 NOTICED_SKEW = 2.0
 # Importing torch from a busy network disk takes its time, seconds.
-PATIENCE = 300.0
+ANSWER_SECONDS = 300.0
 # Findings that must be the same everywhere, because results depend on them, and of the packages
 # those that matter.
 SAME = ("python", "packages", "code", "built-in network")
@@ -39,29 +39,29 @@ def check_cluster(
     command = ["cluster", "doctor", *([] if store is None else [str(store.absolute())]), "--json"]
     try:
         knock(where)
-        answers = ask_nodes(where, command if every_node else None, PATIENCE)
+        answers = ask_nodes(where, command if every_node else None, ANSWER_SECONDS)
     except (PlanError, RunError) as err:
         return {"cluster": [Check("fail", "Ray", str(err))]}
     cpus, devices = (
         sum(answer.resources.get(key, 0) for answer in answers) for key in ("CPU", "GPU")
     )
     text = f"{where} answers: {len(answers)} nodes, {cpus:.0f} CPUs, {devices:.0f} GPUs"
-    found = {"cluster": [Check("ok", "Ray", text)]}
+    findings = {"cluster": [Check("ok", "Ray", text)]}
     for answer in answers if every_node else ():
         if answer.error is not None:
             text = (
                 f"no answer: {answer.error}; install gigarestore on the node, or start its Ray "
                 "again"
             )
-            found[answer.name] = [Check("fail", "Ray", text)]
+            findings[answer.name] = [Check("fail", "Ray", text)]
         else:
-            told = [compared(check, here) for check in _read(answer.code, answer.out, answer.err)]
-            found[answer.name] = [
-                *told,
+            checks = [compared(check, here) for check in _read(answer.code, answer.out, answer.err)]
+            findings[answer.name] = [
+                *checks,
                 judge_clock(answer.skew, answer.spread),
                 judge_ways(answer.unreachable),
             ]
-    return found
+    return findings
 
 
 def _read(code: int, out: str, err: str) -> list[Check]:

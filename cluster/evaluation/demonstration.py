@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster.options.exit_codes import DONE, FAILED
 from cluster.terminal.progress import ProgressView, duration
 from kernels.metrics import psnr, ssim
 from orchestrator.errors import PlanError
 from orchestrator.job.spec import JobSpec
-from orchestrator.run.lifecycle import start
-from orchestrator.run.verify import verify_run
+from orchestrator.run.lifecycle import Outcome, start
+from orchestrator.run.verify import Verification, verify_run
 from storage.box import Box
 from storage.readers.reader_registry import open_image
 
@@ -28,7 +29,7 @@ SEAM_LIMIT = 1.10
 
 
 def run_demo(out: Path, workers: int) -> int:
-    """Run the whole product once; returns 0 when the result beats bicubic, is consistent and has no
+    """Run the whole product once; return 0 when the result beats bicubic, is consistent and has no
     seams, else 1.
     """
     began = time.perf_counter()
@@ -36,6 +37,33 @@ def run_demo(out: Path, workers: int) -> int:
     reduced = _reduce(original)
     out.mkdir(parents=True, exist_ok=True)
     _write_png(out / "input.png", reduced)
+    outcome = _restore(out, workers)
+    restored = open_image(outcome.root).read(Box(0, 0, *original.shape[1:])).astype(np.uint8)
+    bicubic = _bicubic(reduced)
+    picture = out / "comparison.png"
+    _write_png(picture, _side_by_side([_nearest(reduced), bicubic, restored, original]))
+    verification = verify_run(outcome.root)
+
+    scores = {
+        name: (psnr(pixels, original, 255), ssim(pixels, original, 255))
+        for name, pixels in (("bicubic", bicubic), ("restored", restored))
+    }
+    _print_scores(outcome, original, scores, verification)
+    whole = duration(time.perf_counter() - began)
+    print(f"time: {duration(outcome.seconds)} for {outcome.tiles} tiles, {whole} in all")
+    print(f"files: {picture} (input | bicubic | restored | original), {outcome.root} (OME-Zarr)")
+
+    better = all(r > b for r, b in zip(scores["restored"], scores["bicubic"], strict=True))
+    seamless = verification.seams.overall.ratio <= SEAM_LIMIT
+    if better and verification.passed and seamless:
+        return DONE
+    print("the demo did not reach what it promises: see the figures above", file=sys.stderr)
+    return FAILED
+
+
+def _restore(out: Path, workers: int) -> Outcome:
+    from orchestrator.ray_backend.executor import RayExecutor
+
     spec = JobSpec.build(
         {
             "input": {"path": str(out / "input.png")},
@@ -45,46 +73,33 @@ def run_demo(out: Path, workers: int) -> int:
             "run": {"executor": "ray", "workers": workers},
         }
     )
-    from orchestrator.ray_backend.executor import RayExecutor
-
     with ProgressView() as progress:
-        outcome = start(spec, RayExecutor(workers), [progress], overwrite=True)
-    restored = open_image(outcome.root).read(Box(0, 0, *original.shape[1:])).astype(np.uint8)
-    bicubic = _bicubic(reduced)
-    picture = _comparison(out / "comparison.png", [_nearest(reduced), bicubic, restored, original])
-    found = verify_run(outcome.root)
+        return start(spec, RayExecutor(workers), [progress], overwrite=True)
 
-    scores = {
-        name: (psnr(x, original, 255), ssim(x, original, 255))
-        for name, x in _named(bicubic, restored)
-    }
+
+def _print_scores(
+    outcome: Outcome,
+    original: Pixels,
+    scores: dict[str, tuple[float, float]],
+    verification: Verification,
+) -> None:
+    """Print what was restored and how near it is: to the original, and to what was measured."""
     levels = ", ".join(
-        f"level {lv.index}: {lv.grid.rows.count}x{lv.grid.cols.count}"
-        for lv in outcome.plan.levels[::-1]
+        f"level {level.index}: {level.grid.rows.count}x{level.grid.cols.count}"
+        for level in outcome.plan.levels[::-1]
     )
-    print(
-        f"photograph {original.shape[1]}x{original.shape[2]} px, reduced x{SCALE} and restored; tiles {levels}"
-    )
+    _, height, width = original.shape
+    print(f"photograph {height}x{width} px, reduced x{SCALE} and restored; tiles {levels}")
     for name, (decibel, similarity) in scores.items():
         print(f"{name:9} PSNR {decibel:.2f} dB, SSIM {similarity:.4f}")
-    assert found.consistency is not None, "super-resolution has a measurement"
-    clipped = (
-        f" ({found.consistency.clipped} cells at black or white apart)"
-        if found.consistency.clipped
-        else ""
-    )
-    print(f"consistency: |A x - y| at most {found.consistency.max:.3f} grey levels{clipped}")
-    print(f"seam ratio: {found.seams.overall.ratio:.3f} (1 = no seam)")
-    print(
-        f"time: {duration(outcome.seconds)} for {outcome.tiles} tiles, {duration(time.perf_counter() - began)} in all"
-    )
-    print(f"files: {picture} (input | bicubic | restored | original), {outcome.root} (OME-Zarr)")
 
-    better = all(r > b for r, b in zip(scores["restored"], scores["bicubic"], strict=True))
-    good = better and found.passed and found.seams.overall.ratio <= SEAM_LIMIT
-    if not good:
-        print("the demo did not reach what it promises: see the figures above", file=sys.stderr)
-    return 0 if good else 1
+    consistency = verification.consistency
+    assert consistency is not None, "super-resolution has a measurement"
+    clipped = ""
+    if consistency.clipped:
+        clipped = f" ({consistency.clipped} cells at black or white apart)"
+    print(f"consistency: |A x - y| at most {consistency.max:.3f} grey levels{clipped}")
+    print(f"seam ratio: {verification.seams.overall.ratio:.3f} (1 = no seam)")
 
 
 def _photograph() -> Pixels:
@@ -116,15 +131,10 @@ def _bicubic(image: Pixels) -> Pixels:
     return clipped
 
 
-def _named(bicubic: Pixels, restored: Pixels) -> list[tuple[str, Pixels]]:
-    return [("bicubic", bicubic), ("restored", restored)]
-
-
-def _comparison(path: Path, images: list[Pixels]) -> Path:
+def _side_by_side(images: list[Pixels]) -> Pixels:
     gap = np.full((3, images[0].shape[1], 8), 255, dtype=np.uint8)
     parts = [part for image in images for part in (image, gap)][:-1]
-    _write_png(path, np.concatenate(parts, axis=2))
-    return path
+    return np.concatenate(parts, axis=2)
 
 
 def _write_png(path: Path, image: Pixels) -> None:

@@ -71,7 +71,8 @@ def read_clean(path: Path, side: int) -> Pixels:
     height, width = (min(length, side or length) // 4 * 4 for length in reader.info.box.shape)
     if min(height, width) < 32:
         raise PlanError(
-            f"{path} is {reader.info.height}x{reader.info.width} px; an evaluation needs 32 px a side"
+            f"{path} is {reader.info.height}x{reader.info.width} px; an evaluation needs 32 px a "
+            "side"
         )
     y = (reader.info.height - height) // 2
     x = (reader.info.width - width) // 2
@@ -87,46 +88,24 @@ def run_trial(
     seed: int,
     work: Path,
 ) -> Restored:
-    """Degrade a clean picture once and restore it by every prior and by what needs none."""
-    from orchestrator.measurement.degrade import degrade
+    """Degrade a clean picture (C, H, W) once and restore it by every prior and by what needs none.
 
-    work.mkdir(parents=True, exist_ok=True)
-    paths = {role: work / f"{role}.tif" for role in ("clean", "measured", "mask")}
-    write_image(paths["clean"], clean)
-    mask = None
-    kind = TASKS[trial.task["name"]]
-    if kind.takes_mask:
-        rng = np.random.default_rng([seed, 0x1A9])
-        mask = (rng.random(clean.shape[1:]) >= MISSING).astype(np.uint8)[None] * np.uint8(255)
-        write_image(paths["mask"], mask)
-    job = {
-        "task": dict(trial.task),
-        "input": {"mask": None if mask is None else str(paths["mask"])},
-    }
-    spec = JobSpec.build({**job, "input": {**job["input"], "path": str(paths["clean"])}})
-    degrade(spec, paths["measured"], seed, overwrite=True)
-    y = open_image(paths["measured"]).read(Box(0, 0, *_size(paths["measured"])))
-
+    work: a folder for the files of the trial.
+    """
+    measured = _measure(trial, clean, seed, work)
     pictures: dict[str, Pixels] = {}
     plan: Plan | None = None
     for prior in priors:
-        given = {
-            **job,
-            "input": {**job["input"], "path": str(paths["measured"])},
-            "denoiser": prior,
-        }
-        pictures[prior], plan = _restore(
-            given, intent, seed, work / "restored.zarr", clean.shape[1:]
-        )
+        job = {**measured.job, "denoiser": prior}
+        out = work / "restored.zarr"
+        pictures[prior], plan = _restore(job, intent, seed, out, clean.shape[1:])
     assert plan is not None, "an evaluation has a prior"
-    for method, estimate in baselines(trial, y, mask, clean.shape, clean.dtype):
-        if (found := estimate()) is not None:
-            pictures[method] = found
+    for method, estimate in baselines(trial, measured.y, measured.mask, clean.shape, clean.dtype):
+        picture = estimate()
+        if picture is not None:
+            pictures[method] = picture
+
     top = float(peak(str(clean.dtype)))
-
-    def seam(picture: Pixels) -> float:
-        return seam_report(plan, lambda box: picture[(slice(None), *box.slices())]).overall.ratio
-
     scores = [
         Score(
             image=name,
@@ -135,12 +114,53 @@ def run_trial(
             seed=seed,
             psnr=psnr(picture, clean, top),
             ssim=ssim(picture, clean, top),
-            consistency=misfit(trial, picture, y, mask),
-            seam=seam(picture),
+            consistency=misfit(trial, picture, measured.y, measured.mask),
+            seam=_seam(plan, picture),
         )
         for method, picture in pictures.items()
     ]
-    return Restored(pictures={"measured": y, **pictures, "original": clean}, scores=scores)
+    shown = {"measured": measured.y, **pictures, "original": clean}
+    return Restored(pictures=shown, scores=scores)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Measurement:
+    """What is left of a clean picture, and the job that restores it."""
+
+    y: Pixels
+    mask: Pixels | None
+    """(1, H, W), non-zero where it is known."""
+    job: dict[str, Any]
+
+
+def _measure(trial: Trial, clean: Pixels, seed: int, work: Path) -> _Measurement:
+    """Degrade a clean picture with the operators that `restore` inverts."""
+    from orchestrator.measurement.degrade import degrade
+
+    work.mkdir(parents=True, exist_ok=True)
+    paths = {role: work / f"{role}.tif" for role in ("clean", "measured", "mask")}
+    write_image(paths["clean"], clean)
+    mask = None
+    if TASKS[trial.task["name"]].takes_mask:
+        rng = np.random.default_rng([seed, 0x1A9])
+        known = rng.random(clean.shape[1:]) >= MISSING
+        mask = known.astype(np.uint8)[None] * np.uint8(255)
+        write_image(paths["mask"], mask)
+
+    task = dict(trial.task)
+    mask_path = None if mask is None else str(paths["mask"])
+    clean_input = {"path": str(paths["clean"]), "mask": mask_path}
+    measured_input = {"path": str(paths["measured"]), "mask": mask_path}
+    spec = JobSpec.build({"task": task, "input": clean_input})
+    degrade(spec, paths["measured"], seed, overwrite=True)
+    y = open_image(paths["measured"]).read(Box(0, 0, *_size(paths["measured"])))
+    return _Measurement(y=y, mask=mask, job={"task": task, "input": measured_input})
+
+
+def _seam(plan: Plan, picture: Pixels) -> float:
+    """Return the seam ratio of a picture, for the tiles of a plan."""
+    report = seam_report(plan, lambda box: picture[(slice(None), *box.slices())])
+    return report.overall.ratio
 
 
 def misfit(trial: Trial, x: Pixels, y: Pixels, mask: Pixels | None) -> float:
@@ -166,7 +186,8 @@ def baselines(
 
     channels = shape[0]
     scale = int(trial.task.get("scale", 1))
-    yield "A+ y", lambda: to_channels(y.repeat(scale, 1).repeat(scale, 2), channels)  # type: ignore[arg-type]
+    enlarged = y.repeat(scale, 1).repeat(scale, 2)
+    yield "A+ y", lambda: to_channels(enlarged, channels)  # type: ignore[arg-type]
     if scale > 1:
         yield "bicubic", lambda: stored(bicubic_upsample(y.astype(np.float32), scale))
     if mask is not None:

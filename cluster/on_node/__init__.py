@@ -1,4 +1,4 @@
 """What runs on the nodes of a cluster: launcher, driver and entrypoint, each started as a program.
 
-May import `submission`, `batches`, `options` and `cluster.cli`; nobody imports it.
+May import `storage`, `submission`, `batches`, `options` and `cluster.cli`; nobody imports it.
 """

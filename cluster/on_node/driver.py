@@ -45,14 +45,14 @@ class Beacon(threading.Thread):
         super().__init__(daemon=True)
         self.folder = folder
         self.stops = stops
-        self.told = False
+        self.notified = False
         self._ended = threading.Event()
 
     def run(self) -> None:
         while not self._ended.is_set():
             self.write("heartbeat.json", {})
-            if not self.told and any(stop.exists() for stop in self.stops):
-                self.told = True
+            if not self.notified and any(stop.exists() for stop in self.stops):
+                self.notified = True
                 print("gigarestore: told to stop", file=sys.stderr, flush=True)
                 os.kill(os.getpid(), signal.SIGTERM)
             self._ended.wait(BEAT_SECONDS)
@@ -169,10 +169,10 @@ def batch_line(out: Path, folder: Path, words: list[str], *, array: bool) -> lis
 
 def _identity(path: Path) -> list[int]:
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         return []
-    return [found.st_ino, found.st_mtime_ns, found.st_size]
+    return [status.st_ino, status.st_mtime_ns, status.st_size]
 
 
 def _run(command: list[str]) -> int:

@@ -32,9 +32,9 @@ class Pulse:
     may differ.
     """
 
-    def __init__(self, path: Path, patience: float) -> None:
+    def __init__(self, path: Path, seconds: float) -> None:
         self.path = path
-        self.patience = patience
+        self.seconds = seconds
         self._text = ""
         self._changed = time.monotonic()
 
@@ -47,7 +47,7 @@ class Pulse:
         if text != self._text:
             self._text = text
             self._changed = time.monotonic()
-        return time.monotonic() - self._changed > self.patience
+        return time.monotonic() - self._changed > self.seconds
 
 
 def ask(*command: str) -> str:
@@ -126,14 +126,14 @@ def sweep() -> None:
 
 def end_all(mark: str, sessions: set[int]) -> None:
     """End every process of ours but this one: first asked, then forced."""
-    for number, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, GRACE)):
-        deadline = time.monotonic() + patience
-        told = set[int]()
-        while found := ours(mark, sessions):
-            for pid in found - told:
+    for number, seconds in ((signal.SIGTERM, GRACE), (signal.SIGKILL, GRACE)):
+        deadline = time.monotonic() + seconds
+        signalled = set[int]()
+        while living := ours(mark, sessions):
+            for pid in living - signalled:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, number)
-            told |= found
+            signalled |= living
             time.sleep(PAUSE)
             if time.monotonic() > deadline:
                 break
@@ -147,12 +147,12 @@ def ours(mark: str, sessions: set[int]) -> set[int]:
     neither test alone finds all.
     """
     wanted = f"{MARK}={mark}".encode()
-    found = set()
+    pids = set()
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             state, _, _, session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
             if state != "Z" and (
                 int(session) in sessions or wanted in (folder / "environ").read_bytes().split(b"\0")
             ):
-                found.add(int(folder.name))
-    return found - {os.getpid()}
+                pids.add(int(folder.name))
+    return pids - {os.getpid()}

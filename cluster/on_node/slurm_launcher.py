@@ -49,13 +49,13 @@ from cluster.on_node.processes import (
 )
 from cluster.options.exit_codes import NO_RAY, RESUMABLE
 
-HEAD_PATIENCE = 180.0
-RENDEZVOUS_PATIENCE = 300.0
+HEAD_SECONDS = 180.0
+RENDEZVOUS_SECONDS = 300.0
 # How long the file system may refuse the driver's exit code, seconds.
-EXIT_PATIENCE = 20.0
+EXIT_SECONDS = 20.0
 # What a driver is left once SLURM ends the job: it kills all of us soon (KillWait, 30 s), and
 # something is to be swept, seconds.
-LAST_PATIENCE = 5.0
+LAST_SECONDS = 5.0
 # A head that has not beaten for so long is dead, seconds.
 HEAD_SILENCE = float(os.environ.get("GIGARESTORE_HEAD_SILENCE", "120"))
 BEAT = 2.0
@@ -104,7 +104,7 @@ class Launcher:
     def run(self) -> int:
         """Do this rank's part; leave neither process nor file behind."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._told)
+            signal.signal(number, self._stop)
         try:
             return self._head() if self.rank == 0 else self._worker()
         finally:
@@ -124,7 +124,7 @@ class Launcher:
             "--head", "--port", str(port), "--include-dashboard", "false", address=address
         )
         if (
-            not self._until(lambda: ray.poll() is not None or listens(address, port), HEAD_PATIENCE)
+            not self._until(lambda: ray.poll() is not None or listens(address, port), HEAD_SECONDS)
             or ray.poll() is not None
         ):
             if self.stopped:
@@ -145,7 +145,7 @@ class Launcher:
             command, env={**os.environ, "RAY_ADDRESS": meeting["address"]}, start_new_session=True
         )
         code = self._drive(driver, ray)
-        if not self._until(lambda: self._write("exit", str(code)), EXIT_PATIENCE):
+        if not self._until(lambda: self._write("exit", str(code)), EXIT_SECONDS):
             self._say(f"the driver's exit code cannot be written to {self.folder}")
         self._say(f"driver ended with {code}")
         return code
@@ -160,7 +160,7 @@ class Launcher:
         return False
 
     def _drive(self, driver: subprocess.Popen[bytes], ray: subprocess.Popen[bytes]) -> int:
-        told = float("inf")
+        stopped_at = float("inf")
         beats = 0
         last = -BEAT
         while driver.poll() is None:
@@ -176,10 +176,10 @@ class Launcher:
                 driver.kill()
                 driver.wait()
                 return RESUMABLE
-            if self.stopped and told == float("inf"):
-                told = time.monotonic()
+            if self.stopped and stopped_at == float("inf"):
+                stopped_at = time.monotonic()
                 driver.send_signal(signal.SIGTERM)
-            if time.monotonic() - told > LAST_PATIENCE:
+            if time.monotonic() - stopped_at > LAST_SECONDS:
                 driver.kill()
             time.sleep(PAUSE)
         # A driver that a signal has killed left a resumable run.
@@ -187,29 +187,29 @@ class Launcher:
 
     def _worker(self) -> int:
         meeting = self.folder / "rendezvous.json"
-        if not self._until(lambda: visible(meeting) or self._over(), RENDEZVOUS_PATIENCE):
+        if not self._until(lambda: visible(meeting) or self._over(), RENDEZVOUS_SECONDS):
             if not self.stopped:
                 self._say(
-                    f"the head has left no address in {meeting} for {RENDEZVOUS_PATIENCE:.0f} s"
+                    f"the head has left no address in {meeting} for {RENDEZVOUS_SECONDS:.0f} s"
                 )
             return 0 if self.stopped else NO_RAY
         if self._over():
             return 0
-        found = json.loads(meeting.read_text(encoding="utf-8"))
-        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=found["token"])
-        host, _, port = found["address"].rpartition(":")
+        head = json.loads(meeting.read_text(encoding="utf-8"))
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=head["token"])
+        host, _, port = head["address"].rpartition(":")
         pulse = Pulse(self.folder / "head", HEAD_SILENCE)
         tries = 0
         while not self._over():
             self._until(
                 lambda: listens(host, int(port)) or self._over() or pulse.silent,
-                RENDEZVOUS_PATIENCE,
+                RENDEZVOUS_SECONDS,
             )
             if pulse.silent:
                 self._begin_again(pulse)
                 continue
             began = time.monotonic()
-            ended = self._join(found["address"], own_address(host))
+            ended = self._join(head["address"], own_address(host))
             if ended is None:
                 break
             tries = tries + 1 if time.monotonic() - began < 60 else 0
@@ -306,16 +306,16 @@ class Launcher:
     def _tail(self) -> str:
         return self._log().read_bytes()[-2000:].decode(errors="replace")
 
-    def _until(self, condition: Callable[[], bool], patience: float) -> bool:
+    def _until(self, condition: Callable[[], bool], seconds: float) -> bool:
         """Wait for a condition; return False when time is up or the job is stopped."""
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + seconds
         while not condition():
             if self.stopped or time.monotonic() > deadline:
                 return False
             time.sleep(PAUSE)
         return True
 
-    def _told(self, _signal: int, _frame: FrameType | None) -> None:
+    def _stop(self, _signal: int, _frame: FrameType | None) -> None:
         self.stopped = True
 
     def _say(self, text: str) -> None:

@@ -1,4 +1,4 @@
 """What people may say: options, arguments and exit codes, each stated once.
 
-May import `orchestrator.job` and what executors it names, and no other room of `cluster`.
+May import `orchestrator.job`, and no other room of `cluster`.
 """

@@ -111,7 +111,8 @@ OPTIONS = {
     "blur": _option(
         "task.blur",
         str,
-        "deblur: uniform:TAPS, gaussian:SIGMA[:TAPS], anisotropic:SIGMA_Y,SIGMA_X[:TAPS] or a kernel file.",
+        "deblur: uniform:TAPS, gaussian:SIGMA[:TAPS], anisotropic:SIGMA_Y,SIGMA_X[:TAPS] or a "
+        "kernel file.",
     ),
     "ratio": _option(
         "task.ratio", float, "cs: kept share of the coefficients; restore reads it from IN."
@@ -137,14 +138,16 @@ OPTIONS = {
         ".denoiser",
         str,
         "builtin, guided-diffusion:PATH, diffusers:FOLDER, prior:PATH, "
-        "module:PACKAGE.MODULE:NAME ((x_t, t) -> eps), sigma:PACKAGE.MODULE:NAME (D(z, sigma) -> x0) or analytic:.",
+        "module:PACKAGE.MODULE:NAME ((x_t, t) -> eps), sigma:PACKAGE.MODULE:NAME (D(z, sigma) -> "
+        "x0) or analytic:.",
         "builtin",
         flag="--denoiser",
     ),
     "region": _option(
         ".regions",
         list[str],
-        "Y0,X0,Y1,X1:DENOISER[:CLASS], output px: restore a region with another network first. May repeat.",
+        "Y0,X0,Y1,X1:DENOISER[:CLASS], output px: restore a region with another network first. "
+        "May repeat.",
         read=parsers.parse_regions,
     ),
     "label": _option(
@@ -217,7 +220,8 @@ OPTIONS = {
     "guide": _option(
         "sampling.guide",
         str,
-        "The coarser level: constraint at every step (the paper's), or start of the finer one only.",
+        "The coarser level: constraint at every step (the paper's), or start of the finer one "
+        "only.",
     ),
     "ensemble": _option(
         "sampling.ensemble",
@@ -265,7 +269,8 @@ OPTIONS = {
     "on_failed_tile": _option(
         "run.on_failed_tile",
         str,
-        "A tile that keeps failing: stop (finish what does not need it, exit 1) or fill (with what was measured, flagged).",
+        "A tile that keeps failing: stop (finish what does not need it, exit 1) or fill (with "
+        "what was measured, flagged).",
         "stop",
     ),
     "drain_seconds": _option(

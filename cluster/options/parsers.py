@@ -55,7 +55,7 @@ def parse_channels(text: str) -> tuple[int, ...]:
 
 def parse_regions(texts: list[str]) -> list[dict[str, Any]]:
     """Read Y0,X0,Y1,X1:DENOISER[:CLASS], once per region."""
-    found = []
+    regions = []
     for text in texts:
         match = re.fullmatch(r"(\d+),(\d+),(\d+),(\d+):(.+?)(?::(\d+))?", text)
         if match is None:
@@ -64,8 +64,8 @@ def parse_regions(texts: list[str]) -> list[dict[str, Any]]:
             )
         *box, denoiser, label = match.groups()
         number = None if label is None else int(label)
-        found.append({"box": tuple(map(int, box)), "denoiser": denoiser, "label": number})
-    return found
+        regions.append({"box": tuple(map(int, box)), "denoiser": denoiser, "label": number})
+    return regions
 
 
 def parse_travel(text: str) -> tuple[int, int]:

@@ -14,12 +14,18 @@ from cluster.options.exit_codes import (
     complain,
 )
 from cluster.submission.backend import Backend, Unreachable
-from cluster.submission.handles import Handle, JobState, SubmissionRecord, SubmissionRegistry
+from cluster.submission.handles import (
+    Handle,
+    JobState,
+    JobStatus,
+    SubmissionRecord,
+    SubmissionRegistry,
+)
 from cluster.submission.submission import Submission
 
 POLL = 2.0
 # How long a scheduler may not answer while it is waited for, seconds.
-PATIENCE = 600.0
+RETRY_SECONDS = 600.0
 
 
 def hand_in(
@@ -73,45 +79,64 @@ def attend(
     record: SubmissionRecord | None,
     *,
     follow: bool,
-    patience: float | None = None,
+    timeout: float | None = None,
 ) -> int:
-    """Wait for a run's end, with its log or without; return its driver's exit code, 124 when
-    patience ran out.
+    """Wait for a run's end, with its log or without; return its driver's exit code, 124 when the
+    timeout, in seconds, is over.
     """
-    heard = time.monotonic()
-    deadline = heard + (float("inf") if patience is None else patience)
+    deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
     try:
         if follow:
-            with contextlib.suppress(Unreachable):  # whether the run has ended is asked below
-                for piece in chosen.logs(handle, record, follow=True):
-                    sys.stderr.write(piece)
-                    sys.stderr.flush()
-        while True:
-            try:
-                found = chosen.state(handle, record)
-            except Unreachable as err:
-                if time.monotonic() > min(deadline, heard + PATIENCE):
-                    complain(
-                        f"{err}; nothing was heard of {handle} for {time.monotonic() - heard:.0f} s"
-                    )
-                    return UNREACHABLE
-            else:
-                heard = time.monotonic()
-                if found.state.ended:
-                    code = "" if found.code is None else f", exit code {found.code}"
-                    complain(
-                        f"{handle}: "
-                        f"{found.state}{code}{f', {found.reason}' if found.reason else ''}"
-                    )
-                    if found.exit_code and found.state is not JobState.FAILED:
-                        complain(
-                            f"everything committed is kept, go on with: gigarestore resume {handle}"
-                        )
-                    return found.exit_code
-            if time.monotonic() > deadline:
-                complain(f"{handle} has not ended within {patience:.0f} s; it goes on")
-                return TIMED_OUT
-            time.sleep(POLL)
+            _print_log(chosen, handle, record)
+        status = _await_end(chosen, handle, record, deadline)
+    except Unreachable as err:
+        complain(str(err))
+        return UNREACHABLE
     except KeyboardInterrupt:
         complain(f"detached, the run goes on; look with: gigarestore status {handle}")
         return INTERRUPTED
+
+    if status is None:
+        complain(f"{handle} has not ended within {timeout:.0f} s; it goes on")
+        return TIMED_OUT
+    code = "" if status.code is None else f", exit code {status.code}"
+    reason = f", {status.reason}" if status.reason else ""
+    complain(f"{handle}: {status.state}{code}{reason}")
+    if status.exit_code and status.state is not JobState.FAILED:
+        complain(f"everything committed is kept, go on with: gigarestore resume {handle}")
+    return status.exit_code
+
+
+def _print_log(chosen: Backend, handle: Handle, record: SubmissionRecord | None) -> None:
+    """Print the log as it grows; where it breaks off, whether the run has ended is asked next."""
+    with contextlib.suppress(Unreachable):
+        for piece in chosen.logs(handle, record, follow=True):
+            sys.stderr.write(piece)
+            sys.stderr.flush()
+
+
+def _await_end(
+    chosen: Backend, handle: Handle, record: SubmissionRecord | None, deadline: float
+) -> JobStatus | None:
+    """Return how a run ended, None when it had not by the deadline.
+
+    A scheduler that does not answer is asked again; raises Unreachable once it has been silent for
+    RETRY_SECONDS, or until the deadline.
+    """
+    heard = time.monotonic()
+    while True:
+        try:
+            status = chosen.state(handle, record)
+        except Unreachable as err:
+            silent = time.monotonic() - heard
+            if time.monotonic() > min(deadline, heard + RETRY_SECONDS):
+                raise Unreachable(
+                    f"{err}; nothing was heard of {handle} for {silent:.0f} s"
+                ) from err
+        else:
+            heard = time.monotonic()
+            if status.state.ended:
+                return status
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(POLL)

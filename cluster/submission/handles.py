@@ -58,6 +58,12 @@ class JobStatus:
     """The driver's exit code, where it is known."""
     reason: str = ""
 
+    @classmethod
+    def of_code(cls, code: int) -> JobStatus:
+        """Return how a run ended whose driver left this exit code."""
+        states = {0: JobState.SUCCEEDED, RESUMABLE: JobState.INTERRUPTED}
+        return cls(states.get(code, JobState.FAILED), code)
+
     @property
     def exit_code(self) -> int:
         """Return what `wait` exits with: the driver's own code, else 0, 1, or 75 where `resume` can
@@ -109,8 +115,8 @@ class SubmissionRecord:
     @property
     def folder(self) -> Path | None:
         """Return the submission's folder where this machine sees it."""
-        found = Path(self.output) / STATE / FOLDER / self.run_id
-        return found if found.is_dir() else None
+        folder = Path(self.output) / STATE / FOLDER / self.run_id
+        return folder if folder.is_dir() else None
 
     def shown(self) -> dict[str, Any]:
         """Return what is remembered as others may see it: URLs without signatures, the job's
@@ -177,9 +183,9 @@ class SubmissionRegistry:
                 f"{target} is no handle and no output that was submitted; `gigarestore list` "
                 "names those"
             )
-        found = Handle.parse(known[0].handle)
-        assert found is not None
-        return found, known[0]
+        latest = Handle.parse(known[0].handle)
+        assert latest is not None
+        return latest, known[0]
 
 
 def submitted_as(target: Path) -> Handle | None:
@@ -215,17 +221,17 @@ def ended_code(folder: Path | None) -> int | None:
     """Return the exit code that the last driver left in its folder, None when it left none or is
     not seen from here.
     """
-    told = None if folder is None else read_json(folder / "exit.json")
-    return None if told is None else int(told["code"])
+    ending = None if folder is None else read_json(folder / "exit.json")
+    return None if ending is None else int(ending["code"])
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
     """Return a small file's object, None where it is absent or not whole."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return document if isinstance(document, dict) else None
 
 
 def _redacted(value: Any) -> Any:

@@ -19,16 +19,16 @@ def follow_files(paths: Sequence[Path], ended: Callable[[], bool]) -> Iterator[s
     Of several files each piece's is named where it is not that of the piece before.
     """
     places = dict.fromkeys(paths, 0)
-    told = None
+    named = None
     for look in itertools.count():
         last = look % LOOKS == 0 and ended()
         for path in filter(Path.exists, paths):
             with path.open("rb") as file:
                 file.seek(places[path])
                 while piece := file.read(1 << 16):
-                    if len(paths) > 1 and path != told:
+                    if len(paths) > 1 and path != named:
                         yield f"==> {path.name} <==\n"
-                    told = path
+                    named = path
                     places[path] += len(piece)
                     yield piece.decode(errors="replace")
         if last:

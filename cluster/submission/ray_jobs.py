@@ -38,11 +38,11 @@ from cluster.submission.submission import Submission, quoted
 from orchestrator.errors import PlanError
 
 OLDEST_RAY = (2, 50)
-KNOCK_SECONDS = 15.0
+REACHABLE_SECONDS = 15.0
 TRIES = 3
 POLL = 1.0
 # How long a log is waited for while the dashboard does not answer, seconds.
-PATIENCE = 90.0
+LOG_RETRY_SECONDS = 90.0
 STATES = {
     "PENDING": JobState.PENDING,
     "RUNNING": JobState.RUNNING,
@@ -143,18 +143,18 @@ class RayJobsBackend:
                         heard = time.monotonic()
                         yield fresh
             except Unreachable:
-                if not follow or time.monotonic() - heard > PATIENCE:
+                if not follow or time.monotonic() - heard > LOG_RETRY_SECONDS:
                     raise
             time.sleep(POLL)
 
     def cancel(self, handle: Handle, record: SubmissionRecord | None, grace: float) -> str:
         job, url = handle.rest.split("@", 1)
-        found = self.state(handle, record)
-        if found.state.ended:
-            return f"{handle} has already ended: {found.state}"
+        status = self.state(handle, record)
+        if status.state.ended:
+            return f"{handle} has already ended: {status.state}"
         # A job's own stop leaves three seconds: the driver is asked through its folder first, where
         # this machine sees it.
-        if found.state is JobState.RUNNING and record is not None and record.folder is not None:
+        if status.state is JobState.RUNNING and record is not None and record.folder is not None:
             (record.folder / "cancel").touch()
             if self._ends(handle, record, grace):
                 return f"{handle} has stopped; everything committed is kept"
@@ -163,12 +163,12 @@ class RayJobsBackend:
         if self._ends(handle, record, 10.0):
             return f"{handle} is cancelled; everything committed is kept"
         raise PlanError(
-            f"{handle} is still {found.state}: Ray does not stop a job that waits for its start; "
+            f"{handle} is still {status.state}: Ray does not stop a job that waits for its start; "
             "try again later"
         )
 
-    def _ends(self, handle: Handle, record: SubmissionRecord | None, patience: float) -> bool:
-        deadline = time.monotonic() + patience
+    def _ends(self, handle: Handle, record: SubmissionRecord | None, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
         while not self.state(handle, record).state.ended:
             if time.monotonic() > deadline:
                 return False
@@ -250,12 +250,12 @@ def _token(settings: SubmissionSettings) -> str | None:
         return None
 
 
-def _knock(url: str) -> None:
+def _check_reachable(url: str) -> None:
     """Raise Unreachable where no dashboard answers soon; its own client would wait for ever for one
     that hangs.
     """
     try:
-        urllib.request.urlopen(f"{url}/api/version", timeout=KNOCK_SECONDS).close()
+        urllib.request.urlopen(f"{url}/api/version", timeout=REACHABLE_SECONDS).close()
     except urllib.error.HTTPError:
         return  # it wants a token, or has something else to say
     except (OSError, http.client.HTTPException) as err:
@@ -267,7 +267,7 @@ def _knock(url: str) -> None:
 @contextlib.contextmanager
 def _answers(url: str) -> Iterator[None]:
     """Turn what the dashboard and its client raise into Unreachable and PlanError."""
-    _knock(url)
+    _check_reachable(url)
     try:
         from ray.exceptions import AuthenticationError
         from requests import RequestException
@@ -323,8 +323,8 @@ def _tail(client: Any, job: str) -> Iterator[str]:
     stream = client.tail_job_logs(job)
 
     async def piece() -> str | None:
-        found: str | None = await anext(stream, None)
-        return found
+        text: str | None = await anext(stream, None)
+        return text
 
     with asyncio.Runner() as runner:
         try:
@@ -347,11 +347,4 @@ def _gone(record: SubmissionRecord | None, reason: str) -> JobStatus:
     code = ended_code(None if record is None else record.folder)
     if code is None:
         return JobStatus(JobState.LOST, None, reason)
-    return JobStatus(
-        JobState.SUCCEEDED
-        if code == 0
-        else JobState.INTERRUPTED
-        if code == RESUMABLE
-        else JobState.FAILED,
-        code,
-    )
+    return JobStatus.of_code(code)

@@ -271,10 +271,10 @@ def _is_list(key: str) -> bool:
 
 
 def _take(
-    values: dict[str, dict[str, Any]], origins: dict[str, str], found: dict[str, Any], origin: str
+    values: dict[str, dict[str, Any]], origins: dict[str, str], given: dict[str, Any], origin: str
 ) -> None:
     known = keys()
-    for key, value in found.items():
+    for key, value in given.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             raise PlanError(
@@ -291,15 +291,15 @@ def _read(path: Path) -> dict[str, Any]:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
         raise PlanError(f"cannot read the settings in {path}: {err}") from None
-    found = {}
+    settings = {}
     for section, entries in document.items():
         if not isinstance(entries, dict):
             raise PlanError(
                 f"{path}: {section!r} stands outside of a section; sections: "
                 f"{', '.join(SubmissionSettings.model_fields)}"
             )
-        found.update({f"{section}.{key}": value for key, value in entries.items()})
-    return found
+        settings.update({f"{section}.{key}": value for key, value in entries.items()})
+    return settings
 
 
 def _user_file(environment: Mapping[str, str]) -> Path:

@@ -38,7 +38,7 @@ def print_status(handle: Handle, as_json: bool) -> None:
     from orchestrator.run_folder import RunDir
 
     _, record = SubmissionRegistry().find(str(handle))
-    found = look(handle, record)
+    status = look(handle, record)
     out = None if record is None else Path(record.output)
     batch = None if out is None or not BatchFolder(out).exists else BatchFolder(out)
     run: dict[str, Any] | None = None
@@ -50,17 +50,17 @@ def print_status(handle: Handle, as_json: bool) -> None:
         known = {} if record is None else record.shown()
         said = {
             "handle": str(handle),
-            "state": found.state,
-            "code": found.code,
-            "reason": found.reason,
+            "state": status.state,
+            "code": status.code,
+            "reason": status.reason,
             "run": run,
         }
         print(json.dumps(known | said))
         return
-    print(f"{handle}: {found.state}{f' ({found.reason})' if found.reason else ''}")
+    print(f"{handle}: {status.state}{f' ({status.reason})' if status.reason else ''}")
     if batch is not None and run is not None:
         print_images(batch.root, run)
     elif out is not None and run is not None:
         print_run(out, run)
-    if found.state is JobState.UNKNOWN and record is None:
+    if status.state is JobState.UNKNOWN and record is None:
         raise typer.Exit(UNREACHABLE)

@@ -28,6 +28,6 @@ def resubmit(handle: Handle) -> int:
             "on with all"
         )
     chosen = backend(handle.backend)
-    if not (found := look(handle, record)).state.ended and found.state is not JobState.UNKNOWN:
-        raise PlanError(f"{handle} is still {found.state}; `gigarestore cancel {handle}` ends it")
+    if not (status := look(handle, record)).state.ended and status.state is not JobState.UNKNOWN:
+        raise PlanError(f"{handle} is still {status.state}; `gigarestore cancel {handle}` ends it")
     return hand_in(chosen, record.submission(new_run_id()), wait=False, follow=False, as_json=False)

@@ -4,12 +4,8 @@ Listens to events only.
 
 from __future__ import annotations
 
-import sys
 import time
-from types import TracebackType
-from typing import Self
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -21,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from cluster.terminal.live_view import LiveView
 from orchestrator.events import (
     BatchCommitted,
     BatchFailed,
@@ -38,34 +35,17 @@ from orchestrator.events import (
 )
 from orchestrator.monitoring.throughput import Throughput
 
-# Seconds between plain lines where there is no terminal.
-PLAIN_INTERVAL = 10.0
 
-
-class ProgressView:
+class ProgressView(LiveView):
     """Show a run's events on stderr: tiles done, network evaluations per second, time left,
     workers, failures.
     """
 
     def __init__(self, quiet: bool = False) -> None:
-        self._console = Console(stderr=True, quiet=quiet)
-        self._bar: Progress | None = None
+        super().__init__(quiet)
         self._task: TaskID | None = None
-        self._last_line = time.monotonic()
         self._pace = Throughput()
         self._failures = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        err: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -73,39 +53,29 @@ class ProgressView:
                 self._stage(name, done, total)
             case RunStarted():
                 self._start(event)
-            case DomainChecked(far=True, residual=residual, known=known, limit=limit):
-                self._say(
-                    "warning: this prior does not know such images: its residual on the input is "
-                    f"{residual:.2f} of "
-                    f"the noise added, on its validation images {known:.2f} (far from them above "
-                    f"{limit:.2f}); what it "
-                    f"adds here is guessed. Train one on such images: gigarestore train"
-                )
-            case WorkerStarted(worker=worker, device=device, threads=threads, niceness=niceness):
-                self._pace.workers.add(worker)
-                share = f", {threads} threads" if threads > 1 else ""
-                self._say(
-                    f"worker {worker} on "
-                    f"{device}{share}{f', niceness {niceness}' if niceness > 0 else ''}"
-                )
+            case DomainChecked(far=True):
+                self.say(_domain_warning(event))
+            case WorkerStarted():
+                self._pace.workers.add(event.worker)
+                self.say(_introduction(event))
             case WorkerLost(worker=worker, cause=cause):
                 self._pace.workers.discard(worker)
-                self._say(f"worker {worker} lost: {cause}")
+                self.say(f"worker {worker} lost: {cause}")
             case BatchHalved(worker=worker, batch=batch):
-                self._say(f"worker {worker} ran out of memory: batches of {batch} from now on")
+                self.say(f"worker {worker} ran out of memory: batches of {batch} from now on")
             case BatchCommitted():
                 self._commit(event)
             case BatchFailed(keys=keys, cause=cause):
                 self._failures += 1
-                self._say(f"tile {keys[0]} failed, will be tried again: {cause}")
+                self.say(f"tile {keys[0]} failed, will be tried again: {cause}")
             case TileGivenUp(key=key, cause=cause):
-                self._say(f"tile {key} given up: {cause}")
+                self.say(f"tile {key} given up: {cause}")
             case TileSubstituted(key=key):
-                self._say(f"tile {key} could not be restored: what was measured stands in for it")
+                self.say(f"tile {key} could not be restored: what was measured stands in for it")
             case StoreTrouble(worker=worker, cause=cause):
-                self._say(f"worker {worker}: the store failed for a while: {cause}")
+                self.say(f"worker {worker}: the store failed for a while: {cause}")
             case Draining(batches=batches, seconds=seconds):
-                self._say(
+                self.say(
                     f"stopping: {batches} running batches may take {seconds:.0f} s; again to stop "
                     "at once"
                 )
@@ -120,9 +90,8 @@ class ProgressView:
             if self._bar is not None and done == total:
                 self._bar.stop()
                 self._bar = None
-        elif time.monotonic() - self._last_line > PLAIN_INTERVAL:
-            self._last_line = time.monotonic()
-            self._say(f"reading {name}: {100 * done // total} %")
+        elif self.line_is_due:
+            self.say(f"reading {name}: {100 * done // total} %")
 
     def _open_bar(self, text: str, total: int, last: ProgressColumn, done: int = 0) -> None:
         columns = (
@@ -139,7 +108,7 @@ class ProgressView:
     def _start(self, event: RunStarted) -> None:
         self._pace.started(time.monotonic(), event.tiles, event.done)
         if event.done:
-            self._say(f"resuming: {event.done} of {event.tiles} tiles are done")
+            self.say(f"resuming: {event.done} of {event.tiles} tiles are done")
         if self._console.is_terminal:
             self._open_bar("tiles", event.tiles, TextColumn("{task.fields[rate]}"), event.done)
 
@@ -149,9 +118,8 @@ class ProgressView:
         pace.committed(now, event.seconds, len(event.keys), event.nfe, event.path)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=pace.done, rate=self._rate(now))
-        elif now - self._last_line > PLAIN_INTERVAL or pace.done == pace.tiles:
-            self._last_line = now
-            self._say(f"{pace.done}/{pace.tiles} tiles, {self._rate(now)}")
+        elif self.line_is_due or pace.done == pace.tiles:
+            self.say(f"{pace.done}/{pace.tiles} tiles, {self._rate(now)}")
 
     def _rate(self, now: float) -> str:
         pace = self._pace
@@ -166,11 +134,20 @@ class ProgressView:
             parts.append(f"{self._failures} failed tries")
         return ", ".join(parts)
 
-    def _say(self, text: str) -> None:
-        if self._bar is not None:
-            self._bar.console.print(text, highlight=False)
-        elif not self._console.quiet:
-            print(text, file=sys.stderr, flush=True)
+
+def _domain_warning(check: DomainChecked) -> str:
+    return (
+        "warning: this prior does not know such images: its residual on the input is "
+        f"{check.residual:.2f} of the noise added, on its validation images {check.known:.2f} (far "
+        f"from them above {check.limit:.2f}); what it adds here is guessed. Train one on such "
+        "images: gigarestore train"
+    )
+
+
+def _introduction(event: WorkerStarted) -> str:
+    threads = f", {event.threads} threads" if event.threads > 1 else ""
+    niceness = f", niceness {event.niceness}" if event.niceness > 0 else ""
+    return f"worker {event.worker} on {event.device}{threads}{niceness}"
 
 
 def duration(seconds: float) -> str:

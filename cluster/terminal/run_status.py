@@ -8,24 +8,24 @@ from typing import Any
 from cluster.terminal.progress import duration
 
 
-def print_run(out: Path, found: dict[str, Any]) -> None:
+def print_run(out: Path, progress: dict[str, Any]) -> None:
     """Print what `read_status` found."""
-    done = found["done"]
-    tiles = found["tiles"]
-    print(f"{out}: {found['state']}, {done} of {tiles} tiles ({100 * done / tiles:.1f} %)")
-    for line in found["levels"]:
+    done = progress["done"]
+    tiles = progress["tiles"]
+    print(f"{out}: {progress['state']}, {done} of {tiles} tiles ({100 * done / tiles:.1f} %)")
+    for line in progress["levels"]:
         print(f"  level {line['level']}: {line['done']} of {line['tiles']} tiles")
-    if found["state"] == "running" and found["seconds_left"] is not None:
+    if progress["state"] == "running" and progress["seconds_left"] is not None:
         print(
-            f"  {found['workers']} workers, batches of {found['batch']:.1f} tiles, "
-            f"{found['nfe_per_second']:.1f} NFE/s, "
-            f"about {duration(found['seconds_left'])} left"
+            f"  {progress['workers']} workers, batches of {progress['batch']:.1f} tiles, "
+            f"{progress['nfe_per_second']:.1f} NFE/s, "
+            f"about {duration(progress['seconds_left'])} left"
         )
-    if found["failures"]:
-        print(f"  {found['failures']} failed tries; the last: {found['last_failure']}")
-    for tile in found["substituted"]:
+    if progress["failures"]:
+        print(f"  {progress['failures']} failed tries; the last: {progress['last_failure']}")
+    for tile in progress["substituted"]:
         print(
             f"  not restored: level {tile['level']} row {tile['row']} column {tile['col']}; filled"
         )
-    if found["state"] in ("unfinished", "failed"):
+    if progress["state"] in ("unfinished", "failed"):
         print(f"  go on with: gigarestore resume {out}")

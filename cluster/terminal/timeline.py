@@ -21,11 +21,11 @@ LOST = "#c53030"
 MOST_ROWS = 64
 
 
-def draw(found: History, title: str) -> str:
+def draw(history: History, title: str) -> str:
     """Return the SVG of a history: a row per worker (or group of workers), below it the tiles done
     over time.
     """
-    rows = _rows(list(found.workers.values()))
+    rows = _rows(list(history.workers.values()))
     width = LEFT + COLUMNS + RIGHT
     height = TOP + ROW * len(rows) + CURVE + 60
     parts = [
@@ -33,25 +33,25 @@ def draw(found: History, title: str) -> str:
         'font-family="sans-serif" font-size="11">',
         f'<rect width="{width}" height="{height}" fill="white"/>',
         _text(10, 20, title, size=14),
-        _text(10, 38, _summary(found)),
+        _text(10, 38, _summary(history)),
         _text(LEFT, 54, "level 0", LEVEL0),
         _text(LEFT + 60, 54, "coarser levels", COARSE),
         _text(LEFT + 160, 54, "worker lost", LOST),
     ]
     for number, workers in enumerate(rows):
-        parts += _row(found, workers, TOP + number * ROW)
-    parts += _curve(found, TOP + ROW * len(rows) + 15)
+        parts += _row(history, workers, TOP + number * ROW)
+    parts += _curve(history, TOP + ROW * len(rows) + 15)
     return "\n".join([*parts, "</svg>\n"])
 
 
-def _summary(found: History) -> str:
-    used = [found.utilisation(worker) for worker in found.workers.values()]
+def _summary(history: History) -> str:
+    used = [history.utilisation(worker) for worker in history.workers.values()]
     mean = sum(used) / max(len(used), 1)
     return (
-        f"{found.done} of {found.tiles} tiles, {found.nfe} network evaluations in "
-        f"{duration(found.seconds)}; "
-        f"{len(used)} workers, {mean:.0%} busy on average; {found.failures} failed tries; "
-        f"attempts: {found.attempts}"
+        f"{history.done} of {history.tiles} tiles, {history.nfe} network evaluations in "
+        f"{duration(history.seconds)}; "
+        f"{len(used)} workers, {mean:.0%} busy on average; {history.failures} failed tries; "
+        f"attempts: {history.attempts}"
     )
 
 
@@ -60,11 +60,11 @@ def _rows(workers: list[WorkerHistory]) -> list[list[WorkerHistory]]:
     return [workers[i : i + size] for i in range(0, len(workers), size)]
 
 
-def _row(found: History, workers: list[WorkerHistory], y: int) -> list[str]:
+def _row(history: History, workers: list[WorkerHistory], y: int) -> list[str]:
     name = (
         workers[0].name if len(workers) == 1 else f"{workers[0].name} and {len(workers) - 1} more"
     )
-    used = sum(map(found.utilisation, workers)) / len(workers)
+    used = sum(map(history.utilisation, workers)) / len(workers)
     parts = [_text(5, y + 12, name[:28]), _text(LEFT + COLUMNS + 5, y + 12, f"{used:.0%}")]
     parts.append(f'<rect x="{LEFT}" y="{y}" width="{COLUMNS}" height="{ROW - 4}" fill="#f2f2f2"/>')
     for column in sorted({c for worker in workers for c in worker.columns}):
@@ -73,7 +73,7 @@ def _row(found: History, workers: list[WorkerHistory], y: int) -> list[str]:
             busy = sum(
                 worker.columns[column][kind] for worker in workers if column in worker.columns
             )
-            tall = min(busy / found.column / len(workers), 1.0) * (ROW - 4)
+            tall = min(busy / history.column / len(workers), 1.0) * (ROW - 4)
             if tall > 0:
                 base -= tall
                 parts.append(
@@ -82,23 +82,23 @@ def _row(found: History, workers: list[WorkerHistory], y: int) -> list[str]:
                 )
     for worker in workers:
         if worker.lost is not None:
-            x = LEFT + (worker.lost - found.began) / found.column
+            x = LEFT + (worker.lost - history.began) / history.column
             parts.append(f'<rect x="{x:.1f}" y="{y}" width="2" height="{ROW - 4}" fill="{LOST}"/>')
     return parts
 
 
-def _curve(found: History, y: int) -> list[str]:
+def _curve(history: History, y: int) -> list[str]:
     bottom = y + CURVE
     points = [f"{LEFT},{y + CURVE}"]
-    for column, done in sorted(found.progress.items()):
-        points.append(f"{LEFT + column + 1},{bottom - CURVE * done / max(found.tiles, 1):.1f}")
+    for column, done in sorted(history.progress.items()):
+        points.append(f"{LEFT + column + 1},{bottom - CURVE * done / max(history.tiles, 1):.1f}")
     return [
         f'<rect x="{LEFT}" y="{y}" width="{COLUMNS}" height="{CURVE}" fill="none" '
         'stroke="#cccccc"/>',
         f'<polyline points="{" ".join(points)}" fill="none" stroke="{LEVEL0}"/>',
-        _text(5, y + 12, f"{found.tiles} tiles"),
+        _text(5, y + 12, f"{history.tiles} tiles"),
         _text(LEFT, bottom + 15, "0 s"),
-        _text(LEFT + COLUMNS - 20, bottom + 15, duration(found.seconds)),
+        _text(LEFT + COLUMNS - 20, bottom + 15, duration(history.seconds)),
     ]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from kernels.denoisers.prior_metadata import DomainStatistics, read_record
 from storage import atomic_files
@@ -28,57 +29,55 @@ def write_card(path: Path, metadata: Mapping[str, str]) -> None:
 def card(name: str, metadata: Mapping[str, str]) -> str:
     """Return the text of the card, from the metadata that the file itself carries."""
     training = read_record(metadata, "training")
-    validation = read_record(metadata, "validation")
-    domain = DomainStatistics(**read_record(metadata, "domain"))
     seen = read_record(metadata, "seen")
+    paragraphs = [
+        f"# Model card: {name}",
+        f"A denoiser used as a diffusion prior (`--denoiser prior:{name}.safetensors`). "
+        f"Licence: {metadata['license']}.",
+        f"**Training data.** {metadata['trained_on']}. {seen.get('split', '')}".strip(),
+        *_images_table(seen),
+        _recipe(training, metadata["config"]),
+        *_validation(read_record(metadata, "validation")),
+        _domain(DomainStatistics(**read_record(metadata, "domain"))),
+        f"**Limits.** {LIMITS}",
+    ]
+    return "\n\n".join(paragraphs) + "\n"
+
+
+def _images_table(seen: Mapping[str, Any]) -> list[str]:
+    """Return a table of the training images; nothing where the file names none."""
+    rows = ["| image | bands x height x width | content |", "|---|---|---|"]
+    for image in seen.get("images", []):
+        shape = " x ".join(map(str, image["shape"]))
+        rows.append(f"| {image['name']} | {shape} {image['dtype']} | `{image['content']}` |")
+    return ["\n".join(rows)] if len(rows) > 2 else []
+
+
+def _recipe(training: Mapping[str, Any], config: str) -> str:
+    apart = ("config", "data", "init", "step")
+    recipe = {key: value for key, value in training.items() if key not in apart}
     started = f"from `{training['init']}`" if training["init"] else "from random weights"
-    recipe = {
-        key: value
-        for key, value in training.items()
-        if key not in ("config", "data", "init", "step")
-    }
-    figures = [
-        f"| {round(sigma * 127.5)}/255 | {value:.2f} |"
-        for sigma, value in zip(validation["sigmas"], validation["psnr"], strict=True)
-    ]
-    images = [
-        f"| {item['name']} | {' x '.join(map(str, item['shape']))} {item['dtype']} | "
-        f"`{item['content']}` |"
-        for item in seen.get("images", [])
-    ]
-    table = (
-        ["| image | bands x height x width | content |", "|---|---|---|", *images] if images else []
+    return (
+        f"**Recipe.** {started}, the moving average at step {training['step']}; "
+        f"`{json.dumps(recipe)}`; network `{config}`. The same files, seed and machine give the "
+        "same weights; across processors expect equal figures, not equal bytes."
     )
-    return "\n".join(
-        [
-            f"# Model card: {name}",
-            "",
-            f"A denoiser used as a diffusion prior (`--denoiser prior:{name}.safetensors`). "
-            f"Licence: {metadata['license']}.",
-            "",
-            f"**Training data.** {metadata['trained_on']}. {seen.get('split', '')}".strip(),
-            "",
-            *table,
-            "",
-            f"**Recipe.** {started}, the moving average at step {training['step']}; "
-            f"`{json.dumps(recipe)}`; network "
-            f"`{metadata['config']}`. The same files, seed and machine give the same weights; "
-            "across processors expect "
-            "equal figures, not equal bytes.",
-            "",
-            f"**Validation**, {validation['pictures']} crops that were not trained on, denoised "
-            "in one step:",
-            "",
-            "| noise | PSNR, dB |",
-            "|---|---|",
-            *figures,
-            "",
-            f"**Domain.** Residual with noise {domain.sigma} of [-1, 1]: {domain.mean:.3f} on "
-            "average over "
-            f"{domain.pictures} validation crops, {domain.largest:.3f} at most; above "
-            f"{domain.limit:.3f} `restore` warns.",
-            "",
-            f"**Limits.** {LIMITS}",
-            "",
-        ]
+
+
+def _validation(validation: Mapping[str, Any]) -> list[str]:
+    rows = ["| noise | PSNR, dB |", "|---|---|"]
+    for sigma, decibel in zip(validation["sigmas"], validation["psnr"], strict=True):
+        rows.append(f"| {round(sigma * 127.5)}/255 | {decibel:.2f} |")
+    text = (
+        f"**Validation**, {validation['pictures']} crops that were not trained on, denoised in one "
+        "step:"
+    )
+    return [text, "\n".join(rows)]
+
+
+def _domain(domain: DomainStatistics) -> str:
+    return (
+        f"**Domain.** Residual with noise {domain.sigma} of [-1, 1]: {domain.mean:.3f} on average "
+        f"over {domain.pictures} validation crops, {domain.largest:.3f} at most; above "
+        f"{domain.limit:.3f} `restore` warns."
     )

@@ -32,10 +32,10 @@ HELD_OUT = 0.2
 FLAT = 0.1
 TRIES = 4
 LEAST_SIDE = 16
-# Pixels along a side of the windows that landmarks are looked for in.
+# Pixels along a side of the windows whose hashes are looked for.
 WINDOW = 1024
-# Landmarks kept of all images together; below it all of an image's, about one in 4096 px.
-MOST_LANDMARKS = 16_384
+# Hashes kept of all images together; below it all of an image's, about one in 4096 px.
+MOST_HASHES = 16_384
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,15 +132,15 @@ class TrainingImages:
         """Channels that the network is to have."""
         return self.pictures[0].bands.channels
 
-    def landmarks(self) -> Hashes:
-        """Return landmarks (kernels.training.near_duplicates) of all images, window by window."""
+    def hashes(self) -> Hashes:
+        """Return window hashes (kernels.training.near_duplicates) of all images."""
         return smallest_hashes(
-            (image_landmarks(picture.reader) for picture in self.pictures), MOST_LANDMARKS
+            (image_hashes(picture.reader) for picture in self.pictures), MOST_HASHES
         )
 
 
-def image_landmarks(reader: Reader) -> Hashes:
-    """Return the landmarks of an image, read window by window."""
+def image_hashes(reader: Reader) -> Hashes:
+    """Return the window hashes of an image, read window by window."""
     height = reader.info.height
     width = reader.info.width
     corners = itertools.product(range(0, height, WINDOW), range(0, width, WINDOW))
@@ -149,10 +149,10 @@ def image_landmarks(reader: Reader) -> Hashes:
         for y, x in corners
     )
     # In pieces, so that the list does not grow with the image.
-    found: Hashes = np.zeros(0, np.uint64)
+    kept: Hashes = np.zeros(0, np.uint64)
     for box in boxes:
-        found = smallest_hashes((found, window_hashes(reader.read(box))), MOST_LANDMARKS)
-    return found
+        kept = smallest_hashes((kept, window_hashes(reader.read(box))), MOST_HASHES)
+    return kept
 
 
 def open_training_images(

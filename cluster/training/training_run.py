@@ -108,7 +108,8 @@ def _train_on_drawn(
     from kernels.training.command import export, train
     from kernels.training.recipe import PRESETS
 
-    spec: TrainingSpec = replace(PRESETS[preset], seed=request.seed, **request.changes)  # type: ignore[arg-type]
+    recipe = replace(PRESETS[preset], seed=request.seed)
+    spec: TrainingSpec = replace(recipe, **request.changes)  # type: ignore[arg-type]
     train(
         spec, request.work, device=device, drawers=1, save_every=request.save_every, listener=view
     )
@@ -209,7 +210,7 @@ def _what_was_seen(own: TrainingImages, licence: str) -> dict[str, str]:
     seen = {
         "images": [picture.describe() for picture in own.pictures],
         "split": own.split,
-        "landmarks": to_text(own.landmarks()),
+        "landmarks": to_text(own.hashes()),
     }
     return {
         "trained_on": f"{len(own.pictures)} images of the user's own",

@@ -65,7 +65,7 @@ class KubeRayBackend:
 
     def state(self, handle: Handle, record: SubmissionRecord | None) -> JobStatus:
         try:
-            found = json.loads(_kubectl(["get", "rayjob.ray.io", *_place(handle), "--output=json"]))
+            job = json.loads(_kubectl(["get", "rayjob.ray.io", *_place(handle), "--output=json"]))
         except PlanError as err:
             if "NotFound" not in str(err):
                 raise
@@ -74,17 +74,10 @@ class KubeRayBackend:
                 return JobStatus(
                     JobState.CANCELLED, None, "there is no such RayJob any more: it was deleted"
                 )
-            return JobStatus(
-                JobState.SUCCEEDED
-                if code == 0
-                else JobState.INTERRUPTED
-                if code == RESUMABLE
-                else JobState.FAILED,
-                code,
-            )
+            return JobStatus.of_code(code)
         except ValueError:
             raise Unreachable("kubectl did not answer with JSON; try again later") from None
-        return parse_status(found)
+        return parse_status(job)
 
     def logs(self, handle: Handle, record: SubmissionRecord | None, follow: bool) -> Iterator[str]:
         seen: dict[str, int] = {}  # per pod: every attempt has a submitter of its own
@@ -102,9 +95,9 @@ class KubeRayBackend:
             time.sleep(POLL)
 
     def cancel(self, handle: Handle, record: SubmissionRecord | None, grace: float) -> str:
-        found = self.state(handle, record)
-        if found.state.ended:
-            return f"{handle} has already ended: {found.state}"
+        status = self.state(handle, record)
+        if status.state.ended:
+            return f"{handle} has already ended: {status.state}"
         # The operator first stops the driver, which has the grace that the manifest gives it.
         _kubectl(
             [
@@ -141,8 +134,8 @@ def parse_status(job: dict[str, Any]) -> JobStatus:
         return JobStatus(JobState.TIMEOUT, None, reason)
     if ray == "STOPPED":
         return JobStatus(JobState.CANCELLED, None, reason)
-    told = re.search(r"exit code (\d+)", reason)
-    code = int(told[1]) if told else None
+    stated = re.search(r"exit code (\d+)", reason)
+    code = int(stated[1]) if stated else None
     return JobStatus(JobState.INTERRUPTED if code == RESUMABLE else JobState.FAILED, code, reason)
 
 

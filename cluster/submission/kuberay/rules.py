@@ -61,10 +61,10 @@ def lint(manifest: dict[str, Any]) -> list[str]:
     long batch run needs.
     """
     spec = manifest.get("spec", {})
-    found = [*_metadata(manifest.get("metadata", {})), *_job(spec)]
+    problems = [*_metadata(manifest.get("metadata", {})), *_job(spec)]
     if (cluster := spec.get("rayClusterSpec")) is not None:
-        found += [*_cluster(cluster), *_queue(manifest, spec, cluster)]
-    return found
+        problems += [*_cluster(cluster), *_queue(manifest, spec, cluster)]
+    return problems
 
 
 def _metadata(metadata: dict[str, Any]) -> Iterator[str]:
@@ -190,9 +190,9 @@ def _group(group: dict[str, Any], name: str) -> Iterator[str]:
                 "REGISTRY/IMAGE@sha256:... or IMAGE:TAG"
             )
         variables = {entry.get("name") for entry in container.get("env", [])}
-        if found := variables & {"RAY_REDIS_ADDRESS", "REDIS_USERNAME"}:
+        if forbidden := variables & {"RAY_REDIS_ADDRESS", "REDIS_USERNAME"}:
             yield (
-                f"group {name}: {', '.join(sorted(found))} would switch on GCS fault tolerance "
+                f"group {name}: {', '.join(sorted(forbidden))} would switch on GCS fault tolerance "
                 "without its options"
             )
         requests = _amounts(container, "requests")

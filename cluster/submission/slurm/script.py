@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import shlex
 
-from cluster.submission.settings import mebibytes, seconds
+from cluster.submission.settings import Common, mebibytes, seconds
 from cluster.submission.submission import SHARE, Submission, quoted, this_python
 from orchestrator.errors import PlanError
 
@@ -107,12 +107,10 @@ def options(submission: Submission) -> list[str]:
     """Return the options of sbatch, escaped for #SBATCH lines."""
     common = submission.settings.submit
     slurm = submission.settings.slurm
-    least = common.min_nodes or common.nodes
     limit = seconds(common.time)
-    warning = max(common.grace, LEAST_WARNING)
-    found = {
+    values: dict[str, str | bool | None] = {
         "job-name": submission.name,
-        "nodes": str(common.nodes) if least == common.nodes else f"{least}-{common.nodes}",
+        "nodes": _nodes(common),
         "ntasks-per-node": "1",
         "cpus-per-task": str(common.cpus),
         "mem": f"{mebibytes(common.memory)}M",
@@ -120,40 +118,50 @@ def options(submission: Submission) -> list[str]:
         "array": None if submission.shares is None else f"1-{submission.shares}",
         "output": log_pattern(submission),
         "open-mode": "append",
-        "requeue": None,
+        "requeue": True,
         "partition": slurm.partition,
         "account": slurm.account,
         "qos": slurm.qos,
         "constraint": slurm.constraint,
         "reservation": slurm.reservation,
+        "signal": _warning_signal(limit, common.grace),
+        "gpus-per-node": str(common.gpus) if common.gpus else None,
+        "no-kill": common.on_node_fail == "continue",
     }
-    if limit > 2 * warning:
-        found["signal"] = f"B:USR1@{warning}"
-    elif limit > LEAST_WARNING / 2:
-        found["signal"] = (
-            f"B:USR1@{limit // 4}"  # a very short limit: better a small warning than none
-        )
-    if common.gpus:
-        found["gpus-per-node"] = str(common.gpus)
-    if common.on_node_fail == "continue":
-        found["no-kill"] = None
-    needed = {"requeue", "no-kill"}
-    given = [
-        f"--{k}" if v is None else f"--{k}={escape(v)}"
-        for k, v in found.items()
-        if v is not None or k in needed
+    ours = [
+        f"--{name}={escape(value)}" if isinstance(value, str) else f"--{name}"
+        for name, value in values.items()
+        if value is not None and value is not False
     ]
-    for text in slurm.options:
-        if (
-            text.startswith("--array")
-            and re.fullmatch(rf"--array=1-{submission.shares}%\d+", text) is None
-        ):
-            raise PlanError(
-                f"{text}: an array is --shares N of a batch; what may be added is a limit, "
-                "--array=1-N%LIMIT"
-            )
-    own = [text.partition("=") for text in slurm.options]
-    return given + [f"{key}={escape(value)}" if equals else key for key, equals, value in own]
+    return ours + [_user_option(text, submission.shares) for text in slurm.options]
+
+
+def _nodes(common: Common) -> str:
+    """Return how many nodes are wanted, or from how many on."""
+    least = common.min_nodes or common.nodes
+    return str(common.nodes) if least == common.nodes else f"{least}-{common.nodes}"
+
+
+def _warning_signal(limit: int, grace: int) -> str | None:
+    """Return the option that warns the script before the time limit; limit and grace in seconds."""
+    warning = max(grace, LEAST_WARNING)
+    if limit > 2 * warning:
+        return f"B:USR1@{warning}"
+    if limit > LEAST_WARNING / 2:
+        return f"B:USR1@{limit // 4}"  # a very short limit: better a small warning than none
+    return None
+
+
+def _user_option(text: str, shares: int | None) -> str:
+    """Return an option of the user's own, escaped; raises PlanError for an array of other tasks."""
+    limited = rf"--array=1-{shares}%\d+"
+    if text.startswith("--array") and re.fullmatch(limited, text) is None:
+        raise PlanError(
+            f"{text}: an array is --shares N of a batch; what may be added is a limit, "
+            "--array=1-N%LIMIT"
+        )
+    name, equals, value = text.partition("=")
+    return f"{name}={escape(value)}" if equals else name
 
 
 def log_pattern(submission: Submission) -> str:

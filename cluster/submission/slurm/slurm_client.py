@@ -111,10 +111,10 @@ class SlurmBackend:
         )
 
     def cancel(self, handle: Handle, record: SubmissionRecord | None, grace: float) -> str:
-        found = self.state(handle, record)
-        if found.state.ended:
-            return f"{handle} has already ended: {found.state}"
-        gentle = found.state is JobState.RUNNING
+        status = self.state(handle, record)
+        if status.state.ended:
+            return f"{handle} has already ended: {status.state}"
+        gentle = status.state is JobState.RUNNING
         folder = _folder(handle.rest, record, within="_" in handle.rest)
         if folder is not None:
             folder.mkdir(exist_ok=True)
@@ -149,44 +149,44 @@ def _folder(job: str, record: SubmissionRecord | None, *, within: bool = True) -
 def _settle(job: str, answers: Answers, record: SubmissionRecord | None) -> JobStatus:
     """Return the state of one job that does not wait or run, by whoever knows it."""
     code = _own_code(job, record)
-    found = answers.squeue.get(job) or answers.ended(job)
-    if found is None or found.state is JobState.UNKNOWN:
+    status = answers.squeue.get(job) or answers.ended(job)
+    if status is None or status.state is JobState.UNKNOWN:
         if code is None:
             return JobStatus(
                 JobState.UNKNOWN, None, "SLURM no longer knows the job, and it left no exit code"
             )
-        found = JobStatus(JobState.FAILED if code else JobState.SUCCEEDED)
-    if found.state is JobState.FAILED:
+        status = JobStatus(JobState.FAILED if code else JobState.SUCCEEDED)
+    if status.state is JobState.FAILED:
         if code is None:
-            code = answers.exit_code(job) if found.code is None else found.code
+            code = answers.exit_code(job) if status.code is None else status.code
         if code == RESUMABLE:
             places = [_folder(job, record, within=within) for within in (True, False)]
             cancelled = any(place is not None and (place / "cancel").exists() for place in places)
             return JobStatus(JobState.CANCELLED if cancelled else JobState.INTERRUPTED, code)
-    return JobStatus(found.state, 0 if found.state is JobState.SUCCEEDED else code, found.reason)
+    return JobStatus(status.state, 0 if status.state is JobState.SUCCEEDED else code, status.reason)
 
 
-def together(found: list[JobStatus]) -> JobStatus:
+def together(tasks: list[JobStatus]) -> JobStatus:
     """Return the state of an array from those of its tasks: under way while one is, else what is
     wrong with those that are.
     """
-    if len(found) == 1:
-        return found[0]
-    ended = sum(task.state.ended for task in found)
+    if len(tasks) == 1:
+        return tasks[0]
+    ended = sum(task.state.ended for task in tasks)
     for state in (JobState.RUNNING, JobState.REQUEUED, JobState.PENDING, JobState.UNKNOWN):
-        if reasons := [task.reason for task in found if task.state is state]:
+        if reasons := [task.reason for task in tasks if task.state is state]:
             said = next(filter(None, reasons), "")
             return JobStatus(
                 state,
                 None,
-                f"{ended} of {len(found)} shares have ended{f', {said}' if said else ''}",
+                f"{ended} of {len(tasks)} shares have ended{f', {said}' if said else ''}",
             )
-    bad = [task for task in found if task.state is not JobState.SUCCEEDED]
+    bad = [task for task in tasks if task.state is not JobState.SUCCEEDED]
     if not bad:
         return JobStatus(JobState.SUCCEEDED, 0)
     states = {task.state for task in bad}
     codes = {task.exit_code for task in bad}
-    said = f"{len(bad)} of {len(found)} shares"
+    said = f"{len(bad)} of {len(tasks)} shares"
     if len(states) == 1 and len(codes) == 1:
         return JobStatus(states.pop(), codes.pop(), said)
     return (

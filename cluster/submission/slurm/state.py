@@ -104,9 +104,9 @@ class Answers:
 
     def exit_code(self, job: str) -> int | None:
         """Return the code that a job ended with."""
-        if (found := self.scontrol.get(job)) is None or found.code is None:
-            found = self.sacct.get(job)
-        return None if found is None else found.code
+        if (status := self.scontrol.get(job)) is None or status.code is None:
+            status = self.sacct.get(job)
+        return None if status is None else status.code
 
 
 def _said(command: list[str]) -> str:

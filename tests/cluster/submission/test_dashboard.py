@@ -18,7 +18,7 @@ from orchestrator.errors import PlanError
 @pytest.fixture
 def server(monkeypatch):
     """A server that answers with what a test says, or never; returns its address."""
-    monkeypatch.setattr(cluster.submission.ray_jobs, "KNOCK_SECONDS", 0.5)
+    monkeypatch.setattr(cluster.submission.ray_jobs, "REACHABLE_SECONDS", 0.5)
     listener = socket.create_server(("127.0.0.1", 0))
     taken = []
 

@@ -342,14 +342,14 @@ def restored(path, out, on):
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_run_shows_a_bar_while_its_input_is_staged(tmp_path, monkeypatch, capsys, terminal):
-    from cluster.terminal import progress
+    from cluster.terminal import live_view, progress
     from orchestrator.events import Staging
 
     path = tmp_path / "scan.png"
     told = []
     path.write_bytes(imagecodecs.png_encode(waves(1, 1100, 600)[0]))
     monkeypatch.setenv("FORCE_COLOR" if terminal else "NO_COLOR", "1")
-    monkeypatch.setattr(progress, "PLAIN_INTERVAL", -1.0)
+    monkeypatch.setattr(live_view, "PLAIN_INTERVAL", -1.0)
     with progress.ProgressView() as view:
         restored(path, tmp_path / "out", [view, told.append])
     assert [event for event in told if isinstance(event, Staging)] == [

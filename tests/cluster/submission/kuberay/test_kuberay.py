@@ -642,6 +642,51 @@ def test_a_store_that_takes_nothing_is_known_before_the_run(store, tmp_path, mon
     assert list(tmp_path.iterdir()) == []
 
 
+def begin(document, pod):
+    """Start the entrypoint of a manifest as the head's pod would, with its variables; `pod` is the
+    pod's scratch folder.
+    """
+    words = shlex.split(document["spec"]["entrypoint"])
+    assert words.pop(0) == "python"
+    head, _ = pods(document)
+    env = {name: value.replace("$$", "$") for name, value in variables(head).items()}
+    env |= {
+        "GIGARESTORE_SCRATCH": str(pod),
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    return subprocess.Popen(
+        [sys.executable, *words],
+        env={**os.environ, **env},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run_stop_hook(head, pod):
+    """Run the preStop hook of a head's pod, with a `ray` of our own; return what it says."""
+    fake = pod / "ray"
+    fake.write_text("#!/bin/sh\necho stopped\n")
+    fake.chmod(0o755)
+    hook = head["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    hook = [word.replace("/tmp/", f"{pod}/") for word in hook]
+    environment = {**os.environ, "PATH": f"{pod}:{os.environ['PATH']}"}
+    stopped = subprocess.run(
+        hook, env=environment, capture_output=True, text=True, timeout=120, check=True
+    )
+    return stopped.stdout
+
+
+def assert_copied(store, published):
+    """Every published file is in the store, the root's metadata last, and nothing hidden."""
+    copied = {name.partition("done.zarr/")[2]: body for name, body in store.objects.items()}
+    assert {name: body for name, body in copied.items() if name in published} == published
+    assert list(copied)[-1] == "zarr.json"
+    assert not any(name.startswith(".") for name in copied)
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_the_manifest_run_here_stops_gently_goes_on_and_copies_to_a_store(
@@ -657,20 +702,7 @@ def test_the_manifest_run_here_stops_gently_goes_on_and_copies_to_a_store(
         folder.mkdir()
     (data / "in.png").write_bytes(small.read_bytes())
     out = data / "out.zarr"
-    options = [
-        "--scale",
-        "4",
-        "--tile",
-        "32",
-        "--stride",
-        "16",
-        "--levels",
-        "2",
-        "--intent",
-        "detail",
-        "--steps",
-        "30",
-    ]
+    options = shlex.split("--scale 4 --tile 32 --stride 16 --levels 2 --intent detail --steps 30")
     given = submission(
         (str(data / "in.png"), str(out), *options, "--workers", "1"),
         output=str(out),
@@ -678,40 +710,14 @@ def test_the_manifest_run_here_stops_gently_goes_on_and_copies_to_a_store(
     )
     document = yaml.safe_load(render(given))
     head, _ = pods(document)
-    env = {name: value.replace("$$", "$") for name, value in variables(head).items()}
-    env |= {
-        "GIGARESTORE_SCRATCH": str(pod),
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
-    words = shlex.split(document["spec"]["entrypoint"])
-    assert words.pop(0) == "python"
 
-    def attempt():
-        return subprocess.Popen(
-            [sys.executable, *words],
-            env={**os.environ, **env},
-            stderr=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    process = attempt()
+    process = begin(document, pod)
     try:
         journal = out / ".gigarestore" / "journal"
         assert eventually(
             lambda: journal.exists() and journal.read_bytes().count(b"T ") >= 2, seconds=120
         )
-        (fake := pod / "ray").write_text("#!/bin/sh\necho stopped\n")
-        fake.chmod(0o755)
-        hook = head["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
-        hook = [word.replace("/tmp/", f"{pod}/") for word in hook]
-        environment = {**os.environ, "PATH": f"{pod}:{os.environ['PATH']}"}
-        stopped = subprocess.run(
-            hook, env=environment, capture_output=True, text=True, timeout=120, check=True
-        )
-        assert stopped.stdout == "stopped\n"
+        assert run_stop_hook(head, pod) == "stopped\n"
         assert process.wait(timeout=60) == 75, process.communicate()
     finally:
         if process.poll() is None:
@@ -721,13 +727,9 @@ def test_the_manifest_run_here_stops_gently_goes_on_and_copies_to_a_store(
     assert 0 < journal.read_bytes().count(b"T ") < 24
     (pod / "gigarestore-stop").unlink()  # a retry has another pod
 
-    again = attempt()
+    again = begin(document, pod)
     told, err = again.communicate(timeout=200)
     assert again.returncode == 0, err
     assert published_files(out) == published_files(tmp_path / "reference")
-    copied = {name.partition("done.zarr/")[2]: body for name, body in store.objects.items()}
-    published = published_files(out)
-    assert {name: body for name, body in copied.items() if name in published} == published
-    assert list(copied)[-1] == "zarr.json"
-    assert not any(name.startswith(".") for name in copied)
-    assert f"{len(copied)} objects" in told
+    assert_copied(store, published_files(out))
+    assert f"{len(store.objects)} objects" in told

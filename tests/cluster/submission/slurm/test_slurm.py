@@ -451,20 +451,9 @@ def test_an_array_restores_a_batch_in_two_shares_and_names_what_it_cannot(
         write_picture(login.folder / f"{name}.png", make_picture(14, 16, seed=seed))
     whole = (login.folder / "b.png").read_bytes()
     (login.folder / "b.png").write_bytes(whole[:-100])
-    words = [
-        "submit",
-        "batch",
-        "[a-d].png",
-        "out",
-        *OPTIONS,
-        "--steps",
-        2,
-        *SMALL,
-        "--shares",
-        2,
-        "--wait",
-    ]
-    done = login.run(*words)
+    steps = ("--steps", 2)
+    shares = ("--shares", 2, "--wait")
+    done = login.run("submit", "batch", "[a-d].png", "out", *OPTIONS, *steps, *SMALL, *shares)
     assert done.returncode == 1, login.everything("out")
     handle = done.stdout.strip()
     assert f"{handle}: failed, exit code 1, 1 of 2 shares" in done.stderr
@@ -503,27 +492,13 @@ def test_an_array_restores_a_batch_in_two_shares_and_names_what_it_cannot(
 def test_shares_that_reach_the_time_limit_go_on_each_by_itself(
     slurm, login, reference, published_files, eventually
 ):
-    """Both are held until the scheduler's warning has come to them; the second is warned once more
-    later on.
-    """
+    """Both are held until they are warned; the second is warned once more later on."""
     names = ["a", "b"]
     for name in names:
         (login.folder / f"{name}.png").write_bytes((login.folder / "small.png").read_bytes())
-    one_each = ["--workers", 1, "--drain-seconds", 5, "--sbatch-option=--exclude=n3"]
-    words = [
-        "submit",
-        "batch",
-        "[ab].png",
-        "out",
-        *OPTIONS,
-        "--steps",
-        STEPS,
-        *SMALL,
-        "--shares",
-        2,
-        "--time",
-        4,
-    ]
+    one_each = ("--workers", 1, "--drain-seconds", 5, "--sbatch-option=--exclude=n3")
+    shares = ("--steps", STEPS, "--shares", 2, "--time", 4)
+    words = ("submit", "batch", "[ab].png", "out", *OPTIONS, *SMALL, *shares)
     handle = login.run(*words, *one_each).stdout.strip()
     job = handle.removeprefix("slurm:")
     tasks = [f"{job}_{share}" for share in (1, 2)]

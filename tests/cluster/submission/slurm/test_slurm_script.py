@@ -327,7 +327,7 @@ def test_a_driver_that_does_not_end_is_killed_before_slurm_kills_all(tmp_path, m
     monkeypatch.setenv(MARK, "")
     for module in ("processes", "slurm_launcher"):
         monkeypatch.setattr(f"cluster.on_node.{module}.short_temporary", lambda: str(tmp_path))
-    monkeypatch.setattr("cluster.on_node.slurm_launcher.LAST_PATIENCE", 0.3)
+    monkeypatch.setattr("cluster.on_node.slurm_launcher.LAST_SECONDS", 0.3)
     launcher = Launcher(tmp_path, [], 0, 0)
     deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
     deaf += "print('deaf', flush=True); input()"
