@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, get_args
 
 from orchestrator.errors import PlanError
+from orchestrator.job.tasks.registry import TASKS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -231,9 +232,9 @@ PLACES = {
 
 OPTION_WORDS = frozenset(
     word
-    for words in (TaskName, MethodName, Intent, Quality, Form, Order, Kernel, ExecutorName)
+    for words in (MethodName, Intent, Quality, Form, Order, Kernel, ExecutorName)
     for word in get_args(words)
-) | {"smooth", "replicate", "start", "constraint", "fill", "stop", "ddpm"}
+) | {*TASKS, "smooth", "replicate", "start", "constraint", "fill", "stop", "ddpm"}
 """What an option can be set to, besides numbers."""
 
 

@@ -22,7 +22,7 @@ from orchestrator.api.array_input import (
     is_file_name,
     mask_image,
 )
-from orchestrator.api.job_options import TaskName, build_spec
+from orchestrator.api.job_options import build_spec
 from orchestrator.api.restoration_task import RestorationTask, task_options
 from orchestrator.errors import PlanError
 from orchestrator.job.spec import JobSpec
@@ -93,7 +93,7 @@ class PreparedJob:
 
 def prepare_job(
     image: ImageInput | None,
-    task: RestorationTask | TaskName | None,
+    task: RestorationTask | str | None,
     axes: str | None,
     options: Mapping[str, Any],
 ) -> PreparedJob:

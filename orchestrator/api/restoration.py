@@ -35,7 +35,7 @@ Progress = Literal[True, False] | Listener | None
 
 def restore(
     image: ImageInput | None = None,
-    task: RestorationTask | TaskName | None = None,
+    task: RestorationTask | TaskName | str | None = None,
     *,
     axes: str | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -74,7 +74,7 @@ def restore(
 
 def start(
     image: ImageInput | None = None,
-    task: RestorationTask | TaskName | None = None,
+    task: RestorationTask | TaskName | str | None = None,
     *,
     axes: str | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -103,7 +103,7 @@ def start(
 
 def plan(
     image: ImageInput | None = None,
-    task: RestorationTask | TaskName | None = None,
+    task: RestorationTask | TaskName | str | None = None,
     *,
     axes: str | None = None,
     **options: Unpack[JobOptions],

@@ -112,9 +112,7 @@ class RestorationTask:
         return cls("inpaint+colorize+sr", options)
 
 
-def task_options(
-    task: RestorationTask | TaskName | None, given: Mapping[str, Any]
-) -> dict[str, Any]:
+def task_options(task: RestorationTask | str | None, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a call with those of its task; what the call says wins."""
     said = {name: value for name, value in given.items() if value is not None}
     if task is None:

@@ -1,4 +1,4 @@
-"""The sampler on a tensor: what it returns is what the sampler returns by hand, for every method."""
+"""The sampler on a tensor returns what the sampler returns by hand, for every method."""
 
 import numpy as np
 import pytest
@@ -13,6 +13,9 @@ from kernels.sampling.method_registry import METHODS
 from kernels.sampling.sampler import SamplerConfig
 from kernels.sampling.sampler import sample as sample_by_hand
 from kernels.schedule import Schedule, linear_alpha_bar, respaced_timesteps, time_travel
+
+# A kernel that is no product of two axes.
+SKEWED = np.array([[0.0, 0.1, 0.0], [0.3, 0.2, 0.1], [0.1, 0.1, 0.1]])
 
 
 @pytest.fixture(scope="module")
