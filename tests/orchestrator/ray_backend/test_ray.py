@@ -76,7 +76,7 @@ def at_work():
 @pytest.mark.usefixtures("local_ray")
 @pytest.mark.parametrize(
     ("name", "workers", "batch"),
-    [("detail", 1, 8), ("detail", 2, 1), ("detail", 4, 8), ("centre", 4, 1), ("centre", 2, 8)],
+    [("detail", 1, 8), ("detail", 2, 1), ("centre", 4, 8)],
 )
 def test_workers_and_batches_do_not_change_a_byte(
     name, workers, batch, reference, small, job, tmp_path, published_files, eventually, at_work

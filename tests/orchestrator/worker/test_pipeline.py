@@ -117,7 +117,8 @@ def test_pipelines_give_the_serial_bytes_however_tiles_meet(
     serially(job(source, tmp_path / "serial", **options))
     expected = published_files(tmp_path / "serial")
     under_way = []
-    for seed in range(2):
+    # One worker that takes single tiles is the plainest case: once is enough.
+    for seed in range(2) if name == NAMES[0] else [1]:
         out = tmp_path / f"piped-{seed}"
         executor = Piped(seed, workers=1 + seed, most=1 + seed)
         start(job(source, out, **options), executor)
