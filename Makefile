@@ -42,7 +42,8 @@ test: $(STAMP)
 	nice -n 19 $(PYTEST) -n 2 --dist worksteal -m "not ray and not alone and not cluster" \
 	  > $(NO_RAY) 2>&1 & others=$$!; \
 	trap 'kill $$others 2>/dev/null; exit 130' INT TERM; \
-	$(PYTEST) -n 2 --dist loadfile -m "ray and not alone and not cluster" || code=$$?; \
+	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder \
+	  -m "ray and not alone and not cluster" || code=$$?; \
 	wait $$others || code=$$?; \
 	cat $(NO_RAY); \
 	$(PYTEST) -m "alone and not cluster" || code=$$?; \
