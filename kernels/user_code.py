@@ -20,19 +20,21 @@ def load_object(name: str, what: str) -> Any:
     module_name, _, attribute = name.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), *attribute.split("."))):
         raise ValueError(
-            f"{what} {name!r} is not of the form package.module:name; give for example mypackage.models:net"
+            f"{what} {name!r} is not of the form package.module:name; "
+            "give for example mypackage.models:net"
         )
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a console script, unlike python -m, does not search it
     try:
-        found: Any = importlib.import_module(module_name)
+        named: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise ValueError(
                 f"{what} {name!r}: importing {module_name} failed: no module named {error.name!r}"
             ) from error
         raise ValueError(
-            f"{what} {name!r}: no module named {error.name!r}; install it, or run in the folder that holds it"
+            f"{what} {name!r}: no module named {error.name!r}; "
+            "install it, or run in the folder that holds it"
         ) from error
     except Exception as error:  # a user's module may raise anything while it is imported
         line = " ".join(str(error).split())
@@ -40,22 +42,23 @@ def load_object(name: str, what: str) -> Any:
             f"{what} {name!r}: importing {module_name} failed: {type(error).__name__}: {line}"
         ) from error
     for part in attribute.split("."):
-        if not hasattr(found, part):
+        if not hasattr(named, part):
             raise ValueError(f"{what} {name!r}: {module_name} has no {attribute}; check the name")
-        found = getattr(found, part)
-    return found
+        named = getattr(named, part)
+    return named
 
 
-def source_hash(found: Any) -> str:
+def source_hash(named: Any) -> str:
     """Hash the file that defines an object, and its attribute `content`, which names what the file
     does not hold.
     """
     digest = blake2b(digest_size=16)
-    kind = found if inspect.isclass(found) or inspect.isroutine(found) else type(found)
+    defined = inspect.isclass(named) or inspect.isroutine(named)
+    kind = named if defined else type(named)
     try:
         source = inspect.getsourcefile(kind)
     except TypeError:
         source = None
     digest.update(Path(source).read_bytes() if source else repr(kind).encode())
-    digest.update(str(getattr(found, "content", "")).encode())
+    digest.update(str(getattr(named, "content", "")).encode())
     return digest.hexdigest()

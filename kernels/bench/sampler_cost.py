@@ -78,7 +78,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class BenchCase:
-    """A batch of tiles to restore: super-resolution by 4 with guide, pinned rows and a warm start."""
+    """A batch of tiles to restore: super-resolution by 4 with guide, pinned rows, warm start."""
 
     truth: Tensor
     problem: Problem
@@ -267,7 +267,8 @@ def _matmul_rate(variant: Variant, device: str) -> float:
     """Return the FLOP/s of a large matrix product in the variant's precision."""
     with variant.context():
         a = torch.randn(MATMUL_SIDE, MATMUL_SIDE, device=device, dtype=variant.dtype)
-        times = [_seconds(lambda _: a @ a, None, torch.device(device)) for _ in range(10)]  # type: ignore[arg-type]
+        where = torch.device(device)
+        times = [_seconds(lambda _: a @ a, None, where) for _ in range(10)]  # type: ignore[arg-type]
     return 2.0 * MATMUL_SIDE**3 / min(times)
 
 
@@ -307,8 +308,9 @@ def text(row: Row) -> str:
         else f", eps differs by {row.eps_error:.1e}, PSNR by {row.psnr_change:+.3f} dB"
     )
     return (
-        f"{row.network} {row.variant}, tile {row.tile}, batch {row.batch}: sampler {row.sampler:.3f}, bare "
-        f"{row.bare:.3f} tile-steps/s, ratio {row.ratio:.3f} ({row.ratio_low:.3f} to {row.ratio_high:.3f})"
+        f"{row.network} {row.variant}, tile {row.tile}, batch {row.batch}: "
+        f"sampler {row.sampler:.3f}, bare {row.bare:.3f} tile-steps/s, "
+        f"ratio {row.ratio:.3f} ({row.ratio_low:.3f} to {row.ratio_high:.3f})"
         f"{peak}{share}{change}"
     )
 

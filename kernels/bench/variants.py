@@ -1,4 +1,4 @@
-"""The networks that are timed, and the ways of running one whose speed and accuracy are compared."""
+"""Name the networks that are timed, and the ways of running one that are compared."""
 
 from __future__ import annotations
 

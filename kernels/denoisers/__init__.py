@@ -1,1 +1,6 @@
-"""kernels/denoisers."""
+"""Denoisers: one adapter per family of checkpoints behind the protocol of `denoiser.py`, and what
+is known of each without torch (`info.py`).
+
+May import kernels.schedule, kernels.noise, kernels.presets, kernels.user_code and
+`guided_diffusion`; knows no operator, no sampler and no task.
+"""

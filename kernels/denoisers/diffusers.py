@@ -75,23 +75,29 @@ class DiffusersDenoiser:
 
         Raises ValueError where the sides do not fit the network.
         """
-        (h, w), m = x_t.shape[-2:], self.info.multiple
-        if h % m or w % m:
+        height, width = x_t.shape[-2:]
+        multiple = self.info.multiple
+        if height % multiple or width % multiple:
             raise ValueError(
-                f"a tile of {h} x {w} does not fit {self.info.name}: sides must be multiples of {m} px"
+                f"a tile of {height} x {width} does not fit {self.info.name}: "
+                f"sides must be multiples of {multiple} px"
             )
         y = None if self.label is None else torch.full_like(t, self.label)
-        answer = self.model(x_t, t, class_labels=y, return_dict=False)[0][:, : self.info.channels]
+        (output,) = self.model(x_t, t, class_labels=y, return_dict=False)
+        answer = output[:, : self.info.channels]
         if self.prediction == "epsilon":
             return answer
         a = self._a[t][:, None, None, None]
         s = self._s[t][:, None, None, None]
-        return (x_t - a * answer) / s if self.prediction == "sample" else a * answer + s * x_t
+        if self.prediction == "sample":
+            return (x_t - a * answer) / s
+        return a * answer + s * x_t
 
     def to(self, device: torch.device | str) -> Self:
         """Move the weights and tables to a device, in place."""
         self.model.to(device)
-        self._a, self._s = self._a.to(device), self._s.to(device)
+        self._a = self._a.to(device)
+        self._s = self._s.to(device)
         return self
 
 
@@ -145,22 +151,9 @@ def _open(path: Path, label: int | None) -> Folder:
         raise CheckpointError(
             f"{path} is no folder; give one that diffusers' save_pretrained wrote"
         )
-    index = _json(path / "model_index.json") if (path / "model_index.json").exists() else {}
-    latent = sorted(index.keys() & {"vae", "vqvae", "text_encoder"})
-    if latent:
-        raise CheckpointError(
-            f"{path} is a latent or text-driven model (it has {latent[0]}); only pixel-space models fit"
-        )
+    _check_pixel_space(path)
     network = path / "unet" if (path / "unet").is_dir() else path
-    schedulers = (path / "scheduler", network, path.parent / "scheduler")
-    scheduler = next(
-        (p / "scheduler_config.json" for p in schedulers if (p / "scheduler_config.json").exists()),
-        None,
-    )
-    if scheduler is None:
-        raise CheckpointError(
-            f"{path} has no scheduler/scheduler_config.json, which says the noise schedule; add it"
-        )
+    scheduler = _scheduler_file(path, network)
     weights = next((network / name for name in WEIGHTS if (network / name).exists()), None)
     if weights is None:
         raise CheckpointError(
@@ -172,8 +165,9 @@ def _open(path: Path, label: int | None) -> Folder:
     alpha_bar = _alpha_bar(scheduler, process)
     prediction = process.get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS:
+        known = ", ".join(PREDICTIONS)
         raise CheckpointError(
-            f"{scheduler}: prediction_type {prediction!r} is unknown; known: {', '.join(PREDICTIONS)}"
+            f"{scheduler}: prediction_type {prediction!r} is unknown; known: {known}"
         )
     return Folder(
         path=path,
@@ -185,16 +179,41 @@ def _open(path: Path, label: int | None) -> Folder:
     )
 
 
+def _check_pixel_space(path: Path) -> None:
+    """Raise CheckpointError where a pipeline's folder has parts of latent or text-driven models."""
+    index = path / "model_index.json"
+    if not index.exists():
+        return
+    latent = sorted(_json(index).keys() & {"vae", "vqvae", "text_encoder"})
+    if latent:
+        raise CheckpointError(
+            f"{path} is a latent or text-driven model (it has {latent[0]}); "
+            "only pixel-space models fit"
+        )
+
+
+def _scheduler_file(path: Path, network: Path) -> Path:
+    """Return the file that says the noise schedule; raise CheckpointError where there is none."""
+    for folder in (path / "scheduler", network, path.parent / "scheduler"):
+        file = folder / "scheduler_config.json"
+        if file.exists():
+            return file
+    raise CheckpointError(
+        f"{path} has no scheduler/scheduler_config.json, which says the noise schedule; add it"
+    )
+
+
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{path} cannot be read as JSON: {' '.join(str(error).split())}"
         ) from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} holds a {type(found).__name__}, not an object of settings")
-    return found
+    if not isinstance(settings, dict):
+        kind = type(settings).__name__
+        raise CheckpointError(f"{path} holds a {kind}, not an object of settings")
+    return settings
 
 
 def _check_network(path: Path, config: Mapping[str, Any], label: int | None) -> None:
@@ -203,9 +222,12 @@ def _check_network(path: Path, config: Mapping[str, Any], label: int | None) -> 
         raise CheckpointError(
             f"{path} is a {kind}; only UNet2DModel, an unconditional or class-conditional one, fits"
         )
-    if config.get("time_embedding_type", "positional") != "positional":
-        raise CheckpointError(f"{path} embeds noise levels, not timesteps ({config['time_embedding_type']}); write a "
-                              "module for it and give sigma:package.module:name")  # fmt: skip
+    embedding = config.get("time_embedding_type", "positional")
+    if embedding != "positional":
+        raise CheckpointError(
+            f"{path} embeds noise levels, not timesteps ({embedding}); "
+            "write a module for it and give sigma:package.module:name"
+        )
     c_in = config.get("in_channels", 3)
     c_out = config.get("out_channels", 3)
     if c_out not in (c_in, 2 * c_in) or not config.get("block_out_channels"):
@@ -214,7 +236,8 @@ def _check_network(path: Path, config: Mapping[str, Any], label: int | None) -> 
         )
     if config.get("class_embed_type") not in (None, "timestep"):
         raise CheckpointError(
-            f"{path} takes class embeddings ({config['class_embed_type']}), not numbers; not supported"
+            f"{path} takes class embeddings ({config['class_embed_type']}), not numbers; "
+            "not supported"
         )
     classes = config.get("num_class_embeds")
     if classes is None and config.get("class_embed_type") is None:
@@ -236,9 +259,10 @@ def _alpha_bar(path: Path, process: Mapping[str, Any]) -> Float64:
     start = process.get("beta_start", 1e-4)
     end = process.get("beta_end", 0.02)
     kind = process.get("_class_name", "")
+    supported = ", ".join(SCHEDULES)
     if not any(key in process for key in ("beta_schedule", "trained_betas")):
         raise CheckpointError(
-            f"{path} is a {kind or 'scheduler'} without a beta_schedule; supported: {', '.join(SCHEDULES)}"
+            f"{path} is a {kind or 'scheduler'} without a beta_schedule; supported: {supported}"
         )
     if process.get("trained_betas") is not None:
         alpha_bar = np.cumprod(1 - np.asarray(process["trained_betas"], dtype=np.float64))
@@ -250,13 +274,14 @@ def _alpha_bar(path: Path, process: Mapping[str, Any]) -> Float64:
         alpha_bar = cosine_alpha_bar(n)
     else:
         raise CheckpointError(
-            f"{path}: beta_schedule {name!r} is not supported; supported: {', '.join(SCHEDULES)}"
+            f"{path}: beta_schedule {name!r} is not supported; supported: {supported}"
         )
     if process.get("rescale_betas_zero_snr"):
         # Lin et al. 2024, Algorithm 1: the last timestep is pure noise. No clean estimate exists
         # there: it is left out.
         root = np.sqrt(alpha_bar)
-        alpha_bar = (((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2)[:-1]
+        stretched = (root - root[-1]) * root[0] / (root[0] - root[-1])
+        alpha_bar = (stretched**2)[:-1]
     return base_alpha_bar(tuple(alpha_bar.tolist()), len(alpha_bar))
 
 

@@ -1,1 +1,5 @@
-"""kernels/operators."""
+"""Degradation operators A, their generalised inverses A+ and their compositions, one file per
+family.
+
+May import torch and numpy, and nothing else of kernels.
+"""

@@ -1,4 +1,4 @@
-"""Hold one axis of a separable measurement: its matrices and their singular value decompositions."""
+"""Hold one axis of a separable measurement: its matrices, decomposed by singular values."""
 
 from __future__ import annotations
 

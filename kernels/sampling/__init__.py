@@ -1,1 +1,5 @@
-"""kernels/sampling."""
+"""The reverse loop, the coefficients of its steps, the constraints of a tile and the zero-shot
+methods.
+
+May import kernels.operators, kernels.denoisers, kernels.noise and kernels.schedule.
+"""

@@ -31,16 +31,15 @@ def estimate_eps_power(
     images: (N, C, H, W) in [-1, 1]; N of about 10 tiles suffice, as each averages over all its
     pixels. Image i draws its noise under the key (0, i, 0), one draw per level.
     """
-    keys = [(0, i, 0) for i in range(len(images))]
-    shape = tuple(images.shape[1:])
+    count, channels, height, width = images.shape
+    keys = [(0, i, 0) for i in range(count)]
     power = np.empty(len(schedule))
     for t, timestep in enumerate(schedule.timesteps):
-        z = noise.draw(keys, [t] * len(images), (shape[0], shape[1], shape[2]), images.device)
+        z = noise.draw(keys, [t] * count, (channels, height, width), images.device)
         alpha_bar = float(schedule.alpha_bar[t])
         x = alpha_bar**0.5 * images + (1.0 - alpha_bar) ** 0.5 * z
-        eps = evaluate(
-            denoiser, x.float(), torch.full((len(images),), int(timestep), device=images.device)
-        )
+        timesteps = torch.full((count,), int(timestep), device=images.device)
+        eps = evaluate(denoiser, x.float(), timesteps)
         power[t] = float(eps.double().square().mean())
     return power
 
@@ -60,10 +59,9 @@ def own_pictures(
     the power comes out at half its value.
     """
     alpha_bar = base_alpha_bar(denoiser.info.alpha_bar, denoiser.info.n_timesteps)
-    schedule = Schedule.from_timesteps(
-        alpha_bar, log_sigma_timesteps(alpha_bar, len(alpha_bar) - 1, steps)
-    )
-    config = SamplerConfig(schedule=schedule, times=tuple(time_travel(len(schedule))))
-    return sample(
-        denoiser, Problem(), config, noise, [(0, i, 1) for i in range(count)], shape, device=device
-    )
+    timesteps = log_sigma_timesteps(alpha_bar, len(alpha_bar) - 1, steps)
+    schedule = Schedule.from_timesteps(alpha_bar, timesteps)
+    times = tuple(time_travel(len(schedule)))
+    config = SamplerConfig(schedule=schedule, times=times)
+    keys = [(0, i, 1) for i in range(count)]
+    return sample(denoiser, Problem(), config, noise, keys, shape, device=device)

@@ -23,7 +23,7 @@ UNGUIDED = -1
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Guidance:
-    """Guide the tiles of a batch; each tile has its own label, and they share scale and classifier."""
+    """Guide the tiles of a batch; each has its own label, and they share scale and classifier."""
 
     gradient: Callable[..., Tensor]
     """(x_t (B, C, H, W), base timesteps (B,)), and labels (B,) if there are any, -> gradient of log
@@ -40,9 +40,10 @@ class Guidance:
             raise ValueError(
                 f"guidance scale {self.scale} is no strength; give a number of at least 0"
             )
-        if self.labels is not None and (self.labels.dtype != torch.int64 or self.labels.ndim != 1):
+        labels = self.labels
+        if labels is not None and (labels.dtype != torch.int64 or labels.ndim != 1):
             raise ValueError(
-                f"labels are {self.labels.dtype} {tuple(self.labels.shape)}; give one int64 per tile"
+                f"labels are {labels.dtype} {tuple(labels.shape)}; give one int64 per tile"
             )
 
     def __call__(self, x: Tensor, timesteps: Tensor) -> Tensor:
@@ -51,16 +52,19 @@ class Guidance:
         """
         if x.device.type != "cpu" or len(x) == 1:
             return self._of(x, timesteps, self.labels)
-        labels = [None] * len(x) if self.labels is None else self.labels.split(1)
-        return torch.cat(
-            [self._of(x[i : i + 1].clone(), timesteps[i : i + 1], labels[i]) for i in range(len(x))]
-        )
+        gradients = []
+        for i in range(len(x)):
+            row = slice(i, i + 1)
+            labels = None if self.labels is None else self.labels[row]
+            gradients.append(self._of(x[row].clone(), timesteps[row], labels))
+        return torch.cat(gradients)
 
     def _of(self, x: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
         if labels is None:
             return self.scale * self.gradient(x, timesteps)
         gradient = self.gradient(x, timesteps, labels.clamp(min=0))
-        return torch.where((labels >= 0)[:, None, None, None], self.scale * gradient, 0.0)
+        guided = (labels >= 0)[:, None, None, None]
+        return torch.where(guided, self.scale * gradient, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +86,15 @@ def classifier_guidance(
     """Guide each tile by its class, None for no guidance; raise ValueError for a class that the
     classifier lacks.
     """
-    if unknown := [c for c in labels if c is not None and not 0 <= c < classes]:
-        raise ValueError(
-            f"class {unknown[0]} is unknown to the classifier; choose one in [0, {classes - 1}]"
-        )
-    numbers = torch.tensor([UNGUIDED if c is None else c for c in labels], dtype=torch.int64)
-    return Guidance(gradient=ClassifierGradient(classifier), scale=scale, labels=numbers)
+    numbers = []
+    for label in labels:
+        if label is not None and not 0 <= label < classes:
+            raise ValueError(
+                f"class {label} is unknown to the classifier; choose one in [0, {classes - 1}]"
+            )
+        numbers.append(UNGUIDED if label is None else label)
+    return Guidance(
+        gradient=ClassifierGradient(classifier),
+        scale=scale,
+        labels=torch.tensor(numbers, dtype=torch.int64),
+    )

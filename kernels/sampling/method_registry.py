@@ -97,7 +97,8 @@ class MethodConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.zeta < float("inf"):
             raise ValueError(
-                f"zeta {self.zeta} is no step length; give a number of at least 0, 0.3 to 1 as published"
+                f"zeta {self.zeta} is no step length; "
+                "give a number of at least 0, 0.3 to 1 as published"
             )
         if not 0 <= self.eta_b <= 1:
             raise ValueError(

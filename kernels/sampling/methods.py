@@ -84,7 +84,7 @@ class Method(Protocol):
         return x
 
     def weights(self, m: Moment) -> RangeSpace | None:
-        """Return how correction and noise divide between range and null space; None: they do not."""
+        """Return how correction and noise divide between range and null space; None: not."""
         return None
 
     def correct(self, m: Moment, weights: RangeSpace | None) -> Tensor:

@@ -1,10 +1,10 @@
 """The loop of the paper's Algorithms 1 to 3 over a batch of tiles, for every method, with pins and
 guide.
 
-A `SamplerState` is a batch between two steps. Every coefficient of a step is gathered on the host from each
-tile's own position in the time sequence, so that tiles of one batch may be at different steps, and
-nothing in a step waits for the device. Nothing here depends on which tiles share a batch: alone or
-among others, a tile's result is the same, on CPU bit for bit.
+A `SamplerState` is a batch between two steps. Every coefficient of a step is gathered on the host
+from each tile's own position in the time sequence, so that tiles of one batch may be at different
+steps, and nothing in a step waits for the device. Nothing here depends on which tiles share a
+batch: alone or among others, a tile's result is the same, on CPU bit for bit.
 
 Sources: Wang et al. 2023, "Unlimited-Size Diffusion Restoration" (the paper); Wang et al. 2023,
 DDNM; Ho et al. 2020.

@@ -59,24 +59,9 @@ class SamplerConfig:
     """
 
     def __post_init__(self) -> None:
-        moves = pairwise(self.times)
-        inside = (
-            len(self.times) > 1
-            and min(self.times[:-1]) >= 0
-            and max(self.times) < len(self.schedule)
-        )
-        if (
-            not inside
-            or self.times[-1] != -1
-            or any(abs(after - before) != 1 for before, after in moves)
-        ):
-            raise ValueError(
-                f"times must walk by single steps below {len(self.schedule)} to a final -1; use time_travel"
-            )
-        if self.form not in ("posterior", "eps", None) or self.ddnm_plus not in (
-            "projector",
-            "scalar",
-        ):
+        self._check_times()
+        known_form = self.form in ("posterior", "eps", None)
+        if not known_form or self.ddnm_plus not in ("projector", "scalar"):
             raise ValueError(
                 f"unknown form {self.form!r} or ddnm_plus {self.ddnm_plus!r}; see SamplerConfig"
             )
@@ -93,35 +78,52 @@ class SamplerConfig:
         """Return the form that runs."""
         return self.form or describe_method(self.method).form
 
+    def _check_times(self) -> None:
+        count = len(self.schedule)
+        *before_last, last = self.times or (0,)
+        inside = all(0 <= t < count for t in before_last)
+        single = all(abs(after - before) == 1 for before, after in pairwise(self.times))
+        if not before_last or not inside or last != -1 or not single:
+            raise ValueError(
+                f"times must walk by single steps below {count} to a final -1; use time_travel"
+            )
+
     def _check_eta(self) -> None:
         count = len(self.schedule)
         power = self.eps_power
         if self.eta == "analytic" and power is None:
             raise ValueError(
-                "eta 'analytic' needs eps_power; estimate it with kernels.sampling.analytic_variance"
+                "eta 'analytic' needs eps_power; "
+                "estimate it with kernels.sampling.analytic_variance"
             )
-        if power is not None and (
-            len(power) != count or not all(0 <= p < float("inf") for p in power)
-        ):
-            raise ValueError(
-                f"eps_power must hold {count} numbers of at least 0, one per index; estimate it again"
-            )
+        if power is not None:
+            numbers = all(0 <= p < float("inf") for p in power)
+            if len(power) != count or not numbers:
+                raise ValueError(
+                    f"eps_power must hold {count} numbers of at least 0, one per index; "
+                    "estimate it again"
+                )
+
         if isinstance(self.eta, str):
             if self.eta not in ("ddpm", "analytic"):
                 raise ValueError(
                     f"eta {self.eta!r} is unknown; give a number in [0, 1], 'ddpm' or 'analytic'"
                 )
             return
-        if isinstance(self.eta, tuple) and (
-            len(self.eta) != count or self.step_form == "posterior"
-        ):
-            raise ValueError(
-                f"a table of {len(self.eta)} etas needs form 'eps' and one for each of {count} indices"
-            )
-        for eta in self.eta if isinstance(self.eta, tuple) else (self.eta,):
+        if isinstance(self.eta, tuple):
+            if len(self.eta) != count or self.step_form == "posterior":
+                raise ValueError(
+                    f"a table of {len(self.eta)} etas needs form 'eps' "
+                    f"and one for each of {count} indices"
+                )
+            etas = self.eta
+        else:
+            etas = (self.eta,)
+        for eta in etas:
             if not (isinstance(eta, float | int) and 0 <= eta <= 1):
                 raise ValueError(
-                    f"eta {eta!r} is outside [0, 1]; choose a share of fresh noise, 'ddpm' or 'analytic'"
+                    f"eta {eta!r} is outside [0, 1]; "
+                    "choose a share of fresh noise, 'ddpm' or 'analytic'"
                 )
 
 

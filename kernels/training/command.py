@@ -1,9 +1,13 @@
 """Train a prior of the built-in family on synthetic images, by steps and with fixed seeds.
 
-    python -m kernels.training.command --preset builtin --seed 0 --out DIR            # said again: resumes
-    python -m kernels.training.command --preset builtin --seed 0 --out DIR --steps N  # resumes with another end and its cosine
-    python -m kernels.training.command export DIR prior.safetensors                   # float16, at any moment
-    python -m kernels.training.command mix A.safetensors B.safetensors OUT.safetensors  # the average of two of one shape
+    python -m kernels.training.command --preset builtin --seed 0 --out DIR
+        said again: resumes
+    python -m kernels.training.command --preset builtin --seed 0 --out DIR --steps N
+        resumes with another end and its cosine
+    python -m kernels.training.command export DIR prior.safetensors
+        float16, at any moment
+    python -m kernels.training.command mix A.safetensors B.safetensors OUT.safetensors
+        the average of two of one shape
 
 `gigarestore train` does the same with a progress bar, and trains on one's own images.
 """
@@ -59,7 +63,7 @@ def train(
     if (out / CHECKPOINT).exists():
         trainer.restore(out / CHECKPOINT)
 
-    def told(progress: Progress) -> None:
+    def log(progress: Progress) -> None:
         if progress.psnr:
             record = {"step": progress.step, "loss": round(progress.loss, 5), "psnr": progress.psnr}
             with (out / "log.jsonl").open("a") as file:
@@ -70,7 +74,7 @@ def train(
     images = spec.collection(out / "images")
     held_out = held_out_pictures(images, 0, VALIDATION_IMAGES)
     with ImagePool(images, drawers) as pool:
-        return fit(trainer, pool, held_out, out / CHECKPOINT, save_every=save_every, listener=told)
+        return fit(trainer, pool, held_out, out / CHECKPOINT, save_every=save_every, listener=log)
 
 
 def held_out_pictures(images: Collection, first: int, count: int) -> Tensor:
@@ -96,7 +100,7 @@ def export(out: Path, path: Path) -> int:
 
 
 def domain_pictures(images: Collection) -> Tensor:
-    """Return the held-out pictures that stand for what a prior trained on synthetic images knows."""
+    """Return the held-out pictures that stand for what a prior of synthetic images knows."""
     return held_out_pictures(images, VALIDATION_IMAGES, DOMAIN_IMAGES)
 
 
@@ -107,7 +111,8 @@ def mix(first: Path, second: Path, out: Path) -> None:
     Fine-tuning stays in one basin of the loss, so the middle of its path is a network too (Wortsman
     et al. 2022).
     """
-    (config, a), (other, b) = read_prior(first), read_prior(second)
+    config, a = read_prior(first)
+    other, b = read_prior(second)
     if config != other:
         raise ValueError(
             f"{first} holds {config}, {second} {other}; only networks of one shape have an average"
@@ -125,8 +130,7 @@ def mix(first: Path, second: Path, out: Path) -> None:
     write_prior(out, tensors, metadata | figures)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m kernels.training.command", description=__doc__.split("\n")[0]
     )
@@ -148,9 +152,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="of the network on a CPU")
     parser.add_argument("--drawers", type=int, default=1, help="processes that draw images")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    parser = _parser()
     options = parser.parse_args(arguments)
     if options.command == "export":
-        print(f"{options.file}: step {export(options.directory, options.file)}")
+        step = export(options.directory, options.file)
+        print(f"{options.file}: step {step}")
         return 0
     if options.command == "mix":
         mix(options.first, options.second, options.file)

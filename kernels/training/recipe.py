@@ -61,7 +61,7 @@ class TrainingSpec:
     shards: int = 64
     objective: Literal["denoise", "predict"] = "denoise"
     """What the network learns: to remove noise, or to predict where super-resolution starts
-    (kernels.prediction).
+    (kernels.denoisers.predictor).
     """
     steps_per_shard: int = 100
     """Steps until one more shard of images comes into use: drawing keeps pace with training."""
@@ -125,7 +125,7 @@ class CropSource(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingBatch:
-    """Hold one step's examples: z = x0 + sigma n, or what was left of x0 by pooling and enlarging."""
+    """Hold one step's examples: z = x0 + sigma n, or what pooling and enlarging left of x0."""
 
     x0: Tensor
     z: Tensor
@@ -138,7 +138,8 @@ def make_batch(spec: TrainingSpec, source: CropSource, step: int) -> TrainingBat
     """Return the examples of one step: x0 and z (B, C, s, s) in [-1, 1], sigma (B,)."""
     rng = np.random.default_rng([spec.seed, 1, step])
     large = step >= 0.6 * spec.steps
-    side, count = (2 * spec.crop, max(1, spec.batch // 4)) if large else (spec.crop, spec.batch)
+    side = 2 * spec.crop if large else spec.crop
+    count = max(1, spec.batch // 4) if large else spec.batch
     visible = 1 + step // spec.steps_per_shard
     crops = [augment(rng, source.crop(rng, visible, side), spec.recolour) for _ in range(count)]
     x0 = torch.from_numpy(np.stack(crops))
@@ -208,9 +209,6 @@ def _recoloured(rng: np.random.Generator, x: NDArray[np.float32]) -> NDArray[np.
 
 def learning_rate(spec: TrainingSpec, step: int) -> float:
     """Warm up linearly, then follow a cosine to zero at the last step."""
-    return (
-        spec.learning_rate
-        * min(1.0, (step + 1) / spec.warmup)
-        * 0.5
-        * (1 + math.cos(math.pi * step / spec.steps))
-    )
+    warm = min(1.0, (step + 1) / spec.warmup)
+    cosine = 1 + math.cos(math.pi * step / spec.steps)
+    return spec.learning_rate * warm * 0.5 * cosine

@@ -71,8 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         before = validate(Trainer(spec).average, held_out, spec.seed)
         after = end["history"][-1][1:]
         gain = (sum(after) - sum(before)) / len(after)
-        told = " / ".join(f"{a:.2f} -> {b:.2f}" for a, b in zip(before, after, strict=True))
-        print(f"validation {told} dB: {gain:+.2f} dB, at least {options.margin:+.2f} wanted")
+        pairs = zip(before, after, strict=True)
+        figures = " / ".join(f"{low:.2f} -> {high:.2f}" for low, high in pairs)
+        print(f"validation {figures} dB: {gain:+.2f} dB, at least {options.margin:+.2f} wanted")
     print(f"{time.monotonic() - began:.0f} s")
     return 0 if repeated and resumed and gain >= options.margin else 1
 

@@ -138,7 +138,7 @@ def clouds(rng: Generator, n: int) -> Image:
 
 
 def points(rng: Generator, n: int) -> Image:
-    """Draw points of light of three sizes on a dim, cloudy ground (n, n, 3): stars, beads, spots."""
+    """Draw points of light of three sizes on a dim, cloudy ground (n, n, 3): stars, beads."""
     cloud = spectrum(rng, n, 1.6) * rng.uniform(0, 0.06)
     glow = cloud[..., None] * rng.uniform(0.3, 1, 3)
     ground = palette(rng, 1) * rng.uniform(0.02, 0.3)

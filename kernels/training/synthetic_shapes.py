@@ -107,7 +107,7 @@ def _polygon(rng: Generator) -> Points:
 
 
 def _rounded(rng: Generator, kind: int, radius: float) -> Points:
-    """Return a disc, an ellipse or a blob of about unit radius, with more points where it is large."""
+    """Return a disc, an ellipse or a blob of about unit radius; a large one has more points."""
     points = int(np.clip(radius, 8, 56))
     phi = np.linspace(0, 2 * np.pi, points, endpoint=False)
     reach = np.ones_like(phi)

@@ -28,7 +28,7 @@ def log_uniform(rng: Generator, low: float, high: float) -> float:
 
 
 def count_for(count: int, n: int) -> int:
-    """Return how many of `count` things, meant for 640 x 640 px, belong on n x n px; at least one."""
+    """Return how many of `count` things, meant for 640 x 640 px, belong on n x n px; 1 at least."""
     area = (n / MEANT_SIDE) ** 2
     return max(1, round(count * area))
 

@@ -177,8 +177,9 @@ class Trainer:
         then = json.loads(json.dumps(asdict(TrainingSpec()))) | json.loads(state["spec"])
         differing = sorted(key for key in now if key != "steps" and then[key] != now[key])
         if differing:
+            names = ", ".join(differing)
             raise ValueError(
-                f"{path} was trained with another {', '.join(differing)}; use the same or another --out"
+                f"{path} was trained with another {names}; use the same or another --out"
             )
         self.net.load_state_dict(state["net"])
         self.average.load_state_dict(state["average"])

@@ -1,1 +1,5 @@
-"""kernels/denoisers/guided_diffusion."""
+"""Dhariwal and Nichol's networks and their published checkpoints: U-Net, classifier, weights file,
+inferred architecture.
+
+May import kernels.schedule and kernels.denoisers.info, and no other denoiser.
+"""

@@ -77,54 +77,55 @@ def infer(shapes: Shapes, settings: Mapping[str, Any]) -> Architecture:
     contradicts them.
     """
     seen = _visible(shapes, settings)
-    match = next((n for n, (c, _) in PUBLISHED.items() if _same_shapes(c, seen)), None)
+    match = _published_name(seen)
     _check_settings(seen, settings)
-    if match is not None:
-        config, schedule = PUBLISHED[match]
-        known: dict[str, Any] = {f: getattr(config, f) for f in NOT_IN_SHAPES if hasattr(config, f)}
-        known["noise_schedule"] = schedule
-    else:
+    if match is None:
         known = _assumed(seen, shapes)
+    else:
+        known = _published_settings(match)
     if "num_heads" in settings and "num_head_channels" not in settings:
         known["num_head_channels"] = -1  # a number of heads given alone is meant to count
+
     said = {name: settings[name] for name in NOT_IN_SHAPES if name in settings}
     values = known | said
-    run = {name: values.pop(name) for name in PROCESS if name in values}
+    process = {name: values.pop(name) for name in PROCESS if name in values}
+    assumptions: tuple[str, ...] = ()
+    if match is None:
+        assumptions = _assumptions(seen, values | process, said)
     kind = ClassifierConfig if "pool" in seen else UNetConfig
-    assumptions = () if match is not None else _assumptions(seen, values | run, said)
     return Architecture(
-        config=kind(**seen, **values), name=match or "custom", assumptions=assumptions, **run
+        config=kind(**seen, **values),
+        name=match or "custom",
+        assumptions=assumptions,
+        **process,
     )
+
+
+def _published_name(seen: Mapping[str, Any]) -> str | None:
+    """Return the name of the published model that looks like this; None where there is none."""
+    for name, (config, _) in PUBLISHED.items():
+        if _same_shapes(config, seen):
+            return name
+    return None
+
+
+def _published_settings(name: str) -> dict[str, Any]:
+    """Return what the table of published models says beyond shapes."""
+    config, schedule = PUBLISHED[name]
+    known = {field: getattr(config, field) for field in NOT_IN_SHAPES if hasattr(config, field)}
+    known["noise_schedule"] = schedule
+    return known
 
 
 def _visible(shapes: Shapes, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Read from the shapes every field of the configuration that they determine."""
     try:
-        levels, blocks = _layout(shapes, settings)
-        model_channels = shapes["time_embed.0.weight"][1]
-        widths = [
-            shapes[f"input_blocks.{i * (blocks + 1) + 1}.0.out_layers.3.weight"][0]
-            for i in range(levels)
-        ]
-        attends = [
-            f"input_blocks.{i * (blocks + 1) + 1}.1.qkv.weight" in shapes for i in range(levels)
-        ]
-        width_1 = shapes["input_blocks.1.0.out_layers.3.weight"][0]
-        seen: dict[str, Any] = {
-            "in_channels": shapes["input_blocks.0.0.weight"][1],
-            "model_channels": model_channels,
-            "num_res_blocks": blocks,
-            "attention_ds": tuple(2**i for i in range(levels) if attends[i]),
-            "channel_mult": tuple(w / model_channels for w in widths),
-            "num_classes": shapes["label_emb.weight"][0] if "label_emb.weight" in shapes else None,
-            "use_scale_shift_norm": shapes["input_blocks.1.0.emb_layers.1.weight"][0]
-            == 2 * width_1,
-            "resblock_updown": not _op_blocks(shapes),
-        }
+        seen = _visible_trunk(shapes, settings)
         if is_denoiser(shapes):
             return seen | {"out_channels": shapes["out.2.weight"][0]}
         if "out.2.c_proj.weight" in shapes:
-            return seen | {"out_channels": shapes["out.2.c_proj.weight"][0], "pool": "attention"}
+            classes = shapes["out.2.c_proj.weight"][0]
+            return seen | {"out_channels": classes, "pool": "attention"}
         return seen | {"out_channels": shapes["out.2.weight"][0], "pool": "spatial"}
     except KeyError as error:
         raise CheckpointError(
@@ -136,21 +137,51 @@ def _visible(shapes: Shapes, settings: Mapping[str, Any]) -> dict[str, Any]:
         ) from error
 
 
+def _visible_trunk(shapes: Shapes, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Read from the shapes every field but those of the head."""
+    levels, blocks = _layout(shapes, settings)
+    model_channels = shapes["time_embed.0.weight"][1]
+    first_blocks = [f"input_blocks.{level * (blocks + 1) + 1}" for level in range(levels)]
+    widths = [shapes[f"{block}.0.out_layers.3.weight"][0] for block in first_blocks]
+    attended = [
+        2**level for level, block in enumerate(first_blocks) if f"{block}.1.qkv.weight" in shapes
+    ]
+    first_width = shapes["input_blocks.1.0.out_layers.3.weight"][0]
+    embedded_width = shapes["input_blocks.1.0.emb_layers.1.weight"][0]
+    classes = None
+    if "label_emb.weight" in shapes:
+        classes = shapes["label_emb.weight"][0]
+    return {
+        "in_channels": shapes["input_blocks.0.0.weight"][1],
+        "model_channels": model_channels,
+        "num_res_blocks": blocks,
+        "attention_ds": tuple(attended),
+        "channel_mult": tuple(width / model_channels for width in widths),
+        "num_classes": classes,
+        "use_scale_shift_norm": embedded_width == 2 * first_width,
+        "resblock_updown": not _op_blocks(shapes),
+    }
+
+
 def is_denoiser(shapes: Mapping[str, Any]) -> bool:
     """Tell a denoiser, which has a decoder, from a classifier, which has none."""
     return any(key.startswith("output_blocks.") for key in shapes)
 
 
 def _count(shapes: Shapes, prefix: str) -> int:
-    return 1 + max((int(k.split(".")[1]) for k in shapes if k.startswith(prefix)), default=-1)
+    """Return how many blocks of a list there are."""
+    numbers = [_block_number(key) for key in shapes if key.startswith(prefix)]
+    return 1 + max(numbers, default=-1)
 
 
 def _op_blocks(shapes: Shapes) -> set[int]:
-    return {
-        int(k.split(".")[1])
-        for k in shapes
-        if k.startswith("input_blocks.") and k.endswith(".0.op.weight")
-    }
+    """Return the input blocks that halve by a convolution of their own."""
+    inputs = [key for key in shapes if key.startswith("input_blocks.")]
+    return {_block_number(key) for key in inputs if key.endswith(".0.op.weight")}
+
+
+def _block_number(key: str) -> int:
+    return int(key.split(".")[1])
 
 
 def _layout(shapes: Shapes, settings: Mapping[str, Any]) -> tuple[int, int]:
@@ -159,8 +190,10 @@ def _layout(shapes: Shapes, settings: Mapping[str, Any]) -> tuple[int, int]:
     """
     n = _count(shapes, "input_blocks.")
     said = settings.get("num_res_blocks", settings.get("classifier_depth"))
-    fits = [(n // (r + 1), r) for r in range(1, n) if n % (r + 1) == 0 and _fits(shapes, n, r)]
-    fits = [f for f in fits if said is None or f[1] == said] or fits
+    divisors = [r for r in range(1, n) if n % (r + 1) == 0]
+    fits = [(n // (r + 1), r) for r in divisors if _fits(shapes, n, r)]
+    if said is not None:
+        fits = [(levels, r) for levels, r in fits if r == said] or fits
     if not fits:
         raise CheckpointError(
             f"its {n} input blocks do not follow the layout of a guided-diffusion network"
@@ -179,37 +212,56 @@ def _fits(shapes: Shapes, n: int, r: int) -> bool:
     """
     levels = n // (r + 1)
     downs = set(range(r + 1, n, r + 1))
-    if is_denoiser(
-        shapes
-    ):  # the decoder's resampling layers are visible: a further layer after residual and attention
-        keys = [k.split(".") for k in shapes if k.startswith("output_blocks.")]
-        ups = {int(p[1]) for p in keys if p[2] != "0" and p[3] in ("in_layers", "conv")}
-        return ups == {i * (r + 1) + r for i in range(levels - 1)}
+    if is_denoiser(shapes):
+        expected = {level * (r + 1) + r for level in range(levels - 1)}
+        return _up_blocks(shapes) == expected
     if ops := _op_blocks(shapes):
         return ops == downs
-    rows = [shapes.get(f"input_blocks.{i}.0.in_layers.2.weight", (0, 0)) for i in range(n)]
+
+    # A classifier that halves by residual blocks: those neither widen nor attend, and the others of
+    # a level are alike.
+    widths = [shapes.get(f"input_blocks.{i}.0.in_layers.2.weight", (0, 0)) for i in range(n)]
     attends = [f"input_blocks.{i}.1.qkv.weight" in shapes for i in range(n)]
-    plain = all(rows[i][0] == rows[i][1] and not attends[i] for i in downs)
-    return plain and all(
-        len({(rows[i][0], attends[i]) for i in range(start + 1, start + r + 1) if i not in downs})
-        == 1
-        for start in range(0, n, r + 1)
-    )
+    for i in downs:
+        if widths[i][0] != widths[i][1] or attends[i]:
+            return False
+    for start in range(0, n, r + 1):
+        level = [i for i in range(start + 1, start + r + 1) if i not in downs]
+        kinds = {(widths[i][0], attends[i]) for i in level}
+        if len(kinds) != 1:
+            return False
+    return True
+
+
+def _up_blocks(shapes: Shapes) -> set[int]:
+    """Return the output blocks that double: they have a further layer after residual and
+    attention.
+    """
+    ups = set()
+    for key in shapes:
+        if key.startswith("output_blocks."):
+            parts = key.split(".")
+            if parts[2] != "0" and parts[3] in ("in_layers", "conv"):
+                ups.add(int(parts[1]))
+    return ups
 
 
 def _same_shapes(config: UNetConfig, seen: Mapping[str, Any]) -> bool:
-    return ("pool" in seen) == isinstance(config, ClassifierConfig) and all(
-        getattr(config, name) == value for name, value in seen.items()
-    )
+    """Tell whether a configuration has all the fields that were seen."""
+    classifies = "pool" in seen
+    if classifies != isinstance(config, ClassifierConfig):
+        return False
+    return all(getattr(config, name) == value for name, value in seen.items())
 
 
 def _assumed(seen: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
-    """Choose what shapes cannot tell as most published models have it; the user is told by
-    `_assumptions`.
+    """Choose what shapes cannot tell as most published models have it; `_assumptions` says so to
+    the user.
     """
-    widths = [int(m * seen["model_channels"]) for m in seen["channel_mult"]]
-    attended = [w for i, w in enumerate(widths) if 2**i in seen["attention_ds"]] + widths[-1:]
-    by_channels = all(w % HEAD_CHANNELS == 0 for w in attended)
+    widths = [int(multiple * seen["model_channels"]) for multiple in seen["channel_mult"]]
+    attended = [width for i, width in enumerate(widths) if 2**i in seen["attention_ds"]]
+    attended.append(widths[-1])
+    by_channels = all(width % HEAD_CHANNELS == 0 for width in attended)
     heads = {"num_head_channels": HEAD_CHANNELS} if by_channels else {"num_heads": 1}
     return heads | {
         "image_size": _image_size(seen, shapes),
@@ -224,37 +276,55 @@ def _image_size(seen: Mapping[str, Any], shapes: Shapes) -> int:
     """
     coarsest = 2 ** (len(seen["channel_mult"]) - 1)
     if "out.2.positional_embedding" in shapes:
-        return int(math.isqrt(shapes["out.2.positional_embedding"][1] - 1) * coarsest)
+        positions = shapes["out.2.positional_embedding"][1] - 1
+        return int(math.isqrt(positions) * coarsest)
     return int(8 * max(seen["attention_ds"], default=coarsest))
 
 
 def _assumptions(
-    seen: Mapping[str, Any], values: Mapping[str, Any], said: Mapping[str, Any]
+    seen: Mapping[str, Any],
+    values: Mapping[str, Any],
+    said: Mapping[str, Any],
 ) -> tuple[str, ...]:
-    heads = "num_head_channels" if values.get("num_head_channels", -1) != -1 else "num_heads"
-    told = set(said) | ({heads} if {"num_heads", "num_head_channels"} & set(said) else set())
-    told |= {"image_size"} if seen.get("pool") == "attention" else set()
-    told |= {"noise_schedule"} if "pool" in seen else set()
+    """Return a phrase for every setting that neither the file nor the user gave."""
+    heads = "num_heads"
+    if values.get("num_head_channels", -1) != -1:
+        heads = "num_head_channels"
+    given = set(said)
+    if {"num_heads", "num_head_channels"} & given:
+        given.add(heads)
+    if seen.get("pool") == "attention":
+        given.add("image_size")  # its positions show it
+    if "pool" in seen:
+        given.add("noise_schedule")  # a classifier has none
     names = ("image_size", heads, "use_new_attention_order", "noise_schedule")
-    return tuple(f"{name} {values[name]}" for name in names if name not in told)
+    return tuple(f"{name} {values[name]}" for name in names if name not in given)
 
 
 def _check_settings(seen: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """Raise CheckpointError where a setting is unknown, unsupported, or contradicts the shapes."""
     if settings.get("predict_xstart"):
         raise CheckpointError(
-            "predict_xstart is true: it predicts the image, and only noise-predicting networks are supported"
+            "predict_xstart is true: it predicts the image, "
+            "and only noise-predicting networks are supported"
         )
     if seen["in_channels"] == seen["out_channels"] == 6 and "learn_sigma" not in settings:
         raise CheckpointError(
             "it takes 6 channels and gives 6, as an upsampler does, which is not a denoiser: "
             "for an image of 6 bands set learn_sigma false"
         )
-    if settings.get("noise_schedule", "linear") not in BASE_SCHEDULES:
-        raise CheckpointError(
-            f"noise_schedule {settings['noise_schedule']!r} is unknown: use {', '.join(BASE_SCHEDULES)}"
-        )
-    facts = {name: seen[name] for name in seen} | {
+    schedule = settings.get("noise_schedule", "linear")
+    if schedule not in BASE_SCHEDULES:
+        known = ", ".join(BASE_SCHEDULES)
+        raise CheckpointError(f"noise_schedule {schedule!r} is unknown: use {known}")
+    facts = _facts(seen)
+    for name, value in settings.items():
+        _check_setting(name, value, facts)
+
+
+def _facts(seen: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the shapes say under every published name of it."""
+    return dict(seen) | {
         "num_channels": seen["model_channels"],
         "classifier_width": seen["model_channels"],
         "classifier_depth": seen["num_res_blocks"],
@@ -264,29 +334,33 @@ def _check_settings(seen: Mapping[str, Any], settings: Mapping[str, Any]) -> Non
         "class_cond": seen["num_classes"] is not None,
         "learn_sigma": seen["out_channels"] == 2 * seen["in_channels"],
     }
-    for name, value in settings.items():
-        if name == "channel_mult":
-            value = [float(m) for m in value.split(",") if m] if isinstance(value, str) else value
-            value = (
-                value or facts[name]
-            )  # empty means the default for the size, which the shapes show
-        if name in facts and (tuple(value) if isinstance(value, list) else value) != facts[name]:
+
+
+def _check_setting(name: str, value: Any, facts: Mapping[str, Any]) -> None:
+    """Raise CheckpointError unless one setting is known, of its type and true to the shapes."""
+    if name == "channel_mult":
+        if isinstance(value, str):
+            value = [float(multiple) for multiple in value.split(",") if multiple]
+        # Empty means the default for the size, which the shapes show.
+        value = value or facts[name]
+    if name in facts:
+        comparable = tuple(value) if isinstance(value, list) else value
+        if comparable != facts[name]:
             raise CheckpointError(f"{name} is given as {value}, but its weights say {facts[name]}")
-        if name not in facts and name not in NOT_IN_SHAPES and name not in IRRELEVANT:
-            known = ", ".join(sorted(NOT_IN_SHAPES))
-            raise CheckpointError(
-                f"the setting {name!r} is unknown: use {known}, or another published model flag"
-            )
-        kind = NOT_IN_SHAPES.get(name)
-        if kind is not None and type(value) is not kind:
-            raise CheckpointError(
-                f"{name} is given as {value!r}, which is not of type {kind.__name__}"
-            )
+    elif name not in NOT_IN_SHAPES and name not in IRRELEVANT:
+        known = ", ".join(sorted(NOT_IN_SHAPES))
+        raise CheckpointError(
+            f"the setting {name!r} is unknown: use {known}, or another published model flag"
+        )
+    kind = NOT_IN_SHAPES.get(name)
+    if kind is not None and type(value) is not kind:
+        raise CheckpointError(f"{name} is given as {value!r}, which is not of type {kind.__name__}")
 
 
 def settings_text(architecture: Architecture) -> str:
     """Write every setting that changes the network's answers on one line, for a fingerprint."""
     config = architecture.config
-    parts = [(f.name, getattr(config, f.name)) for f in fields(config) if f.name != "dropout"]
-    parts += [(name, getattr(architecture, name)) for name in PROCESS]
-    return " ".join(f"{name}={value}" for name, value in parts)
+    names = [field.name for field in fields(config) if field.name != "dropout"]
+    parts = [f"{name}={getattr(config, name)}" for name in names]
+    parts += [f"{name}={getattr(architecture, name)}" for name in PROCESS]
+    return " ".join(parts)

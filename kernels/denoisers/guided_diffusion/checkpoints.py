@@ -167,12 +167,14 @@ def _open_denoiser(path: str | Path, overrides: Mapping[str, Any]) -> Checkpoint
     label = checkpoint.label
     if not is_denoiser(checkpoint.tensors):
         raise CheckpointError(
-            f"{path} is a classifier ({config.out_channels} classes), not a denoiser: it can only guide one"
+            f"{path} is a classifier ({config.out_channels} classes), not a denoiser: "
+            "it can only guide one"
         )
     if config.out_channels not in (config.in_channels, 2 * config.in_channels):
         raise CheckpointError(
-            f"{path} takes {config.in_channels} channels and gives {config.out_channels}: an upsampler or another "
-            f"conditional network, not a denoiser, which gives as many, or twice as many with a learned variance"
+            f"{path} takes {config.in_channels} channels and gives {config.out_channels}: "
+            "an upsampler or another conditional network, not a denoiser, "
+            "which gives as many, or twice as many with a learned variance"
         )
     if config.num_classes is None and label is not None:
         raise CheckpointError(f"{path} knows no classes, and class {label} was given: leave it out")
@@ -203,7 +205,8 @@ def _open(path: str | Path, overrides: Mapping[str, Any]) -> Checkpoint:
     if architecture.assumptions:
         said = ", ".join(architecture.assumptions)
         warnings.warn(
-            f"{path} is not a published architecture; assumed {said}: say otherwise in {_sidecar(path).name}",
+            f"{path} is not a published architecture; assumed {said}: "
+            f"say otherwise in {_sidecar(path).name}",
             stacklevel=4,
         )
     return Checkpoint(path=path, tensors=tensors, architecture=architecture, label=label)
@@ -233,7 +236,8 @@ def _skeleton(architecture: Architecture) -> nn.Module:
     config = architecture.config
     if config.image_size < config.multiple or config.image_size % config.multiple:
         raise CheckpointError(
-            f"image_size {config.image_size} is not a multiple of {config.multiple}, as its levels require"
+            f"image_size {config.image_size} is not a multiple of {config.multiple}, "
+            "as its levels require"
         )
     with torch.device("meta"):
         return (

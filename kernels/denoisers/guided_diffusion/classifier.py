@@ -54,21 +54,23 @@ class ClassifierConfig(UNetConfig):
             "resblock_updown": flags.get("classifier_resblock_updown"),
         }
         if "classifier_width" in flags:
-            trunk = {"image_size": flags.get("image_size"), "num_head_channels": 64}
-            trunk |= {k: v for k, v in renamed.items() if v is not None}
-            out = int(flags.get("out_channels", 1000))
+            given = {name: value for name, value in renamed.items() if value is not None}
+            trunk = {"image_size": flags.get("image_size"), "num_head_channels": 64} | given
             pool = flags.get("classifier_pool", "attention")
         else:
             trunk = dict(flags)
-            out = int(flags.get("out_channels", 1000))
             pool = flags.get("pool", "attention")
         base = UNetConfig.from_flags(trunk)
         fields = {name: getattr(base, name) for name in UNetConfig.__dataclass_fields__}
-        return cls(**{**fields, "out_channels": out, "num_classes": None, "pool": pool})
+        fields["out_channels"] = int(flags.get("out_channels", 1000))
+        fields["num_classes"] = None
+        return cls(**fields, pool=pool)
 
 
 class AttentionPool(nn.Module):
-    """Reduce features (B, C, S, S) to (B, classes) by attending from their mean over all positions."""
+    """Reduce features (B, C, S, S) to (B, classes) by attending from their mean over all
+    positions.
+    """
 
     def __init__(self, side: int, channels: int, heads: int, classes: int) -> None:
         super().__init__()
@@ -104,7 +106,9 @@ class ClassifierModel(nn.Module):
         elif config.pool == "spatial":
             features = sum(channels) + width
             self.out = nn.Sequential(
-                nn.Linear(features, SPATIAL_HIDDEN), nn.ReLU(), nn.Linear(SPATIAL_HIDDEN, classes)
+                nn.Linear(features, SPATIAL_HIDDEN),
+                nn.ReLU(),
+                nn.Linear(SPATIAL_HIDDEN, classes),
             )
         else:
             raise ValueError(
@@ -121,23 +125,30 @@ class ClassifierModel(nn.Module):
         check_input(self.config, x)
         size = self.config.image_size
         if self.config.pool == "attention" and x.shape[-2:] != (size, size):
+            height, width = x.shape[-2:]
             raise ValueError(
-                f"this classifier takes {size} x {size} pixels, got {x.shape[-2]} x {x.shape[-1]}"
+                f"this classifier takes {size} x {size} pixels, got {height} x {width}"
             )
-        emb = self.time_embed(timestep_embedding(timesteps, self.config.model_channels))
+        features = timestep_embedding(timesteps, self.config.model_channels)
+        emb = self.time_embed(features)
         h = x.to(next(self.input_blocks.parameters()).dtype)
         means = []
         for block in (*self.input_blocks, self.middle_block):
             h = block(h, emb)
             means.append(h.to(x.dtype).mean(dim=(2, 3)))
-        logits: Tensor = self.out(
-            torch.cat(means, dim=-1) if self.config.pool == "spatial" else h.to(x.dtype)
-        )
+        if self.config.pool == "spatial":
+            pooled = torch.cat(means, dim=-1)
+        else:
+            pooled = h.to(x.dtype)
+        logits: Tensor = self.out(pooled)
         return logits
 
 
 def log_probability_gradient(
-    classifier: nn.Module, x: Tensor, timesteps: Tensor, y: Tensor
+    classifier: nn.Module,
+    x: Tensor,
+    timesteps: Tensor,
+    y: Tensor,
 ) -> Tensor:
     """Differentiate log p(y | x_t) with respect to x_t: (B, C, H, W), one class y (B,) for each
     image.

@@ -142,7 +142,8 @@ def _size_flags(
     size = int(_required(flags, "image_size"))
     if not channel_mult and size not in DEFAULT_CHANNEL_MULT:
         raise ValueError(
-            f"image_size {size} has no default channel_mult (64, 128, 256, 512 have): give channel_mult"
+            f"image_size {size} has no default channel_mult (64, 128, 256, 512 have): "
+            "give channel_mult"
         )
     mult = (
         tuple(float(m) for m in channel_mult.split(","))
@@ -159,8 +160,10 @@ def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10000.0)
     """
     half = dim // 2
     k = torch.arange(half, dtype=torch.float32, device=timesteps.device)
-    angle = timesteps[:, None].float() * torch.exp(-math.log(max_period) * k / half)[None]
-    return F.pad(torch.cat([angle.cos(), angle.sin()], dim=-1), (0, dim % 2))
+    frequency = torch.exp(-math.log(max_period) * k / half)
+    angle = timesteps[:, None].float() * frequency[None]
+    features = torch.cat([angle.cos(), angle.sin()], dim=-1)
+    return F.pad(features, (0, dim % 2))
 
 
 class GroupNorm32(nn.GroupNorm):
@@ -196,9 +199,9 @@ class Downsample(nn.Module):
 
     def __init__(self, channels: int, with_conv: bool) -> None:
         super().__init__()
-        self.op = (
-            nn.Conv2d(channels, channels, 3, stride=2, padding=1) if with_conv else nn.AvgPool2d(2)
-        )
+        self.op: nn.Module = nn.AvgPool2d(2)
+        if with_conv:
+            self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.op(x)
@@ -223,9 +226,14 @@ class ResBlock(nn.Module):
         self.scale_shift = config.use_scale_shift_norm
         emb_out = 2 * out_channels if self.scale_shift else out_channels
         self.in_layers = nn.Sequential(
-            GroupNorm32(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
+            GroupNorm32(channels),
+            nn.SiLU(),
+            nn.Conv2d(channels, out_channels, 3, padding=1),
         )
-        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(4 * config.model_channels, emb_out))
+        self.emb_layers = nn.Sequential(
+            nn.SiLU(),
+            nn.Linear(4 * config.model_channels, emb_out),
+        )
         self.out_layers = nn.Sequential(
             GroupNorm32(out_channels),
             nn.SiLU(),
@@ -233,9 +241,9 @@ class ResBlock(nn.Module):
             nn.Conv2d(out_channels, out_channels, 3, padding=1),
         )
         self.resample = resample or nn.Identity()
-        self.skip_connection = (
-            nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
-        )
+        self.skip_connection: nn.Module = nn.Identity()
+        if channels != out_channels:
+            self.skip_connection = nn.Conv2d(channels, out_channels, 1)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         norm, act, conv = self.in_layers
@@ -274,9 +282,9 @@ class AttentionBlock(nn.Module):
 
     def __init__(self, config: UNetConfig, channels: int, num_heads: int) -> None:
         super().__init__()
-        self.heads = (
-            num_heads if config.num_head_channels == -1 else channels // config.num_head_channels
-        )
+        self.heads = num_heads
+        if config.num_head_channels != -1:
+            self.heads = channels // config.num_head_channels
         if self.heads < 1 or channels % self.heads:
             raise ValueError(
                 f"attention over {channels} channels cannot have {self.heads} heads: "
@@ -289,9 +297,9 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.flatten(2)
-        h: Tensor = self.proj_out(
-            qkv_attention(self.qkv(self.norm(flat)), self.heads, self.new_order)
-        )
+        qkv = self.qkv(self.norm(flat))
+        attended = qkv_attention(qkv, self.heads, self.new_order)
+        h: Tensor = self.proj_out(attended)
         return (flat + h).reshape(x.shape)
 
 
@@ -305,9 +313,16 @@ class Block(nn.Sequential):
 
 
 def time_embedding(config: UNetConfig) -> nn.Sequential:
-    """Build the two-layer network from the timestep embedding (C) to the conditioning vector (4 C)."""
-    c = config.model_channels
-    return nn.Sequential(nn.Linear(c, 4 * c), nn.SiLU(), nn.Linear(4 * c, 4 * c))
+    """Build the two-layer network from the timestep embedding (C) to the conditioning vector
+    (4 C).
+    """
+    width = config.model_channels
+    wide = 4 * width
+    return nn.Sequential(
+        nn.Linear(width, wide),
+        nn.SiLU(),
+        nn.Linear(wide, wide),
+    )
 
 
 def build_encoder(config: UNetConfig) -> tuple[nn.ModuleList, list[int]]:
@@ -324,8 +339,10 @@ def build_encoder(config: UNetConfig) -> tuple[nn.ModuleList, list[int]]:
             channels.append(ch := width)
         if level < len(config.widths) - 1:
             by_block = config.resblock_updown
-            down = Downsample(ch, with_conv=not by_block)
-            blocks.append(Block(ResBlock(config, ch, ch, resample=down) if by_block else down))
+            down: nn.Module = Downsample(ch, with_conv=not by_block)
+            if by_block:
+                down = ResBlock(config, ch, ch, resample=down)
+            blocks.append(Block(down))
             channels.append(ch)
     return nn.ModuleList(blocks), channels
 
@@ -356,8 +373,10 @@ def build_decoder(config: UNetConfig, skips: list[int]) -> nn.ModuleList:
                 layers.append(AttentionBlock(config, ch, heads))
             if level and i == config.num_res_blocks:
                 by_block = config.resblock_updown
-                up = Upsample(ch, with_conv=not by_block)
-                layers.append(ResBlock(config, ch, ch, resample=up) if by_block else up)
+                up: nn.Module = Upsample(ch, with_conv=not by_block)
+                if by_block:
+                    up = ResBlock(config, ch, ch, resample=up)
+                layers.append(up)
             blocks.append(Block(*layers))
     return nn.ModuleList(blocks)
 
@@ -372,7 +391,8 @@ def check_input(config: UNetConfig, x: Tensor) -> None:
     (h, w) = x.shape[-2:]
     if h % m or w % m or not h * w:
         raise ValueError(
-            f"a tile of {h} x {w} does not fit the network: both sides must be multiples of {m} pixels"
+            f"a tile of {h} x {w} does not fit the network: "
+            f"both sides must be multiples of {m} pixels"
         )
 
 
@@ -428,13 +448,13 @@ class UNetModel(nn.Module):
     def _embed(self, timesteps: Tensor, y: Tensor | None) -> Tensor:
         classes = self.config.num_classes
         if (y is None) != (classes is None):
-            need = (
-                "needs no class labels"
-                if classes is None
-                else f"needs class labels y in 0..{classes - 1}"
-            )
-            raise ValueError(
-                f"this network {need}: {'none were' if y is None else 'some were'} given"
-            )
-        emb: Tensor = self.time_embed(timestep_embedding(timesteps, self.config.model_channels))
-        return emb if y is None else emb + self.label_emb(y)
+            need = "needs no class labels"
+            if classes is not None:
+                need = f"needs class labels y in 0..{classes - 1}"
+            given = "none were" if y is None else "some were"
+            raise ValueError(f"this network {need}: {given} given")
+        features = timestep_embedding(timesteps, self.config.model_channels)
+        emb: Tensor = self.time_embed(features)
+        if y is None:
+            return emb
+        return emb + self.label_emb(y)

@@ -112,7 +112,8 @@ def _name_content(head: bytes) -> str:
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+            names = file.keys()  # safe_open is no mapping
+            return {name: file.get_tensor(name) for name in names}
     except SafetensorError as error:
         raise CheckpointError(
             f"{path} is a truncated or damaged safetensors file: {_one_line(error)}"
@@ -132,11 +133,9 @@ def _read_zip(path: Path) -> Any:
             f"{path} is a TorchScript archive, which holds code: save its state_dict instead"
         )
     if not any(name.endswith("/data.pkl") for name in names):
-        what = (
-            "a NumPy .npz archive"
-            if any(name.endswith(".npy") for name in names)
-            else "a zip archive without weights"
-        )
+        what = "a zip archive without weights"
+        if any(name.endswith(".npy") for name in names):
+            what = "a NumPy .npz archive"
         raise CheckpointError(f"{path} is not a checkpoint: it is {what}")
     return _torch_load(path, mmap=True)
 
@@ -148,14 +147,14 @@ def _torch_load(path: Path, mmap: bool) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
-        what = (
-            f"holds pickled code ({named[1]})"
-            if named
-            else "is damaged, or a pickle of something else than tensors"
-        )
+        what = "is damaged, or a pickle of something else than tensors"
+        if named:
+            what = f"holds pickled code ({named[1]})"
         raise CheckpointError(
-            f"{path} {what} and was refused unexecuted: where you trust its source, convert it to safetensors "
-            f"(torch.load(..., weights_only=False), then safetensors.torch.save_file of its state dict)"
+            f"{path} {what} and was refused unexecuted: "
+            "where you trust its source, convert it to safetensors "
+            "(torch.load(..., weights_only=False), "
+            "then safetensors.torch.save_file of its state dict)"
         ) from error
     except (RuntimeError, EOFError, ValueError, IndexError, KeyError) as error:
         raise CheckpointError(
@@ -177,17 +176,12 @@ def _state_dict(path: Path, holds: Any) -> dict[str, Tensor]:
         if isinstance(value, Mapping) and FIRST_KEY in _stripped(value)
     ]
     if len(inner) > 1:
-        raise CheckpointError(
-            f"{path} holds several networks ({', '.join(map(str, inner))}): save the wanted one alone"
-        )
+        names = ", ".join(map(str, inner))
+        raise CheckpointError(f"{path} holds several networks ({names}): save the wanted one alone")
     tensors = _stripped(holds[inner[0]] if inner else holds)
     if FIRST_KEY not in tensors:
-        kind = next(
-            (name for prefix, name in FOREIGN if any(k.startswith(prefix) for k in tensors)), None
-        )
-        keys = ", ".join(list(tensors)[:3]) or "nothing"
         raise CheckpointError(
-            f"{path} is not a guided-diffusion checkpoint: it is {kind or f'something else, with {keys}'}"
+            f"{path} is not a guided-diffusion checkpoint: it is {_foreign_kind(tensors)}"
         )
     for key, value in tensors.items():
         if not isinstance(value, Tensor):
@@ -195,6 +189,15 @@ def _state_dict(path: Path, holds: Any) -> dict[str, Tensor]:
                 f"{path} holds a {type(value).__name__} under {key!r}, expected a tensor"
             )
     return tensors
+
+
+def _foreign_kind(tensors: Mapping[str, Any]) -> str:
+    """Say of which other family a file is, by its keys."""
+    for prefix, kind in FOREIGN:
+        if any(key.startswith(prefix) for key in tensors):
+            return kind
+    keys = ", ".join(list(tensors)[:3]) or "nothing"
+    return f"something else, with {keys}"
 
 
 def _stripped(mapping: Mapping[Any, Any]) -> dict[str, Any]:
