@@ -1,7 +1,7 @@
 """The mathematics of gigarestore: schedules, operators, constraints, the sampler and its denoisers.
 
-Needs torch and numpy only and knows nothing of files, tiles on disk or clusters. Importing the
-package imports neither; import the module that is wanted.
+May import torch, numpy and safetensors; knows no files but weights, no tiles on disk, no clusters.
+Importing the package imports none of them; import the module that is wanted.
 """
 
 __version__ = "0.1.0"

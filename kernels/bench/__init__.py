@@ -1,4 +1,4 @@
 """Measure what the sampler costs on a device: seconds, memory and accuracy, network by network.
 
-May import every other room of kernels; nothing imports it but the command line.
+May import every other room of kernels; nothing in kernels imports it.
 """

@@ -1,5 +1,4 @@
-"""Denoisers: one adapter per family of checkpoints behind the protocol of `denoiser.py`, and what
-is known of each without torch (`info.py`).
+"""Denoisers: one adapter per family of checkpoints, behind the protocol of `denoiser.py`.
 
 May import kernels.schedule, kernels.noise, kernels.presets, kernels.user_code and
 `guided_diffusion`; knows no operator, no sampler and no task.

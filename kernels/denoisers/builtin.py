@@ -14,6 +14,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +57,7 @@ class PriorConfig:
     def from_json(cls, text: str) -> PriorConfig:
         """Read the JSON made by `to_json`; raise ValueError when it is not one."""
         try:
-            fields = {}
+            fields: dict[str, Any] = {}
             for name, value in json.loads(text).items():
                 fields[name] = tuple(value) if isinstance(value, list) else value
             return cls(**fields)

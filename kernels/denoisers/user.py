@@ -107,10 +107,9 @@ def describe_user_denoiser(ref: str) -> DenoiserInfo:
         multiple=_natural(ref, named, "multiple", 1),
         content=source_hash(named),
     )
+    schedule: Any = getattr(named, "alpha_bar", "linear")
     if scheme == "sigma":
         schedule = _sigma_table(ref, named)
-    else:
-        schedule = getattr(named, "alpha_bar", "linear")
     if isinstance(schedule, str):
         if schedule not in BASE_SCHEDULES:
             known = ", ".join(BASE_SCHEDULES)

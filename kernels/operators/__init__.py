@@ -1,5 +1,4 @@
-"""Degradation operators A, their generalised inverses A+ and their compositions, one file per
-family.
+"""Degradation operators A, their inverses A+ and their compositions, one file per family.
 
 May import torch and numpy, and nothing else of kernels.
 """

@@ -1,5 +1,4 @@
-"""The reverse loop, the coefficients of its steps, the constraints of a tile and the zero-shot
-methods.
+"""The reverse loop, the coefficients of its steps, the constraints and the zero-shot methods.
 
 May import kernels.operators, kernels.denoisers, kernels.noise and kernels.schedule.
 """

@@ -1,5 +1,4 @@
-"""Dhariwal and Nichol's networks and their published checkpoints: U-Net, classifier, weights file,
-inferred architecture.
+"""Dhariwal and Nichol's networks: U-Net, classifier and their published checkpoints.
 
 May import kernels.schedule and kernels.denoisers.info, and no other denoiser.
 """
