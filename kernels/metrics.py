@@ -262,7 +262,12 @@ class SeamMeter:
                 right = min(x + side, self.width)
                 yield top, left, bottom, right
 
-    def update(self, y0: int, x0: int, window: Image) -> None:
+    def update(
+        self,
+        y0: int,
+        x0: int,
+        window: Image,
+    ) -> None:
         """Add the window (C, h, w) whose upper left pixel is (y0, x0); any integer or floating
         dtype.
         """

@@ -63,7 +63,13 @@ FAITHFUL = Preset(
 )
 # From a predicted picture little is left to do: of the starts and steps that were tried, three from
 # start 10 gave the best PSNR and SSIM (docs/RESULTS.md).
-PREDICTED = replace(FAITHFUL, start=10, steps=3, guided_steps=3, init="predicted")
+PREDICTED = replace(
+    FAITHFUL,
+    start=10,
+    steps=3,
+    guided_steps=3,
+    init="predicted",
+)
 # The network that predicts was trained for these enlargements, and is evaluated under these
 # symmetries.
 PREDICTED_SCALES = (2, 4, 8)

@@ -87,7 +87,13 @@ class BenchCase:
 
     @classmethod
     def build(
-        cls, denoiser: Denoiser, tile: int, batch: int, steps: int, preset: Preset, device: str
+        cls,
+        denoiser: Denoiser,
+        tile: int,
+        batch: int,
+        steps: int,
+        preset: Preset,
+        device: str,
     ) -> BenchCase:
         """Draw the tiles and their constraints on the device."""
         pictures = np.stack([draw(0, index, tile) for index in range(batch)])
@@ -112,7 +118,12 @@ class BenchCase:
             eta=preset.eta,
             noise_scale=preset.noise_scale,
         )
-        return cls(truth=truth, problem=problem, start=AveragePool(SCALE).pinv(y), config=config)
+        return cls(
+            truth=truth,
+            problem=problem,
+            start=AveragePool(SCALE).pinv(y),
+            config=config,
+        )
 
     @property
     def tile_steps(self) -> int:
@@ -224,7 +235,10 @@ def _row(
 
 @torch.no_grad()
 def _accuracy(
-    plain: Denoiser, denoiser: Denoiser, case: BenchCase, variant: Variant
+    plain: Denoiser,
+    denoiser: Denoiser,
+    case: BenchCase,
+    variant: Variant,
 ) -> tuple[float, float]:
     """Compare one answer and one result with plain float32; these calls are the warm-up too."""
     t = torch.full(
@@ -268,7 +282,11 @@ def _matmul_rate(variant: Variant, device: str) -> float:
     with variant.context():
         a = torch.randn(MATMUL_SIDE, MATMUL_SIDE, device=device, dtype=variant.dtype)
         where = torch.device(device)
-        times = [_seconds(lambda _: a @ a, None, where) for _ in range(10)]  # type: ignore[arg-type]
+
+        def product(_: object) -> Tensor:
+            return a @ a
+
+        times = [_seconds(product, None, where) for _ in range(10)]  # type: ignore[arg-type]
     return 2.0 * MATMUL_SIDE**3 / min(times)
 
 

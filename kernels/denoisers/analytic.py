@@ -124,7 +124,13 @@ class StationaryDenoiser:
         """Return a copy on the device."""
         return type(self)(device)
 
-    def _filtered(self, x: Tensor, share: float, a: Tensor, s: Tensor) -> Tensor:
+    def _filtered(
+        self,
+        x: Tensor,
+        share: float,
+        a: Tensor,
+        s: Tensor,
+    ) -> Tensor:
         """Return eps of the part x of a picture whose spectrum is `share` times the prior's."""
         size = (x.shape[-2], x.shape[-1])
         if size not in self._power:

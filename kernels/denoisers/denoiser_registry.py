@@ -33,19 +33,14 @@ def describe(ref: str, label: int | None = None) -> DenoiserInfo:
             f"denoiser {ref!r} knows no classes, found class {label}; leave --class out"
         )
     if scheme == "builtin":
-        files = (BUILTIN_WEIGHTS, PREDICTOR_WEIGHTS)
-        stored = sum(file.stat().st_size for file in files)
-        return DenoiserInfo(
-            name="builtin",
-            tile=256,
-            multiple=8,
-            content=file_hash(BUILTIN_WEIGHTS),
-            weight_bytes=2 * stored,  # stored as float16
-            predicts=True,
-            local=True,
-        )
+        return _describe_builtin()
     if scheme == "analytic":
-        return DenoiserInfo(name="analytic", tile=256, multiple=1, content=ANALYTIC_CONTENT)
+        return DenoiserInfo(
+            name="analytic",
+            tile=256,
+            multiple=1,
+            content=ANALYTIC_CONTENT,
+        )
     if scheme == "prior":
         from kernels.denoisers.builtin import describe_prior  # imports torch, as do the following
 
@@ -63,3 +58,17 @@ def describe(ref: str, label: int | None = None) -> DenoiserInfo:
     if label is None:
         return describe_guided_diffusion(path)
     return describe_guided_diffusion(path, label=label)
+
+
+def _describe_builtin() -> DenoiserInfo:
+    files = (BUILTIN_WEIGHTS, PREDICTOR_WEIGHTS)
+    stored = sum(file.stat().st_size for file in files)
+    return DenoiserInfo(
+        name="builtin",
+        tile=256,
+        multiple=8,
+        content=file_hash(BUILTIN_WEIGHTS),
+        weight_bytes=2 * stored,  # stored as float16
+        predicts=True,
+        local=True,
+    )

@@ -59,7 +59,11 @@ class DiffusersDenoiser:
     """Predict the noise in x_t with a UNet2DModel (a `Denoiser`), whatever it predicts itself."""
 
     def __init__(
-        self, model: nn.Module, info: DenoiserInfo, prediction: str, label: int | None
+        self,
+        model: nn.Module,
+        info: DenoiserInfo,
+        prediction: str,
+        label: int | None,
     ) -> None:
         self.model = model
         self.info = info

@@ -61,7 +61,12 @@ class SymmetricDenoiser:
             total = total + self._under(which, x_t, t)
         return total / len(members)
 
-    def _under(self, which: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    def _under(
+        self,
+        which: Tensor,
+        x_t: Tensor,
+        t: Tensor,
+    ) -> Tensor:
         """Return eps of the tiles turned as `which` (B,) says, turned back."""
         turned = _turned(x_t, which).contiguous()
         eps = self.denoiser(turned, t)

@@ -131,7 +131,12 @@ def load_user_denoiser(ref: str, device: torch.device | str = "cpu") -> UserDeno
     return UserDenoiser(function, info, takes_sigma=scheme == "sigma").to(device)
 
 
-def _natural(ref: str, named: Any, field: str, usual: int) -> int:
+def _natural(
+    ref: str,
+    named: Any,
+    field: str,
+    usual: int,
+) -> int:
     """Return an attribute of the named object that is a whole number from 1."""
     value = getattr(named, field, usual)
     if type(value) is not int or value < 1:

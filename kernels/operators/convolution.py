@@ -78,7 +78,13 @@ class Convolution(Operator):
         """Return 1, the greatest of a blur; there is no cheaper bound for each direction."""
         return 1.0
 
-    def finish(self, x: Tensor, y: Tensor, free: Free, tolerance: float) -> Tensor:
+    def finish(
+        self,
+        x: Tensor,
+        y: Tensor,
+        free: Free,
+        tolerance: float,
+    ) -> Tensor:
         """Return x changed least on the free pixels so that |A x - y| <= tolerance; see
         `kernels.operators.tolerance_projection`.
         """

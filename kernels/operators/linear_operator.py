@@ -86,7 +86,13 @@ class Operator(Protocol):
         """
         return f(self.singular_values(x))
 
-    def finish(self, x: Tensor, y: Tensor, free: Free, tolerance: float) -> Tensor:
+    def finish(
+        self,
+        x: Tensor,
+        y: Tensor,
+        free: Free,
+        tolerance: float,
+    ) -> Tensor:
         """Return the result x with |A x - y| <= tolerance again after pinning; cells that no pin
         cuts need nothing.
         """

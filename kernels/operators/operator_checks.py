@@ -45,7 +45,12 @@ def check_operator(
         _check_projector(operator, name, x, z, back)
 
 
-def _check_scale(operator: Operator, name: str, x: Tensor, y: Tensor) -> None:
+def _check_scale(
+    operator: Operator,
+    name: str,
+    x: Tensor,
+    y: Tensor,
+) -> None:
     """Check that the measurement y of x has the size that the declared scale promises."""
     scale = operator.scale
     side = x.shape[2]
@@ -58,7 +63,13 @@ def _check_scale(operator: Operator, name: str, x: Tensor, y: Tensor) -> None:
         )
 
 
-def _check_crop(operator: Operator, name: str, x: Tensor, y: Tensor, back: Tensor) -> None:
+def _check_crop(
+    operator: Operator,
+    name: str,
+    x: Tensor,
+    y: Tensor,
+    back: Tensor,
+) -> None:
     """Check that the inner one of three aligned windows is measured, and taken back, as alone."""
     unit = operator.alignment
     inner = slice(unit, 2 * unit)
@@ -95,7 +106,12 @@ def _check_projector(
     )
 
 
-def _check_equal(name: str, promise: str, actual: Tensor, wanted: Tensor) -> None:
+def _check_equal(
+    name: str,
+    promise: str,
+    actual: Tensor,
+    wanted: Tensor,
+) -> None:
     """Raise ValueError when two tensors differ in shape or by more than rounding."""
     if actual.shape != wanted.shape:
         raise ValueError(

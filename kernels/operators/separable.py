@@ -120,7 +120,13 @@ class Separable(Operator):
         columns = f(self.spectrum.to(x.dtype))
         return tuple(SpectralWeight(self, values) for values in columns)
 
-    def finish(self, x: Tensor, y: Tensor, free: Free, tolerance: float) -> Tensor:
+    def finish(
+        self,
+        x: Tensor,
+        y: Tensor,
+        free: Free,
+        tolerance: float,
+    ) -> Tensor:
         """Return x changed least so that |A x - y| <= tolerance, as near as pinned pixels and
         effort allow; computed in float64, returned like x.
         """
@@ -135,7 +141,13 @@ class Separable(Operator):
         ]
         return torch.stack(tiles).to(x.dtype)
 
-    def _solved(self, x: Tensor, y: Tensor, free: Tensor, tolerance: float) -> Tensor:
+    def _solved(
+        self,
+        x: Tensor,
+        y: Tensor,
+        free: Tensor,
+        tolerance: float,
+    ) -> Tensor:
         """Correct on every free pixel, the window's corners included, by conjugate gradients."""
         exact = self.rows.exact[:, None, :, None] & self.cols.exact[:, None, None, :]
 

@@ -107,7 +107,12 @@ def _corner(axes: Axes, b: int, beyond: Tensor) -> Part:
     return _part(axes, b, wide_rows, wide_cols)
 
 
-def _part(axes: Axes, b: int, pixel_rows: Tensor, pixel_cols: Tensor) -> Part:
+def _part(
+    axes: Axes,
+    b: int,
+    pixel_rows: Tensor,
+    pixel_cols: Tensor,
+) -> Part:
     """Return what of tile b's measurements sees the crossings of rows and columns."""
     rows = axes.rows.matrix[b]
     cols = axes.cols.matrix[b]
@@ -143,7 +148,12 @@ def _spectral_ridge(rows: Tensor, cols: Tensor, rho: float) -> Ridge:
     return solve
 
 
-def _pinned_ridge(rows: Tensor, cols: Tensor, pinned: Tensor, rho: float) -> Ridge:
+def _pinned_ridge(
+    rows: Tensor,
+    cols: Tensor,
+    pinned: Tensor,
+    rho: float,
+) -> Ridge:
     """Return the exact z-step with z = 0 at pinned (H, W) bool, by multipliers for the pinned
     pixels.
 

@@ -74,7 +74,12 @@ class Stencil:
         """
         return (self.scale - self.taps[axis]) // 2
 
-    def inside(self, axis: int, low: int, high: int) -> tuple[int, int]:
+    def inside(
+        self,
+        axis: int,
+        low: int,
+        high: int,
+    ) -> tuple[int, int]:
         """Return the half-open range of measurements whose support lies in pixels [low, high)."""
         first = self.before(axis)
         last = first + self.taps[axis]
@@ -83,7 +88,11 @@ class Stencil:
         return start, max(stop, start)
 
     def matrix(
-        self, axis: int, side: int, low: int, high: int
+        self,
+        axis: int,
+        side: int,
+        low: int,
+        high: int,
     ) -> tuple[Float64, NDArray[np.bool_]]:
         """Return the operator of one axis on a window of `side` px whose pixels [low, high) are
         picture.
@@ -124,7 +133,13 @@ class Stencil:
         inner = _strided(x, 2, self.cols, self.before(1), self.scale, cols)
         return _strided(inner, 1, self.rows, self.before(0), self.scale, rows)
 
-    def _one_row(self, x: Float64, tap: int, rows: Range, cols: Range) -> Float64:
+    def _one_row(
+        self,
+        x: Float64,
+        tap: int,
+        rows: Range,
+        cols: Range,
+    ) -> Float64:
         """Return what one row of a kernel that is no product adds to the measurements."""
         shifted = _strided(x, 1, (1.0,), self.before(0) + tap, 1, rows)
         return _strided(shifted, 2, self.full[tap], self.before(1), 1, cols)

@@ -24,7 +24,10 @@ from kernels.schedule import Float64, Schedule, base_alpha_bar, log_sigma_timest
 
 @torch.no_grad()
 def estimate_eps_power(
-    denoiser: Denoiser, schedule: Schedule, images: Tensor, noise: NoiseSource
+    denoiser: Denoiser,
+    schedule: Schedule,
+    images: Tensor,
+    noise: NoiseSource,
 ) -> Float64:
     """Return E||eps||^2 / d, (T,) float64, over images noised to every level.
 

@@ -59,7 +59,12 @@ class Guidance:
             gradients.append(self._of(x[row].clone(), timesteps[row], labels))
         return torch.cat(gradients)
 
-    def _of(self, x: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
+    def _of(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        labels: Tensor | None,
+    ) -> Tensor:
         if labels is None:
             return self.scale * self.gradient(x, timesteps)
         gradient = self.gradient(x, timesteps, labels.clamp(min=0))
@@ -75,13 +80,21 @@ class ClassifierGradient:
 
     classifier: nn.Module
 
-    def __call__(self, x: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
+    def __call__(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        labels: Tensor,
+    ) -> Tensor:
         """Return the gradient of log p(labels | x_t), (B, C, H, W)."""
         return log_probability_gradient(self.classifier, x, timesteps, labels)
 
 
 def classifier_guidance(
-    classifier: nn.Module, labels: Sequence[int | None], classes: int, scale: float
+    classifier: nn.Module,
+    labels: Sequence[int | None],
+    classes: int,
+    scale: float,
 ) -> Guidance:
     """Guide each tile by its class, None for no guidance; raise ValueError for a class that the
     classifier lacks.

@@ -119,7 +119,12 @@ class Problem:
         exact = replace(self, measurement=None) if noisy else self
         return exact.project(x0)
 
-    def finish(self, x: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
+    def finish(
+        self,
+        x: Tensor,
+        rows: Tensor,
+        cols: Tensor,
+    ) -> Tensor:
         """Return the result x with its measurement holding on the free pixels beside the pinned
         ones (method 8.7b).
 

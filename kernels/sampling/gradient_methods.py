@@ -32,7 +32,13 @@ TINY = 1e-12
 class GradientMethod(Method, Protocol):
     """Say what a method draws from the network's derivative."""
 
-    def push(self, x0: Tensor, pull: Pull, problem: Problem, step: Step) -> Tensor:
+    def push(
+        self,
+        x0: Tensor,
+        pull: Pull,
+        problem: Problem,
+        step: Step,
+    ) -> Tensor:
         """Return `Moment.push` of a few tiles from their clean estimate."""
         ...
 
@@ -63,7 +69,13 @@ class Pigdm(GradientMethod):
         if measurement is not None and measurement.sigma_y > 0:
             check_singular_values(measurement, shape, "pigdm (with sigma_y > 0)")
 
-    def push(self, x0: Tensor, pull: Pull, problem: Problem, step: Step) -> Tensor:
+    def push(
+        self,
+        x0: Tensor,
+        pull: Pull,
+        problem: Problem,
+        step: Step,
+    ) -> Tensor:
         """Return g."""
         lam = None
         measurement = problem.measurement
@@ -84,7 +96,13 @@ class Pigdm(GradientMethod):
                 x_hat = x_hat.clamp(-1.0, 1.0)
         return _pinned(m.problem, x_hat)
 
-    def post(self, m: Moment, x_next: Tensor, z: Tensor | None, extra: Tensor | None) -> Tensor:
+    def post(
+        self,
+        m: Moment,
+        x_next: Tensor,
+        z: Tensor | None,
+        extra: Tensor | None,
+    ) -> Tensor:
         """Add the published guidance."""
         if not self.published:
             return x_next
@@ -115,7 +133,13 @@ class Dps(GradientMethod):
     def __init__(self, zeta: float) -> None:
         self.zeta = zeta
 
-    def push(self, x0: Tensor, pull: Pull, problem: Problem, step: Step) -> Tensor:
+    def push(
+        self,
+        x0: Tensor,
+        pull: Pull,
+        problem: Problem,
+        step: Step,
+    ) -> Tensor:
         """Return -zeta_t times the gradient of the norm."""
         with torch.enable_grad():
             leaf = x0.detach().requires_grad_(True)
@@ -135,7 +159,13 @@ class Dps(GradientMethod):
         """Return the unconditional estimate, known pixels overwritten."""
         return _pinned(m.problem, m.x0)
 
-    def post(self, m: Moment, x_next: Tensor, z: Tensor | None, extra: Tensor | None) -> Tensor:
+    def post(
+        self,
+        m: Moment,
+        x_next: Tensor,
+        z: Tensor | None,
+        extra: Tensor | None,
+    ) -> Tensor:
         """Take the gradient step."""
         return _pushed(m, x_next, 1.0)
 

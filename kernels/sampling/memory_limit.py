@@ -18,7 +18,11 @@ _CPU_REFUSAL = "DefaultCPUAllocator"
 
 
 def advance_within(
-    denoiser: Denoiser, state: SamplerState, config: SamplerConfig, noise: NoiseSource, most: int
+    denoiser: Denoiser,
+    state: SamplerState,
+    config: SamplerConfig,
+    noise: NoiseSource,
+    most: int,
 ) -> tuple[SamplerState, int]:
     """Take every tile one step in parts of at most `most` tiles, halved for as long as the memory
     does not suffice.
@@ -45,7 +49,10 @@ def advance_within(
 
 
 def _try(
-    denoiser: Denoiser, state: SamplerState, config: SamplerConfig, noise: NoiseSource
+    denoiser: Denoiser,
+    state: SamplerState,
+    config: SamplerConfig,
+    noise: NoiseSource,
 ) -> SamplerState | None:
     """Advance; None when the memory did not suffice for several tiles. On return no frame holds
     their tensors.

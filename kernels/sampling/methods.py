@@ -303,7 +303,12 @@ def _taking_part(step: Step, sigma_y: float, s: float | Tensor) -> tuple[Tensor,
     return lam, torch.where(lam > 0, fresh, 0.0)
 
 
-def noised_known(known: Known | None, step: Step, x: Tensor, z: Tensor | None) -> Tensor:
+def noised_known(
+    known: Known | None,
+    step: Step,
+    x: Tensor,
+    z: Tensor | None,
+) -> Tensor:
     """Return x with the known pixels at the level of x_{t-1}: a' value + s' z."""
     if known is None:
         return x

@@ -175,7 +175,10 @@ def _check_start(
 
 @torch.no_grad()
 def advance(
-    denoiser: Denoiser, state: SamplerState, config: SamplerConfig, noise: NoiseSource
+    denoiser: Denoiser,
+    state: SamplerState,
+    config: SamplerConfig,
+    noise: NoiseSource,
 ) -> SamplerState:
     """Take every tile through its pending forward moves, if any, and one reverse step: one network
     call each.
@@ -216,7 +219,10 @@ def _climb(state: SamplerState, config: SamplerConfig, noise: NoiseSource) -> Sa
 
 
 def _descend(
-    denoiser: Denoiser, state: SamplerState, config: SamplerConfig, noise: NoiseSource
+    denoiser: Denoiser,
+    state: SamplerState,
+    config: SamplerConfig,
+    noise: NoiseSource,
 ) -> SamplerState:
     """Take one reverse step: estimate, correct, step, post."""
     method = strategy(config)

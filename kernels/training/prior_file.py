@@ -21,7 +21,11 @@ from kernels.training.trainer import VALIDATION_SIGMAS, read_state, validate, va
 
 
 def export_prior(
-    checkpoint: Path, path: Path, held_out: Tensor, domain_pictures: Tensor, extra: Metadata
+    checkpoint: Path,
+    path: Path,
+    held_out: Tensor,
+    domain_pictures: Tensor,
+    extra: Metadata,
 ) -> dict[str, str]:
     """Write the best moving average of a training, the last one where there was no validation;
     return its metadata.
@@ -53,7 +57,10 @@ def export_prior(
 
 
 def measured(
-    config: PriorConfig, tensors: Mapping[str, Tensor], held_out: Tensor, known: Tensor
+    config: PriorConfig,
+    tensors: Mapping[str, Tensor],
+    held_out: Tensor,
+    known: Tensor,
 ) -> dict[str, str]:
     """Return the metadata that are figures of a network: of its validation, and of its domain
     (kernels.denoisers.domain_statistics).

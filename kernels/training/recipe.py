@@ -107,14 +107,31 @@ PRESETS = {
 }
 # One's own images: from the built-in prior a short training at a low rate is enough, from nothing
 # it is not.
-FINE_TUNING = TrainingSpec(steps=2_000, learning_rate=2e-4, warmup=100, ema=0.995, recolour=False)
-FROM_SCRATCH = replace(FINE_TUNING, steps=20_000, learning_rate=8e-4, warmup=200, ema=0.9985)
+FINE_TUNING = TrainingSpec(
+    steps=2_000,
+    learning_rate=2e-4,
+    warmup=100,
+    ema=0.995,
+    recolour=False,
+)
+FROM_SCRATCH = replace(
+    FINE_TUNING,
+    steps=20_000,
+    learning_rate=8e-4,
+    warmup=200,
+    ema=0.9985,
+)
 
 
 class CropSource(Protocol):
     """Deliver clean pictures to train on, wherever they come from."""
 
-    def crop(self, rng: np.random.Generator, visible: int, side: int) -> NDArray[Any]:
+    def crop(
+        self,
+        rng: np.random.Generator,
+        visible: int,
+        side: int,
+    ) -> NDArray[Any]:
         """Return a random picture (C, side, side): uint8, or float32 in [-1, 1].
 
         rng decides which; visible counts up as training goes on, for a source that is still being
@@ -146,7 +163,12 @@ def make_batch(spec: TrainingSpec, source: CropSource, step: int) -> TrainingBat
     if spec.objective == "predict":
         scale = int(rng.choice(PREDICTED_SCALES, p=PREDICTED_SHARES))
         z = enlarged(x0, scale, rounded=bool(rng.random() < 0.5))
-        return TrainingBatch(x0=x0, z=z, sigma=torch.full((count,), PREDICTION_SIGMA), scale=scale)
+        return TrainingBatch(
+            x0=x0,
+            z=z,
+            sigma=torch.full((count,), PREDICTION_SIGMA),
+            scale=scale,
+        )
     sigma = torch.from_numpy(draw_sigma(rng, count))
     noise = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32))
     return TrainingBatch(x0=x0, z=x0 + sigma[:, None, None, None] * noise, sigma=sigma)

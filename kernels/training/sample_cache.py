@@ -81,7 +81,12 @@ class ImagePool:
             process.terminate()
             process.join()
 
-    def crop(self, rng: np.random.Generator, visible: int, side: int) -> NDArray[np.uint8]:
+    def crop(
+        self,
+        rng: np.random.Generator,
+        visible: int,
+        side: int,
+    ) -> NDArray[np.uint8]:
         """Cut (3, side, side) out of one of the first `visible` shards; a quarter of the crops show
         twice the width.
         """

@@ -77,7 +77,13 @@ def fill(labels: Labels, shape: Points, value: int) -> None:
     labels[y0:y1, x0:x1][winding != 0] = value
 
 
-def outline(rng: Generator, kind: int, centre: Points, radius: float, angle: float) -> Points:
+def outline(
+    rng: Generator,
+    kind: int,
+    centre: Points,
+    radius: float,
+    angle: float,
+) -> Points:
     """Return a closed polygon (M, 2) of (x, y): disc, ellipse, rectangle, random polygon or smooth
     blob.
 
@@ -193,7 +199,12 @@ def shapes(rng: Generator, n: int, scene: str) -> Labels:
     return canvas.labels
 
 
-def _radii(rng: Generator, n: int, scene: str, divided: bool) -> NDArray[np.float64]:
+def _radii(
+    rng: Generator,
+    n: int,
+    scene: str,
+    divided: bool,
+) -> NDArray[np.float64]:
     """Draw the sizes of a scene's shapes, px, in the order of their painting."""
     smallest = log_uniform(rng, 3, 18)
     largest = n * rng.uniform(0.15, 0.5)

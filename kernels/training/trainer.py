@@ -241,7 +241,12 @@ def validate_predictions(net: LocalUNet, x0: Tensor) -> list[float]:
     return figures
 
 
-def _error(net: LocalUNet, x0: Tensor, z: Tensor, level: float) -> Tensor:
+def _error(
+    net: LocalUNet,
+    x0: Tensor,
+    z: Tensor,
+    level: float,
+) -> Tensor:
     sigma = torch.full((1,), level, device=x0.device)
     estimate = estimate_x0(network_output(net, z, sigma), z, sigma).clamp(-1, 1)
     return ((estimate - x0).square().mean() / 4).cpu()  # of full scale, which is 2

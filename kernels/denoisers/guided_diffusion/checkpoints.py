@@ -52,7 +52,12 @@ class GuidedDiffusion:
     """Predict the noise in x_t with a guided-diffusion U-Net (a `Denoiser`)."""
 
     def __init__(
-        self, model: UNetModel, info: DenoiserInfo, *, label: int | None, timestep_scale: float
+        self,
+        model: UNetModel,
+        info: DenoiserInfo,
+        *,
+        label: int | None,
+        timestep_scale: float,
     ) -> None:
         self.model = model
         self.info = info
@@ -209,7 +214,12 @@ def _open(path: str | Path, overrides: Mapping[str, Any]) -> Checkpoint:
             f"say otherwise in {_sidecar(path).name}",
             stacklevel=4,
         )
-    return Checkpoint(path=path, tensors=tensors, architecture=architecture, label=label)
+    return Checkpoint(
+        path=path,
+        tensors=tensors,
+        architecture=architecture,
+        label=label,
+    )
 
 
 def _sidecar(path: str | Path) -> Path:

@@ -72,7 +72,13 @@ class AttentionPool(nn.Module):
     positions.
     """
 
-    def __init__(self, side: int, channels: int, heads: int, classes: int) -> None:
+    def __init__(
+        self,
+        side: int,
+        channels: int,
+        heads: int,
+        classes: int,
+    ) -> None:
         super().__init__()
         self.heads = heads
         self.positional_embedding = nn.Parameter(torch.zeros(channels, side * side + 1))

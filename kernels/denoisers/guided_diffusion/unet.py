@@ -280,7 +280,12 @@ def qkv_attention(qkv: Tensor, heads: int, new_order: bool) -> Tensor:
 class AttentionBlock(nn.Module):
     """Add to x multi-head self-attention over all its positions."""
 
-    def __init__(self, config: UNetConfig, channels: int, num_heads: int) -> None:
+    def __init__(
+        self,
+        config: UNetConfig,
+        channels: int,
+        num_heads: int,
+    ) -> None:
         super().__init__()
         self.heads = num_heads
         if config.num_head_channels != -1:
@@ -425,7 +430,12 @@ class UNetModel(nn.Module):
             GroupNorm32(width), nn.SiLU(), nn.Conv2d(width, config.out_channels, 3, padding=1)
         )
 
-    def forward(self, x: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        y: Tensor | None = None,
+    ) -> Tensor:
         """Evaluate at x (B, C, H, W), timesteps (B,) and classes y (B,): (B, out_channels, H, W)
         float32.
 
