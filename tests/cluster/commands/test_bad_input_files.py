@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from storage.errors import FormatError
 from storage.image import Selection
 from storage.readers.reader_registry import inspect, open_image
+from tests.png_bytes import png_bytes, png_chunk
 
 PIXELS = np.random.default_rng(3).integers(0, 256, (90, 120, 3), np.uint8)
 PNG = bytes(imagecodecs.png_encode(PIXELS))
@@ -26,24 +27,10 @@ def write(path, data):
     return path
 
 
-def chunk(name, payload):
-    return (
-        struct.pack(">I", len(payload))
-        + name
-        + payload
-        + struct.pack(">I", zlib.crc32(name + payload))
-    )
-
-
 def png(height=4, width=4, bits=8, colour=2, extra=b"", interlace=0, pixels=b"\0"):
-    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, interlace)
-    parts = [
-        chunk(b"IHDR", header),
-        extra,
-        chunk(b"IDAT", zlib.compress(pixels)),
-        chunk(b"IEND", b""),
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+    return png_bytes(
+        height, width, bits, colour, zlib.compress(pixels), interlace=interlace, extra=extra
+    )
 
 
 def with_frame(marker=0xC0, bits=8, height=90, width=120, components=3):
@@ -122,7 +109,7 @@ def test_a_missing_file_and_a_plain_folder_are_refused(tmp_path):
         (PNG[:8] + PNG[33:], "the PNG starts with"),
         (PNG[:20] + b"\xff" + PNG[21:], "the PNG header (IHDR) is damaged"),
         (PNG[:33] + bytes(4) + PNG[33:], "no PNG chunk at byte 33"),
-        (png()[:33] + chunk(b"IEND", b""), "no pixel data (IDAT)"),
+        (png()[:33] + png_chunk(b"IEND", b""), "no pixel data (IDAT)"),
         (png(height=0), "0 x 4 px (H x W); an image needs at least 1 x 1"),
         (png(width=0), "4 x 0 px"),
         (png(colour=3), "a palette PNG without its palette (PLTE)"),

@@ -2,7 +2,6 @@
 decoded whole.
 """
 
-import struct
 import tracemalloc
 import zlib
 
@@ -22,6 +21,7 @@ from storage.readers.common.staging_blocks import BLOCK_BYTES, CHUNK, cut
 from storage.readers.raster import decode_by_gdal, png_rows, raster_reader
 from storage.readers.reader_registry import inspect, open_image
 from storage.readers.staging import stage
+from tests.png_bytes import png_bytes
 
 LIMIT = 1 << 20
 
@@ -40,12 +40,8 @@ def interleaved(pixels):
 def one_idat(pixels):
     """A PNG whose pixels are a single chunk, without row filters."""
     rows = np.concatenate([np.zeros((len(pixels), 1), np.uint8), pixels], axis=1)
-    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 8, 0, 0, 0, 0)
-    body = {b"IHDR": header, b"IDAT": zlib.compress(rows.tobytes(), 0), b"IEND": b""}
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in body.items()
-    )
+    height, width = pixels.shape
+    return png_bytes(height, width, 8, 0, zlib.compress(rows.tobytes(), 0))
 
 
 def peak_of(action):

@@ -14,6 +14,7 @@ from storage.errors import FormatError
 from storage.image import EVERYTHING, Selection
 from storage.readers.reader_registry import inspect, open_image
 from storage.readers.staging import stage
+from tests.png_bytes import png_bytes
 
 H = 90
 W = 130
@@ -220,7 +221,6 @@ class TestInterlacedPng(TestPng):
     def put(self, path, array):
         image = pytest.importorskip("PIL.Image").fromarray(rows_of(array))
         # Pillow writes no interlaced files: passes of Adam7 by hand, unfiltered.
-        import struct
         import zlib
 
         data = b""
@@ -231,21 +231,7 @@ class TestInterlacedPng(TestPng):
             for row in np.asarray(image)[y0::dy, x0::dx]:
                 data += b"\0" + row.tobytes()
 
-        def chunk(name, payload):
-            return (
-                struct.pack(">I", len(payload))
-                + name
-                + payload
-                + struct.pack(">I", zlib.crc32(name + payload))
-            )
-
-        header = chunk(b"IHDR", struct.pack(">IIBBBBB", W, H, 8, 2, 0, 0, 1))
-        path.write_bytes(
-            b"\x89PNG\r\n\x1a\n"
-            + header
-            + chunk(b"IDAT", zlib.compress(data))
-            + chunk(b"IEND", b"")
-        )
+        path.write_bytes(png_bytes(H, W, 8, 2, zlib.compress(data), interlace=1))
         return path
 
 

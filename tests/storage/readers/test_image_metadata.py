@@ -16,6 +16,7 @@ from storage.errors import FormatError
 from storage.image import Selection
 from storage.readers.reader_registry import inspect, open_image
 from tests.places import DATA
+from tests.png_bytes import png_bytes
 
 GREY = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64)
 
@@ -279,17 +280,8 @@ def test_a_jpeg_tile_that_declares_a_huge_frame_is_not_decoded(tmp_path):
 
 
 def test_a_png_whose_stream_is_a_bomb_is_read_only_as_far_as_its_rows(tmp_path):
-    def chunk(name, payload):
-        return (
-            struct.pack(">I", len(payload))
-            + name
-            + payload
-            + struct.pack(">I", zlib.crc32(name + payload))
-        )
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0))
-    body = chunk(b"IDAT", zlib.compress(bytes(200 << 20)))  # 200 MiB of zeros where 72 bytes belong
-    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + body + chunk(b"IEND", b""))
+    stream = zlib.compress(bytes(200 << 20))  # 200 MiB of zeros where 72 bytes belong
+    (tmp_path / "a.png").write_bytes(png_bytes(8, 8, 8, 0, stream))
     import tracemalloc
 
     tracemalloc.start()

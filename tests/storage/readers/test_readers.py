@@ -19,6 +19,7 @@ from storage.errors import DamagedError
 from storage.readers.common import exif
 from storage.readers.reader_registry import inspect, open_image
 from tests.places import ROOT
+from tests.png_bytes import png_chunk
 
 ICC = bytes(range(256)) * 3
 
@@ -38,15 +39,6 @@ def write_png(path, pixels, extra=b""):
     data = bytes(imagecodecs.png_encode(rows))
     path.write_bytes(data[:33] + extra + data[33:])
     return path
-
-
-def chunk(name, payload):
-    return (
-        struct.pack(">I", len(payload))
-        + name
-        + payload
-        + struct.pack(">I", zlib.crc32(name + payload))
-    )
 
 
 def exif_block(value, order="<"):
@@ -173,7 +165,7 @@ def test_a_window_outside_the_image_is_refused(readers):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_png_keeps_its_dtype_and_values(tmp_path, channels, dtype):
     pixels = picture(channels, dtype=dtype)
-    profile = chunk(b"iCCP", b"name\0\0" + zlib.compress(ICC))
+    profile = png_chunk(b"iCCP", b"name\0\0" + zlib.compress(ICC))
     path = write_png(tmp_path / "image.jpg", pixels, profile)
     info = inspect(path)
     assert (info.format, info.shape, info.dtype, info.lazy) == ("PNG", pixels.shape, dtype, False)
@@ -205,7 +197,7 @@ def test_exif_orientation_is_applied(tmp_path, kind, value):
     image_ops = pytest.importorskip("PIL.ImageOps")
     stored = picture(3, 40, 64)
     if kind == "PNG":
-        path = write_png(tmp_path / "image", stored, chunk(b"eXIf", exif_block(value)))
+        path = write_png(tmp_path / "image", stored, png_chunk(b"eXIf", exif_block(value)))
     else:
         path = write_jpeg(
             tmp_path / "image", stored, segment(0xE1, b"Exif\0\0" + exif_block(value, ">"))
