@@ -31,15 +31,12 @@ def svg(title: str, across: str, up: str, lines: Sequence[Line]) -> str:
     0.
     """
     points = [point for line in lines for point in line.points]
-    far, high = (max((point[axis] for point in points), default=0.0) for axis in (0, 1))
+    far = max((x for x, _ in points), default=0.0)
+    high = max((y for _, y in points), default=0.0)
     if far <= 0 or high <= 0:
         raise ValueError("nothing to draw: no point lies above 0")
 
-    def place(x: float, y: float) -> tuple[float, float]:
-        return LEFT + x / far * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - y / high * (
-            HEIGHT - BOTTOM - TOP
-        )
-
+    axes = _Axes(far, high)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
         'font-family="sans-serif" font-size="12">',
@@ -47,29 +44,62 @@ def svg(title: str, across: str, up: str, lines: Sequence[Line]) -> str:
         _text(LEFT, TOP - 16, title),
         _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 12, across, "middle"),
         _text(LEFT, TOP - 2, up),
+        *axes.drawn(),
     ]
-    for value in _ticks(far):
-        x, y = place(value, 0)
-        parts += [_rule(x, y, x, y + 4), _text(x, y + 18, f"{value:g}", "middle")]
-    for value in _ticks(high):
-        x, y = place(0, value)
-        parts += [
-            _rule(x, y, WIDTH - RIGHT, y, "#dddddd"),
-            _text(x - 6, y + 4, f"{value:g}", "end"),
-        ]
-    for i, line in enumerate(lines):
-        colour = COLOURS[i % len(COLOURS)]
-        dash = ' stroke-dasharray="5 4"' if line.dashed else ""
-        placed = [place(*point) for point in line.points]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
-        parts.append(
-            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>'
-        )
-        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in placed]
-        y = TOP + 18 * i
-        parts += [_rule(WIDTH - RIGHT + 12, y, WIDTH - RIGHT + 32, y, colour)]
-        parts += [_text(WIDTH - RIGHT + 38, y + 4, line.name)]
+    for number, line in enumerate(lines):
+        colour = COLOURS[number % len(COLOURS)]
+        parts += _curve(line, colour, axes)
+        parts += _legend(line.name, colour, TOP + 18 * number)
     return "\n".join([*parts, "</svg>\n"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Axes:
+    """Where values lie on the picture."""
+
+    far: float
+    """The greatest value to the right."""
+    high: float
+    """The greatest value upwards."""
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        """Return the point of two values, px from the upper left."""
+        width = WIDTH - LEFT - RIGHT
+        height = HEIGHT - BOTTOM - TOP
+        return LEFT + x / self.far * width, HEIGHT - BOTTOM - y / self.high * height
+
+    def drawn(self) -> list[str]:
+        """Return ticks below, and lines across with their values."""
+        parts = []
+        for value in _ticks(self.far):
+            x, y = self.place(value, 0)
+            parts.append(_rule(x, y, x, y + 4))
+            parts.append(_text(x, y + 18, f"{value:g}", "middle"))
+        for value in _ticks(self.high):
+            x, y = self.place(0, value)
+            parts.append(_rule(x, y, WIDTH - RIGHT, y, "#dddddd"))
+            parts.append(_text(x - 6, y + 4, f"{value:g}", "end"))
+        return parts
+
+
+def _curve(line: Line, colour: str, axes: _Axes) -> list[str]:
+    """Return a line and its points."""
+    dash = ' stroke-dasharray="5 4"' if line.dashed else ""
+    placed = [axes.place(x, y) for x, y in line.points]
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
+    dots = [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in placed]
+    return [
+        f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>',
+        *dots,
+    ]
+
+
+def _legend(name: str, colour: str, y: int) -> list[str]:
+    left = WIDTH - RIGHT + 12
+    return [
+        _rule(left, y, left + 20, y, colour),
+        _text(left + 26, y + 4, name),
+    ]
 
 
 def _ticks(most: float) -> list[float]:

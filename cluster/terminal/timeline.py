@@ -61,29 +61,41 @@ def _rows(workers: list[WorkerHistory]) -> list[list[WorkerHistory]]:
 
 
 def _row(history: History, workers: list[WorkerHistory], y: int) -> list[str]:
-    name = (
-        workers[0].name if len(workers) == 1 else f"{workers[0].name} and {len(workers) - 1} more"
-    )
-    used = sum(map(history.utilisation, workers)) / len(workers)
-    parts = [_text(5, y + 12, name[:28]), _text(LEFT + COLUMNS + 5, y + 12, f"{used:.0%}")]
-    parts.append(f'<rect x="{LEFT}" y="{y}" width="{COLUMNS}" height="{ROW - 4}" fill="#f2f2f2"/>')
-    for column in sorted({c for worker in workers for c in worker.columns}):
-        base = y + ROW - 4.0
-        for kind, colour in enumerate((LEVEL0, COARSE)):
-            busy = sum(
-                worker.columns[column][kind] for worker in workers if column in worker.columns
-            )
-            tall = min(busy / history.column / len(workers), 1.0) * (ROW - 4)
-            if tall > 0:
-                base -= tall
-                parts.append(
-                    f'<rect x="{LEFT + column}" y="{base:.1f}" width="1" height="{tall:.1f}" '
-                    f'fill="{colour}"/>'
-                )
+    """Return the row of a worker, or of several as their mean."""
+    name = workers[0].name
+    if len(workers) > 1:
+        name = f"{name} and {len(workers) - 1} more"
+    utilisation = sum(map(history.utilisation, workers)) / len(workers)
+    parts = [
+        _text(5, y + 12, name[:28]),
+        _text(LEFT + COLUMNS + 5, y + 12, f"{utilisation:.0%}"),
+        f'<rect x="{LEFT}" y="{y}" width="{COLUMNS}" height="{ROW - 4}" fill="#f2f2f2"/>',
+    ]
+    for column in sorted({column for worker in workers for column in worker.columns}):
+        parts += _column(history, workers, column, y + ROW - 4.0)
     for worker in workers:
         if worker.lost is not None:
             x = LEFT + (worker.lost - history.began) / history.column
             parts.append(f'<rect x="{x:.1f}" y="{y}" width="2" height="{ROW - 4}" fill="{LOST}"/>')
+    return parts
+
+
+def _column(
+    history: History, workers: list[WorkerHistory], column: int, bottom: float
+) -> list[str]:
+    """Return the bars of one column of time: work on level 0, and on top of it on coarser ones."""
+    there = [worker.columns[column] for worker in workers if column in worker.columns]
+    parts = []
+    for kind, colour in enumerate((LEVEL0, COARSE)):
+        busy = sum(seconds[kind] for seconds in there)
+        share = min(busy / history.column / len(workers), 1.0)
+        tall = share * (ROW - 4)
+        if tall > 0:
+            bottom -= tall
+            parts.append(
+                f'<rect x="{LEFT + column}" y="{bottom:.1f}" width="1" height="{tall:.1f}" '
+                f'fill="{colour}"/>'
+            )
     return parts
 
 
