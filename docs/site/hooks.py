@@ -14,6 +14,8 @@ PACKAGES = ("kernels", "storage", "orchestrator", "cluster")
 
 # The first line of a fence: its language, and what a test is told of it.
 INFO = re.compile(r"^( *```[a-z]+) .*$", re.MULTILINE)
+# Where a cell of a notebook-style script begins.
+CELL = re.compile(r"^# %%", re.MULTILINE)
 # Where the Python reference stands on its page.
 PUBLIC_NAMES = "<!-- every public name of gigarestore: docs/site/hooks.py -->"
 # What typer writes of a default, at the end of a help text.
@@ -63,6 +65,8 @@ def _reference(name: str) -> str:
 def pages() -> dict[str, str]:
     """Return the generated pages, path below docs -> markdown."""
     made = {f"design/{name}.md": design(name) for name in PACKAGES}
+    for script in sorted((ROOT / "docs" / "tutorials").glob("*.py")):
+        made[f"tutorials/{script.stem}.md"] = tutorial(script)
     made["reference/options.md"] = option_reference()
     made["changelog.md"] = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     return made
@@ -72,6 +76,18 @@ def design(package: str) -> str:
     """Return a package's DESIGN.md with its links as seen from a page of the site."""
     text = (ROOT / package / "DESIGN.md").read_text(encoding="utf-8")
     return text.replace("](../docs/", "](../")
+
+
+def tutorial(script: Path) -> str:
+    """Return a notebook-style script as a page: the text of its cells between their code."""
+    parts: list[str] = []
+    for cell in CELL.split(script.read_text(encoding="utf-8"))[1:]:
+        title, _, body = cell.partition("\n")
+        if title.strip() == "[markdown]":
+            parts.append(re.sub(r"^# ?", "", body, flags=re.MULTILINE).strip())
+        else:
+            parts += [f"## {title.strip()}", f"```python\n{body.strip()}\n```"]
+    return "\n\n".join(parts) + "\n"
 
 
 def option_reference() -> str:

@@ -16,7 +16,7 @@ PATHS = re.compile(
 )
 LINKS = re.compile(r"\]\(([^)#\s:]+)(?:#[^)]*)?\)")
 # Pages that MkDocs makes of the code when it builds the site.
-GENERATED = ("reference/options.md", "changelog.md", "design/")
+GENERATED = ("reference/options.md", "changelog.md", "design/", "tutorials/")
 # Of the reader, not of this repository.
 OF_THE_READER = ("my_operator.py",)
 # Said by the library that reads the command line.
