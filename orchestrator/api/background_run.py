@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from orchestrator.api.errors import RunCancelled, python_words
 from orchestrator.api.result import RestorationResult
 from orchestrator.errors import RunError
-from orchestrator.events import Event, Listener
+from orchestrator.events import BatchCommitted, Event, Listener, RunStarted
 from orchestrator.shutdown import Stop
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class BackgroundRun:
         self._changed = threading.Condition()
         self._events: deque[Event] = deque(maxlen=MOST_EVENTS)
         self._count = 0
+        self._tiles = 0
+        self._done = 0
         self._state: State = "running"
         self._error: BaseException | None = None
         self._thread = threading.Thread(
@@ -94,6 +97,14 @@ class BackgroundRun:
     def __repr__(self) -> str:
         return f"<Restoration {self._state}: {self.path}>"
 
+    def _repr_html_(self) -> str:
+        """Return how far it is, as a bar; shown again it is further."""
+        tiles = self._tiles or 1
+        return (
+            f'<progress value="{self._done}" max="{tiles}"></progress> '
+            f"{self._state}, {self._done} of {self._tiles} tiles: {html.escape(str(self.path))}"
+        )
+
     def _go(self, drive: Drive) -> None:
         state: State = "failed"
         try:
@@ -114,6 +125,11 @@ class BackgroundRun:
         with self._changed:
             self._events.append(event)
             self._count += 1
+            if isinstance(event, RunStarted):
+                self._tiles = event.tiles
+                self._done = event.done
+            elif isinstance(event, BatchCommitted):
+                self._done += len(event.keys)
             self._changed.notify_all()
 
 

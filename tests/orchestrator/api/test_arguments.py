@@ -2,10 +2,13 @@
 
 import subprocess
 import sys
+from html.parser import HTMLParser
 from typing import get_type_hints
 
+import pytest
+
 import gigarestore as gr
-from orchestrator.api.job_options import PLACES, JobOptions
+from orchestrator.api.job_options import PLACES, JobOptions, build_spec
 from orchestrator.job.spec import JobSpec
 from tests.places import ROOT
 
@@ -24,6 +27,49 @@ def test_every_option_of_the_command_is_an_argument_in_the_same_place():
     }
     found = {name: f"{option.section}.{option.field}" for name, option in places.items()}
     assert found == PLACES
+
+
+SAID = {
+    "grey levels": ({"sigma": 25}, {"sigma": "25"}),
+    "percent": ({"sigma": "10%"}, {"sigma": "10%"}),
+    "a band": ({"channel": 1}, {"channel": "1"}),
+    "bands": ({"channel": [0, 2]}, {"channel": "0,2"}),
+    "padding": ({"task": "outpaint", "pad": (0, 8, 0, 4)}, {"task": "outpaint", "pad": "0,8,0,4"}),
+    "size": ({"task": "generate", "size": (64, 96)}, {"task": "generate", "size": "64x96"}),
+    "range": ({"value_range": (0, 4095)}, {"value_range": "0,4095"}),
+    "travel": ({"travel": (10, 3)}, {"travel": "10,3"}),
+    "eta": ({"eta": 0.5}, {"eta": "0.5"}),
+    "eta by name": ({"eta": "ddpm"}, {"eta": "ddpm"}),
+    "symmetries": ({"ensemble": 4}, {"ensemble": "4"}),
+    "region": (
+        {"region": [((0, 0, 32, 64), "builtin"), ((32, 0, 64, 64), "diffusers:net", 3)]},
+        {"region": ["0,0,32,64:builtin", "32,0,64,64:diffusers:net:3"]},
+    ),
+    "operator": (
+        {"operator": "package.module:Blur", "operator_args": {"taps": 3}},
+        {"operator": "package.module:Blur", "operator_args": ["taps=3"]},
+    ),
+    "scale": (
+        {"scale": 2, "tile": 64, "order_block": 8},
+        {"scale": 2, "tile": 64, "order_block": 8},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SAID)
+def test_pythons_values_say_the_same_as_the_commands_text(case):
+    from cluster.options.options import job_spec
+
+    here, there = SAID[case]
+    serial = {"executor": "serial"}
+    assert build_spec({**here, **serial}) == job_spec(JobSpec(), {**there, **serial})
+
+
+def test_a_class_is_an_operators_name_and_ray_is_used_where_it_is_asked_for():
+    assert build_spec({"operator": HTMLParser}).task.operator == "html.parser:HTMLParser"
+    assert build_spec({}).run.executor == "serial"
+    assert build_spec({"workers": 2}).run.executor == "ray"
+    assert build_spec({"address": "auto"}).run.executor == "ray"
 
 
 def test_every_argument_is_typed():

@@ -99,3 +99,47 @@ def test_the_temporary_folder_lives_as_long_as_the_result_or_an_array_of_it(phot
     assert np.asarray(pixels).shape == (3, 48, 64)
     del pixels
     assert not folder.parent.exists()
+
+
+def test_a_mask_as_an_array_gives_the_bytes_that_the_command_gives_for_its_file(
+    photo, photo_file, command, write_picture, published_files, quick, tmp_path
+):
+    known = np.indices((12, 16)).sum(axis=0) % 4 > 0
+    mask_file = write_picture(tmp_path / "mask.png", known[np.newaxis] * np.uint8(255))
+    quick = {**quick, "tile": 16, "stride": 8}
+
+    restored = gr.restore(photo, gr.Task.inpaint(known), axes="cyx", **quick)
+
+    expected = command(
+        photo_file, "--task=inpaint", f"--mask={mask_file}", "--tile=16", "--stride=8"
+    )
+    assert published_files(restored.path) == expected
+    assert np.array_equal(np.asarray(restored)[:, known], photo[:, known])
+
+
+def test_bands_are_chosen_and_a_grey_picture_gets_colours_behind_its_axes(photo, quick):
+    one = gr.restore(photo, axes="cyx", channel=1, **quick)
+    assert one.shape == (1, 48, 64)
+
+    coloured = gr.restore(photo[0], "colorize", **{**quick, "tile": 16, "stride": 8})
+    assert coloured.axes == "yxc"
+    assert coloured.shape == (12, 16, 3)
+
+
+def test_a_kernel_as_an_array_deblurs(photo, quick):
+    kernel = np.array([[0.0, 0.1, 0.0], [0.1, 0.6, 0.1], [0.0, 0.1, 0.0]])
+
+    restored = gr.restore(photo, gr.Task.deblur(kernel), axes="cyx", **{**quick, "stride": 24})
+
+    assert restored.shape == photo.shape
+    assert restored.verify().passed
+
+
+def test_samples_without_data_stay_so(make_picture, quick):
+    floats = make_picture(8, 8, 1)[0].astype(np.float32)
+    floats[:2, :2] = np.nan
+
+    restored = np.asarray(gr.restore(floats, value_range=(0, 255), **quick))
+
+    assert np.isnan(restored[:8, :8]).all()
+    assert np.isfinite(restored[8:, 8:]).all()

@@ -38,6 +38,7 @@ def test_a_started_run_tells_its_events_and_gives_the_same_bytes(
     assert run.state == "published"
     assert published_files(run.path) == whole
     assert run.result().shape == (64, 96, 3)
+    assert f'<progress value="{tiles}" max="{tiles}">' in run._repr_html_()
     assert list(run.events()) == events  # whoever asks late hears the same
 
 
