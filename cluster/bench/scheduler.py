@@ -35,7 +35,7 @@ from orchestrator.events import BatchCommitted, Event, EventLog, WorkerStarted
 from orchestrator.job.plan import Plan
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.trajectory import trajectory
-from orchestrator.planning.forecast import BUSY_SHARE, forecast, known_device
+from orchestrator.planning.forecast import forecast, known_device
 from orchestrator.planning.resolve import plan_job
 from orchestrator.ray_backend.actors import WorkerKind
 from orchestrator.run.session import Session
@@ -43,7 +43,7 @@ from orchestrator.run_folder import RunDir
 from orchestrator.scheduling.frontier import Frontier
 from orchestrator.scheduling.simulator import Device, simulate
 from orchestrator.shutdown import Stop
-from orchestrator.tiling.parallelism import waves
+from orchestrator.tiling.parallelism import BUSY_SHARE, waves
 from orchestrator.tiling.task_graph import TaskGraph
 from storage.run_store.journal import Journal
 

@@ -21,9 +21,8 @@ from cluster.bench.scheduler_timing import (
     SchedulerTiming,
 )
 from orchestrator.job.plan import Plan
-from orchestrator.planning.forecast import BUSY_SHARE
 from orchestrator.scheduling.simulator import Device
-from orchestrator.tiling.parallelism import waves
+from orchestrator.tiling.parallelism import BUSY_SHARE, waves
 
 COLUMNS = (
     *("workers", "time", "ideal", "plan", "ideal/time", "bound/time"),

@@ -15,8 +15,18 @@ import typer
 
 from cluster.options import parsers
 from cluster.options.signature import Command, with_parameters
+from orchestrator.job.bands import BANDS_AS, GREY_AS
+from orchestrator.job.class_guidance import USUAL_SCALE
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.tasks.registry import TASKS
+from orchestrator.planning.tiling_defaults import (
+    PAPER_ORDER,
+    PAPER_STRIDE,
+    USUAL_ORDER,
+    USUAL_STRIDE,
+)
+from orchestrator.scheduling.batch_policy import CPU_BATCH, GPU_BATCH
+from orchestrator.tiling.axis import BLOCK
 
 Job = Annotated[
     Path | None, typer.Option(help="A job file (TOML); other options override what it says.")
@@ -24,7 +34,10 @@ Job = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 TASK_NAMES = tuple(TASKS)
-USUAL_TASK = JobSpec().kind
+USUAL = JobSpec()
+USUAL_TASK = USUAL.kind
+STRIDE = f"{USUAL_STRIDE} of a tile; intent paper: {PAPER_STRIDE}"
+ORDER = f"{USUAL_ORDER}; intent paper: {PAPER_ORDER}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +67,17 @@ def _option(
     """
     section, field = place.split(".")
     flags = () if flag is None else (flag,)
+    default = _plain_default(section, field) or True if default is True else default
     annotation = Annotated[kind | None, typer.Option(*flags, help=text, show_default=default)]
     return Option(section=section, field=field, annotation=annotation, read=read)
+
+
+def _plain_default(section: str, field: str) -> str | None:
+    """Return a field's own default in words; None where leaving it out means that it is chosen."""
+    default = getattr(getattr(USUAL, section) if section else USUAL, field)
+    if isinstance(default, float):
+        return f"{default:g}" if default else None
+    return str(default) if isinstance(default, str | int) and default is not False else None
 
 
 OPTIONS = {
@@ -107,7 +129,7 @@ OPTIONS = {
         "Outpainting: px to invent, TOP,RIGHT,BOTTOM,LEFT.",
         read=parsers.parse_pad,
     ),
-    "kernel": _option("task.kernel", str, "How sr was reduced: average or bicubic.", "average"),
+    "kernel": _option("task.kernel", str, "How sr was reduced: average or bicubic."),
     "blur": _option(
         "task.blur",
         str,
@@ -117,7 +139,7 @@ OPTIONS = {
     "ratio": _option(
         "task.ratio", float, "cs: kept share of the coefficients; restore reads it from IN."
     ),
-    "block": _option("task.block", int, "cs: side of a block, px.", "32"),
+    "block": _option("task.block", int, "cs: side of a block, px."),
     "operator": _option(
         "task.operator", str, "Your own operator, package.module:Class.", flag="--operator"
     ),
@@ -162,7 +184,9 @@ OPTIONS = {
         "Guided-diffusion classifier that guides the network.",
         read=str,
     ),
-    "guidance": _option("guidance.scale", float, "Factor of the classifier's gradient.", "1"),
+    "guidance": _option(
+        "guidance.scale", float, "Factor of the classifier's gradient.", f"{USUAL_SCALE:g}"
+    ),
     "value_range": _option(
         "input.values",
         str,
@@ -175,13 +199,13 @@ OPTIONS = {
         "input.grey_as",
         str,
         "One band: replicate (in every channel) or mean (of the channels).",
-        "replicate",
+        GREY_AS[0],
     ),
     "bands_as": _option(
         "input.bands_as",
         str,
         "Other bands than the network's: groups of its channels, or single.",
-        "groups",
+        BANDS_AS[0],
     ),
     "skip_flat": _option(
         "task.skip_flat",
@@ -198,7 +222,7 @@ OPTIONS = {
         str,
         "draft, standard or paper: number of steps, from the measured trade-off.",
     ),
-    "method": _option("sampling.method", str, "ddnm, repaint, ilvr, ddrm, pigdm or dps.", "ddnm"),
+    "method": _option("sampling.method", str, "ddnm, repaint, ilvr, ddrm, pigdm or dps."),
     "zeta": _option("sampling.zeta", float, "dps: length of the gradient step.", "1"),
     "eta_b": _option("sampling.eta_b", float, "ddrm: weight of the measurement, 0 to 1.", "1"),
     "ilvr_stop": _option("sampling.ilvr_stop", int, "ilvr: last conditioned timestep.", "0: all"),
@@ -236,7 +260,7 @@ OPTIONS = {
         read=parsers.parse_travel,
     ),
     "tile": _option("tiling.tile", int, "Side of a tile in px.", "the network's"),
-    "stride": _option("tiling.stride", int, "Distance between tiles in px.", "half a tile"),
+    "stride": _option("tiling.stride", int, "Distance between tiles in px.", STRIDE),
     "margin": _option(
         "tiling.margin",
         int,
@@ -244,17 +268,19 @@ OPTIONS = {
         "half the overlap; 0 for paper",
     ),
     "levels": _option("tiling.levels", int, "Restoration levels (HiR); 1 = none.", "automatic"),
-    "order": _option(
-        "tiling.order", str, "raster, centre, bridge or colour.", "centre; intent paper: raster"
-    ),
+    "order": _option("tiling.order", str, "raster, centre, bridge or colour.", ORDER),
     "order_block": _option(
-        "tiling.block", int, "Tiles along a block's side, for the order bridge.", "16"
+        "tiling.block", int, "Tiles along a block's side, for the order bridge.", str(BLOCK)
     ),
-    "seed": _option("sampling.seed", int, "Seed of all randomness.", "0"),
-    "executor": _option("run.executor", str, "ray or serial.", "ray", flag="--executor"),
+    "seed": _option("sampling.seed", int, "Seed of all randomness."),
+    "executor": _option("run.executor", str, "ray or serial.", flag="--executor"),
     "workers": _option("run.workers", int, "Workers.", "one per GPU, else per core"),
     "batch": _option(
-        "run.batch", int, "Tiles per worker call.", "8 on a GPU, 1 on a CPU", flag="--batch-size"
+        "run.batch",
+        int,
+        "Tiles per worker call.",
+        f"{GPU_BATCH} on a GPU, {CPU_BATCH} on a CPU",
+        flag="--batch-size",
     ),
     # Its name of old, before a batch was many images.
     "old_batch": Option(
@@ -271,22 +297,19 @@ OPTIONS = {
         str,
         "A tile that keeps failing: stop (finish what does not need it, exit 1) or fill (with "
         "what was measured, flagged).",
-        "stop",
     ),
     "drain_seconds": _option(
         "run.drain_seconds",
         float,
         "After Ctrl-C or SIGTERM: time for running batches to end.",
-        "30",
     ),
     "hang_seconds": _option(
         "run.hang_seconds",
         float,
         "How much beyond five times the usual a batch may take, store apart.",
-        "60",
     ),
     "store_seconds": _option(
-        "run.store_seconds", float, "How long a failing store is tried again.", "90"
+        "run.store_seconds", float, "How long a failing store is tried again."
     ),
 }
 """By name: a command's parameter and a manifest's column."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.job.plan import Plan
 from orchestrator.planning.advice import Advice, advise, idle_warning
-from orchestrator.planning.forecast import order_waves, useful_workers
+from orchestrator.planning.forecast import order_waves
 from orchestrator.scheduling.batch_policy import CPU_BATCH, GPU_BATCH
 from orchestrator.tiling.parallelism import Parallelism
 
@@ -56,9 +56,9 @@ def size_up(plan: Plan, shape: Parallelism, asked: NodesAsked) -> Sizing:
     batch = run.batch or (GPU_BATCH if asked.gpus else CPU_BATCH)
     workers = run.workers or asked.workers
     warning = None
-    if workers > useful_workers(shape, batch):
+    if workers > shape.useful_workers(batch):
         orders = {
-            order: {batch: useful_workers(waved, batch)}
+            order: {batch: waved.useful_workers(batch)}
             for order, waved in order_waves(plan).items()
         }
         warning = idle_warning(shape, workers, batch, orders)

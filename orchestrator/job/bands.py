@@ -22,6 +22,7 @@ import numpy as np
 from orchestrator.arrays import Array
 from orchestrator.errors import PlanError
 
+# The first of each is the default.
 GREY_AS = ("replicate", "mean")
 BANDS_AS = ("groups", "single")
 
@@ -42,7 +43,7 @@ class Bands:
 
     @classmethod
     def build(
-        cls, count: int, channels: int, *, grey_as: str = "replicate", bands_as: str = "groups"
+        cls, count: int, channels: int, *, grey_as: str = GREY_AS[0], bands_as: str = BANDS_AS[0]
     ) -> Bands:
         """Map `count` bands to a network of `channels`; raises PlanError for an unknown rule."""
         for name, value, known in (("grey-as", grey_as, GREY_AS), ("bands-as", bands_as, BANDS_AS)):

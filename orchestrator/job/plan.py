@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from kernels.denoisers.info import DenoiserInfo
-from orchestrator.job.bands import Bands
+from orchestrator.job.bands import BANDS_AS, GREY_AS, Bands
 from orchestrator.job.fields.sections import InputSpec, TaskFields
 from orchestrator.job.geometry import Geometry, output_size, padded_side
 from orchestrator.job.inputs import InputFacts
@@ -134,8 +134,8 @@ def _bands(source: InputSpec, count: int, task: Task, denoiser: DenoiserInfo) ->
     bands = Bands.build(
         denoiser.channels if task.grey or task.mixes_bands else count,
         denoiser.channels,
-        grey_as=source.grey_as or "replicate",
-        bands_as=source.bands_as or "groups",
+        grey_as=source.grey_as or GREY_AS[0],
+        bands_as=source.bands_as or BANDS_AS[0],
     )
     task.check_bands(count, denoiser.channels, denoiser.name)
     return bands

@@ -21,6 +21,8 @@ from orchestrator.job import schema
 from orchestrator.job.fields.sections import InputSpec, Section, TaskFields
 from orchestrator.job.tasks.registry import TASKS
 from orchestrator.job.tasks.task import Task
+from orchestrator.retry import STORE_SECONDS
+from orchestrator.shutdown import DRAIN_SECONDS
 
 if TYPE_CHECKING:
     TaskName = str
@@ -152,13 +154,13 @@ class RunSpec(Section):
     """What becomes of a tile that keeps failing: the run ends without it, or what was measured
     stands in for it.
     """
-    drain_seconds: Annotated[float, Field(ge=0)] = 30.0
+    drain_seconds: Annotated[float, Field(ge=0)] = DRAIN_SECONDS
     """After a signal: how long running batches may take to end."""
     hang_seconds: Annotated[float, Field(gt=0)] = 60.0
     """A worker hangs when a batch takes this much, and `store_seconds`, longer than five times the
     usual.
     """
-    store_seconds: Annotated[float, Field(ge=0)] = 90.0
+    store_seconds: Annotated[float, Field(ge=0)] = STORE_SECONDS
     """How long a failing store is tried again."""
 
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orchestrator.planning.forecast import useful_workers
 from orchestrator.tiling.parallelism import Parallelism
 
 
@@ -32,7 +31,7 @@ def advise(shape: Parallelism, batch: int, per_node: int) -> Advice:
     """Return whole nodes of up to `per_node` workers that the graph keeps busy; at least one
     worker.
     """
-    useful = useful_workers(shape, batch)
+    useful = shape.useful_workers(batch)
     nodes = max(1, useful // per_node)
     each = min(per_node, useful)
     return Advice(workers=nodes * each, batch=batch, nodes=nodes, per_node=each)
@@ -46,7 +45,7 @@ def idle_warning(
 
     useful: per order and batch the workers that it keeps busy (orchestrator.planning.forecast).
     """
-    busy = useful_workers(shape, batch)
+    busy = shape.useful_workers(batch)
     if workers <= busy:
         return None
     text = f"of {workers:,} workers about {workers - busy:,} would idle: the graph keeps {busy:,} busy in batches of {batch}"

@@ -14,7 +14,7 @@ from kernels.sampling.method_registry import describe_method
 from orchestrator.job.plan import Level, Plan
 from orchestrator.job.trajectory import trajectory
 from orchestrator.scheduling.cell_lifetime import AHEAD
-from orchestrator.tiling.parallelism import critical_path
+from orchestrator.tiling.parallelism import waves
 from orchestrator.tiling.superblocks import SIDE
 
 # Seconds per network evaluation of one 256 x 256 tile, float32, one CPU core: docs/RESULTS.md.
@@ -50,9 +50,9 @@ class Estimate:
     nfe: int
     """Network evaluations in all."""
     critical_path: int
-    """Tiles on the longest chain of dependencies; workers beyond tiles/critical_path mostly wait.
-    """
+    """Tiles on the longest chain of dependencies."""
     useful_workers: int
+    """Workers that the graph keeps busy with the planned batches (Parallelism.useful_workers)."""
     worker_memory: int
     disk: int
     seconds: float | None
@@ -84,7 +84,8 @@ def estimate(plan: Plan, workers: int, step_seconds: float | None = None) -> Est
         )
     tiles = sum(level.tiles for level in levels)
     nfe = sum(level.tiles * level.nfe_per_tile for level in levels)
-    path = critical_path([level.grid for level in plan.levels])
+    shape = waves([level.grid for level in plan.levels])
+    path = shape.depth
     step = step_seconds or known_step(plan.denoiser, plan.tile)
     nfe_path = path * max(level.nfe_per_tile for level in levels)
     return Estimate(
@@ -92,7 +93,7 @@ def estimate(plan: Plan, workers: int, step_seconds: float | None = None) -> Est
         tiles=tiles,
         nfe=nfe,
         critical_path=path,
-        useful_workers=max(1, round(tiles / path)),
+        useful_workers=shape.useful_workers(plan.spec.run.batch or 1),
         worker_memory=worker_bytes(plan),
         disk=disk_bytes(plan),
         seconds=None if step is None else step * max(nfe / workers, nfe_path),

@@ -19,9 +19,6 @@ from orchestrator.tiling.parallelism import Parallelism, waves
 
 WORKERS = tuple(2**k for k in range(11))
 BATCHES = (1, 4, 8, 16)
-# Workers x batch that a graph keeps busy, as a share of its mean parallelism (design: efficiency
-# 0.95 up to here).
-BUSY_SHARE = 0.75
 # What lies between a batch's end and the beginning of what it releases (reply, call), and what each
 # batch costs the driver, which sends one after another: between what two machines of two cores
 # take, so that both are met within 10 % (docs/RESULTS.md).
@@ -74,7 +71,7 @@ def forecast(
     """Forecast a plan; run: simulate it, which takes about 3 us per tile and number of workers."""
     found = waves([level.grid for level in plan.levels])
     useful = {
-        order: {b: useful_workers(shape, b) for b in BATCHES}
+        order: {b: shape.useful_workers(b) for b in BATCHES}
         for order, shape in order_waves(plan).items()
     }
     simulations = (
@@ -85,11 +82,6 @@ def forecast(
     return Forecast(
         device=device, batch=batch, parallelism=found, useful=useful, simulations=simulations
     )
-
-
-def useful_workers(shape: Parallelism, batch: int) -> int:
-    """Return how many workers a graph keeps busy with batches of a size."""
-    return max(1, int(BUSY_SHARE * shape.mean / batch))
 
 
 def order_waves(plan: Plan) -> dict[str, Parallelism]:

@@ -57,10 +57,11 @@ def resolve_files(
 
 
 def _read(given: InputSpec, run: RunDir | None) -> InputFacts:
-    image = _unless_staged(lambda: inspect_file(given), run and run.staged_input)
+    staged = (None, None) if run is None else (run.staged_input, run.staged_mask)
+    image = _unless_staged(lambda: inspect_file(given), staged[0])
     mask = None
     if (path := given.mask) is not None:
-        mask = _unless_staged(lambda: inspect(located(path)), run and run.staged_mask)
+        mask = _unless_staged(lambda: inspect(located(path)), staged[1])
     return InputFacts(image=image, mask=mask)
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from kernels.denoisers.info import DenoiserInfo, absolute_ref
 from orchestrator.errors import PlanError
+from orchestrator.job.bands import BANDS_AS, GREY_AS
 from orchestrator.job.class_guidance import check_tile, describe_network, resolve_guidance
 from orchestrator.job.geometry import output_size
 from orchestrator.job.inputs import InputFacts
@@ -123,8 +124,8 @@ def resolve(
     spec, inputs = resolve_files(spec, info.channels, read, run)
     source = spec.input.model_copy(
         update={
-            "grey_as": spec.input.grey_as or "replicate",
-            "bands_as": spec.input.bands_as or "groups",
+            "grey_as": spec.input.grey_as or GREY_AS[0],
+            "bands_as": spec.input.bands_as or BANDS_AS[0],
         }
     )
     spec = spec.model_copy(update={"input": source})

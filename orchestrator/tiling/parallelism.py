@@ -16,6 +16,9 @@ from orchestrator.tiling.hierarchy import FACTOR
 from orchestrator.tiling.task_graph import TaskGraph
 
 Lengths = NDArray[np.int64]
+# Workers x batch that a graph keeps busy, as a share of its mean parallelism (design: efficiency
+# 0.95 up to here).
+BUSY_SHARE = 0.75
 # Above this many tiles the levels are taken one after the other instead of tile by tile (a bound,
 # not exact).
 EXACT_TILES = 8_000_000
@@ -34,6 +37,12 @@ class Parallelism:
     @property
     def mean(self) -> float:
         return self.tiles / self.depth
+
+    def useful_workers(self, batch: int) -> int:
+        """Return how many workers the graph keeps busy with batches of a size; more would mostly
+        wait.
+        """
+        return max(1, int(BUSY_SHARE * self.mean / batch))
 
 
 def waves(grids: Sequence[TileGrid]) -> Parallelism:

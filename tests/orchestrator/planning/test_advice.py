@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.planning.advice import advise, idle_warning
-from orchestrator.planning.forecast import useful_workers
 from orchestrator.tiling.parallelism import Parallelism
 
 SHAPES = st.builds(
@@ -24,7 +23,7 @@ def test_what_is_recommended_is_kept_busy_and_less_than_one_node_more_would_be(
     shape, batch, per_node
 ):
     found = advise(shape, batch, per_node)
-    useful = useful_workers(shape, batch)
+    useful = shape.useful_workers(batch)
     assert found.workers == found.nodes * found.per_node
     assert 1 <= found.workers <= useful
     assert useful - found.workers < per_node
@@ -34,7 +33,7 @@ def test_what_is_recommended_is_kept_busy_and_less_than_one_node_more_would_be(
 @given(shape=SHAPES, batch=st.sampled_from([1, 8]), workers=st.integers(1, 5000))
 def test_a_warning_comes_exactly_when_workers_would_idle(shape, batch, workers):
     warning = idle_warning(shape, workers, batch, {})
-    assert (warning is None) == (workers <= useful_workers(shape, batch))
+    assert (warning is None) == (workers <= shape.useful_workers(batch))
 
 
 def test_the_warning_names_an_order_that_keeps_more_busy_and_none_that_does_not():
