@@ -76,9 +76,6 @@ def evaluate(denoiser: Denoiser, x: Tensor, timesteps: Tensor) -> Tensor:
     """
     if x.device.type != "cpu" or len(x) == 1:
         return denoiser(x, timesteps).contiguous()
-    tiles = []
-    for i in range(len(x)):
-        row = slice(i, i + 1)
-        eps = denoiser(x[row].clone(), timesteps[row])
-        tiles.append(eps.contiguous())
-    return torch.cat(tiles)
+    rows = [slice(i, i + 1) for i in range(len(x))]
+    # Not in a loop with names: the traceback of a lack of memory would hold what they hold.
+    return torch.cat([denoiser(x[row].clone(), timesteps[row]).contiguous() for row in rows])
