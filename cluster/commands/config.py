@@ -25,17 +25,16 @@ def show(
     """Print the settings: flag over environment over project file over user file over default."""
     loaded = load({}, Path.cwd(), os.environ)
     values = loaded.settings.model_dump(mode="json")
-    settings = {key: values[key.partition(".")[0]][key.partition(".")[2]] for key in keys()}
+    rows = {}
+    for key in keys():
+        section, _, field = key.partition(".")
+        source = loaded.origins.get(key, "default")
+        rows[key] = {"value": values[section][field], "origin": source}
     if as_json:
-        print(
-            json.dumps(
-                {
-                    k: {"value": v, "origin": loaded.origins.get(k, "default")}
-                    for k, v in settings.items()
-                }
-            )
-        )
+        print(json.dumps(rows))
         return
-    for key, value in settings.items():
-        said = f"  # {loaded.origins.get(key, 'default')}" if origin else ""
-        print(f"{key} = {'' if value is None else json.dumps(value)}{said}")
+
+    for key, row in rows.items():
+        value = "" if row["value"] is None else json.dumps(row["value"])
+        comment = f"  # {row['origin']}" if origin else ""
+        print(f"{key} = {value}{comment}")

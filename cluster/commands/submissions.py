@@ -26,6 +26,9 @@ from cluster.submitted_runs.backends import backend
 from cluster.submitted_runs.job_status import look
 from orchestrator.errors import PlanError
 
+# Of a run of which nothing is remembered here, seconds.
+USUAL_GRACE = 30.0
+
 Target = Annotated[
     str,
     typer.Argument(
@@ -58,9 +61,10 @@ def cancel(
 ) -> None:
     """End a submitted run gently; everything committed is kept, and `resume` goes on."""
     handle, record = SubmissionRegistry().find(target)
-    seconds = grace if grace is not None else record.settings["submit"]["grace"] if record else 30.0
+    if grace is None:
+        grace = USUAL_GRACE if record is None else record.settings["submit"]["grace"]
     try:
-        done = backend(handle.backend).cancel(handle, record, seconds)
+        done = backend(handle.backend).cancel(handle, record, grace)
     except Unreachable as err:
         fail(str(err), UNREACHABLE)
     complain(done)
@@ -86,14 +90,11 @@ def list_runs(as_json: opt.AsJson = False) -> None:
     """List the runs that you submitted, the latest first."""
     rows = [(record, _listed(record)) for record in SubmissionRegistry().all()]
     if as_json:
-        print(
-            json.dumps(
-                [
-                    {**record.shown(), "state": status.state, "reason": status.reason}
-                    for record, status in rows
-                ]
-            )
-        )
+        document = [
+            {**record.shown(), "state": status.state, "reason": status.reason}
+            for record, status in rows
+        ]
+        print(json.dumps(document))
         return
     for record, status in rows:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(record.submitted))
