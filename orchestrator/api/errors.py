@@ -16,7 +16,9 @@ _RENAMED = {
     "range": "value_range",
     "operator-arg": "operator_args",
     "overwrite": "overwrite",
+    "take-over": "take_over",
 }
+_SWITCHES = ("overwrite", "take-over", "keep-work")
 _ARGUMENTS = {name.replace("_", "-"): name for name in PLACES} | _RENAMED
 # An option as typed, and the value after it where the message gives one: a number, a list in
 # capitals (LOW,HIGH), a quoted text or one of the words that an option can take.
@@ -66,8 +68,8 @@ def _argument(option: re.Match[str]) -> str:
     name = _ARGUMENTS[flag]
     value = option[2]
     after = "" if value is None else f" {value}"
-    if name == "overwrite":
-        return f"overwrite=True{after}"
+    if flag in _SWITCHES:
+        return f"{name}=True{after}"
     if value is None:
         return f"{name}="
     if value[0].islower():  # a word: what the option takes, or how the sentence goes on

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import uuid
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,8 @@ class PreparedJob:
     def staged(self, *, overwrite: bool) -> Iterator[JobSpec]:
         """Copy the arrays beside the output and give the job that reads them there.
 
-        Within, the run begins. Arrays that no job file names afterwards go again.
+        Within, the run begins. Arrays that its job file does not name afterwards go again: those of
+        this call where it was refused, else those of the run that it replaced.
         """
         arrays = {"path": self.image, "mask": self.mask}
         given = {name: array for name, array in arrays.items() if array is not None}
@@ -80,13 +81,14 @@ class PreparedJob:
         check_output(run, overwrite)
         folder = run.arrays / uuid.uuid4().hex
         existed = self.root.exists()
+        before = list(run.arrays.iterdir()) if run.arrays.exists() else []
         try:
             places = {name: str((folder / f"{name}.zarr").absolute()) for name in given}
             for name, array in given.items():
                 array.stage(Path(places[name]))
             yield self.spec.model_copy(update={"input": self.spec.input.model_copy(update=places)})
         finally:
-            _remove_unused(run)
+            _remove_unused(run, [folder, *before])
             if not existed:
                 _remove_empty(run)
 
@@ -148,10 +150,13 @@ def _facts(
     return {"path": os.fspath(image)} if is_file_name(image) else {}
 
 
-def _remove_unused(run: RunDir) -> None:
-    """Remove staged arrays that the job of the run does not read."""
+def _remove_unused(run: RunDir, folders: Sequence[Path]) -> None:
+    """Remove those of the folders that the job of the run does not read.
+
+    Others, which another call may be about to read, stay.
+    """
     text = run.job.read_text(encoding="utf-8") if run.job.exists() else ""
-    for folder in run.arrays.iterdir() if run.arrays.exists() else ():
+    for folder in folders:
         if folder.name not in text:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -9,6 +9,7 @@ from orchestrator.events import BatchHalved, WorkerStarted
 from orchestrator.retry import disk_full
 from orchestrator.run.run_queue import Arrival, RunQueue, again
 from orchestrator.run.session import Session
+from orchestrator.scheduling.batch_policy import CPU_BATCH, GPU_BATCH
 from orchestrator.shutdown import Stop
 from orchestrator.tiling.grid import TileKey
 
@@ -63,7 +64,8 @@ class SerialExecutor:
             raise
 
     def _loop(self, session: Session, worker: Worker) -> None:
-        most = session.plan.spec.run.batch or 1
+        usual = GPU_BATCH if worker.sampler.device.type == "cuda" else CPU_BATCH
+        most = session.plan.spec.run.batch or usual
         while keys := session.frontier.take(most):
             if self._stop.requested:
                 raise KeyboardInterrupt

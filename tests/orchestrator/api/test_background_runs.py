@@ -142,6 +142,23 @@ def test_a_result_that_takes_too_long_is_a_timeout(photo, quick):
     assert run.wait(60)
 
 
+def test_a_second_run_at_the_same_place_is_refused_and_leaves_the_first_alone(
+    photo, whole, quick, published_files, tmp_path
+):
+    out = tmp_path / "out.zarr"
+    first = gr.start(photo, out=out, **quick)
+    assert isinstance(next(first.events()), RunStarted)
+
+    with pytest.raises(gr.PlanError, match="unfinished run"):
+        gr.restore(255 - photo, out=out, **quick)
+    with pytest.raises(gr.PlanError, match=r"another run works here .* take_over=True"):
+        gr.restore(255 - photo, out=out, overwrite=True, **quick)
+
+    first.result(timeout=120)
+    assert published_files(out) == whole
+    assert len(list((out / ".gigarestore" / "arrays").iterdir())) == 1
+
+
 @pytest.mark.ray
 def test_workers_run_on_ray_from_a_thread_with_the_same_bytes(
     photo, whole, quick, published_files, local_ray
