@@ -124,11 +124,13 @@ def check_output(run: RunDir, overwrite: bool) -> None:
         return
     if overwrite:
         raise PlanError(
-            f"{run.root} is not a gigarestore output, so --overwrite leaves it alone; choose another OUT"
+            f"{run.root} is not a gigarestore output, so --overwrite leaves it alone; choose "
+            "another OUT"
         )
     if run.job.exists() and not run.published:
         raise PlanError(
-            f"{run.root} holds an unfinished run; `gigarestore resume {run.root}` goes on, --overwrite begins again"
+            f"{run.root} holds an unfinished run; `gigarestore resume {run.root}` goes on, "
+            "--overwrite begins again"
         )
     raise PlanError(f"{run.root} exists; choose another OUT, or --overwrite to replace it")
 

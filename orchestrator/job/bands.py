@@ -1,13 +1,13 @@
 """How the bands of an image become the channels of a network, and back, without losing one. numpy
 only.
 
-    bands of the image   network of C channels gets            what is constrained                   published
-    C                    the bands                             every channel                         the channels
-    1, replicate         the band in every channel             every channel by the same band        their mean
-    1, mean              free colour                           the mean of the channels (grey A)     their mean
-    N, groups            pictures of C bands each, the last    every channel by its band             every band, the
-                         one filled up with its last band                                            mean of its copies
-    N, single            one picture per band, as replicate    every channel by its band             as groups
+    image's bands   network of C channels gets         what is constrained       published
+    C               the bands                          every channel             the channels
+    1, replicate    the band in every channel          every channel by it       their mean
+    1, mean         free colour                        the channels' mean        their mean
+    N, groups       pictures of C bands each, the      every channel by its      every band, the
+                    last filled up with its last band  band                      mean of its copies
+    N, single       a picture a band, as replicate     every channel by its band as groups
 
 One band replicated is the case N = 1 of the groups. The pictures of a tile share its noise, so that
 texture which the measurement leaves open is invented alike in all bands.
@@ -70,7 +70,9 @@ class Bands:
         return [bands if group == plain else bands[list(group)] for group in self.groups]
 
     def join(self, pictures: list[Array]) -> Array:
-        """Return the stored bands of restored pictures: of a band with several copies their mean."""
+        """Return the stored bands of restored pictures: of a band with several copies
+        their mean.
+        """
         if self.groups == (tuple(range(self.stored)),):
             return pictures[0]
         return np.stack([self._mean(pictures, band) for band in range(self.stored)])

@@ -51,16 +51,20 @@ def resolve_guidance(given: GuidanceSpec, denoiser: DenoiserInfo) -> GuidanceSpe
                 "--guidance is the factor of a classifier's gradient; give --classifier PATH too"
             )
         return given
-    found = describe_guide(given.classifier)
-    if given.label is None or given.label >= found.classes:
+    classifier = describe_guide(given.classifier)
+    if given.label is None or given.label >= classifier.classes:
         what = "none was given" if given.label is None else f"{given.label} was given"
         raise PlanError(
-            f"{found.name} needs a class, {what}: give --class N from 0 to {found.classes - 1}"
+            f"{classifier.name} needs a class, {what}: give --class N from 0 to "
+            f"{classifier.classes - 1}"
         )
-    if (found.channels, found.n_timesteps) != (denoiser.channels, denoiser.n_timesteps):
+    if (classifier.channels, classifier.n_timesteps) != (denoiser.channels, denoiser.n_timesteps):
         raise PlanError(
-            f"{found.name} is for {found.channels} channels and {found.n_timesteps} timesteps, {denoiser.name} has "
-            f"{denoiser.channels} and {denoiser.n_timesteps}; choose a classifier of the same family"
+            f"{classifier.name} is for {classifier.channels} channels and "
+            f"{classifier.n_timesteps} timesteps, "
+            f"{denoiser.name} has "
+            f"{denoiser.channels} and {denoiser.n_timesteps}; choose a classifier of the same "
+            "family"
         )
     return given.model_copy(
         update={"classifier": str(Path(given.classifier).absolute()), "scale": _scale(given)}
@@ -71,14 +75,17 @@ def check_tile(given: GuidanceSpec, tile: int) -> None:
     """Raise PlanError where the classifier does not take tiles of this size."""
     if given.classifier is None:
         return
-    found = describe_guide(given.classifier)
-    if found.fixed_tile and tile != found.tile:
+    classifier = describe_guide(given.classifier)
+    if classifier.fixed_tile and tile != classifier.tile:
         raise PlanError(
-            f"{found.name} takes tiles of {found.tile} px only, found --tile {tile}; give --tile {found.tile}"
+            f"{classifier.name} takes tiles of {classifier.tile} px only, found --tile {tile}; "
+            "give --tile "
+            f"{classifier.tile}"
         )
-    if tile % found.multiple:
+    if tile % classifier.multiple:
         raise PlanError(
-            f"{found.name} takes tiles in multiples of {found.multiple} px, found --tile {tile}"
+            f"{classifier.name} takes tiles in multiples of {classifier.multiple} px, found "
+            f"--tile {tile}"
         )
 
 

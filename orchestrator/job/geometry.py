@@ -119,7 +119,8 @@ def fitting_stride(task: Task, wanted: int, tile: int, levels: int) -> int:
     choices = range(unit, tile, unit)
     if not choices:
         raise PlanError(
-            f"tile {tile} has no room for an overlap at scale {task.scale}; choose a tile of {2 * unit} or more"
+            f"tile {tile} has no room for an overlap at scale {task.scale}; choose a tile of "
+            f"{2 * unit} or more"
         )
     return min(choices, key=lambda s: (abs(s - wanted), tile % s))
 
@@ -135,8 +136,10 @@ def check_levels(task: Task, levels: int) -> None:
     for most in range(levels):
         if task.posed(FACTOR**most) is None:
             raise PlanError(
-                f"--levels {levels} is more than task {task.name} with scale {task.scale} can have: at level {most} "
-                f"the measurement already determines the image or does not divide; choose --levels {most} or fewer"
+                f"--levels {levels} is more than task {task.name} with scale {task.scale} can "
+                f"have: at level {most} "
+                "the measurement already determines the image or does not divide; choose "
+                f"--levels {most} or fewer"
             )
 
 
@@ -219,18 +222,22 @@ def _check_reach(task: Task, geometry: Geometry) -> None:
     least = task.least_margin
     if 2 * least + task.scale > tile:
         raise PlanError(
-            f"kernel of {widest} px is too large for tiles of {tile} px; choose --tile {2 * least + task.scale} or more"
+            f"kernel of {widest} px is too large for tiles of {tile} px; choose --tile "
+            f"{2 * least + task.scale} or more"
         )
     if margin < least:
         raise PlanError(
-            f"margin {margin} is less than a kernel of {widest} px needs; choose --margin {least} or more"
+            f"margin {margin} is less than a kernel of {widest} px needs; choose --margin "
+            f"{least} or more"
         )
     if tile - stride - margin < reach:
         most = tile - margin - reach
         raise PlanError(
-            f"stride {stride} leaves too little overlap for a kernel of {widest} px; choose --stride {most} or less"
+            f"stride {stride} leaves too little overlap for a kernel of {widest} px; choose "
+            f"--stride {most} or less"
         )
     if stride < reach:
         raise PlanError(
-            f"stride {stride} lets a kernel of {widest} px reach over a whole tile; choose --stride {reach} or more"
+            f"stride {stride} lets a kernel of {widest} px reach over a whole tile; choose "
+            f"--stride {reach} or more"
         )

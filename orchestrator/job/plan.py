@@ -83,7 +83,9 @@ class Plan:
 
     @property
     def joint(self) -> bool:
-        """Whether the measurement belongs to all channels of a picture together, not band by band."""
+        """Whether the measurement belongs to all channels of a picture together, not
+        band by band.
+        """
         return self.grey or not self.task.picture
 
     @property

@@ -31,7 +31,8 @@ def grown(region: RegionSpec, plan: Plan) -> RegionSpec:
     box = Box(*region.box)
     if box.empty or not image.contains(box):
         raise PlanError(
-            f"region {','.join(map(str, region.box))} is not inside the output of {plan.height}x{plan.width} px; "
+            f"region {','.join(map(str, region.box))} is not inside the output of "
+            f"{plan.height}x{plan.width} px; "
             "give Y0,X0,Y1,X1 in output pixels, the last two exclusive"
         )
     unit = lattice(plan.task, len(plan.levels))
@@ -49,7 +50,8 @@ def check_apart(regions: Sequence[RegionSpec]) -> None:
         for other in boxes[:i]:
             if not one.intersect(other).empty:
                 raise PlanError(
-                    f"regions {other} and {one} overlap once they lie on the tiles' lattice; move them apart"
+                    f"regions {other} and {one} overlap once they lie on the tiles' lattice; "
+                    "move them apart"
                 )
 
 
@@ -63,7 +65,8 @@ def region_job(spec: JobSpec, number: int) -> JobSpec:
     scale = spec.task.scale
     if not spec.kind.takes_regions(spec.task, spec.input):
         raise PlanError(
-            f"task {spec.task.name} takes no --region here: its input does not lie under its output pixel by pixel"
+            f"task {spec.task.name} takes no --region here: its input does not lie under its "
+            "output pixel by pixel"
         )
     y0, x0, y1, x1 = region.box
     crop = (y0 // scale, x0 // scale, y1 // scale, x1 // scale)
@@ -101,7 +104,8 @@ def check_stored(plan: Plan, regions: Sequence[Region]) -> None:
     for region in regions:
         if region.plan.bands.stored != plan.bands.stored:
             raise PlanError(
-                f"region {region.box} restores {region.plan.bands.stored} bands with {region.plan.denoiser.name}, "
+                f"region {region.box} restores {region.plan.bands.stored} bands with "
+                f"{region.plan.denoiser.name}, "
                 f"the image has {plan.bands.stored}; choose a denoiser of as many channels"
             )
 

@@ -42,7 +42,9 @@ class TaskSpec(TaskFields):
 
 
 class GuidanceSpec(Section):
-    """Which class a class-conditional network, or a classifier that guides any network, is to draw."""
+    """Which class a class-conditional network, or a classifier that guides any network,
+    is to draw.
+    """
 
     label: Annotated[int, Field(ge=0)] | None = None
     classifier: str | None = None

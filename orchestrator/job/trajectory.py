@@ -56,7 +56,9 @@ def trajectory(plan: Plan, level: Level) -> Trajectory:
 def build_trajectory(
     sampling: SamplingSpec, denoiser: DenoiserInfo, *, guided: bool, denoising_sigma: float | None
 ) -> Trajectory:
-    """Build the visited timesteps; a pure denoising task starts where its own noise is the state's."""
+    """Build the visited timesteps; a pure denoising task starts where its own noise is
+    the state's.
+    """
     assert sampling.steps is not None and sampling.travel is not None, (
         "resolve() fills the sampling"
     )

@@ -42,13 +42,15 @@ class Values:
             )
         if limits is None and dtype not in UNSIGNED:
             raise PlanError(
-                f"{dtype} values have no black and white of their own; say which they are: --range LOW,HIGH"
+                f"{dtype} values have no black and white of their own; say which they are: "
+                "--range LOW,HIGH"
             )
         least, most = LIMITS[dtype]
         low, high = (least, most) if limits is None else limits
         if not least <= low < high <= most:
             raise PlanError(
-                f"--range {low:g},{high:g} is no range of {dtype} values; give LOW,HIGH within {least:g} to {most:g}"
+                f"--range {low:g},{high:g} is no range of {dtype} values; give LOW,HIGH within "
+                f"{least:g} to {most:g}"
             )
         return cls(dtype, float(low), float(high))
 

@@ -1,4 +1,6 @@
-"""|A x - y| of a stored image over the whole picture, in grey levels, by windows: every task's A in float64."""
+"""|A x - y| of a stored image over the whole picture, in grey levels, by windows: every task's A in
+float64.
+"""
 
 from __future__ import annotations
 
@@ -62,15 +64,15 @@ def _averaged(run: RunDir, plan: Plan, image: Reader) -> Iterator[Comparison]:
         y = y.mean(axis=0, keepdims=True) if task.grey else y
         weights = None if mask is None else (mask.read(place)[:1] != 0).astype(np.float64)
         clipped = clipped_cells(pixels, task.scale, LIMITS[plan.dtype], across_channels=task.grey)
-        found = means(pixels, task.scale, task.grey, weights)
+        measured_again = means(pixels, task.scale, task.grey, weights)
         valid = None if known is None else known(box, stored)
         empty = empty_samples(spec, stored)
         if empty is not None:  # nodata is no measurement, and not always a number
             empty = np.asarray(empty.any(axis=0, keepdims=True)) if task.grey else empty
             valid = ~empty if valid is None else valid & ~empty
             y = np.where(empty, 0, y)
-            found = np.where(empty, 0, found)
-        yield found, y, clipped, valid
+            measured_again = np.where(empty, 0, measured_again)
+        yield measured_again, y, clipped, valid
 
 
 def means(pixels: Pixels, scale: int, grey: bool, weights: Float64 | None) -> Float64:
@@ -149,16 +151,18 @@ def _by_operator(
     for box in windows(plan.height // unit, plan.width // unit, side=max(WINDOW // unit, 1)):
         place = box.scale(unit)
         pixels = image.read(place)
-        found = measure(operator, (pixels.astype(np.float64) - plan.values.low) / levels - 1)
+        measured_again = measure(
+            operator, (pixels.astype(np.float64) - plan.values.low) / levels - 1
+        )
         gain = max(gain, rounding_gain(operator, pixels.shape))
         cells = Box(place.y0 // scale, place.x0 // scale, place.y1 // scale, place.x1 // scale)
         y = measured.read(cells.y0, cells.x0, cells.y1, cells.x1).astype(np.float64)
         clipped = clipped_cells(pixels, scale, LIMITS[plan.dtype])
-        if len(clipped) == spec.bands and len(found) % len(clipped) == 0:
-            clipped = clipped.repeat(len(found) // len(clipped), axis=0)
+        if len(clipped) == spec.bands and len(measured_again) % len(clipped) == 0:
+            clipped = clipped.repeat(len(measured_again) // len(clipped), axis=0)
         else:
-            clipped = np.broadcast_to(clipped.any(axis=0, keepdims=True), found.shape)
-        meter.update(found * levels, y * levels, clipped, None)
+            clipped = np.broadcast_to(clipped.any(axis=0, keepdims=True), measured_again.shape)
+        meter.update(measured_again * levels, y * levels, clipped, None)
     return meter.result(), max(HALF, DEVIATIONS * gain)
 
 

@@ -71,7 +71,7 @@ def degrade(spec: JobSpec, out: Path, seed: int, overwrite: bool = False) -> tup
         return _write_coefficients(spec, clean, info.channels, info.dtype, sigma, seed, out)
     check_name(out)
     shape = _shape(spec, clean, info.channels, top)
-    found: Pixels = np.zeros((shape.bands, shape.height, shape.width), dtype=info.dtype)
+    measurement: Pixels = np.zeros((shape.bands, shape.height, shape.width), dtype=info.dtype)
     keep = _kept(spec, shape)
     for i, box in enumerate(windows(shape.height, shape.width, shape.side)):
         values = shape.measure(box)
@@ -80,11 +80,11 @@ def degrade(spec: JobSpec, out: Path, seed: int, overwrite: bool = False) -> tup
                 np.random.Philox([seed, i])
             ).standard_normal(values.shape)
         levels = np.clip(np.floor(values + 0.5), 0, top).astype(info.dtype)
-        found[(slice(None), *box.slices())] = (
+        measurement[(slice(None), *box.slices())] = (
             levels if keep is None else np.where(keep(box), levels, _unknown(spec))
         )
-    write_image(out, found)
-    return found.shape
+    write_image(out, measurement)
+    return measurement.shape
 
 
 def _shape(spec: JobSpec, clean: MeasuredWindow, bands: int, top: int) -> _Shape:
@@ -95,7 +95,8 @@ def _shape(spec: JobSpec, clean: MeasuredWindow, bands: int, top: int) -> _Shape
     side = max(WINDOW // scale, 1)
     if height == 0 or width == 0:
         raise PlanError(
-            f"an image of {clean.height}x{clean.width} px holds no cell of {scale} px; choose a smaller --scale"
+            f"an image of {clean.height}x{clean.width} px holds no cell of {scale} px; choose a "
+            "smaller --scale"
         )
     grey = spec.kind.grey
     bands = 1 if grey else bands
@@ -111,7 +112,8 @@ def _shape(spec: JobSpec, clean: MeasuredWindow, bands: int, top: int) -> _Shape
         width = width - left - right
         if height <= 0 or width <= 0:
             raise PlanError(
-                f"--pad {spec.input.pad} leaves nothing of {clean.height}x{clean.width} px; cut away less"
+                f"--pad {spec.input.pad} leaves nothing of {clean.height}x{clean.width} px; cut "
+                "away less"
             )
         return _Shape(
             height=height,
@@ -147,8 +149,8 @@ def _own_shape(spec: JobSpec, clean: MeasuredWindow, top: int) -> _Shape:
     def measure(box: Box) -> Float64:
         place = box.scale(scale)
         x = clean.read(place.y0, place.x0, place.y1, place.x1).astype(np.float64) * (2 / top) - 1
-        found: Float64 = (apply(operator, x) + 1) * (top / 2)
-        return found
+        levels: Float64 = (apply(operator, x) + 1) * (top / 2)
+        return levels
 
     cells = unit // scale
     bands = len(measure(Box(0, 0, cells, cells)))
@@ -162,7 +164,9 @@ def _own_shape(spec: JobSpec, clean: MeasuredWindow, top: int) -> _Shape:
 
 
 def _fine_mask(spec: JobSpec, clean: MeasuredWindow) -> Callable[[Box], Pixels] | None:
-    """Return the reader of a mask of the clean image's size, where that is not the measurement's."""
+    """Return the reader of a mask of the clean image's size, where that is not the
+    measurement's.
+    """
     if spec.input.mask is None or spec.task.scale == 1:
         return None
     mask = open_image(spec.input.mask)
@@ -170,7 +174,9 @@ def _fine_mask(spec: JobSpec, clean: MeasuredWindow) -> Callable[[Box], Pixels] 
 
 
 def _kept(spec: JobSpec, shape: _Shape) -> Callable[[Box], NDArray[np.bool_]] | None:
-    """Return which values of a window stay: all where there is no mask of the measurement's size."""
+    """Return which values of a window stay: all where there is no mask of the
+    measurement's size.
+    """
     if not spec.kind.takes_mask:
         return None
     if spec.input.mask is None:
@@ -187,7 +193,8 @@ def _kept(spec: JobSpec, shape: _Shape) -> Callable[[Box], NDArray[np.bool_]] | 
         return None
     raise PlanError(
         f"mask {spec.input.mask} is {mask.info.height}x{mask.info.width} px and the measurement "
-        f"{shape.height}x{shape.width}; give a mask of the measurement's size or of the clean image's"
+        f"{shape.height}x{shape.width}; give a mask of the measurement's size or of the clean "
+        "image's"
     )
 
 

@@ -62,22 +62,24 @@ def input_measured(run: RunDir, plan: Plan) -> MeasuredWindow:
         assert spec.bands is not None, "resolve() fills the input's facts"
         window = Box(y0, x0, y1, x1)
         inner = Box(top, left, top + height, left + width)
-        found = np.full((spec.bands, *window.shape), np.nan, dtype=np.float32)
+        padded = np.full((spec.bands, *window.shape), np.nan, dtype=np.float32)
         y = max(y0, inner.y0)
         x = max(x0, inner.x0)
         y_end = min(y1, inner.y1)
         x_end = min(x1, inner.x1)
         if y < y_end and x < x_end:
-            found[:, y - y0 : y_end - y0, x - x0 : x_end - x0] = read(
+            padded[:, y - y0 : y_end - y0, x - x0 : x_end - x0] = read(
                 y - top, x - left, y_end - top, x_end - left
             )
-        return found
+        return padded
 
     return MeasuredWindow(height + top + bottom, width + left + right, read_padded)
 
 
 def input_known(run: RunDir, plan: Plan) -> Known | None:
-    """Return what tells the known pixels of a window of the input, (1, h, w); None where all are."""
+    """Return what tells the known pixels of a window of the input, (1, h, w); None
+    where all are.
+    """
     spec = plan.spec.input
     mask = open_mask(run, plan)
     if mask is None and spec.nodata is None:
@@ -85,14 +87,14 @@ def input_known(run: RunDir, plan: Plan) -> Known | None:
     scale = plan.task.scale if spec.fine_mask else 1
 
     def known(box: Box, pixels: Pixels) -> NDArray[np.bool_]:
-        found = np.ones((1, *box.shape), dtype=bool)
+        is_known = np.ones((1, *box.shape), dtype=bool)
         if mask is not None:
             fine = mask.read(box.scale(scale))[:1] != 0
             cells = fine.reshape(1, box.height, scale, box.width, scale)
-            found = cells.any(axis=(2, 4))
+            is_known = cells.any(axis=(2, 4))
         if spec.nodata is not None:
-            found &= (pixels != spec.nodata).any(axis=0, keepdims=True)
-        return found
+            is_known &= (pixels != spec.nodata).any(axis=0, keepdims=True)
+        return is_known
 
     return known
 

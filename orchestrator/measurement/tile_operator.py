@@ -70,8 +70,8 @@ def tile_measurement(
 
 def measure(operator: Operator, x: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return A x of a picture (C, H, W) in [-1, 1]."""
-    found: NDArray[np.float64] = operator.A(torch.from_numpy(x)[None])[0].numpy()
-    return found
+    y: NDArray[np.float64] = operator.A(torch.from_numpy(x)[None])[0].numpy()
+    return y
 
 
 def rounding_gain(operator: Operator, shape: tuple[int, int, int]) -> float:

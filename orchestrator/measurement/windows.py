@@ -25,7 +25,9 @@ def reflect(start: int, stop: int, length: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredWindow:
-    """A level's measurement as an endless image: (C, h, w) float32 in [-1, 1], NaN where unknown."""
+    """A level's measurement as an endless image: (C, h, w) float32 in [-1, 1], NaN
+    where unknown.
+    """
 
     height: int
     width: int

@@ -48,7 +48,10 @@ def idle_warning(
     busy = shape.useful_workers(batch)
     if workers <= busy:
         return None
-    text = f"of {workers:,} workers about {workers - busy:,} would idle: the graph keeps {busy:,} busy in batches of {batch}"
+    text = (
+        f"of {workers:,} workers about {workers - busy:,} would idle: "
+        f"the graph keeps {busy:,} busy in batches of {batch}"
+    )
     most, order = max(
         ((counts.get(batch, 0), order) for order, counts in useful.items()), default=(0, "")
     )

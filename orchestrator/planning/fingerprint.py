@@ -104,7 +104,8 @@ def check_same(kept: Fingerprint, now: Fingerprint) -> None:
     for name in sorted(kept.keys() | now.keys()):
         if meant(kept, name) != meant(now, name):
             raise PlanError(
-                f"cannot resume: {name} was {kept.get(name)!r} when the run began and is {now.get(name)!r} now; "
+                f"cannot resume: {name} was {kept.get(name)!r} when the run began and is "
+                f"{now.get(name)!r} now; "
                 "resume without the change, or restore to a new OUT"
             )
 
@@ -123,7 +124,8 @@ def content_hash(name: Path | str) -> str:
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     if not path.exists():
         raise PlanError(
-            f"input {path} does not exist any more; the run needs it: put it back or restore to a new OUT"
+            f"input {path} does not exist any more; the run needs it: put it back or restore to "
+            "a new OUT"
         )
     for file in files:
         _hash_file(digest, file)

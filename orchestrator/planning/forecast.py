@@ -69,27 +69,27 @@ def forecast(
     plan: Plan, device: Device | None, batch: int, *, run: bool, workers: Sequence[int] = WORKERS
 ) -> Forecast:
     """Forecast a plan; run: simulate it, which takes about 3 us per tile and number of workers."""
-    found = waves([level.grid for level in plan.levels])
+    parallelism = waves([level.grid for level in plan.levels])
     useful = {
         order: {b: shape.useful_workers(b) for b in BATCHES}
         for order, shape in order_waves(plan).items()
     }
     simulations = (
-        simulations_of(plan, device, batch, workers, found.peak)
+        simulations_of(plan, device, batch, workers, parallelism.peak)
         if device is not None and run
         else []
     )
     return Forecast(
-        device=device, batch=batch, parallelism=found, useful=useful, simulations=simulations
+        device=device, batch=batch, parallelism=parallelism, useful=useful, simulations=simulations
     )
 
 
 def order_waves(plan: Plan) -> dict[str, Parallelism]:
     """Return the parallelism of the plan's tiling in every order that it can have."""
-    found = {}
+    by_order = {}
     for order in ORDERS:
         try:
-            found[order] = waves(
+            by_order[order] = waves(
                 [
                     _ordered(level.grid, order, plan.spec.tiling.block or BLOCK)
                     for level in plan.levels
@@ -97,7 +97,7 @@ def order_waves(plan: Plan) -> dict[str, Parallelism]:
             )
         except PlanError:
             continue
-    return found
+    return by_order
 
 
 def _ordered(grid: TileGrid, order: str, block: int) -> TileGrid:
@@ -125,11 +125,11 @@ def simulations_of(
     graph = plan.graph()
     evaluations = [trajectory(plan, level).nfe for level in plan.levels]
     device = replace(device, latency=LATENCY_SECONDS, dispatch=DISPATCH_SECONDS)
-    found: list[Simulation] = []
+    simulations: list[Simulation] = []
     for count in workers:
-        if found and found[-1].workers >= peak:
-            found.append(replace(found[-1], workers=count))
+        if simulations and simulations[-1].workers >= peak:
+            simulations.append(replace(simulations[-1], workers=count))
             continue
         bound = lower_bound(graph, device, count, batch, evaluations)
-        found.append(simulate(graph, device, count, batch, evaluations, bound))
-    return found
+        simulations.append(simulate(graph, device, count, batch, evaluations, bound))
+    return simulations

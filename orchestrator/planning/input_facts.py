@@ -66,7 +66,9 @@ def _read(given: InputSpec, run: RunDir | None) -> InputFacts:
 
 
 def _unless_staged(read: Callable[[], ImageInfo], staged: Path | None) -> ImageInfo:
-    """Return what a file says of itself, or its staged copy where the file cannot be read any more."""
+    """Return what a file says of itself, or its staged copy where the file cannot be
+    read any more.
+    """
     try:
         return read()
     except FormatError:
@@ -121,7 +123,8 @@ def _values(given: InputSpec, info: ImageInfo) -> tuple[float, float] | None:
     stated = info.limits if info.dtype in UNSIGNED and info.limits != LIMITS[info.dtype] else None
     if given.values is None and stated is None and info.dtype not in UNSIGNED:
         raise PlanError(
-            f"{info.path}: {info.dtype} values have no black and white of their own; say which they are: "
+            f"{info.path}: {info.dtype} values have no black and white of their own; say which "
+            "they are: "
             "--range LOW,HIGH"
         )
     return given.values or stated

@@ -62,6 +62,8 @@ def check_bands(plan: Plan) -> None:
     ).shape[1]
     if bands != plan.spec.input.bands:
         raise ValueError(
-            f"the input has {plan.spec.input.bands} bands, {plan.spec.task.operator} measures {bands} of the "
-            f"{plan.denoiser.channels} channels of {plan.denoiser.name}; give a measurement with {bands} bands"
+            f"the input has {plan.spec.input.bands} bands, {plan.spec.task.operator} measures "
+            f"{bands} of the "
+            f"{plan.denoiser.channels} channels of {plan.denoiser.name}; give a measurement with "
+            f"{bands} bands"
         )

@@ -57,9 +57,9 @@ def load_plan(run: RunDir) -> Plan:
         plan = Plan.build(spec, describe_network(spec.denoiser, spec.guidance))
         jobs = [region_job(spec, i) for i in range(len(spec.regions))]
         plans = [Plan.build(job, describe_network(job.denoiser, job.guidance)) for job in jobs]
-        found = zip(spec.regions, plans, strict=True)
+        pairs = zip(spec.regions, plans, strict=True)
         return replace(
-            plan, regions=tuple(Region(box=Box(*region.box), plan=part) for region, part in found)
+            plan, regions=tuple(Region(box=Box(*region.box), plan=part) for region, part in pairs)
         )
     except ValueError as err:
         raise PlanError(str(err)) from None

@@ -85,8 +85,10 @@ class AxisGrid:
             and 2 * stride - tile + 2 * margin <= 0
         ):
             raise PlanError(
-                f"order {order} leaves the tiles between others nothing to restore with stride {stride} and margin "
-                f"{margin} px; choose a stride above {tile // 2} or a margin above {(tile - 2 * stride) // 2}"
+                f"order {order} leaves the tiles between others nothing to restore with stride "
+                f"{stride} and margin "
+                f"{margin} px; choose a stride above {tile // 2} or a margin above "
+                f"{(tile - 2 * stride) // 2}"
             )
         return axis
 

@@ -74,11 +74,13 @@ class TileGrid:
         if not 0 <= 2 * margin <= tile - stride:
             most = (tile - stride) // 2
             raise PlanError(
-                f"margin {margin} is more than half of the overlap of {tile - stride} px; choose 0 to {most}"
+                f"margin {margin} is more than half of the overlap of {tile - stride} px; choose "
+                f"0 to {most}"
             )
         if corners and order not in ("raster", "centre"):
             raise PlanError(
-                f"order {order} would restore tiles that share a measurement apart from each other; "
+                f"order {order} would restore tiles that share a measurement apart from each "
+                "other; "
                 "choose --order raster or centre for this task"
             )
         if height < tile or width < tile:
@@ -92,7 +94,9 @@ class TileGrid:
 
     @property
     def cell_offset(self) -> int:
-        """Pixels by which the cell lattice begins before the image, so that boundaries fall on it."""
+        """Pixels by which the cell lattice begins before the image, so that boundaries
+        fall on it.
+        """
         return -self.rows.margin % self.cell
 
     @property
@@ -137,13 +141,13 @@ class TileGrid:
             lo, hi = self.cols.owned(col)
             left = min(left, max(lo, self.cols.start(key.col)))
             right = max(right, min(hi, self.cols.end(key.col)))
-        found = [
+        strips = [
             (y0, left, own_y0, right),
             (own_y1, left, y1, right),
             (own_y0, x0, own_y1, own_x0),
             (own_y0, own_x1, own_y1, x1),
         ]
-        return [box for box in found if box[0] < box[2] and box[1] < box[3]]
+        return [box for box in strips if box[0] < box[2] and box[1] < box[3]]
 
     def parents(self, key: TileKey) -> list[TileKey]:
         """Return the tiles of this level that must be committed first (at most two; four for a

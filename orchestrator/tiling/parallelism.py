@@ -85,10 +85,10 @@ def _chains(grids: Sequence[TileGrid], weights: Sequence[int]) -> list[Lengths]:
     first.
     """
     graph = TaskGraph(grids, FACTOR)
-    found: list[Lengths] = []
+    chains: list[Lengths] = []
     for grid, weight in zip(reversed(grids), reversed(weights), strict=True):
-        found.append(_level(grid, weight, _under(graph, grid, found[-1] if found else None)))
-    return found
+        chains.append(_level(grid, weight, _under(graph, grid, chains[-1] if chains else None)))
+    return chains
 
 
 def _under(graph: TaskGraph, grid: TileGrid, coarse: Lengths | None) -> Lengths:

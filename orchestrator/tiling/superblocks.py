@@ -150,7 +150,9 @@ class SuperBlocks:
         return committed(0, *self.tiles(row, col))
 
     def free(self, key: TileKey, committed: Committed, published: Published) -> bool:
-        """Tell whether nobody will read a tile's cells again (the tile itself is committed then)."""
+        """Tell whether nobody will read a tile's cells again (the tile itself is
+        committed then).
+        """
         rows, cols = self._axes[key.level]
         if not committed(key.level, rows.read_by[key.row], cols.read_by[key.col]):
             return False

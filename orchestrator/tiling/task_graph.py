@@ -64,7 +64,8 @@ class _AxisDependencies:
     itself: list[tuple[_Successor]] = field(default_factory=list)
     """Rows: the index, for the tiles of its own row that wait for one."""
     within: list[tuple[_Successor, ...]] = field(default_factory=list)
-    """Successors on this axis in the level itself; offsets are relative to the tile's own number."""
+    """Successors on this axis in the level itself; offsets are relative to the tile's own number.
+    """
     under: list[tuple[_Successor, ...]] = field(default_factory=list)
     """Columns: the successors in each child row."""
     below: list[tuple[_Successor, ...]] = field(default_factory=list)

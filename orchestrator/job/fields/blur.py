@@ -43,7 +43,9 @@ def read_blur(text: str) -> Stencil:
 
 
 def absolute_blur(text: str) -> str:
-    """Return --blur with the path of a kernel file made absolute, so that it holds in every folder."""
+    """Return --blur with the path of a kernel file made absolute, so that it holds in
+    every folder.
+    """
     return text if text.partition(":")[0] in NAMED else located(text)
 
 

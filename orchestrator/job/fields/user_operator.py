@@ -54,8 +54,8 @@ class UserOperator(Operator):
         """
         if not self.declares_singular_values:
             return 1.0
-        found: float | Tensor = self.inner.singular_values(x)
-        return found
+        declared: float | Tensor = self.inner.singular_values(x)
+        return declared
 
 
 def load_operator(task: TaskFields) -> UserOperator:

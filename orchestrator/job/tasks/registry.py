@@ -31,7 +31,9 @@ TASKS: dict[str, type[Task]] = {
 
 
 def trials() -> dict[str, Trial]:
-    """Return every task's ways of degrading clean images, by name, with the task's name filled in."""
+    """Return every task's ways of degrading clean images, by name, with the task's name
+    filled in.
+    """
     return {
         trial.name: replace(trial, task={"name": task.name, **trial.task})
         for task in TASKS.values()

@@ -86,7 +86,8 @@ class Task:
     has_coarser_levels: ClassVar[bool] = True
     """False where no measurement of the pooled picture follows from the measurement."""
     under_output: ClassVar[bool] = True
-    """The input lies under the output pixel by pixel, so that a region of one is one of the other."""
+    """The input lies under the output pixel by pixel, so that a region of one is one of the other.
+    """
     picture: ClassVar[bool] = True
     """The measurement is a picture; False for coefficients and operators of the user's own."""
     coefficients: ClassVar[bool] = False
@@ -115,7 +116,9 @@ class Task:
 
     @classmethod
     def check(cls, given: TaskFields) -> None:
-        """Raise PlanError for a parameter that the task cannot have, naming what to give instead."""
+        """Raise PlanError for a parameter that the task cannot have, naming what to
+        give instead.
+        """
         if given.scale < cls.least_scale:
             raise PlanError(
                 f"task {cls.name} needs --scale of at least {cls.least_scale}, "
@@ -129,7 +132,9 @@ class Task:
 
     @classmethod
     def check_input(cls, given: InputSpec) -> None:
-        """Raise PlanError for an option of the input that is missing, or that the task does not take."""
+        """Raise PlanError for an option of the input that is missing, or that the task does not
+        take.
+        """
         if not cls.measured and given.path is not None:
             raise PlanError(
                 f"task {cls.name} takes no input image; give --size HEIGHTxWIDTH instead"
@@ -153,7 +158,9 @@ class Task:
 
     @classmethod
     def check_bands(cls, bands: int, channels: int, denoiser: str) -> None:
-        """Raise PlanError where a measurement of so many bands cannot meet the network's channels."""
+        """Raise PlanError where a measurement of so many bands cannot meet the
+        network's channels.
+        """
 
     @classmethod
     def inspect(cls, path: str) -> Any:

@@ -1,4 +1,5 @@
-"""The input's header is read once a command, and a run that has staged its input needs it no more."""
+"""The input's header is read once a command, and a run that has staged its input needs it no more.
+"""
 
 import subprocess
 import sys

@@ -1,7 +1,7 @@
 """Outputs of every version of the job file: read, verified, exported and resumed, with their bytes.
 
-`versions/N.tar.gz` holds two outputs of a program that wrote schema N, of the same job: finished.zarr
-and interrupted.zarr. Version 0 is that of files that do not say one.
+`versions/N.tar.gz` holds two outputs of a program that wrote schema N, of the same job:
+finished.zarr and interrupted.zarr. Version 0 is that of files that do not say one.
 """
 
 import tarfile
