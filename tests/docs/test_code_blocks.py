@@ -167,5 +167,6 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def masked(text: str) -> list[str]:
-    """Return lines of text in which every number is N: times and sizes are the machine's."""
-    return [re.sub(r"\d[\d.,]*", "N", line).strip() for line in text.strip().splitlines()]
+    """Return lines of text in which every number is N and every time T: they are the machine's."""
+    timeless = re.sub(r"\d[\d.,]* (?:ms|s|min|h)\b", "T", text)
+    return [re.sub(r"\d[\d.,]*", "N", line).strip() for line in timeless.strip().splitlines()]
