@@ -14,7 +14,7 @@ from typing import Any
 from orchestrator.errors import PlanError
 
 SCHEMA = 1
-NEEDS = "0.1.0"
+NEEDS = "0.2.0"
 
 CAME_LATER: Mapping[str, Any] = MappingProxyType(
     {"sampling.ensemble": "1", "sampling.guide": "constraint"}

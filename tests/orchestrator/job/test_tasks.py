@@ -3,11 +3,13 @@
 import subprocess
 import sys
 import textwrap
+from typing import get_args
 
 import numpy as np
 import pytest
 import tifffile
 
+from orchestrator.api.job_options import TaskName
 from orchestrator.errors import PlanError
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.tasks.registry import TASKS, trials
@@ -77,6 +79,10 @@ def test_every_task_refuses_the_options_of_the_others(name):
 def test_trials_name_tasks_and_build():
     for trial in trials().values():
         assert JobSpec.build({"task": dict(trial.task)}).resolved_task()
+
+
+def test_the_python_api_offers_every_task_to_editors():
+    assert set(get_args(TaskName)) == set(TASKS)
 
 
 NEW_TASK = '''
