@@ -1,16 +1,10 @@
-"""What happened in a run: frozen event values, and the JSON-lines log that keeps them."""
+"""What happens in a run: frozen event values. orchestrator.event_log keeps them."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any, TextIO
-
-from storage.byte_source import redact
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +23,9 @@ class RunStarted:
     """A driver began or resumed a run."""
 
     tiles: int
+    """Tiles of all levels and regions."""
     done: int
-    executor: str
+    executor: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +82,8 @@ class BatchCommitted:
     """Tiles of the batch that needed none."""
     path: int = 0
     """Tiles on the longest chain that was then left (orchestrator.scheduling.remaining_path)."""
+    region: int | None = None
+    """Region that the tiles belong to; None for those of the whole image."""
     ended: float = field(default_factory=time.time)
     """When the driver learned that the batch was over, s since 1970; batches share writes of the
     journal, so that this is told about a second later at most, and later while the store fails."""
@@ -99,6 +96,7 @@ class BatchFailed:
     worker: str
     keys: tuple[tuple[int, int, int], ...]
     cause: str
+    region: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +105,7 @@ class TileGivenUp:
 
     key: tuple[int, int, int]
     cause: str
+    region: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +116,7 @@ class TileSubstituted:
 
     worker: str
     key: tuple[int, int, int]
+    region: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +125,13 @@ class StoreTrouble:
 
     worker: str
     cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegionFinished:
+    """All tiles of a region are committed; its workers have left, others come for what follows."""
+
+    region: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,33 +163,8 @@ Event = (
     | TileGivenUp
     | TileSubstituted
     | StoreTrouble
+    | RegionFinished
     | Draining
     | RunFinished
 )
 Listener = Callable[[Event], None]
-
-
-class EventLog:
-    """Append events to a JSON-lines file: one object a line with its kind and wall-clock time.
-
-    The log is a convenience: when the disk is full or the store away it misses events, and the run
-    goes on.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._file: TextIO = path.open("a", encoding="utf-8", buffering=1)
-        self._names: dict[type[Any], tuple[str, ...]] = {}
-
-    def __call__(self, event: Event) -> None:
-        kind: type[Any] = type(event)
-        names = self._names.get(kind) or self._names.setdefault(
-            kind, tuple(item.name for item in fields(event))
-        )
-        values = {name: getattr(event, name) for name in names}  # asdict would copy every key
-        line = json.dumps({"time": round(time.time(), 3), "event": kind.__name__, **values})
-        with contextlib.suppress(OSError):
-            self._file.write(redact(line) + "\n")
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._file.close()

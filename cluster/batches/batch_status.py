@@ -17,9 +17,9 @@ from typing import Any
 
 from cluster.batches.folder import BatchFolder
 from cluster.batches.shares import array_share
+from orchestrator.monitoring.tile_counts import committed_records
 from orchestrator.run.batch_records import ImageRecord
 from orchestrator.run_folder import RunDir
-from storage.run_store.journal import read_records
 
 
 def read_batch_status(folder: BatchFolder) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def print_images(out: Path, progress: dict[str, Any]) -> None:
 def committed(folder: BatchFolder) -> int:
     """Return the number of committed tiles, in a task of a SLURM array those of its share."""
     runs = folder.runs(array_share() if "SLURM_ARRAY_TASK_ID" in os.environ else None)
-    return sum(1 for run in runs if run.journal.exists() for _ in read_records(run.journal))
+    return sum(committed_records(run) for run in runs)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.bench.scheduler import grid_plan, simulated
-from orchestrator.events import BatchCommitted, Event, EventLog
+from orchestrator.event_log import EventLog
+from orchestrator.events import BatchCommitted, Event
 from orchestrator.job.plan import Plan
 from orchestrator.run.run_queue import Elsewhere, RunQueue
 from orchestrator.run.session import Session

@@ -31,7 +31,8 @@ from cluster.bench.scheduler_timing import (
 )
 from cluster.bench.simulated_workers import SimulatedWorker
 from orchestrator.errors import PlanError
-from orchestrator.events import BatchCommitted, Event, EventLog, WorkerStarted
+from orchestrator.event_log import EventLog
+from orchestrator.events import BatchCommitted, Event, WorkerStarted
 from orchestrator.job.plan import Plan
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.trajectory import trajectory

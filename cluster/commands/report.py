@@ -14,7 +14,7 @@ from cluster.terminal.progress import duration
 from orchestrator.errors import PlanError
 
 if TYPE_CHECKING:
-    from orchestrator.run.history import History
+    from orchestrator.monitoring.history import History
 
 File = Annotated[
     Path | None,
@@ -27,12 +27,12 @@ File = Annotated[
 def report(out: Out, file: File = None, as_json: opt.AsJson = False) -> None:
     """Draw a run's timeline and utilisation (SVG), and say what its workers did."""
     from cluster.terminal.timeline import draw
-    from orchestrator.run.history import read_history
+    from orchestrator.monitoring.history import read_history
     from orchestrator.run_folder import RunDir
 
     run = RunDir.existing(out)
     history = read_history(run.events)
-    if not history.attempts:
+    if not history.summary.attempts:
         raise PlanError(f"{run.events} tells of no run; the run at {out} has not begun")
 
     picture = run.state / "report.svg" if file is None else file
@@ -50,6 +50,7 @@ def report(out: Out, file: File = None, as_json: opt.AsJson = False) -> None:
 
 def facts_of(history: History) -> dict[str, Any]:
     """Return a run's figures, and those of each of its workers, as JSON values."""
+    summary = history.summary
     workers = [
         {
             "worker": worker.name,
@@ -58,36 +59,37 @@ def facts_of(history: History) -> dict[str, Any]:
             "batches": worker.batches,
             "busy": worker.busy,
             "utilisation": history.utilisation(worker),
-            "lost": worker.lost is not None,
+            "lost": worker.lost,
         }
         for worker in history.workers.values()
     ]
     return {
-        "outcome": history.outcome or "unfinished",
-        "attempts": history.attempts,
-        "tiles": history.tiles,
-        "done": history.done,
-        "nfe": history.nfe,
-        "filled": history.filled,
-        "seconds": history.seconds,
-        "failures": history.failures,
-        "given_up": history.given_up,
+        "outcome": summary.outcome or "unfinished",
+        "attempts": summary.attempts,
+        "tiles": summary.tiles,
+        "done": summary.done,
+        "nfe": summary.nfe,
+        "filled": summary.filled,
+        "seconds": summary.seconds,
+        "failures": summary.failures,
+        "given_up": summary.given_up,
         "workers": workers,
     }
 
 
 def print_history(out: Path, history: History) -> None:
     """Print what a run did, a line for each worker and each thing of note."""
+    summary = history.summary
     print(
-        f"{out}: {history.outcome or 'unfinished'}, {history.done} of {history.tiles} tiles, "
-        f"{history.nfe} network evaluations in {duration(history.seconds)}, "
-        f"attempts: {history.attempts}, failed tries: {history.failures}"
+        f"{out}: {summary.outcome or 'unfinished'}, {summary.done} of {summary.tiles} tiles, "
+        f"{summary.nfe} network evaluations in {duration(summary.seconds)}, "
+        f"attempts: {summary.attempts}, failed tries: {summary.failures}"
     )
     for worker in history.workers.values():
-        lost = "" if worker.lost is None else ", lost"
+        lost = ", lost" if worker.lost else ""
         print(
             f"  {worker.name} {worker.device}: {worker.tiles} tiles in {worker.batches} batches, "
             f"busy {history.utilisation(worker):.0%}{lost}"
         )
-    for moment, text in history.notes:
-        print(f"  after {duration(moment - history.began)}: {text}")
+    for moment, text in summary.notes:
+        print(f"  after {duration(moment - summary.began)}: {text}")

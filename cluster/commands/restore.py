@@ -18,7 +18,7 @@ from orchestrator.events import Event
 from orchestrator.job.spec import JobSpec
 
 if TYPE_CHECKING:
-    from orchestrator.run.lifecycle import Outcome
+    from orchestrator.run.drive import Outcome
 
     Listeners = list[Callable[[Event], None]]
 

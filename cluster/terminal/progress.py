@@ -33,7 +33,7 @@ from orchestrator.events import (
     WorkerLost,
     WorkerStarted,
 )
-from orchestrator.monitoring.throughput import Throughput
+from orchestrator.monitoring.run_summary import RunSummary
 
 
 class ProgressView(LiveView):
@@ -44,10 +44,10 @@ class ProgressView(LiveView):
     def __init__(self, quiet: bool = False) -> None:
         super().__init__(quiet)
         self._task: TaskID | None = None
-        self._pace = Throughput()
-        self._failures = 0
+        self._summary = RunSummary()
 
     def __call__(self, event: Event) -> None:
+        self._summary.add(event, time.time())
         match event:
             case Staging(name=name, done=done, total=total):
                 self._stage(name, done, total)
@@ -56,17 +56,14 @@ class ProgressView(LiveView):
             case DomainChecked(far=True):
                 self.say(_domain_warning(event))
             case WorkerStarted():
-                self._pace.workers.add(event.worker)
                 self.say(_introduction(event))
             case WorkerLost(worker=worker, cause=cause):
-                self._pace.workers.discard(worker)
                 self.say(f"worker {worker} lost: {cause}")
             case BatchHalved(worker=worker, batch=batch):
                 self.say(f"worker {worker} ran out of memory: batches of {batch} from now on")
             case BatchCommitted():
-                self._commit(event)
+                self._commit()
             case BatchFailed(keys=keys, cause=cause):
-                self._failures += 1
                 self.say(f"tile {keys[0]} failed, will be tried again: {cause}")
             case TileGivenUp(key=key, cause=cause):
                 self.say(f"tile {key} given up: {cause}")
@@ -106,32 +103,29 @@ class ProgressView(LiveView):
         self._bar.start()
 
     def _start(self, event: RunStarted) -> None:
-        self._pace.started(time.monotonic(), event.tiles, event.done)
         if event.done:
             self.say(f"resuming: {event.done} of {event.tiles} tiles are done")
         if self._console.is_terminal:
             self._open_bar("tiles", event.tiles, TextColumn("{task.fields[rate]}"), event.done)
 
-    def _commit(self, event: BatchCommitted) -> None:
-        now = time.monotonic()
-        pace = self._pace
-        pace.committed(now, event.seconds, len(event.keys), event.nfe, event.path)
+    def _commit(self) -> None:
+        summary = self._summary
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=pace.done, rate=self._rate(now))
-        elif self.line_is_due or pace.done == pace.tiles:
-            self.say(f"{pace.done}/{pace.tiles} tiles, {self._rate(now)}")
+            self._bar.update(self._task, completed=summary.done, rate=self._rates())
+        elif self.line_is_due or summary.done == summary.tiles:
+            self.say(f"{summary.done}/{summary.tiles} tiles, {self._rates()}")
 
-    def _rate(self, now: float) -> str:
-        pace = self._pace
-        left = pace.seconds_left(now)
-        parts = [
-            f"{pace.nfe_per_second(now):.1f} NFE/s",
-            *([] if left is None else [f"{duration(left)} left"]),
-        ]
-        if pace.workers:
-            parts.append(f"{len(pace.workers)} workers, batches of {pace.batch:.1f}")
-        if self._failures:
-            parts.append(f"{self._failures} failed tries")
+    def _rates(self) -> str:
+        """Return how fast the run is, and how long it will take."""
+        now = time.time()
+        throughput = self._summary.throughput
+        parts = [f"{throughput.nfe_per_second(now):.1f} NFE/s"]
+        if (left := throughput.seconds_left(now)) is not None:
+            parts.append(f"{duration(left)} left")
+        if (workers := self._summary.times.present) > 0:
+            parts.append(f"{workers} workers, batches of {throughput.batch:.1f}")
+        if self._summary.failures:
+            parts.append(f"{self._summary.failures} failed tries")
         return ", ".join(parts)
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 from html import escape
 
 from cluster.terminal.progress import duration
-from orchestrator.run.history import COLUMNS, History, WorkerHistory
+from orchestrator.monitoring.history import COLUMNS, ColumnTime, History
+from orchestrator.monitoring.worker_times import WorkerTime
 
 LEFT = 170
 TOP = 60
@@ -47,20 +48,21 @@ def draw(history: History, title: str) -> str:
 def _summary(history: History) -> str:
     used = [history.utilisation(worker) for worker in history.workers.values()]
     mean = sum(used) / max(len(used), 1)
+    summary = history.summary
     return (
-        f"{history.done} of {history.tiles} tiles, {history.nfe} network evaluations in "
-        f"{duration(history.seconds)}; "
-        f"{len(used)} workers, {mean:.0%} busy on average; {history.failures} failed tries; "
-        f"attempts: {history.attempts}"
+        f"{summary.done} of {summary.tiles} tiles, {summary.nfe} network evaluations in "
+        f"{duration(summary.seconds)}; "
+        f"{len(used)} workers, {mean:.0%} busy on average; {summary.failures} failed tries; "
+        f"attempts: {summary.attempts}"
     )
 
 
-def _rows(workers: list[WorkerHistory]) -> list[list[WorkerHistory]]:
+def _rows(workers: list[WorkerTime]) -> list[list[WorkerTime]]:
     size = -(-len(workers) // MOST_ROWS) or 1
     return [workers[i : i + size] for i in range(0, len(workers), size)]
 
 
-def _row(history: History, workers: list[WorkerHistory], y: int) -> list[str]:
+def _row(history: History, workers: list[WorkerTime], y: int) -> list[str]:
     """Return the row of a worker, or of several as their mean."""
     name = workers[0].name
     if len(workers) > 1:
@@ -71,46 +73,49 @@ def _row(history: History, workers: list[WorkerHistory], y: int) -> list[str]:
         _text(LEFT + COLUMNS + 5, y + 12, f"{utilisation:.0%}"),
         f'<rect x="{LEFT}" y="{y}" width="{COLUMNS}" height="{ROW - 4}" fill="#f2f2f2"/>',
     ]
-    for column in sorted({column for worker in workers for column in worker.columns}):
-        parts += _column(history, workers, column, y + ROW - 4.0)
+    columns = [history.columns[w.name] for w in workers if w.name in history.columns]
+    for column in sorted({column for times in columns for column in times}):
+        there = [times[column] for times in columns if column in times]
+        whole = history.column * len(workers)
+        parts += _column(there, whole, LEFT + column, y + ROW - 4.0)
     for worker in workers:
-        if worker.lost is not None:
-            x = LEFT + (worker.lost - history.began) / history.column
+        if worker.lost and worker.left is not None:
+            x = LEFT + (worker.left - history.summary.began) / history.column
             parts.append(f'<rect x="{x:.1f}" y="{y}" width="2" height="{ROW - 4}" fill="{LOST}"/>')
     return parts
 
 
-def _column(
-    history: History, workers: list[WorkerHistory], column: int, bottom: float
-) -> list[str]:
-    """Return the bars of one column of time: work on level 0, and on top of it on coarser ones."""
-    there = [worker.columns[column] for worker in workers if column in worker.columns]
+def _column(there: list[ColumnTime], whole: float, x: int, bottom: float) -> list[str]:
+    """Return the bars of one column of time: work on level 0, and on top of it on coarser ones.
+
+    whole: worker seconds in the column.
+    """
+    fine = sum(time.fine for time in there)
+    coarse = sum(time.coarse for time in there)
     parts = []
-    for kind, colour in enumerate((LEVEL0, COARSE)):
-        busy = sum(seconds[kind] for seconds in there)
-        share = min(busy / history.column / len(workers), 1.0)
-        tall = share * (ROW - 4)
+    for busy, colour in ((fine, LEVEL0), (coarse, COARSE)):
+        tall = min(busy / whole, 1.0) * (ROW - 4)
         if tall > 0:
             bottom -= tall
             parts.append(
-                f'<rect x="{LEFT + column}" y="{bottom:.1f}" width="1" height="{tall:.1f}" '
-                f'fill="{colour}"/>'
+                f'<rect x="{x}" y="{bottom:.1f}" width="1" height="{tall:.1f}" fill="{colour}"/>'
             )
     return parts
 
 
 def _curve(history: History, y: int) -> list[str]:
+    summary = history.summary
     bottom = y + CURVE
     points = [f"{LEFT},{y + CURVE}"]
     for column, done in sorted(history.progress.items()):
-        points.append(f"{LEFT + column + 1},{bottom - CURVE * done / max(history.tiles, 1):.1f}")
+        points.append(f"{LEFT + column + 1},{bottom - CURVE * done / max(summary.tiles, 1):.1f}")
     return [
         f'<rect x="{LEFT}" y="{y}" width="{COLUMNS}" height="{CURVE}" fill="none" '
         'stroke="#cccccc"/>',
         f'<polyline points="{" ".join(points)}" fill="none" stroke="{LEVEL0}"/>',
-        _text(5, y + 12, f"{history.tiles} tiles"),
+        _text(5, y + 12, f"{summary.tiles} tiles"),
         _text(LEFT, bottom + 15, "0 s"),
-        _text(LEFT + COLUMNS - 20, bottom + 15, duration(history.seconds)),
+        _text(LEFT + COLUMNS - 20, bottom + 15, duration(summary.seconds)),
     ]
 
 

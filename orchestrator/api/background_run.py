@@ -16,7 +16,7 @@ from orchestrator.events import BatchCommitted, Event, Listener, RunStarted
 from orchestrator.shutdown import Stop
 
 if TYPE_CHECKING:
-    from orchestrator.run.lifecycle import Outcome
+    from orchestrator.run.drive import Outcome
 
 # Events that are kept for whoever asks late; all of them are in the run's log.
 MOST_EVENTS = 10_000

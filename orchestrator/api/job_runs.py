@@ -14,7 +14,7 @@ from orchestrator.shutdown import Stop
 
 if TYPE_CHECKING:
     from orchestrator.ray_backend.executor import RayExecutor
-    from orchestrator.run.lifecycle import Outcome
+    from orchestrator.run.drive import Outcome
     from orchestrator.run.serial_executor import SerialExecutor
 
 

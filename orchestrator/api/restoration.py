@@ -27,7 +27,7 @@ from orchestrator.run_folder import RunDir
 from orchestrator.shutdown import Stop
 
 if TYPE_CHECKING:
-    from orchestrator.run.lifecycle import Outcome
+    from orchestrator.run.drive import Outcome
 
 Progress = Literal[True, False] | Listener | None
 """True: a bar; a function: called with every event; None or False: nothing."""

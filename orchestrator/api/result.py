@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from orchestrator.run.history import History
+    from orchestrator.monitoring.run_summary import RunSummary
     from orchestrator.run.verify import Verification
 
 
@@ -98,11 +98,11 @@ class RestorationResult:
         with python_words():
             return verify_run(self.path)
 
-    def report(self) -> History:
+    def report(self) -> RunSummary:
         """Return what the event log tells: attempts, workers, network evaluations, seconds."""
-        from orchestrator.run.history import read_history
+        from orchestrator.monitoring.history import read_summary
 
-        return read_history(self._run.events)
+        return read_summary(self._run.events)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return self._level(0, self.axes).__array__(dtype, copy)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import time
 from typing import Self, TextIO
 
-from orchestrator.events import BatchCommitted, DomainChecked, Event, RunStarted, Staging
-from orchestrator.monitoring.throughput import Throughput
+from orchestrator.events import BatchCommitted, DomainChecked, Event, Staging
+from orchestrator.monitoring.run_summary import RunSummary
 
 # Seconds between two drawings of a bar; where there is no terminal, between two lines.
 TERMINAL_INTERVAL = 0.1
@@ -23,7 +23,7 @@ class TextBar:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._live = stream.isatty() or _in_notebook()
-        self._pace = Throughput()
+        self._summary = RunSummary()
         self._drawn = 0.0
         self._length = 0
 
@@ -37,25 +37,25 @@ class TextBar:
 
     def __call__(self, event: Event) -> None:
         """Take note of an event."""
+        self._summary.add(event, time.time())
         match event:
             case Staging(name=name, done=done, total=total):
                 self._draw(f"reading {name}: {100 * done // total} %", last=False)
-            case RunStarted(tiles=tiles, done=done):
-                self._pace.started(time.monotonic(), tiles, done)
-            case BatchCommitted(keys=keys, seconds=seconds, nfe=nfe, path=path):
-                now = time.monotonic()
-                self._pace.committed(now, seconds, len(keys), nfe, path)
-                self._draw(self._line(now), last=self._pace.done == self._pace.tiles)
+            case BatchCommitted():
+                self._draw(self._line(), last=self._summary.done == self._summary.tiles)
             case DomainChecked(far=True):
                 self._say("this prior does not know such images: what it adds here is guessed")
 
-    def _line(self, now: float) -> str:
-        pace = self._pace
-        full = WIDTH * pace.done // max(pace.tiles, 1)
-        left = pace.seconds_left(now)
+    def _line(self) -> str:
+        now = time.time()
+        summary = self._summary
+        throughput = summary.throughput
+        full = WIDTH * summary.done // max(summary.tiles, 1)
+        left = throughput.seconds_left(now)
         rest = "" if left is None else f", {left:.0f} s left"
         bar = "#" * full + "-" * (WIDTH - full)
-        return f"[{bar}] {pace.done}/{pace.tiles} tiles, {pace.nfe_per_second(now):.1f} NFE/s{rest}"
+        rate = throughput.nfe_per_second(now)
+        return f"[{bar}] {summary.done}/{summary.tiles} tiles, {rate:.1f} NFE/s{rest}"
 
     def _draw(self, line: str, *, last: bool) -> None:
         now = time.monotonic()

@@ -27,7 +27,6 @@ class Throughput:
     done: int = 0
     path: int = 0
     """Tiles on the longest chain that is left."""
-    workers: set[str] = field(default_factory=set)
     _began: float = 0.0
     _recent: deque[_TimedBatch] = field(default_factory=lambda: deque(maxlen=RECENT))
 
@@ -36,7 +35,6 @@ class Throughput:
         self.tiles = tiles
         self.done = done
         self._began = time
-        self.workers.clear()
         self._recent.clear()
 
     def committed(self, time: float, seconds: float, tiles: int, nfe: int, path: int) -> None:

@@ -175,8 +175,7 @@ class RayExecutor:
 
     def _admit(self, arrivals: RunQueue) -> None:
         for session, ended in arrivals.take():
-            left = session.frontier.total - session.frontier.done
-            metrics = RayMetrics(str(session.run_dir.root), left)
+            metrics = RayMetrics(str(session.output), session.left)
             session.listeners.append(metrics)
             self._roster.admit(session, ended).flush = metrics.flush
 

@@ -4,16 +4,21 @@ runs on.
 
 from __future__ import annotations
 
+import time
+
 from ray.util.metrics import Counter, Gauge
 
-from orchestrator.events import (
-    BatchCommitted,
-    BatchFailed,
-    Event,
-    TileGivenUp,
-    WorkerLost,
-    WorkerStarted,
-)
+from orchestrator.events import Event
+from orchestrator.monitoring.run_summary import RunSummary
+
+_COUNTERS = {
+    "tiles_committed": "Tiles made durable by this driver.",
+    "network_evaluations": "Network evaluations of the committed tiles.",
+    "busy_seconds": "Seconds that workers spent on committed batches.",
+    "tries_failed": "Tries of batches that failed.",
+    "tiles_given_up": "Tiles that failed in their last try.",
+    "workers_lost": "Workers that died or were given up.",
+}
 
 
 class RayMetrics:
@@ -27,49 +32,37 @@ class RayMetrics:
         tag = ("output",)
         self._counters = {
             name: Counter(f"gigarestore_{name}", description, tag)
-            for name, description in (
-                ("tiles_committed", "Tiles made durable by this driver."),
-                ("network_evaluations", "Network evaluations of the committed tiles."),
-                ("busy_seconds", "Seconds that workers spent on committed batches."),
-                ("tries_failed", "Tries of batches that failed."),
-                ("tiles_given_up", "Tiles that failed in their last try."),
-                ("workers_lost", "Workers that died or were given up."),
-            )
+            for name, description in _COUNTERS.items()
         }
         self._left = Gauge("gigarestore_tiles_left", "Tiles that are not committed yet.", tag)
         self._workers = Gauge("gigarestore_workers", "Workers that have joined.", tag)
         for metric in (*self._counters.values(), self._left, self._workers):
             metric.set_default_tags({"output": output})
-        self._tiles_left = left
-        self._joined = set[str]()
-        self._news: dict[str, float] = {}
+        self._summary = RunSummary(tiles=left)
+        self._flushed = dict.fromkeys(_COUNTERS, 0.0)
         self.flush()
 
     def __call__(self, event: Event) -> None:
-        match event:
-            case WorkerStarted(worker=worker):
-                self._joined.add(worker)
-            case WorkerLost(worker=worker):
-                self._add("workers_lost", 1)
-                self._joined.discard(worker)  # not there when it could not start
-            case BatchCommitted(keys=keys, nfe=nfe, seconds=seconds):
-                self._add("tiles_committed", len(keys))
-                self._add("network_evaluations", nfe)
-                self._add("busy_seconds", seconds)
-                self._tiles_left -= len(keys)
-            case BatchFailed():
-                self._add("tries_failed", 1)
-            case TileGivenUp():
-                self._add("tiles_given_up", 1)
+        self._summary.add(event, time.time())
 
     def flush(self) -> None:
         """Tell Ray what has changed."""
-        for name, value in self._news.items():
-            if value > 0:
-                self._counters[name].inc(value)
-        self._news.clear()
-        self._left.set(self._tiles_left)
-        self._workers.set(len(self._joined))
+        totals = _totals(self._summary)
+        for name, total in totals.items():
+            news = total - self._flushed[name]
+            if news > 0:
+                self._counters[name].inc(news)
+        self._flushed = totals
+        self._left.set(self._summary.tiles - self._summary.done)
+        self._workers.set(self._summary.times.present)
 
-    def _add(self, name: str, value: float) -> None:
-        self._news[name] = self._news.get(name, 0.0) + value
+
+def _totals(summary: RunSummary) -> dict[str, float]:
+    return {
+        "tiles_committed": summary.committed,
+        "network_evaluations": summary.nfe,
+        "busy_seconds": summary.times.busy,
+        "tries_failed": summary.failures,
+        "tiles_given_up": len(summary.given_up),
+        "workers_lost": summary.times.losses,
+    }

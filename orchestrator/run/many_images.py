@@ -19,8 +19,8 @@ from kernels.denoisers.info import absolute_ref
 from orchestrator.errors import PlanError, RunError
 from orchestrator.events import Listener
 from orchestrator.job.spec import JobSpec
+from orchestrator.monitoring.history import read_summary
 from orchestrator.run.batch_records import PUBLISHED, ImageRecord, ImageRecords
-from orchestrator.run.history import read_history
 from orchestrator.run.run_queue import Elsewhere, RunQueue, Server
 from orchestrator.run.session import Executor
 from orchestrator.run_folder import RunDir
@@ -28,7 +28,7 @@ from storage.byte_source import redact
 from storage.errors import DamagedError, FormatError, LockedError, SupersededError
 
 if TYPE_CHECKING:
-    from orchestrator.run.lifecycle import Outcome
+    from orchestrator.run.drive import Outcome
 
 # Images that are open at a time: enough to fill a narrow wavefront's pauses, few enough for the
 # driver's memory.
@@ -240,6 +240,5 @@ def _verified(image: Image) -> dict[str, Any]:
 
 def _spent(image: Image) -> dict[str, Any]:
     """Return what all attempts on an image took."""
-    history = read_history(RunDir(image.root).events)
-    busy = sum(worker.busy for worker in history.workers.values())
-    return {"nfe": history.nfe, "busy_seconds": round(busy, 3)}
+    summary = read_summary(RunDir(image.root).events)
+    return {"nfe": summary.nfe, "busy_seconds": round(summary.times.busy, 3)}

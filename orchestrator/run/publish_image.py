@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from orchestrator.job.plan import Plan
 from orchestrator.measurement.nodata import carry_nodata, keeps_nodata
 from orchestrator.run.domain_check import read_domain
-from orchestrator.run.tile_records import substituted_keys
 from orchestrator.run_folder import RunDir
+from orchestrator.tile_records import substituted_keys
 from orchestrator.tiling.hierarchy import FACTOR
 from orchestrator.tiling.superblocks import SIDE, SuperBlocks
 from orchestrator.worker.level_cells import LevelCells

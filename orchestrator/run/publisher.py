@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 
 
 class Publisher:
-    """The outlet of a session. Use it as a context manager: leaving it ends what runs beside the
+    """The sink of a session. Use it as a context manager: leaving it ends what runs beside the
     driver.
     """
 
@@ -71,12 +71,12 @@ class Publisher:
         writer = publish.begin(run, plan)
         blocks = publish.super_blocks(plan)
         there = [place for place in writer.levels[0].places() if writer.has(0, *place)]
-        self._outflow = CellLifetime(blocks, frontier, there, reclaim=reclaim)
+        self._lifetime = CellLifetime(blocks, frontier, there, reclaim=reclaim)
         self._cells = [LevelCells.open(run, level) for level in plan.levels]
         self._helper = _Helper(run, plan) if beside else None
         self._thread = ThreadPoolExecutor(1) if beside else None
         self._waiting: dict[Future[None], Block] = {}
-        ready, free = self._outflow.resumed()
+        ready, free = self._lifetime.resumed()
         self._delete(free)
         self._publish(ready)
 
@@ -93,7 +93,7 @@ class Publisher:
         """Publish what these tiles complete and delete what only they still read; see
         `PublishSink.committed`.
         """
-        ready, free = self._outflow.committed(keys)
+        ready, free = self._lifetime.committed(keys)
         if ready or free:
             self._fence()
         self._delete(free)
@@ -102,7 +102,7 @@ class Publisher:
 
     def finish(self) -> None:
         """Publish what is left and make the image appear; all tiles are committed."""
-        self._publish(self._outflow.left())
+        self._publish(self._lifetime.left())
         self._collect(0)
         self._fence()
         _resumable(lambda: publish.finish(self._run, self._plan))
@@ -110,10 +110,8 @@ class Publisher:
     def _publish(self, blocks: Iterable[Block]) -> None:
         for block in blocks:
             if self._thread is None or self._helper is None:
-                self._unless_superseded(
-                    lambda block=block: _publish_block(self._run, self._plan, block)
-                )  # type: ignore[misc]
-                self._delete(self._outflow.published(block))
+                self._unless_superseded(partial(_publish_block, self._run, self._plan, block))
+                self._delete(self._lifetime.published(block))
             else:
                 self._waiting[self._thread.submit(self._helper.publish, block)] = block
 
@@ -122,7 +120,7 @@ class Publisher:
         for future in list(self._waiting):  # in the order in which they were asked for
             if future.done() or len(self._waiting) > most:
                 self._unless_superseded(future.result)
-                self._delete(self._outflow.published(self._waiting.pop(future)))
+                self._delete(self._lifetime.published(self._waiting.pop(future)))
 
     def _unless_superseded(self, act: Callable[[], None]) -> None:
         """Do something; what goes wrong because a later attempt has cleared the working arrays away

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from orchestrator.errors import RunError, TileError
@@ -20,10 +21,10 @@ from orchestrator.events import (
 )
 from orchestrator.job.plan import Plan
 from orchestrator.retry import patiently
-from orchestrator.run.tile_records import tile_record
 from orchestrator.run_folder import RunDir
 from orchestrator.scheduling.frontier import Frontier
 from orchestrator.scheduling.remaining_path import RemainingPath
+from orchestrator.tile_records import tile_record
 from orchestrator.tiling.grid import TileKey
 from orchestrator.worker.batch_report import Report
 from storage.run_store.journal import Journal
@@ -39,6 +40,19 @@ class PublishSink(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartOfRun:
+    """Where a session's tiles stand in a run that has regions too."""
+
+    output: Path | None = None
+    """The run's folder; None: the session's own."""
+    region: int | None = None
+    tiles_after: int = 0
+    """Tiles of the run that are restored when these are."""
+    path_after: int = 0
+    """Length of the chain of those."""
+
+
 @dataclass(slots=True)
 class Session:
     """The state that an executor works on; its methods are the only way tiles change state."""
@@ -48,7 +62,7 @@ class Session:
     frontier: Frontier
     journal: Journal
     listeners: list[Listener] = field(default_factory=list)
-    outlet: PublishSink | None = None
+    sink: PublishSink | None = None
     """Publishes what is complete while the run goes on."""
     filled: int = 0
     """Tiles of this attempt that needed no network."""
@@ -56,6 +70,7 @@ class Session:
     """Raises SupersededError when a later attempt has taken the run over
     (storage.run_store.fencing).
     """
+    place: PartOfRun = field(default_factory=PartOfRun)
     _reopen: bool = False
     _trouble: list[str] = field(default_factory=list)
     path: RemainingPath = field(init=False)
@@ -128,7 +143,7 @@ class Session:
             self.frontier.committed(report.keys)
 
     def announce(self, reports: Sequence[tuple[str, Report]]) -> None:
-        """Tell listeners and outlet of batches that were released: nobody has to wait for this to
+        """Tell listeners and sink of batches that were released: nobody has to wait for this to
         be dispatched.
         """
         for worker, report in reports:
@@ -141,18 +156,19 @@ class Session:
                     seconds=report.seconds,
                     nfe=report.nfe,
                     filled=report.filled,
-                    path=self.path.length,
+                    path=self.path.length + self.place.path_after,
                     ended=round(report.ended, 3),
+                    region=self.place.region,
                 )
             )
             if report.trouble:
                 self.emit(StoreTrouble(worker=worker, cause=report.trouble))
             for key in report.keys if report.substituted else ():
-                self.emit(TileSubstituted(worker=worker, key=key))
+                self.emit(TileSubstituted(worker=worker, key=key, region=self.place.region))
         while self._trouble:
             self.emit(StoreTrouble(worker="driver", cause=self._trouble.pop(0)))
-        if self.outlet is not None:
-            self.outlet.committed([key for _, report in reports for key in report.keys])
+        if self.sink is not None:
+            self.sink.committed([key for _, report in reports for key in report.keys])
 
     def failed(self, worker: str, keys: Sequence[TileKey], cause: str) -> bool:
         """Record a failed try; the frontier decides who tries again and who is given up. True when
@@ -161,10 +177,10 @@ class Session:
         Raises SupersededError when another attempt has taken over: failures are then its doing.
         """
         self.check_attempt()
-        self.emit(BatchFailed(worker=worker, keys=tuple(keys), cause=cause))
+        self.emit(self._failure(worker, keys, cause))
         given_up = self.frontier.failed(keys, cause)
         for key in given_up:
-            self.emit(TileGivenUp(key=key, cause=cause))
+            self.emit(TileGivenUp(key=key, cause=cause, region=self.place.region))
         return bool(given_up) or any(map(self.frontier.to_fill, keys))
 
     def returned(self, worker: str, keys: Sequence[TileKey], cause: str) -> None:
@@ -173,8 +189,22 @@ class Session:
         Raises SupersededError when another attempt has taken over.
         """
         self.check_attempt()
-        self.emit(BatchFailed(worker=worker, keys=tuple(keys), cause=cause))
+        self.emit(self._failure(worker, keys, cause))
         self.frontier.returned(keys)
+
+    def _failure(self, worker: str, keys: Sequence[TileKey], cause: str) -> BatchFailed:
+        region = self.place.region
+        return BatchFailed(worker=worker, keys=tuple(keys), cause=cause, region=region)
+
+    @property
+    def output(self) -> Path:
+        """The folder of the run that the session's tiles belong to."""
+        return self.place.output or self.run_dir.root
+
+    @property
+    def left(self) -> int:
+        """Tiles of the run that are not committed yet."""
+        return self.frontier.total - self.frontier.done + self.place.tiles_after
 
     def check_finished(self) -> None:
         """Raise the error of tiles that were given up, or RunError when tiles are left for another

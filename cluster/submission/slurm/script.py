@@ -73,7 +73,9 @@ TASK = f"""\
 job=${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID handle=slurm:$SLURM_ARRAY_JOB_ID
 share=$run/{SHARE}$SLURM_ARRAY_TASK_ID
 """
-COUNT = """grep -ac '^T ' "$output/.gigarestore/journal" 2>/dev/null"""
+# What says how many tiles were committed so far, of a batch and of a run.
+COUNT_BATCH = "cluster.batches.batch_status"
+COUNT_RUN = "orchestrator.monitoring.tile_counts"
 
 
 def render(submission: Submission) -> str:
@@ -85,6 +87,7 @@ def render(submission: Submission) -> str:
         exports["PYTHONPATH"] = submission.code
     python = common.python or this_python()
     driver = submission.driver(python=python)
+    count = COUNT_BATCH if submission.is_batch else COUNT_RUN
     launcher = [python, "-u", "-m", "cluster.on_node.slurm_launcher"]
     body = BODY.format(
         run=shlex.quote(submission.folder),
@@ -92,9 +95,7 @@ def render(submission: Submission) -> str:
         restarts=common.restarts,
         exports="".join(f"export {name}={shlex.quote(value)}\n" for name, value in exports.items()),
         names=ALONE if submission.shares is None else TASK,
-        count=f'{quoted([python, "-m", "cluster.batches.batch_status"])} "$output"'
-        if submission.is_batch
-        else COUNT,
+        count=f'{quoted([python, "-m", count])} "$output"',
         step=quoted(_step_options(submission)),
         setup="".join(f"{line}\n" for line in common.setup),
         launcher=quoted(launcher),

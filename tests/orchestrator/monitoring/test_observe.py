@@ -13,17 +13,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.event_log import EventLog, read_events
 from orchestrator.events import (
     BatchCommitted,
-    EventLog,
+    RegionFinished,
     RunFinished,
     RunStarted,
     WorkerLost,
     WorkerStarted,
 )
-from orchestrator.monitoring.run_progress import read_status
+from orchestrator.monitoring.history import COLUMNS, read_history, read_summary
+from orchestrator.monitoring.run_status import read_status
+from orchestrator.monitoring.run_summary import RunSummary
 from orchestrator.monitoring.throughput import RECENT, Throughput
-from orchestrator.run.history import COLUMNS, read_history
 from orchestrator.run_folder import RunDir
 from orchestrator.scheduling.frontier import Frontier
 from orchestrator.scheduling.remaining_path import RemainingPath
@@ -127,18 +129,14 @@ def test_a_history_sums_what_workers_did_and_ignores_the_line_that_a_dying_drive
     )
     with path.open("a") as file:
         file.write('{"time": 1, "event": "BatchComm')
-    found = read_history(path)
-    assert (found.attempts, found.done, found.nfe, found.filled, found.outcome) == (
-        2,
-        3,
-        11,
-        1,
-        "interrupted",
-    )
-    assert found.workers["a"].lost is not None
-    assert found.workers["b"].lost is None
-    assert set(found.workers) == {"a", "b"}
-    assert [text for _, text in found.notes] == [
+    summary = read_summary(path)
+    assert (summary.attempts, summary.done, summary.committed) == (2, 3, 3)
+    assert (summary.nfe, summary.filled, summary.outcome) == (11, 1, "interrupted")
+    workers = summary.times.workers
+    assert workers["a"].left is not None
+    assert workers["b"].left is None
+    assert set(workers) == {"a", "b"}
+    assert [text for _, text in summary.notes] == [
         "worker a lost: killed",
         "worker starting lost: did not start",
     ]
@@ -161,13 +159,14 @@ def test_busy_time_is_spread_over_the_columns_in_which_it_was_spent(tmp_path):
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = read_history(path)
     worker = found.workers["w"]
-    assert found.seconds == 100.0
+    columns = found.columns["w"]
+    assert found.summary.seconds == 100.0
     assert worker.busy == pytest.approx(55.0)
     assert found.utilisation(worker) == pytest.approx(0.55)
-    assert sum(column[0] for column in worker.columns.values()) == pytest.approx(45.0)
-    assert sum(column[1] for column in worker.columns.values()) == pytest.approx(10.0)
-    assert max(worker.columns) <= COLUMNS
-    assert all(sum(column) <= found.column * 1.001 for column in worker.columns.values())
+    assert sum(column.fine for column in columns.values()) == pytest.approx(45.0)
+    assert sum(column.coarse for column in columns.values()) == pytest.approx(10.0)
+    assert max(columns) <= COLUMNS
+    assert all(column.fine + column.coarse <= found.column * 1.001 for column in columns.values())
 
 
 def test_a_batch_was_worked_on_until_it_ended_not_until_its_record_was_written(tmp_path):
@@ -175,10 +174,10 @@ def test_a_batch_was_worked_on_until_it_ended_not_until_its_record_was_written(t
     batch = BatchCommitted(worker="w", keys=((0, 0, 0),), seconds=20.0, nfe=1, ended=now - 30.0)
     path = written(tmp_path / "events.jsonl", [RunStarted(tiles=1, done=0, executor="ray"), batch])
     found = read_history(path)
-    assert found.seconds == pytest.approx(50.0, abs=5.0)
-    worked = found.workers["w"].columns
+    assert found.summary.seconds == pytest.approx(50.0, abs=5.0)
+    worked = found.columns["w"]
     assert max(worked) <= 0.5 * COLUMNS
-    assert sum(sum(column) for column in worked.values()) == pytest.approx(20.0)
+    assert sum(column.fine for column in worked.values()) == pytest.approx(20.0)
 
 
 def test_a_worker_that_is_lost_is_not_counted_again_when_its_last_batch_becomes_durable(
@@ -211,6 +210,56 @@ def test_status_and_report_tell_of_a_finished_run(small, job, serially, tmp_path
     drawn = ElementTree.fromstring(picture.read_text())
     assert len(list(drawn.iter("{http://www.w3.org/2000/svg}polyline"))) == 1
     assert "timeline: " in cli("report", tmp_path / "out").out
+
+
+def test_all_views_of_a_run_count_the_same_tiles(small, job, serially, tmp_path):
+    """What listeners sum while it runs, what the log says and what the journal says agree."""
+    heard = RunSummary()
+    views = []
+
+    def listen(event):
+        heard.add(event, time.time())
+        if isinstance(event, BatchCommitted):
+            views.append((heard.done, read_summary(RunDir(tmp_path / "out").events).done))
+
+    serially(job(small, tmp_path / "out", sampling={"intent": "faithful", "steps": 1}), [listen])
+    assert [live for live, _ in views] == [logged for _, logged in views]
+    status = read_status(tmp_path / "out")
+    assert (status["done"], status["tiles"]) == (heard.done, heard.tiles)
+    assert heard.outcome == "published"
+
+
+def test_logs_of_older_versions_are_read(tmp_path):
+    lines = [
+        {"time": 5.0, "event": "RunStarted", "tiles": 3, "done": 1, "executor": "ray"},
+        {"time": 6.0, "event": "SomethingElse", "about": "nobody knows"},
+        {"time": 9.0, "event": "BatchCommitted", "worker": "w", "keys": [[0, 0, 0]], "seconds": 1.0}
+        | {"nfe": 2},
+        {"time": 9.5, "event": "BatchFailed", "worker": "w", "keys": [[0, 0, 1]], "cause": "odd"},
+    ]
+    path = tmp_path / "events.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    logged = list(read_events(path))
+    assert logged[1].event == BatchCommitted(
+        worker="w", keys=((0, 0, 0),), seconds=1.0, nfe=2, ended=9.0
+    )
+    summary = read_summary(path)
+    assert (summary.done, summary.tiles, summary.failures, summary.last_failure) == (2, 3, 1, "odd")
+
+
+def test_workers_of_a_region_have_left_when_it_is_finished():
+    summary = RunSummary()
+    summary.add(RunStarted(tiles=4, done=0), 0.0)
+    for name in "ab":
+        summary.add(WorkerStarted(worker=name, device="cpu"), 1.0)
+    summary.add(
+        BatchCommitted(worker="a", keys=((0, 0, 0),), seconds=1.0, nfe=1, region=0, ended=2.0), 2.0
+    )
+    assert summary.times.present == 2
+    summary.add(RegionFinished(region=0), 3.0)
+    assert summary.times.present == 0
+    summary.add(WorkerStarted(worker="a", device="cpu"), 4.0)
+    assert (summary.times.present, summary.done) == (1, 1)
 
 
 def test_a_report_of_nothing_is_refused(tmp_path, cli):

@@ -18,7 +18,7 @@ from orchestrator.job.spec import JobSpec
 from orchestrator.planning.flat_tiles import count_filled
 from orchestrator.planning.resolve import plan_job
 from orchestrator.run import lifecycle as run
-from orchestrator.run.lifecycle import Outcome
+from orchestrator.run.drive import Outcome
 from orchestrator.run.serial_executor import SerialExecutor
 from orchestrator.run.verify import verify_run
 from storage.box import Box

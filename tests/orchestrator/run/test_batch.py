@@ -12,12 +12,18 @@ import uuid
 
 import pytest
 
-from orchestrator.events import BatchCommitted, WorkerLost, WorkerStarted
+from orchestrator.event_log import read_events
+from orchestrator.events import (
+    BatchCommitted,
+    RunFinished,
+    RunStarted,
+    WorkerLost,
+    WorkerStarted,
+)
 from orchestrator.ray_backend.actors import RayWorker, WorkerKind
 from orchestrator.ray_backend.executor import RayExecutor
 from orchestrator.ray_backend.run_registry import ALONE
 from orchestrator.run.batch_records import ImageRecords
-from orchestrator.run.history import read_events
 from orchestrator.run.many_images import Image, ImageBatch
 from orchestrator.run_folder import RunDir
 from storage.run_store.fencing import Attempt
@@ -76,16 +82,11 @@ def spans(out, names):
     """Return when each image's run began and ended, and the workers that committed tiles of it."""
     found = []
     for name in names:
-        events = list(read_events(RunDir(out / f"{name}.zarr").events))
-        began = next(event["time"] for event in events if event["event"] == "RunStarted")
-        ended = next(event["time"] for event in events if event["event"] == "RunFinished")
-        found.append(
-            (
-                began,
-                ended,
-                {event["worker"] for event in events if event["event"] == "BatchCommitted"},
-            )
-        )
+        logged = list(read_events(RunDir(out / f"{name}.zarr").events))
+        began = next(time for time, event in logged if isinstance(event, RunStarted))
+        ended = next(time for time, event in logged if isinstance(event, RunFinished))
+        workers = {event.worker for _, event in logged if isinstance(event, BatchCommitted)}
+        found.append((began, ended, workers))
     return found
 
 

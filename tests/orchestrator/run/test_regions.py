@@ -4,7 +4,10 @@ restored around it.
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import time
+from itertools import pairwise
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -16,7 +19,12 @@ from numpy.typing import NDArray
 
 from cluster.options.parsers import parse_regions
 from orchestrator.errors import PlanError, RunError
+from orchestrator.event_log import read_events
+from orchestrator.events import BatchCommitted, Event
 from orchestrator.job.spec import JobSpec
+from orchestrator.monitoring.run_status import read_status
+from orchestrator.monitoring.run_summary import RunSummary
+from orchestrator.monitoring.tile_counts import committed_records, tiles_of
 from orchestrator.planning.fingerprint import fingerprint
 from orchestrator.planning.flat_tiles import count_filled
 from orchestrator.planning.resolve import load_plan, plan_job
@@ -27,6 +35,7 @@ from orchestrator.run.verify import verify_run
 from orchestrator.run_folder import RunDir
 from storage.box import Box
 from storage.readers.reader_registry import open_image
+from tests.places import ROOT
 
 MODELS = """
     import torch
@@ -121,7 +130,9 @@ def test_tiles_wholly_inside_a_region_need_no_network(tmp_path: Path) -> None:
     source = write(tmp_path / "in.png", photo())
     spec = job(source, tmp_path / "out.zarr", (0, 0, 96, 128))
     done = run.start(spec, SerialExecutor())
-    assert done.filled == done.tiles == count_filled(done.plan)
+    image = sum(level.grid.count for level in done.plan.levels)
+    assert done.filled == image == count_filled(done.plan)
+    assert done.tiles == tiles_of(done.plan) > image
     assert sys.modules["region_models"].rest.calls == 0
 
 
@@ -178,6 +189,52 @@ def test_edges_move_outward_to_the_lattice_and_the_job_keeps_what_was_chosen(
     assert plan.spec.regions[0].tiling is not None
     again = plan_job(plan.spec)
     assert fingerprint(again) == fingerprint(plan)
+
+
+def test_a_regions_tiles_count_wherever_tiles_are_counted(tmp_path: Path) -> None:
+    """Status, events, the requeue rule and the outcome see the region and the image as one run."""
+    source = write(tmp_path / "in.png", photo())
+    out = RunDir(tmp_path / "out.zarr")
+    heard = RunSummary()
+    seen: list[tuple[int, int, int, int]] = []
+
+    def listen(event: Event) -> None:
+        heard.add(event, time.time())
+        if isinstance(event, BatchCommitted):
+            status = read_status(out.root)
+            seen.append((heard.done, status["done"], committed_records(out), status["tiles"]))
+
+    done = run.start(job(source, out.root), SerialExecutor(), [listen])
+    region = sum(level.grid.count for level in done.plan.regions[0].plan.levels)
+    total = region + sum(level.grid.count for level in done.plan.levels)
+    assert [live for live, *_ in seen] == list(range(1, total + 1))
+    assert {(status, records) for _, status, records, _ in seen} == {
+        (count, count) for count in range(1, total + 1)
+    }
+    assert {tiles for *_, tiles in seen} == {total}
+    assert done.tiles == heard.tiles == heard.done == total
+    status = read_status(out.root)
+    assert (status["state"], status["done"], status["tiles"]) == ("published", total, total)
+    assert [line.get("region") for line in status["levels"]] == [0, None]
+    logged = [event for _, event in read_events(out.events) if isinstance(event, BatchCommitted)]
+    assert [event.region for event in logged] == [0] * region + [None] * (total - region)
+    assert all(before.path >= after.path for before, after in pairwise(logged))
+
+
+def test_a_script_is_told_how_many_tiles_of_image_and_regions_are_committed(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.png", photo())
+    out = tmp_path / "out.zarr"
+    command = [sys.executable, "-m", "orchestrator.monitoring.tile_counts", str(out)]
+
+    def committed() -> int:
+        said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        return int(said.stdout)
+
+    assert committed() == 0
+    with pytest.raises(RunError, match="stopped"):
+        run.start(job(source, out), Interrupted())
+    region = load_plan(RunDir(out)).regions[0]
+    assert committed() == sum(level.grid.count for level in region.plan.levels) > 0
 
 
 class Interrupted(SerialExecutor):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from orchestrator.events import BatchFailed, EventLog
+from orchestrator.event_log import EventLog
+from orchestrator.events import BatchFailed
 from storage.box import Box
 from storage.byte_source import ByteSource, located, redact
 from storage.errors import FormatError
