@@ -32,13 +32,13 @@ def check_cluster(
     """
     if address is None and not every_node:
         return {}
-    from orchestrator.ray_backend.connection import knock
+    from orchestrator.ray_backend.connection import check_reachable
     from orchestrator.ray_backend.node_inventory import ask_nodes
 
     where = address or "auto"
     command = ["cluster", "doctor", *([] if store is None else [str(store.absolute())]), "--json"]
     try:
-        knock(where)
+        check_reachable(where)
         answers = ask_nodes(where, command if every_node else None, ANSWER_SECONDS)
     except (PlanError, RunError) as err:
         return {"cluster": [Check("fail", "Ray", str(err))]}

@@ -22,7 +22,7 @@ from orchestrator.shutdown import Stop
 # Nothing but keys and reports is stored, bytes.
 OBJECT_STORE_BYTES = 100_000_000
 # How long a cluster's head may take to accept a connection, seconds.
-KNOCK_SECONDS = 10.0
+CONNECT_SECONDS = 10.0
 # How often the cluster is asked what it has, and how long its head may stay silent; Ray itself
 # would end this process after 60 s, without a word of how to go on.
 POLL_SECONDS = 2.0
@@ -176,7 +176,7 @@ class _Keeper:
             ) from None
 
     def _token_hint(self) -> str:
-        """Return what else to check where something listens (`knock`) that Ray cannot talk to; Ray
+        """Return what else to check where something listens (`check_reachable`) that Ray cannot talk to; Ray
         does not say why.
         """
         if self._address is None or not isinstance(self._error, ConnectionError):
@@ -213,13 +213,13 @@ class _Keeper:
         }
 
 
-def knock(address: str) -> None:
+def check_reachable(address: str) -> None:
     """Raise PlanError when nothing listens at HOST:PORT; Ray itself would try for five minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not (host and port.isdigit()):
         return  # "auto", or something that Ray itself refuses at once
     try:
-        socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
     except (OSError, OverflowError) as err:
         raise PlanError(
             f"no Ray cluster answers at {address} ({err}); check --address, or leave it out"

@@ -74,9 +74,9 @@ class EventQueue:
     """Collect what happens on other threads for the one that acts on it."""
 
     def __init__(self) -> None:
-        self._letters: SimpleQueue[DriverEvent] = SimpleQueue()
+        self._events: SimpleQueue[DriverEvent] = SimpleQueue()
         self._quiet: deque[DriverEvent] = deque()
-        """Letters that have woken nobody."""
+        """Events that have woken nobody."""
         self._expected: dict[Any, None] = {}
         """Remote calls whose result nobody has been asked to bring."""
 
@@ -84,46 +84,44 @@ class EventQueue:
         """Have a remote call's result here when it is there."""
         self._expected[ref] = None
 
-    def put(self, letter: DriverEvent) -> None:
-        """Put a letter, and wake who waits for one."""
-        self._letters.put(letter)
+    def put(self, event: DriverEvent) -> None:
+        """Put an event, and wake who waits for one."""
+        self._events.put(event)
 
-    def put_quietly(self, letter: DriverEvent) -> None:
-        """Put a letter that is found by who looks: for another reason, or because waiting has taken
-        too long.
-        """
-        self._quiet.append(letter)
+    def put_quietly(self, event: DriverEvent) -> None:
+        """Put an event that wakes nobody: `take` and `look` return it with whatever they return."""
+        self._quiet.append(event)
 
     def take(self, timeout: float) -> list[DriverEvent]:
-        """Return all letters that have come; when there is none, wait for one, at most `timeout`
+        """Return all events that have come; when there is none, wait for one, at most `timeout`
         seconds.
         """
         for ref in self._expected:
             self._have_brought(ref)
         self._expected.clear()
-        if found := self.look():
-            return found
+        events = self.look()
+        if events:
+            return events
         with suppress(Empty):
-            found.append(self._letters.get(timeout=timeout))
-        return found + self.look()
+            events.append(self._events.get(timeout=timeout))
+        return events + self.look()
 
     def look(self, answers: Answers = lambda _: ()) -> list[DriverEvent]:
         """Return what has come by now; what `answers` tells need not be brought, so that nothing
         wakes this process.
         """
-        found: list[DriverEvent] = []
-        with suppress(
-            Empty
-        ):  # first: they answer older calls than those that nobody has been asked to bring
+        events: list[DriverEvent] = []
+        # First: they answer older calls than those that nobody has been asked to bring.
+        with suppress(Empty):
             while True:
-                found.append(self._letters.get_nowait())
+                events.append(self._events.get_nowait())
         for ref, answer in answers(self._expected):
             del self._expected[ref]
-            found.append(Result(ref, answer))
+            events.append(Result(ref, answer))
         with suppress(IndexError):
             while True:
-                found.append(self._quiet.popleft())
-        return found
+                events.append(self._quiet.popleft())
+        return events
 
     def _have_brought(self, ref: Any) -> None:
         def arrived(answer: Future[Any]) -> None:
@@ -140,9 +138,9 @@ class Recorder:
     may build on it.
     """
 
-    def __init__(self, record: Callable[[Reports], None], mailbox: EventQueue) -> None:
+    def __init__(self, record: Callable[[Reports], None], queue: EventQueue) -> None:
         self._record = record
-        self._mailbox = mailbox
+        self._queue = queue
         self._reports: SimpleQueue[Reports | None] = SimpleQueue()
         self._urgent = threading.Event()
         self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
@@ -155,14 +153,14 @@ class Recorder:
         self._reports.put(reports)
 
     def close(self, seconds: float | None = None) -> None:
-        """Return when everything put has its letter, or after so many seconds: the store may not
+        """Return when everything put has its event, or after so many seconds: the store may not
         answer.
         """
         self.abandon()
         self._thread.join(seconds)
 
     def abandon(self) -> None:
-        """End when everything put has its letter, and do not wait for that."""
+        """End when everything put has its event, and do not wait for that."""
         self._reports.put(None)
         self.hurry()
 
@@ -189,8 +187,8 @@ class Recorder:
                     self._record(reports)
             except Exception as err:  # the disk's refusal: the driver's thread raises it
                 failure = err
-            self._mailbox.put_quietly(JournalSynced(self, reports, failure))
+            self._queue.put_quietly(JournalSynced(self, reports, failure))
             if self._urgent.is_set() or failure is not None:
-                self._mailbox.put(Wakeup())
+                self._queue.put(Wakeup())
             if last:
                 return

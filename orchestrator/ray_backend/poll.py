@@ -12,7 +12,7 @@ import ray
 from ray.exceptions import RayError
 
 
-def answers(refs: Collection[Any]) -> list[tuple[Any, Future[Any]]]:
+def poll_results(refs: Collection[Any]) -> list[tuple[Any, Future[Any]]]:
     """Return those of some remote calls that have ended, each with its result or error; waits for
     none.
     """

@@ -1,10 +1,8 @@
-"""RunRegistry: the runs that an executor serves, in which order, and which of its workers are ready
-for which of them.
+"""RunRegistry: the runs that an executor serves, and the workers that get ready for them, for one
+run after another.
 
-Every worker is asked to open every run, one after another, and takes tiles of those that it has
-opened: when it dies, the run that it was getting ready for is known. When it had tiles of another
-run as well, either may have been the cause: the run is a suspect, and what follows is tried on a
-worker that has nothing else to do. What goes wrong with a run ends that run alone.
+What goes wrong with a run ends that run. A worker that dies as it opens a run may have died of that
+or of tiles of other runs: orchestrator.scheduling.opening_trials finds out which.
 """
 
 from __future__ import annotations
@@ -13,6 +11,7 @@ import contextlib
 import time
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.errors import RunError
@@ -22,10 +21,21 @@ from orchestrator.ray_backend.run_state import RunState
 from orchestrator.run.run_queue import RunQueue, again
 from orchestrator.run.session import Session
 from orchestrator.scheduling.deadlines import FIRST_SECONDS
+from orchestrator.scheduling.opening_trials import OpeningTrials, Standing
 
-# Workers that may die of a run that is opened with nothing beside it, one after another: by then it
-# is the run. With those that died of it together before they are fewer than the pool endures.
-ALONE = 2
+
+@dataclass(slots=True)
+class Opening:
+    """A worker that gets ready for a run."""
+
+    run: RunState
+    worker: Any
+    since: float
+    """By the monotonic clock, s."""
+
+    def late(self, now: float) -> bool:
+        """Tell whether it takes longer than a run's first batch may."""
+        return now - self.since > FIRST_SECONDS + self.run.deadlines.slack
 
 
 class RunRegistry:
@@ -33,162 +43,146 @@ class RunRegistry:
     orchestrator.ray_backend.actor_pool.Member.
     """
 
-    def __init__(self, mailbox: EventQueue) -> None:
-        self.lanes: list[RunState] = []
-        self.opening: dict[Any, tuple[RunState, Any]] = {}
-        """What tells that a worker is ready for a run."""
-        self._asked: dict[Any, float] = {}  # when, by the monotonic clock
-        self._mailbox = mailbox
+    def __init__(self, queue: EventQueue) -> None:
+        self.runs: list[RunState] = []
+        self.opening: dict[Any, Opening] = {}
+        """By the reference that tells that a worker is ready."""
+        self._queue = queue
         self._workers: dict[Any, None] = {}
-        # The suspect that is opened next, and the worker that is to be idle.
-        self._trial: tuple[RunState, Any] | None = None
+        self._trials: OpeningTrials[RunState, Any] = OpeningTrials()
         self._numbers = 0
-        self._arrivals = RunQueue()
+        self._run_queue = RunQueue()
 
     def admit(self, session: Session, ended: Future[None]) -> RunState:
         """Serve one more run; `ended` is told when it is through, or what went wrong."""
         self._numbers += 1
-        lane = RunState(self._numbers, session, ended, self._mailbox)
-        self.lanes.append(lane)
+        run = RunState(self._numbers, session, ended, self._queue)
+        self.runs.append(run)
         for worker in self._workers:
-            self._ask(worker)
-        return lane
+            self._open_next(worker)
+        return run
 
     def join(self, worker: Any) -> None:
         """Have one more worker get ready for all runs."""
         self._workers[worker] = None
-        self._ask(worker)
+        self._open_next(worker)
 
     def leave(self, worker: Any) -> None:
         """Forget a worker that is lost."""
         self._workers.pop(worker, None)
-        self._tried(worker)
-        for ref in [ref for ref, (_, other) in self.opening.items() if other is worker]:
-            del self.opening[ref], self._asked[ref]
-        for lane in self.lanes:
-            lane.opened.discard(worker)
+        self._trials.released(worker)
+        for ref in [ref for ref, opening in self.opening.items() if opening.worker is worker]:
+            del self.opening[ref]
+        for run in self.runs:
+            run.opened.discard(worker)
 
     def opened(self, ref: Any) -> None:
         """Count on a worker for a run that it is ready for."""
-        lane, worker = self._answered(ref)
-        waiting = self._workers if lane.suspect else (worker,)
-        lane.suspect = False
-        if lane.over:
-            worker.handle.close.remote(lane.number)
+        opening = self.opening.pop(ref)
+        run = opening.run
+        worker = opening.worker
+        cleared = self._trials.ready(run)
+        self._trials.released(worker)
+        if run.over:
+            worker.handle.close.remote(run.number)
         else:
-            lane.opened.add(worker)
-            lane.session.emit(WorkerStarted(worker=worker.name, **worker.traits))
-        for other in waiting:
-            self._ask(other)
+            run.opened.add(worker)
+            run.session.emit(WorkerStarted(worker=worker.name, **worker.traits))
+        for other in list(self._workers) if cleared else [worker]:
+            self._open_next(other)
 
     def refused(self, ref: Any, cause: str, *, more: bool) -> None:
         """Note that a worker cannot take a run; when none can, and no `more` are to come, it ends."""
-        lane, worker = self._answered(ref)
-        if not lane.over:
-            lane.refused[worker] = cause
+        opening = self.opening.pop(ref)
+        self._trials.released(opening.worker)
+        if not opening.run.over:
+            opening.run.refused[opening.worker] = cause
             self.check_takers(more=more)
-        self._ask(worker)
+        self._open_next(opening.worker)
 
     def check_takers(self, *, more: bool) -> None:
         """End the runs that a worker has refused and that nobody takes, unless `more` workers are
         to come.
         """
-        for lane in [] if more else list(self.lanes):
-            if (
-                lane.refused
-                and not lane.opened
-                and all(worker in lane.refused for worker in self._workers)
-            ):
-                with self.concerning(lane):
-                    cause = list(lane.refused.values())[-1]
+        if more:
+            return
+        for run in list(self.runs):
+            nobody = not run.opened and all(worker in run.refused for worker in self._workers)
+            if run.refused and nobody:
+                with self.concerning(run):
+                    cause = list(run.refused.values())[-1]
                     raise RunError(f"no worker could get ready for this run: {cause}")
 
     def late(self, now: float) -> list[Any]:
         """Return the workers that have been getting ready for a run for longer than a run's first
         batch may take.
         """
-        asked = ((*self.opening[ref], since) for ref, since in self._asked.items())
-        return list(
-            {
-                worker: None
-                for lane, worker, since in asked
-                if now - since > FIRST_SECONDS + lane.deadlines.slack
-            }
-        )
+        late = [opening.worker for opening in self.opening.values() if opening.late(now)]
+        return list(dict.fromkeys(late))
 
     def credit(self, seconds: float) -> None:
         """Give everybody the time that this process stood still."""
-        for ref in self._asked:
-            self._asked[ref] += seconds
+        for opening in self.opening.values():
+            opening.since += seconds
 
     def blame(self, worker: Any, cause: str, most: int, *, beside: bool) -> bool:
         """Count a death at the run that the worker was getting ready for; True when that ends the
         run, for good.
 
-        It ends when nobody is ready for it and more than `most` have died of it, or than ALONE of
-        them when it is tried alone. beside: the worker had tiles of other runs, which proves
-        nothing: the next to open this run will have none, so that its death counts.
+        A run that some worker is ready for is to blame for nothing. most: workers that may die of
+        it. beside: the worker had tiles of other runs, which may have been the cause.
         """
-        lane = next((lane for lane, other in self.opening.values() if other is worker), None)
-        if lane is None or lane.over or lane.opened:
+        run = next((o.run for o in self.opening.values() if o.worker is worker), None)
+        if run is None or run.over or run.opened:
             return False
-        alone = self._trial == (lane, worker)
-        if beside and not alone:
-            lane.suspect = True
-            return False
-        lane.deaths += 1
-        if lane.deaths > (min(most, ALONE) if alone else most):
-            with self.concerning(lane):
+        if self._trials.died(run, worker, most, beside=beside):
+            deaths = self._trials.deaths(run)
+            with self.concerning(run):
                 raise RunError(
-                    f"workers died {lane.deaths} times as they got ready for this run; the last: {cause}"
+                    f"workers died {deaths} times as they got ready for this run; the last: {cause}"
                 )
-        return lane.over
+        return run.over
 
     def apart(self) -> Collection[Any]:
         """Return the workers that are to get no tiles now, because what they open, or are to, is a
         suspect.
         """
-        if not any(lane.suspect for lane in self.lanes):
+        if not self._trials.any_suspects:
             return ()
-        found = {worker for lane, worker in self.opening.values() if lane.suspect}
-        return found if self._trial is None else found | {self._trial[1]}
+        workers = {o.worker for o in self.opening.values() if not self._trusted(o.run)}
+        if self._trials.trial is not None:
+            workers.add(self._trials.trial.worker)
+        return workers
 
     def try_suspect(self, is_busy: Callable[[Any], bool]) -> None:
         """Have a suspect opened by a worker that has nothing else to do: one at a time, the others
         go on with their tiles.
         """
-        suspects = [lane for lane in self.lanes if lane.suspect]
-        if self._trial is not None and self._trial[0] not in suspects:
-            self._trial = None
-        if not suspects:
+        if not self._trials.any_suspects:
             return
-        at_it = {worker for _, worker in self.opening.values()}
-        if self._trial is None:
-            pairs = [
-                (lane, w)
-                for lane in suspects
-                for w in self._workers
-                if w not in at_it and w not in lane.refused
-            ]
-            self._trial = min(pairs, key=lambda pair: is_busy(pair[1]), default=None)
-        if self._trial is not None and self._trial[1] not in at_it and not is_busy(self._trial[1]):
-            self._open(*self._trial)
+        at_it = {opening.worker for opening in self.opening.values()}
+        trial = self._trials.choose(
+            lambda run: [w for w in self._workers if w not in at_it and w not in run.refused],
+            is_busy,
+        )
+        if trial is not None and trial.worker not in at_it and not is_busy(trial.worker):
+            self._open(trial.run, trial.worker)
 
     def tell_lost(self, worker: Any, event: WorkerLost) -> None:
         """Tell the runs that had counted on a worker; all of them when it was not ready for any."""
-        counting = [lane for lane in self.lanes if worker in lane.opened]
-        for lane in counting or self.lanes:
-            lane.session.emit(event)
+        counting = [run for run in self.runs if worker in run.opened]
+        for run in counting or self.runs:
+            run.session.emit(event)
 
-    def durable(self, letter: JournalSynced) -> None:
+    def synced(self, event: JournalSynced) -> None:
         """Release what waited for batches that are on the disk, if their run is still served."""
-        for lane in [lane for lane in self.lanes if lane.recorder is letter.by]:
-            with self.concerning(lane):
-                lane.durable(letter)
+        for run in [run for run in self.runs if run.recorder is event.by]:
+            with self.concerning(run):
+                run.synced(event)
 
-    def follow(self, arrivals: RunQueue) -> None:
-        """Ask `arrivals` whether more runs are to come."""
-        self._arrivals = arrivals
+    def follow(self, run_queue: RunQueue) -> None:
+        """Ask `run_queue` whether more runs are to come."""
+        self._run_queue = run_queue
 
     def order(self) -> list[RunState]:
         """Return the runs in the order in which workers serve them.
@@ -197,72 +191,65 @@ class RunRegistry:
         the longest chain left does, because it ends last (simulated: 3 to 8 points of utilisation
         with 16 or 32 workers, docs/RESULTS.md).
         """
-        if self._arrivals.more or len(self.lanes) == 1:
-            return self.lanes
-        return sorted(self.lanes, key=lambda lane: -lane.session.path.length)
+        if self._run_queue.more or len(self.runs) == 1:
+            return self.runs
+        return sorted(self.runs, key=lambda run: -run.session.path.length)
 
     def announce(self) -> None:
-        """Tell listeners and outlets of what was released."""
-        for lane in [lane for lane in self.lanes if lane.news]:
-            with self.concerning(lane):
-                lane.announce()
+        """Tell listeners and sinks of what was released."""
+        for run in [run for run in self.runs if run.news]:
+            with self.concerning(run):
+                run.announce()
 
     def settle(self) -> None:
         """Give back the runs that are through, and have the last records of others written at once."""
-        for lane in self.lanes:
-            lane.hurry()
-        for lane in [lane for lane in self.lanes if lane.idle]:
-            with self.concerning(lane):
-                lane.announce()
-            if not lane.over:
-                self._end(lane)
+        for run in self.runs:
+            run.hurry()
+        for run in [run for run in self.runs if run.idle]:
+            with self.concerning(run):
+                run.announce()
+            if not run.over:
+                self._end(run)
 
     def end(self, error: BaseException) -> None:
         """Give all runs back with an error; the workers are gone."""
-        for lane in self.lanes:
-            lane.end(again(error))
-        self.lanes.clear()
+        for run in self.runs:
+            run.end(again(error))
+        self.runs.clear()
 
     @contextlib.contextmanager
-    def concerning(self, lane: RunState) -> Iterator[None]:
+    def concerning(self, run: RunState) -> Iterator[None]:
         """Let what goes wrong within end this run alone."""
         try:
             yield
         except Exception as err:
-            if not lane.over:
-                self._end(lane, err)
+            if not run.over:
+                self._end(run, err)
 
-    def _ask(self, worker: Any) -> None:
+    def _open_next(self, worker: Any) -> None:
         """Have a worker get ready for the next run that it does not know, unless it is at it with
         another.
         """
-        if any(other is worker for _, other in self.opening.values()):
+        if any(opening.worker is worker for opening in self.opening.values()):
             return
-        unknown = (
-            lane for lane in self.lanes if worker not in lane.opened and worker not in lane.refused
-        )
-        if (lane := next((lane for lane in unknown if not lane.suspect), None)) is not None:
-            self._open(lane, worker)
+        for run in self.runs:
+            known = worker in run.opened or worker in run.refused
+            if not known and self._trusted(run):
+                self._open(run, worker)
+                return
 
-    def _open(self, lane: RunState, worker: Any) -> None:
-        root = str(lane.session.run_dir.root.absolute())
-        ref = worker.handle.open.remote(lane.number, root, lane.session.plan)
-        self.opening[ref] = (lane, worker)
-        self._asked[ref] = time.monotonic()
-        self._mailbox.expect(ref)
+    def _trusted(self, run: RunState) -> bool:
+        return self._trials.standing(run) is Standing.TRUSTED
 
-    def _answered(self, ref: Any) -> tuple[RunState, Any]:
-        del self._asked[ref]
-        lane, worker = self.opening.pop(ref)
-        self._tried(worker)
-        return lane, worker
+    def _open(self, run: RunState, worker: Any) -> None:
+        root = str(run.session.run_dir.root.absolute())
+        ref = worker.handle.open.remote(run.number, root, run.session.plan)
+        self.opening[ref] = Opening(run, worker, time.monotonic())
+        self._queue.expect(ref)
 
-    def _tried(self, worker: Any) -> None:
-        if self._trial is not None and self._trial[1] is worker:
-            self._trial = None
-
-    def _end(self, lane: RunState, error: BaseException | None = None) -> None:
-        self.lanes.remove(lane)
-        for worker in lane.opened:
-            worker.handle.close.remote(lane.number)
-        lane.end(error)
+    def _end(self, run: RunState, error: BaseException | None = None) -> None:
+        self.runs.remove(run)
+        self._trials.ended(run)
+        for worker in run.opened:
+            worker.handle.close.remote(run.number)
+        run.end(error)

@@ -19,7 +19,7 @@ class RunState:
     """A run under way; `number` names it to the workers."""
 
     def __init__(
-        self, number: int, session: Session, ended: Future[None], mailbox: EventQueue
+        self, number: int, session: Session, ended: Future[None], queue: EventQueue
     ) -> None:
         self.number = number
         self.session = session
@@ -28,18 +28,10 @@ class RunState:
         """Workers that can take its tiles."""
         self.refused: dict[Any, str] = {}
         """Workers that could not get ready for it, and why."""
-        self.deaths = 0
-        """Workers that died while they got ready for it, with nothing else to do that could have
-        been the cause.
-        """
-        self.suspect = False
-        """One died that had other tiles too: until a worker is ready for it, this run is opened
-        with nothing beside it.
-        """
-        self.tokens = ObjectRefs()
+        self.refs = ObjectRefs()
         run = session.plan.spec.run
         self.deadlines = Deadlines(run.hang_seconds + run.store_seconds)
-        self.recorder = Recorder(session.record, mailbox)
+        self.recorder = Recorder(session.record, queue)
         self.over = False
         """Nothing that its workers still say counts."""
         self.flush: Callable[[], None] = lambda: None
@@ -72,12 +64,12 @@ class RunState:
         if not (self.frontier.ready or self.frontier.running):
             self.recorder.hurry()
 
-    def durable(self, letter: JournalSynced) -> None:
+    def synced(self, event: JournalSynced) -> None:
         """Count batches as committed that are on the disk; raises what kept them from it."""
-        if letter.error is not None:
-            raise letter.error
-        self.session.release(letter.reports)
-        self.news += letter.reports
+        if event.error is not None:
+            raise event.error
+        self.session.release(event.reports)
+        self.news += event.reports
 
     def announce(self) -> None:
         """Tell of what was released: after what it released has been sent, whose workers wait for

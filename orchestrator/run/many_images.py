@@ -107,21 +107,21 @@ class ImageBatch:
         self._watch = watch
         self._left = deque(images)
         self._lock = threading.Lock()
-        self._arrivals = RunQueue()
+        self._run_queue = RunQueue()
         self._halted = False
         self._working = 0
         self.trouble: Exception | None = None
         """What ended all images: the workers, the cluster, or a folder that takes no records."""
 
-    def run(self, server: Server, patience: float) -> None:
+    def run(self, server: Server, drain_seconds: float) -> None:
         """Restore all images that are not done; raises KeyboardInterrupt when asked to stop.
 
-        patience: seconds that images may then take to stop; what they have not committed by then is
+        drain_seconds: seconds that images may then take to stop; what they have not committed by then is
         lost.
         """
         if not self._left:
             return
-        executor = Elsewhere(self._arrivals, server.name)
+        executor = Elsewhere(self._run_queue, server.name)
         threads = [
             threading.Thread(
                 target=self._work, args=(executor,), name=f"image {number}", daemon=True
@@ -132,12 +132,12 @@ class ImageBatch:
         for thread in threads:
             thread.start()
         try:
-            server.serve(self._arrivals)
+            server.serve(self._run_queue)
         except RunError as err:
             self.trouble = err
         finally:
             self._halted = True
-            until = time.monotonic() + patience
+            until = time.monotonic() + drain_seconds
             for thread in threads:
                 thread.join(max(until - time.monotonic(), 0.0))
 
@@ -157,12 +157,12 @@ class ImageBatch:
                 self._working -= 1
                 last = not self._working
             if last:
-                self._arrivals.close()
+                self._run_queue.close()
 
     def _next(self) -> Image | None:
         with self._lock:
             image = None if self._halted or not self._left else self._left.popleft()
-            self._arrivals.more = bool(self._left) and not self._halted
+            self._run_queue.more = bool(self._left) and not self._halted
             return image
 
     def _restore(self, image: Image, executor: Executor) -> ImageRecord:

@@ -22,7 +22,7 @@ class Server(Protocol):
 
     name: str
 
-    def serve(self, arrivals: RunQueue) -> None:
+    def serve(self, run_queue: RunQueue) -> None:
         """Return when no more will arrive and all have ended; raises what ends them all."""
         ...
 
@@ -39,8 +39,8 @@ class RunQueue:
         """False when all runs that are ever to come have been begun: then the longest of those
         under way matters.
         """
-        self.bell: Callable[[], None] = lambda: None
-        """Wakeup when something has arrived, or nothing will any more."""
+        self.wake: Callable[[], None] = lambda: None
+        """Called when something has arrived, or nothing will any more."""
 
     def put(self, session: Session) -> Future[None]:
         """Have a run executed; the future ends with it."""
@@ -50,18 +50,19 @@ class RunQueue:
                 ended.set_exception(again(self._refusal))
                 return ended
             self._waiting.append((session, ended))
-        self._ring()
+        self._notify()
         return ended
 
     def close(self) -> None:
         """Say that nothing more will arrive."""
         self._closed = True
-        self._ring()
+        self._notify()
 
     def refuse(self, error: BaseException) -> None:
         """Let what waits, and whatever comes, end with an error."""
         with self._changed:
-            self._refusal, left = error, list(self._waiting)
+            self._refusal = error
+            left = list(self._waiting)
             self._waiting.clear()
         for _, ended in left:
             ended.set_exception(again(error))
@@ -74,9 +75,9 @@ class RunQueue:
     def take(self) -> list[Arrival]:
         """Return what has arrived."""
         with self._changed:
-            found = list(self._waiting)
+            arrived = list(self._waiting)
             self._waiting.clear()
-        return found
+        return arrived
 
     def wait(self) -> bool:
         """Wait for something to arrive; False when nothing will."""
@@ -85,22 +86,22 @@ class RunQueue:
                 self._changed.wait(0.5)  # signals are handled between two waits
             return bool(self._waiting)
 
-    def _ring(self) -> None:
+    def _notify(self) -> None:
         with self._changed:
             self._changed.notify_all()
-        self.bell()
+        self.wake()
 
 
 class Elsewhere:
     """An executor for a thread that prepares runs: another thread serves them."""
 
-    def __init__(self, arrivals: RunQueue, name: str) -> None:
-        self._arrivals = arrivals
+    def __init__(self, run_queue: RunQueue, name: str) -> None:
+        self._run_queue = run_queue
         self.name = name
 
     def execute(self, session: Session) -> None:
         """Have the session's tiles run; raises what the executor that serves raises for it."""
-        self._arrivals.put(session).result()
+        self._run_queue.put(session).result()
 
 
 def again(error: BaseException) -> BaseException:

@@ -39,14 +39,14 @@ class SerialExecutor:
         with self._stop.draining():
             self._loop(session, worker)
 
-    def serve(self, arrivals: RunQueue) -> None:
+    def serve(self, run_queue: RunQueue) -> None:
         """Execute the sessions that arrive one after another; raises KeyboardInterrupt when asked
         to stop.
         """
         taken: list[Arrival] = []
         try:
-            while arrivals.wait():
-                taken = arrivals.take()
+            while run_queue.wait():
+                taken = run_queue.take()
                 for session, ended in taken:
                     try:
                         self.execute(session)
@@ -57,7 +57,7 @@ class SerialExecutor:
         except (
             BaseException
         ) as err:  # also those that were taken and have not had their turn wait to be told
-            arrivals.refuse(err)
+            run_queue.refuse(err)
             for _, ended in taken:
                 if not ended.done():
                     ended.set_exception(again(err))

@@ -1,4 +1,4 @@
-"""The driver's mailbox and the journal's thread: records in the order of the reports, and none
+"""The driver's queue and the journal's thread: records in the order of the reports, and none
 after one that failed.
 """
 
@@ -44,21 +44,21 @@ def test_records_are_written_in_order_and_none_after_a_failure(bad: int | None):
             raise OSError(28, "no space left on device")
         written.extend(columns)
 
-    mailbox = EventQueue()
-    recorder = Recorder(record, mailbox)
+    queue = EventQueue()
+    recorder = Recorder(record, queue)
     for column in range(6):
         recorder.put(reports(column))
     recorder.close()
-    letters = [letter for letter in mailbox.take(0) if isinstance(letter, JournalSynced)]
+    events = [event for event in queue.take(0) if isinstance(event, JournalSynced)]
     assert [
-        key.col for letter in letters for _, report in letter.reports for key in report.keys
+        key.col for event in events for _, report in event.reports for key in report.keys
     ] == list(range(6))
     assert written == list(range(len(written)))
     told = [
         key.col
-        for letter in letters
-        if letter.error is None
-        for _, report in letter.reports
+        for event in events
+        if event.error is None
+        for _, report in event.reports
         for key in report.keys
     ]
     assert told == written
@@ -67,7 +67,7 @@ def test_records_are_written_in_order_and_none_after_a_failure(bad: int | None):
 
 
 def test_a_record_wakes_nobody_unless_there_is_a_hurry():
-    mailbox = EventQueue()
+    queue = EventQueue()
     waited = threading.Event()
     written = threading.Event()
 
@@ -75,50 +75,50 @@ def test_a_record_wakes_nobody_unless_there_is_a_hurry():
         assert waited.wait(600)
         written.set()
 
-    recorder = Recorder(write, mailbox)
+    recorder = Recorder(write, queue)
     recorder.put(reports(0))
     later = threading.Timer(0.3, waited.set)
     later.start()
-    first = mailbox.take(1.5)
-    assert not any(isinstance(letter, Wakeup) for letter in first)
+    first = queue.take(1.5)
+    assert not any(isinstance(event, Wakeup) for event in first)
     assert written.wait(600)
     recorder.hurry()
     recorder.put(reports(1))
-    first += until_it_rings(mailbox)
+    first += until_it_wakes(queue)
     recorder.close()
-    found = [letter for letter in first + mailbox.look() if isinstance(letter, JournalSynced)]
-    assert [key.col for letter in found for _, report in letter.reports for key in report.keys] == [
+    found = [event for event in first + queue.look() if isinstance(event, JournalSynced)]
+    assert [key.col for event in found for _, report in event.reports for key in report.keys] == [
         0,
         1,
     ]
 
 
-def until_it_rings(mailbox: EventQueue) -> list[DriverEvent]:
+def until_it_wakes(queue: EventQueue) -> list[DriverEvent]:
     """Return what has come when the bell has rung; it may ring for what was found before, and after
     what it rings for.
     """
     found: list[DriverEvent] = []
     for _ in range(600):
-        found += (loud := mailbox.take(100))
-        if any(isinstance(letter, Wakeup) for letter in loud):
+        found += (loud := queue.take(100))
+        if any(isinstance(event, Wakeup) for event in loud):
             return found
     raise AssertionError("nobody rang")
 
 
 def test_a_store_that_does_not_answer_holds_nobody_up_who_ends():
     answered = threading.Event()
-    mailbox = EventQueue()
+    queue = EventQueue()
 
     def write(_: Reports) -> None:
         assert answered.wait(600)
 
-    recorder = Recorder(write, mailbox)
+    recorder = Recorder(write, queue)
     recorder.put(reports(0))
     recorder.close(0.2)
-    assert not mailbox.look()
+    assert not queue.look()
     answered.set()
     recorder.close()
-    assert any(isinstance(letter, JournalSynced) for letter in mailbox.look())
+    assert any(isinstance(event, JournalSynced) for event in queue.look())
 
 
 def test_the_last_records_of_a_run_hurry_also_when_its_last_tile_is_given_up(tmp_path):
@@ -130,34 +130,34 @@ def test_the_last_records_of_a_run_hurry_also_when_its_last_tile_is_given_up(tmp
             assert settled.wait(250)
 
     run = RunDir(tmp_path)
-    mailbox = EventQueue()
+    queue = EventQueue()
     run.state.mkdir()
     frontier = Frontier(plan.graph())
     with Journal.create(run.journal, {}) as journal:
         ended = Future[None]()
-        roster = RunRegistry(mailbox)
+        registry = RunRegistry(queue)
         session = Session(run, plan, frontier, journal, [], fence=fence)
-        lane = roster.admit(session, ended)
+        served = registry.admit(session, ended)
         first = tuple(frontier.take(1))
-        lane.put([("worker", Report(first, 0.1, 1))])
-        roster.settle()
+        served.put([("worker", Report(first, 0.1, 1))])
+        registry.settle()
         last = frontier.take(1)
         for _ in range(QUARANTINE_AFTER - 1):
             assert not session.failed("worker", last, "why")
             assert frontier.take(1) == last
         assert session.failed("worker", last, "why")
-        roster.settle()
+        registry.settle()
         settled.set()
-        for letter in until_it_rings(mailbox) + mailbox.look():
-            if isinstance(letter, JournalSynced):
-                roster.durable(letter)
-        roster.settle()
+        for event in until_it_wakes(queue) + queue.look():
+            if isinstance(event, JournalSynced):
+                registry.synced(event)
+        registry.settle()
         assert ended.done()
     assert len(list(read_records(run.journal))) == len(first)
 
 
 class Call:
-    """A remote call, as far as the mailbox needs one."""
+    """A remote call, as far as the queue needs one."""
 
     def __init__(self) -> None:
         self.answer = Future[str]()
@@ -171,33 +171,33 @@ def ended(calls: Collection[Call]) -> list[tuple[Call, Future[str]]]:
 
 
 def test_an_answer_is_found_once_by_looking_or_by_waiting():
-    mailbox = EventQueue()
+    queue = EventQueue()
     first = Call()
     second = Call()
     third = Call()
     for call in (first, second, third):
-        mailbox.expect(call)
-    assert mailbox.look(ended) == []
+        queue.expect(call)
+    assert queue.look(ended) == []
     first.answer.set_result("first")
-    assert mailbox.look(ended) == [Result(first, first.answer)]
+    assert queue.look(ended) == [Result(first, first.answer)]
     second.answer.set_result("second")
-    assert mailbox.take(600) == [Result(second, second.answer)]
+    assert queue.take(600) == [Result(second, second.answer)]
     later = threading.Timer(0.05, third.answer.set_result, ["third"])
     later.start()
-    assert mailbox.take(600) == [Result(third, third.answer)]
-    assert mailbox.look(ended) == mailbox.take(0) == []
+    assert queue.take(600) == [Result(third, third.answer)]
+    assert queue.look(ended) == queue.take(0) == []
 
 
 def test_answers_of_older_calls_come_before_those_of_newer_ones():
-    mailbox = EventQueue()
+    queue = EventQueue()
     older = Call()
     newer = Call()
-    mailbox.expect(older)
-    assert mailbox.take(0) == []
-    mailbox.expect(newer)
+    queue.expect(older)
+    assert queue.take(0) == []
+    queue.expect(newer)
     newer.answer.set_result("newer")
     older.answer.set_result("older")
-    assert mailbox.look(ended) == [Result(older, older.answer), Result(newer, newer.answer)]
+    assert queue.look(ended) == [Result(older, older.answer), Result(newer, newer.answer)]
 
 
 @given(

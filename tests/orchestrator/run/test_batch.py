@@ -22,10 +22,10 @@ from orchestrator.events import (
 )
 from orchestrator.ray_backend.actors import RayWorker, WorkerKind
 from orchestrator.ray_backend.executor import RayExecutor
-from orchestrator.ray_backend.run_registry import ALONE
 from orchestrator.run.batch_records import ImageRecords
 from orchestrator.run.many_images import Image, ImageBatch
 from orchestrator.run_folder import RunDir
+from orchestrator.scheduling.opening_trials import ALONE
 from storage.run_store.fencing import Attempt
 
 pytestmark = pytest.mark.ray
