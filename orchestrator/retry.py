@@ -27,7 +27,7 @@ def disk_full(error: BaseException | None) -> bool:
     return isinstance(error, OSError) and error.errno in FULL
 
 
-def patiently(action: Callable[[], T], seconds: float, trouble: Callable[[str], None]) -> T:
+def retry_store(action: Callable[[], T], seconds: float, trouble: Callable[[str], None]) -> T:
     """Return action(), tried again while the store fails; `trouble` is told of every failure that
     was tried again.
 

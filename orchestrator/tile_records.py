@@ -21,7 +21,8 @@ def parse_tile_record(record: str) -> TileKey:
         case ["T" | "F", level, row, col] if level.isdigit() and row.isdigit() and col.isdigit():
             return TileKey(int(level), int(row), int(col))
     raise PlanError(
-        f"unknown journal record {record!r}; the run was written by another version: restore to a new OUT"
+        f"unknown journal record {record!r}; the run was written by another version: restore to a "
+        "new OUT"
     )
 
 

@@ -17,7 +17,7 @@ def status(
     as_json: opt.AsJson = False,
 ) -> None:
     """Say how far the run at OUT is, also while it runs and after it died."""
-    from orchestrator.monitoring.run_status import read_status
+    from orchestrator.monitoring.run_progress import read_status
 
     if (handle := submitted_as(out)) is not None:
         print_status(handle, as_json)

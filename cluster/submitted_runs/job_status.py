@@ -34,7 +34,7 @@ def print_status(handle: Handle, as_json: bool) -> None:
     """Print what the backend says of a run, and how far it is where its output is seen here."""
     from cluster.batches.batch_status import print_images, read_batch_status
     from cluster.batches.folder import BatchFolder
-    from orchestrator.monitoring.run_status import read_status
+    from orchestrator.monitoring.run_progress import read_status
     from orchestrator.run_folder import RunDir
 
     _, record = SubmissionRegistry().find(str(handle))

@@ -74,7 +74,7 @@ class BatchView(LiveView):
 
         return listen
 
-    def told(self, record: ImageRecord) -> None:
+    def recorded(self, record: ImageRecord) -> None:
         """Show what became of an image."""
         with self._lock:
             self._done += 1

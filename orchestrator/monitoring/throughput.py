@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-# Batches that the pace is taken from: enough to be steady, few enough to notice a lost worker.
+# Batches that the rate is taken from: enough to be steady, few enough to notice a lost worker.
 RECENT = 256
 
 
@@ -55,7 +55,7 @@ class Throughput:
         )
 
     def seconds_left(self, now: float) -> float | None:
-        """Return the time that is left: that of the work at this pace, at least that of the chain;
+        """Return the time that is left: that of the work at this rate, at least that of the chain;
         None: not known.
         """
         if not self._recent:

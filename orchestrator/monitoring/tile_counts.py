@@ -45,7 +45,7 @@ class TileCounts:
 
 
 def count_tiles(run: RunDir, plan: Plan) -> TileCounts:
-    """Return what the journals say; tiles that were filled, by whatever means, count as committed."""
+    """Return what the journals say; tiles that were filled count as committed."""
     levels: list[LevelCount] = []
     for number, region in enumerate(plan.regions):
         part = RunDir(run.region(number))

@@ -67,6 +67,13 @@ def start_actor(kind: WorkerKind, calls: int, *, gpu: bool = False) -> Any:
     return actor.remote(*kind.arguments)
 
 
+def _pause(deaths: int) -> float:
+    """Return the seconds until a replacement may start after so many deaths in a row."""
+    if deaths < 2:
+        return 0.0
+    return float(min(FIRST_PAUSE * 2 ** (deaths - 2), LONGEST_PAUSE))
+
+
 class Pool:
     """Keep as many workers as were asked for and the cluster has room for.
 
@@ -133,19 +140,19 @@ class Pool:
         """Take in a worker that is ready, or record that it could not start."""
         member = self.joining.pop(ref)
         try:
-            hello = answer.result()
+            info = answer.result()
         except RayError as err:
             gone = self._cluster.lost_since(
                 member.losses
             )  # on which machine it was to be nobody tells
             self._lost(member, f"did not start: {first_line(err)}", gone=gone)
             return None
-        member.name = hello.name
-        member.node = hello.node
+        member.name = info.name
+        member.node = info.node
         member.traits = {
-            "device": hello.device,
-            "threads": hello.threads,
-            "niceness": hello.niceness,
+            "device": info.device,
+            "threads": info.threads,
+            "niceness": info.niceness,
         }
         self._members.append(member)
         return member
@@ -194,9 +201,7 @@ class Pool:
             self._tell(member, WorkerLost(worker=member.name, cause=cause, pause=0.0))
             return
         self._deaths += 1
-        pause = (
-            0.0 if self._deaths < 2 else min(FIRST_PAUSE * 2 ** (self._deaths - 2), LONGEST_PAUSE)
-        )
+        pause = _pause(self._deaths)
         self._not_before = time.monotonic() + pause
         self._tell(member, WorkerLost(worker=member.name, cause=cause, pause=pause))
         if self._deaths > self._most + (SPARE_DEATHS if self.proven else 0):
@@ -208,7 +213,8 @@ class Pool:
         """Say now and then that nobody works, and give up in the end."""
         if now - self._alone_since > ROOM_SECONDS:
             raise RunError(
-                f"no worker could start for {ROOM_SECONDS / 60:.0f} min; is the cluster full or too small?"
+                f"no worker could start for {ROOM_SECONDS / 60:.0f} min; is the cluster full or "
+                "too small?"
             )
         if now - max(self._alone_since, self._reminded) > REMIND_SECONDS:
             self._reminded = now

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orchestrator.errors import RunError, WorkerBroken, WorkerError
 from orchestrator.job.plan import Plan
-from orchestrator.retry import patiently
+from orchestrator.retry import retry_store
 from orchestrator.worker.batch_request import BatchCall
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class RayWorker:
 
         try:
             with self._opening:
-                self._workers[run] = patiently(begin, plan.spec.run.store_seconds, _log.warning)
+                self._workers[run] = retry_store(begin, plan.spec.run.store_seconds, _log.warning)
         except Exception as err:
             raise plain(err) from None
 

@@ -55,33 +55,33 @@ def bare_calls(kind: WorkerKind, plan: Plan, workers: int, batch: int, seconds: 
     try:
         ray.get([handle.open.remote(0, "", plan) for handle in handles])
         keys = tuple(TileKey(0, 0, column) for column in range(batch))
-        flying: dict[Any, _BareCall] = {}
+        inflight: dict[Any, _BareCall] = {}
         for process, slot in slots:
-            _send(flying, handles[process], BatchCall(slot, 0, keys).packed())
-        return _measure(flying, seconds)
+            _send(inflight, handles[process], BatchCall(slot, 0, keys).packed())
+        return _measure(inflight, seconds)
     finally:
         for handle in handles:
             ray.kill(handle)
 
 
 def _send(
-    flying: dict[Any, _BareCall], handle: Any, packed: bytes, after: Iterable[Any] = ()
+    inflight: dict[Any, _BareCall], handle: Any, packed: bytes, after: Iterable[Any] = ()
 ) -> None:
-    flying[handle.run.remote(packed, *after)] = _BareCall(handle, packed, time.perf_counter())
+    inflight[handle.run.remote(packed, *after)] = _BareCall(handle, packed, time.perf_counter())
 
 
-def _measure(flying: dict[Any, _BareCall], seconds: float) -> Bare:
+def _measure(inflight: dict[Any, _BareCall], seconds: float) -> Bare:
     last = deque[Any](maxlen=REFERENCES)
     ended = 0
     gaps = 0.0
     began = time.perf_counter()
     cpu = time.process_time()
     while time.perf_counter() - began < seconds or not ended:
-        for ref in ray.wait(list(flying), num_returns=1)[0]:
-            call = flying.pop(ref)
+        for ref in ray.wait(list(inflight), num_returns=1)[0]:
+            call = inflight.pop(ref)
             report = Report.of((), ray.get(ref))
             gaps += time.perf_counter() - call.began - report.seconds
             last.append(ref)
-            _send(flying, call.handle, call.packed, last)
+            _send(inflight, call.handle, call.packed, last)
             ended += 1
     return Bare((time.process_time() - cpu) / ended, gaps / ended)

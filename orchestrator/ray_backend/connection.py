@@ -42,12 +42,15 @@ class Cluster:
         self._over = threading.Event()
         self._look = threading.Event()
         self._told = threading.Condition()
-        self._asked = self._answered = 0  # how often; the last one that was answered
+        self._asked = 0
+        """How often."""
+        self._answered = 0
+        """The last one that was answered."""
         self._ask()
         threading.Thread(target=self._watch, name="cluster watch", daemon=True).start()
 
     def room(self, resource: str) -> int:
-        """Return how many workers that need one `resource` each fit into the cluster as it is now."""
+        """Return how many workers that need one `resource` each fit into the cluster now."""
         return int(self.resources.get(resource, 0))
 
     def lost(self, node: str) -> bool:
@@ -72,9 +75,8 @@ class Cluster:
     def _ask_anew(self) -> None:
         """Have the head asked after this moment, and wait for its answer for a while."""
         with self._told:
-            wanted = (
-                self._asked + 1
-            )  # what it is being asked now it may have answered before what is to be known
+            # What it is being asked now it may have answered before what is to be known.
+            wanted = self._asked + 1
             self._look.set()
             self._told.wait_for(lambda: self._answered >= wanted, ANSWER_SECONDS)
 
@@ -91,7 +93,8 @@ class Cluster:
         """Raise RunError when the cluster's head has not answered for a while."""
         if self.silent:
             raise RunError(
-                f"the head of the Ray cluster has not answered for {SILENCE_SECONDS:.0f} s; start it again"
+                f"the head of the Ray cluster has not answered for {SILENCE_SECONDS:.0f} s; "
+                "start it again"
             )
 
     def credit(self, seconds: float) -> None:
@@ -172,12 +175,13 @@ class _Keeper:
         if self._error is not None:
             where = self._address or "this machine"
             raise RunError(
-                f"cannot start or reach Ray on {where}: {first_line(self._error)}; check --address{self._token_hint()}"
+                f"cannot start or reach Ray on {where}: {first_line(self._error)}; "
+                f"check --address{self._token_hint()}"
             ) from None
 
     def _token_hint(self) -> str:
-        """Return what else to check where something listens (`check_reachable`) that Ray cannot talk to; Ray
-        does not say why.
+        """Return what else to check where something listens that Ray cannot talk to; Ray does not
+        say why.
         """
         if self._address is None or not isinstance(self._error, ConnectionError):
             return ""
@@ -202,13 +206,13 @@ class _Keeper:
         if self._address is not None:
             return {"address": self._address, **quiet}
         return {
-            "address": "local",  # whatever RAY_ADDRESS says: a cluster is used when --address names it
+            # Whatever RAY_ADDRESS says: a cluster is used when --address names it.
+            "address": "local",
             "num_cpus": max(self._cpus, os.cpu_count() or 1),
             "include_dashboard": False,
             "object_store_memory": OBJECT_STORE_BYTES,
-            "_system_config": {
-                "worker_niceness": 0
-            },  # Ray's default of 15 starves workers on a busy machine
+            # Ray's default of 15 starves workers on a busy machine.
+            "_system_config": {"worker_niceness": 0},
             **quiet,
         }
 

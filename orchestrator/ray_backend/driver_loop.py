@@ -1,4 +1,4 @@
-"""DriverLoop: take runs in, send batches to workers, act on what happens, until all runs have ended.
+"""DriverLoop: take runs in, send batches to workers, act on what happens, until all have ended.
 
 Every batch call carries the references of its predecessors' reports, so the edges of mask-shift
 restoration exist in Ray's own task graph; they are resolved by then (the frontier saw them commit),
@@ -13,7 +13,7 @@ import time
 
 from orchestrator.events import Draining
 from orchestrator.ray_backend.actor_pool import Member
-from orchestrator.ray_backend.answers import Answers
+from orchestrator.ray_backend.answer_handler import AnswerHandler
 from orchestrator.ray_backend.driver_state import DriverState, InflightCall
 from orchestrator.ray_backend.event_queue import DriverEvent, JournalSynced, Result, Wakeup
 from orchestrator.ray_backend.health_checks import TICK_SECONDS, HealthChecks
@@ -51,7 +51,7 @@ class DriverLoop:
         self._run_queue = run_queue
         self._stop = stop
         self._gathering = gather
-        self._answers = Answers(state)
+        self._answers = AnswerHandler(state)
         self._checks = HealthChecks(state, self._answers)
         self._sleep = 0.0
         state.registry.follow(run_queue)
@@ -159,7 +159,7 @@ class DriverLoop:
         return events or queue.take(TICK_SECONDS)
 
     def _record(self, reports: dict[RunState, NamedReports]) -> None:
-        """Have reports recorded, first of all: the disk is at it while what follows is dispatched."""
+        """Have reports recorded: the disk is at it while what follows is dispatched."""
         if reports:
             took = [report.seconds for theirs in reports.values() for _, report in theirs]
             self._sleep = min(LONGEST_SLEEP, SLEEP_SHARE * min(took))

@@ -27,7 +27,7 @@ class InflightCall:
     """Seconds after which the worker counts as hung."""
 
     def silence(self, now: float) -> float:
-        """Return the seconds since it was sent, or since the worker reported the batch before it."""
+        """Return the seconds since it was sent, or since the worker reported its last one."""
         return now - max(self.began, self.worker.heard)
 
     def overdue(self, now: float) -> bool:

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from orchestrator.ray_backend.actor_pool import Member
-from orchestrator.ray_backend.answers import Answers
+from orchestrator.ray_backend.answer_handler import AnswerHandler
 from orchestrator.ray_backend.driver_state import DriverState
 
 # How often deadlines, signals and the cluster are looked at, seconds.
@@ -21,7 +21,7 @@ STILL_SECONDS = 5.0
 class HealthChecks:
     """Look every TICK_SECONDS at most; workers that are given up are dealt with as dead."""
 
-    def __init__(self, state: DriverState, answers: Answers) -> None:
+    def __init__(self, state: DriverState, answers: AnswerHandler) -> None:
         self._state = state
         self._answers = answers
         self._looked = time.monotonic()

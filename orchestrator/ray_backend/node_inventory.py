@@ -46,7 +46,7 @@ class NodeAnswer:
 
 
 def this_node() -> str:
-    """Return Ray's name of the machine that this process is on; raises RuntimeError outside of Ray."""
+    """Return Ray's name of this machine; raises RuntimeError outside of Ray."""
     return str(ray.get_runtime_context().get_node_id())
 
 

@@ -30,12 +30,12 @@ class ObjectRefs:
         """Return the distinct references that a batch depends on; a retried tile may find some
         already dropped.
         """
-        found: dict[Any, None] = {}
+        needed: dict[Any, None] = {}
         for number in map(graph.number, keys):
             for before in graph.awaited(number):
                 if before in self.refs:
-                    found[self.refs[before]] = None
+                    needed[self.refs[before]] = None
                     self.waiting[before] -= 1
                     if self.waiting[before] <= 0:
                         del self.refs[before], self.waiting[before]
-        return list(found)
+        return list(needed)

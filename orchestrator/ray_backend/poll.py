@@ -1,4 +1,4 @@
-"""What remote calls have answered, for a driver that looks now and then instead of being told each
+"""What remote calls have answered, for a driver that looks now and then instead of being woken each
 time.
 """
 

@@ -92,7 +92,7 @@ class RunRegistry:
             self._open_next(other)
 
     def refused(self, ref: Any, cause: str, *, more: bool) -> None:
-        """Note that a worker cannot take a run; when none can, and no `more` are to come, it ends."""
+        """Note that a worker cannot take a run; it ends when none can and no `more` are to come."""
         opening = self.opening.pop(ref)
         self._trials.released(opening.worker)
         if not opening.run.over:
@@ -202,7 +202,7 @@ class RunRegistry:
                 run.announce()
 
     def settle(self) -> None:
-        """Give back the runs that are through, and have the last records of others written at once."""
+        """Give back the runs that are through; the last records of others are written at once."""
         for run in self.runs:
             run.hurry()
         for run in [run for run in self.runs if run.idle]:

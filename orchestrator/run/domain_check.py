@@ -75,9 +75,10 @@ def check_domain(run: RunDir, plan: Plan) -> DomainCheck | None:
     from kernels.denoisers.domain_statistics import residual_of  # imports torch
 
     residual = round(residual_of(plan.spec.denoiser, list(probe(run, plan))), 3)
-    found = DomainCheck(residual=residual, known=statistics.mean, limit=round(statistics.limit, 3))
-    atomic_files.replace_text(run.domain, json.dumps(asdict(found)), fsync=False)
-    return found
+    limit = round(statistics.limit, 3)
+    check = DomainCheck(residual=residual, known=statistics.mean, limit=limit)
+    atomic_files.replace_text(run.domain, json.dumps(asdict(check)), fsync=False)
+    return check
 
 
 def read_domain(run: RunDir) -> DomainCheck | None:

@@ -100,7 +100,7 @@ def resume(
 
 @contextlib.contextmanager
 def _alone(run: RunDir, *, take_over: bool = False) -> Iterator[Attempt]:
-    """Hold the run: no other driver works there, on this machine (lock) or another (signs of life)."""
+    """Hold the run: no other driver works there, on this machine (lock) or another (attempt)."""
     with RunLock(run.lock, force=take_over), Attempt(run.attempts, force=take_over) as attempt:
         yield attempt
 
@@ -115,8 +115,8 @@ def _room(run: RunDir, plan: Plan) -> Iterator[None]:
             raise RunError(f"{run.root}: the store failed: {err}") from err
         free = shutil.disk_usage(run.state).free
         raise RunError(
-            f"{run.root}: the disk is full ({err.strerror}): {free / 1e6:.0f} MB are free, the whole run takes about "
-            f"{disk_bytes(plan) / 1e6:.0f} MB; free some"
+            f"{run.root}: the disk is full ({err.strerror}): {free / 1e6:.0f} MB are free, the "
+            f"whole run takes about {disk_bytes(plan) / 1e6:.0f} MB; free some"
         ) from err
 
 

@@ -77,7 +77,7 @@ class Watch(Protocol):
         """Return what listens to an image's events."""
         ...
 
-    def told(self, record: ImageRecord) -> None:
+    def recorded(self, record: ImageRecord) -> None:
         """Take note of what became of an image."""
         ...
 
@@ -116,8 +116,8 @@ class ImageBatch:
     def run(self, server: Server, drain_seconds: float) -> None:
         """Restore all images that are not done; raises KeyboardInterrupt when asked to stop.
 
-        drain_seconds: seconds that images may then take to stop; what they have not committed by then is
-        lost.
+        drain_seconds: how long images may then take to stop; what they have not committed by then
+        is lost.
         """
         if not self._left:
             return
@@ -148,7 +148,7 @@ class ImageBatch:
                 with self._lock:
                     self._records.append(record)
                 if self._watch is not None:
-                    self._watch.told(record)
+                    self._watch.recorded(record)
         except OSError as err:
             self.trouble = err
             self._halted = True
@@ -199,7 +199,8 @@ class ImageBatch:
         wanted = image.spec(begun)
         if wanted.input.path != begun.input.path:
             raise PlanError(
-                f"{image.root} was begun from {begun.input.path}; choose another output, or --overwrite"
+                f"{image.root} was begun from {begun.input.path}; choose another output, or "
+                "--overwrite"
             )
         return resume(image.root, executor, listeners, changes=wanted, take_over=self._take_over)
 
@@ -219,22 +220,21 @@ def _verified(image: Image) -> dict[str, Any]:
     from orchestrator.run.verify import verify_run  # imports torch
 
     try:
-        found = verify_run(image.root)
+        verification = verify_run(image.root)
     except (FormatError, OSError) as err:
         return {"state": "inconsistent", "error": str(err)}
-    facts: dict[str, Any] = {"seam": round(found.seams.overall.ratio, 4)}
-    if (measured := found.consistency) is not None:
-        facts["consistency"] = {"max": round(measured.max, 4), "rms": round(measured.rms, 4)}
-        facts["consistency"] |= {
-            "limit": round(found.limit, 4),
-            "holds": found.consistent,
-            "noisy": found.noisy,
+    facts: dict[str, Any] = {"seam": round(verification.seams.overall.ratio, 4)}
+    if (measured := verification.consistency) is not None:
+        facts["consistency"] = {
+            "max": round(measured.max, 4),
+            "rms": round(measured.rms, 4),
+            "limit": round(verification.limit, 4),
+            "holds": verification.consistent,
+            "noisy": verification.noisy,
         }
-    if not found.passed:
-        facts |= {
-            "state": "inconsistent",
-            "error": f"A x = y does not hold; see `gigarestore verify {image.root}`",
-        }
+    if not verification.passed:
+        error = f"A x = y does not hold; see `gigarestore verify {image.root}`"
+        facts |= {"state": "inconsistent", "error": error}
     return facts
 
 

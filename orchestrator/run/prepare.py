@@ -131,6 +131,6 @@ def check_disk(run: RunDir, needed: int) -> None:
     wanted = int(needed * (1 + DISK_SLACK))
     if free < wanted:
         raise PlanError(
-            f"no disk space: {run.root} needs about {wanted / 1e9:.1f} GB and {parent} has {free / 1e9:.1f} GB free; "
-            "free some or choose another OUT"
+            f"no disk space: {run.root} needs about {wanted / 1e9:.1f} GB and {parent} has "
+            f"{free / 1e9:.1f} GB free; free some or choose another OUT"
         )

@@ -85,7 +85,7 @@ def image_metadata(plan: Plan) -> ImageMetadata:
     original = plan.inputs.image
     assert original is not None, "plan_job() reads the input's header"
     same_bands = plan.out_channels == original.channels
-    found = ImageMetadata(
+    metadata = ImageMetadata(
         names=original.names if same_bands else (),
         nodata=original.nodata if keeps_nodata(plan) else None,
         geo=original.geo,
@@ -94,7 +94,7 @@ def image_metadata(plan: Plan) -> ImageMetadata:
     )
     y0, x0 = (spec.crop or (0, 0))[:2]
     top, _, _, left = spec.pad or (0, 0, 0, 0)
-    return found.cropped(y0, x0).scaled(plan.task.scale).cropped(-top, -left)
+    return metadata.cropped(y0, x0).scaled(plan.task.scale).cropped(-top, -left)
 
 
 def _finished(run: RunDir, plan: Plan, cells: LevelCells, box: Box) -> NDArray[Any]:
@@ -104,15 +104,19 @@ def _finished(run: RunDir, plan: Plan, cells: LevelCells, box: Box) -> NDArray[A
 
 
 def _group(run: RunDir, plan: Plan, writer: Publication) -> dict[str, object]:
-    known = read_domain(run)
-    domain = {"domain": None if known is None else known.as_dict()}
-    told = {
-        "gigarestore": provenance(plan) | domain | {"substituted": substituted_tiles(run, plan)}
+    check = read_domain(run)
+    about = {
+        **provenance(plan),
+        "domain": None if check is None else check.as_dict(),
+        "substituted": substituted_tiles(run, plan),
     }
     # The range of unsigned samples is that of their dtype, which viewers know.
     window = None if plan.dtype.startswith("uint") else (plan.values.low, plan.values.high)
     return writer.group(
-        name=run.root.stem, metadata=image_metadata(plan), attributes=told, window=window
+        name=run.root.stem,
+        metadata=image_metadata(plan),
+        attributes={"gigarestore": about},
+        window=window,
     )
 
 
@@ -120,19 +124,18 @@ def substituted_tiles(run: RunDir, plan: Plan) -> list[dict[str, Any]]:
     """Return the tiles that could not be restored: level, row, column and box y0, x0, y1, x1 in px
     of the output.
     """
-    found = []
+    tiles: list[dict[str, Any]] = []
     for key in substituted_keys(run):
         owned = Box(*plan.levels[key.level].grid.owned(key))
         box = owned.scale(FACTOR**key.level).clip(plan.height, plan.width)
         if not box.empty:  # else it lies in the padding
-            found.append({**key._asdict(), "box": [box.y0, box.x0, box.y1, box.x1]})
+            tiles.append({**key._asdict(), "box": [box.y0, box.x0, box.y1, box.x1]})
     for number, region in enumerate(plan.regions):
         for tile in substituted_tiles(RunDir(run.region(number)), region.plan):
             moved = Box(*tile["box"]).shift(region.box.y0, region.box.x0)
-            found.append(
-                {**tile, "region": number, "box": [moved.y0, moved.x0, moved.y1, moved.x1]}
-            )
-    return found
+            box_in_image = [moved.y0, moved.x0, moved.y1, moved.x1]
+            tiles.append({**tile, "region": number, "box": box_in_image})
+    return tiles
 
 
 def provenance(plan: Plan) -> dict[str, object]:
@@ -150,7 +153,7 @@ def provenance(plan: Plan) -> dict[str, object]:
             "path": redact(spec.input.path or "") or None,
         },
         "generated_content": (
-            "Restored by a diffusion model: detail that the measurement does not determine is a plausible "
-            "completion, not an observation."
+            "Restored by a diffusion model: detail that the measurement does not determine is a "
+            "plausible completion, not an observation."
         ),
     }

@@ -23,7 +23,7 @@ from typing import BinaryIO, Self
 
 from orchestrator.errors import RunError
 from orchestrator.job.plan import Plan
-from orchestrator.retry import patiently
+from orchestrator.retry import retry_store
 from orchestrator.run import publish_image as publish
 from orchestrator.run_folder import RunDir
 from orchestrator.scheduling.cell_lifetime import Block, CellLifetime
@@ -136,7 +136,7 @@ class Publisher:
         for key in keys:
             cells = self._cells[key.level]
             box = Box(*self._plan.levels[key.level].grid.owned(key))
-            patiently(partial(cells.delete, box), self._plan.spec.run.store_seconds, _trouble)
+            retry_store(partial(cells.delete, box), self._plan.spec.run.store_seconds, _trouble)
 
 
 def _trouble(cause: str) -> None:
@@ -196,7 +196,7 @@ def _publish_block(run: RunDir, plan: Plan, block: Block) -> None:
     """Publish a block, patient with a store that fails or shows cells late."""
     seconds = plan.spec.run.store_seconds
     _resumable(
-        lambda: patiently(lambda: publish.publish_block(run, plan, *block), seconds, _log.warning)
+        lambda: retry_store(lambda: publish.publish_block(run, plan, *block), seconds, _log.warning)
     )
 
 

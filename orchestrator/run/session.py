@@ -20,7 +20,7 @@ from orchestrator.events import (
     TileSubstituted,
 )
 from orchestrator.job.plan import Plan
-from orchestrator.retry import patiently
+from orchestrator.retry import retry_store
 from orchestrator.run_folder import RunDir
 from orchestrator.scheduling.frontier import Frontier
 from orchestrator.scheduling.remaining_path import RemainingPath
@@ -106,7 +106,7 @@ class Session:
             for _, report in reports
             for key in report.keys
         ]
-        patiently(
+        retry_store(
             lambda: self._append(records), self.plan.spec.run.store_seconds, self._trouble.append
         )
 
@@ -114,7 +114,7 @@ class Session:
         """Raise SupersededError when a later attempt has taken over; a store that cannot tell is
         asked for a while.
         """
-        patiently(self.fence, self.plan.spec.run.store_seconds, self._trouble.append)
+        retry_store(self.fence, self.plan.spec.run.store_seconds, self._trouble.append)
 
     def _append(self, records: Sequence[str]) -> None:
         self.fence()

@@ -33,7 +33,7 @@ EXACT = 1e-9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """What `gigarestore verify` found; errors in grey levels of the stored dtype."""
+    """What `gigarestore verify` says; errors in grey levels of the stored dtype."""
 
     path: str
     complete: bool
@@ -97,11 +97,14 @@ def verify_run(root: Path) -> Verification:
         raise DamagedError(
             f"{root}: the image is {there}, its job makes {shape} {plan.dtype}; restore it again"
         )
-    found, limit = consistency(run, plan, image) if plan.task.measured else (None, 0.0)
+    measured: Consistency | None = None
+    limit = 0.0
+    if plan.task.measured:
+        measured, limit = consistency(run, plan, image)
     return Verification(
         path=str(root),
         complete=_complete(run, plan_levels(shape, plan.dtype)),
-        consistency=found,
+        consistency=measured,
         limit=limit,
         noisy=plan.spec.task.sigma > 0,
         seams=seam_report(plan, image.read),

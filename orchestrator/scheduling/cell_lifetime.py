@@ -75,15 +75,15 @@ class CellLifetime:
         return block[0] * self._columns + block[1]
 
     def _ready(self, blocks: Iterable[Block]) -> list[Block]:
-        found = [
-            block
-            for block in blocks
-            if self._states[self._number(block)] == _OPEN
-            and self._blocks.complete(*block, self._frontier.all_done)
-        ]
-        for block in found:
-            self._states[self._number(block)] = _ASKED
-        return found
+        ready = []
+        for block in blocks:
+            number = self._number(block)
+            if self._states[number] != _OPEN:
+                continue
+            if self._blocks.complete(*block, self._frontier.all_done):
+                self._states[number] = _ASKED
+                ready.append(block)
+        return ready
 
     def _free(self, keys: Iterable[TileKey]) -> Iterator[TileKey]:
         if not self._reclaim:

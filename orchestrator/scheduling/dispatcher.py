@@ -1,8 +1,8 @@
 """Dispatcher: which worker takes how many tiles of which run next. Pure bookkeeping: no Ray, no
 clock.
 
-Several runs may share a crew: what is ready and running in all of them together decides how much a
-worker takes, and the first run that has so much gives it, so that the others fill what its
+Several runs may share the workers: what is ready and running in all of them together decides how
+much a worker takes, and the first run that has so much gives it, so that the others fill what its
 wavefront leaves idle. A batch is of one run.
 
 A worker may have two batches: the one that it computes and, when tiles are plentiful, one that it
@@ -71,7 +71,7 @@ class Dispatcher(Generic[W]):
     _free: dict[W, None] = field(default_factory=dict)
     """Those with nothing to do, longest first."""
     _single: dict[W, None] = field(default_factory=dict)
-    """Those with one batch, no suspect, longest first: found at once among a thousand."""
+    """Those with one batch, no suspect, longest first: at hand among a thousand."""
     _failed: WeakKeyDictionary[Any, dict[TileKey, set[W]]] = field(
         default_factory=WeakKeyDictionary
     )
@@ -99,8 +99,9 @@ class Dispatcher(Generic[W]):
 
     def leave(self, worker: W) -> None:
         """Count on a worker no more."""
-        for found in (self._loads, self._free, self._single):
-            found.pop(worker, None)
+        self._loads.pop(worker, None)
+        self._free.pop(worker, None)
+        self._single.pop(worker, None)
 
     def limit(self, worker: W, most: int) -> bool:
         """Send no more than `most` tiles at a time to a worker; True when that is news."""
@@ -131,14 +132,13 @@ class Dispatcher(Generic[W]):
             suspects += frontier.suspects
         if not ready:
             return None
-        if suspects and (found := self._suspect(runs, apart)) is not None:
-            return found
-        found = self._fair(runs, self._free, ready, running, workers, apart)
-        if found is not None or suspects:  # with suspects about, nobody is given work ahead
-            return found
-        if ahead(ready, workers, self.most):
+        if suspects:  # with suspects about, nobody is given work ahead
+            lone = self._suspect(runs, apart)
+            return lone or self._fair(runs, self._free, ready, running, workers, apart)
+        turn = self._fair(runs, self._free, ready, running, workers, apart)
+        if turn is None and ahead(ready, workers, self.most):
             return self._fair(runs, self._single, ready, running, workers, apart)
-        return None
+        return turn
 
     def _suspect(self, runs: Sequence[S], apart: Container[W]) -> tuple[S, W, int] | None:
         """Give a suspect to a free worker that has not failed at it; to any free one when all there
@@ -178,7 +178,7 @@ class Dispatcher(Generic[W]):
         workers: int,
         apart: Container[W],
     ) -> tuple[S, W, int] | None:
-        """Give the taker that has waited longest, and knows such a run, a fair share of all tiles."""
+        """Give the taker that has waited longest, and knows such a run, a fair share."""
         size = fair_batch(ready, running, workers, self.most)
         for worker in takers if size else ():
             if worker not in apart and (run := _fullest(runs, worker, size)) is not None:
@@ -214,13 +214,15 @@ def _fullest(runs: Sequence[S], worker: Hashable, size: int) -> S | None:
     """Return the first run with so many tiles for a worker, else the one with most; None when none
     has any.
     """
-    found: S | None = None
+    fullest: S | None = None
+    most = 0
     for run in runs:
         if run.frontier.suspects or worker not in run.opened:
             continue
         ready = run.frontier.ready
         if ready >= size:
             return run
-        if ready and (found is None or ready > found.frontier.ready):
-            found = run
-    return found
+        if ready > most:
+            fullest = run
+            most = ready
+    return fullest

@@ -82,10 +82,10 @@ class Frontier:
             self._release_after(number)
 
     def _find(self, state: int) -> Iterator[int]:
-        found = self._states.find(state)
-        while found >= 0:
-            yield found
-            found = self._states.find(state, found + 1)
+        number = self._states.find(state)
+        while number >= 0:
+            yield number
+            number = self._states.find(state, number + 1)
 
     def _release_after(self, number: int) -> None:
         """Count a finished tile at those that wait for it; each edge is counted once, when its
@@ -173,9 +173,8 @@ class Frontier:
         columns = self.graph.grids[level].cols.count
         first = self.graph.bases[level] + cols.start
         count = len(cols)
-        starts = (
-            first + row * columns for row in reversed(rows)
-        )  # the last rows are the last to be done
+        # The last rows are the last to be done.
+        starts = (first + row * columns for row in reversed(rows))
         return all(self._states.count(DONE, start, start + count) == count for start in starts)
 
     def freed(self, keys: Iterable[TileKey]) -> None:
@@ -246,7 +245,8 @@ class Frontier:
         for key in keys:
             number = self.graph.number(key)
             self._stop_running(number)
-            tries = self._failures[number] = self._failures.get(number, 0) + 1
+            tries = self._failures.get(number, 0) + 1
+            self._failures[number] = tries
             if tries == QUARANTINE_AFTER and self._fill:
                 self._to_fill.add(number)
             if tries >= QUARANTINE_AFTER + (FILL_TRIES if self._fill else 0):

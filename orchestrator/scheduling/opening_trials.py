@@ -37,7 +37,7 @@ class Standing(Enum):
     """One worker opens it, or will when it has nothing else to do."""
 
 
-class Trial(NamedTuple, Generic[R, W]):
+class OpeningTrial(NamedTuple, Generic[R, W]):
     """A suspect run, and the worker that is to have nothing else to do while it opens it."""
 
     run: R
@@ -50,7 +50,7 @@ class OpeningTrials(Generic[R, W]):
     and workers.
     """
 
-    trial: Trial[R, W] | None = None
+    trial: OpeningTrial[R, W] | None = None
     _suspects: dict[R, None] = field(default_factory=dict)
     _deaths: dict[R, int] = field(default_factory=dict)
 
@@ -93,7 +93,7 @@ class OpeningTrials(Generic[R, W]):
         return cleared
 
     def released(self, worker: W) -> None:
-        """Record that a worker has left, or cannot take the run that it opened: its trial is over."""
+        """Record that a worker has left, or cannot take what it opened: its trial is over."""
         if self.trial is not None and self.trial.worker == worker:
             self.trial = None
 
@@ -106,12 +106,12 @@ class OpeningTrials(Generic[R, W]):
 
     def choose(
         self, takers: Callable[[R], Iterable[W]], is_busy: Callable[[W], bool]
-    ) -> Trial[R, W] | None:
+    ) -> OpeningTrial[R, W] | None:
         """Return the trial, a new one if there is none: preferably by a worker with nothing to do.
 
         takers: the workers that could open a run now. None when no run is suspect, or nobody can.
         """
         if self.trial is None:
-            trials = [Trial(run, worker) for run in self._suspects for worker in takers(run)]
+            trials = [OpeningTrial(run, worker) for run in self._suspects for worker in takers(run)]
             self.trial = min(trials, key=lambda trial: is_busy(trial.worker), default=None)
         return self.trial

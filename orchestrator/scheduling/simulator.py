@@ -1,4 +1,4 @@
-"""Simulator: the real frontier and the real crew with workers that only cost time. No Ray, no
+"""Simulator: the real frontier and the real dispatcher with workers that only cost time. No Ray, no
 clock.
 
 It predicts a plan's makespan for any number of workers, and is the ideal that measured runs are
@@ -92,44 +92,77 @@ def simulate(
     it is known.
     """
     evaluations = evaluations or [1] * len(graph.grids)
-    frontier = Frontier(graph)
-    crew = Dispatcher[int](batch)
-    free = [0.0] * workers
-    runs = [Tiles(frontier, range(workers))]
-    for worker in range(workers):
-        crew.join(worker)
-    events = list[tuple[float, int, int, list[int]]]()
-    now = 0.0
-    busy = 0.0
-    batches = 0
-    driver = 0.0
-    while True:
-        while turn := crew.turn(runs, workers):
-            _, worker, size = turn
-            taken = frontier.take_numbers(size)
-            crew.sent(worker, len(taken))
-            cost = device.seconds(len(taken), evaluations[graph.level(taken[0])], taken[0])
-            busy = busy + cost
-            batches = batches + 1
-            driver = max(driver, now) + device.dispatch
-            free[worker] = max(free[worker], driver) + cost
-            heapq.heappush(events, (free[worker] + device.latency, batches, worker, taken))
-        if not events:
-            break
-        now = events[0][0]
-        while events and events[0][0] <= now:  # reports that arrive together are acted on together
-            _, _, worker, taken = heapq.heappop(events)
-            frontier.committed_numbers(taken)
-            crew.back(worker, len(taken))
+    run = _SimulatedRun(graph, device, workers, batch, evaluations)
+    run.run()
     return Simulation(
         workers=workers,
         batch=batch,
-        makespan=now,
-        busy=busy,
+        makespan=run.now,
+        busy=run.busy,
         bound=lower_bound(graph, device, workers, batch, evaluations) if bound is None else bound,
-        batches=batches,
+        batches=run.batches,
         tiles=graph.count,
     )
+
+
+class _SimulatedRun:
+    """A run whose workers only cost time; times in s from its beginning."""
+
+    def __init__(
+        self,
+        graph: TaskGraph,
+        device: Device,
+        workers: int,
+        batch: int,
+        evaluations: Sequence[int],
+    ) -> None:
+        self._graph = graph
+        self._device = device
+        self._evaluations = evaluations
+        self._workers = workers
+        self._frontier = Frontier(graph)
+        self._runs = [Tiles(self._frontier, range(workers))]
+        self._dispatcher = Dispatcher[int](batch)
+        for worker in range(workers):
+            self._dispatcher.join(worker)
+        self._free = [0.0] * workers
+        """When each worker will have done what it was given."""
+        self._driver = 0.0
+        """When the driver will have sent what it was to send."""
+        self._reports = list[tuple[float, int, int, list[int]]]()
+        """A heap: when a report arrives, its number, the worker, its tiles."""
+        self.now = 0.0
+        self.busy = 0.0
+        self.batches = 0
+
+    def run(self) -> None:
+        """Run all tiles."""
+        self._dispatch()
+        while self._reports:
+            self._receive()
+            self._dispatch()
+
+    def _dispatch(self) -> None:
+        while turn := self._dispatcher.turn(self._runs, self._workers):
+            _, worker, size = turn
+            taken = self._frontier.take_numbers(size)
+            self._dispatcher.sent(worker, len(taken))
+            evaluations = self._evaluations[self._graph.level(taken[0])]
+            cost = self._device.seconds(len(taken), evaluations, taken[0])
+            self.busy += cost
+            self.batches += 1
+            self._driver = max(self._driver, self.now) + self._device.dispatch
+            self._free[worker] = max(self._free[worker], self._driver) + cost
+            arrival = self._free[worker] + self._device.latency
+            heapq.heappush(self._reports, (arrival, self.batches, worker, taken))
+
+    def _receive(self) -> None:
+        """Go on to the next report; those that arrive together are acted on together."""
+        self.now = self._reports[0][0]
+        while self._reports and self._reports[0][0] <= self.now:
+            _, _, worker, taken = heapq.heappop(self._reports)
+            self._frontier.committed_numbers(taken)
+            self._dispatcher.back(worker, len(taken))
 
 
 def lower_bound(

@@ -20,7 +20,7 @@ class BatchCall(NamedTuple):
     slot: int
     """Which of the workers that share the process is meant."""
     run: int
-    """Number of the run, as `open` was told."""
+    """Number of the run, as `open` was given."""
     keys: tuple[TileKey, ...]
 
     def packed(self) -> bytes:

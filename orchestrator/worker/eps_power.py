@@ -41,9 +41,9 @@ def eps_power(
     one of side px.
     """
     noise = KeyedNoise(SEED)
-    found = [torch.from_numpy(np.ascontiguousarray(p)) for p in pictures]
-    if found:
-        images = torch.stack(found).to(device)
+    measured = [torch.from_numpy(np.ascontiguousarray(picture)) for picture in pictures]
+    if measured:
+        images = torch.stack(measured).to(device)
     else:
         images = own_pictures(
             denoiser, noise, (denoiser.info.channels, side, side), 1, device=device

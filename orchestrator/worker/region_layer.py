@@ -26,10 +26,11 @@ class RegionLayer:
     @classmethod
     def open(cls, run: RunDir, plan: Plan) -> list[RegionLayer]:
         """Open all regions of a run, which are finished by then."""
-        found = enumerate(plan.regions)
-        return [
-            cls(r.box, LevelCells.open(RunDir(run.region(i)), r.plan.levels[0])) for i, r in found
-        ]
+        layers = []
+        for number, region in enumerate(plan.regions):
+            folder = RunDir(run.region(number))
+            layers.append(cls(region.box, LevelCells.open(folder, region.plan.levels[0])))
+        return layers
 
     def pin(self, level: int, tile: Box, mask: NDArray[np.bool_], known: Array) -> None:
         """Mark and fill, in place, the pixels of a tile (1, P, P) and (bands, P, P) that the region

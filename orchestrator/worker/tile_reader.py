@@ -28,6 +28,9 @@ from storage.errors import DamagedError
 # own.
 START_MARGIN = 4
 
+Window = tuple[int, int, int, int]
+"""y0, x0, y1, x1 in px of a level."""
+
 
 class TileReader:
     """Read tiles of one run; holds open stores and no pixels. One thread reads at a time, whoever
@@ -60,7 +63,7 @@ class TileReader:
         except DamagedError:
             return self.read(key, measured=False), None
 
-    def start(self, level: Level, box: tuple[int, int, int, int]) -> Array | None:
+    def start(self, level: Level, box: Window) -> Array | None:
         """Return the picture that a warm start would begin with under a window of a level without a
         coarser one.
         """
@@ -68,62 +71,85 @@ class TileReader:
         if measured is None:
             return None
         with self._lock:
-            return self._start(level, self._wide(measured, level, *box), None)
+            return self._start(level, self._wide(measured, level, box), None)
 
     def _read(self, level: Level, key: TileKey, with_measured: bool) -> TileInput:
-        y0, x0, y1, x1 = level.grid.box(key)
-        known_mask, known = self._read_known(level, key)
-        y = wide = coarse = smooth = fine = None
+        box = level.grid.box(key)
+        known_mask, known = self._read_known(level, Box(*box), key)
+        y = None
+        wide = None
+        fine = None
         measured = self.measured[level.index]
         if measured is not None and with_measured:
-            wide = self._wide(measured, level, y0, x0, y1, x1)
-            y = wide[:, START_MARGIN:-START_MARGIN, START_MARGIN:-START_MARGIN]
+            wide = self._wide(measured, level, box)
+            y = _inside(wide, START_MARGIN)
+        if self.fine_known is not None and level.index == 0 and with_measured:
+            fine = self.fine_known.read(*box)
+        coarse = None
+        smooth = None
         if level.guided:
             coarse, smooth = self._read_guide(level, key)
-        if self.fine_known is not None and level.index == 0 and with_measured:
-            fine = self.fine_known.read(y0, x0, y1, x1)
-        start = self._start(level, wide, smooth) if self.routes[level.index].warm else None
+        start = None
+        if self.routes[level.index].warm:
+            start = self._start(level, wide, smooth)
         return TileInput(
-            y=y, known_mask=known_mask, known=known, guide=coarse, start=start, fine=fine
+            y=y,
+            known_mask=known_mask,
+            known=known,
+            guide=coarse,
+            start=start,
+            fine=fine,
         )
 
-    def _wide(
-        self, measured: MeasuredWindow, level: Level, y0: int, x0: int, y1: int, x1: int
-    ) -> Array:
+    def _wide(self, measured: MeasuredWindow, level: Level, box: Window) -> Array:
         """Return the measurement under a window of the level, with START_MARGIN of its pixels
         around.
         """
-        s = level.posed.scale
-        m = START_MARGIN
-        return measured.read(y0 // s - m, x0 // s - m, y1 // s + m, x1 // s + m)
+        y0, x0, y1, x1 = (side // level.posed.scale for side in box)
+        return measured.read(
+            y0 - START_MARGIN,
+            x0 - START_MARGIN,
+            y1 + START_MARGIN,
+            x1 + START_MARGIN,
+        )
 
     def _start(self, level: Level, wide: Array | None, smooth: Array | None) -> Array | None:
         """Return the picture that a warm start begins with: the coarser result enlarged, else the
         measurement enlarged.
 
         The latter also where a network makes more of it, to which the coarser result is added
-        (TileSampler). wide: the measurement with START_MARGIN pixels around; smooth:
-        the coarser level's result at this size. Where the level measures every pixel itself, its
-        own (noisy) pixels are the start, and unknown ones are filled.
+        (TileSampler). wide: the measurement with START_MARGIN pixels around; smooth: the coarser
+        level's result at this size. Where the level measures every pixel itself, its own (noisy)
+        pixels are the start, and unknown ones are filled.
         """
-        unlike = not self.plan.task.picture
-        coarse = level.posed.scale > 1 and not self.routes[level.index].predicted
-        if wide is None or unlike or (smooth is not None and (coarse or self.plan.grey)):
+        if wide is None or not self._measurement_starts(level, coarser=smooth is not None):
             return smooth
-        s = level.posed.scale
-        m = START_MARGIN
+        scale = level.posed.scale
         picture = to_channels(wide, self.plan.bands.stored)
-        if s > 1:
-            return bicubic_upsample(fill_unknown(picture), s)[:, m * s : -m * s, m * s : -m * s]
-        unknown = np.isnan(picture)
-        filled = fill_unknown(picture)[:, m:-m, m:-m] if smooth is None else smooth
-        return np.where(unknown[:, m:-m, m:-m], filled, picture[:, m:-m, m:-m])
+        if scale > 1:
+            return _inside(bicubic_upsample(fill_unknown(picture), scale), START_MARGIN * scale)
+        filled = smooth
+        if filled is None:
+            filled = _inside(fill_unknown(picture), START_MARGIN)
+        own = _inside(picture, START_MARGIN)
+        return np.where(np.isnan(own), filled, own)
 
-    def _read_known(self, level: Level, key: TileKey) -> tuple[Array, Array]:
-        box = Box(*level.grid.box(key))
+    def _measurement_starts(self, level: Level, *, coarser: bool) -> bool:
+        """Tell whether a warm start begins with the measurement rather than the coarser result.
+
+        coarser: there is such a result.
+        """
+        if not self.plan.task.picture:
+            return False
+        coarse_is_better = level.posed.scale > 1 and not self.routes[level.index].predicted
+        return not (coarser and (coarse_is_better or self.plan.grey))
+
+    def _read_known(self, level: Level, box: Box, key: TileKey) -> tuple[Array, Array]:
+        """Return where a window is pinned, (1, P, P), and the pixels there, (bands, P, P)."""
         mask = np.zeros((1, *box.shape), dtype=bool)
         known = np.zeros((self.plan.bands.stored, *box.shape), np.float32)
-        for strip in (Box(*pinned) for pinned in level.grid.pinned(key)):
+        for pinned in level.grid.pinned(key):
+            strip = Box(*pinned)
             rows, cols = strip.shift(-box.y0, -box.x0).slices()
             mask[:, rows, cols] = True
             known[:, rows, cols] = self.cells[level.index].read(strip)
@@ -135,15 +161,19 @@ class TileReader:
         """Return the coarser level's pixels under the tile, and their bicubic enlargement as a
         start.
         """
-        coarse = self.plan.levels[level.index + 1].grid
+        coarser = self.plan.levels[level.index + 1].grid
         y0, x0, y1, x1 = level.grid.box(key)
-        top, bottom = guide_window(y0, y1, FACTOR, coarse.rows.length)
-        left, right = guide_window(x0, x1, FACTOR, coarse.cols.length)
+        top, bottom = guide_window(y0, y1, FACTOR, coarser.rows.length)
+        left, right = guide_window(x0, x1, FACTOR, coarser.cols.length)
         wide = self.cells[level.index + 1].read(Box(top, left, bottom, right))
-        inner = Box(y0 // FACTOR, x0 // FACTOR, y1 // FACTOR, x1 // FACTOR).shift(-top, -left)
+        under = Box(y0 // FACTOR, x0 // FACTOR, y1 // FACTOR, x1 // FACTOR)
+        inner = under.shift(-top, -left)
+        rows, cols = inner.slices()
+        fine_rows, fine_cols = inner.scale(FACTOR).slices()
         smooth = bicubic_upsample(wide, FACTOR)
-        fine = Box(inner.y0 * FACTOR, inner.x0 * FACTOR, inner.y1 * FACTOR, inner.x1 * FACTOR)
-        return (
-            wide[:, inner.y0 : inner.y1, inner.x0 : inner.x1],
-            smooth[:, fine.y0 : fine.y1, fine.x0 : fine.x1],
-        )
+        return wide[:, rows, cols], smooth[:, fine_rows, fine_cols]
+
+
+def _inside(picture: Array, margin: int) -> Array:
+    """Return (bands, h, w) without so many pixels along each edge."""
+    return picture[:, margin:-margin, margin:-margin]

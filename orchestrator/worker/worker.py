@@ -14,7 +14,7 @@ from kernels.denoisers.denoiser import Denoiser, load_denoiser
 from orchestrator.arrays import Array
 from orchestrator.job.plan import Plan
 from orchestrator.measurement.tile_input import TileInput, determined
-from orchestrator.retry import patiently
+from orchestrator.retry import retry_store
 from orchestrator.run_folder import RunDir
 from orchestrator.tiling.grid import TileKey
 from orchestrator.worker.batch_report import Report
@@ -71,7 +71,7 @@ class Worker:
 
     def load(self, keys: Sequence[TileKey]) -> Load:
         """Read tiles of one level whose predecessors are committed; several threads may."""
-        tiles = {key: self._patiently(lambda key=key: self.reader.read(key)) for key in keys}  # type: ignore[misc]
+        tiles = {key: self._retry(lambda key=key: self.reader.read(key)) for key in keys}  # type: ignore[misc]
         filled = dict[TileKey, Array]()
         for key, tile in tiles.items():
             level = self.plan.levels[key.level]
@@ -86,7 +86,7 @@ class Worker:
     def write(self, key: TileKey, pixels: Array) -> None:
         """Write a tile's owned box; on return it is durable."""
         owned = Box(*self.plan.levels[key.level].grid.owned(key))
-        self._patiently(lambda: self.cells[key.level].write(owned, pixels))
+        self._retry(lambda: self.cells[key.level].write(owned, pixels))
 
     def substitute(self, keys: Sequence[TileKey]) -> Report:
         """Write what stands in for tiles that cannot be restored."""
@@ -96,9 +96,9 @@ class Worker:
         seconds = time.perf_counter() - began
         return Report(tuple(keys), seconds, 0, substituted=True, trouble=self._take_trouble())
 
-    def _patiently(self, action: Callable[[], T]) -> T:
+    def _retry(self, action: Callable[[], T]) -> T:
         """Do something to the store, again and again while it fails for a while."""
-        return patiently(action, self.plan.spec.run.store_seconds, self._note)
+        return retry_store(action, self.plan.spec.run.store_seconds, self._note)
 
     def _note(self, trouble: str) -> None:
         self.fence()

@@ -23,7 +23,7 @@ from orchestrator.events import (
     WorkerStarted,
 )
 from orchestrator.monitoring.history import COLUMNS, read_history, read_summary
-from orchestrator.monitoring.run_status import read_status
+from orchestrator.monitoring.run_progress import read_status
 from orchestrator.monitoring.run_summary import RunSummary
 from orchestrator.monitoring.throughput import RECENT, Throughput
 from orchestrator.run_folder import RunDir

@@ -25,7 +25,7 @@ from orchestrator.events import (
     WorkerLost,
     WorkerStarted,
 )
-from orchestrator.monitoring.run_status import read_status
+from orchestrator.monitoring.run_progress import read_status
 from orchestrator.planning.resolve import load_plan
 from orchestrator.ray_backend.actors import RayWorker, WorkerKind, plain
 from orchestrator.ray_backend.executor import RayExecutor

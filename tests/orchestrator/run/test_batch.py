@@ -180,7 +180,7 @@ class Watcher:
 
         return listen
 
-    def told(self, record):
+    def recorded(self, record):
         self.records[record.image] = record
 
 

@@ -22,7 +22,7 @@ from orchestrator.errors import PlanError, RunError
 from orchestrator.event_log import read_events
 from orchestrator.events import BatchCommitted, Event
 from orchestrator.job.spec import JobSpec
-from orchestrator.monitoring.run_status import read_status
+from orchestrator.monitoring.run_progress import read_status
 from orchestrator.monitoring.run_summary import RunSummary
 from orchestrator.monitoring.tile_counts import committed_records, tiles_of
 from orchestrator.planning.fingerprint import fingerprint

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.retry import disk_full, patiently
+from orchestrator.retry import disk_full, retry_store
 from orchestrator.scheduling.deadlines import FIRST_SECONDS, TIMES, Deadlines
 from orchestrator.shutdown import Stop
 from storage.errors import MissingCells
@@ -60,7 +60,7 @@ def test_a_store_that_comes_back_is_only_noted(error):
             raise failures.pop()
         return "read"
 
-    assert patiently(action, 60.0, troubles.append) == "read"
+    assert retry_store(action, 60.0, troubles.append) == "read"
     assert len(troubles) == 2
     assert str(error) in troubles[0]
 
@@ -74,7 +74,7 @@ def test_a_full_disk_is_not_waited_for(number):
         raise OSError(number, os.strerror(number))
 
     with pytest.raises(OSError) as raised:
-        patiently(action, 60.0, pytest.fail)
+        retry_store(action, 60.0, pytest.fail)
     assert disk_full(raised.value)
     assert len(tries) == 1
 
@@ -82,7 +82,7 @@ def test_a_full_disk_is_not_waited_for(number):
 def test_patience_ends():
     began = time.monotonic()
     with pytest.raises(FileNotFoundError):
-        patiently(lambda: os.stat("/nowhere/at/all"), 0.5, lambda _: None)
+        retry_store(lambda: os.stat("/nowhere/at/all"), 0.5, lambda _: None)
     assert time.monotonic() - began < 60
 
 

@@ -1,4 +1,4 @@
-"""How far a run is, read from its journals and events alone: works while it runs and after it died."""
+"""How far a run is, from its journals and events alone: works while it runs and after it died."""
 
 from __future__ import annotations
 

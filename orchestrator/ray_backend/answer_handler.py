@@ -1,4 +1,4 @@
-"""Answers: what a driver does when a remote call has ended, well or badly.
+"""AnswerHandler: what a driver does when a remote call has ended, well or badly.
 
 Workers that are ready join, reports are taken in, errors go to the run that they concern, and a
 death puts a worker's batches back.
@@ -21,7 +21,7 @@ from orchestrator.retry import disk_full
 from orchestrator.worker.batch_report import Report
 
 
-class Answers:
+class AnswerHandler:
     """Act on the results of remote calls."""
 
     def __init__(self, state: DriverState) -> None:
@@ -111,7 +111,7 @@ class Answers:
         return report
 
     def _learn(self, call: InflightCall, report: Report, result: Result) -> None:
-        """Remember what a report says beside its being there: how long it took, what waits for it."""
+        """Remember how long a batch took, and the reference for what waits for it."""
         run = call.run
         self._state.dispatcher.done(run, report.keys)
         if report.nfe:
@@ -140,7 +140,7 @@ class Answers:
         return [inflight.pop(ref) for ref in refs]
 
     def _put_back(self, call: InflightCall, cause: str, *, gone: bool) -> None:
-        """Have others restore a batch; nothing is held against its tiles when the machine is gone."""
+        """Have others restore a batch; its tiles are not to blame when the machine is gone."""
         name = call.worker.name
         session = call.run.session
         with self._state.registry.concerning(call.run):
