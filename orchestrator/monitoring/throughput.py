@@ -45,14 +45,17 @@ class Throughput:
 
     def nfe_per_second(self, now: float) -> float:
         """Return the network evaluations per second of the recent batches."""
-        return sum(batch.nfe for batch in self._recent) / self._span(now) if self._recent else 0.0
+        if not self._recent:
+            return 0.0
+        evaluations = sum(batch.nfe for batch in self._recent)
+        return evaluations / self._span(now)
 
     @property
     def batch(self) -> float:
         """Mean number of tiles of the recent batches."""
-        return (
-            sum(batch.tiles for batch in self._recent) / len(self._recent) if self._recent else 0.0
-        )
+        if not self._recent:
+            return 0.0
+        return self._tiles / len(self._recent)
 
     def seconds_left(self, now: float) -> float | None:
         """Return the time that is left: that of the work at this rate, at least that of the chain;
@@ -60,11 +63,21 @@ class Throughput:
         """
         if not self._recent:
             return None
-        rate = sum(batch.tiles for batch in self._recent) / self._span(now)
-        mean = sum(batch.seconds for batch in self._recent) / len(self._recent)
-        return max((self.tiles - self.done) / rate, self.path * mean)
+        rate = self._tiles / self._span(now)
+        seconds = sum(batch.seconds for batch in self._recent)
+        mean = seconds / len(self._recent)
+        work = (self.tiles - self.done) / rate
+        chain = self.path * mean
+        return max(work, chain)
+
+    @property
+    def _tiles(self) -> int:
+        return sum(batch.tiles for batch in self._recent)
 
     def _span(self, now: float) -> float:
-        full = len(self._recent) == RECENT
-        first = self._recent[0].time - self._recent[0].seconds if full else self._began
-        return max(now - first, 1e-6)
+        """Return the seconds since the first of the recent batches began."""
+        began = self._began
+        if len(self._recent) == RECENT:
+            first = self._recent[0]
+            began = first.time - first.seconds
+        return max(now - began, 1e-6)

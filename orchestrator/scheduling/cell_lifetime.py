@@ -90,9 +90,9 @@ class CellLifetime:
             return
         for key in keys:
             number = self._frontier.graph.number(key)
-            if not self._freed[number] and self._blocks.free(
-                key, self._frontier.all_done, self._is_published
-            ):
+            if self._freed[number]:
+                continue
+            if self._blocks.free(key, self._frontier.all_done, self._is_published):
                 self._freed[number] = 1
                 self._frontier.freed([key])
                 yield key

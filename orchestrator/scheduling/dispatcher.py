@@ -145,14 +145,14 @@ class Dispatcher(Generic[W]):
         are have.
         """
         for run in runs:
-            if (suspect := run.frontier.suspect) is None:
+            suspect = run.frontier.suspect
+            if suspect is None:
                 continue
             failed = self._failed.get(run, {}).get(suspect, set())
             free = [worker for worker in self._free if worker in run.opened and worker not in apart]
             worker = next((worker for worker in free if worker not in failed), None)
-            if worker is None and all(
-                other in failed for other in self._loads if other in run.opened
-            ):
+            takers = [worker for worker in self._loads if worker in run.opened]
+            if worker is None and all(taker in failed for taker in takers):
                 worker = next(iter(free), None)
             if worker is not None:
                 return run, worker, 1

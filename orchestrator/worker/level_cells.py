@@ -59,12 +59,13 @@ class LevelCells:
         along.
         """
         moved = box.shift(self.offset, self.offset)
-        return Box(
-            0 if box.y0 == 0 else moved.y0, 0 if box.x0 == 0 else moved.x0, moved.y1, moved.x1
-        )
+        y0 = 0 if box.y0 == 0 else moved.y0
+        x0 = 0 if box.x0 == 0 else moved.x0
+        return Box(y0, x0, moved.y1, moved.x1)
 
     def _stored_pixels(self, box: Box, pixels: Array) -> Array:
-        before = [self.offset if start == 0 else 0 for start in (box.y0, box.x0)]
-        return np.ascontiguousarray(
-            np.pad(pixels, ((0, 0), (before[0], 0), (before[1], 0)), mode="edge")
-        )
+        """Return the pixels of `_stored`: those before the image repeat its first ones."""
+        above = self.offset if box.y0 == 0 else 0
+        before = self.offset if box.x0 == 0 else 0
+        padded = np.pad(pixels, ((0, 0), (above, 0), (before, 0)), mode="edge")
+        return np.ascontiguousarray(padded)
