@@ -16,6 +16,7 @@ from pathlib import Path
 from orchestrator.job.plan import Plan
 from orchestrator.run_folder import RunDir
 from orchestrator.tile_records import parse_tile_record
+from storage.errors import FormatError
 from storage.run_store.journal import read_records
 
 
@@ -87,5 +88,15 @@ def _finished(plan: Plan, region: int) -> Iterator[LevelCount]:
         yield LevelCount(region=region, level=level.index, tiles=tiles, done=tiles)
 
 
+def main() -> int:
+    """Print the number for the run that is named; return the exit code."""
+    try:
+        print(committed_records(RunDir(Path(sys.argv[1]))))
+    except (FormatError, OSError) as err:
+        print(err, file=sys.stderr)
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    print(committed_records(RunDir(Path(sys.argv[1]))))
+    sys.exit(main())

@@ -22,6 +22,7 @@ from cluster.submission.settings import SubmissionSettings, load
 from cluster.submission.slurm.script import escape, options, render
 from cluster.submission.submission import Submission
 from orchestrator.errors import PlanError
+from storage.run_store.journal import Journal
 from tests.places import ROOT
 
 GOLDEN = """\
@@ -210,19 +211,30 @@ def test_bash_hands_every_word_and_variable_on_as_it_is(tmp_path_factory, words,
     ]
 
 
-def run_script(folder, *, cap=3, restarts=0, progress=True, cancelled=False, scontrol=True):
-    """Run the real script with programs that say what they were asked; its driver is stopped.
-    Return (code, output).
+def run_script(
+    folder,
+    *,
+    cap=3,
+    restarts=0,
+    progress="T 0 0 0",
+    part="",
+    cancelled=False,
+    scontrol=True,
+):
+    """Run the real script with programs that say what they were asked; its driver is stopped after
+    it has committed a tile of a part of the run. Return (code, output).
     """
     programs = folder / "bin"
     programs.mkdir()
     output = folder / "out.zarr"
-    journal = output / ".gigarestore" / "journal"
+    journal = output / ".gigarestore" / part / "journal"
     journal.parent.mkdir(parents=True)
-    commit = f"echo T 0 >> {journal}; " if progress else f"echo header >> {journal}; "
+    with Journal.create(folder / "committed", {}) as committed:
+        committed.append([progress] if progress else [])
+    copy = f"{shutil.which('cp')} {folder / 'committed'} {journal}; "
     cancel = f"touch {output}/.gigarestore/submissions/0123456789ab/cancel; " if cancelled else ""
     texts = {
-        "srun": f"{commit}{cancel}exit 75",
+        "srun": f"{copy}{cancel}exit 75",
         "scontrol": 'echo "scontrol $*"',
         "sleep": "exit 0",
     }
@@ -246,7 +258,7 @@ def run_script(folder, *, cap=3, restarts=0, progress=True, cancelled=False, sco
         env=env,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
     return done.returncode, done.stdout + done.stderr
@@ -256,6 +268,16 @@ def test_a_stopped_attempt_is_queued_again(tmp_path):
     code, said = run_script(tmp_path)
     assert "scontrol requeue 5" in said
     assert code == 75
+
+
+@pytest.mark.parametrize(
+    "committed",
+    [{"progress": "F 0 0 0"}, {"part": "regions/0/.gigarestore"}],
+    ids=["a tile that was filled", "a region's tile"],
+)
+def test_tiles_of_regions_and_filled_ones_are_progress_too(tmp_path, committed):
+    _, said = run_script(tmp_path, **committed)
+    assert "scontrol requeue 5" in said
 
 
 @pytest.mark.parametrize(
@@ -269,7 +291,7 @@ def test_a_stopped_attempt_is_queued_again(tmp_path):
             {"cap": 2, "restarts": 3},
             "begun again 2 times already; go on with: gigarestore resume slurm:5",
         ),
-        ({"progress": False}, "finished no tile"),
+        ({"progress": None}, "finished no tile"),
         ({"scontrol": False}, "no scontrol on this node; go on with: gigarestore resume slurm:5"),
         ({"cancelled": True}, "job 5"),
     ],
