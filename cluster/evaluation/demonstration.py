@@ -16,7 +16,8 @@ from cluster.terminal.progress import ProgressView, duration
 from kernels.metrics import psnr, ssim
 from orchestrator.errors import PlanError
 from orchestrator.job.spec import JobSpec
-from orchestrator.run.lifecycle import Outcome, start
+from orchestrator.run.drive import Outcome
+from orchestrator.run.lifecycle import start
 from orchestrator.run.verify import Verification, verify_run
 from storage.box import Box
 from storage.readers.reader_registry import open_image
