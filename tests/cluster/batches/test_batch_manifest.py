@@ -153,6 +153,7 @@ def test_what_a_batch_keeps_holds_in_every_folder(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_an_image_with_a_region_is_done_once(tmp_path, cli, make_picture, write_picture):
     write_picture(tmp_path / "a.png", make_picture(24, 24))
     command = [
@@ -347,6 +348,7 @@ def graph(rows, cols, order="raster"):
     st.randoms(use_true_random=False),
 )
 @settings(max_examples=80, deadline=None)
+@pytest.mark.slow
 def test_runs_that_share_a_crew_all_end_and_each_only_where_it_is_known(shapes, workers, most, rng):
     """Any order of reports, failures, workers that open a run late or are kept apart: all tiles
     run, suspects alone.

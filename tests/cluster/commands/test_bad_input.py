@@ -282,6 +282,7 @@ def test_a_missing_checkpoint_is_refused(refused, small, tmp_path):
     assert "no.pt" in line
 
 
+@pytest.mark.slow
 def test_an_output_that_exists_is_refused_and_both_ways_out_are_named(
     cli, small, tmp_path, published_files
 ):
@@ -433,6 +434,7 @@ def test_a_job_file_that_is_wrong_is_refused(refused, small, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_an_export_that_cannot_be_made_is_refused(cli, finished, small, tmp_path):
     for arguments, said in (
         ((finished, tmp_path / "a.bmp"), ".png"),

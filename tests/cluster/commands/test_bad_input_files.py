@@ -270,6 +270,7 @@ def test_a_truncated_tiff_is_refused(tmp_path):
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
+@pytest.mark.slow
 def test_damaged_bytes_give_one_line_or_an_image_and_never_a_crash(tmp_path_factory, data):
     folder = tmp_path_factory.getbasetemp()
     sample = folder / "fuzz-source.tif"

@@ -143,6 +143,7 @@ def test_a_plan_writes_nothing(cli, small):
     assert sorted(small.parent.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_one_command_leads_to_the_next(cli, small, tmp_path, published_pixels):
     """Restore, look, verify, export twice: what a newcomer does first."""
     out = tmp_path / "out"
@@ -168,12 +169,14 @@ def test_one_command_leads_to_the_next(cli, small, tmp_path, published_pixels):
     assert cli("export", out, tmp_path / "a.png", "--overwrite").code == 0
 
 
+@pytest.mark.slow
 def test_quiet_is_quiet(cli, small, tmp_path):
     ended = cli("restore", small, tmp_path / "out", *QUICK, "--quiet")
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_job_file_and_options_make_one_job(cli, small, tmp_path):
     job = tmp_path / "job.toml"
     job.write_text(
@@ -195,6 +198,7 @@ def test_super_resolution_by_4_is_what_happens_unless_told_otherwise(cli, small)
     assert "sr x4 with builtin" in cli("plan", small).out
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_says_so_and_how_to_go_on(cli, small, tmp_path, job, serially):
     """Damage a committed cell between two attempts."""
     out = tmp_path / "out"
@@ -218,6 +222,7 @@ def test_a_run_that_fails_says_so_and_how_to_go_on(cli, small, tmp_path, job, se
     assert f"gigarestore resume {out}" in state.out
 
 
+@pytest.mark.slow
 def test_status_of_an_unfinished_run_counts_its_tiles(cli, small, tmp_path, job, serially):
     def stop(event):
         if type(event).__name__ == "BatchCommitted" and event.keys[0].level == 0:
@@ -232,6 +237,7 @@ def test_status_of_an_unfinished_run_counts_its_tiles(cli, small, tmp_path, job,
     assert told["tiles"] == 24
 
 
+@pytest.mark.slow
 def test_doctor_checks_this_machine(cli):
     ended = cli("doctor")
     assert ended.code in (0, 1)
@@ -250,12 +256,14 @@ def test_doctor_checks_this_machine(cli):
     assert all(check["verdict"] in ("ok", "warn", "fail") for check in checks)
 
 
+@pytest.mark.slow
 def test_the_module_is_the_command(run_command, tmp_path):
     ended = run_command("status", tmp_path / "none", cwd=tmp_path)
     assert ended.code == 2
     assert "none does not exist" in ended.complaint
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_ends_a_command_quietly(small):
     """`gigarestore plan | head -1` must not end in a traceback."""
     env = {**os.environ, "PYTHONPATH": str(ROOT)}

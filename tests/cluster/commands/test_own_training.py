@@ -69,6 +69,7 @@ def test_a_prior_is_trained_carded_and_restores(cli, scans, tmp_path):
     assert domain["known"] == read_record(metadata, "domain")["mean"]
 
 
+@pytest.mark.slow
 def test_a_network_of_its_own_has_the_images_bands(cli, tmp_path):
     images = [tmp_path / "0.tif", tmp_path / "1.tif"]
     for i, path in enumerate(images):
@@ -192,6 +193,7 @@ def test_a_single_image_is_split_into_disjoint_areas(tmp_path, write_picture, he
     assert "disjoint areas" in images.split
 
 
+@pytest.mark.slow
 def test_crops_are_read_by_windows_whatever_the_size(tmp_path, write_picture):
     class Recorded:
         """The image's own reader, which notes what was asked of it."""

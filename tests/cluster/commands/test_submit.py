@@ -65,6 +65,7 @@ def test_a_dry_run_prints_everything_and_touches_nothing(home, cli, small, backe
         assert json.loads(ended.out)["submission_id"].startswith("gr-out-")
 
 
+@pytest.mark.slow
 def test_a_dry_run_needs_neither_torch_nor_ray_nor_a_network(home, small):
     code = "import sys; from cluster.cli import _run; code = _run(sys.argv[1:]); "
     code += "heavy = ('torch', 'ray', 'zarr', 'aiohttp', 'requests');"

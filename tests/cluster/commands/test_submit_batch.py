@@ -111,6 +111,7 @@ def test_a_dry_run_touches_nothing_and_is_a_script(home, cli):
     )
 
 
+@pytest.mark.slow
 def test_on_ray_and_kuberay_one_driver_has_all_images(home, cli):
     words = ["submit", "batch", "scans/*.png", "out", "--scale", 4, "--dry-run", "--backend"]
     entrypoint = json.loads(cli(*words, "ray").out)["entrypoint"]
@@ -217,6 +218,7 @@ def test_a_later_attempt_takes_over_from_the_one_before(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("share", "requeued"), [(2, True), (1, False)])
+@pytest.mark.slow
 def test_a_task_is_queued_again_by_its_own_name_and_for_tiles_of_its_own_share(
     home, programs, cli, share, requeued
 ):
@@ -303,6 +305,7 @@ def test_an_array_has_ended_with_its_last_task_and_says_what_is_wrong(
 QUEUE = "echo '12_1|{}|None'; echo '12_2|{}|Priority'"
 
 
+@pytest.mark.slow
 def test_an_array_is_one_run_and_each_of_its_tasks_too(home, programs, cli):
     programs(sbatch="echo 12", squeue=QUEUE.format("RUNNING", "PENDING"))
     assert cli("submit", "batch", "scans/*.png", "out", *OPTIONS, *SLURM).out == "slurm:12\n"

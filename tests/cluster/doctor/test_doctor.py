@@ -124,6 +124,7 @@ def test_a_node_with_other_software_fails(name, there, here, verdict):
     assert found.verdict == verdict
 
 
+@pytest.mark.slow
 def test_a_cluster_that_does_not_answer_fails(cli, tmp_path):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))

@@ -32,6 +32,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_a_row_relates_the_sampler_to_the_network() -> None:
     rows = list(measure("cpu", ["guided-diffusion"], [1, 2], steps=3, repeats=2))
     assert [row.batch for row in rows] == [1, 2]

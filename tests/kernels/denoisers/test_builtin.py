@@ -55,6 +55,7 @@ def test_weights_stay_below_ten_megabytes() -> None:
     assert BUILTIN_WEIGHTS.stat().st_size < 10_000_000
 
 
+@pytest.mark.slow
 def test_a_tile_with_enough_context_equals_the_whole(denoiser: BuiltinDenoiser) -> None:
     x = picture(0, 256, 272)
     t = torch.tensor([300])

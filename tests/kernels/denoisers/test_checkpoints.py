@@ -142,6 +142,7 @@ def test_any_layout_is_inferred_from_its_shapes(
 
 
 @pytest.mark.parametrize("name", ["m.pt", "m.old.pt", "m.safetensors", "wrapped.pt", "parallel.pt"])
+@pytest.mark.slow
 def test_checkpoint_round_trips(tmp_path: Path, name: str) -> None:
     weights = small_weights()
     stored: Any = (
@@ -367,6 +368,7 @@ def test_classifier_loads_and_is_not_mistaken_for_a_denoiser(tmp_path: Path) -> 
     )
 
 
+@pytest.mark.slow
 def test_class_conditional_network_needs_a_label(tmp_path: Path) -> None:
     config = replace(SMALL, num_classes=4)
     weights = filled(UNetModel(config))

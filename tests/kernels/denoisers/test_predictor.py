@@ -55,6 +55,7 @@ def plan(task: dict | None = None, sampling: dict | None = None, **more):
 
 
 @pytest.mark.parametrize("scale", [2, 4])
+@pytest.mark.slow
 def test_a_prediction_is_nearer_to_a_photograph_than_its_enlargement(scale: int):
     clean = photograph()
     operator = SmoothPool(scale)
@@ -64,6 +65,7 @@ def test_a_prediction_is_nearer_to_a_photograph_than_its_enlargement(scale: int)
     assert psnr(after, clean) > psnr(before, clean) + 0.5
 
 
+@pytest.mark.slow
 def test_a_prediction_does_not_depend_on_the_pictures_beside_it():
     predictor = load_predictor()
     pictures = torch.cat(list(photograph().split(64, -1)))[..., :64, :]
@@ -134,6 +136,7 @@ def test_examples_are_enlargements_and_what_is_measured_costs_nothing():
     assert undetermined(flat, 4).abs().max() < 1e-6
 
 
+@pytest.mark.slow
 def test_a_predictor_is_trained_resumed_and_exported_as_one(tmp_path):
     whole = train(TINY, tmp_path / "whole")
     part = train(replace(TINY, steps=3), tmp_path / "part")

@@ -281,6 +281,7 @@ def commuting_prior():
     return projector @ COVARIANCE @ projector + null @ COVARIANCE @ null, projector
 
 
+@pytest.mark.slow
 def test_the_bayes_posterior_is_reached_where_ddnm_is_exact():
     # Range and null space are independent under such a prior, so that the posterior of an exact
     # measurement is the measurement beside the prior's null space.

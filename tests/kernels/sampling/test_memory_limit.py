@@ -132,6 +132,7 @@ def case(name):
 @pytest.mark.parametrize("name", CASES)
 @given(data=st.data())
 @settings(max_examples=12, deadline=None)
+@pytest.mark.slow
 def test_tiles_in_any_batch_and_any_memory_keep_their_bytes(name, data):
     """Any order, any number at a time, any memory: each tile's result is the one it has alone."""
     config, problem, guidance, alone = case(name)

@@ -307,6 +307,7 @@ def test_ddrm_with_eta_b_below_one_trusts_its_estimate_too():
     assert not torch.allclose(run(1.0), run(0.5), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_only_gradient_methods_need_the_graph():
     class Watching(SmallConv):
         graph = ()

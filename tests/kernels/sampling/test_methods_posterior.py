@@ -114,6 +114,7 @@ def test_repaint_keeps_the_prior_where_nothing_is_known():
 
 
 @pytest.mark.parametrize("sigma_y", [0.1, 0.5])
+@pytest.mark.slow
 def test_pigdm_samples_the_posterior_of_a_white_prior(sigma_y):
     variance = 0.6
     y = torch.full((2, 1, 32, 32), 0.5)
@@ -145,6 +146,7 @@ def corners(steps, zeta):
     return torch.stack([moved[..., i::2, j::2].mean() for i in (0, 1) for j in (0, 1)])
 
 
+@pytest.mark.slow
 def test_dps_moves_what_is_not_measured_towards_the_posterior_mean():
     seen = COVARIANCE[:, 0] / COVARIANCE[0, 0] * (0.9 - MEAN)
     weak = corners(40, 1.0)
@@ -154,6 +156,7 @@ def test_dps_moves_what_is_not_measured_towards_the_posterior_mean():
     assert float(strong[1:].mean()) > 2 * float(weak[1:].mean()) > 0.2 * float(seen[1])
 
 
+@pytest.mark.slow
 def test_the_strength_of_dps_does_not_depend_on_the_number_of_steps():
     few = corners(20, 1.0)
     many = corners(100, 1.0)
@@ -253,6 +256,7 @@ def towards(x, t, labels=None):
 
 
 @pytest.mark.parametrize("form", ["posterior", "eps"])
+@pytest.mark.slow
 def test_guidance_samples_the_conditional_prior(form):
     guidance = Guidance(gradient=towards, labels=torch.tensor([0, 1, -1, 0]))
     settings = config(240, form=form, eta="ddpm")

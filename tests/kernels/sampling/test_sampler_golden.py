@@ -160,6 +160,7 @@ def convolutions_round_as_for_the_goldens():
         pytest.param("color_s02_fixed_fresh", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_ddnm_and_scalar_ddnm_plus_with_mask_shift_match_the_golden_run(name):
     case, data = golden(f"sampler/p64_{name}")
     settings = config(ddnm_plus="scalar")
@@ -223,6 +224,7 @@ def test_inpainting_with_mask_shift_matches_the_golden_run():
     assert torch.equal(result[known], data["y"][known])
 
 
+@pytest.mark.slow
 def test_generation_with_mask_shift_matches_the_golden_run():
     case, data = golden("oracle/gen_msr_64x96")
     assert_close(restore(64, 96, case["seed0"], config(), lambda i, j: {}), data["result"])

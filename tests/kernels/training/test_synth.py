@@ -22,6 +22,7 @@ def test_seeds_and_indices_give_different_images() -> None:
     assert len({image.tobytes() for image in images}) == 4
 
 
+@pytest.mark.slow
 def test_images_are_not_flat_and_fill_the_range() -> None:
     images = np.stack([synth.draw(0, index, 64) for index in range(24)]).astype(float)
     assert np.quantile(images.std((1, 2, 3)), 0.2) > 5
@@ -29,6 +30,7 @@ def test_images_are_not_flat_and_fill_the_range() -> None:
     assert images.max() > 245
 
 
+@pytest.mark.slow
 def test_the_spectrum_falls_with_frequency_as_that_of_photographs() -> None:
     power = np.zeros((96, 96))
     for index in range(24):

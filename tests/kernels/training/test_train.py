@@ -34,17 +34,20 @@ TINY = TrainingSpec(
 )
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_first_twenty_losses(tmp_path: Path) -> None:
     losses = [train(TINY, tmp_path / name) for name in ("a", "b")]
     assert len(losses[0]) == 20
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_losses(tmp_path: Path) -> None:
     short = replace(TINY, steps=3)
     assert train(short, tmp_path / "a") != train(replace(short, seed=1), tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_a_stopped_run_continues_with_the_same_losses(tmp_path: Path) -> None:
     whole = train(TINY, tmp_path / "whole")
     trainer = Trainer(TINY)
@@ -54,6 +57,7 @@ def test_a_stopped_run_continues_with_the_same_losses(tmp_path: Path) -> None:
     assert first + train(TINY, tmp_path / "part") == whole
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
     losses = train(replace(TINY, steps=120, batch=8), tmp_path)
     assert np.mean(losses[-30:]) < 0.95 * np.mean(losses[:15])
@@ -92,6 +96,7 @@ def test_a_killed_run_leaves_a_whole_checkpoint_and_continues(tmp_path: Path) ->
     assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["step"] == step + 5
 
 
+@pytest.mark.slow
 def test_a_new_end_changes_the_rate_and_another_specification_is_refused(tmp_path: Path) -> None:
     train(replace(TINY, steps=4), tmp_path)
     assert len(train(replace(TINY, steps=6), tmp_path)) == 2
@@ -118,6 +123,7 @@ def test_a_batch_is_a_function_of_seed_and_step_and_grows_at_the_end(tmp_path: P
     assert (early.sigma > 0).all()
 
 
+@pytest.mark.slow
 def test_an_exported_prior_loads_and_tells_its_origin(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,6 +136,7 @@ def test_an_exported_prior_loads_and_tells_its_origin(
         assert torch.equal(value, average[key].half().float())
 
 
+@pytest.mark.slow
 def test_training_can_start_from_an_exported_prior_of_the_same_shape_only(tmp_path: Path) -> None:
     train(replace(TINY, steps=2), tmp_path)
     export(tmp_path, tmp_path / "own.safetensors")

@@ -105,6 +105,7 @@ def test_every_task_of_the_job_has_a_method_that_an_editor_completes():
     assert made == names
 
 
+@pytest.mark.slow
 def test_importing_costs_little_and_every_name_is_there():
     code = (
         "import time; began = time.process_time(); import gigarestore; "

@@ -39,6 +39,7 @@ def from_file(photo_file, command):
 
 
 @pytest.mark.parametrize("axes", ["yxc", "cyx", "xcy"])
+@pytest.mark.slow
 def test_an_array_in_any_order_of_axes_gives_the_bytes_that_the_command_gives_for_its_file(
     photo, from_file, published_files, quick, axes
 ):
@@ -54,6 +55,7 @@ def test_an_array_in_any_order_of_axes_gives_the_bytes_that_the_command_gives_fo
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+@pytest.mark.slow
 def test_an_array_of_every_dtype_gives_the_bytes_that_the_command_gives_for_its_file(
     make_picture, write_picture, command, published_files, quick, tmp_path, dtype
 ):
@@ -80,6 +82,7 @@ def test_a_path_gives_the_same_bytes_and_a_picture_with_its_colours_last(
     assert restored.path == tmp_path / "out.zarr"
 
 
+@pytest.mark.slow
 def test_a_result_is_indexed_lazily_and_its_pyramid_halves(photo, quick):
     restored = gr.restore(photo, axes="cyx", scale=8, **{**quick, "steps": 1, "stride": 24})
 

@@ -18,6 +18,7 @@ def expected(photo, quick):
     return np.asarray(gr.restore(photo, **quick))
 
 
+@pytest.mark.slow
 def test_a_dask_array_is_read_block_by_block_and_gives_one_back(photo, expected, quick):
     dask = pytest.importorskip("dask.array")
     shapes = []
@@ -37,6 +38,7 @@ def test_a_dask_array_is_read_block_by_block_and_gives_one_back(photo, expected,
     assert restored.array[5:9, ::2, 1].compute().shape == (4, 32)
 
 
+@pytest.mark.slow
 def test_a_data_array_comes_back_with_names_and_finer_coordinates(photo, expected, quick, tmp_path):
     xarray = pytest.importorskip("xarray")
     given = xarray.DataArray(
@@ -73,6 +75,7 @@ def test_dimensions_that_nobody_knows_are_asked_for(photo):
         gr.restore(given)
 
 
+@pytest.mark.slow
 def test_a_zarr_array_says_its_axes_itself(photo, expected, quick, tmp_path):
     import zarr
 
@@ -90,6 +93,7 @@ def test_a_zarr_array_says_its_axes_itself(photo, expected, quick, tmp_path):
     assert np.array_equal(np.asarray(restored).transpose(2, 0, 1), expected)
 
 
+@pytest.mark.slow
 def test_what_only_numpy_understands_is_taken_too(photo, expected, quick):
     pillow = pytest.importorskip("PIL.Image")
     import torch
@@ -98,6 +102,7 @@ def test_what_only_numpy_understands_is_taken_too(photo, expected, quick):
     assert np.array_equal(np.asarray(gr.restore(torch.from_numpy(photo), **quick)), expected)
 
 
+@pytest.mark.slow
 def test_without_dask_an_array_is_a_view_with_the_same_windows(photo, quick):
     restored = gr.restore(photo, **quick)
     view = ArrayView(restored.path / "0", "yxc")

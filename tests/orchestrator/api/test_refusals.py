@@ -109,6 +109,7 @@ def test_plan_refuses_what_restore_refuses():
         gr.plan(RGB, scale=0)
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_taken_is_left_alone_without_overwrite(quick, make_picture, tmp_path):
     photo = make_picture(8, 8).transpose(1, 2, 0)
     out = tmp_path / "out.zarr"

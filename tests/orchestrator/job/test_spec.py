@@ -64,6 +64,7 @@ def specs(draw):
 
 
 @given(specs())
+@pytest.mark.slow
 def test_toml_gives_back_the_same_specification(spec: JobSpec):
     assert JobSpec.from_toml(spec.to_toml()) == spec
 

@@ -111,6 +111,7 @@ class Rows(Task):
 '''
 
 
+@pytest.mark.slow
 def test_a_new_task_is_one_file(tmp_path):
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "rows.py").write_text(NEW_TASK)

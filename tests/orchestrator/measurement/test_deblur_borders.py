@@ -28,6 +28,7 @@ def kernel_image(tmp_path_factory, write_picture):
 
 @pytest.mark.parametrize("dtype", ["uint8", pytest.param("uint16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("blur", ["uniform:9", "gaussian:1", "gaussian:2", "anisotropic:2,1"])
+@pytest.mark.slow
 def test_a_published_deblurring_measures_what_was_given(
     blur, dtype, tmp_path, make_picture, write_picture, capsys
 ):

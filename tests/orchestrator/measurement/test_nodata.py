@@ -62,6 +62,7 @@ def test_nodata_areas_of_a_scene_stay_untouched_and_its_means_are_the_measuremen
     assert info.geo.transform == (7.5, 0.0, 300_000.0, 0.0, -7.5, 5_000_000.0)
 
 
+@pytest.mark.slow
 def test_a_float_scene_keeps_its_nodata_and_its_values(make_picture, restored, tmp_path):
     pixels = make_picture(24, 24, 1, "uint16").astype(np.float32) / 100 - 200
     nodata = np.float32(-3.4e38)
@@ -79,6 +80,7 @@ def test_a_float_scene_keeps_its_nodata_and_its_values(make_picture, restored, t
     assert info.nodata == nodata
 
 
+@pytest.mark.slow
 def test_a_signed_image_needs_its_range_and_keeps_its_dtype(make_picture, job, restored, tmp_path):
     pixels = (make_picture(16, 16, 1, "uint16").astype(int) // 8 - 1000).astype(np.int16)
     path = scene(tmp_path / "in.tif", pixels, -32768)
@@ -124,6 +126,7 @@ def test_a_file_of_twelve_bits_has_the_range_of_twelve_bits(job, tmp_path):
     assert plan_job(job(path, tmp_path / "out")).values.high == 4095
 
 
+@pytest.mark.slow
 def test_a_frame_is_restored_as_if_it_were_a_file_of_its_own(
     make_picture, job, serially, published_files, tmp_path
 ):

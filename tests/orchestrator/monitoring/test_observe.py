@@ -48,6 +48,7 @@ def graph_of(height, width, order):
     st.sampled_from(["raster", "centre"]),
     st.randoms(use_true_random=False),
 )
+@pytest.mark.slow
 def test_the_chain_that_is_left_only_shrinks_and_ends_at_nothing(rows, cols, order, random):
     graph = graph_of(rows * 16, cols * 16, order)
     frontier = Frontier(graph)
@@ -180,6 +181,7 @@ def test_a_batch_was_worked_on_until_it_ended_not_until_its_record_was_written(t
     assert sum(column.fine for column in worked.values()) == pytest.approx(20.0)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_lost_is_not_counted_again_when_its_last_batch_becomes_durable(
     tmp_path, small, job, serially
 ):
@@ -197,6 +199,7 @@ def test_a_worker_that_is_lost_is_not_counted_again_when_its_last_batch_becomes_
     assert told[-1]["done"] > 1
 
 
+@pytest.mark.slow
 def test_status_and_report_tell_of_a_finished_run(small, job, serially, tmp_path, cli):
     serially(job(small, tmp_path / "out", sampling={"intent": "faithful", "steps": 1}))
     told = json.loads(cli("status", tmp_path / "out", "--json").out)

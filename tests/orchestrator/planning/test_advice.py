@@ -67,6 +67,7 @@ def test_a_plan_recommends_nodes_of_the_size_that_one_has(plan):
     assert plan()["warning"] is None
 
 
+@pytest.mark.slow
 def test_a_plan_warns_of_workers_and_of_nodes_that_would_idle(plan, tmp_path):
     assert "of 500 workers" in plan("--workers", 500)["warning"]
     assert "of 64 workers" in plan("--nodes", 8, "--gpus", 8)["warning"]

@@ -92,6 +92,7 @@ def refusal(spec: JobSpec) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_conditional_network_draws_the_class_that_is_named(tmp_path: Path, network: Path) -> None:
     assert "give --class N" in refusal(job(f"guided-diffusion:{network}"))
     assert "4 was given" in refusal(job(f"guided-diffusion:{network}", label=4))
@@ -158,6 +159,7 @@ def test_a_classifier_is_described_without_reading_it_whole(classifier: Path) ->
     assert not describe_classifier(spatial).fixed_tile
 
 
+@pytest.mark.slow
 def test_a_guided_run_differs_from_an_unguided_one(tmp_path: Path, classifier: Path) -> None:
     pytest.importorskip(
         "kernels.sampling.classifier_guidance"

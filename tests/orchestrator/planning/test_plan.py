@@ -54,6 +54,7 @@ def plans(draw):
 
 @given(plans())
 @settings(max_examples=60, deadline=None)
+@pytest.mark.slow
 def test_every_size_can_be_planned_and_every_level_covers_its_picture(plan):
     scale = plan.task.scale
     assert (plan.height, plan.width) == tuple(side * scale for side in plan.spec.input.size)
@@ -67,6 +68,7 @@ def test_every_size_can_be_planned_and_every_level_covers_its_picture(plan):
 
 @given(plans())
 @settings(max_examples=60, deadline=None)
+@pytest.mark.slow
 def test_tiles_start_and_end_on_operator_and_hierarchy_boundaries(plan):
     last = len(plan.levels) - 1
     for level in plan.levels:
@@ -81,6 +83,7 @@ def test_tiles_start_and_end_on_operator_and_hierarchy_boundaries(plan):
 
 @given(plans())
 @settings(max_examples=60, deadline=None)
+@pytest.mark.slow
 def test_a_coarser_level_lies_under_all_of_a_finer_one(plan):
     for fine, coarse in zip(plan.levels, plan.levels[1:], strict=False):
         assert coarse.grid.rows.length * 2 >= fine.grid.rows.length
@@ -89,6 +92,7 @@ def test_a_coarser_level_lies_under_all_of_a_finer_one(plan):
 
 @given(plans())
 @settings(max_examples=60, deadline=None)
+@pytest.mark.slow
 def test_levels_stop_where_one_tile_is_enough_or_the_measurement_determines_the_rest(plan):
     last = plan.levels[-1]
     one_tile = max(last.height, last.width) <= plan.tile
@@ -126,6 +130,7 @@ SCALES = [2, 3, 4, 5, 6, 7, 8, 12, 16]
 
 @given(st.sampled_from(SCALES), st.integers(8, 300), st.integers(1, 3))
 @settings(max_examples=80, deadline=None)
+@pytest.mark.slow
 def test_a_tile_that_does_not_fit_is_refused_with_tiles_that_do(scale, tile, levels):
     task = {"name": "sr", "scale": scale}
     try:
@@ -143,6 +148,7 @@ def test_a_tile_that_does_not_fit_is_refused_with_tiles_that_do(scale, tile, lev
 
 @given(st.sampled_from(SCALES), st.integers(4, 240))
 @settings(max_examples=60, deadline=None)
+@pytest.mark.slow
 def test_a_stride_that_does_not_fit_is_refused_with_strides_that_do(scale, stride):
     task = {"name": "sr", "scale": scale}
     tile = 8 * scale * (1 if scale % 8 else 2)
@@ -159,6 +165,7 @@ def test_a_stride_that_does_not_fit_is_refused_with_strides_that_do(scale, strid
 
 @given(st.integers(0, 100), st.sampled_from([16, 32, 48]))
 @settings(max_examples=60, deadline=None)
+@pytest.mark.slow
 def test_a_margin_that_does_not_fit_is_refused_with_margins_that_do(margin, stride):
     tiling = {"tile": 64, "stride": stride, "levels": 2}
     try:

@@ -208,6 +208,7 @@ def test_answers_of_older_calls_come_before_those_of_newer_ones():
     substituted=st.booleans(),
     trouble=st.text(),
 )
+@pytest.mark.slow
 def test_a_report_is_what_was_packed(
     seconds: float, nfe: int, filled: int, limit: int | None, substituted: bool, trouble: str
 ):

@@ -51,6 +51,7 @@ def test_a_picture_whose_pixels_say_nothing_of_each_other_is_not(checked, pictur
     assert found.residual > 1.2 * found.limit > 1.2 * found.known
 
 
+@pytest.mark.slow
 def test_stated_noise_is_not_taken_for_something_unknown(checked):
     noise = np.random.default_rng(0).normal(0, 50, (3, 256, 256))
     noisy = np.clip(scene(1, 256) + noise, 0, 255).astype(np.uint8)
@@ -69,6 +70,7 @@ def test_it_looks_at_a_few_windows_whatever_the_size(tmp_path, write_picture, jo
         assert [window.shape for window in windows] == [(3, 64, 64)] * 6
 
 
+@pytest.mark.slow
 def test_the_answer_is_an_event_an_attribute_and_a_warning(tmp_path, write_picture, cli, capfd):
     source = write_picture(tmp_path / "in.png", white_noise(1, 24))
     out = tmp_path / "out"

@@ -1,5 +1,4 @@
-"""The input's header is read once a command, and a run that has staged its input needs it no more.
-"""
+"""The input's header is read once a command; a run that has staged its input needs it no more."""
 
 import subprocess
 import sys
@@ -51,6 +50,7 @@ def write(path, pixels):
 
 
 @pytest.mark.parametrize("name", OPENS)
+@pytest.mark.slow
 def test_a_command_reads_the_header_once(tmp_path, name):
     write(tmp_path / name, picture())
     arguments = ["restore", name, "out.zarr", "--scale", "2", *QUICK]
@@ -99,6 +99,7 @@ class Vanish:
                 raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_run_whose_input_vanishes_after_staging_is_published(tmp_path):
     source = write(tmp_path / "in.png", picture())
     start(job(source, tmp_path / "whole"), SerialExecutor())
@@ -107,6 +108,7 @@ def test_a_run_whose_input_vanishes_after_staging_is_published(tmp_path):
     assert published(tmp_path / "out") == published(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_whose_input_vanished_after_staging_is_resumed(tmp_path):
     source = write(tmp_path / "in.png", picture())
     start(job(source, tmp_path / "whole"), SerialExecutor())

@@ -68,6 +68,7 @@ def place(steps, what, path):
     return steps.index((what, str(path)))
 
 
+@pytest.mark.slow
 def test_job_and_its_name_are_flushed_before_the_journal_gets_a_name(steps):
     (job,) = {path for what, path in steps if what == "named" and path.endswith("/job.toml")}
     state = job.removesuffix("/job.toml")

@@ -55,6 +55,7 @@ def there_and_back(clean_path, measured, *task, restore=None, quick=QUICK):
     ],
     ids=" ".join,
 )
+@pytest.mark.slow
 def test_measurements_that_overlap_hold_across_all_tiles(clean, tmp_path, dtype, task):
     _, path = clean(dtype, 76, 69)
     quick = [*QUICK[:-1], "48", "--stride", "16", "--margin", "16"]
@@ -65,6 +66,7 @@ def test_measurements_that_overlap_hold_across_all_tiles(clean, tmp_path, dtype,
     assert found.limit <= 0.8
 
 
+@pytest.mark.slow
 def test_a_kernel_file_that_is_no_product_deblurs(clean, tmp_path, published_pixels):
     weights = np.array([[0, 1, 2], [1, 20, 1], [2, 1, 0]]) / 28
     np.save(tmp_path / "kernel.npy", weights)
@@ -96,6 +98,7 @@ def test_compressed_sensing_restores_any_size_from_a_file_that_says_everything(
     [["deblur", "--blur", "uniform:3"], ["cs", "--ratio", "0.3", "--block", "8"]],
     ids=" ".join,
 )
+@pytest.mark.slow
 def test_noisy_measurements_are_not_forced(clean, tmp_path, task):
     _, path = clean()
     measured = tmp_path / ("measured.zarr" if task[0] == "cs" else "measured.png")
@@ -114,6 +117,7 @@ def test_noisy_measurements_are_not_forced(clean, tmp_path, task):
     assert 2 < found.consistency.rms < 16
 
 
+@pytest.mark.slow
 def test_outpainting_keeps_the_input_bit_for_bit(clean, tmp_path, published_pixels):
     pixels, path = clean()
     pad = ["--task", "outpaint", "--pad", "3,7,0,12"]
@@ -146,6 +150,7 @@ def test_a_value_marks_unknown_pixels(clean, tmp_path, write_picture, published_
     assert verify_run(tmp_path / "out.zarr").passed
 
 
+@pytest.mark.slow
 def test_an_old_photograph_takes_a_mask_of_either_size(clean, tmp_path, write_picture):
     _, path = clean(height=48, width=56)
     rng = np.random.default_rng(1)

@@ -113,6 +113,7 @@ def test_a_regions_pixels_are_those_of_its_own_run_on_its_part_of_the_input(tmp_
     assert not (tmp_path / "out.zarr" / ".gigarestore" / "regions").exists()
 
 
+@pytest.mark.slow
 def test_the_rest_is_restored_around_the_region_by_its_own_model(tmp_path: Path) -> None:
     source = write(tmp_path / "in.png", photo())
     run.start(job(source, tmp_path / "out.zarr"), SerialExecutor())
@@ -136,6 +137,7 @@ def test_tiles_wholly_inside_a_region_need_no_network(tmp_path: Path) -> None:
     assert sys.modules["region_models"].rest.calls == 0
 
 
+@pytest.mark.slow
 def test_with_levels_the_region_is_known_at_the_coarse_ones_too(tmp_path: Path) -> None:
     source = write(tmp_path / "in.png", photo())
     spec = job(
@@ -246,6 +248,7 @@ class Interrupted(SerialExecutor):
         super().execute(session)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_after_its_region_goes_on_and_a_changed_region_is_refused(
     tmp_path: Path,
 ) -> None:

@@ -109,6 +109,7 @@ def check_map(file, source, scale=SCALE):
 @pytest.mark.parametrize("format", ["tiff", "cog"])
 @pytest.mark.parametrize("point", [False, True], ids=["area", "point"])
 @pytest.mark.parametrize("transform", [NORTH_UP, ROTATED], ids=["north-up", "rotated"])
+@pytest.mark.slow
 def test_a_georeferenced_file_keeps_its_place(tmp_path, restored, transform, point, format):
     cogeo = pytest.importorskip("rio_cogeo")
     source = write_geotiff(tmp_path / "in.tif", scene(), transform, nodata=0, point=point)
@@ -119,6 +120,7 @@ def test_a_georeferenced_file_keeps_its_place(tmp_path, restored, transform, poi
         assert cogeo.cog_validate(tmp_path / "out.tif", strict=True)[0]
 
 
+@pytest.mark.slow
 def test_bands_beyond_three_and_their_names_are_kept(tmp_path, restored):
     rasterio = pytest.importorskip("rasterio")
     source = write_geotiff(tmp_path / "in.tif", scene(6), NORTH_UP, nodata=0)
@@ -184,6 +186,7 @@ def check_slide(out, folder, mpp, expected, openslide):
         assert np.abs(window.astype(int) - expected[:, 8:264, 8:264]).mean() < 8
 
 
+@pytest.mark.slow
 def test_sixteen_bits_stay_sixteen_bits_in_ome_zarr(tmp_path, restored):
     pixels = np.random.default_rng(3).integers(90, 4095, (1, 120, 130), np.uint16)
     tifffile.imwrite(tmp_path / "in.tif", pixels[0])

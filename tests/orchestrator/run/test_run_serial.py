@@ -126,6 +126,7 @@ def serial_order(plan):
 
 
 @pytest.mark.parametrize("name", ["detail", "faithful"])
+@pytest.mark.slow
 def test_batches_of_eight_give_the_same_bytes(
     name, reference, small, job, serially, tmp_path, published_files
 ):
@@ -142,6 +143,7 @@ def batch_size(event):
     return len(event.keys) if isinstance(event, BatchCommitted) else 0
 
 
+@pytest.mark.slow
 def test_jobs_that_differ_in_pixels_differ_in_bytes(reference):
     level = "0/c/0/0/0"
     assert len({reference(name)[level] for name in JOBS}) == len(JOBS)
@@ -158,6 +160,7 @@ def test_the_seed_changes_a_sample_and_not_a_faithful_result(
 
 
 @pytest.mark.parametrize("commits", [1, 5, 20])
+@pytest.mark.slow
 def test_a_run_that_stops_is_resumed_to_the_same_bytes(
     commits, reference, small, job, serially, tmp_path, published_files
 ):
@@ -170,6 +173,7 @@ def test_a_run_that_stops_is_resumed_to_the_same_bytes(
     assert published_files(out) == reference("detail")
 
 
+@pytest.mark.slow
 def test_a_run_that_stops_at_every_tile_ends_with_the_same_bytes(
     reference, small, job, serially, tmp_path, published_files
 ):
@@ -188,6 +192,7 @@ def test_a_run_that_stops_at_every_tile_ends_with_the_same_bytes(
     assert published_files(out) == reference("faithful")
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_run_changes_nothing(small, job, serially, tmp_path):
     out = tmp_path / "out"
     serially(job(small, out, **JOBS["faithful"]))
@@ -210,6 +215,7 @@ def interrupted(small, job, serially, out, commits=12, **options):
     return RunDir(out)
 
 
+@pytest.mark.slow
 def test_a_journaled_tile_whose_cells_are_gone_is_made_again(
     reference, small, job, serially, tmp_path, published_files
 ):
@@ -223,6 +229,7 @@ def test_a_journaled_tile_whose_cells_are_gone_is_made_again(
     assert published_files(run.root) == reference("detail")
 
 
+@pytest.mark.slow
 def test_all_cells_gone_begin_the_run_again(
     reference, small, job, serially, tmp_path, published_files
 ):
@@ -232,6 +239,7 @@ def test_all_cells_gone_begin_the_run_again(
     assert published_files(run.root) == reference("detail")
 
 
+@pytest.mark.slow
 def test_cells_without_a_journal_record_do_no_harm(
     reference, small, job, serially, tmp_path, published_files
 ):
@@ -245,6 +253,7 @@ def test_cells_without_a_journal_record_do_no_harm(
     assert published_files(run.root) == reference("detail")
 
 
+@pytest.mark.slow
 def test_a_torn_end_of_the_journal_is_dropped(
     reference, small, job, serially, tmp_path, published_files
 ):
@@ -255,6 +264,7 @@ def test_a_torn_end_of_the_journal_is_dropped(
     assert published_files(run.root) == reference("detail")
 
 
+@pytest.mark.slow
 def test_a_journal_damaged_in_the_middle_is_refused(small, job, serially, tmp_path):
     run = interrupted(small, job, serially, tmp_path / "out")
     lines = run.journal.read_bytes().splitlines(keepends=True)
@@ -274,6 +284,7 @@ def cell_files(run, level):
     return sorted(path for path in (run.work(level) / "c").rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 def test_a_damaged_cell_that_a_neighbour_needs_fails_loudly_and_can_be_mended(
     reference, small, job, serially, tmp_path, published_files
 ):
@@ -289,6 +300,7 @@ def test_a_damaged_cell_that_a_neighbour_needs_fails_loudly_and_can_be_mended(
     assert published_files(run.root) == reference("detail")
 
 
+@pytest.mark.slow
 def test_a_damaged_cell_that_only_publishing_reads_fails_loudly_and_can_be_mended(
     reference, small, job, serially, tmp_path, published_files
 ):
@@ -304,6 +316,7 @@ def test_a_damaged_cell_that_only_publishing_reads_fails_loudly_and_can_be_mende
     assert published_files(run.root) == reference("detail")
 
 
+@pytest.mark.slow
 def test_a_tile_that_keeps_failing_ends_the_run_and_the_rest_is_kept(
     reference, small, job, tmp_path, published_files
 ):
@@ -360,6 +373,7 @@ def test_a_failing_tile_stops_its_successors_and_nobody_else(small, job, tmp_pat
     assert all(any(tuple(before) not in done for before in graph.predecessors(key)) for key in left)
 
 
+@pytest.mark.slow
 def test_the_event_log_tells_the_whole_story(small, job, serially, tmp_path):
     heard = []
     outcome = serially(job(small, tmp_path / "out", **JOBS["faithful"]), [heard.append])
@@ -383,6 +397,7 @@ def test_the_event_log_tells_the_whole_story(small, job, serially, tmp_path):
     assert len(set(keys)) == len(keys) == outcome.tiles
 
 
+@pytest.mark.slow
 def test_a_finished_run_keeps_its_journal_and_gives_back_its_work(
     small, job, serially, tmp_path, unfinished_files
 ):
@@ -401,6 +416,7 @@ def test_a_finished_run_keeps_its_journal_and_gives_back_its_work(
     assert not unfinished_files(out)
 
 
+@pytest.mark.slow
 def test_what_a_run_writes_stays_within_the_estimate(
     make_picture, write_picture, job, serially, tmp_path
 ):
@@ -427,6 +443,7 @@ SIZES = [(1, 1), (1, 40), (33, 2), (7, 5), pytest.param((37, 29), marks=pytest.m
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.slow
 def test_every_size_is_restored_and_agrees_with_its_measurement(
     size, make_picture, write_picture, job, serially, tmp_path
 ):
@@ -440,6 +457,7 @@ def test_every_size_is_restored_and_agrees_with_its_measurement(
     assert np.abs(averages - image).max() <= 0.5
 
 
+@pytest.mark.slow
 def test_a_second_driver_on_one_output_is_refused(small, job, serially, tmp_path):
     out = tmp_path / "out"
     refused = []
@@ -462,6 +480,7 @@ def test_a_second_driver_on_one_output_is_refused(small, job, serially, tmp_path
     assert "another run works here" in refused[2]
 
 
+@pytest.mark.slow
 def test_overwrite_replaces_a_result_and_nothing_else(
     small, job, serially, tmp_path, published_files
 ):
@@ -481,6 +500,7 @@ def test_overwrite_replaces_a_result_and_nothing_else(
     assert (foreign / "holiday.jpg").read_bytes() == b"precious"
 
 
+@pytest.mark.slow
 def test_overwrite_with_an_input_that_cannot_be_decoded_keeps_the_old_result(
     small, job, serially, tmp_path, published_files
 ):
@@ -497,6 +517,7 @@ def test_overwrite_with_an_input_that_cannot_be_decoded_keeps_the_old_result(
     assert not (out / ".gigarestore" / "incoming").exists()
 
 
+@pytest.mark.slow
 def test_a_changed_input_is_noticed_on_resume(
     small, job, serially, tmp_path, make_picture, write_picture
 ):
@@ -507,6 +528,7 @@ def test_a_changed_input_is_noticed_on_resume(
         resumed(run.root)
 
 
+@pytest.mark.slow
 def test_a_run_folder_can_be_moved(reference, small, job, serially, tmp_path, published_files):
     run = interrupted(small, job, serially, tmp_path / "out")
     moved = run.root.rename(tmp_path / "elsewhere")

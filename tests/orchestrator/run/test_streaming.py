@@ -123,6 +123,7 @@ def test_shards_appear_and_cells_go_while_the_run_goes_on(
     assert np.array_equal(zarr.open_array(str(run.root / "0"), mode="r")[inside], scene[2][inside])
 
 
+@pytest.mark.slow
 def test_a_viewer_can_open_the_unfinished_image(scene, job, serially, tmp_path):
     from ome_zarr_models.v05 import Image
 

@@ -66,6 +66,7 @@ def holes(height, width):
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.slow
 def test_super_resolution_beats_pixel_replication_and_keeps_the_measurement(
     scale, restore, make_picture
 ):
@@ -97,6 +98,7 @@ def test_colorization_of_a_colour_picture_measures_its_mean(restore, make_pictur
     assert found.passed
 
 
+@pytest.mark.slow
 def test_inpainting_keeps_every_known_pixel_and_fills_the_rest_sensibly(restore, make_picture):
     image = make_picture(48, 60)
     mask = holes(48, 60)
@@ -110,6 +112,7 @@ def test_inpainting_keeps_every_known_pixel_and_fills_the_rest_sensibly(restore,
     assert error < 0.4 * flat
 
 
+@pytest.mark.slow
 def test_coarser_levels_do_not_spoil_what_the_pixels_around_a_gap_say(
     restore, make_picture, tmp_path
 ):
@@ -129,6 +132,7 @@ def test_coarser_levels_do_not_spoil_what_the_pixels_around_a_gap_say(
     assert errors[2] < 1.25 * errors[1]
 
 
+@pytest.mark.slow
 def test_inpainting_a_hole_larger_than_a_tile_and_a_wholly_unknown_corner(restore, make_picture):
     image = make_picture(48, 60)
     mask = np.full((1, 48, 60), 255, np.uint8)
@@ -143,6 +147,7 @@ def test_inpainting_a_hole_larger_than_a_tile_and_a_wholly_unknown_corner(restor
     assert restored[~known].std() > 1, "the hole is filled with something"
 
 
+@pytest.mark.slow
 def test_denoising_lowers_the_noise(restore, make_picture):
     image = make_picture(48, 60)
     noise = np.random.default_rng(3).normal(0, 25, image.shape)
@@ -153,6 +158,7 @@ def test_denoising_lowers_the_noise(restore, make_picture):
     assert found.passed
 
 
+@pytest.mark.slow
 def test_noise_given_as_a_share_of_the_range_is_the_same_noise(restore, make_picture, tmp_path):
     noisy = make_picture(20, 24)
     first, _ = restore(noisy, {"name": "denoise", "sigma": 25.5})
@@ -161,6 +167,7 @@ def test_noise_given_as_a_share_of_the_range_is_the_same_noise(restore, make_pic
     assert np.abs(first.astype(int) - second).max() <= 1
 
 
+@pytest.mark.slow
 def test_generation_makes_a_picture_of_the_size_asked_for_and_each_seed_another(restore, tmp_path):
     pictures = []
     for seed in (0, 1):
@@ -177,6 +184,7 @@ def test_generation_makes_a_picture_of_the_size_asked_for_and_each_seed_another(
     assert (pictures[0] != pictures[1]).mean() > 0.5
 
 
+@pytest.mark.slow
 def test_grey_enlarged_and_coloured_in_one_go(restore, make_picture):
     image = make_picture(48, 60)
     task = {"name": "sr+colorize", "scale": 2}
@@ -187,6 +195,7 @@ def test_grey_enlarged_and_coloured_in_one_go(restore, make_picture):
     assert found.passed
 
 
+@pytest.mark.slow
 def test_an_old_photograph_enlarged_coloured_and_mended_in_one_go(restore, make_picture):
     image = make_picture(48, 60)
     task = {"name": "inpaint+colorize+sr", "scale": 2}
@@ -213,6 +222,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize(("channels", "dtype", "suffix"), KINDS, ids=str)
+@pytest.mark.slow
 def test_every_kind_of_file_keeps_its_bands_and_depth(
     channels, dtype, suffix, restore, make_picture, tmp_path
 ):
@@ -237,6 +247,7 @@ def test_sizes_that_nothing_divides_work_in_every_task(size, name, restore, make
     assert found.passed
 
 
+@pytest.mark.slow
 def test_black_and_white_stay_within_the_range(restore):
     """A checkerboard of the extremes: rounding and clipping happen once, at the end."""
     y = (np.indices((20, 24)).sum(axis=0) % 2 * 255).astype(np.uint8)[None].repeat(3, axis=0)
@@ -249,6 +260,7 @@ def test_black_and_white_stay_within_the_range(restore):
     assert restored.max() == 255
 
 
+@pytest.mark.slow
 def test_a_16_bit_picture_uses_its_depth(restore, make_picture):
     restored, found = restore(make_picture(20, 24, 1, "uint16"), {"name": "sr", "scale": 2})
     assert len(np.unique(restored)) > 600
@@ -256,6 +268,7 @@ def test_a_16_bit_picture_uses_its_depth(restore, make_picture):
 
 
 @pytest.mark.parametrize("intent", ["detail", "paper"])
+@pytest.mark.slow
 def test_samples_keep_the_measurement_as_well(intent, restore, make_picture):
     task = {"name": "sr", "scale": 4}
     y = make_picture(12, 15)

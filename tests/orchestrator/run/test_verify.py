@@ -30,6 +30,7 @@ def change(root, where, by):
     array[where] = np.clip(array[where].astype(int) + by, 1, 254).astype(np.uint8)
 
 
+@pytest.mark.slow
 def test_a_published_image_passes(finished, cli):
     found = verify_run(finished)
     assert found.complete
@@ -131,6 +132,7 @@ def test_a_damaged_shard_is_found(copy, cli):
     assert str(copy) in ended.complaint
 
 
+@pytest.mark.slow
 def test_a_lost_level_of_the_pyramid_is_found(
     make_picture, write_picture, job, serially, tmp_path, cli
 ):
@@ -191,6 +193,7 @@ def test_the_input_may_go_once_it_was_staged_and_must_stay_where_it_was_not(
         assert cli("status", out).code == 0
 
 
+@pytest.mark.slow
 def test_a_changed_input_is_found(make_picture, write_picture, job, serially, tmp_path, cli):
     source = write_picture(tmp_path / "in.tif", make_picture(20, 24))
     serially(job(source, tmp_path / "out", sampling={"intent": "faithful", "steps": 1}))
@@ -198,6 +201,7 @@ def test_a_changed_input_is_found(make_picture, write_picture, job, serially, tm
     assert cli("verify", tmp_path / "out").code == 1
 
 
+@pytest.mark.slow
 def test_an_image_of_black_and_white_alone_holds_only_where_it_is_right(
     write_picture, job, serially, tmp_path, cli
 ):

@@ -60,6 +60,7 @@ def test_every_tile_runs_once_and_after_its_predecessors(graph: TaskGraph, seed:
 
 @given(graphs(), st.integers(0, 99))
 @settings(max_examples=40, deadline=None)
+@pytest.mark.slow
 def test_coarser_tiles_under_the_footprint_are_committed_first(graph: TaskGraph, seed: int):
     committed: set[TileKey] = set()
     for key in drain(Frontier(graph), random.Random(seed)):
@@ -185,6 +186,7 @@ def test_reporting_a_tile_twice_is_refused():
 
 @given(graphs(), st.integers(0, 99))
 @settings(max_examples=40, deadline=None)
+@pytest.mark.slow
 def test_what_is_reported_releases_its_successors_and_is_done_when_it_is_recorded(
     graph: TaskGraph, seed: int
 ):

@@ -29,6 +29,7 @@ def grids(draw: st.DrawFn) -> TileGrid:
 
 
 @given(grids())
+@pytest.mark.slow
 def test_owned_boxes_partition_the_image(grid: TileGrid):
     writers = np.zeros((grid.rows.length, grid.cols.length), dtype=int)
     for key in grid.keys():
@@ -122,6 +123,7 @@ def test_cells_never_have_two_owners(grid: TileGrid):
 
 
 @given(grids())
+@pytest.mark.slow
 def test_children_are_those_whose_parent_it_is(grid: TileGrid):
     for key in grid.keys():
         assert all(key in grid.parents(child) for child in grid.children(key))

@@ -5,6 +5,7 @@ is read again.
 import random
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -78,6 +79,7 @@ class Store:
 
 @given(jobs(), st.integers(0, 99))
 @settings(max_examples=60, deadline=None)
+@pytest.mark.slow
 def test_every_block_is_published_once_and_no_cell_is_deleted_that_is_read_again(job, seed):
     graph, size, side = job
     rng = random.Random(seed)
@@ -169,6 +171,7 @@ def test_cells_kept_beside_a_wavefront_do_not_grow_with_the_image():
     assert peaks[0] == peaks[1]
 
 
+@pytest.mark.slow
 def test_a_coarser_level_stays_a_given_number_of_tiles_ahead():
     grids = [TileGrid.build(k, 1024 >> k, 1024 >> k, 32, 16, "raster", 8) for k in range(2)]
     graph = TaskGraph(grids, 2)

@@ -110,6 +110,7 @@ NAMES = ("ddnm", "time travel", "repaint", "dps", "ddrm", "noise", "blur")
     "name",
     [NAMES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])],
 )
+@pytest.mark.slow
 def test_pipelines_give_the_serial_bytes_however_tiles_meet(
     name, masked, small, job, serially, tmp_path, published_files
 ):
@@ -189,6 +190,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_driver_told(
     assert not [event for event in events if isinstance(event, BatchFailed)]
 
 
+@pytest.mark.slow
 def test_a_pipeline_short_of_memory_gives_the_same_bytes(
     network, small, job, serially, tmp_path, published_pixels
 ):
@@ -197,6 +199,7 @@ def test_a_pipeline_short_of_memory_gives_the_same_bytes(
     assert (published_pixels(tmp_path / "tight") == published_pixels(tmp_path / "roomy")).all()
 
 
+@pytest.mark.slow
 def test_a_tile_that_does_not_fit_alone_has_failed(network, small, job, tmp_path):
     events = []
     with pytest.raises(TileError, match="out of memory"):

@@ -247,6 +247,7 @@ MOMENTS = {
 
 
 @pytest.mark.parametrize("kind", MOMENTS)
+@pytest.mark.slow
 def test_kill_9_leaves_no_file_under_the_final_name_and_the_next_export_is_whole(tmp_path, kind):
     geo = Georeference(crs="", transform=(2.0, 0.0, 10.0, 0.0, -2.0, 20.0))
     if kind in ("geotiff", "cog"):

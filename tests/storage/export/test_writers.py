@@ -87,6 +87,7 @@ class WriterTests:
         export(source, tmp_path / self.name, **self.options, **options)
         return tmp_path / self.name
 
+    @pytest.mark.slow
     def test_pixels_and_meaning_are_kept(self, tmp_path):
         for number, (channels, dtype) in enumerate(self.kinds):
             folder = tmp_path / str(number)
@@ -266,6 +267,7 @@ class TestCog(WriterTests):
                 levels.append(reduced.read())
         return Found(levels, names=names, nodata=nodata, icc=icc)
 
+    @pytest.mark.slow
     def test_the_file_is_a_strictly_valid_cog(self, tmp_path):
         cogeo = pytest.importorskip("rio_cogeo")
         for compression in ("none", "deflate", "zstd", "lzw", "jpeg"):

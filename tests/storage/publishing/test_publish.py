@@ -50,6 +50,7 @@ def tree(folder):
     st.integers(1, 150),
     st.integers(1, 150),
 )
+@pytest.mark.slow
 def test_every_level_is_read_by_zarr_python_and_is_the_mean_of_the_one_below(
     tmp_path_factory, dtype, channels, height, width
 ):
@@ -315,6 +316,7 @@ publish(lambda box: pixels[(slice(None), *box.slices())], sys.argv[1], height=30
 """
 
 
+@pytest.mark.slow
 def test_kill_9_leaves_no_image_and_publishing_again_gives_the_same_bytes(tmp_path):
     publish_array(noise(3, 300, 300), tmp_path / "reference", chunk=32, shard=64)
     total = sum(

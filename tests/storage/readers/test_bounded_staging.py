@@ -94,6 +94,7 @@ def small_blocks(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["strips", "png"])
+@pytest.mark.slow
 def test_the_memory_of_a_very_wide_image_does_not_grow_with_its_width(tmp_path, small_blocks, kind):
     pixels = waves(1, 300, 20_000)
     path = tmp_path / "in"
@@ -177,6 +178,7 @@ JPEG = {"level": 90, "subsampling": "444"}
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("kind", ["JPEG", "JPEG 2000"])
+@pytest.mark.slow
 def test_what_is_too_large_to_be_decoded_whole_is_decoded_by_pieces(
     tmp_path, nothing_whole, kind, channels
 ):
@@ -271,6 +273,7 @@ def test_nothing_beside_a_large_jpeg_is_opened(tmp_path, nothing_whole):
     reader.close()
 
 
+@pytest.mark.slow
 def test_a_run_refuses_what_takes_too_much_memory_before_it_writes_anything(tmp_path, cli):
     """A header alone: 12,000 x 12,000 px in one compressed strip."""
     path = tmp_path / "in.tif"

@@ -185,6 +185,7 @@ stage(sys.argv[1], sys.argv[2], progress=progress)
 """
 
 
+@pytest.mark.slow
 def test_kill_9_leaves_no_staged_image_and_staging_again_gives_the_same_bytes(tmp_path):
     path = write_strips(tmp_path / "in.tif", noise(1, 5000, 700))
     stage(path, tmp_path / "reference")

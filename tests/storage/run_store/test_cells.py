@@ -226,6 +226,7 @@ for n in range(64):
 """
 
 
+@pytest.mark.slow
 def test_kill_9_leaves_whole_cells_or_none(tmp_path):
     cells = Cells.create(tmp_path / "cells", channels=3, height=512, width=512, cell=64)
     for attempt in range(3):

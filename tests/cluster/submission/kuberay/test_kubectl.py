@@ -186,6 +186,7 @@ def submitter(pod, job, day):
     }
 
 
+@pytest.mark.slow
 def test_a_job_is_checked_created_looked_at_and_deleted(api, cli):
     command = [*SUBMIT, *PLACES, "--namespace", "imaging"]
     checked = cli(*command, "--check")

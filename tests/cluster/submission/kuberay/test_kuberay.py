@@ -414,6 +414,7 @@ def test_a_dry_run_prints_the_manifest_and_calls_nobody(kubectl, cli):
     assert not (kubectl.folder / "calls").exists()
 
 
+@pytest.mark.slow
 def test_a_dry_run_needs_neither_torch_nor_ray():
     code = "import sys; from cluster.cli import _run; code = _run(sys.argv[1:]); "
     code += (
@@ -541,6 +542,7 @@ def test_states_of_a_rayjob_are_read(answer, state, code):
     assert (found.state, found.code) == (state, code)
 
 
+@pytest.mark.slow
 def test_status_logs_wait_and_cancel_ask_for_the_job_by_name(kubectl, cli):
     kubectl.answer(get=[rayjob("Failed", "FAILED", "AppFailed", "failed with exit code 9"), "", 0])
     assert cli("wait", "k8s:imaging/gr-x").code == 9
