@@ -13,7 +13,7 @@ from orchestrator.monitoring.run_summary import RunSummary
 from orchestrator.monitoring.tile_counts import LevelCount, count_tiles
 from orchestrator.planning.resolve import load_plan
 from orchestrator.run_folder import RunDir
-from orchestrator.tile_records import substituted_keys
+from orchestrator.tiling.tile_records import substituted_keys
 
 
 def read_status(root: Path) -> dict[str, Any]:

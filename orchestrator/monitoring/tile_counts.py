@@ -15,7 +15,7 @@ from pathlib import Path
 
 from orchestrator.job.plan import Plan
 from orchestrator.run_folder import RunDir
-from orchestrator.tile_records import parse_tile_record
+from orchestrator.tiling.tile_records import parse_tile_record
 from storage.errors import FormatError
 from storage.run_store.journal import read_records
 

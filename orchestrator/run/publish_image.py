@@ -14,9 +14,9 @@ from orchestrator.job.plan import Plan
 from orchestrator.measurement.nodata import carry_nodata, keeps_nodata
 from orchestrator.run.domain_check import read_domain
 from orchestrator.run_folder import RunDir
-from orchestrator.tile_records import substituted_keys
 from orchestrator.tiling.hierarchy import FACTOR
 from orchestrator.tiling.superblocks import SIDE, SuperBlocks
+from orchestrator.tiling.tile_records import substituted_keys
 from orchestrator.worker.level_cells import LevelCells
 from storage.box import Box
 from storage.byte_source import redact

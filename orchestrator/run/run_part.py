@@ -16,8 +16,8 @@ from orchestrator.planning.fingerprint import Fingerprint, check_same
 from orchestrator.run.prepare import prepare, with_cells
 from orchestrator.run_folder import RunDir
 from orchestrator.scheduling.remaining_path import RemainingPath
-from orchestrator.tile_records import parse_tile_record
 from orchestrator.tiling.grid import TileKey
+from orchestrator.tiling.tile_records import parse_tile_record
 from storage import atomic_files
 from storage.run_store.journal import Journal
 

@@ -24,8 +24,8 @@ from orchestrator.retry import retry_store
 from orchestrator.run_folder import RunDir
 from orchestrator.scheduling.frontier import Frontier
 from orchestrator.scheduling.remaining_path import RemainingPath
-from orchestrator.tile_records import tile_record
 from orchestrator.tiling.grid import TileKey
+from orchestrator.tiling.tile_records import tile_record
 from orchestrator.worker.batch_report import Report
 from storage.run_store.journal import Journal
 

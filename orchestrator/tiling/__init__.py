@@ -1,4 +1,4 @@
-"""Where tiles lie and which waits for which: integers only.
+"""Where tiles lie, which waits for which, and their names in a journal: integers only.
 
-May import: the ground floor and storage.box.
+May import: the ground floor, storage.box, and the journal's reader.
 """
