@@ -12,7 +12,7 @@ import zipfile
 import pytest
 
 import kernels
-from kernels.denoisers.info import BUILTIN_WEIGHTS
+from kernels.denoiser_info import BUILTIN_WEIGHTS
 from tests.places import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

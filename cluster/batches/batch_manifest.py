@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cluster.options import options as opt
-from kernels.denoisers.info import absolute_ref
+from kernels.denoiser_info import absolute_ref
 from orchestrator.errors import PlanError
 from orchestrator.job.spec import JobSpec, RegionSpec
 from orchestrator.run.many_images import Image

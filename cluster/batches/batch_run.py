@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.batches.batch_manifest import SHARED, Entry
+from cluster.batches.batch_settings import BatchSettings
 from cluster.batches.folder import BatchFolder
-from cluster.batches.settings import BatchSettings
 from cluster.batches.shares import Share, share_of
 from cluster.options import options as opt
 from cluster.options.exit_codes import BAD_INPUT, DONE, FAILED, INTERRUPTED, complain

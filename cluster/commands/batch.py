@@ -9,8 +9,8 @@ import typer
 
 from cluster.batches.batch_manifest import read_entries
 from cluster.batches.batch_run import HowToRun, run_batch
+from cluster.batches.batch_settings import sort_out
 from cluster.batches.folder import BatchFolder
-from cluster.batches.settings import sort_out
 from cluster.batches.shares import Share, array_share, parse_share
 from cluster.options import options as opt
 from cluster.options.arguments import Quiet, TakeOver

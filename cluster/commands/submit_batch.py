@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from cluster.batches.batch_manifest import SUFFIXES, Entry, manifest_text, read_entries
+from cluster.batches.batch_settings import BatchSettings as Whole
+from cluster.batches.batch_settings import sort_out
 from cluster.batches.folder import BatchFolder
-from cluster.batches.settings import BatchSettings as Whole
-from cluster.batches.settings import sort_out
 from cluster.commands.batch import batch
 from cluster.commands.submit_arguments import (
     check_printable,

@@ -16,7 +16,7 @@ def refuse_seen(ref: str, paths: Sequence[Path]) -> str:
     (kernels.training.near_duplicates).
     """
     from cluster.training.training_images import image_hashes
-    from kernels.denoisers.info import BUILTIN_WEIGHTS, split_ref
+    from kernels.denoiser_info import BUILTIN_WEIGHTS, split_ref
     from kernels.denoisers.prior_metadata import read_metadata, read_record
     from kernels.training.near_duplicates import from_text, share_pixels
     from orchestrator.planning.fingerprint import content_hash

@@ -155,8 +155,8 @@ def _open_own(request: TrainingRequest) -> TrainingImages:
 
     channels = None
     if not request.from_scratch:
+        from kernels.denoiser_info import BUILTIN_WEIGHTS
         from kernels.denoisers.builtin import describe_prior
-        from kernels.denoisers.info import BUILTIN_WEIGHTS
 
         channels = describe_prior(request.init or BUILTIN_WEIGHTS).channels
     return open_training_images(
@@ -168,8 +168,8 @@ def _own_spec(request: TrainingRequest, own: TrainingImages) -> TrainingSpec:
     """Return the recipe; fine-tuning takes the network's shape from the prior that it starts
     from.
     """
+    from kernels.denoiser_info import BUILTIN_WEIGHTS
     from kernels.denoisers.builtin import read_prior
-    from kernels.denoisers.info import BUILTIN_WEIGHTS
     from kernels.training.recipe import FINE_TUNING, FROM_SCRATCH
 
     if request.from_scratch:

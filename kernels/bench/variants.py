@@ -10,12 +10,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from kernels.denoiser_info import DenoiserInfo
 from kernels.denoisers.builtin import load_builtin
 from kernels.denoisers.denoiser import Denoiser
 from kernels.denoisers.guided_diffusion.checkpoints import GuidedDiffusion
 from kernels.denoisers.guided_diffusion.published_models import PUBLISHED
 from kernels.denoisers.guided_diffusion.unet import UNetConfig, UNetModel
-from kernels.denoisers.info import DenoiserInfo
 
 FULL = PUBLISHED["256x256_diffusion_uncond (or lsun)"][0]
 # The same family at a size that a CPU core evaluates in a fraction of a second.

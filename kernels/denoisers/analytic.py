@@ -15,14 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kernels.denoiser_info import DenoiserInfo
 from kernels.denoisers.denoiser_registry import describe
-from kernels.denoisers.info import DenoiserInfo
 from kernels.schedule import base_alpha_bar
 
 # The stationary prior, roughly the statistics of photographs in [-1, 1]: standard deviation, the
 # wavelength above which the 1/f^2 power spectrum is flat (px), and the share of the variance that
 # all channels have in common. A change of any of them must change
-# `kernels.denoisers.info.ANALYTIC_CONTENT`.
+# `kernels.denoiser_info.ANALYTIC_CONTENT`.
 DEVIATION = 0.5
 FLAT_ABOVE = 128.0
 COMMON_SHARE = 0.9

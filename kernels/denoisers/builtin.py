@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from kernels.denoisers.info import BUILTIN_WEIGHTS, PREDICTOR_WEIGHTS, DenoiserInfo, file_hash
+from kernels.denoiser_info import BUILTIN_WEIGHTS, PREDICTOR_WEIGHTS, DenoiserInfo, file_hash
 from kernels.schedule import linear_alpha_bar
 
 # Standard deviation of clean images in [-1, 1] that the preconditioning assumes (Karras et al.

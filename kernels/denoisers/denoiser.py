@@ -9,7 +9,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from kernels.denoisers.info import DenoiserInfo, split_ref
+from kernels.denoiser_info import DenoiserInfo, split_ref
 
 
 class Denoiser(Protocol):
@@ -33,7 +33,7 @@ def load_denoiser(
     device: torch.device | str = "cpu",
     label: int | None = None,
 ) -> Denoiser:
-    """Load the denoiser that `ref` names (`kernels.denoisers.info` lists the schemes); label: the
+    """Load the denoiser that `ref` names (`kernels.denoiser_info` lists the schemes); label: the
     class of a class-conditional one.
 
     Raises ValueError for an unknown scheme (naming the known ones) or a file that is not such a

@@ -1,12 +1,12 @@
 """Describe a denoiser before it is loaded: enough to plan a run, on a machine that need not have
 torch.
 
-`kernels.denoisers.info` lists the schemes of the references.
+`kernels.denoiser_info` lists the schemes of the references.
 """
 
 from __future__ import annotations
 
-from kernels.denoisers.info import (
+from kernels.denoiser_info import (
     ANALYTIC_CONTENT,
     BUILTIN_WEIGHTS,
     PREDICTOR_WEIGHTS,

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kernels.denoiser_info import UNET_VALUES_PER_WIDTH, DenoiserInfo, sampled_hash
 from kernels.denoisers.guided_diffusion.weights_file import CheckpointError, read_named_tensors
-from kernels.denoisers.info import UNET_VALUES_PER_WIDTH, DenoiserInfo, sampled_hash
 from kernels.schedule import Float64, base_alpha_bar, cosine_alpha_bar
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kernels.denoiser_info import split_ref
 from kernels.denoisers.builtin import (
     BuiltinDenoiser,
     estimate_x0,
@@ -23,7 +24,6 @@ from kernels.denoisers.builtin import (
     load_prior,
     network_output,
 )
-from kernels.denoisers.info import split_ref
 from kernels.denoisers.prior_metadata import DomainStatistics
 from kernels.noise import KeyedNoise
 

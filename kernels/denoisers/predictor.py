@@ -17,9 +17,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from kernels.denoiser_info import PREDICTOR_WEIGHTS
 from kernels.denoisers.builtin import load_prior
 from kernels.denoisers.denoiser import Denoiser, evaluate
-from kernels.denoisers.info import PREDICTOR_WEIGHTS
 from kernels.denoisers.symmetry import symmetric
 from kernels.presets import PREDICTION_ENSEMBLE
 from kernels.schedule import linear_alpha_bar

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from kernels.denoisers.info import BUILTIN_WEIGHTS, split_ref
+from kernels.denoiser_info import BUILTIN_WEIGHTS, split_ref
 
 Metadata = Mapping[str, str]
 # Standard deviations of log residual above its mean at which a prior is said not to know an image.

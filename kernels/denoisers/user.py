@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kernels.denoisers.info import DenoiserInfo, split_ref
+from kernels.denoiser_info import DenoiserInfo, split_ref
 from kernels.schedule import BASE_SCHEDULES, Float64, base_alpha_bar, checked_alpha_bar
 from kernels.user_code import load_object, source_hash
 

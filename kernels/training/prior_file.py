@@ -11,9 +11,9 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
+from kernels.denoiser_info import DenoiserInfo
 from kernels.denoisers.builtin import FORMAT, BuiltinDenoiser, LocalUNet, PriorConfig
 from kernels.denoisers.domain_statistics import statistics
-from kernels.denoisers.info import DenoiserInfo
 from kernels.denoisers.predictor import FORMAT as PREDICTOR_FORMAT
 from kernels.denoisers.prior_metadata import Metadata
 from kernels.training.recipe import PREDICTED_SCALES

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kernels.denoiser_info import DenoiserInfo
 from kernels.denoisers.denoiser import Denoiser, load_denoiser
 from kernels.denoisers.denoiser_registry import describe
-from kernels.denoisers.info import DenoiserInfo
 from kernels.denoisers.user import UserDenoiser
 from kernels.noise import KeyedNoise
 from kernels.operators.linear_operator import Operator

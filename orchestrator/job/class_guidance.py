@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kernels.denoiser_info import DenoiserInfo
 from kernels.denoisers.denoiser_registry import describe
-from kernels.denoisers.info import DenoiserInfo
 from orchestrator.errors import PlanError
 from orchestrator.job.spec import GuidanceSpec
 

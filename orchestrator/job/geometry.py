@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from kernels.denoisers.info import DenoiserInfo
+from kernels.denoiser_info import DenoiserInfo
 from orchestrator.errors import PlanError
 from orchestrator.job.spec import JobSpec, TilingSpec
 from orchestrator.job.tasks.task import Task

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from kernels.denoisers.info import DenoiserInfo
+from kernels.denoiser_info import DenoiserInfo
 from orchestrator.job.bands import BANDS_AS, GREY_AS, Bands
 from orchestrator.job.fields.sections import InputSpec, TaskFields
 from orchestrator.job.geometry import Geometry, output_size, padded_side

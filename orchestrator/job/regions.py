@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from kernels.denoisers.info import PREDICTOR_WEIGHTS, file_hash
+from kernels.denoiser_info import PREDICTOR_WEIGHTS, file_hash
 from orchestrator.errors import PlanError
 from orchestrator.job.geometry import lattice
 from orchestrator.job.plan import Plan, Region

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kernels.denoisers.info import DenoiserInfo
+from kernels.denoiser_info import DenoiserInfo
 from kernels.presets import EVALUATIONS, PREDICTION_ENSEMBLE
 from kernels.schedule import (
     Schedule,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kernels.denoisers.info import DenoiserInfo
+from kernels.denoiser_info import DenoiserInfo
 from kernels.sampling.method_registry import describe_method
 from orchestrator.job.plan import Level, Plan
 from orchestrator.job.trajectory import trajectory

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kernels.denoisers.info import PREDICTOR_WEIGHTS, file_hash
+from kernels.denoiser_info import PREDICTOR_WEIGHTS, file_hash
 from orchestrator.errors import PlanError
 from orchestrator.job.class_guidance import guidance_marks
 from orchestrator.job.plan import Plan

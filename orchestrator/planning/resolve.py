@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kernels.denoisers.info import DenoiserInfo, absolute_ref
+from kernels.denoiser_info import DenoiserInfo, absolute_ref
 from orchestrator.errors import PlanError
 from orchestrator.job.bands import BANDS_AS, GREY_AS
 from orchestrator.job.class_guidance import check_tile, describe_network, resolve_guidance

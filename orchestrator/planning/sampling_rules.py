@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from kernels.denoisers.info import DenoiserInfo
+from kernels.denoiser_info import DenoiserInfo
 from kernels.presets import PAPER, PREDICTED, PREDICTED_SCALES, STARTED_STEPS, Preset
 from kernels.sampling.method_registry import MethodInfo, describe_method
 from orchestrator.errors import PlanError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from kernels.denoisers.info import DenoiserInfo
+from kernels.denoiser_info import DenoiserInfo
 from orchestrator.errors import PlanError
 from orchestrator.job.geometry import check_levels, fitting_margin, fitting_stride, fitting_tile
 from orchestrator.job.spec import TilingSpec

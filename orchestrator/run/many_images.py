@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kernels.denoisers.info import absolute_ref
+from kernels.denoiser_info import absolute_ref
 from orchestrator.errors import PlanError, RunError
 from orchestrator.events import Listener
 from orchestrator.job.spec import JobSpec

@@ -22,6 +22,7 @@ from typing import Any, Self, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from kernels.denoiser_info import UNET_VALUES_PER_WIDTH, DenoiserInfo, sampled_hash
 from kernels.denoisers.guided_diffusion.architecture import (
     Architecture,
     infer,
@@ -31,7 +32,6 @@ from kernels.denoisers.guided_diffusion.architecture import (
 from kernels.denoisers.guided_diffusion.classifier import ClassifierConfig, ClassifierModel
 from kernels.denoisers.guided_diffusion.unet import UNetModel
 from kernels.denoisers.guided_diffusion.weights_file import CheckpointError, read_tensors
-from kernels.denoisers.info import UNET_VALUES_PER_WIDTH, DenoiserInfo, sampled_hash
 
 M = TypeVar("M", bound=nn.Module)
 

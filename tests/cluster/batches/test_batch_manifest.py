@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.batches.batch_manifest import Entry, read_entries
+from cluster.batches.batch_settings import BatchSettings, sort_out
 from cluster.batches.folder import BatchFolder
-from cluster.batches.settings import BatchSettings, sort_out
 from cluster.batches.shares import array_share, parse_share, share_of
 from cluster.commands.batch import batch
 from cluster.commands.submit_arguments import command_values

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from cluster.training.training_images import Areas, open_training_images
-from kernels.denoisers.info import BUILTIN_WEIGHTS
+from kernels.denoiser_info import BUILTIN_WEIGHTS
 from kernels.denoisers.prior_metadata import read_metadata, read_record
 from kernels.training import synthetic as synth
 from kernels.training.command import CHECKPOINT

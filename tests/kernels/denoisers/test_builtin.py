@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from kernels.denoiser_info import BUILTIN_WEIGHTS
 from kernels.denoisers.builtin import (
     FORMAT,
     SIGMA_DATA,
@@ -19,7 +20,6 @@ from kernels.denoisers.builtin import (
     network_target,
 )
 from kernels.denoisers.denoiser_registry import describe
-from kernels.denoisers.info import BUILTIN_WEIGHTS
 from kernels.schedule import linear_alpha_bar
 
 SMALL = PriorConfig(channels=(8, 12, 16), blocks=(1, 1, 1), embedding=16)

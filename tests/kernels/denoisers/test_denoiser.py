@@ -4,9 +4,9 @@ import sys
 import pytest
 import torch
 
+from kernels.denoiser_info import BUILTIN_WEIGHTS
 from kernels.denoisers.denoiser import evaluate, load_denoiser
 from kernels.denoisers.denoiser_registry import describe
-from kernels.denoisers.info import BUILTIN_WEIGHTS
 from kernels.schedule import base_alpha_bar
 from tests.places import ROOT
 

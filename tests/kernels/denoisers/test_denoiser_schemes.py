@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from kernels.denoiser_info import SCHEMES
 from kernels.denoisers.builtin import FORMAT, LocalUNet, PriorConfig
 from kernels.denoisers.denoiser import load_denoiser
 from kernels.denoisers.denoiser_registry import describe
-from kernels.denoisers.info import SCHEMES
 from kernels.schedule import base_alpha_bar, linear_alpha_bar
 
 MODELS = """

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from kernels.denoiser_info import DenoiserInfo
 from kernels.denoisers.builtin import load_builtin
-from kernels.denoisers.info import DenoiserInfo
 from kernels.denoisers.symmetry import MEMBERS, SymmetricDenoiser, symmetric
 from kernels.presets import EVALUATIONS
 

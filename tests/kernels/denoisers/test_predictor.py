@@ -10,9 +10,9 @@ import skimage.data
 import torch
 import torch.nn.functional as F
 
+from kernels.denoiser_info import BUILTIN_WEIGHTS, PREDICTOR_WEIGHTS, file_hash
 from kernels.denoisers.builtin import PriorConfig, load_prior, read_prior
 from kernels.denoisers.denoiser_registry import describe
-from kernels.denoisers.info import BUILTIN_WEIGHTS, PREDICTOR_WEIGHTS, file_hash
 from kernels.denoisers.predictor import FORMAT, load_predictor, predict
 from kernels.operators.smooth_pool import SmoothPool
 from kernels.training.command import export, train

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.denoisers.info import DenoiserInfo
+from kernels.denoiser_info import DenoiserInfo
 from kernels.noise import KeyedNoise
 from kernels.operators.elementary import AveragePool, Mask
 from kernels.sampling.classifier_guidance import Guidance

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from kernels.denoiser_info import DenoiserInfo
 from kernels.denoisers.analytic import GaussianDenoiser
-from kernels.denoisers.info import DenoiserInfo
 from kernels.noise import KeyedNoise
 from kernels.operators.compose import compose
 from kernels.operators.elementary import AveragePool, Grey, Identity, Mask, MaskedPool

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
+from kernels.denoiser_info import DenoiserInfo
 from kernels.denoisers.analytic import GaussianDenoiser
-from kernels.denoisers.info import DenoiserInfo
 from kernels.noise import KeyedNoise
 from kernels.operators.compose import compose
 from kernels.operators.elementary import AveragePool, Grey, Identity, Mask, MaskedPool

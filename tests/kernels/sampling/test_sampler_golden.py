@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from kernels.denoiser_info import DenoiserInfo
 from kernels.denoisers.guided_diffusion.unet import UNetConfig, UNetModel
-from kernels.denoisers.info import DenoiserInfo
 from kernels.operators.elementary import AveragePool, Grey, Mask
 from kernels.sampling.constraints import Known, Measurement, Problem, guide
 from kernels.sampling.sampler import SamplerConfig, sample

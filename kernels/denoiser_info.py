@@ -33,9 +33,9 @@ SCHEMES = (
 UNET_VALUES_PER_WIDTH = 16
 
 # The weights in the repository (kernels/denoisers/builtin.py loads them).
-BUILTIN_WEIGHTS = Path(__file__).parents[1] / "weights" / "builtin.safetensors"
+BUILTIN_WEIGHTS = Path(__file__).parent / "weights" / "builtin.safetensors"
 # Its companion that predicts where super-resolution starts (kernels/denoisers/predictor.py).
-PREDICTOR_WEIGHTS = Path(__file__).parents[1] / "weights" / "predictor.safetensors"
+PREDICTOR_WEIGHTS = Path(__file__).parent / "weights" / "predictor.safetensors"
 
 # Names the constants of kernels/denoisers/analytic.py; change it whenever one of them changes,
 # since the pixels then do.
