@@ -14,6 +14,8 @@ PACKAGES = ("kernels", "storage", "orchestrator", "cluster")
 
 # The first line of a fence: its language, and what a test is told of it.
 INFO = re.compile(r"^( *```[a-z]+) .*$", re.MULTILINE)
+# A link to a notebook-style script, which is a page of the site.
+SCRIPT_LINK = re.compile(r"\]\(([^)]*tutorials/\w+)\.py\)")
 # Where a cell of a notebook-style script begins.
 CELL = re.compile(r"^# %%", re.MULTILINE)
 # Where the Python reference stands on its page.
@@ -37,6 +39,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     """
     if PUBLIC_NAMES in markdown:
         markdown = markdown.replace(PUBLIC_NAMES, python_reference())
+    markdown = SCRIPT_LINK.sub(r"](\1.md)", markdown)
     return INFO.sub(r"\1", markdown)
 
 
