@@ -18,6 +18,10 @@ from hypothesis import HealthCheck, settings
 
 from tests.places import ROOT
 
+# What runs in the background of a shell ignores Ctrl-C, and so would the programs under test.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # How long an example takes says how busy the machine is, nothing else.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
