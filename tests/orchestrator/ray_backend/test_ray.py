@@ -133,7 +133,7 @@ def test_a_killed_worker_is_replaced_and_the_bytes_are_the_same(
 def test_the_driver_finds_results_errors_and_deaths_by_looking(eventually):
     import ray
 
-    from orchestrator.ray_backend.poll import answers
+    from orchestrator.ray_backend.poll import poll_results
 
     @ray.remote(num_cpus=0, max_restarts=0, max_concurrency=2)
     class Worker:
@@ -152,11 +152,11 @@ def test_the_driver_finds_results_errors_and_deaths_by_looking(eventually):
     first = Worker.remote()
     second = Worker.remote()
     waiting = first.wait.remote()
-    assert answers([]) == []
-    assert answers([waiting]) == []
+    assert poll_results([]) == []
+    assert poll_results([waiting]) == []
     calls = [first.say.remote("well"), first.fail.remote(), second.die.remote(), waiting]
-    assert eventually(lambda: len(answers(calls)) == 3, 100)
-    found = dict(answers(calls))
+    assert eventually(lambda: len(poll_results(calls)) == 3, 100)
+    found = dict(poll_results(calls))
     assert list(found) == calls[:3]
     assert found[calls[0]].result() == "well"
     assert isinstance(found[calls[1]].exception().cause, ValueError)
