@@ -167,4 +167,4 @@ def test_workers_run_on_ray_from_a_thread_with_the_same_bytes(
 
     restored = run.result(timeout=120)
     assert published_files(restored.path) == whole
-    assert "serial" not in restored.report().workers
+    assert "serial" not in restored.report().times.workers
