@@ -1,5 +1,5 @@
-"""The keyed noise source: a tile's noise is a function of (seed, level, row, column, draw index)
-and of nothing else.
+"""The keyed noise source: a tile's noise is a function of (seed, level, row, column, band group,
+draw index) and of nothing else.
 
 Counter-based, so that no generator state exists that a batch, a worker, a retry or another device
 could advance. Random bits: Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as
@@ -18,8 +18,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-NoiseKey = tuple[int, int, int]
-"""(level, row, column) of a tile."""
+NoiseKey = tuple[int, int, int] | tuple[int, int, int, int]
+"""(level, row, column) of a tile, and the group of bands that a picture holds; 0 where left out.
+
+Groups other than 0 draw with a key of their own, so that bands which are independent get invented
+detail that is: with shared noise it correlates, which would be false colocalisation.
+"""
 
 # Multipliers and key increments of Philox4x32 (Salmon et al. 2011, table 2 and section 3.3).
 _M0 = 0xD2511F53
@@ -83,35 +87,48 @@ class KeyedNoise:
         device: torch.device,
     ) -> Tensor:
         """Return draw `index` of one tile, (C, H, W) float32."""
-        level, row, col = key
+        level, row, col = key[:3]
+        group = key[3] if len(key) == 4 else 0
         _check_key(key, index)
         count = math.prod(shape)
         # Each counter gives four words, and two words give two deviates.
         counters = -(-count // 4)
         block = torch.arange(counters, dtype=torch.int64, device=device)
         place = level << _DRAW_BITS | index
-        seed = (self.seed & _LOW, self.seed >> 32)
-        w0, w1, w2, w3 = philox4x32(block, place, row, col, key=seed)
+        w0, w1, w2, w3 = philox4x32(block, place, row, col, key=self._key(group))
 
         first = box_muller(w0, w1)
         second = box_muller(w2, w3)
         deviates = torch.stack((*first, *second), dim=-1).reshape(-1)
         return deviates[:count].reshape(shape)
 
+    def _key(self, group: int) -> tuple[int, int]:
+        """Return the cipher's key for a group of bands: the seed, or a block encrypted with it.
+
+        The counter of that block is one that no draw of a tile has: level 255, the last draw.
+        """
+        seed = (self.seed & _LOW, self.seed >> 32)
+        if group == 0:
+            return seed
+        counter = torch.tensor([group], dtype=torch.int64)
+        words = philox4x32(counter, _LOW, _LOW, _LOW, key=seed)
+        return int(words[0]), int(words[1])
+
 
 def _check_key(key: NoiseKey, index: int) -> None:
     """Raise ValueError unless key and draw index fit into the counter's words."""
-    level, row, col = key
+    level, row, col = key[:3]
     fits = (
         0 <= level < _LEVELS,
         0 <= row <= _LOW,
         0 <= col <= _LOW,
+        all(0 <= group <= _LOW for group in key[3:]),
         0 <= index < 1 << _DRAW_BITS,
     )
     if not all(fits):
         raise ValueError(
             f"noise key {key}, draw {index}: "
-            "level < 256, row and col < 2^32, draw < 2^24 are needed"
+            "level < 256, row, col and group < 2^32, draw < 2^24 are needed"
         )
 
 

@@ -89,6 +89,7 @@ ROOMS = {
     "kernels": {
         "": (),
         "operators": (),
+        "noise_models": (),
         "denoisers.guided_diffusion": ("",),
         "denoisers": ("", "denoisers.guided_diffusion"),
         "sampling": ("", "operators", "denoisers", "denoisers.guided_diffusion"),
@@ -123,7 +124,7 @@ ROOMS = {
         "planning": (
             *("", "tiling", "scheduling", "job.fields", "job.tasks", "job", "measurement"),
         ),
-        "worker": ("", "tiling", "job", "measurement"),
+        "worker": ("", "tiling", "job.fields", "job", "measurement"),
         "monitoring": ("", "tiling", "job", "planning"),
         "run": (
             *("", "tiling", "scheduling", "job", "measurement", "planning", "worker"),

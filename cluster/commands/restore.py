@@ -96,6 +96,8 @@ def report_outcome(outcome: Outcome) -> None:
         f"{outcome.tiles} tiles{resumed}{filled}, "
         f"{duration(outcome.seconds)}"
     )
+    if plan.inputs.survey is not None:
+        print(str(plan.inputs.survey))
     if outcome.substituted:
         complain(
             f"warning: {outcome.substituted} tiles could not be restored, what was measured "

@@ -103,11 +103,14 @@ OPTIONS = {
     "mask": _option(
         "input.mask",
         str,
-        "Inpainting: image of the input's size, non-zero where it is known.",
+        "Inpainting: image of the input's size, white where it is known (from 7/8 of white).",
         read=str,
     ),
+    "mask_holes": _option(
+        "input.mask_holes", str, "Which end of the mask is unknown: black or white.", "black"
+    ),
     "nodata": _option(
-        "input.nodata", float, "Inpainting: pixels of this value in every band are unknown."
+        "input.nodata", float, "Inpainting: samples of this value are unknown; nan too."
     ),
     "channel": _option(
         "input.channel",

@@ -30,6 +30,8 @@ def print_plan(plan: Plan, numbers: Estimate, filled: int | None) -> None:
         tiles = sum(level.grid.count for level in region.plan.levels)
         name = region.plan.denoiser.name
         console.print(f"region {region.box}: restored first with {name}, {tiles:,} tiles")
+    if plan.inputs.survey is not None:
+        console.print(str(plan.inputs.survey))
     values = plan.values
     if not values.full:
         console.print(f"black is {values.low:g}, white is {values.high:g} of {plan.dtype}")
@@ -145,6 +147,14 @@ def print_verification(verification: Verification) -> None:
             f"levels over {consistency.cells:,} values "
             f"(limit {verification.limit:.2f}: {_verdict(verification)}); "
             f"{consistency.clipped:,} more with clipped pixels, max {consistency.clipped_max:.3f}"
+        )
+
+    validity = verification.validity
+    if validity is not None:
+        verdict = "holds" if validity.sound else "VIOLATED"
+        print(
+            f"samples without data: {validity.lost:,} valid ones lost, {validity.unfilled:,} "
+            f"unknown ones not filled, {validity.invented:,} others made up ({verdict})"
         )
 
     seams = verification.seams

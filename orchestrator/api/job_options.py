@@ -54,11 +54,13 @@ class JobOptions(TypedDict, total=False):
     sigma: float | str | None
     """Noise of the input: its standard deviation in grey levels (25), or "10%" of the range."""
     mask: str | os.PathLike[str] | NDArray[Any] | None
-    """inpaint: array (H, W) or image file, non-zero where the pixel is known; of the input's size
-    or the output's.
+    """inpaint: array (H, W) or image file, white where the pixel is known; of the input's size or
+    the output's.
     """
+    mask_holes: Literal["black", "white"] | None
+    """Which end of the mask is unknown; black where it is left out."""
     nodata: float | None
-    """inpaint: pixels of this value in every band are unknown."""
+    """inpaint: samples of this value are unknown, band by band; NaN too."""
     channel: int | Sequence[int] | None
     """Bands to restore, counted from 0; all where it is left out."""
     z: int | None
@@ -174,6 +176,7 @@ PLACES = {
     "scale": "task.scale",
     "sigma": "task.sigma",
     "mask": "input.mask",
+    "mask_holes": "input.mask_holes",
     "nodata": "input.nodata",
     "channel": "input.channel",
     "z": "input.z",

@@ -6,11 +6,16 @@ only.
     1, replicate    the band in every channel          every channel by it       their mean
     1, mean         free colour                        the channels' mean        their mean
     N, groups       pictures of C bands each, the      every channel by its      every band, the
-                    last filled up with its last band  band                      mean of its copies
+                    last one of the last C bands       band                      mean of its copies
+    fewer than C    a picture filled up with its last  every channel by its band as groups
+                    band; noisy ones as single
     N, single       a picture a band, as replicate     every channel by its band as groups
 
-One band replicated is the case N = 1 of the groups. The pictures of a tile share its noise, so that
-texture which the measurement leaves open is invented alike in all bands.
+One band replicated is the case N = 1 of the groups. Each picture draws noise of its own, so that
+bands which are independent get invented detail that is; within a picture it is the network's.
+
+Under the first pixel rules the last group was filled up with its last band, and all pictures of a
+tile shared its noise (orchestrator.job.fields.pixel_rules).
 """
 
 from __future__ import annotations
@@ -43,21 +48,47 @@ class Bands:
 
     @classmethod
     def build(
-        cls, count: int, channels: int, *, grey_as: str = GREY_AS[0], bands_as: str = BANDS_AS[0]
+        cls,
+        count: int,
+        channels: int,
+        *,
+        grey_as: str = GREY_AS[0],
+        bands_as: str = BANDS_AS[0],
+        noisy: bool = False,
+        fill_up: bool = False,
     ) -> Bands:
-        """Map `count` bands to a network of `channels`; raises PlanError for an unknown rule."""
+        """Map `count` bands to a network of `channels`; raises PlanError for an unknown rule.
+
+        noisy: the bands carry noise, which a picture must have alike in all channels. fill_up: the
+        last group is filled up with its last band, as under the first pixel rules.
+        """
         for name, value, known in (("grey-as", grey_as, GREY_AS), ("bands-as", bands_as, BANDS_AS)):
             if value not in known:
                 raise PlanError(f"--{name} {value!r} is unknown; choose {' or '.join(known)}")
         if count == 1 and channels > 1 and grey_as == "mean":
             return cls(count=1, channels=channels, groups=(tuple(range(channels)),), grey=True)
-        size = 1 if bands_as == "single" and count != channels else channels
-        firsts = range(0, count, size)
+        few_and_noisy = noisy and not fill_up and count < channels
+        single = (bands_as == "single" and count != channels) or few_and_noisy
+        size = 1 if single else channels
+        firsts = list(range(0, count, size))
+        if count > channels and not fill_up:
+            firsts[-1] = count - size
         groups = tuple(
             tuple(min(first + min(i, size - 1), count - 1) for i in range(channels))
             for first in firsts
         )
         return cls(count=count, channels=channels, groups=groups)
+
+    @property
+    def copies(self) -> int:
+        """Channels of every picture that hold the same band; 1 where they differ.
+
+        Noise of such a band is the same in all of them: sqrt(copies) of its deviation lies along
+        the axis on which they are equal, and none across it.
+        """
+        if self.grey:
+            return 1
+        return self.channels if all(len(set(group)) == 1 for group in self.groups) else 1
 
     @property
     def stored(self) -> int:

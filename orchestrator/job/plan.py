@@ -6,11 +6,12 @@ Size rule: see orchestrator.job.geometry.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from kernels.denoiser_info import DenoiserInfo
 from orchestrator.job.bands import BANDS_AS, GREY_AS, Bands
-from orchestrator.job.fields.sections import InputSpec, TaskFields
+from orchestrator.job.fields.pixel_rules import FIRST
 from orchestrator.job.geometry import Geometry, output_size, padded_side
 from orchestrator.job.inputs import InputFacts
 from orchestrator.job.spec import JobSpec
@@ -64,6 +65,13 @@ class Plan:
     """Parts of the output that are restored first, by models of their own."""
 
     @property
+    def rules(self) -> int:
+        """Rules that decide the pixels (orchestrator.job.fields.pixel_rules)."""
+        rules = self.spec.sampling.pixel_rules
+        assert rules is not None, "a plan's specification is resolved"
+        return rules
+
+    @property
     def height(self) -> int:
         return self.levels[0].height
 
@@ -109,7 +117,7 @@ class Plan:
         assert source.bands and source.dtype, "resolve() fills the input's facts"
         task = spec.resolved_task()
         values = Values.build(source.dtype, source.values)
-        bands = _bands(source, source.bands, task, denoiser)
+        bands = _bands(spec, source.bands, task, denoiser)
         geometry = Geometry.build(spec.tiling, task, denoiser)
         return cls(
             spec=spec,
@@ -117,7 +125,7 @@ class Plan:
             task=task,
             bands=bands,
             values=values,
-            levels=_levels(output_size(spec), geometry, task, _noise(spec.task, values)),
+            levels=_levels(output_size(spec), geometry, task, _noise(spec, values, bands)),
             inputs=inputs or InputFacts(),
         )
 
@@ -131,22 +139,31 @@ class Region:
     plan: Plan
 
 
-def _bands(source: InputSpec, count: int, task: Task, denoiser: DenoiserInfo) -> Bands:
+def _bands(spec: JobSpec, count: int, task: Task, denoiser: DenoiserInfo) -> Bands:
     """Return how the bands of the output meet the network's channels."""
     bands = Bands.build(
         denoiser.channels if task.grey or task.mixes_bands else count,
         denoiser.channels,
-        grey_as=source.grey_as or GREY_AS[0],
-        bands_as=source.bands_as or BANDS_AS[0],
+        grey_as=spec.input.grey_as or GREY_AS[0],
+        bands_as=spec.input.bands_as or BANDS_AS[0],
+        noisy=spec.task.sigma > 0,
+        fill_up=spec.sampling.pixel_rules == FIRST,
     )
     task.check_bands(count, denoiser.channels, denoiser.name)
     return bands
 
 
-def _noise(task: TaskFields, values: Values) -> float:
-    """Return the standard deviation of the measurement's noise in the [-1, 1] range."""
-    unit = 2.0 if task.sigma_unit == "fraction" else 2.0 / values.levels
-    return task.sigma * unit
+def _noise(spec: JobSpec, values: Values, bands: Bands) -> float:
+    """Return the standard deviation of the measurement's noise in the [-1, 1] range, as the network
+    is to believe it.
+
+    A network believes in noise that is independent in its channels. What is the same in n of them
+    looks, along the axis on which they are equal, sqrt(n) times as strong; told that level, a
+    linear denoiser of grey pictures gives the exact posterior mean.
+    """
+    unit = 2.0 if spec.task.sigma_unit == "fraction" else 2.0 / values.levels
+    copies = 1 if spec.sampling.pixel_rules == FIRST else bands.copies
+    return spec.task.sigma * unit * math.sqrt(copies)
 
 
 def _levels(

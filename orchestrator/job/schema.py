@@ -12,12 +12,13 @@ from types import MappingProxyType
 from typing import Any
 
 from orchestrator.errors import PlanError
+from orchestrator.job.fields.pixel_rules import FIRST
 
 SCHEMA = 1
 NEEDS = "0.2.0"
 
 CAME_LATER: Mapping[str, Any] = MappingProxyType(
-    {"sampling.ensemble": "1", "sampling.guide": "constraint"}
+    {"sampling.ensemble": "1", "sampling.guide": "constraint", "sampling.pixel_rules": FIRST}
 )
 """SECTION.FIELD -> what a resolved job means that does not say it."""
 RETIRED = ("run.batching",)

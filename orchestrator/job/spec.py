@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from orchestrator.errors import PlanError
 from orchestrator.job import schema
+from orchestrator.job.fields.pixel_rules import CURRENT, FIRST
 from orchestrator.job.fields.sections import InputSpec, Section, TaskFields
 from orchestrator.job.tasks.registry import TASKS
 from orchestrator.job.tasks.task import Task
@@ -62,6 +63,8 @@ class SamplingSpec(Section):
     )
     """What every resolved job says; nothing is added (orchestrator.job.schema)."""
 
+    pixel_rules: Annotated[int, Field(ge=FIRST, le=CURRENT)] | None = None
+    """Rules that decide the pixels (orchestrator.job.fields.pixel_rules); None: the newest."""
     intent: Literal["faithful", "detail", "paper"] | None = None
     quality: Literal["draft", "standard", "paper"] | None = None
     """Number of steps: a quarter of the preset's, the preset's, or the paper's T = 100, l = 10, r =

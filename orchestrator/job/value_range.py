@@ -68,6 +68,18 @@ class Values:
         """Whether stored values are whole numbers, and results are rounded to them."""
         return self.dtype != "float32"
 
+    def storable(self, reserved: float | None = None) -> tuple[float, float]:
+        """Return the least and largest value that the dtype can store, in the unit of [-1, 1].
+
+        reserved: a value that no sample may take (nodata): where it is the least or the largest,
+        the next one is the limit.
+        """
+        least, most = LIMITS[self.dtype]
+        least += least == reserved
+        most -= most == reserved
+        low, high = ((limit - self.low) * (2.0 / self.levels) - 1.0 for limit in (least, most))
+        return low, high
+
     def to_unit(self, stored: NDArray[Any]) -> NDArray[np.float32]:
         """Map stored values of any shape to float32."""
         if self.full:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from kernels.metrics import Consistency, ConsistencyMeter, clipped_cells
 from kernels.operators.stencil import Stencil
+from orchestrator.job.fields.pixel_rules import FIRST
 from orchestrator.job.fields.tolerance import DEVIATIONS, HALF, limit
 from orchestrator.job.plan import Plan
 from orchestrator.job.value_range import LIMITS
@@ -19,6 +20,7 @@ from orchestrator.measurement.input_file import empty_samples
 from orchestrator.measurement.measurement_reader import (
     input_known,
     input_measured,
+    known_by_mask,
     open_input,
     open_mask,
 )
@@ -55,6 +57,7 @@ def _averaged(run: RunDir, plan: Plan, image: Reader) -> Iterator[Comparison]:
     source = open_input(run, plan)
     known = input_known(run, plan)
     mask = open_mask(run, plan) if spec.fine_mask else None
+    apart = plan.rules == FIRST  # until then clipping moved means
     top, _, _, left = spec.pad or (0, 0, 0, 0)
     for box in windows(*(spec.size or (0, 0)), side=max(WINDOW // task.scale, 1)):
         place = box.scale(task.scale)
@@ -62,8 +65,13 @@ def _averaged(run: RunDir, plan: Plan, image: Reader) -> Iterator[Comparison]:
         stored = source.read(box)
         y = stored.astype(np.float64)
         y = y.mean(axis=0, keepdims=True) if task.grey else y
-        weights = None if mask is None else (mask.read(place)[:1] != 0).astype(np.float64)
-        clipped = clipped_cells(pixels, task.scale, LIMITS[plan.dtype], across_channels=task.grey)
+        weights = None
+        if mask is not None:
+            weights = known_by_mask(plan, mask.read(place)).astype(np.float64)
+        clipped = None
+        if apart:
+            limits = LIMITS[plan.dtype]
+            clipped = clipped_cells(pixels, task.scale, limits, across_channels=task.grey)
         measured_again = means(pixels, task.scale, task.grey, weights)
         valid = None if known is None else known(box, stored)
         empty = empty_samples(spec, stored)

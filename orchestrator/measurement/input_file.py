@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.job.fields.sections import InputSpec
+from orchestrator.job.fields.sections import NAN, InputSpec
 from orchestrator.job.value_range import Values
 from storage.image import ImageInfo, Reader, Selection, check_memory
 from storage.readers.reader_registry import inspect, open_image
@@ -36,6 +36,15 @@ def open_file(given: InputSpec, staged: Path) -> Reader:
     return open_image(given.path or "", selection(given), max_pixels=given.max_pixels)
 
 
+def equals(pixels: NDArray[Any], value: float | str) -> NDArray[np.bool_]:
+    """Return which samples have a value, of the same shape; "nan": those that are no number."""
+    if value == NAN:
+        return np.isnan(pixels) if pixels.dtype.kind == "f" else np.zeros(pixels.shape, bool)
+    if pixels.dtype.kind == "f":
+        return np.asarray(pixels == pixels.dtype.type(value))
+    return np.asarray(pixels == value)
+
+
 def empty_samples(given: InputSpec, pixels: NDArray[Any]) -> NDArray[np.bool_] | None:
     """Return which samples hold nothing, of the same shape: the file's nodata value, or no finite
     number; None: none.
@@ -45,6 +54,8 @@ def empty_samples(given: InputSpec, pixels: NDArray[Any]) -> NDArray[np.bool_] |
     """
     if pixels.dtype.kind == "f":
         empty: NDArray[np.bool_] = ~np.isfinite(pixels)
+        if given.nodata == NAN:  # asked for: unknown, not none
+            empty &= ~np.isnan(pixels)
         if given.keep_nodata is not None:
             empty |= pixels == pixels.dtype.type(given.keep_nodata)
         return empty

@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.arrays import Array
+from orchestrator.job.fields.pixel_rules import FIRST
 from orchestrator.job.plan import Level, Plan
-from orchestrator.measurement.input_file import open_file, without_empty
+from orchestrator.measurement.input_file import empty_samples, equals, open_file, without_empty
+from orchestrator.measurement.mask_reading import mask_known
 from orchestrator.measurement.windows import MeasuredWindow
 from orchestrator.run_folder import RunDir
 from storage.box import Box
@@ -48,7 +50,7 @@ def input_measured(run: RunDir, plan: Plan) -> MeasuredWindow:
     def read(y0: int, x0: int, y1: int, x1: int) -> Array:
         box = Box(y0, x0, y1, x1).shift(*(spec.crop or (0, 0))[:2])
         pixels = image.read(box)
-        y = plan.values.to_unit(without_empty(spec, plan.values, pixels))
+        y = _unit(plan, pixels)
         if grey and y.shape[0] > 1:
             y = y.mean(axis=0, keepdims=True, dtype=np.float64).astype(np.float32)
         return y if known is None else np.where(known(box, pixels), y, np.float32(np.nan))
@@ -76,9 +78,20 @@ def input_measured(run: RunDir, plan: Plan) -> MeasuredWindow:
     return MeasuredWindow(height + top + bottom, width + left + right, read_padded)
 
 
+def _unit(plan: Plan, pixels: Pixels) -> Array:
+    """Return samples in the unit of [-1, 1], NaN where they are none."""
+    spec = plan.spec.input
+    if plan.rules == FIRST:
+        return plan.values.to_unit(without_empty(spec, plan.values, pixels))
+    y = plan.values.to_unit(pixels)
+    empty = empty_samples(spec, pixels)
+    return y if empty is None else np.where(empty, np.float32(np.nan), y)
+
+
 def input_known(run: RunDir, plan: Plan) -> Known | None:
-    """Return what tells the known pixels of a window of the input, (1, h, w); None
-    where all are.
+    """Return what tells the known pixels of a window of the input; None where all are.
+
+    (1, h, w), or (C, h, w) where a value tells the unknown samples of each band.
     """
     spec = plan.spec.input
     mask = open_mask(run, plan)
@@ -89,14 +102,25 @@ def input_known(run: RunDir, plan: Plan) -> Known | None:
     def known(box: Box, pixels: Pixels) -> NDArray[np.bool_]:
         is_known = np.ones((1, *box.shape), dtype=bool)
         if mask is not None:
-            fine = mask.read(box.scale(scale))[:1] != 0
-            cells = fine.reshape(1, box.height, scale, box.width, scale)
-            is_known = cells.any(axis=(2, 4))
-        if spec.nodata is not None:
-            is_known &= (pixels != spec.nodata).any(axis=0, keepdims=True)
-        return is_known
+            is_known = known_by_mask(plan, mask.read(box.scale(scale)), scale)
+        if spec.nodata is None:
+            return is_known
+        if plan.rules == FIRST:
+            return is_known & np.asarray(pixels != spec.nodata).any(axis=0, keepdims=True)
+        return np.asarray(is_known & ~equals(pixels, spec.nodata))
 
     return known
+
+
+def known_by_mask(plan: Plan, samples: Pixels, scale: int = 1) -> NDArray[np.bool_]:
+    """Return which cells of scale x scale samples of a mask have a known one, (1, h, w)."""
+    known = mask_known(plan.spec.input, plan.rules, samples)
+    if scale == 1:
+        return known
+    height = known.shape[1] // scale
+    width = known.shape[2] // scale
+    cells = known.reshape(1, height, scale, width, scale)
+    return np.asarray(cells.any(axis=(2, 4)))
 
 
 def fine_known(run: RunDir, plan: Plan) -> MeasuredWindow | None:
@@ -108,8 +132,7 @@ def fine_known(run: RunDir, plan: Plan) -> MeasuredWindow | None:
         return None
 
     def read(y0: int, x0: int, y1: int, x1: int) -> Array:
-        known: Array = (mask.read(Box(y0, x0, y1, x1))[:1] != 0).astype(np.float32)
-        return known
+        return known_by_mask(plan, mask.read(Box(y0, x0, y1, x1))).astype(np.float32)
 
     return MeasuredWindow(mask.info.height, mask.info.width, read)
 

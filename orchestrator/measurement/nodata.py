@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.arrays import Array
+from orchestrator.job.fields.pixel_rules import FIRST
 from orchestrator.job.plan import Plan
 from orchestrator.measurement.input_file import empty_samples, open_file, stand_in
+from orchestrator.measurement.measurement_reader import known_by_mask, open_mask
 from orchestrator.run_folder import RunDir
 from storage.box import Box
 
@@ -46,7 +48,7 @@ def carry_nodata(run: RunDir, plan: Plan, box: Box, pixels: NDArray[Any]) -> NDA
         stored = reader.read(under.shift(*(spec.crop or (0, 0))[:2]))
     finally:
         reader.close()
-    empty = empty_samples(spec, stored)
+    empty = kept_empty(run, plan, under, stored)
     if empty is None or not empty.any():
         return pixels
     source = (
@@ -69,9 +71,26 @@ def carry_nodata(run: RunDir, plan: Plan, box: Box, pixels: NDArray[Any]) -> NDA
     return out
 
 
+def kept_empty(run: RunDir, plan: Plan, box: Box, stored: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """Return which samples of a window of the input hold nothing and stay so in the output.
+
+    box: in px of the input (or its crop); stored: its samples. What a mask calls unknown is filled,
+    also where the file has no data. None where every sample is one.
+    """
+    empty = empty_samples(plan.spec.input, stored)
+    mask = None if plan.rules == FIRST else open_mask(run, plan)
+    if empty is None or mask is None:
+        return empty
+    scale = plan.task.scale if plan.spec.input.fine_mask else 1
+    asked = ~known_by_mask(plan, mask.read(box.scale(scale)), scale)
+    return empty & ~asked
+
+
 def is_empty(plan: Plan, y: Array) -> bool:
-    """Tell whether a window of the measurement holds nothing but stand-ins for nodata."""
+    """Tell whether a window of the measurement holds nothing but nodata, which the output keeps."""
     if not keeps_nodata(plan):
         return False
+    if plan.rules != FIRST:
+        return not plan.task.masked and bool(np.isnan(y).all())
     value = plan.values.to_unit(np.full(1, stand_in(plan.spec.input, plan.values), plan.dtype))
     return bool((y == value).all())

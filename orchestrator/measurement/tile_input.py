@@ -65,6 +65,8 @@ def determined(plan: Plan, level: Level, tile: TileInput, owned: Box) -> Array |
     complete = level.sigma_y == 0 and scale == 1 and not plan.grey and not np.isnan(cells).any()
     if not complete and not nothing and not _flat(plan, tile.y):
         return None
+    if nothing:
+        cells = np.nan_to_num(cells)
     pixels = to_channels(cells.repeat(scale, axis=1).repeat(scale, axis=2), plan.bands.stored)
     return np.where(pinned, known, pixels)
 

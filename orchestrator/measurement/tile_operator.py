@@ -33,7 +33,7 @@ def tile_measurement(
     level. fine: (B, 1, P, P) known pixels of a mask at output resolution.
     """
     task = plan.task
-    known = ~torch.isnan(y[:, :1])
+    known = ~torch.isnan(y)
     y = torch.nan_to_num(y)
     channels = plan.denoiser.channels
     if task.stencil is not None and level.index == 0:
@@ -61,7 +61,7 @@ def tile_measurement(
     operator = measurement_operator(
         level.posed.scale,
         grey=plan.grey,
-        known=known if task.masked else None,
+        known=known if task.masked or not bool(known.all()) else None,
         channels=channels,
         smooth=plan.spec.sampling.inverse == "smooth",
     )

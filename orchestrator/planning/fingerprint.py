@@ -22,7 +22,8 @@ from storage.byte_source import ByteSource, is_url, redact
 from storage.errors import FormatError
 from storage.readers.reader_registry import ZARR_FILES
 
-# Raise whenever a change of the code changes pixels.
+# Raised whenever a change of the code changed pixels, until jobs named the rules that decide them
+# (orchestrator.job.fields.pixel_rules).
 PIXEL_VERSION = 2
 
 # A gigapixel file is not read twice just to name it: this many evenly spaced blocks stand for its
@@ -32,6 +33,7 @@ BLOCK_BYTES = 1 << 20
 
 # What of the input specification decides pixels besides the files' content and facts.
 INPUT_FIELDS = {"channel", "crop", "extent", "fine_mask", "keep_nodata", "nodata", "pad", "t", "z"}
+INPUT_FIELDS |= {"mask_holes", "mask_white"}
 
 Fingerprint = dict[str, Any]
 

@@ -16,6 +16,7 @@ from orchestrator.job.tasks.registry import TASKS, check_options
 from orchestrator.job.tasks.task import Task
 from orchestrator.job.value_range import LIMITS, UNSIGNED
 from orchestrator.measurement.input_file import inspect_file
+from orchestrator.measurement.mask_reading import survey_mask
 from orchestrator.run_folder import RunDir
 from storage.byte_source import located
 from storage.errors import FormatError
@@ -60,9 +61,12 @@ def _read(given: InputSpec, run: RunDir | None) -> InputFacts:
     staged = (None, None) if run is None else (run.staged_input, run.staged_mask)
     image = _unless_staged(lambda: inspect_file(given), staged[0])
     mask = None
+    survey = None
     if (path := given.mask) is not None:
         mask = _unless_staged(lambda: inspect(located(path)), staged[1])
-    return InputFacts(image=image, mask=mask)
+        if given.mask_white is None:
+            survey = survey_mask(located(path), given.mask_holes)
+    return InputFacts(image=image, mask=mask, survey=survey)
 
 
 def _unless_staged(read: Callable[[], ImageInfo], staged: Path | None) -> ImageInfo:
@@ -88,7 +92,7 @@ def _without_file(given: InputSpec, kind: type[Task], channels: int) -> InputSpe
 def _with_facts(given: InputSpec, task: TaskFields, files: InputFacts) -> InputSpec:
     info = files.image
     assert info is not None, "the input is an image file"
-    _check_nodata(given, info)
+    _check_nodata(given.nodata, info)
     size = (info.height, info.width)
     if given.crop is not None:
         size = (given.crop[2] - given.crop[0], given.crop[3] - given.crop[1])
@@ -100,20 +104,10 @@ def _with_facts(given: InputSpec, task: TaskFields, files: InputFacts) -> InputS
         "values": _values(given, info),
         "keep_nodata": _keep_nodata(given, info, task),
     }
+    if files.survey is not None:
+        facts["mask_white"] = files.survey.white
     mask = _mask(given.mask, files.mask, (info.height, info.width), task)
     return given.model_copy(update={**facts, **mask})
-
-
-def _check_nodata(given: InputSpec, info: ImageInfo) -> None:
-    if given.nodata is None:
-        return
-    least, most = LIMITS[info.dtype]
-    storable = info.dtype == "float32" or given.nodata.is_integer()
-    if not (storable and least <= given.nodata <= most):
-        raise PlanError(
-            f"--nodata {given.nodata:g} cannot occur in an image of {info.dtype}; "
-            f"choose {least:g} to {most:g}"
-        )
 
 
 def _values(given: InputSpec, info: ImageInfo) -> tuple[float, float] | None:
@@ -130,12 +124,33 @@ def _values(given: InputSpec, info: ImageInfo) -> tuple[float, float] | None:
     return given.values or stated
 
 
+def _check_nodata(nodata: float | str | None, info: ImageInfo) -> None:
+    """Raise PlanError for a value of unknown samples that the input cannot hold."""
+    if nodata is None:
+        return
+    real = info.dtype == "float32"
+    least, most = LIMITS[info.dtype]
+    if isinstance(nodata, str):
+        possible = real
+    else:
+        possible = least <= nodata <= most and (real or nodata.is_integer())
+    if not possible:
+        shown = nodata if isinstance(nodata, str) else f"{nodata:g}"
+        raise PlanError(
+            f"--nodata {shown} cannot occur in an image of {info.dtype}; "
+            f"choose {least:g} to {most:g}"
+        )
+
+
 def _keep_nodata(given: InputSpec, info: ImageInfo, task: TaskFields) -> float | None:
-    """Return the file's nodata value; NaN needs none, since floats that are not finite are always
-    left out.
+    """Return the file's nodata value, unless samples of it are to be filled.
+
+    NaN needs none, since floats that are not finite are always left out.
     """
-    filled = given.nodata is not None or not TASKS[task.name].picture
-    return None if filled or info.nodata is None or math.isnan(info.nodata) else info.nodata
+    filled = given.nodata is not None and given.nodata == info.nodata
+    if filled or not TASKS[task.name].picture:
+        return None
+    return None if info.nodata is None or math.isnan(info.nodata) else info.nodata
 
 
 def _mask(

@@ -10,6 +10,7 @@ from kernels.denoiser_info import DenoiserInfo, absolute_ref
 from orchestrator.errors import PlanError
 from orchestrator.job.bands import BANDS_AS, GREY_AS
 from orchestrator.job.class_guidance import check_tile, describe_network, resolve_guidance
+from orchestrator.job.fields.pixel_rules import CURRENT
 from orchestrator.job.geometry import output_size
 from orchestrator.job.inputs import InputFacts
 from orchestrator.job.plan import Plan, Region
@@ -131,6 +132,7 @@ def resolve(
     spec = spec.model_copy(update={"input": source})
     task = spec.resolved_task()
     sampling = resolve_sampling(spec.sampling, info, task, spec.task.sigma)
+    sampling = sampling.model_copy(update={"pixel_rules": sampling.pixel_rules or CURRENT})
     paper = sampling.intent == "paper"
     tiling = resolve_tiling(spec.tiling, task, info, output_size(spec), paper=paper)
     resolved = spec.model_copy(

@@ -127,7 +127,55 @@ RULES = (
     ),
 )
 
+# Options that only one method knows.
+METHOD_OPTIONS = {"zeta": "dps", "eta_b": "ddrm", "ilvr_stop": "ilvr"}
+
+
+def _flag(field: str) -> str:
+    return "--" + field.replace("_", "-")
+
+
+def _method_option(field: str, method: str) -> Refusal:
+    """Refuse an option that another method than the chosen one knows."""
+    return Refusal(
+        when=lambda case, filled: (
+            getattr(case.given, field) is not None and case.method.name != method
+        ),
+        says=lambda case, filled: (
+            f"{_flag(field)} {getattr(case.given, field):g} has no effect with --method "
+            f"{case.method.name}, only with {method}; leave it out"
+        ),
+    )
+
+
+def _is_new(case: Case) -> bool:
+    """Tell whether a user says what is given; the job of a run that goes on says everything."""
+    return case.given.pixel_rules is None
+
+
 REFUSALS = (
+    *(_method_option(field, method) for field, method in METHOD_OPTIONS.items()),
+    Refusal(
+        when=lambda case, filled: (
+            _is_new(case)
+            and case.given.travel is not None
+            and case.given.travel[1] > 1
+            and case.given.travel[0] >= _fewest_steps(filled)
+        ),
+        says=lambda case, filled: (
+            f"--travel {','.join(map(str, filled.travel or ()))} never jumps back in "
+            f"{_fewest_steps(filled)} steps; give a LENGTH below {_fewest_steps(filled)}, "
+            "or more --steps"
+        ),
+    ),
+    Refusal(
+        when=lambda case, filled: (
+            _is_new(case) and case.given.eta is not None and filled.form == "posterior"
+        ),
+        says=lambda case, filled: (
+            f"--eta {filled.eta} has no effect in form posterior; leave it out, or give --form eps"
+        ),
+    ),
     Refusal(
         when=lambda case, filled: (
             case.given.inverse == "smooth" and (case.noisy or case.given.method != "ddnm")
@@ -203,6 +251,11 @@ def resolve_sampling(
         if refusal.when(case, filled):
             raise PlanError(refusal.says(case, filled))
     return filled
+
+
+def _fewest_steps(filled: SamplingSpec) -> int:
+    """Return the steps of the level that has fewest."""
+    return min(steps for steps in (filled.steps, filled.guided_steps) if steps is not None)
 
 
 def _usual_intent(given: SamplingSpec, network: DenoiserInfo) -> Intent:

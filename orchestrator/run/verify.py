@@ -16,6 +16,7 @@ from orchestrator.errors import PlanError
 from orchestrator.job.geometry import alignment
 from orchestrator.job.plan import Plan
 from orchestrator.measurement.consistency import WINDOW, consistency
+from orchestrator.measurement.validity_check import ValidityCounts, validity
 from orchestrator.planning.resolve import load_plan
 from orchestrator.run.publish_image import substituted_tiles
 from orchestrator.run_folder import RunDir
@@ -29,6 +30,8 @@ from storage.zarr_format.zarr_json import ZARR_JSON, object_key
 
 # float64 averages of integers are exact to far below this.
 EXACT = 1e-9
+# Version of what `verify --json` prints: 2 has `validity` and this number.
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +49,8 @@ class Verification:
     noisy: bool
     """True when the measurement has noise: the residual is then expected, not an error."""
     seams: SeamReport
+    validity: ValidityCounts | None
+    """What became of samples without data; None where the image has no such samples."""
     substituted: list[dict[str, Any]]
     """Tiles that could not be restored, as the image's metadata says: level, row, col and box in
     px.
@@ -74,10 +79,13 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        return self.complete and self.consistent
+        valid = self.validity is None or self.validity.sound
+        return self.complete and self.consistent and valid
 
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "consistent": self.consistent, "passed": self.passed}
+        """Return plain values, with the version of this form."""
+        verdicts = {"consistent": self.consistent, "passed": self.passed}
+        return {"version": VERSION, **asdict(self), **verdicts}
 
 
 def verify_run(root: Path) -> Verification:
@@ -108,6 +116,7 @@ def verify_run(root: Path) -> Verification:
         limit=limit,
         noisy=plan.spec.task.sigma > 0,
         seams=seam_report(plan, image.read),
+        validity=validity(run, plan, image),
         substituted=substituted_tiles(run, plan),
     )
 

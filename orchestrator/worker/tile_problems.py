@@ -9,9 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kernels.operators.compose import measurement_operator
+from kernels.operators.box_projection import clip_keeping_means
+from kernels.operators.compose import Compose, measurement_operator
+from kernels.operators.elementary import MaskedPool
+from kernels.operators.linear_operator import Operator
 from kernels.sampling.constraints import Known, Measurement, Problem, to
 from orchestrator.arrays import Array
+from orchestrator.job.fields.pixel_rules import FIRST
 from orchestrator.job.plan import Level, Plan
 from orchestrator.measurement.tile_input import TileInput
 from orchestrator.measurement.tile_operator import tile_measurement
@@ -48,6 +52,29 @@ class TileProblems:
         unreached_columns = torch.tensor(columns, device=result.device)
         return problem.to(result.device).finish(result, unreached_rows, unreached_columns)
 
+    def within_black_and_white(self, pictures: Tensor, level: Level, problem: Problem) -> Tensor:
+        """Return the nearest pictures that the stored dtype can hold and that measure the same.
+
+        Only at full size and for cells that share no pixel; others are clipped by publishing.
+        """
+        plan = self._plan
+        cells = plan.task.pixelwise or not plan.task.measured
+        if plan.rules == FIRST or level.index > 0 or not cells or not plan.values.whole:
+            return pictures
+        mask = None
+        if plan.task.fine_mask and problem.measurement is not None:
+            mask = self._fine_mask(problem.measurement.operator)
+        low, high = plan.values.storable(plan.spec.input.keep_nodata)
+        return clip_keeping_means(
+            pictures, level.posed.scale, low, high, joint=plan.grey, mask=mask
+        )
+
+    def _fine_mask(self, operator: Operator) -> Tensor:
+        """Return the known pixels of an operator that pools known pixels only."""
+        pool = operator.outer if isinstance(operator, Compose) else operator
+        assert isinstance(pool, MaskedPool), "a mask of the output's pixels is pooled"
+        return pool.mask.cpu()
+
     def with_guides(self, picture: Tensor, tiles: list[TileInput]) -> Tensor:
         """Return pictures with the low frequencies of the coarser results, where there are some."""
         if tiles[0].guide is None:
@@ -72,7 +99,10 @@ class TileProblems:
         if tiles[0].guide is None or plan.spec.sampling.guide == "start":
             return None
         unknown = None
-        if plan.task.masked and level.posed.scale == 1 and not plan.grey:
+        partial = plan.task.masked or any(
+            tile.y is not None and np.isnan(tile.y).any() for tile in tiles
+        )
+        if partial and level.posed.scale == 1 and not plan.grey:
             unknown = self.stack([_unknown_blocks(tile.y) for tile in tiles if tile.y is not None])
         operator = measurement_operator(
             FACTOR, grey=False, known=unknown, channels=0, smooth=self._smooth

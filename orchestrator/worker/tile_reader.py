@@ -5,11 +5,15 @@ level.
 from __future__ import annotations
 
 import threading
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
+from kernels.interpolation import densely_known, spline_fill
 from kernels.resample import bicubic_upsample, fill_unknown
 from orchestrator.arrays import Array
+from orchestrator.job.fields.pixel_rules import FIRST
 from orchestrator.job.plan import Level, Plan
 from orchestrator.job.trajectory import trajectory
 from orchestrator.measurement.measurement_reader import fine_known, level_measured
@@ -106,12 +110,18 @@ class TileReader:
         around.
         """
         y0, x0, y1, x1 = (side // level.posed.scale for side in box)
-        return measured.read(
+        wide = measured.read(
             y0 - START_MARGIN,
             x0 - START_MARGIN,
             y1 + START_MARGIN,
             x1 + START_MARGIN,
         )
+        unknown = np.isnan(wide)
+        if self.plan.task.masked or not unknown.any() or _inside(unknown, START_MARGIN).all():
+            return wide
+        # Samples without data: what is near stands in for them. Their pixels are not published, and
+        # those beside them are restored as if the picture went on.
+        return fill_unknown(wide)
 
     def _start(self, level: Level, wide: Array | None, smooth: Array | None) -> Array | None:
         """Return the picture that a warm start begins with: the coarser result enlarged, else the
@@ -126,13 +136,17 @@ class TileReader:
             return smooth
         scale = level.posed.scale
         picture = to_channels(wide, self.plan.bands.stored)
+        first_rules = self.plan.rules == FIRST
+        filled = fill_unknown(picture) if first_rules else spline_fill(picture)
         if scale > 1:
-            return _inside(bicubic_upsample(fill_unknown(picture), scale), START_MARGIN * scale)
-        filled = smooth
-        if filled is None:
-            filled = _inside(fill_unknown(picture), START_MARGIN)
-        own = _inside(picture, START_MARGIN)
-        return np.where(np.isnan(own), filled, own)
+            return _inside(bicubic_upsample(filled, scale), START_MARGIN * scale)
+        if smooth is None:
+            return _inside(filled, START_MARGIN)
+        unknown = np.isnan(picture)
+        coarse_is_better = unknown if first_rules else unknown & ~densely_known(~unknown)
+        return np.where(
+            _inside(coarse_is_better, START_MARGIN), smooth, _inside(filled, START_MARGIN)
+        )
 
     def _measurement_starts(self, level: Level, *, coarser: bool) -> bool:
         """Tell whether a warm start begins with the measurement rather than the coarser result.
@@ -174,6 +188,9 @@ class TileReader:
         return wide[:, rows, cols], smooth[:, fine_rows, fine_cols]
 
 
-def _inside(picture: Array, margin: int) -> Array:
+def _inside(picture: Picture, margin: int) -> Picture:
     """Return (bands, h, w) without so many pixels along each edge."""
     return picture[:, margin:-margin, margin:-margin]
+
+
+Picture = TypeVar("Picture", Array, NDArray[np.bool_])

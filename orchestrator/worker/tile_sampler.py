@@ -13,7 +13,7 @@ from torch import Tensor
 from kernels.denoisers.denoiser import Denoiser, load_denoiser
 from kernels.denoisers.predictor import load_predictor, predict
 from kernels.denoisers.symmetry import symmetric
-from kernels.noise import KeyedNoise
+from kernels.noise import KeyedNoise, NoiseKey
 from kernels.sampling.constraints import Problem
 from kernels.sampling.memory_limit import advance_within, out_of_memory, release_memory
 from kernels.sampling.method_registry import MethodConfig
@@ -22,6 +22,7 @@ from kernels.sampling.sampler import start as start_tiles
 from orchestrator.arrays import Array
 from orchestrator.errors import TileError
 from orchestrator.job.class_guidance import ClassGuide, network_label
+from orchestrator.job.fields.pixel_rules import FIRST
 from orchestrator.job.plan import Level, Plan
 from orchestrator.job.trajectory import Trajectory, trajectory
 from orchestrator.measurement.tile_input import TileInput
@@ -133,9 +134,10 @@ class TileSampler:
 
     def _results(self, state: SamplerState) -> dict[TileKey, Tensor]:
         """Return the pictures (groups, C, P, P) of tiles that have finished, on the CPU."""
-        keys = [TileKey(*key) for key in state.keys]
+        keys = [TileKey(*key[:3]) for key in state.keys]
         level = self.plan.levels[keys[0].level]
         pictures = self.problems.finish(state.problem, level, keys, state.estimate).cpu()
+        pictures = self.problems.within_black_and_white(pictures, level, state.problem)
         groups = len(self.plan.bands.groups)
         firsts = range(0, len(keys), groups)
         return {keys[first]: pictures[first : first + groups] for first in firsts}
@@ -154,12 +156,19 @@ class TileSampler:
             problem,
             self.config(level.index),
             self.noise,
-            [(key.level, key.row, key.col) for key in keys],
+            self._noise_keys(keys),
             (self.plan.denoiser.channels, side, side),
             x_init=self._first_picture(level, problem, tiles),
             device=self.device,
             guidance=None if self.guide is None else self.guide.batch(len(keys)),
         )
+
+    def _noise_keys(self, keys: list[TileKey]) -> list[NoiseKey]:
+        """Return what the noise of each row depends on; pictures of a tile follow each other."""
+        if self.plan.rules == FIRST:
+            return [(key.level, key.row, key.col) for key in keys]
+        groups = len(self.plan.bands.groups)
+        return [(key.level, key.row, key.col, i % groups) for i, key in enumerate(keys)]
 
     def _first_picture(
         self, level: Level, problem: Problem, tiles: list[TileInput]

@@ -1,3 +1,6 @@
+import math
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -88,3 +91,15 @@ def test_box_muller_is_finite_at_both_ends():
 def test_keys_out_of_range_are_refused(seed, key, index):
     with pytest.raises(ValueError, match=r"64 bits|noise key"):
         KeyedNoise(seed).draw([key], [index], (1, 2, 2), CPU)
+
+
+def test_groups_of_bands_draw_independent_noise_and_the_first_draws_as_ever():
+    noise = KeyedNoise(7)
+    shape = (3, 64, 64)
+    draws = noise.draw([(1, 2, 3), (1, 2, 3, 0), (1, 2, 3, 1), (1, 2, 3, 2)], [4] * 4, shape, CPU)
+    assert torch.equal(draws[0], draws[1])
+    flat = draws[1:].reshape(3, -1).numpy()
+    correlations = np.corrcoef(flat)[np.triu_indices(3, 1)]
+    assert np.abs(correlations).max() < 4 / math.sqrt(flat.shape[1])
+    with pytest.raises(ValueError, match="group"):
+        noise.draw([(1, 2, 3, 1 << 32)], [0], shape, CPU)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+NAN = "nan"
+"""How a job names samples that are no number: JSON and comparisons have no place for NaN itself."""
 Side = Annotated[int, Field(ge=0, le=1_000_000)]
 SigmaUnit = Literal["levels", "fraction"]
 
@@ -21,6 +24,10 @@ class InputSpec(Section):
 
     path: str | None = None
     mask: str | None = None
+    mask_holes: Literal["black", "white"] | None = None
+    """Which end of the mask is unknown; None: black."""
+    mask_white: Annotated[float, Field(gt=0)] | None = None
+    """Value of white in the mask, read from it."""
     size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = None
     """Height and width in px: read from the file; given by the user where there is no file
     (generate, plan).
@@ -37,12 +44,21 @@ class InputSpec(Section):
     """How one band meets a network of several channels (orchestrator.job.bands)."""
     bands_as: Literal["groups", "single"] | None = None
     """How bands of another number than the network's channels meet it."""
-    nodata: float | None = None
-    """Pixels with this value in every band are unknown (inpaint)."""
+    nodata: float | Literal["nan"] | None = None
+    """Samples of this value are unknown, band by band (inpaint); "nan": those that are no number.
+    """
     keep_nodata: float | None = None
     """Samples with this value are none: they stay so in the output and are not restored. Read from
     the file.
     """
+
+    @field_validator("nodata", mode="before")
+    @classmethod
+    def _named_nan(cls, value: object) -> object:
+        if isinstance(value, float) and math.isnan(value):
+            return NAN
+        return value.lower() if isinstance(value, str) else value
+
     channel: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     """Bands of the file to restore, counted from 0; None: all but an alpha channel."""
     z: Annotated[int, Field(ge=0)] | None = None

@@ -143,7 +143,7 @@ class Task:
         if cls.takes_mask and not marked and given.path is not None:
             raise PlanError(
                 f"task {cls.name} needs --mask FILE, an image of the input's size, "
-                "non-zero where it is known, or --nodata VALUE, which marks unknown pixels "
+                "white where it is known, or --nodata VALUE, which marks unknown samples "
                 "in the input itself"
             )
         if marked and not cls.takes_mask:

@@ -97,10 +97,24 @@ def test_no_band_is_lost_on_the_way_to_the_network_and_back(
     np.testing.assert_array_equal(bands.published(bands.join(pictures)), pixels)
 
 
+@given(count=st.integers(1, 9), channels=st.integers(1, 5))
+def test_noise_is_the_same_in_all_channels_of_every_picture_or_in_none(
+    count: int, channels: int
+) -> None:
+    bands = Bands.build(count, channels, noisy=True)
+    different = {len(set(group)) for group in bands.groups}
+    assert different in ({1}, {channels})
+    assert bands.copies == (channels if different == {1} else 1)
+
+
 def test_groups_are_stated_band_by_band() -> None:
     assert Bands.build(3, 3).describe() == []
-    assert Bands.build(4, 3).groups == ((0, 1, 2), (3, 3, 3))
-    assert Bands.build(5, 3).describe()[1] == "group 2: channels hold band 4, 5, 5"
+    assert Bands.build(4, 3).groups == ((0, 1, 2), (1, 2, 3))
+    assert Bands.build(5, 3).describe()[1] == "group 2: channels hold band 3, 4, 5"
+    assert Bands.build(4, 3, fill_up=True).groups == ((0, 1, 2), (3, 3, 3))
+    assert Bands.build(5, 3, fill_up=True).groups == ((0, 1, 2), (3, 4, 4))
+    assert Bands.build(2, 3).groups == ((0, 1, 1),)
+    assert Bands.build(2, 3, noisy=True).groups == ((0, 0, 0), (1, 1, 1))
     assert Bands.build(2, 3, bands_as="single").groups == ((0, 0, 0), (1, 1, 1))
     assert Bands.build(1, 3, grey_as="mean").describe() == [
         "band 1 is the mean of the network's 3 channels"

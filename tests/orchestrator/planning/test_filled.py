@@ -115,11 +115,14 @@ def test_fully_known_tiles_are_copied_and_the_others_restored(tmp_path: Path) ->
 
 
 def test_the_log_says_which_batches_needed_no_network(tmp_path: Path) -> None:
-    restore(tmp_path, {"name": "inpaint"}, noise(32, 96), np.full((32, 96), 1, np.uint8))
+    mask = np.full((32, 96), 1, np.uint8)
+    mask[5:7, 90:92] = 0
+    restore(tmp_path, {"name": "inpaint"}, noise(32, 96), mask)
     lines = (tmp_path / "out.zarr" / ".gigarestore" / "events.jsonl").read_text().splitlines()
     batches = [event for event in map(json.loads, lines) if event["event"] == "BatchCommitted"]
-    assert [(b["nfe"], b["filled"]) for b in batches] == [(0, 1)] * 5
-    assert calls() == 0
+    assert sum(b["filled"] for b in batches) == 4
+    assert sum(b["nfe"] > 0 for b in batches) == 1
+    assert calls() > 0
 
 
 @pytest.mark.parametrize(("tolerance", "filled"), [(None, 0), (0.0, 1), (2.0, 2)])

@@ -104,11 +104,15 @@ JOBS = {
 }
 
 
-def arguments(name, folder, out):
-    """Return what stands after `restore` for a job whose inputs lie in `folder`."""
+def arguments(name, folder, out, rules):
+    """Return what stands after `restore` for a job whose inputs lie in `folder`, under the pixel
+    rules of that number.
+    """
     whole = [str(folder / part) if str(part).endswith(".tif") else part for part in JOBS[name]]
     inputs = [] if name == "generate" else [whole.pop(0)]
-    return [*inputs, out, *whole]
+    job = folder / f"rules-{rules}.toml"
+    job.write_text(f"[sampling]\npixel_rules = {rules}\n")
+    return [*inputs, out, *whole, "--job", job]
 
 
 def rounding():

@@ -1,0 +1,69 @@
+"""Speckle of coherent imaging: the logarithm turns it into noise of one level, with a known bias.
+
+Intensities of L looks are y = x n with n of a gamma distribution of mean 1 and shape L (Goodman
+1976). Then log y = log x + log n, where log n has the mean psi(L) - log L and the variance psi'(L).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class SpeckleNoise:
+    """Bring intensities of `looks` looks to the logarithm and back; raises ValueError for none."""
+
+    looks: float
+    """Equivalent number of looks; 1 for single-look data."""
+
+    def __post_init__(self) -> None:
+        if not (self.looks > 0 and math.isfinite(self.looks)):
+            raise ValueError(
+                f"{self.looks:g} looks are none; give the equivalent number of looks, 1 or more"
+            )
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of the noise of the logarithm."""
+        return math.sqrt(trigamma(self.looks))
+
+    @property
+    def bias(self) -> float:
+        """Mean of the noise of the logarithm; below 0."""
+        return digamma(self.looks) - math.log(self.looks)
+
+    def stabilise(self, intensities: NDArray[np.floating], floor: float) -> Float64:
+        """Return the logarithm without its bias; intensities at or below 0 count as `floor`."""
+        return np.log(np.maximum(intensities.astype(np.float64), floor)) - self.bias
+
+    def invert(self, values: NDArray[np.floating]) -> Float64:
+        """Return the intensities of restored logarithms."""
+        return np.exp(values.astype(np.float64))
+
+
+def digamma(x: float) -> float:
+    """Return psi(x) for x > 0: the recurrence up to 12, then the asymptotic series."""
+    total = 0.0
+    while x < 12:
+        total -= 1 / x
+        x += 1
+    inverse = 1 / (x * x)
+    series = inverse * (1 / 12 - inverse * (1 / 120 - inverse * (1 / 252 - inverse / 240)))
+    return total + math.log(x) - 0.5 / x - series
+
+
+def trigamma(x: float) -> float:
+    """Return psi'(x) for x > 0, as `digamma`."""
+    total = 0.0
+    while x < 12:
+        total += 1 / (x * x)
+        x += 1
+    inverse = 1 / (x * x)
+    series = inverse * (1 / 6 - inverse * (1 / 30 - inverse * (1 / 42 - inverse / 30)))
+    return total + 1 / x + 0.5 * inverse + series / x

@@ -1,0 +1,85 @@
+"""What became of samples without data: none of the valid ones lost, none of the others made up, and
+everything filled that was asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.job.fields.pixel_rules import FIRST
+from orchestrator.job.plan import Plan
+from orchestrator.measurement.consistency import WINDOW, windows
+from orchestrator.measurement.input_file import empty_samples
+from orchestrator.measurement.measurement_reader import input_known, open_input
+from orchestrator.measurement.nodata import keeps_nodata, kept_empty
+from orchestrator.run_folder import RunDir
+from storage.image import Reader
+
+Marks = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidityCounts:
+    """Published samples that are not what the input says of them."""
+
+    lost: int
+    """Measured in the input, without data in the output."""
+    unfilled: int
+    """Unknown, asked to be filled, and without data in the output."""
+    invented: int
+    """Without data in the input, not asked for, and with a value in the output."""
+
+    @property
+    def sound(self) -> bool:
+        return self.lost == self.unfilled == self.invented == 0
+
+
+def validity(run: RunDir, plan: Plan, image: Reader) -> ValidityCounts | None:
+    """Count over the whole image, by windows; None where the output has no samples without data,
+    and where the output's bands are not the input's.
+    """
+    spec = plan.spec.input
+    nodata = image.info.nodata
+    marked = nodata is not None or plan.dtype == "float32"
+    beneath = plan.task.measured and plan.task.picture and spec.path is not None
+    if not (marked and beneath) or plan.out_channels != spec.bands or plan.rules == FIRST:
+        return None
+    source = open_input(run, plan)
+    known = input_known(run, plan)
+    top, _, _, left = spec.pad or (0, 0, 0, 0)
+    scale = plan.task.scale
+    lost = 0
+    unfilled = 0
+    invented = 0
+    for box in windows(*(spec.size or (0, 0)), side=max(WINDOW // scale, 1)):
+        stored = source.read(box)
+        nothing = np.zeros(stored.shape, bool)
+        kept = kept_empty(run, plan, box, stored) if keeps_nodata(plan) else None
+        keeps = nothing if kept is None else kept
+        empty = empty_samples(spec, stored)
+        unknown = nothing if known is None else np.broadcast_to(~known(box, stored), stored.shape)
+        asked = unknown & ~keeps
+        valid = ~asked & ~(nothing if empty is None else empty)
+
+        blank = _blank(image.read(box.scale(scale).shift(top, left)), nodata)
+        lost += _count(blank, valid, scale)
+        unfilled += _count(blank, asked, scale)
+        invented += _count(~blank, keeps, scale)
+    return ValidityCounts(lost=lost, unfilled=unfilled, invented=invented)
+
+
+def _blank(pixels: NDArray[Any], nodata: float | None) -> Marks:
+    """Return which published samples hold nothing."""
+    if pixels.dtype.kind != "f":
+        return np.asarray(pixels == nodata)
+    blank: Marks = ~np.isfinite(pixels)
+    return blank if nodata is None else blank | (pixels == pixels.dtype.type(nodata))
+
+
+def _count(marks: Marks, cells: Marks, scale: int) -> int:
+    """Count the marked pixels that lie in marked cells of scale x scale pixels."""
+    return int((marks & cells.repeat(scale, axis=1).repeat(scale, axis=2)).sum())

@@ -1,0 +1,84 @@
+"""The range of an image: from spread windows of valid samples, deterministic and bounded."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.measurement.value_statistics import (
+    SIDE,
+    WINDOWS,
+    fitted_range,
+    spread_windows,
+    value_statistics,
+)
+from storage.box import Box
+
+UINT16 = (0.0, 65535.0)
+
+
+@given(st.integers(1, 200_000), st.integers(1, 200_000))
+def test_windows_are_few_lie_inside_and_share_no_pixel(height, width):
+    boxes = spread_windows(height, width)
+    assert 1 <= len(boxes) <= WINDOWS**2
+    assert all(0 <= b.y0 < b.y1 <= height and 0 <= b.x0 < b.x1 <= width for b in boxes)
+    assert all(b.y1 - b.y0 <= SIDE and b.x1 - b.x0 <= SIDE for b in boxes)
+    rows = sorted({(b.y0, b.y1) for b in boxes})
+    assert all(first[1] <= second[0] for first, second in pairwise(rows))
+    assert rows[0][0] == 0
+    assert rows[-1][1] == height
+
+
+def looked_at(image, valid=lambda stored: None):
+    def read(box):
+        assert isinstance(box, Box)
+        return image[:, box.y0 : box.y1, box.x0 : box.x1]
+
+    return value_statistics(read, valid, *image.shape[1:], len(image))
+
+
+def test_a_12_bit_picture_in_16_bits_gets_a_12_bit_range():
+    rng = np.random.default_rng(0)
+    image = rng.integers(200, 3900, (1, 700, 900)).astype("uint16")
+    low, high = fitted_range(looked_at(image).together(), UINT16, whole=True)
+    assert 0 <= low < 200
+    assert 3900 < high < 4200
+    assert low == int(low)
+    assert high == int(high)
+
+
+def test_invalid_samples_and_single_outliers_have_no_say():
+    rng = np.random.default_rng(1)
+    image = rng.normal(0.2, 0.03, (2, 600, 600)).astype("float32")
+    image[0, :, 200:400] = np.nan
+    image[1, 10:20, 10:20] = -9999
+    image[1, 300, 300] = 1e30
+    found = looked_at(image, lambda stored: stored != -9999)
+    assert found.low == pytest.approx((0.107, 0.107), abs=0.02)
+    assert found.high == pytest.approx((0.293, 0.293), abs=0.02)
+
+
+def test_no_valid_sample_gives_no_range():
+    image = np.full((1, 300, 300), np.nan, "float32")
+    assert looked_at(image).together() is None
+
+
+def test_an_image_of_one_value_has_a_range_around_it():
+    low, high = fitted_range((7.0, 7.0), UINT16, whole=True)
+    assert low <= 7 <= high
+    assert high > low
+    low, high = fitted_range((0.25, 0.25), (-3e38, 3e38), whole=False)
+    assert low < 0.25 < high
+
+
+@given(
+    st.floats(-1e6, 1e6, allow_nan=False),
+    st.floats(1e-3, 1e6, allow_nan=False),
+)
+def test_a_range_holds_what_was_seen(low, spread):
+    bottom, top = fitted_range((low, low + spread), (-3e38, 3e38), whole=False)
+    assert bottom <= low
+    assert top >= low + spread
+    assert top - bottom <= 1.2 * spread + max(abs(low), abs(low + spread)) * 2e-3 + 1e-8
