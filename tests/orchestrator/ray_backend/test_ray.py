@@ -200,12 +200,13 @@ def test_workers_that_cannot_get_ready_end_the_run_with_the_reason(small, job, t
         start(job(small, out), RayExecutor(1), [Heard(interrupt, at=[1])])
     metadata = RunDir(out).work(0) / "zarr.json"
 
-    def damage(event):
-        if type(event).__name__ == "RunStarted":
+    class Damaging(RayExecutor):
+        def execute(self, session):
             metadata.write_text("{}")
+            super().execute(session)
 
     with pytest.raises(RunError, match="no worker could get ready for this run") as failed:
-        resume(out, RayExecutor(1), [damage])
+        resume(out, Damaging(1))
     assert "zarr" in str(failed.value)
 
 
