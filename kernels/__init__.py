@@ -4,4 +4,4 @@ May import torch, numpy and safetensors; knows no files but weights, no tiles on
 Importing the package imports none of them; import the module that is wanted.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
