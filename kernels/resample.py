@@ -40,6 +40,11 @@ def fill_unknown(picture: Array) -> Array:
         return picture
     if unknown.all():
         return np.zeros_like(picture)
+    blank = unknown.all(axis=(1, 2))
+    if blank.any():
+        filled = np.zeros_like(picture)
+        filled[~blank] = fill_unknown(picture[~blank])
+        return filled
     height, width = picture.shape[1:]
     coarse = fill_unknown(_halved(picture))
     enlarged = bicubic_upsample(coarse, 2)

@@ -14,9 +14,10 @@ from typing import Any
 
 from kernels.denoiser_info import PREDICTOR_WEIGHTS, file_hash
 from orchestrator.errors import PlanError
+from orchestrator.job.fields.pixel_rules import FIRST
 from orchestrator.job.geometry import lattice
 from orchestrator.job.plan import Plan, Region
-from orchestrator.job.spec import GuidanceSpec, JobSpec, RegionSpec, TilingSpec
+from orchestrator.job.spec import GuidanceSpec, JobSpec, RegionSpec, SamplingSpec, TilingSpec
 from orchestrator.tiling.hierarchy import FACTOR
 from storage.box import Box
 
@@ -116,7 +117,7 @@ def region_marks(plan: Plan) -> list[dict[str, Any]] | None:
         {
             "box": list(spec.box),
             "denoiser": region.plan.denoiser.content,
-            "sampling": region.plan.spec.sampling.model_dump(mode="json"),
+            "sampling": _sampling_marks(region.plan.spec.sampling),
             "tiling": region.plan.spec.tiling.model_dump(mode="json"),
             **(
                 {"predictor": file_hash(PREDICTOR_WEIGHTS)}
@@ -127,6 +128,16 @@ def region_marks(plan: Plan) -> list[dict[str, Any]] | None:
         for spec, region in zip(plan.spec.regions, plan.regions, strict=True)
     ]
     return marks or None
+
+
+def _sampling_marks(sampling: SamplingSpec) -> dict[str, Any]:
+    """Return a region's sampling as the fingerprint has it: before there were several pixel rules,
+    it did not name them.
+    """
+    marks = sampling.model_dump(mode="json")
+    if sampling.pixel_rules == FIRST:
+        del marks["pixel_rules"]
+    return marks
 
 
 def covered(box: Box, level: int) -> Box:

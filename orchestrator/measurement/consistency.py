@@ -114,13 +114,18 @@ def _overlapping(run: RunDir, plan: Plan, image: Reader) -> Iterator[Comparison]
             box = Box(y0, x0, min(y0 + side, rows[1]), min(x0 + side, cols[1]))
             window = support(stencil, box)
             pixels = image.read(window)
+            stored = source.read(box)
             clipped = _touches(stencil, (pixels <= least) | (pixels >= most))
-            yield (
-                stencil.measure(pixels.astype(np.float64)),
-                source.read(box).astype(np.float64),
-                clipped,
-                None,
-            )
+            valid = None
+            empty = None if plan.rules == FIRST else empty_samples(plan.spec.input, stored)
+            if empty is not None:  # nodata is no measurement, and nothing that sees it is one
+                blank = empty_samples(plan.spec.input, pixels)
+                assert blank is not None, "the output has the input's dtype"
+                valid = ~empty & ~_touches(stencil, blank)
+                pixels = np.where(blank, 0, pixels)
+                stored = np.where(empty, 0, stored)
+            measured_again = stencil.measure(pixels.astype(np.float64))
+            yield measured_again, stored.astype(np.float64), clipped, valid
 
 
 def support(stencil: Stencil, box: Box) -> Box:

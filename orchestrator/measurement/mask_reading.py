@@ -30,11 +30,14 @@ MOST_BETWEEN = 0.25
 def white_of(dtype: np.dtype[Any], most: float) -> float:
     """Return the value that is white in a mask of this dtype whose largest sample is `most`.
 
-    0 and 1 (labels, bits) have 1 as white, whatever the dtype; floats have their largest value.
+    0 and 1 (labels, bits) have 1 as white and 0 to 255 has 255, whatever the dtype; floats have
+    their largest value.
     """
     if most <= 1 or dtype.kind == "b":
         return 1.0
-    return float(np.iinfo(dtype).max) if dtype.kind in "ui" else most
+    if dtype.kind not in "ui":
+        return most
+    return float(np.iinfo(dtype).max) if most > 255 else 255.0
 
 
 def mask_known(given: InputSpec, rules: int, samples: NDArray[Any]) -> NDArray[np.bool_]:
@@ -96,7 +99,7 @@ def _check(path: str, survey: MaskSurvey, holes: str) -> None:
             f"--mask {path}: everything is known ({holes} means unknown), nothing is left to do; "
             f"give --mask-holes {other}, or a mask with holes"
         )
-    if survey.known == 0 and survey.holes is not None:
+    if survey.known == 0:
         raise PlanError(
             f"--mask {path}: nothing is known ({holes} means unknown); "
             f"give --mask-holes {other}, or --task generate for a picture without measurement"

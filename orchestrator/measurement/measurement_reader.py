@@ -107,7 +107,9 @@ def input_known(run: RunDir, plan: Plan) -> Known | None:
             return is_known
         if plan.rules == FIRST:
             return is_known & np.asarray(pixels != spec.nodata).any(axis=0, keepdims=True)
-        return np.asarray(is_known & ~equals(pixels, spec.nodata))
+        marked = np.asarray(is_known & ~equals(pixels, spec.nodata))
+        # A grey value is the mean of all bands: one that lacks a band is not known.
+        return np.asarray(marked.all(axis=0, keepdims=True)) if plan.task.grey else marked
 
     return known
 

@@ -82,8 +82,12 @@ def kept_empty(run: RunDir, plan: Plan, box: Box, stored: NDArray[Any]) -> NDArr
     if empty is None or mask is None:
         return empty
     scale = plan.task.scale if plan.spec.input.fine_mask else 1
-    asked = ~known_by_mask(plan, mask.read(box.scale(scale)), scale)
-    return empty & ~asked
+    place = box.shift(*(plan.spec.input.crop or (0, 0))[:2]).scale(scale)
+    try:
+        samples = mask.read(place)
+    finally:
+        mask.close()
+    return empty & known_by_mask(plan, samples, scale)
 
 
 def is_empty(plan: Plan, y: Array) -> bool:
@@ -91,6 +95,7 @@ def is_empty(plan: Plan, y: Array) -> bool:
     if not keeps_nodata(plan):
         return False
     if plan.rules != FIRST:
-        return not plan.task.masked and bool(np.isnan(y).all())
+        # A grey value is unknown where one band is: the others are to be restored.
+        return not (plan.task.masked or plan.task.grey) and bool(np.isnan(y).all())
     value = plan.values.to_unit(np.full(1, stand_in(plan.spec.input, plan.values), plan.dtype))
     return bool((y == value).all())

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from kernels.operators.compose import compose, measurement_operator
 from kernels.operators.convolution import Convolution, valid_mask
-from kernels.operators.elementary import Grey, MaskedPool
+from kernels.operators.elementary import Grey, MaskedPool, replicate
 from kernels.operators.linear_operator import Operator
 from kernels.operators.separable import Separable
 from kernels.operators.stencil import Stencil
 from kernels.sampling.constraints import Measurement
+from orchestrator.job.fields.pixel_rules import FIRST
 from orchestrator.job.fields.tolerance import threshold, tolerance
 from orchestrator.job.plan import Level, Plan
 
@@ -54,6 +55,10 @@ def tile_measurement(
         )
         return Measurement(own, _replicated(y, wanted), level.sigma_y)
     if fine is not None and level.index == 0:
+        if plan.rules != FIRST:
+            # A cell without data, or marked by value, constrains nothing, whatever the mask says.
+            cells = known.all(dim=1, keepdim=True)
+            fine = fine & replicate(cells, task.scale)
         pooled: Operator = MaskedPool(task.scale, fine)
         return Measurement(
             compose(pooled, Grey(channels)) if plan.grey else pooled, y, level.sigma_y
@@ -61,7 +66,7 @@ def tile_measurement(
     operator = measurement_operator(
         level.posed.scale,
         grey=plan.grey,
-        known=known if task.masked or not bool(known.all()) else None,
+        known=known if task.masked else None,
         channels=channels,
         smooth=plan.spec.sampling.inverse == "smooth",
     )

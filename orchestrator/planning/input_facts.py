@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.errors import PlanError
+from orchestrator.job.fields.pixel_rules import FIRST
 from orchestrator.job.fields.sections import InputSpec, TaskFields
 from orchestrator.job.inputs import InputFacts
 from orchestrator.job.spec import JobSpec
@@ -52,21 +53,28 @@ def resolve_files(
         fields = spec.kind.input_fields(measurement)
         source = spec.input.model_copy(update={"path": located(spec.input.path), **fields})
     else:
-        files = read or _read(spec.input, run)
+        first_rules = spec.sampling.pixel_rules == FIRST
+        files = read or _read(spec.input, run, survey=not first_rules)
         source = _with_facts(spec.input, task, files)
+        keeps = _keep_nodata(spec.input, files.image, task, first_rules=first_rules)
+        source = source.model_copy(update={"keep_nodata": keeps})
     return spec.model_copy(update={"task": task, "input": source}), files
 
 
-def _read(given: InputSpec, run: RunDir | None) -> InputFacts:
+def _read(given: InputSpec, run: RunDir | None, *, survey: bool) -> InputFacts:
+    """Read what the files say of themselves.
+
+    survey: look at a mask too, where the job does not say what is white in it.
+    """
     staged = (None, None) if run is None else (run.staged_input, run.staged_mask)
     image = _unless_staged(lambda: inspect_file(given), staged[0])
     mask = None
-    survey = None
+    found = None
     if (path := given.mask) is not None:
         mask = _unless_staged(lambda: inspect(located(path)), staged[1])
-        if given.mask_white is None:
-            survey = survey_mask(located(path), given.mask_holes)
-    return InputFacts(image=image, mask=mask, survey=survey)
+        if survey and given.mask_white is None:
+            found = survey_mask(located(path), given.mask_holes)
+    return InputFacts(image=image, mask=mask, survey=found)
 
 
 def _unless_staged(read: Callable[[], ImageInfo], staged: Path | None) -> ImageInfo:
@@ -102,7 +110,6 @@ def _with_facts(given: InputSpec, task: TaskFields, files: InputFacts) -> InputS
         "bands": info.channels,
         "dtype": info.dtype,
         "values": _values(given, info),
-        "keep_nodata": _keep_nodata(given, info, task),
     }
     if files.survey is not None:
         facts["mask_white"] = files.survey.white
@@ -142,12 +149,16 @@ def _check_nodata(nodata: float | str | None, info: ImageInfo) -> None:
         )
 
 
-def _keep_nodata(given: InputSpec, info: ImageInfo, task: TaskFields) -> float | None:
-    """Return the file's nodata value, unless samples of it are to be filled.
+def _keep_nodata(
+    given: InputSpec, info: ImageInfo | None, task: TaskFields, *, first_rules: bool
+) -> float | None:
+    """Return the file's nodata value, unless samples of it are to be filled; under the first rules
+    whatever value was to be filled.
 
     NaN needs none, since floats that are not finite are always left out.
     """
-    filled = given.nodata is not None and given.nodata == info.nodata
+    assert info is not None, "the input is an image file"
+    filled = given.nodata is not None and (first_rules or given.nodata == info.nodata)
     if filled or not TASKS[task.name].picture:
         return None
     return None if info.nodata is None or math.isnan(info.nodata) else info.nodata

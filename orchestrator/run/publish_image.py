@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.arrays import Array
+from orchestrator.job.fields.pixel_rules import FIRST
 from orchestrator.job.plan import Plan
+from orchestrator.job.value_range import LIMITS
 from orchestrator.measurement.nodata import carry_nodata, keeps_nodata
 from orchestrator.run.domain_check import read_domain
 from orchestrator.run_folder import RunDir
@@ -98,9 +101,29 @@ def image_metadata(plan: Plan) -> ImageMetadata:
 
 
 def _finished(run: RunDir, plan: Plan, cells: LevelCells, box: Box) -> NDArray[Any]:
-    return carry_nodata(
-        run, plan, box, plan.values.from_unit(plan.bands.published(cells.read(box)))
-    )
+    """Return the published samples of a box, (C, h, w)."""
+    values = plan.bands.published(cells.read(box))
+    pixels = _apart_from_nodata(plan, values, plan.values.from_unit(values))
+    return carry_nodata(run, plan, box, pixels)
+
+
+def _apart_from_nodata(plan: Plan, values: Array, pixels: NDArray[Any]) -> NDArray[Any]:
+    """Return the pixels with those moved by one level that rounding or clipping has made nodata.
+
+    values: (C, h, w) in the unit of [-1, 1], of which `pixels` are the rounded ones.
+    """
+    nodata = plan.spec.input.keep_nodata
+    if nodata is None or plan.rules == FIRST or not plan.values.whole:
+        return pixels
+    equal = pixels == nodata
+    if not equal.any():
+        return pixels
+    least, most = LIMITS[plan.dtype]
+    level = 2.0 / plan.values.levels
+    below = values.astype(np.float64) < (nodata - plan.values.low) * level - 1.0
+    down = (below & (nodata > least)) | (nodata >= most)
+    moved = np.where(down, nodata - 1, nodata + 1).astype(pixels.dtype)
+    return np.where(equal, moved, pixels)
 
 
 def _group(run: RunDir, plan: Plan, writer: Publication) -> dict[str, object]:

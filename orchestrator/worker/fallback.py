@@ -34,7 +34,8 @@ def substitute(sampler: TileSampler, reader: TileReader, key: TileKey) -> Array:
     if problem.guide is not None:  # first, so that only the finest measurement disturbs it
         x = problem.guide.project(x)
     restored = sampler.problems.finish(problem, level, keys, problem.close(x))
-    return sampler.crop(key, restored.cpu())
+    storable = sampler.problems.within_black_and_white(restored.cpu(), level, problem)
+    return sampler.crop(key, storable)
 
 
 def _plain(tile: TileInput) -> Array:

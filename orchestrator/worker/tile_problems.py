@@ -99,10 +99,7 @@ class TileProblems:
         if tiles[0].guide is None or plan.spec.sampling.guide == "start":
             return None
         unknown = None
-        partial = plan.task.masked or any(
-            tile.y is not None and np.isnan(tile.y).any() for tile in tiles
-        )
-        if partial and level.posed.scale == 1 and not plan.grey:
+        if plan.task.masked and level.posed.scale == 1 and not plan.grey:
             unknown = self.stack([_unknown_blocks(tile.y) for tile in tiles if tile.y is not None])
         operator = measurement_operator(
             FACTOR, grey=False, known=unknown, channels=0, smooth=self._smooth
@@ -133,11 +130,11 @@ def _unreached(axis: AxisGrid, i: int) -> list[bool]:
 
 
 def _unknown_blocks(y: Array) -> NDArray[np.bool_]:
-    """Return which blocks of FACTOR x FACTOR pixels of (C, h, w) hold no known one, (1, h / FACTOR,
+    """Return which blocks of FACTOR x FACTOR pixels of (C, h, w) hold no known one, (C, h / FACTOR,
     w / FACTOR).
     """
     height = y.shape[1] // FACTOR
     width = y.shape[2] // FACTOR
-    unknown = np.isnan(y[:1])
-    blocks: NDArray[np.bool_] = unknown.reshape(1, height, FACTOR, width, FACTOR)
+    unknown = np.isnan(y)
+    blocks: NDArray[np.bool_] = unknown.reshape(len(y), height, FACTOR, width, FACTOR)
     return np.asarray(blocks.all(axis=(2, 4)))

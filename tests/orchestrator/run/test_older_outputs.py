@@ -4,6 +4,7 @@
 finished.zarr and interrupted.zarr. Version 0 is that of files that do not say one.
 """
 
+import json
 import tarfile
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from orchestrator.errors import PlanError
 from orchestrator.job import schema
 from orchestrator.job.spec import JobSpec
 from orchestrator.monitoring.run_progress import read_status
-from orchestrator.planning.resolve import load_plan
+from orchestrator.planning.fingerprint import check_same, fingerprint
+from orchestrator.planning.resolve import load_plan, plan_job
 from orchestrator.run.lifecycle import resume
 from orchestrator.run.serial_executor import SerialExecutor
 from orchestrator.run.verify import verify_run
@@ -93,3 +95,45 @@ def test_a_job_of_a_later_version_names_the_program_that_reads_it(outputs):
 def test_a_new_job_file_says_its_version():
     text = JobSpec.build({"input": {"size": [8, 8]}, "task": {"name": "generate"}}).to_toml()
     assert text.startswith(f'schema = {schema.SCHEMA}\nneeds = "{schema.NEEDS}"\n')
+
+
+@pytest.fixture
+def masks_and_regions(tmp_path):
+    """Outputs of version 0 with a mask and with a region, whole and interrupted, at their place."""
+    archive = Path(__file__).parent / "versions" / "masks-and-regions-0.tgz"
+    with tarfile.open(archive) as opened:
+        opened.extractall(tmp_path, filter="data")
+    for path in tmp_path.rglob("*"):
+        if path.is_file() and path.name in ("job.toml", "zarr.json"):
+            path.write_text(path.read_text().replace("@FOLDER@", str(tmp_path)))
+    return tmp_path
+
+
+def test_an_interrupted_run_with_a_mask_goes_on_under_its_own_rules(
+    masks_and_regions, published_pixels
+):
+    resume(masks_and_regions / "mask_part.zarr", SerialExecutor(), take_over=True)
+    whole = published_pixels(masks_and_regions / "mask_whole.zarr").astype(int)
+    resumed = published_pixels(masks_and_regions / "mask_part.zarr").astype(int)
+    # Tiles that another processor has made may round otherwise.
+    assert abs(resumed - whole).max() <= 1
+    assert (resumed != whole).mean() < 0.005
+    assert verify_run(masks_and_regions / "mask_part.zarr").passed
+    assert verify_run(masks_and_regions / "mask_whole.zarr").passed
+
+
+def test_a_run_with_a_region_keeps_its_fingerprint(masks_and_regions):
+    run = RunDir(masks_and_regions / "region_whole.zarr")
+    header = json.loads(run.journal.read_text().splitlines()[0].rpartition(" ")[0])["header"]
+    check_same(header["fingerprint"], fingerprint(plan_job(JobSpec.load_resolved(run.job))))
+    assert header["fingerprint"]["regions"] is not None
+    assert verify_run(run.root).passed
+
+
+def test_its_mask_may_be_gone_once_it_is_staged(masks_and_regions):
+    """The reading of a mask is the job's; a run that goes on does not look at it again."""
+    spec = JobSpec.load_resolved(RunDir(masks_and_regions / "mask_part.zarr").job)
+    assert spec.sampling.pixel_rules == 1
+    assert spec.input.mask_white is None
+    plan = load_plan(RunDir(masks_and_regions / "mask_part.zarr"))
+    assert plan.inputs.survey is None

@@ -249,3 +249,41 @@ def test_verify_finds_samples_lost_unfilled_and_made_up(
     assert found.code == 1
     assert said in found.out
     assert "(VIOLATED)" in found.out
+
+
+def test_a_band_without_any_data_under_a_tile_does_not_end_the_run(restored, tmp_path, cli):
+    given = scene(side=40, bands=3)
+    given[1, :, :30] = 0
+    source = write(tmp_path / "bands.tif", given, 0)
+    found = restored(source, "--scale", 2, "--tile", 32, "--stride", 24, *SMALL[4:])
+    assert (found[1, :, :60] == 0).all()
+    assert (found[[0, 2]] > 0).all()
+    assert cli("verify", tmp_path / "out.zarr").code == 0
+
+
+@pytest.mark.parametrize("nodata", [0, 2000])
+def test_deblurring_and_values_within_the_range_never_make_a_valid_sample_nodata(
+    restored, tmp_path, cli, nodata
+):
+    given = scene(side=48)
+    given[given == nodata] += 1
+    given[:, :, 20:26] = nodata
+    source = write(tmp_path / "blurred.tif", given, nodata)
+    options = ("--task", "deblur", "--blur", "gaussian:1:5", "--tile", 48, "--stride", 24)
+    found = restored(source, *options, "--steps", 2, *SMALL[4:])
+    gap = given[0] == nodata
+    assert np.array_equal(found[0] == nodata, gap)
+    assert "0 valid ones lost" in cli("verify", tmp_path / "out.zarr").out
+
+
+def test_a_mask_of_the_outputs_size_and_samples_without_data_go_together(restored, tmp_path, cli):
+    given = scene(side=24)
+    given[:, 4:8, 4:8] = 0
+    mask = np.full((48, 48), 255, "uint8")
+    mask[30:36, 11:40] = 0
+    tifffile.imwrite(tmp_path / "mask.tif", mask)
+    source = write(tmp_path / "gap.tif", given, 0)
+    options = ("--task", "inpaint+colorize+sr", "--scale", 2, "--mask", tmp_path / "mask.tif")
+    found = restored(source, *options, *SMALL)
+    assert (found[:, 20:, 20:] > 0).all()
+    assert cli("verify", tmp_path / "out.zarr").code == 0
