@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.errors import PlanError
@@ -54,27 +55,25 @@ def resolve_files(
         source = spec.input.model_copy(update={"path": located(spec.input.path), **fields})
     else:
         first_rules = spec.sampling.pixel_rules == FIRST
-        files = read or _read(spec.input, run, survey=not first_rules)
+        files = read or _read(spec.input, run)
         source = _with_facts(spec.input, task, files)
+        if source.mask is not None and source.mask_white is None and not first_rules:
+            survey = survey_mask(source.mask, source.mask_holes)
+            files = replace(files, survey=survey)
+            source = source.model_copy(update={"mask_white": survey.white})
         keeps = _keep_nodata(spec.input, files.image, task, first_rules=first_rules)
         source = source.model_copy(update={"keep_nodata": keeps})
     return spec.model_copy(update={"task": task, "input": source}), files
 
 
-def _read(given: InputSpec, run: RunDir | None, *, survey: bool) -> InputFacts:
-    """Read what the files say of themselves.
-
-    survey: look at a mask too, where the job does not say what is white in it.
-    """
+def _read(given: InputSpec, run: RunDir | None) -> InputFacts:
+    """Read what the headers of the files say."""
     staged = (None, None) if run is None else (run.staged_input, run.staged_mask)
     image = _unless_staged(lambda: inspect_file(given), staged[0])
     mask = None
-    found = None
     if (path := given.mask) is not None:
         mask = _unless_staged(lambda: inspect(located(path)), staged[1])
-        if survey and given.mask_white is None:
-            found = survey_mask(located(path), given.mask_holes)
-    return InputFacts(image=image, mask=mask, survey=found)
+    return InputFacts(image=image, mask=mask)
 
 
 def _unless_staged(read: Callable[[], ImageInfo], staged: Path | None) -> ImageInfo:
@@ -111,8 +110,6 @@ def _with_facts(given: InputSpec, task: TaskFields, files: InputFacts) -> InputS
         "dtype": info.dtype,
         "values": _values(given, info),
     }
-    if files.survey is not None:
-        facts["mask_white"] = files.survey.white
     mask = _mask(given.mask, files.mask, (info.height, info.width), task)
     return given.model_copy(update={**facts, **mask})
 
