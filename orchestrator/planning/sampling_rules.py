@@ -160,11 +160,11 @@ REFUSALS = (
             _is_new(case)
             and case.given.travel is not None
             and case.given.travel[1] > 1
-            and case.given.travel[0] >= _fewest_steps(filled)
+            and case.given.travel[0] >= _most_steps(filled)
         ),
         says=lambda case, filled: (
             f"--travel {','.join(map(str, filled.travel or ()))} never jumps back in "
-            f"{_fewest_steps(filled)} steps; give a LENGTH below {_fewest_steps(filled)}, "
+            f"{_most_steps(filled)} steps; give a LENGTH below {_most_steps(filled)}, "
             "or more --steps"
         ),
     ),
@@ -253,9 +253,9 @@ def resolve_sampling(
     return filled
 
 
-def _fewest_steps(filled: SamplingSpec) -> int:
-    """Return the steps of the level that has fewest."""
-    return min(steps for steps in (filled.steps, filled.guided_steps) if steps is not None)
+def _most_steps(filled: SamplingSpec) -> int:
+    """Return the steps of the level that has most."""
+    return max(steps for steps in (filled.steps, filled.guided_steps) if steps is not None)
 
 
 def _usual_intent(given: SamplingSpec, network: DenoiserInfo) -> Intent:

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import tifffile
 
 from cluster.cli import _run
 from kernels.operators import stencil as blur
@@ -368,7 +369,10 @@ def test_a_method_that_cannot_restore_a_measurement_is_refused_before_the_run(
     own = ["--operator", "particular_operators:Thirds"]
     assert "singular values" in plan_error(capsys, path, *own, "--method", "ddrm")
     assert "measures 3 of the 3 channels" in plan_error(capsys, grey, *own)
-    mask = ["--task", "inpaint", "--mask", grey, "--grey-as", "mean"]
+    known = np.full((54, 48), 255, np.uint8)
+    known[10:20, 10:20] = 0
+    tifffile.imwrite(tmp_path / "known.tif", known)
+    mask = ["--task", "inpaint", "--mask", tmp_path / "known.tif", "--grey-as", "mean"]
     assert "restores masked pixels only" in plan_error(capsys, grey, *mask, "--method", "repaint")
     assert _run(["plan", str(grey), *map(str, mask[:-2]), "--method", "repaint"]) == 0
     assert _run(["plan", str(path), *own, "--method", "dps"]) == 0

@@ -83,7 +83,7 @@ JOBS = {
     "raster": {"tiling": {"order": "raster"}},
     "bridge": {"tiling": {"order": "bridge", "block": 2}},
     "colour": {"tiling": {"order": "colour"}},
-    "paper": {"sampling": {"intent": "paper", "travel": (2, 2)}},
+    "paper": {"sampling": {"intent": "paper", "travel": (1, 2)}},
 }
 
 
