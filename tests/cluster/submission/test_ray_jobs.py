@@ -261,7 +261,7 @@ def test_a_rebuilt_package_of_the_same_version_runs_its_new_code(user, small, tm
         code = tmp_path / f"code-{word}" / "src"
         for name in ("kernels", "storage", "orchestrator", "cluster"):
             shutil.copytree(ROOT / name, code / name, ignore=shutil.ignore_patterns("__pycache__"))
-        driver = code / "cluster" / "driver.py"
+        driver = code / "cluster" / "on_node" / "driver.py"
         text = driver.read_text()
         changed = text.replace('print(f"gigarestore: {', f'print(f"{word} code: {{')
         assert changed != text
