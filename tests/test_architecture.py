@@ -127,7 +127,8 @@ ROOMS = {
         "worker": ("", "tiling", "job.fields", "job", "measurement"),
         "monitoring": ("", "tiling", "job", "planning"),
         "run": (
-            *("", "tiling", "scheduling", "job", "measurement", "planning", "worker"),
+            *("", "tiling", "scheduling", "job.fields", "job", "measurement", "planning"),
+            "worker",
             "monitoring",
         ),
         "ray_backend": ("", "tiling", "scheduling", "job", "worker", "monitoring", "run"),

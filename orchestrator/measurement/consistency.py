@@ -17,12 +17,11 @@ from orchestrator.job.fields.tolerance import DEVIATIONS, HALF, limit
 from orchestrator.job.plan import Plan
 from orchestrator.job.value_range import LIMITS
 from orchestrator.measurement.input_file import empty_samples
+from orchestrator.measurement.mask_reading import known_by_mask, open_mask
 from orchestrator.measurement.measurement_reader import (
     input_known,
     input_measured,
-    known_by_mask,
     open_input,
-    open_mask,
 )
 from orchestrator.run_folder import RunDir
 from storage.box import Box

@@ -17,8 +17,11 @@ from orchestrator.errors import PlanError
 from orchestrator.job.fields.pixel_rules import FIRST
 from orchestrator.job.fields.sections import InputSpec
 from orchestrator.job.inputs import MaskSurvey
+from orchestrator.job.plan import Plan
 from orchestrator.measurement.value_statistics import spread_windows
+from orchestrator.run_folder import RunDir
 from storage.box import Box
+from storage.image import Reader
 from storage.readers.reader_registry import open_image
 
 KNOWN_FROM = 7 / 8
@@ -50,6 +53,24 @@ def mask_known(given: InputSpec, rules: int, samples: NDArray[Any]) -> NDArray[n
     if given.mask_holes == "white":
         return np.asarray(share <= 1 - KNOWN_FROM)
     return np.asarray(share >= KNOWN_FROM)
+
+
+def known_by_mask(plan: Plan, samples: NDArray[Any], scale: int = 1) -> NDArray[np.bool_]:
+    """Return which cells of scale x scale samples of a mask have a known one, (1, h, w)."""
+    known = mask_known(plan.spec.input, plan.rules, samples)
+    if scale == 1:
+        return known
+    height = known.shape[1] // scale
+    width = known.shape[2] // scale
+    cells = known.reshape(1, height, scale, width, scale)
+    return np.asarray(cells.any(axis=(2, 4)))
+
+
+def open_mask(run: RunDir, plan: Plan) -> Reader | None:
+    """Open the mask, its staged copy where there is one; None without a mask."""
+    if plan.spec.input.mask is None:
+        return None
+    return open_image(run.staged_mask if run.staged_mask.exists() else plan.spec.input.mask)
 
 
 def survey_mask(path: str, holes: str | None) -> MaskSurvey:

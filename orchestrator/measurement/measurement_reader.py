@@ -15,13 +15,12 @@ from orchestrator.arrays import Array
 from orchestrator.job.fields.pixel_rules import FIRST
 from orchestrator.job.plan import Level, Plan
 from orchestrator.measurement.input_file import empty_samples, equals, open_file, without_empty
-from orchestrator.measurement.mask_reading import mask_known
+from orchestrator.measurement.mask_reading import known_by_mask, open_mask
 from orchestrator.measurement.windows import MeasuredWindow
 from orchestrator.run_folder import RunDir
 from storage.box import Box
 from storage.image import Reader
 from storage.readers.cache import CachedReader
-from storage.readers.reader_registry import open_image
 from storage.run_store.pooled import open_pooled
 
 Pixels = NDArray[Any]
@@ -114,17 +113,6 @@ def input_known(run: RunDir, plan: Plan) -> Known | None:
     return known
 
 
-def known_by_mask(plan: Plan, samples: Pixels, scale: int = 1) -> NDArray[np.bool_]:
-    """Return which cells of scale x scale samples of a mask have a known one, (1, h, w)."""
-    known = mask_known(plan.spec.input, plan.rules, samples)
-    if scale == 1:
-        return known
-    height = known.shape[1] // scale
-    width = known.shape[2] // scale
-    cells = known.reshape(1, height, scale, width, scale)
-    return np.asarray(cells.any(axis=(2, 4)))
-
-
 def fine_known(run: RunDir, plan: Plan) -> MeasuredWindow | None:
     """Return a mask of the output's pixels as an endless image, 1 where known; None where there is
     none.
@@ -158,10 +146,3 @@ def open_input(run: RunDir, plan: Plan) -> Reader:
     nothing twice.
     """
     return CachedReader(open_file(plan.spec.input, run.staged_input))
-
-
-def open_mask(run: RunDir, plan: Plan) -> Reader | None:
-    """Open the mask likewise."""
-    if plan.spec.input.mask is None:
-        return None
-    return open_image(run.staged_mask if run.staged_mask.exists() else plan.spec.input.mask)

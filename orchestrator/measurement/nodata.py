@@ -13,7 +13,7 @@ from orchestrator.arrays import Array
 from orchestrator.job.fields.pixel_rules import FIRST
 from orchestrator.job.plan import Plan
 from orchestrator.measurement.input_file import empty_samples, open_file, stand_in
-from orchestrator.measurement.measurement_reader import known_by_mask, open_mask
+from orchestrator.measurement.mask_reading import known_by_mask, open_mask
 from orchestrator.run_folder import RunDir
 from storage.box import Box
 

@@ -204,8 +204,7 @@ def test_a_changed_input_is_found(make_picture, write_picture, job, serially, tm
 @pytest.mark.slow
 @pytest.mark.parametrize("rules", [1, 2])
 def test_an_image_of_black_and_white_alone_holds_only_where_it_is_right(
-    rules,
-    write_picture, job, serially, tmp_path, cli
+    rules, write_picture, job, serially, tmp_path, cli
 ):
     pixels = np.full((3, 8, 8), 255, np.uint8)
     pixels[:, :4] = 0
