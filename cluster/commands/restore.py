@@ -98,6 +98,8 @@ def report_outcome(outcome: Outcome) -> None:
     )
     if plan.inputs.survey is not None:
         print(str(plan.inputs.survey))
+    if plan.inputs.noise is not None:
+        print(plan.inputs.noise.used())
     if outcome.substituted:
         complain(
             f"warning: {outcome.substituted} tiles could not be restored, what was measured "

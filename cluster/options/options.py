@@ -98,7 +98,7 @@ OPTIONS = {
     "sigma": _option(
         "task.sigma",
         str,
-        "Noise of the input: grey levels of its dtype (25), or percent of its range (10%).",
+        "Noise of the input: grey levels of its dtype (25), percent of its range (10%), or auto.",
     ),
     "mask": _option(
         "input.mask",
@@ -372,6 +372,7 @@ def job_spec(base: JobSpec, given: dict[str, Any]) -> JobSpec:
         option = OPTIONS[name]
         target = values.setdefault(option.section, {}) if option.section else values
         if name == "sigma":
+            target.pop("noise_from", None)
             target["sigma"], target["sigma_unit"] = parsers.parse_sigma(value)
         else:
             target[option.field] = option.read(value) if option.read else value

@@ -6,16 +6,19 @@ import re
 from typing import Any
 
 from orchestrator.errors import PlanError
+from orchestrator.job.fields.sections import AUTO
 
 
-def parse_sigma(text: str) -> tuple[float, str]:
-    """Read a noise level: "25" in grey levels, "10%" of the dtype's range."""
+def parse_sigma(text: str) -> tuple[float | str, str]:
+    """Read a noise level: "25" in grey levels, "10%" of the dtype's range, or "auto"."""
+    if text == AUTO:
+        return AUTO, "levels"
     number, unit = (text[:-1], "fraction") if text.endswith("%") else (text, "levels")
     try:
         value = float(number)
     except ValueError:
         raise PlanError(
-            f"--sigma {text!r} is no noise level; give grey levels (25) or a percentage (10%)"
+            f"--sigma {text!r} is no noise level; give grey levels (25), a percentage (10%) or auto"
         ) from None
     return (value / 100 if unit == "fraction" else value), unit
 

@@ -32,6 +32,8 @@ def print_plan(plan: Plan, numbers: Estimate, filled: int | None) -> None:
         console.print(f"region {region.box}: restored first with {name}, {tiles:,} tiles")
     if plan.inputs.survey is not None:
         console.print(str(plan.inputs.survey))
+    if plan.inputs.noise is not None:
+        console.print(plan.inputs.noise.used())
     values = plan.values
     if not values.full:
         console.print(f"black is {values.low:g}, white is {values.high:g} of {plan.dtype}")

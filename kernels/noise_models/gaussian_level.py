@@ -53,7 +53,8 @@ def block_levels(band: NDArray[Any], valid: NDArray[np.bool_] | None = None) -> 
     """Return one estimate of the noise's deviation for each block of a band (h, w) that allows one.
 
     valid: (h, w), False for samples that are unknown or saturated; coefficients that see one are
-    left out. Unit: the samples'.
+    left out. A block of one value allows none: such areas are made, not measured. Unit: the
+    samples'.
     """
     samples = band.astype(np.float64)
     if valid is not None:
@@ -61,11 +62,20 @@ def block_levels(band: NDArray[Any], valid: NDArray[np.bool_] | None = None) -> 
     levels = []
     for y in range(0, band.shape[0] - SIDE + 1, SIDE):
         for x in range(0, band.shape[1] - SIDE + 1, SIDE):
-            coefficients = diagonal_coefficients(samples[y : y + SIDE, x : x + SIDE])
+            block = samples[y : y + SIDE, x : x + SIDE]
+            if _flat(block):
+                continue
+            coefficients = diagonal_coefficients(block)
             seen = np.abs(coefficients[np.isfinite(coefficients)])
             if seen.size >= LEAST_COEFFICIENTS:
                 levels.append(float(np.median(seen)) / NORMAL_MEDIAN)
     return levels
+
+
+def _flat(block: Float64) -> bool:
+    """Return whether the known samples of a block are one value."""
+    known = block[np.isfinite(block)]
+    return bool(known.size) and bool(known.min() == known.max())
 
 
 def noise_level(levels: Iterable[float]) -> float | None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, get_args
 
 from orchestrator.errors import PlanError
+from orchestrator.job.fields.sections import AUTO
 from orchestrator.job.tasks.registry import TASKS
 
 if TYPE_CHECKING:
@@ -52,7 +53,9 @@ class JobOptions(TypedDict, total=False):
     scale: int | None
     """Output pixels per input pixel along each axis (sr); 4 for sr where it is left out."""
     sigma: float | str | None
-    """Noise of the input: its standard deviation in grey levels (25), or "10%" of the range."""
+    """Noise of the input: its standard deviation in grey levels (25), "10%" of the range, or
+    "auto": estimated from the image.
+    """
     mask: str | os.PathLike[str] | NDArray[Any] | None
     """inpaint: array (H, W) or image file, white where the pixel is known; of the input's size or
     the output's.
@@ -269,6 +272,7 @@ def _put(values: dict[str, Any], name: str, value: object) -> None:
     section, field = _place(name).split(".")
     target = values.setdefault(section, {}) if section else values
     if name == "sigma":
+        target.pop("noise_from", None)
         target["sigma"], target["sigma_unit"] = _noise_level(value)
     elif name == "blur" and not isinstance(value, str):
         target["weights"] = _kernel(value)
@@ -295,15 +299,18 @@ def _place(name: str) -> str:
     raise PlanError(f"unknown argument {name}=; {hint}")
 
 
-def _noise_level(value: object) -> tuple[float, str]:
-    """Read a noise level: a number of grey levels, or "10%" of the range."""
+def _noise_level(value: object) -> tuple[float | str, str]:
+    """Read a noise level: a number of grey levels, "10%" of the range, or "auto"."""
     text = str(value)
+    if text == AUTO:
+        return AUTO, "levels"
     number, unit = (text[:-1], "fraction") if text.endswith("%") else (text, "levels")
     try:
         level = float(number)
     except ValueError:
         raise PlanError(
-            f"sigma={value!r} is no noise level; give grey levels (25) or a percentage ('10%')"
+            f"sigma={value!r} is no noise level; give grey levels (25), a percentage ('10%') or "
+            "'auto'"
         ) from None
     return (level / 100 if unit == "fraction" else level), unit
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class RestorationTask:
     """A task with what it needs; every method's arguments are the options of `restore`.
 
-    sigma: standard deviation of the input's noise, grey levels (25) or percent of the range
-    ("10%").
+    sigma: standard deviation of the input's noise, grey levels (25), percent of the range ("10%"),
+    or "auto": estimated from the image.
     """
 
     name: TaskName

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from storage.image import ImageInfo
 
+EVEN = 1.5
+"""Bands whose noise differs by no more than this factor have one level."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskSurvey:
@@ -27,6 +30,42 @@ class MaskSurvey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NoiseSurvey:
+    """What a look at an image says of its noise, stored values."""
+
+    levels: tuple[float | None, ...]
+    """Standard deviation in each band; None where too few samples allow an estimate."""
+
+    @property
+    def largest(self) -> float | None:
+        """The level of the noisiest band; None where no band allows an estimate."""
+        return max((level for level in self.levels if level is not None), default=None)
+
+    @property
+    def uneven(self) -> bool:
+        """Whether the bands differ by more than EVEN times."""
+        known = [level for level in self.levels if level is not None]
+        return bool(known) and max(known) > EVEN * min(known)
+
+    def used(self) -> str:
+        """Say what a job that was to estimate its noise goes by."""
+        if not self.uneven:
+            return f"noise: {self}, estimated"
+        return (
+            f"noise: {self}, estimated; the largest is used, --channel restores bands that differ "
+            "one by one"
+        )
+
+    def __str__(self) -> str:
+        if self.largest is None:
+            return "cannot be told: too few samples that are neither unknown nor black nor white"
+        if not self.uneven:
+            return f"about {self.largest:.3g} grey levels (standard deviation)"
+        each = ", ".join("unknown" if level is None else f"{level:.3g}" for level in self.levels)
+        return f"differs from band to band: {each} grey levels (standard deviations)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InputFacts:
     """Descriptions of the files that a job names; None where it names none, or nobody looked."""
 
@@ -35,6 +74,8 @@ class InputFacts:
     mask: ImageInfo | None = None
     survey: MaskSurvey | None = None
     """What the mask says; None for a run that goes on, which has its reading in the job."""
+    noise: NoiseSurvey | None = None
+    """What the pixels say of their noise; None where nobody asked."""
 
     @property
     def staging_bytes(self) -> int:

@@ -146,7 +146,7 @@ def _bands(spec: JobSpec, count: int, task: Task, denoiser: DenoiserInfo) -> Ban
         denoiser.channels,
         grey_as=spec.input.grey_as or GREY_AS[0],
         bands_as=spec.input.bands_as or BANDS_AS[0],
-        noisy=spec.task.sigma > 0,
+        noisy=spec.task.noisy,
         fill_up=spec.sampling.pixel_rules == FIRST,
     )
     task.check_bands(count, denoiser.channels, denoiser.name)

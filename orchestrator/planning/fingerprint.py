@@ -14,6 +14,7 @@ from typing import Any
 from kernels.denoiser_info import PREDICTOR_WEIGHTS, file_hash
 from orchestrator.errors import PlanError
 from orchestrator.job.class_guidance import guidance_marks
+from orchestrator.job.fields.sections import TaskFields
 from orchestrator.job.plan import Plan
 from orchestrator.job.regions import region_marks
 from orchestrator.job.schema import meant
@@ -66,10 +67,15 @@ def fingerprint(plan: Plan, staged: Mapping[str, str] | None = None) -> Fingerpr
             for k, v in spec.input.model_dump(mode="json").items()
             if k in INPUT_FIELDS
         },
-        **{f"task.{k}": v for k, v in spec.task.model_dump(mode="json").items()},
+        **{f"task.{k}": v for k, v in task_marks(spec.task).items()},
         **{f"sampling.{k}": v for k, v in spec.sampling.model_dump(mode="json").items()},
         **{f"tiling.{k}": v for k, v in spec.tiling.model_dump(mode="json").items()},
     }
+
+
+def task_marks(task: TaskFields) -> dict[str, Any]:
+    """Return what of a task decides pixels: the noise's level, not where it came from."""
+    return task.model_dump(mode="json", exclude={"noise_from"})
 
 
 def _hash(path: str | None, staged: str | None) -> str | None:

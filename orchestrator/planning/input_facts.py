@@ -19,6 +19,7 @@ from orchestrator.job.tasks.task import Task
 from orchestrator.job.value_range import LIMITS, UNSIGNED
 from orchestrator.measurement.input_file import inspect_file
 from orchestrator.measurement.mask_reading import survey_mask
+from orchestrator.planning.noise_facts import resolve_noise
 from orchestrator.run_folder import RunDir
 from storage.byte_source import located
 from storage.errors import FormatError
@@ -63,6 +64,8 @@ def resolve_files(
             source = source.model_copy(update={"mask_white": survey.white})
         keeps = _keep_nodata(spec.input, files.image, task, first_rules=first_rules)
         source = source.model_copy(update={"keep_nodata": keeps})
+        if run is None and read is None and spec.kind.picture:
+            task, files = resolve_noise(task, source, spec.kind, files)
     return spec.model_copy(update={"task": task, "input": source}), files
 
 

@@ -18,7 +18,7 @@ def check_method(plan: Plan) -> None:
     """
     sampling = plan.spec.sampling
     method = describe_method(sampling.method)
-    particular = method.takes != "any" or (method.name == "pigdm" and plan.spec.task.sigma > 0)
+    particular = method.takes != "any" or (method.name == "pigdm" and plan.spec.task.noisy)
     if not (particular and plan.task.measured):
         return
     import torch

@@ -30,15 +30,11 @@ class Case:
     intent: Intent
     network: DenoiserInfo
     task: Task
-    sigma: float
-    """Standard deviation of the measurement's noise, in the user's unit."""
+    noisy: bool
+    """Whether the measurement has noise."""
     method: MethodInfo
     predicted: bool
     """Whether a network predicts where the task starts."""
-
-    @property
-    def noisy(self) -> bool:
-        return self.sigma > 0
 
     @property
     def guide_may_only_start(self) -> bool:
@@ -227,17 +223,17 @@ REFUSALS = (
 
 
 def resolve_sampling(
-    given: SamplingSpec, network: DenoiserInfo, task: Task, sigma: float
+    given: SamplingSpec, network: DenoiserInfo, task: Task, noisy: bool
 ) -> SamplingSpec:
     """Return the sampling with every field set; raises PlanError on one line."""
     intent = given.intent or _usual_intent(given, network)
-    predicted = intent == "faithful" and _predicted(network, task, given, sigma)
+    predicted = intent == "faithful" and _predicted(network, task, given, noisy)
     case = Case(
         given=given if predicted else given.unpredicted(),
         intent=intent,
         network=network,
         task=task,
-        sigma=sigma,
+        noisy=noisy,
         method=describe_method(given.method),
         predicted=predicted,
     )
@@ -264,13 +260,13 @@ def _usual_intent(given: SamplingSpec, network: DenoiserInfo) -> Intent:
     return "faithful" if given.method == "ddnm" else "detail"
 
 
-def _predicted(network: DenoiserInfo, task: Task, given: SamplingSpec, sigma: float) -> bool:
+def _predicted(network: DenoiserInfo, task: Task, given: SamplingSpec, noisy: bool) -> bool:
     """Tell whether a network predicts where the task starts: enlargement of exact means, by what it
     was trained for.
     """
     pooled = task.enlarges and task.stencil is None and task.scale in PREDICTED_SCALES
     asked = given.init == "predicted" or (given.init is None and given.start is None)
-    return network.predicts and pooled and asked and given.method == "ddnm" and sigma == 0
+    return network.predicts and pooled and asked and given.method == "ddnm" and not noisy
 
 
 def _preset(case: Case) -> Preset:

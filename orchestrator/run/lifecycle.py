@@ -17,7 +17,7 @@ from orchestrator.events import Listener
 from orchestrator.job.plan import Plan
 from orchestrator.job.spec import JobSpec
 from orchestrator.planning.estimate import disk_bytes
-from orchestrator.planning.fingerprint import Fingerprint, check_same, fingerprint
+from orchestrator.planning.fingerprint import Fingerprint, check_same, fingerprint, task_marks
 from orchestrator.planning.resolve import keep_regions, plan_job
 from orchestrator.retry import disk_full
 from orchestrator.run.drive import Outcome, drive
@@ -131,7 +131,9 @@ def _marks(spec: JobSpec) -> Fingerprint:
     meets another.
     """
     sections = {
-        name: getattr(spec, name).model_dump(mode="json") for name in ("task", "sampling", "tiling")
+        "task": task_marks(spec.task),
+        "sampling": spec.sampling.model_dump(mode="json"),
+        "tiling": spec.tiling.model_dump(mode="json"),
     }
     return {
         f"{name}.{field}": value

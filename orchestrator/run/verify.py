@@ -114,7 +114,7 @@ def verify_run(root: Path) -> Verification:
         complete=_complete(run, plan_levels(shape, plan.dtype)),
         consistency=measured,
         limit=limit,
-        noisy=plan.spec.task.sigma > 0,
+        noisy=plan.spec.task.noisy,
         seams=seam_report(plan, image.read),
         validity=validity(run, plan, image),
         substituted=substituted_tiles(run, plan),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 NAN = "nan"
 """How a job names samples that are no number: JSON and comparisons have no place for NaN itself."""
 Side = Annotated[int, Field(ge=0, le=1_000_000)]
 SigmaUnit = Literal["levels", "fraction"]
+AUTO = "auto"
+"""What a user writes for a noise level that is to be estimated from the image."""
 
 
 class Section(BaseModel):
@@ -87,6 +89,8 @@ class TaskFields(Section):
     """Standard deviation of the measurement's noise, in `sigma_unit`."""
     sigma_unit: SigmaUnit = "levels"
     """levels: stored grey levels; fraction: of the range from black to white."""
+    noise_from: Literal["auto", "estimated"] | None = None
+    """auto: the noise level is to be estimated from the image; estimated: it was. None: given."""
     skip_flat: Annotated[float, Field(ge=0)] | None = None
     """A tile whose measurement varies by no more than this is filled without the network, grey
     levels.
@@ -110,3 +114,16 @@ class TaskFields(Section):
     """Keyword arguments of its constructor."""
     alignment: Annotated[int, Field(ge=1)] | None = None
     """Pixels that its windows must be multiples of; asked of it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _level_to_be_estimated(cls, values: Any) -> Any:
+        """Read `sigma = "auto"`: a level that is not known yet."""
+        if not isinstance(values, dict) or values.get("sigma") != AUTO:
+            return values
+        return {**values, "sigma": 0.0, "noise_from": AUTO}
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the measurement has noise, of a level that is known or to be estimated."""
+        return self.sigma > 0 or self.noise_from == AUTO

@@ -27,7 +27,8 @@ class Denoise(Task):
     def check(cls, given: TaskFields) -> None:
         """Raise PlanError for a scale, and without noise."""
         super().check(given)
-        if given.sigma <= 0:
+        if not given.noisy:
             raise PlanError(
-                "task denoise needs --sigma above 0: the noise's standard deviation in grey levels"
+                "task denoise needs --sigma above 0: the noise's standard deviation in grey "
+                "levels, or auto"
             )

@@ -34,7 +34,7 @@ class OwnOperator(Task):
         operator = load_operator(given)
         from kernels.operators.operator_checks import check_operator
 
-        check_operator(operator, given.operator, channels, noisy=given.sigma > 0)
+        check_operator(operator, given.operator, channels, noisy=given.noisy)
         asked = {"scale": operator.scale, "alignment": operator.alignment}
         return given.model_copy(update=asked)
 

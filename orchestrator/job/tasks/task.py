@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from kernels.operators.stencil import Stencil
 from kernels.presets import INTENTS, Preset
 from orchestrator.errors import PlanError
-from orchestrator.job.fields.sections import InputSpec, TaskFields
+from orchestrator.job.fields.sections import AUTO, InputSpec, TaskFields
 from orchestrator.job.fields.tolerance import least_margin
 from orchestrator.tiling.hierarchy import FACTOR
 
@@ -128,6 +128,11 @@ class Task:
             raise PlanError(
                 f"task {cls.name} has no scale, found --scale {given.scale}; "
                 "leave it out or use --task sr"
+            )
+        if given.noise_from == AUTO and not (cls.measured and cls.picture):
+            raise PlanError(
+                f"--sigma auto looks at a picture, and task {cls.name} measures none; "
+                "give --sigma LEVELS"
             )
 
     @classmethod

@@ -1,0 +1,97 @@
+"""What an image says of its own noise: levels of spread windows, in bounded reads.
+
+Left out is what would mislead: samples without data or that a mask calls unknown, those at a limit
+of the dtype or of the file's range, where clipping has cut the noise off, and areas of one value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels.noise_models.gaussian_level import block_levels, noise_level
+from orchestrator.job.fields.pixel_rules import CURRENT
+from orchestrator.job.fields.sections import InputSpec
+from orchestrator.job.inputs import NoiseSurvey
+from orchestrator.job.value_range import LIMITS
+from orchestrator.measurement.input_file import empty_samples, equals, selection
+from orchestrator.measurement.mask_reading import mask_known
+from orchestrator.measurement.value_statistics import spread_windows
+from storage.box import Box
+from storage.image import ImageInfo, Reader
+from storage.readers.reader_registry import open_image
+
+Marks = NDArray[np.bool_]
+Window = tuple[NDArray[Any], Marks]
+"""Stored samples of a window and which of them have a say, both (C, h, w)."""
+
+
+def survey_noise(given: InputSpec, *, grey: bool = False) -> NoiseSurvey:
+    """Estimate the noise of a file's chosen bands; the same file gives the same figures.
+
+    given: with what resolving has filled in. grey: the measurement is the mean of the bands.
+    Memory is that of a window, whatever the image's size (of a file that is decoded whole, the
+    file's). Raises FormatError.
+    """
+    levels: list[list[float]] = []
+    for samples, valid in noise_windows(given):
+        if grey and len(samples) > 1:
+            samples = samples.mean(axis=0, keepdims=True, dtype=np.float64)
+            valid = np.asarray(valid.all(axis=0, keepdims=True))
+        if not levels:
+            levels = [[] for _ in samples]
+        for band, found in enumerate(levels):
+            found += block_levels(samples[band], valid[band])
+    return NoiseSurvey(levels=tuple(noise_level(found) for found in levels))
+
+
+def noise_windows(given: InputSpec) -> Iterator[Window]:
+    """Yield the spread windows of a file with what of them shows noise as it is."""
+    image = open_image(given.path or "", selection(given), max_pixels=given.max_pixels)
+    known = _known(given, image.info)
+    try:
+        y0, x0, y1, x1 = given.crop or (0, 0, image.info.height, image.info.width)
+        for window in spread_windows(y1 - y0, x1 - x0):
+            box = window.shift(y0, x0)
+            samples = image.read(box)
+            yield samples, known(box, samples) & unclipped(samples, image.info)
+    finally:
+        image.close()
+
+
+def unclipped(samples: NDArray[Any], info: ImageInfo) -> Marks:
+    """Return which samples lie within the limits of the dtype and of the file's own range."""
+    inside = np.isfinite(samples)
+    for least, most in (LIMITS[info.dtype], info.limits or LIMITS[info.dtype]):
+        inside &= (samples > least) & (samples < most)
+    return np.asarray(inside)
+
+
+def _known(given: InputSpec, info: ImageInfo) -> Callable[[Box, NDArray[Any]], Marks]:
+    """Return what tells the samples of a window that were measured."""
+    mask = None if given.mask is None else open_image(given.mask)
+
+    def known(box: Box, samples: NDArray[Any]) -> Marks:
+        is_known = np.ones(samples.shape, bool)
+        empty = empty_samples(given, samples)
+        if empty is not None:
+            is_known &= ~empty
+        if given.nodata is not None:
+            is_known &= ~equals(samples, given.nodata)
+        if mask is not None:
+            is_known &= _by_mask(given, mask, box, info)
+        return is_known
+
+    return known
+
+
+def _by_mask(given: InputSpec, mask: Reader, box: Box, info: ImageInfo) -> Marks:
+    """Return which samples of a window a mask calls known, all pixels of a cell, (1, h, w)."""
+    scale = mask.info.height // info.height
+    height, width = box.shape
+    marks = mask_known(given, CURRENT, mask.read(box.scale(scale)))
+    cells = marks.reshape(1, height, scale, width, scale)
+    return np.asarray(cells.all(axis=(2, 4)))
