@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 Image = NDArray[Any]
 Float64 = NDArray[np.float64]
+Kind = Callable[[int], int]
+"""Of the border before a row or column; borders of one kind can be compared."""
 
 # Wang et al. 2004, section III.B: an 11-tap Gaussian of 1.5 px, and the constants that steady the
 # two fractions.
@@ -222,6 +224,10 @@ class SeamReport:
     """
 
 
+def _one_kind(line: int) -> int:
+    return 0
+
+
 @dataclass(slots=True, kw_only=True)
 class SeamMeter:
     """Compare the differences across owned-box edges with those across parallel lines 4 to S/4 px
@@ -230,7 +236,7 @@ class SeamMeter:
     An edge e on the row axis lies between rows e-1 and e. Feed the boxes of `windows`, in any
     order, each once. Owned boxes end on the lattice of the operator's cells (every 4 px for x4
     super-resolution), across which even a picture restored in one piece differs more than inside a
-    cell; so lines at the same phase of the lattice are compared.
+    cell; so lines at the same phase of the lattice are compared, and of the same kind.
     """
 
     height: int
@@ -242,6 +248,12 @@ class SeamMeter:
     """Tile stride S, px."""
     period: int = 1
     """Period of the operator's cell lattice, px."""
+    kinds: tuple[Kind, Kind] | None = None
+    """For rows and for columns, which kind a line is of: only lines of one kind are compared. Where
+    the measurement was coded in blocks, lines at one distance from their edges are of one kind.
+    """
+    reach: int = 0
+    """Where kinds need lines farther away than S/4 px: how far they are looked for, px."""
     _row_sums: Float64 = field(init=False)
     """Sum of |x[y] - x[y-1]| over columns and channels, for every y."""
     _column_sums: Float64 = field(init=False)
@@ -286,10 +298,12 @@ class SeamMeter:
         """Return the ratios of what has been fed; 1 with no lines for an image without internal
         edges.
         """
-        rows = _pairs(self._row_sums, self.row_edges, self.stride, self.period)
-        columns = _pairs(self._column_sums, self.column_edges, self.stride, self.period)
-        unphased = _pairs(self._row_sums, self.row_edges, self.stride, 1)
-        unphased += _pairs(self._column_sums, self.column_edges, self.stride, 1)
+        of_rows, of_columns = self.kinds or (_one_kind, _one_kind)
+        last = max(self.stride // 4, self.reach)
+        rows = _pairs(self._row_sums, self.row_edges, last, self.period, of_rows)
+        columns = _pairs(self._column_sums, self.column_edges, last, self.period, of_columns)
+        unphased = _pairs(self._row_sums, self.row_edges, self.stride // 4, 1)
+        unphased += _pairs(self._column_sums, self.column_edges, self.stride // 4, 1)
         return SeamReport(
             rows=_ratio(rows),
             columns=_ratio(columns),
@@ -301,15 +315,15 @@ class SeamMeter:
 def _pairs(
     sums: Float64,
     edges: Sequence[int],
-    stride: int,
+    last: int,
     period: int,
+    kind: Kind = _one_kind,
 ) -> list[tuple[float, float]]:
     """Return for every edge the sum across it and the mean sum across its parallel lines, none of
-    them near an edge.
+    them near an edge; last: how far away they are at most, px.
     """
     first = -(-SEAM_CLEARANCE // period) * period
-    last = max(stride // 4, first)
-    offsets = range(first, last + 1, period)
+    offsets = range(first, max(last, first) + 1, period)
 
     def clear(line: int) -> bool:
         """Tell whether a line lies inside the image and away from every edge."""
@@ -321,7 +335,8 @@ def _pairs(
     for edge in edges:
         before = [edge - offset for offset in offsets]
         after = [edge + offset for offset in offsets]
-        lines = [line for line in before + after if clear(line)]
+        like = kind(edge)
+        lines = [line for line in before + after if clear(line) and kind(line) == like]
         if lines:
             across = float(sums[edge])
             beside = float(sums[lines].mean())

@@ -12,6 +12,7 @@ from storage.limits import MAX_WHOLE_BYTES
 if TYPE_CHECKING:  # numpy is loaded by whoever reads pixels, not by whoever looks at a header
     from numpy.typing import NDArray
 
+    from storage.coding import Coding
     from storage.geo import Georeference
 
     Pixels: TypeAlias = NDArray[Any]
@@ -107,6 +108,8 @@ class ImageInfo:
     """
     axes: tuple[tuple[str, int], ...] = ()
     """Further axes of the file with their lengths, ('t', 5), of which one frame was chosen."""
+    coding: Coding | None = None
+    """How the file's pixels were coded with loss, or None where they are exact."""
     notes: tuple[str, ...] = ()
     """What was converted or left out on purpose, one sentence each."""
 

@@ -66,6 +66,7 @@ def as_dict(image: ImageInfo) -> dict[str, Any]:
         "staged": not image.lazy,
         "why_staged": image.why_staged or None,
         "staging_memory_bytes": image.staging_bytes,
+        "coding": None if image.coding is None else image.coding.as_dict(),
         "notes": list(image.notes),
     }
 
@@ -81,6 +82,7 @@ def _lines(image: ImageInfo) -> list[str]:
         ),
         ("bands", f"{image.channels}{_names(image)}"),
         ("samples", f"{image.dtype}, {image.bits} bit in the file"),
+        *([("coding", image.coding.in_words())] if image.coding else []),
         ("range", _range(image)),
         (
             "nodata",

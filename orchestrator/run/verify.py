@@ -15,7 +15,14 @@ from kernels.metrics import Consistency, SeamMeter, SeamReport
 from orchestrator.errors import PlanError
 from orchestrator.job.geometry import alignment
 from orchestrator.job.plan import Plan
+from orchestrator.measurement.block_lattice import (
+    SIDES,
+    Distance,
+    measured_distances,
+    output_kind,
+)
 from orchestrator.measurement.consistency import WINDOW, consistency
+from orchestrator.measurement.measurement_reader import open_input
 from orchestrator.measurement.validity_check import ValidityCounts, validity
 from orchestrator.planning.resolve import load_plan
 from orchestrator.run.publish_image import substituted_tiles
@@ -23,6 +30,7 @@ from orchestrator.run_folder import RunDir
 from orchestrator.tiling.axis import AxisGrid
 from storage.box import Box
 from storage.errors import DamagedError
+from storage.image import Reader
 from storage.publishing.publish import plan_levels
 from storage.readers.reader_registry import open_image
 from storage.zarr_format.shard import PyramidLevel as StoredLevel
@@ -30,6 +38,8 @@ from storage.zarr_format.zarr_json import ZARR_JSON, object_key
 
 # float64 averages of integers are exact to far below this.
 EXACT = 1e-9
+# Lines to compare with are looked for so many coded blocks away.
+_BLOCKS_AWAY = 2
 # Version of what `verify --json` prints: 2 has `validity` and this number.
 VERSION = 2
 
@@ -115,7 +125,7 @@ def verify_run(root: Path) -> Verification:
         consistency=measured,
         limit=limit,
         noisy=plan.spec.task.noisy,
-        seams=seam_report(plan, image.read),
+        seams=seam_report(plan, image.read, _measured_picture(run, plan)),
         validity=validity(run, plan, image),
         substituted=substituted_tiles(run, plan),
     )
@@ -134,10 +144,20 @@ def _complete(run: RunDir, levels: list[StoredLevel]) -> bool:
     )
 
 
-def seam_report(plan: Plan, read: Callable[[Box], NDArray[Any]]) -> SeamReport:
+def _measured_picture(run: RunDir, plan: Plan) -> Reader | None:
+    """Return the measurement where it is a picture of what was restored; else None."""
+    return open_input(run, plan) if plan.task.measured and plan.task.picture else None
+
+
+def seam_report(
+    plan: Plan, read: Callable[[Box], NDArray[Any]], measured: Reader | None = None
+) -> SeamReport:
     """Measure the seams of a picture of a plan's output, read by windows, along the edges of its
     tiles.
+
+    measured: the measurement; blocks in which it was coded are no seams.
     """
+    distances = None if measured is None else measured_distances(measured)
     grid = plan.levels[0].grid
     meter = SeamMeter(
         height=plan.height,
@@ -146,10 +166,18 @@ def seam_report(plan: Plan, read: Callable[[Box], NDArray[Any]]) -> SeamReport:
         column_edges=list(_edges(grid.cols, plan.width)),
         stride=grid.rows.stride,
         period=alignment(plan.task, 0, len(plan.levels) - 1),
+        kinds=None if distances is None else _kinds(plan, *distances),
+        reach=0 if distances is None else _BLOCKS_AWAY * SIDES[0] * plan.task.scale,
     )
     for y0, x0, y1, x1 in meter.windows(WINDOW):
         meter.update(y0, x0, read(Box(y0, x0, y1, x1)))
     return meter.result()
+
+
+def _kinds(plan: Plan, rows: Distance, columns: Distance) -> tuple[Distance, Distance]:
+    top, _, _, left = plan.spec.input.pad or (0, 0, 0, 0)
+    scale = plan.task.scale
+    return output_kind(rows, scale, top), output_kind(columns, scale, left)
 
 
 def _edges(axis: AxisGrid, length: int) -> Iterator[int]:

@@ -23,6 +23,7 @@ from storage.readers.common.jpeg_markers import (
     PROGRESSIVE,
     START_OF_SCAN,
 )
+from storage.readers.common.jpeg_quality import JpegTables, read_tables
 
 SIGNATURE = b"\xff\xd8\xff"
 _SUPPORTED = "supported: 8 bit grey or colour (YCbCr, RGB), baseline or progressive"
@@ -42,6 +43,7 @@ class JpegHeader:
     channels: int
     icc: bytes | None
     orientation: int
+    tables: JpegTables
     by_rows: bool
     """Whether it can be decoded from top to bottom: all colours in one scan, never refined."""
 
@@ -55,6 +57,7 @@ def read_header(path: str, data: Data) -> JpegHeader:
     orientation = 1
     profile_parts = {}
     by_rows = False
+    tables = JpegTables(luminance=None)
     progressive = False
     for marker, start, length in _segments(path, data):
         end = start + length
@@ -73,6 +76,7 @@ def read_header(path: str, data: Data) -> JpegHeader:
             profile_parts[number] = data[start + len(_ICC) + 2 : end]
         elif marker == START_OF_SCAN:
             _require_end(path, data, end)
+            tables = read_tables(data[:start])
             colours_of_scan = data[start]
             by_rows = frame is not None and not progressive and colours_of_scan == frame[3]
             break
@@ -89,6 +93,7 @@ def read_header(path: str, data: Data) -> JpegHeader:
         channels=components,
         icc=profile or None,
         orientation=orientation,
+        tables=tables,
         by_rows=by_rows,
     )
 

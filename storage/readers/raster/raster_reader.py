@@ -15,6 +15,7 @@ import numpy as np
 
 from storage.box import Box
 from storage.byte_source import ByteSource, Data
+from storage.coding import Coding
 from storage.errors import FormatError
 from storage.image import (
     EVERYTHING,
@@ -27,6 +28,7 @@ from storage.image import (
 )
 from storage.limits import MAX_WHOLE_BYTES, MAX_WHOLE_PIXELS
 from storage.readers.common import exif
+from storage.readers.common.jpeg2000_marks import lossy_wavelet
 from storage.readers.common.sample_conversion import ConvertingReader, Decoder, SampleConversion
 from storage.readers.common.staging_blocks import BLOCK_BYTES, cut
 from storage.readers.raster import decode_by_gdal, jpeg, jpeg2000, png
@@ -73,6 +75,8 @@ class _Stored:
     """(y, x) of what is decoded at a time; None: rows, or everything."""
     conversion: Callable[..., SampleConversion]
     """Makes the conversion, given the chosen samples as `samples`."""
+    coding: Coding | None = None
+    """Of the stored image, before it is turned."""
     notes: tuple[str, ...] = ()
     lazy: bool = False
 
@@ -161,8 +165,14 @@ def _info(
         alpha="" if stored.alpha is None else "unassociated",
         icc=stored.icc,
         orientation=stored.orientation,
+        coding=stored.coding and _turned(stored.coding, stored.orientation),
         notes=_notes(stored, conversion.samples),
     )
+
+
+def _turned(coding: Coding, orientation: int) -> Coding:
+    from_end = (orientation in exif.UPSIDE_DOWN, orientation in exif.MIRRORED)
+    return coding.turned(swapped=exif.swaps_sides(orientation), from_end=from_end)
 
 
 def _notes(stored: _Stored, bands: tuple[int, ...]) -> tuple[str, ...]:
@@ -268,6 +278,7 @@ def _jpeg(path: str, data: Data) -> _Stored:
         decoder=decoder,
         memory=_GDAL_BYTES if by_gdal else raw,
         conversion=SampleConversion,
+        coding=header.tables.coding(),
         notes=(_BY_GDAL,) if by_gdal else (),
     )
 
@@ -306,6 +317,7 @@ def _jpeg_2000(path: str, data: Data) -> _Stored:
         memory=by_areas if by_gdal else whole,
         grain=(decode_by_gdal.AREA, decode_by_gdal.AREA) if by_gdal else None,
         conversion=SampleConversion,
+        coding=lossy_wavelet(data[: 1 << 16]),
         notes=(_BY_GDAL,) if by_gdal else (),
     )
 

@@ -18,6 +18,7 @@ from storage.readers.common.sample_conversion import DELIVERED, SampleConversion
 from storage.readers.common.staging_blocks import cut
 from storage.readers.tiff import geotags
 from storage.readers.tiff.page_checks import check_pages, refuse_other_readers
+from storage.readers.tiff.page_coding import page_coding
 from storage.readers.tiff.page_layout import (
     COMPRESSIONS,
     PALETTE,
@@ -204,6 +205,7 @@ def _describe(
         orientation=orientation,
         levels=tuple((w, h) if turned else (h, w) for h, w in frames.levels),
         axes=frames.axes,
+        coding=page_coding(source, page, orientation),
         notes=(*samples.notes, *alpha_notes, *frames.notes, *geo_notes, *nodata_notes),
     )
     return info, samples.conversion

@@ -12,6 +12,7 @@ import numpy as np
 import zarr
 
 from storage.box import Box
+from storage.coding import Coding
 from storage.errors import DamagedError, FormatError, one_line
 from storage.geo import Georeference
 from storage.image import ITEMSIZE, ImageInfo, check_inside
@@ -69,6 +70,7 @@ def staged_facts(info: ImageInfo) -> dict[str, Any]:
         facts["nodata"] = "NaN"
     facts["icc"] = base64.b64encode(info.icc).decode("ascii") if info.icc else None
     facts["geo"] = info.geo.as_dict() if info.geo else None
+    facts["coding"] = info.coding.as_dict() if info.coding else None
     return facts
 
 
@@ -128,6 +130,7 @@ def _facts(staged: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a description from what `staged_facts` wrote."""
     nodata = staged.get("nodata")
     geo = staged.get("geo")
+    coding = staged.get("coding")
     return {
         "bits": staged["bits"],
         "limits": _pair(staged.get("limits")),
@@ -140,6 +143,7 @@ def _facts(staged: dict[str, Any]) -> dict[str, Any]:
         "notes": tuple(staged.get("notes") or ()),
         "icc": base64.b64decode(staged["icc"]) if staged.get("icc") else None,
         "geo": Georeference.from_dict(geo) if geo else None,
+        "coding": Coding.from_dict(coding) if coding else None,
     }
 
 
