@@ -10,15 +10,18 @@ from storage.errors import FormatError, human_bytes
 from storage.limits import MAX_WHOLE_BYTES
 
 if TYPE_CHECKING:  # numpy is loaded by whoever reads pixels, not by whoever looks at a header
+    import numpy as np
     from numpy.typing import NDArray
 
     from storage.coding import Coding
     from storage.geo import Georeference
 
     Pixels: TypeAlias = NDArray[Any]
+    Marks: TypeAlias = NDArray[np.bool_]
 
 Dtype = Literal["uint8", "int16", "uint16", "float32"]
 Format = Literal["PNG", "JPEG", "JPEG 2000", "PNM", "TIFF", "OME-Zarr", "Zarr", "slide", "staged"]
+MaskForm = Literal["", "mask", "alpha"]
 ITEMSIZE: dict[str, int] = {
     "uint8": 1,
     "int16": 2,
@@ -91,6 +94,12 @@ class ImageInfo:
     """Names of the bands; empty when the file gives none."""
     nodata: float | None = None
     """Stored value of pixels without data, possibly NaN; None when there is none."""
+    mask: MaskForm = ""
+    """How the file says beside its samples which of them are none; "" where it does not."""
+    valid_by: str = ""
+    """What the file has for that, in words: 'mask page'; empty where it has nothing."""
+    beside: str = ""
+    """Another file that `valid_by` lies in; empty where there is none."""
     alpha: Literal["", "associated", "unassociated"] = ""
     """The kind of an alpha channel in the file, which is left out unless it is chosen as a band."""
     icc: bytes | None = field(default=None, repr=False)
@@ -139,6 +148,15 @@ class Reader(Protocol):
 
         Raises ValueError for a box outside the image, DamagedError for pixels that cannot be
         decoded.
+        """
+        ...
+
+    def read_valid(self, box: Box) -> tuple[Pixels, Marks | None]:
+        """Return what `read` does, and which samples are valid: (C, h, w), or (1, h, w) for all
+        bands.
+
+        None where all are. A sample is none where the file says so, by whatever means it has:
+        nodata, NaN, a mask, alpha, or no bytes at all.
         """
         ...
 

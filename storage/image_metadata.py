@@ -14,9 +14,12 @@ from typing import Any
 
 from storage.errors import FormatError
 from storage.geo import Georeference
+from storage.image import MaskForm
 
 ICC = "icc_profile"
 """Attribute of a published image: the colour profile, base64."""
+VALIDITY = "validity"
+"""Folder beside the pixels that says which samples are valid: the same shape, 0 is none."""
 RASTER = "raster"
 """Attribute of a published image: nodata, georeference and band names."""
 
@@ -29,6 +32,8 @@ class ImageMetadata:
     """One per band; empty when nothing named them."""
     nodata: float | None = None
     """Value of pixels that hold nothing; NaN is allowed for float32."""
+    mask: MaskForm = ""
+    """Whether the image says beside its samples which are valid, and as what it is exported."""
     geo: Georeference | None = None
     pixel_size: tuple[float, float] | None = None
     """(y, x) in micrometres."""
@@ -70,6 +75,8 @@ class ImageMetadata:
             raster["names"] = list(self.names)
         if self.nodata is not None:
             raster["nodata"] = self.nodata if math.isfinite(self.nodata) else str(self.nodata)
+        if self.mask:
+            raster["validity"] = {"path": VALIDITY, "as": self.mask}
         if self.geo is not None:
             raster["georeference"] = self.geo.as_dict()
         if self.origin != (0.0, 0.0):
@@ -95,17 +102,24 @@ class ImageMetadata:
             return cls(
                 names=tuple(str(name) for name in raster.get("names", ())),
                 nodata=None if nodata is None else float(nodata),
+                mask=_mask(raster.get("validity")),
                 geo=None if geo is None else Georeference.from_dict(geo),
                 pixel_size=pixel_size,
                 icc=_decode_icc(attributes.get(ICC)),
                 origin=(float(y), float(x)),
             )
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
             if isinstance(error, FormatError):
                 raise
             raise FormatError(
                 f"attribute {RASTER} {raster!r} cannot be read; publish the image again"
             ) from error
+
+
+def _mask(validity: Mapping[str, Any] | None) -> MaskForm:
+    if validity is None:
+        return ""
+    return "alpha" if validity["as"] == "alpha" else "mask"
 
 
 def _decode_icc(text: object) -> bytes | None:

@@ -16,7 +16,7 @@ from orchestrator.job.fields.pixel_rules import FIRST
 from orchestrator.job.fields.tolerance import DEVIATIONS, HALF, limit
 from orchestrator.job.plan import Plan
 from orchestrator.job.value_range import LIMITS
-from orchestrator.measurement.input_file import empty_samples
+from orchestrator.measurement.input_file import read_measured
 from orchestrator.measurement.mask_reading import known_by_mask, open_mask
 from orchestrator.measurement.measurement_reader import (
     input_known,
@@ -61,7 +61,7 @@ def _averaged(run: RunDir, plan: Plan, image: Reader) -> Iterator[Comparison]:
     for box in windows(*(spec.size or (0, 0)), side=max(WINDOW // task.scale, 1)):
         place = box.scale(task.scale)
         pixels = image.read(place.shift(top, left))
-        stored = source.read(box)
+        stored, empty = read_measured(plan, source, box)
         y = stored.astype(np.float64)
         y = y.mean(axis=0, keepdims=True) if task.grey else y
         weights = None
@@ -73,7 +73,6 @@ def _averaged(run: RunDir, plan: Plan, image: Reader) -> Iterator[Comparison]:
             clipped = clipped_cells(pixels, task.scale, limits, across_channels=task.grey)
         measured_again = means(pixels, task.scale, task.grey, weights)
         valid = None if known is None else known(box, stored)
-        empty = empty_samples(spec, stored)
         if empty is not None:  # nodata is no measurement, and not always a number
             empty = np.asarray(empty.any(axis=0, keepdims=True)) if task.grey else empty
             valid = ~empty if valid is None else valid & ~empty
@@ -112,14 +111,14 @@ def _overlapping(run: RunDir, plan: Plan, image: Reader) -> Iterator[Comparison]
         for x0 in range(cols[0], cols[1], side):
             box = Box(y0, x0, min(y0 + side, rows[1]), min(x0 + side, cols[1]))
             window = support(stencil, box)
-            pixels = image.read(window)
-            stored = source.read(box)
+            pixels, published = image.read_valid(window)
+            stored, empty = read_measured(plan, source, box)
             clipped = _touches(stencil, (pixels <= least) | (pixels >= most))
             valid = None
-            empty = None if plan.rules == FIRST else empty_samples(plan.spec.input, stored)
-            if empty is not None:  # nodata is no measurement, and nothing that sees it is one
-                blank = empty_samples(plan.spec.input, pixels)
-                assert blank is not None, "the output has the input's dtype"
+            if plan.rules != FIRST and empty is not None:
+                # What is no measurement, and what sees it.
+                none = np.zeros(pixels.shape, bool)
+                blank = none if published is None else none | ~published
                 valid = ~empty & ~_touches(stencil, blank)
                 pixels = np.where(blank, 0, pixels)
                 stored = np.where(empty, 0, stored)

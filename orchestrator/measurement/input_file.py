@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.job.fields.pixel_rules import FIRST
 from orchestrator.job.fields.sections import NAN, InputSpec
+from orchestrator.job.plan import Plan
 from orchestrator.job.value_range import Values
+from storage.box import Box
 from storage.image import ImageInfo, Reader, Selection, check_memory
 from storage.readers.reader_registry import inspect, open_image
 
@@ -45,12 +48,28 @@ def equals(pixels: NDArray[Any], value: float | str) -> NDArray[np.bool_]:
     return np.asarray(pixels == value)
 
 
-def empty_samples(given: InputSpec, pixels: NDArray[Any]) -> NDArray[np.bool_] | None:
-    """Return which samples hold nothing, of the same shape: the file's nodata value, or no finite
-    number; None: none.
+def read_measured(
+    plan: Plan, reader: Reader, box: Box
+) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """Return a window of the input, (C, h, w), and which of its samples are none; None: every one
+    is.
 
-    They are no measurement: they are left out of everything that is computed, and are the same in
-    the output.
+    (C, h, w), or (1, h, w) for all bands. What `--nodata` names is unknown, and none of these.
+    """
+    given = plan.spec.input
+    if plan.rules == FIRST or not plan.task.picture:
+        pixels = reader.read(box)
+        return pixels, empty_samples(given, pixels)
+    pixels, valid = reader.read_valid(box)
+    if valid is None:
+        return pixels, None
+    empty = ~valid
+    return pixels, empty if given.nodata is None else empty & ~equals(pixels, given.nodata)
+
+
+def empty_samples(given: InputSpec, pixels: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """Return which samples hold nothing by the first rules, of the same shape: the file's nodata
+    value, or no finite number; None: none.
     """
     if pixels.dtype.kind == "f":
         empty: NDArray[np.bool_] = ~np.isfinite(pixels)

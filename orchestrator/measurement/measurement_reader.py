@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from orchestrator.arrays import Array
 from orchestrator.job.fields.pixel_rules import FIRST
 from orchestrator.job.plan import Level, Plan
-from orchestrator.measurement.input_file import empty_samples, equals, open_file, without_empty
+from orchestrator.measurement.input_file import equals, open_file, read_measured, without_empty
 from orchestrator.measurement.mask_reading import known_by_mask, open_mask
 from orchestrator.measurement.windows import MeasuredWindow
 from orchestrator.run_folder import RunDir
@@ -48,8 +48,8 @@ def input_measured(run: RunDir, plan: Plan) -> MeasuredWindow:
 
     def read(y0: int, x0: int, y1: int, x1: int) -> Array:
         box = Box(y0, x0, y1, x1).shift(*(spec.crop or (0, 0))[:2])
-        pixels = image.read(box)
-        y = _unit(plan, pixels)
+        pixels, empty = read_measured(plan, image, box)
+        y = _unit(plan, pixels, empty)
         if grey and y.shape[0] > 1:
             y = y.mean(axis=0, keepdims=True, dtype=np.float64).astype(np.float32)
         return y if known is None else np.where(known(box, pixels), y, np.float32(np.nan))
@@ -77,13 +77,11 @@ def input_measured(run: RunDir, plan: Plan) -> MeasuredWindow:
     return MeasuredWindow(height + top + bottom, width + left + right, read_padded)
 
 
-def _unit(plan: Plan, pixels: Pixels) -> Array:
+def _unit(plan: Plan, pixels: Pixels, empty: NDArray[np.bool_] | None) -> Array:
     """Return samples in the unit of [-1, 1], NaN where they are none."""
-    spec = plan.spec.input
     if plan.rules == FIRST:
-        return plan.values.to_unit(without_empty(spec, plan.values, pixels))
+        return plan.values.to_unit(without_empty(plan.spec.input, plan.values, pixels))
     y = plan.values.to_unit(pixels)
-    empty = empty_samples(spec, pixels)
     return y if empty is None else np.where(empty, np.float32(np.nan), y)
 
 

@@ -4,6 +4,7 @@ sample.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,12 @@ from numpy.typing import NDArray
 from orchestrator.arrays import Array
 from orchestrator.job.fields.pixel_rules import FIRST
 from orchestrator.job.plan import Plan
-from orchestrator.measurement.input_file import empty_samples, open_file, stand_in
+from orchestrator.measurement.input_file import open_file, read_measured, stand_in
 from orchestrator.measurement.mask_reading import known_by_mask, open_mask
 from orchestrator.run_folder import RunDir
 from storage.box import Box
+
+Marks = NDArray[np.bool_]
 
 
 def keeps_nodata(plan: Plan) -> bool:
@@ -24,17 +27,20 @@ def keeps_nodata(plan: Plan) -> bool:
     """
     spec = plan.spec.input
     beneath = plan.task.measured and plan.task.picture and spec.path is not None
-    return beneath and (spec.keep_nodata is not None or spec.dtype == "float32")
+    says = spec.keep_nodata is not None or spec.keep_mask is not None
+    return beneath and (says or spec.dtype == "float32")
 
 
-def carry_nodata(run: RunDir, plan: Plan, box: Box, pixels: NDArray[Any]) -> NDArray[Any]:
-    """Return the stored pixels (C, h, w) of the output's `box` with the input's nodata where the
-    input has none.
+def carry_nodata(
+    run: RunDir, plan: Plan, box: Box, pixels: NDArray[Any]
+) -> tuple[NDArray[Any], Marks | None]:
+    """Return the stored pixels (C, h, w) of the output's `box` with the input's own samples where
+    those are none, and which these are; None: nowhere.
 
-    An output of other bands than the input has nodata where every band of the input has.
+    An output of other bands than the input has no data where every band of the input has none.
     """
     if not keeps_nodata(plan):
-        return pixels
+        return pixels, None
     spec = plan.spec.input
     scale = plan.task.scale
     top, _, _, left = spec.pad or (0, 0, 0, 0)
@@ -42,42 +48,48 @@ def carry_nodata(run: RunDir, plan: Plan, box: Box, pixels: NDArray[Any]) -> NDA
     inner = box.shift(-top, -left)
     under = inner.cover(scale).intersect(Box(0, 0, height, width))
     if under.empty:
-        return pixels
+        return pixels, None
     reader = open_file(spec, run.staged_input)
     try:
-        stored = reader.read(under.shift(*(spec.crop or (0, 0))[:2]))
+        stored, empty = read_measured(plan, reader, under.shift(*(spec.crop or (0, 0))[:2]))
     finally:
         reader.close()
-    empty = kept_empty(run, plan, under, stored)
+    empty = kept_empty(run, plan, under, empty)
     if empty is None or not empty.any():
-        return pixels
-    source = (
-        stored.astype(pixels.dtype)
-        if len(stored) == len(pixels)
-        else np.full_like(stored, spec.keep_nodata)
-    )
-    if len(empty) != len(pixels):
+        return pixels, None
+    source = stored.astype(pixels.dtype)
+    if len(stored) != len(pixels):
+        source = np.full_like(stored[:1], _no_value(plan), pixels.dtype)
+    if len(empty) not in (1, len(pixels)):
         empty = np.asarray(empty.all(axis=0, keepdims=True))
-        source = source[:1]
     part = under.scale(scale).intersect(inner)
     inside = part.shift(-under.y0 * scale, -under.x0 * scale).slices()
     fine, values = (
         array.repeat(scale, axis=1).repeat(scale, axis=2)[(slice(None), *inside)]
         for array in (empty, source)
     )
+    target = (slice(None), *part.shift(-inner.y0, -inner.x0).slices())
     out = pixels.copy()
-    target = out[(slice(None), *part.shift(-inner.y0, -inner.x0).slices())]
-    np.copyto(target, values, where=fine)
-    return out
+    np.copyto(out[target], values, where=fine)
+    marks = np.zeros(pixels.shape, bool)
+    marks[target] = fine
+    return out, marks
 
 
-def kept_empty(run: RunDir, plan: Plan, box: Box, stored: NDArray[Any]) -> NDArray[np.bool_] | None:
+def _no_value(plan: Plan) -> float:
+    """Return what stands for no data in an output of other bands than the input."""
+    nodata = plan.spec.input.keep_nodata
+    if nodata is None:
+        return math.nan if plan.dtype == "float32" else 0.0
+    return nodata
+
+
+def kept_empty(run: RunDir, plan: Plan, box: Box, empty: Marks | None) -> Marks | None:
     """Return which samples of a window of the input hold nothing and stay so in the output.
 
-    box: in px of the input (or its crop); stored: its samples. What a mask calls unknown is filled,
-    also where the file has no data. None where every sample is one.
+    box: in px of the input (or its crop); empty: those that hold nothing (`read_measured`). What a
+    mask calls unknown is filled, also where the file has no data. None where every sample is one.
     """
-    empty = empty_samples(plan.spec.input, stored)
     mask = None if plan.rules == FIRST else open_mask(run, plan)
     if empty is None or mask is None:
         return empty

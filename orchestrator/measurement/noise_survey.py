@@ -17,7 +17,7 @@ from orchestrator.job.fields.pixel_rules import CURRENT
 from orchestrator.job.fields.sections import InputSpec
 from orchestrator.job.inputs import NoiseSurvey
 from orchestrator.job.value_range import LIMITS
-from orchestrator.measurement.input_file import empty_samples, equals, selection
+from orchestrator.measurement.input_file import equals, selection
 from orchestrator.measurement.mask_reading import mask_known
 from orchestrator.measurement.value_statistics import spread_windows
 from storage.box import Box
@@ -56,8 +56,9 @@ def noise_windows(given: InputSpec) -> Iterator[Window]:
         y0, x0, y1, x1 = given.crop or (0, 0, image.info.height, image.info.width)
         for window in spread_windows(y1 - y0, x1 - x0):
             box = window.shift(y0, x0)
-            samples = image.read(box)
-            yield samples, known(box, samples) & unclipped(samples, image.info)
+            samples, valid = image.read_valid(box)
+            measured = known(box, samples) & unclipped(samples, image.info)
+            yield samples, measured if valid is None else measured & valid
     finally:
         image.close()
 
@@ -71,14 +72,11 @@ def unclipped(samples: NDArray[Any], info: ImageInfo) -> Marks:
 
 
 def _known(given: InputSpec, info: ImageInfo) -> Callable[[Box, NDArray[Any]], Marks]:
-    """Return what tells the samples of a window that were measured."""
+    """Return what tells the samples of a window that are not to be filled."""
     mask = None if given.mask is None else open_image(given.mask)
 
     def known(box: Box, samples: NDArray[Any]) -> Marks:
         is_known = np.ones(samples.shape, bool)
-        empty = empty_samples(given, samples)
-        if empty is not None:
-            is_known &= ~empty
         if given.nodata is not None:
             is_known &= ~equals(samples, given.nodata)
         if mask is not None:

@@ -5,7 +5,6 @@ everything filled that was asked for.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from orchestrator.job.fields.pixel_rules import FIRST
 from orchestrator.job.plan import Plan
 from orchestrator.measurement.consistency import WINDOW, windows
-from orchestrator.measurement.input_file import empty_samples
+from orchestrator.measurement.input_file import read_measured
 from orchestrator.measurement.measurement_reader import input_known, open_input
 from orchestrator.measurement.nodata import keeps_nodata, kept_empty
 from orchestrator.run_folder import RunDir
@@ -43,8 +42,8 @@ def validity(run: RunDir, plan: Plan, image: Reader) -> ValidityCounts | None:
     and where the output's bands are not the input's.
     """
     spec = plan.spec.input
-    nodata = image.info.nodata
-    marked = nodata is not None or plan.dtype == "float32"
+    has_value = image.info.nodata is not None or plan.dtype == "float32"
+    marked = has_value or spec.keep_mask is not None
     beneath = plan.task.measured and plan.task.picture and spec.path is not None
     if not (marked and beneath) or plan.out_channels != spec.bands or plan.rules == FIRST:
         return None
@@ -56,28 +55,20 @@ def validity(run: RunDir, plan: Plan, image: Reader) -> ValidityCounts | None:
     unfilled = 0
     invented = 0
     for box in windows(*(spec.size or (0, 0)), side=max(WINDOW // scale, 1)):
-        stored = source.read(box)
+        stored, empty = read_measured(plan, source, box)
         nothing = np.zeros(stored.shape, bool)
-        kept = kept_empty(run, plan, box, stored) if keeps_nodata(plan) else None
-        keeps = nothing if kept is None else kept
-        empty = empty_samples(spec, stored)
+        kept = kept_empty(run, plan, box, empty) if keeps_nodata(plan) else None
+        keeps = nothing if kept is None else nothing | kept
         unknown = nothing if known is None else np.broadcast_to(~known(box, stored), stored.shape)
         asked = unknown & ~keeps
         valid = ~asked & ~(nothing if empty is None else empty)
 
-        blank = _blank(image.read(box.scale(scale).shift(top, left)), nodata)
+        pixels, published = image.read_valid(box.scale(scale).shift(top, left))
+        blank = np.zeros(pixels.shape, bool) if published is None else ~published
         lost += _count(blank, valid, scale)
         unfilled += _count(blank, asked, scale)
         invented += _count(~blank, keeps, scale)
     return ValidityCounts(lost=lost, unfilled=unfilled, invented=invented)
-
-
-def _blank(pixels: NDArray[Any], nodata: float | None) -> Marks:
-    """Return which published samples hold nothing."""
-    if pixels.dtype.kind != "f":
-        return np.asarray(pixels == nodata)
-    blank: Marks = ~np.isfinite(pixels)
-    return blank if nodata is None else blank | (pixels == pixels.dtype.type(nodata))
 
 
 def _count(marks: Marks, cells: Marks, scale: int) -> int:

@@ -33,7 +33,18 @@ SAMPLED_BLOCKS = 64
 BLOCK_BYTES = 1 << 20
 
 # What of the input specification decides pixels besides the files' content and facts.
-INPUT_FIELDS = {"channel", "crop", "extent", "fine_mask", "keep_nodata", "nodata", "pad", "t", "z"}
+INPUT_FIELDS = {
+    "channel",
+    "crop",
+    "extent",
+    "fine_mask",
+    "keep_mask",
+    "keep_nodata",
+    "nodata",
+    "pad",
+    "t",
+    "z",
+}
 INPUT_FIELDS |= {"mask_holes", "mask_white"}
 
 Fingerprint = dict[str, Any]
@@ -51,6 +62,7 @@ def fingerprint(plan: Plan, staged: Mapping[str, str] | None = None) -> Fingerpr
         "pixel_version": PIXEL_VERSION,
         "input": _hash(spec.input.path, known.get("input")),
         "mask": _hash(spec.input.mask, known.get("mask")),
+        "valid_file": _hash(spec.input.valid_file, known.get("valid_file")),
         "input_size": list(spec.input.size or ()),
         "input_bands": spec.input.bands,
         "input_dtype": spec.input.dtype,

@@ -63,7 +63,8 @@ def resolve_files(
             files = replace(files, survey=survey)
             source = source.model_copy(update={"mask_white": survey.white})
         keeps = _keep_nodata(spec.input, files.image, task, first_rules=first_rules)
-        source = source.model_copy(update={"keep_nodata": keeps})
+        validity = {} if first_rules else _validity(files.image, task)
+        source = source.model_copy(update={"keep_nodata": keeps, **validity})
         if run is None and read is None and spec.kind.picture:
             task, files = resolve_noise(task, source, spec.kind, files)
     return spec.model_copy(update={"task": task, "input": source}), files
@@ -162,6 +163,17 @@ def _keep_nodata(
     if filled or not TASKS[task.name].picture:
         return None
     return None if info.nodata is None or math.isnan(info.nodata) else info.nodata
+
+
+def _validity(info: ImageInfo | None, task: TaskFields) -> dict[str, object]:
+    """Return the fields of what the file says beside its samples about which of them are valid."""
+    assert info is not None, "the input is an image file"
+    if not TASKS[task.name].picture:
+        return {}
+    return {
+        "keep_mask": info.mask or None,
+        "valid_file": located(info.beside) if info.beside else None,
+    }
 
 
 def _mask(

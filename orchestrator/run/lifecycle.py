@@ -122,7 +122,11 @@ def _room(run: RunDir, plan: Plan) -> Iterator[None]:
 
 def _of_staged(run: RunDir, begun: Fingerprint) -> dict[str, str]:
     """Return the hashes that a run's fingerprint states of inputs of which it holds copies."""
-    copies = {"input": run.staged_input, "mask": run.staged_mask}
+    copies = {
+        "input": run.staged_input,
+        "valid_file": run.staged_input,
+        "mask": run.staged_mask,
+    }
     return {name: begun[name] for name, path in copies.items() if path.exists() and name in begun}
 
 

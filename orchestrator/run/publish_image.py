@@ -36,7 +36,8 @@ THREADS = 2
 def publication(run: RunDir, plan: Plan) -> Publication:
     """Return the writer of a run's image."""
     levels = plan_levels((plan.out_channels, plan.height, plan.width), plan.dtype, shard=SIDE)
-    return Publication(run.root, tuple(levels), image_metadata(plan).nodata)
+    masked = plan.spec.input.keep_mask is not None
+    return Publication(run.root, tuple(levels), image_metadata(plan).nodata, masked=masked)
 
 
 def super_blocks(plan: Plan) -> SuperBlocks:
@@ -57,11 +58,15 @@ def publish_block(run: RunDir, plan: Plan, row: int, col: int) -> None:
     cells = LevelCells.open(run, plan.levels[0])
     box = writer.levels[0].box(row, col)
     pixels = np.empty((plan.out_channels, *box.shape), plan.dtype)
+    valid = np.ones(pixels.shape, bool) if writer.masked else None
     for y0 in range(box.y0, box.y1, STRIP):
         strip = Box(y0, box.x0, min(y0 + STRIP, box.y1), box.x1)
-        pixels[:, strip.y0 - box.y0 : strip.y1 - box.y0] = _finished(run, plan, cells, strip)
+        rows = slice(strip.y0 - box.y0, strip.y1 - box.y0)
+        pixels[:, rows], none = _finished(run, plan, cells, strip)
+        if valid is not None and none is not None:
+            valid[:, rows] = ~none
     with ThreadPoolExecutor(THREADS) as pool:
-        writer.write(row, col, pixels, pool)
+        writer.write(row, col, pixels, pool, valid=valid)
         writer.climb(row, col, pool)
 
 
@@ -90,7 +95,8 @@ def image_metadata(plan: Plan) -> ImageMetadata:
     same_bands = plan.out_channels == original.channels
     metadata = ImageMetadata(
         names=original.names if same_bands else (),
-        nodata=original.nodata if keeps_nodata(plan) else None,
+        nodata=original.nodata if _says_nodata(plan) else None,
+        mask=spec.keep_mask or "",
         geo=original.geo,
         pixel_size=original.pixel_size,
         icc=original.icc if same_bands else None,
@@ -100,8 +106,16 @@ def image_metadata(plan: Plan) -> ImageMetadata:
     return metadata.cropped(y0, x0).scaled(plan.task.scale).cropped(-top, -left)
 
 
-def _finished(run: RunDir, plan: Plan, cells: LevelCells, box: Box) -> NDArray[Any]:
-    """Return the published samples of a box, (C, h, w)."""
+def _says_nodata(plan: Plan) -> bool:
+    """Tell whether the output may still hold the input's nodata value."""
+    value_kept = plan.spec.input.keep_nodata is not None or plan.dtype == "float32"
+    return keeps_nodata(plan) and value_kept
+
+
+def _finished(
+    run: RunDir, plan: Plan, cells: LevelCells, box: Box
+) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """Return the published samples of a box, (C, h, w), and which of them are none."""
     values = plan.bands.published(cells.read(box))
     pixels = _apart_from_nodata(plan, values, plan.values.from_unit(values))
     return carry_nodata(run, plan, box, pixels)

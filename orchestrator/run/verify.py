@@ -31,6 +31,7 @@ from orchestrator.tiling.axis import AxisGrid
 from storage.box import Box
 from storage.errors import DamagedError
 from storage.image import Reader
+from storage.image_metadata import VALIDITY
 from storage.publishing.publish import plan_levels
 from storage.readers.reader_registry import open_image
 from storage.zarr_format.shard import PyramidLevel as StoredLevel
@@ -121,7 +122,7 @@ def verify_run(root: Path) -> Verification:
         measured, limit = consistency(run, plan, image)
     return Verification(
         path=str(root),
-        complete=_complete(run, plan_levels(shape, plan.dtype)),
+        complete=_complete(run, plan_levels(shape, plan.dtype), masked=_masked(plan)),
         consistency=measured,
         limit=limit,
         noisy=plan.spec.task.noisy,
@@ -131,11 +132,20 @@ def verify_run(root: Path) -> Verification:
     )
 
 
-def _complete(run: RunDir, levels: list[StoredLevel]) -> bool:
+def _masked(plan: Plan) -> bool:
+    return plan.spec.input.keep_mask is not None
+
+
+def _complete(run: RunDir, levels: list[StoredLevel], *, masked: bool) -> bool:
     """Tell whether every object of every level of the pyramid is there; what is in them is read at
     level 0 only.
+
+    masked: an image of the same levels says which samples are valid.
     """
-    folders = [run.root / str(number) for number in range(len(levels))]
+    images = [run.root, run.root / VALIDITY] if masked else [run.root]
+    numbers = range(len(levels))
+    folders = [image / str(number) for image in images for number in numbers]
+    levels = levels * len(images)
     objects = (
         f / object_key(*p) for f, level in zip(folders, levels, strict=True) for p in level.places()
     )

@@ -95,6 +95,8 @@ def _encoded(
     rows = png_jpeg.read_rows(image)
     icc = image.metadata.icc
     if kind == "png":
+        if image.validity is not None:
+            rows = png_jpeg.with_alpha(image, rows)
         return png_jpeg.encode_png(rows, icc)
     return png_jpeg.encode_jpeg(rows, icc, quality)
 

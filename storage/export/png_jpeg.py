@@ -39,8 +39,19 @@ def read_rows(image: PublishedImage) -> NDArray[Any]:
     return rows[..., 0] if channels == 1 else rows
 
 
+def with_alpha(image: PublishedImage, rows: NDArray[Any]) -> NDArray[Any]:
+    """Return the rows with a last sample that is 0 where a band is no measurement, else full."""
+    assert image.validity is not None
+    valid = read_rows(image.validity)
+    opaque = valid != 0 if valid.ndim == 2 else (valid != 0).all(axis=2)
+    full = np.iinfo(rows.dtype).max
+    alpha = (opaque * full).astype(rows.dtype)[..., None]
+    colours = rows.reshape(*rows.shape[:2], -1)
+    return np.ascontiguousarray(np.concatenate([colours, alpha], axis=2))
+
+
 def encode_png(rows: NDArray[Any], icc: bytes | None) -> list[memoryview | bytes]:
-    """Return the PNG of (H, W) or (H, W, 3) uint8 or uint16 pixels, in parts.
+    """Return the PNG of (H, W) or (H, W, 2 to 4) uint8 or uint16 pixels, in parts.
 
     In parts, because it would have to be copied to become one.
     """

@@ -147,6 +147,31 @@ class TileEncoder:
         return self._tile.fill(box, bands)
 
 
+class MaskEncoder:
+    """Make the stored bytes of a mask's tiles: a bit a pixel, 1 where every band is valid."""
+
+    def __init__(self, validity: PublishedImage) -> None:
+        self._validity = validity
+
+    def count(self, number: int) -> int:
+        """Return the number of tiles of a level."""
+        _, height, width = self._validity.levels[number].shape
+        return -(-height // TILE) * -(-width // TILE)
+
+    def tiles(self, number: int) -> Iterator[bytes]:
+        """Yield the tiles of a level, row by row, invalid beyond the far edges."""
+        _, height, width = self._validity.levels[number].shape
+        for y0 in range(0, height, TILE):
+            for x0 in range(0, width, TILE):
+                box = Box(y0, x0, y0 + TILE, x0 + TILE).clip(height, width)
+                tile = np.zeros((TILE, TILE), bool)
+                valid = self._validity.read(number, box) != 0
+                tile[: box.height, : box.width] = valid.all(axis=0)
+                yield bytes(
+                    imagecodecs.deflate_encode(np.packbits(tile, axis=1).tobytes(), level=1)
+                )
+
+
 def _encoder(
     compression: str,
     quality: int,

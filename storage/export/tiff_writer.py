@@ -23,7 +23,7 @@ import numpy as np
 import tifffile
 
 from storage.export.geotiff import Tag
-from storage.export.tiff_tiles import TILE, TileEncoder
+from storage.export.tiff_tiles import TILE, MaskEncoder, TileEncoder
 from storage.image_metadata import ImageMetadata
 from storage.zarr_format.published_image import PublishedImage
 
@@ -48,6 +48,9 @@ _LAYOUT = (
     b"BLOCK_TRAILER=LAST_4_BYTES_REPEATED\nKNOWN_INCOMPATIBLE_EDITION=NO\n "
 )
 _GHOST = b"GDAL_STRUCTURAL_METADATA_SIZE=%06d bytes\n%s" % (len(_LAYOUT), _LAYOUT)
+# Bits of a page's subfile type.
+_REDUCED = 1
+_MASK = 4
 _TILE_OFFSETS = 324
 _TILE_BYTE_COUNTS = 325
 # Formats of the types in which tables count bytes: SHORT, LONG, LONG8.
@@ -94,6 +97,7 @@ def write_tiff(
             compression=compression,
             quality=quality,
         )
+        masks = None if image.validity is None or ome else MaskEncoder(image.validity)
         counts = [encoder.count(number) for number in range(levels)]
         _write_tables(
             file,
@@ -107,24 +111,28 @@ def write_tiff(
         )
         pages = _pages(file, levels, ome=ome)
         with file.open("r+b") as target:
-            _write_tiles(target, encoder, pages, cog=cog, progress=progress)
+            _write_tiles(target, encoder, masks, pages, cog=cog, progress=progress)
 
 
 def _write_tiles(
     target: BinaryIO,
     encoder: TileEncoder,
+    masks: MaskEncoder | None,
     pages: list[list[_Page]],
     *,
     cog: bool,
     progress: Progress | None,
 ) -> None:
-    """Append the tiles of all levels, the smallest first. pages: of every level."""
+    """Append the tiles of all levels, the smallest first.
+
+    pages: of every level; with masks the last of them is the mask's.
+    """
     total = sum(encoder.count(number) for number in range(len(pages)))
     done = 0
     target.seek(0, 2)
     for number in reversed(range(len(pages))):
         tiles = encoder.tiles(number)
-        for page in pages[number]:
+        for page in pages[number] if masks is None else pages[number][:-1]:
             places = []
             for stored in itertools.islice(tiles, page.tiles):
                 place = _append(target, stored, cog=cog)
@@ -133,6 +141,9 @@ def _write_tiles(
                 if progress:
                     progress(done, total)
             _fill(target, page, places)
+        if masks is not None:
+            mask_tiles = [_append(target, stored, cog=cog) for stored in masks.tiles(number)]
+            _fill(target, pages[number][-1], mask_tiles)
 
 
 def _write_tables(
@@ -174,6 +185,26 @@ def _write_tables(
                 **_resolution(image.metadata, number),
                 **options,
             )
+            if image.validity is not None and not ome:
+                _write_mask_tables(tiff, image.validity, number)
+
+
+def _write_mask_tables(tiff: tifffile.TiffWriter, validity: PublishedImage, number: int) -> None:
+    """Write the page of a level's mask without the bytes of its tiles: a bit a pixel."""
+    shape = validity.levels[number].shape[1:]
+    tiles = MaskEncoder(validity).count(number)
+    tiff.write(
+        iter([b""] * tiles),
+        shape=shape,
+        dtype=bool,
+        tile=(TILE, TILE),
+        photometric="mask",
+        compression="adobe_deflate",
+        subfiletype=_MASK if number == 0 else _MASK | _REDUCED,
+        metadata=None,
+        software=False,
+        align=2,
+    )
 
 
 def _needs_bigtiff(
@@ -212,11 +243,13 @@ def _pages(
     *,
     ome: bool,
 ) -> list[list[_Page]]:
-    """Return the pages of every level: one, or one for every band."""
+    """Return the pages of every level: one, one and its mask, or one for every band."""
     with tifffile.TiffFile(file, is_ome=False) as tiff:
         pages: list[Any] = list(tiff.pages)
-        if not ome:
-            return [[_page(page)] for page in pages]
+        if not ome:  # one page for every level, or two with its mask
+            each = len(pages) // levels
+            found = [_page(page) for page in pages]
+            return [found[first : first + each] for first in range(0, len(found), each)]
         finest = [_page(page) for page in pages]
         # The coarser levels of a band are SubIFDs of its page.
         below = [list(page.pages) if levels > 1 else [] for page in pages]
@@ -236,7 +269,7 @@ def _page(page: Any) -> _Page:
 
 def _append(
     file: BinaryIO,
-    data: memoryview,
+    data: memoryview | bytes,
     *,
     cog: bool,
 ) -> tuple[int, int]:

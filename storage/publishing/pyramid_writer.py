@@ -15,7 +15,7 @@ import itertools
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage import atomic_files
-from storage.image_metadata import ImageMetadata
+from storage.image_metadata import VALIDITY, ImageMetadata
+from storage.validity import marked
 from storage.zarr_format import ome_metadata, zarr_json
-from storage.zarr_format.downsample import halve
+from storage.zarr_format.downsample import any_of_four, halve
 from storage.zarr_format.shard import PyramidLevel, Shard, encode_shard
 
 UNFINISHED = f".publish{atomic_files.PARTIAL}"
@@ -44,6 +45,18 @@ class Publication:
     """Finest first, as `storage.publishing.publish.plan_levels` makes them."""
     nodata: float | None = None
     """Left out of the means of coarser levels."""
+    masked: bool = False
+    """Whether an image of the same shape beside this one says which samples are valid."""
+    is_validity: bool = False
+    """Whether this is such an image: a coarser sample is then valid where one of four is."""
+
+    @property
+    def validity(self) -> Publication | None:
+        """Return the writer of that image: 255 where a sample is valid, 0 where it is none."""
+        if not self.masked:
+            return None
+        levels = tuple(replace(level, dtype="uint8") for level in self.levels)
+        return Publication(self.dest / VALIDITY, levels, is_validity=True)
 
     @property
     def work(self) -> Path:
@@ -60,18 +73,29 @@ class Publication:
     ) -> dict[str, Any]:
         """Return the metadata of the finished image; see `ome_metadata.group_metadata`."""
         documents = [level.metadata() for level in self.levels]
-        return ome_metadata.group_metadata(
+        group = ome_metadata.group_metadata(
             documents,
             name=name,
             metadata=metadata,
             attributes=attributes,
             window=window,
+            reduced="any" if self.is_validity else "mean",
         )
+        if self.validity is not None:
+            ome_metadata.add_member(group, VALIDITY, self.validity._group_of(metadata))
+        return group
+
+    def _group_of(self, metadata: ImageMetadata) -> dict[str, Any]:
+        """Return the metadata of the image of valid samples. metadata: of the image itself."""
+        place = replace(metadata, names=(), nodata=None, mask="", icc=None)
+        return self.group(name=VALIDITY, metadata=place, attributes={})
 
     def begin(self, group: Mapping[str, Any]) -> None:
         """Create the unfinished image, or go on with what an earlier attempt has left of it."""
         if not self._same_levels():
             unpublish(self.dest)
+        if self.validity is not None:
+            self.validity.begin(ome_metadata.member(group, VALIDITY))
         self.work.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch.mkdir()
@@ -111,12 +135,16 @@ class Publication:
         pixels: NDArray[Any],
         pool: Executor,
         number: int = 0,
+        valid: NDArray[np.bool_] | None = None,
     ) -> None:
         """Write a shard of a level; when this returns, bytes and name survive a power cut.
 
-        pixels: (C, h, w), the shard's box clipped to the image. The same pixels give the same
-        bytes.
+        pixels: (C, h, w), the shard's box clipped to the image. valid: which of them are, where the
+        image says it beside them; their shard is there before that of the pixels. The same pixels
+        give the same bytes.
         """
+        if self.validity is not None:
+            self.validity.write(row, col, marked(valid, pixels.shape), pool, number)
         stored = encode_shard(self.levels[number], pixels, pool)
         self._put(self._path(number, row, col), stored)
 
@@ -128,16 +156,28 @@ class Publication:
         pool: Executor,
     ) -> None:
         """Write a shard of a coarser level from those of the finer one, one of them in memory."""
-        finer = self.levels[number - 1]
+        validity = self.validity
 
         def halved(row: int, col: int) -> NDArray[Any]:
-            path = self._path(number - 1, row, col)
-            with Shard.open(finer, path) as shard:
-                pixels = shard.read(finer.box(row, col))
-            return self.halved(pixels)
+            pixels = self._stored(number - 1, row, col)
+            valid = None if validity is None else validity._stored(number - 1, row, col) != 0
+            return self.halved(pixels, valid)
+
+        def any_valid(row: int, col: int) -> NDArray[Any]:
+            assert validity is not None
+            return validity.halved(validity._stored(number - 1, row, col))
 
         pixels = self.gathered(number, row, col, halved)
-        self.write(row, col, pixels, pool, number)
+        valid = None
+        if validity is not None:
+            valid = validity.gathered(number, row, col, any_valid) != 0
+        self.write(row, col, pixels, pool, number, valid)
+
+    def _stored(self, number: int, row: int, col: int) -> NDArray[Any]:
+        """Return the samples of a shard that is there."""
+        level = self.levels[number]
+        with Shard.open(level, self._path(number, row, col)) as shard:
+            return shard.read(level.box(row, col))
 
     def gathered(
         self,
@@ -160,9 +200,12 @@ class Publication:
             out[:, rows, cols] = halved(finer_row, finer_col)
         return out
 
-    def halved(self, pixels: NDArray[Any]) -> NDArray[Any]:
-        """Return the 2 x 2 means of a shard: its part of the next level."""
-        return halve(pixels, self.nodata)
+    def halved(self, pixels: NDArray[Any], valid: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+        """Return the 2 x 2 means of a shard's valid samples: its part of the next level."""
+        if self.is_validity:
+            known = any_of_four(pixels != 0)
+            return marked(known, known.shape)
+        return halve(pixels, self.nodata, valid)
 
     def climb(
         self,
@@ -189,6 +232,8 @@ class Publication:
 
     def finish(self, group: Mapping[str, Any]) -> None:
         """Move the levels into place and, last of all, say that there is an image."""
+        if self.validity is not None:
+            self.validity.finish(ome_metadata.member(group, VALIDITY))
         for number in range(len(self.levels)):
             unfinished = self.work / str(number)
             if unfinished.exists():  # else an earlier attempt has moved it
@@ -288,4 +333,7 @@ def own_folders(dest: Path) -> list[Path]:
     unfinished = dest / UNFINISHED
     if unfinished.is_dir():
         own.append(unfinished)
+    validity = dest / VALIDITY
+    if is_published(validity) or own_folders(validity):
+        own.append(validity)
     return own

@@ -12,7 +12,9 @@ from storage.box import Box
 from storage.image import Reader, check_inside
 
 if TYPE_CHECKING:
-    from storage.image import Pixels
+    from storage.image import Marks, Pixels
+
+    _Block = tuple[Pixels, Marks | None]
 
 LIMIT = 128 << 20
 """Decoded bytes that a reader keeps.
@@ -42,31 +44,41 @@ class CachedReader:
         """
         self._reader = reader
         self._limit = limit
-        self._kept: OrderedDict[tuple[int, int], Pixels] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, int], _Block] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
     def read(self, box: Box) -> Pixels:
         """Return (C, h, w) in the delivered dtype, a fresh array; see `Reader.read`."""
+        return self.read_valid(box)[0]
+
+    def read_valid(self, box: Box) -> tuple[Pixels, Marks | None]:
+        """Return pixels and which of them are valid; see `Reader.read_valid`."""
         check_inside(self.info, box)
         if self.info.grain is None:
-            pixels = self._reader.read(box)
+            pixels, marks = self._reader.read_valid(box)
             self.loaded += pixels.nbytes
-            return pixels
+            return pixels, marks
         tall, wide = (-(-_LEAST // side) * side for side in self.info.grain)
         out = np.empty((self.info.channels, *box.shape), self.info.dtype)
+        valid: Marks | None = None
         for row in range(box.y0 // tall, -(-box.y1 // tall)):
             for col in range(box.x0 // wide, -(-box.x1 // wide)):
                 y0 = row * tall
                 x0 = col * wide
                 whole = Box(y0, x0, y0 + tall, x0 + wide)
                 place = whole.clip(self.info.height, self.info.width)
-                block = self._block((row, col), place)
+                block, marks = self._block((row, col), place)
                 part = place.intersect(box)
                 in_block = part.shift(-place.y0, -place.x0).slices()
                 in_window = part.shift(-box.y0, -box.x0).slices()
                 out[(slice(None), *in_window)] = block[(slice(None), *in_block)]
-        return out
+                if marks is None:
+                    continue
+                if valid is None:
+                    valid = np.ones(out.shape, bool)
+                valid[(slice(None), *in_window)] = marks[(slice(None), *in_block)]
+        return out, valid
 
     def close(self) -> None:
         """Release the blocks and the file."""
@@ -75,18 +87,24 @@ class CachedReader:
             self._bytes = 0
         self._reader.close()
 
-    def _block(self, key: tuple[int, int], place: Box) -> Pixels:
+    def _block(self, key: tuple[int, int], place: Box) -> _Block:
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
-        block = self._reader.read(place)  # without the lock: other threads read others meanwhile
+        # Without the lock: other threads read others meanwhile.
+        block = self._reader.read_valid(place)
         with self._lock:
-            self.loaded += block.nbytes
+            self.loaded += block[0].nbytes
             if key not in self._kept:  # another thread may have been faster
                 self._kept[key] = block
-                self._bytes += block.nbytes
+                self._bytes += _nbytes(block)
             while self._bytes > self._limit and self._kept:
                 _, oldest = self._kept.popitem(last=False)
-                self._bytes -= oldest.nbytes
+                self._bytes -= _nbytes(oldest)
         return block
+
+
+def _nbytes(block: _Block) -> int:
+    pixels, marks = block
+    return pixels.nbytes + (0 if marks is None else marks.nbytes)

@@ -23,7 +23,7 @@ from storage.units import micrometres
 
 if TYPE_CHECKING:
     from storage.box import Box
-    from storage.image import Pixels
+    from storage.image import Marks, Pixels
 
 # Of these tifffile makes the image itself, faster and without the detour over RGBA.
 _BY_TIFFFILE = {"aperio", "hamamatsu", "generic-tiff", "trestle"}
@@ -98,11 +98,17 @@ class SlideReader:
             icc=_profile(self._slide),
             pixel_size=_pixel_size(path, properties),
             levels=levels if len(levels) > 1 else (),
-            notes=("areas that the scanner left out are white",),
+            mask="mask",
+            valid_by="areas that the scanner left out",
+            notes=("areas that the scanner left out are white, and no measurement",),
         )
 
     def read(self, box: Box) -> Pixels:
         """Return (C, h, w); see `Reader.read`."""
+        return self.read_valid(box)[0]
+
+    def read_valid(self, box: Box) -> tuple[Pixels, Marks | None]:
+        """Return pixels and which of them the scanner took; see `Reader.read_valid`."""
         import numpy as np
 
         check_inside(self.info, box)
@@ -119,7 +125,8 @@ class SlideReader:
         alpha = region[..., 3:].astype(np.uint16)
         on_white = (colours * alpha + 255 * (255 - alpha) + 127) // 255
         bands = on_white.astype(np.uint8).transpose(2, 0, 1)[list(self._bands)]
-        return np.ascontiguousarray(bands)
+        taken = np.asarray(region[..., 3][None] != 0)
+        return np.ascontiguousarray(bands), taken
 
     def close(self) -> None:
         """Close the slide."""

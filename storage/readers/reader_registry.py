@@ -50,7 +50,7 @@ def inspect(
     `MAX_WHOLE_PIXELS`. Raises FormatError, one line, for what does not exist, is damaged, is not
     supported or needs a choice.
     """
-    described, _ = _reading(str(path), selection, level, max_pixels)
+    described, _ = _with_mask_file(str(path), selection, level, max_pixels)
     return described()
 
 
@@ -67,8 +67,27 @@ def open_image(
     max_pixels: as for `inspect`; it also allows what takes more memory than
     `storage.limits.MAX_WHOLE_BYTES`. Raises FormatError as `inspect` does.
     """
-    _, opened = _reading(str(path), selection, level, max_pixels)
+    _, opened = _with_mask_file(str(path), selection, level, max_pixels)
     return opened()
+
+
+def _with_mask_file(
+    path: str,
+    selection: Selection,
+    level: int,
+    max_pixels: int | None,
+) -> tuple[Callable[[], ImageInfo], Callable[[], Reader]]:
+    """Return what describes an image and what opens it, with the mask file beside it (GDAL)."""
+    described, opened = _reading(path, selection, level, max_pixels)
+    from storage.readers.mask_file import MaskedReader, describe_masked, mask_file
+
+    beside = mask_file(path)
+    if beside is None:
+        return described, opened
+    return (
+        lambda: describe_masked(described(), beside),
+        lambda: MaskedReader(opened(), beside, selection.channel),
+    )
 
 
 def _reading(

@@ -12,10 +12,12 @@ from storage.box import Box
 from storage.byte_source import ByteSource, is_url
 from storage.errors import FormatError
 from storage.image import EVERYTHING, ITEMSIZE, ImageInfo, Reader, Selection, check_memory
+from storage.image_metadata import VALIDITY
 from storage.readers.common.exif import swaps_sides
 from storage.readers.common.staging_blocks import Blocks, cut
 from storage.readers.reader_registry import inspect, open_image
 from storage.readers.zarr_arrays.own_zarr import STAGED, inspect_zarr, staged_facts
+from storage.validity import marked
 from storage.zarr_format import zarr_json
 from storage.zarr_format.chunk import encode_chunk
 
@@ -59,6 +61,9 @@ def stage(
             _copy(reader, blocks, folder, progress)
         finally:
             reader.close()
+        if info.mask:
+            document = zarr_json.dump(_array(info.shape, "uint8", blocks, {}))
+            atomic_files.write_new(folder / VALIDITY / zarr_json.ZARR_JSON, [document], fsync=True)
         document = zarr_json.dump(_metadata(info, blocks, identity))
         atomic_files.write_new(folder / zarr_json.ZARR_JSON, [document], fsync=True)
     return inspect_zarr(str(dest))
@@ -88,7 +93,11 @@ def _copy(
             y0 = row * tall
             x0 = col * wide
             box = Box(y0, x0, y0 + tall, x0 + wide).clip(height, width)
-            _write(folder, box, reader.read(box), blocks.chunk)
+            pixels, valid = reader.read_valid(box)
+            _write(folder, box, pixels, blocks.chunk)
+            if reader.info.mask:
+                marks = marked(valid, pixels.shape)
+                _write(folder / VALIDITY, box, marks, blocks.chunk)
             done += 1
             if progress:
                 progress(done, down * across)
@@ -117,16 +126,24 @@ def _metadata(
     blocks: Blocks,
     identity: dict[str, Any],
 ) -> dict[str, Any]:
+    attributes = {STAGED: {"source": identity, **staged_facts(info)}}
+    return _array(info.shape, info.dtype, blocks, attributes)
+
+
+def _array(
+    shape: tuple[int, int, int], dtype: str, blocks: Blocks, attributes: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the metadata of a staged array."""
     codecs = [
-        zarr_json.bytes_codec(info.dtype),
+        zarr_json.bytes_codec(dtype),
         zarr_json.zstd_codec(zarr_json.FAST_LEVEL),
     ]
     return zarr_json.array_metadata(
-        shape=info.shape,
-        dtype=info.dtype,
-        chunk=(info.channels, *blocks.chunk),
+        shape=shape,
+        dtype=dtype,
+        chunk=(shape[0], *blocks.chunk),
         codecs=codecs,
-        attributes={STAGED: {"source": identity, **staged_facts(info)}},
+        attributes=attributes,
     )
 
 

@@ -5,13 +5,13 @@ Pixels without data are left out of the means.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 Array = NDArray[Any]
+Marks = NDArray[np.bool_]
 
 # What holds the sum of four samples exactly.
 _WIDE = {
@@ -25,20 +25,20 @@ _WIDE = {
 _CACHED_BYTES = 1 << 18
 
 
-def halve(pixels: Array, nodata: float | None = None) -> Array:
+def halve(pixels: Array, nodata: float | None = None, valid: Marks | None = None) -> Array:
     """Return the 2 x 2 means of (C, H, W) samples in their own dtype: (C, ceil(H/2), ceil(W/2)).
 
     Whole numbers: halves rounded up (towards +infinity). A last odd row or column is averaged with
     itself. Samples that equal `nodata` (or are NaN, where it is NaN) do not count; four of them
-    give nodata. dtype: uint8, uint16, int16 or float32.
+    give nodata. Where `valid` (C, H, W) says which samples count, four of the others give the first
+    of them. dtype: uint8, uint16, int16 or float32.
     """
     pixels = _evened(pixels)
-    if nodata is None or not fits(nodata, pixels.dtype):
-        return _means(pixels)
-
-    empty = pixels.dtype.type(nodata)
-    known = ~np.isnan(pixels) if math.isnan(nodata) else pixels != empty
-    if known.all():
+    empty: Array | None = None
+    if nodata is not None and fits(nodata, pixels.dtype):
+        empty = np.array(nodata, pixels.dtype)
+    known = _known(pixels, empty, None if valid is None else _evened(valid))
+    if known is None or known.all():
         return _means(pixels)
 
     zero = pixels.dtype.type(0)
@@ -47,7 +47,21 @@ def halve(pixels: Array, nodata: float | None = None) -> Array:
     count = _sums(known, np.uint8)
     at_least_one = np.maximum(count, 1)
     means = _divided(total, at_least_one, pixels.dtype)
-    return np.where(count > 0, means, empty)
+    # The values of samples that are none are kept as they are: the file's own, or nodata.
+    return np.where(count > 0, means, pixels[:, ::2, ::2] if empty is None else empty)
+
+
+def any_of_four(valid: Marks) -> Marks:
+    """Return which of the 2 x 2 means of (C, H, W) samples are made of a valid one at least."""
+    return _sums(_evened(valid), np.uint8) > 0
+
+
+def _known(pixels: Array, empty: Array | None, valid: Marks | None) -> Marks | None:
+    """Return the samples that count; None where all do."""
+    if empty is None:
+        return valid
+    known = ~np.isnan(pixels) if np.isnan(empty) else pixels != empty
+    return np.asarray(known) if valid is None else np.asarray(known & valid)
 
 
 def fits(nodata: float, dtype: DTypeLike) -> bool:

@@ -26,6 +26,34 @@ _RANGES: dict[str, tuple[float, float]] = {
 }
 
 
+_REDUCED = {
+    "mean": "2 x 2 means, halves rounded up; the last odd row or column is repeated",
+    "any": "255 where one of 2 x 2 samples is valid, else 0",
+}
+
+
+def add_member(group: dict[str, Any], path: str, other: Mapping[str, Any]) -> None:
+    """Enter another image's group in the consolidated metadata of the one it lies in."""
+    members = group["consolidated_metadata"]["metadata"]
+    alone = {key: value for key, value in other.items() if key != "consolidated_metadata"}
+    members[path] = alone
+    for name, document in other["consolidated_metadata"]["metadata"].items():
+        members[f"{path}/{name}"] = document
+
+
+def member(group: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Return the zarr.json of an image's group that `add_member` entered."""
+    consolidated = group["consolidated_metadata"]
+    members = consolidated["metadata"]
+    inside = f"{path}/"
+    arrays = {
+        name.removeprefix(inside): document
+        for name, document in members.items()
+        if name.startswith(inside)
+    }
+    return {**members[path], "consolidated_metadata": {**consolidated, "metadata": arrays}}
+
+
 def group_metadata(
     levels: Sequence[Mapping[str, Any]],
     *,
@@ -33,8 +61,11 @@ def group_metadata(
     metadata: ImageMetadata,
     attributes: Mapping[str, Any],
     window: tuple[float, float] | None = None,
+    reduced: str = "mean",
 ) -> dict[str, Any]:
     """Return the zarr.json of the image group. levels: the array documents, finest first.
+
+    reduced: how a coarser level is made, a name in `_REDUCED`.
 
     window: values shown as black and white; default the range of a whole dtype, 0 to 1 for float32.
     The arrays' metadata is repeated as consolidated metadata: a reader then needs one request, and
@@ -44,7 +75,7 @@ def group_metadata(
     shown = window or _RANGES.get(dtype, (0.0, 1.0))
     ome = {
         "version": VERSION,
-        "multiscales": [_multiscale(len(levels), name, metadata)],
+        "multiscales": [_multiscale(len(levels), name, metadata, reduced)],
         "omero": _omero(levels[0], metadata.names, shown),
     }
     members = {str(number): dict(level) for number, level in enumerate(levels)}
@@ -68,6 +99,7 @@ def _multiscale(
     levels: int,
     name: str,
     metadata: ImageMetadata,
+    reduced: str,
 ) -> dict[str, Any]:
     unit = {"unit": "micrometer"} if metadata.pixel_size else {}
     channel, y, x = zarr_json.AXES
@@ -95,10 +127,8 @@ def _multiscale(
         "name": name,
         "axes": axes,
         "datasets": datasets,
-        "type": "mean",
-        "metadata": {
-            "description": "2 x 2 means, halves rounded up; the last odd row or column is repeated"
-        },
+        "type": reduced,
+        "metadata": {"description": _REDUCED[reduced]},
     }
 
 

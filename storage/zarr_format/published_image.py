@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from storage.box import Box
 from storage.errors import FormatError
-from storage.image_metadata import ImageMetadata
+from storage.image_metadata import VALIDITY, ImageMetadata
 from storage.zarr_format import ome_metadata, zarr_json
 from storage.zarr_format.shard import DTYPES, PyramidLevel, Shard
 
@@ -33,6 +33,10 @@ class PublishedImage:
     """Of level 0."""
     provenance: dict[str, Any]
     """How it was made, as it was published; empty when the file does not say."""
+    validity: PublishedImage | None = None
+    """Of the same shape: 0 where a sample is none; None where the image has no such samples, or
+    they are told by their value.
+    """
 
     @classmethod
     def open(cls, path: Path | str) -> PublishedImage:
@@ -46,7 +50,8 @@ class PublishedImage:
         names, metadata = ome_metadata.describe(str(path), document)
         levels = tuple(_level(folder / name) for name in names)
         provenance = document["attributes"].get("gigarestore") or {}
-        return cls(folder, levels, metadata, dict(provenance))
+        validity = cls.open(folder / VALIDITY) if metadata.mask else None
+        return cls(folder, levels, metadata, dict(provenance), validity)
 
     @property
     def dtype(self) -> str:

@@ -54,6 +54,13 @@ class InputSpec(Section):
     the file.
     """
 
+    keep_mask: Literal["mask", "alpha"] | None = None
+    """The file says beside its samples which of them are none, and the output says it so again.
+    Read from the file.
+    """
+    valid_file: str | None = None
+    """The mask file beside the input (NAME.msk)."""
+
     @field_validator("nodata", mode="before")
     @classmethod
     def _named_nan(cls, value: object) -> object:

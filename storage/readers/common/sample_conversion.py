@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from storage.box import Box
 from storage.image import Dtype, ImageInfo, check_inside
 from storage.readers.common import exif
+from storage.validity import both, by_value
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from storage.image import Pixels
+    from storage.image import Marks, Pixels
 
 # Sample types that fit another one exactly, and become it; others are delivered as is or refused.
 WIDENED: dict[str, Dtype] = {"int8": "int16", "float16": "float32"}
@@ -53,6 +55,34 @@ class SampleConversion:
     palette: NDArray[np.generic] | None = None
     """(3, entries): the colours that the stored numbers stand for."""
 
+    alpha: int | None = None
+    """The stored sample that is 0 where a pixel has no data."""
+    key: tuple[int, ...] | None = None
+    """The stored samples of pixels without data (a colour key, or transparent palette numbers)."""
+
+    @property
+    def has_transparency(self) -> bool:
+        """Whether the stored samples say which pixels are valid."""
+        return self.alpha is not None or self.key is not None
+
+    @property
+    def further(self) -> tuple[int, ...]:
+        """Return the stored samples that are read only to know which pixels are valid."""
+        return () if self.alpha is None else (self.alpha,)
+
+    def opaque(self, stored: Pixels) -> Marks:
+        """Return which pixels are valid by their stored samples, `samples` and then `further`.
+
+        (S, h, w) -> (1, h, w).
+        """
+        if self.alpha is not None:
+            return np.asarray(stored[-1:] != 0)
+        assert self.key is not None, "has_transparency was asked for"
+        if self.palette is not None:
+            return ~np.isin(stored[:1], self.key)
+        wanted = np.array(self.key, stored.dtype).reshape(-1, 1, 1)
+        return ~np.asarray((stored == wanted).all(axis=0, keepdims=True))
+
     def apply(self, stored: Pixels, dtype: Dtype) -> Pixels:
         """Return the delivered samples of stored ones, (S, h, w) -> (C, h, w)."""
         if self.palette is not None:
@@ -68,6 +98,18 @@ class SampleConversion:
         return stored.astype(dtype, copy=False)
 
 
+class MaskDecoder(Protocol):
+    """Deliver by windows of the stored grid which samples are valid."""
+
+    def read(self, box: Box) -> Marks:
+        """Return (1, h, w), or one for each delivered band."""
+        ...
+
+    def close(self) -> None:
+        """Release the file."""
+        ...
+
+
 class ConvertingReader:
     """Read windows of an image through a decoder, as its description promises."""
 
@@ -76,26 +118,50 @@ class ConvertingReader:
         info: ImageInfo,
         decoder: Decoder,
         conversion: SampleConversion,
+        masks: Sequence[MaskDecoder] = (),
     ) -> None:
+        """masks: what says beside the samples which of them are none."""
         self.info = info
         self._decoder = decoder
         self._conversion = conversion
+        self._masks = tuple(masks)
 
     def read(self, box: Box) -> Pixels:
         """Return (C, h, w) in the delivered dtype; see `Reader.read`."""
         check_inside(self.info, box)
-        stored_box = _stored_box(box, self.info)
-        stored = self._decoder.read(stored_box, self._conversion.samples)
-        pixels = self._conversion.apply(stored, self.info.dtype)
-        if self.info.orientation != 1:
-            rows = pixels.transpose(1, 2, 0)
-            turned = exif.upright(rows, self.info.orientation)
-            pixels = turned.transpose(2, 0, 1)
-        return np.ascontiguousarray(pixels)
+        stored = self._decoder.read(_stored_box(box, self.info), self._conversion.samples)
+        return self._upright(self._conversion.apply(stored, self.info.dtype))
+
+    def read_valid(self, box: Box) -> tuple[Pixels, Marks | None]:
+        """Return pixels and which of them are valid; see `Reader.read_valid`."""
+        check_inside(self.info, box)
+        place = _stored_box(box, self.info)
+        conversion = self._conversion
+        wanted = (*conversion.samples, *conversion.further)
+        stored = self._decoder.read(place, wanted)
+        count = len(conversion.samples)
+        pixels = self._upright(conversion.apply(stored[:count], self.info.dtype))
+
+        valid = by_value(pixels, self.info.nodata)
+        marks = [conversion.opaque(stored)] if conversion.has_transparency else []
+        marks += [mask.read(place) for mask in self._masks]
+        for mark in marks:
+            valid = both(valid, self._upright(mark))
+        return pixels, valid
+
+    def _upright(self, stored: NDArray[Any]) -> NDArray[Any]:
+        """Turn (C, h, w) as the image is turned."""
+        if self.info.orientation == 1:
+            return np.ascontiguousarray(stored)
+        rows = stored.transpose(1, 2, 0)
+        turned = exif.upright(rows, self.info.orientation)
+        return np.ascontiguousarray(turned.transpose(2, 0, 1))
 
     def close(self) -> None:
         """Release the file."""
         self._decoder.close()
+        for mask in self._masks:
+            mask.close()
 
 
 def _stored_box(box: Box, info: ImageInfo) -> Box:

@@ -59,8 +59,8 @@ class PngHeader:
     interlaced: bool
     palette: bytes | None
     """Red, green, blue of every entry; None for other kinds."""
-    transparent: bool
-    """Whether a tRNS chunk makes a colour or palette entries transparent."""
+    transparency: bytes | None
+    """The chunk tRNS: a transparent colour, or the alpha of the first palette entries."""
     icc: bytes | None
     orientation: int
 
@@ -97,10 +97,28 @@ def read_header(path: str, data: Data) -> PngHeader:
         bits=bits,
         interlaced=bool(interlace),
         palette=palette,
-        transparent=b"tRNS" in chunks,
+        transparency=_payload(data, *chunks[b"tRNS"]) if b"tRNS" in chunks else None,
         icc=icc,
         orientation=orientation,
     )
+
+
+def transparent(header: PngHeader) -> tuple[int, ...] | None:
+    """Return the transparent colour, or the palette numbers without any opacity; None: no such.
+
+    Source: W3C PNG (third edition), section 11.3.1.1: samples of two bytes in grey and RGB, of
+    which the lowest bits count; one byte of alpha for each palette entry, others are opaque.
+    """
+    chunk = header.transparency
+    if chunk is None or header.samples in (2, 4):
+        return None
+    if header.palette is not None:
+        numbers = tuple(number for number, alpha in enumerate(chunk) if alpha == 0)
+        return numbers or None
+    if len(chunk) != 2 * header.samples:
+        return None
+    mask = (1 << header.bits) - 1
+    return tuple(value & mask for value in struct.unpack(f">{header.samples}H", chunk))
 
 
 def _check_fields(

@@ -65,6 +65,8 @@ class _Stored:
     peak: int | None = None
     """Largest value, where it is not that of `bits`."""
     alpha: int | None = None
+    key: tuple[int, ...] | None = None
+    """Stored samples of pixels without data."""
     icc: bytes | None = None
     orientation: int = 1
     decoder: Callable[[int | None], Decoder]
@@ -130,7 +132,9 @@ def _described(
     check_size(name, stored.height, stored.width, limit)
     choose_frames(name, selection, {})
     bands = choose_bands(name, selection.channel, stored.samples, stored.alpha)
-    conversion = stored.conversion(samples=bands)
+    transparent = None if stored.alpha in bands else stored.alpha
+    key = _colour_key(stored, bands)
+    conversion = stored.conversion(samples=bands, alpha=transparent, key=key)
     info = _info(name, kind, stored, conversion)
     return info, stored, conversion
 
@@ -162,6 +166,8 @@ def _info(
         grain=stored.grain,
         staging_bytes=0 if stored.lazy else stored.memory + 2 * block.nbytes,
         limits=_limits(stored, dtype),
+        mask="alpha" if conversion.has_transparency else "",
+        valid_by=_valid_by(conversion),
         alpha="" if stored.alpha is None else "unassociated",
         icc=stored.icc,
         orientation=stored.orientation,
@@ -175,11 +181,35 @@ def _turned(coding: Coding, orientation: int) -> Coding:
     return coding.turned(swapped=exif.swaps_sides(orientation), from_end=from_end)
 
 
+def _colour_key(stored: _Stored, bands: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Return the transparent colour in the order of the chosen bands, or palette numbers.
+
+    None where too few bands are chosen to recognise it.
+    """
+    if stored.key is None or stored.samples == 1:
+        return stored.key
+    if len(bands) < stored.samples:
+        return None
+    return tuple(stored.key[band] for band in bands)
+
+
+def _valid_by(conversion: SampleConversion) -> str:
+    """Return in words what says which pixels are valid."""
+    if conversion.alpha is not None:
+        return "alpha channel"
+    if conversion.key is None:
+        return ""
+    return "transparent colour" if conversion.palette is None else "transparent palette entries"
+
+
 def _notes(stored: _Stored, bands: tuple[int, ...]) -> tuple[str, ...]:
     if stored.alpha is None or stored.alpha in bands:
         return stored.notes
     everything = ",".join(map(str, range(stored.samples)))
-    note = f"the unassociated alpha channel is left out; --channel {everything} keeps it"
+    note = (
+        "the unassociated alpha channel is left out of the bands: where it is 0 there is no data; "
+        f"--channel {everything} makes it a band"
+    )
     return (*stored.notes, note)
 
 
@@ -205,8 +235,6 @@ def _png(path: str, data: Data) -> _Stored:
     notes = []
     if palette is not None:
         notes.append("palette colours are expanded to RGB")
-    if header.transparent:
-        notes.append("transparency (tRNS) is left out")
     if bilevel:
         notes.append("1 bit samples become 0 and 255")
 
@@ -231,6 +259,7 @@ def _png(path: str, data: Data) -> _Stored:
         bits=header.bits,
         dtype="uint16" if header.bits == 16 else "uint8",
         alpha=_last_of(header.samples),
+        key=png.transparent(header),
         icc=header.icc,
         orientation=header.orientation,
         decoder=decoder,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -17,7 +17,7 @@ from storage.readers.common import exif
 from storage.readers.common.sample_conversion import DELIVERED, SampleConversion
 from storage.readers.common.staging_blocks import cut
 from storage.readers.tiff import geotags
-from storage.readers.tiff.page_checks import check_pages, refuse_other_readers
+from storage.readers.tiff.page_checks import check_mask, check_pages, refuse_other_readers
 from storage.readers.tiff.page_coding import page_coding
 from storage.readers.tiff.page_layout import (
     COMPRESSIONS,
@@ -28,13 +28,14 @@ from storage.readers.tiff.page_layout import (
     samples_per_segment,
     segment_shape,
     stored_samples,
+    unwritten,
 )
 from storage.readers.tiff.pages import Frames, find_frames
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from storage.image import Dtype
+    from storage.image import Dtype, MaskForm
 
     Alpha = Literal["", "associated", "unassociated"]
 
@@ -57,6 +58,7 @@ class OpenTiff:
     pages: tuple[tifffile.TiffPage, ...]
     info: ImageInfo
     conversion: SampleConversion
+    mask: tifffile.TiffPage | None = None
 
     def close(self) -> None:
         """Close the file."""
@@ -124,11 +126,14 @@ def _opened(
         frames = find_frames(source.name, file, selection)
         pages = tuple(file.pages[number] for number in frames.pages)
         check_pages(source.name, pages, source.size, max_pixels)
+        mask = None if frames.mask is None else file.pages[frames.mask]
+        if mask is not None:
+            check_mask(source.name, mask, source.size)
         info, conversion = _describe(source, pages, frames, selection)
     except BaseException:
         file.close()
         raise
-    return OpenTiff(source, file, pages, info, conversion)
+    return OpenTiff(source, file, pages, info, conversion, mask)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +187,11 @@ def _describe(
         )
     nodata, nodata_notes = geotags.read_nodata(page, samples.dtype)
     alpha_notes = _alpha_notes(alpha, alpha_band, bands, stored)
+    transparent = alpha_band is not None and alpha_band not in bands
+    conversion = samples.conversion
+    if transparent:
+        conversion = replace(conversion, alpha=alpha_band)
+    mask, valid_by = _validity(pages, frames, alpha=transparent, nodata=nodata is not None)
     info = ImageInfo(
         path=path,
         format="TIFF",
@@ -198,6 +208,8 @@ def _describe(
         limits=_limits(page, samples),
         names=() if samples.from_palette else _names(page, frames, bands, stored),
         nodata=None if samples.from_palette else nodata,
+        mask=mask,
+        valid_by=valid_by,
         alpha=alpha,
         icc=bytes(page.iccprofile) if page.iccprofile else None,
         pixel_size=_swapped(frames.pixel_size) if turned else frames.pixel_size,
@@ -208,7 +220,22 @@ def _describe(
         coding=page_coding(source, page, orientation),
         notes=(*samples.notes, *alpha_notes, *frames.notes, *geo_notes, *nodata_notes),
     )
-    return info, samples.conversion
+    return info, conversion
+
+
+def _validity(
+    pages: tuple[tifffile.TiffPage, ...], frames: Frames, *, alpha: bool, nodata: bool
+) -> tuple[MaskForm, str]:
+    """Return how the file says which pixels are valid, beside a nodata value, and that in words."""
+    words = []
+    if alpha:
+        words.append("alpha channel")
+    if frames.mask is not None:
+        words.append("mask page")
+    if not nodata and any(map(unwritten, pages)):
+        words.append("tiles without bytes")
+    form: MaskForm = "alpha" if words == ["alpha channel"] else "mask" if words else ""
+    return form, " and ".join(words)
 
 
 def _layout(
@@ -293,7 +320,10 @@ def _alpha_notes(
     if band is None or band in chosen:
         return ()
     everything = ",".join(map(str, range(stored)))
-    return (f"the {alpha} alpha channel is left out; --channel {everything} keeps it",)
+    return (
+        f"the {alpha} alpha channel is left out of the bands: where it is 0 there is no data; "
+        f"--channel {everything} makes it a band",
+    )
 
 
 def _samples(

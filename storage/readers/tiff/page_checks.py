@@ -60,8 +60,6 @@ _SUPPORTED = (
     "supported: 1 to 16 bit unsigned, 8 or 16 bit signed and 16 or 32 bit float samples, "
     "grey, RGB or bands"
 )
-# GDAL's tag for the value of pixels without data.
-_NODATA = 42113
 # What the pages of one image must have in common.
 _COMMON = ("imagelength", "imagewidth", "samplesperpixel", "dtype", "photometric")
 # A decoder may be given a JPEG stream of so many times the pixels of its place: small tiles are
@@ -102,6 +100,20 @@ def check_pages(
         check_tables(path, page, file_size)
         # Builds the decoder from the tags: what does not fit together shows here.
         page.init_decode()
+
+
+def check_mask(path: str, mask: tifffile.TiffPage, file_size: int) -> None:
+    """Raise FormatError unless the page of a mask can be read. file_size: bytes."""
+    bits = int(mask.bitspersample)
+    known = int(mask.compression) in COMPRESSIONS
+    if not known or stored_samples(mask) != 1 or bits not in (1, 8) or mask.dtype is None:
+        raise FormatError(
+            f"{path}: its mask page has {stored_samples(mask)} samples of {bits} bits, "
+            f"compression {int(mask.compression)}; supported: one of 1 or 8 bits; "
+            "write it again: gdal_translate -mask mask in.tif out.tif"
+        )
+    check_tables(path, mask, file_size)
+    mask.init_decode()
 
 
 def _refuse_different(
@@ -201,14 +213,13 @@ def check_tables(
         )
 
     empty = (counts <= 0) | (offsets <= 0)
-    # GDAL writes neither offset nor bytes for tiles of nothing but nodata.
+    # GDAL and scanners write neither offset nor bytes for tiles in which nothing was measured.
     half_given = (counts != 0) | (offsets != 0)
-    nodata_unknown = page.tags.valueof(_NODATA) is None
-    missing = int((empty & (half_given | nodata_unknown)).sum())
+    missing = int((empty & half_given).sum())
     if missing:
         raise FormatError(
-            f"{path}: {missing} of {expected} {kind}s hold no data and no nodata value says what "
-            "belongs there; fill them: gdal_translate -co SPARSE_OK=FALSE in.tif out.tif"
+            f"{path}: {missing} of {expected} {kind}s hold no data, and are not marked as absent "
+            "(offset and byte count 0); the TIFF is damaged, get it again"
         )
 
     ends = offsets + counts

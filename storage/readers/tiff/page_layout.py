@@ -14,6 +14,7 @@ WHITE_IS_ZERO = 0
 GREY = 1
 RGB = 2
 PALETTE = 3
+MASK = 4
 YCBCR = 6
 
 UNCOMPRESSED = 1
@@ -76,6 +77,11 @@ def page_size(page: tifffile.TiffPage) -> tuple[int, int]:
 def stored_samples(page: tifffile.TiffPage) -> int:
     """Return the number of samples of a pixel."""
     return int(page.samplesperpixel)
+
+
+def unwritten(page: tifffile.TiffPage) -> bool:
+    """Tell whether the page has tiles or strips without bytes (a sparse file)."""
+    return any(count == 0 for count in page.databytecounts)
 
 
 def is_planar(page: tifffile.TiffPage) -> bool:

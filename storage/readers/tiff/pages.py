@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from storage.errors import FormatError
 from storage.image import Selection, choose_frames
 from storage.readers.tiff.ome_xml import OmePixels, is_ome, read_ome
-from storage.readers.tiff.page_layout import page_size
+from storage.readers.tiff.page_layout import MASK, page_size
 from storage.units import micrometres
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ class Frames:
     pixel_size: tuple[float, float] | None = None
     levels: tuple[tuple[int, int], ...] = ()
     notes: tuple[str, ...] = ()
+    mask: int | None = None
+    """The page that says which pixels are valid, or None."""
 
 
 def find_frames(
@@ -251,7 +253,7 @@ def _plain(
     """
     # By index up to the counted length: the count stops at a loop of pages, plain iteration would
     # not.
-    kinds = [int(file.pages[number].subfiletype or 0) for number in range(len(file.pages))]
+    kinds = [_kind(file.pages[number]) for number in range(len(file.pages))]
     full = [number for number, kind in enumerate(kinds) if not kind & (_REDUCED | _MASK)] or [0]
     sizes = [page_size(file.pages[number]) for number in full]
     listed = ", ".join(f"{height}x{width}" for height, width in sizes[:3])
@@ -265,14 +267,30 @@ def _plain(
     reduced = [number for number, kind in enumerate(kinds) if _is_reduced(kind)]
     # Of several full pages nobody says whose reduced copies they are.
     pyramid = [page_size(file.pages[number]) for number in reduced] if len(full) == 1 else []
-    masks = sum(bool(kind & _MASK) for kind in kinds)
     return Frames(
         pages=(page,),
         axes=(("t", len(full)),) if len(full) > 1 else (),
         pixel_size=_microscope_size(image),
         levels=(page_size(image), *pyramid) if pyramid else _levels(image),
-        notes=(f"{masks} mask pages are left out",) if masks else (),
+        mask=_mask_of(file, page, kinds),
     )
+
+
+def _kind(page: tifffile.TiffPage) -> int:
+    """Return the bits of the subfile type; a page of mask pixels is a mask without them too."""
+    kind = int(page.subfiletype or 0)
+    return kind | _MASK if int(page.photometric or 0) == MASK else kind
+
+
+def _mask_of(file: tifffile.TiffFile, page: int, kinds: list[int]) -> int | None:
+    """Return the mask of a page at its size: it follows the page, before the next full one."""
+    for number in range(page + 1, len(kinds)):
+        if not kinds[number] & (_REDUCED | _MASK):
+            return None
+        same_size = page_size(file.pages[number]) == page_size(file.pages[page])
+        if kinds[number] & _MASK and same_size:
+            return number
+    return None
 
 
 def _is_reduced(kind: int) -> bool:

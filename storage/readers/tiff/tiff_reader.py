@@ -12,7 +12,7 @@ from storage.box import Box
 from storage.errors import DamagedError, FormatError, one_line
 from storage.image import EVERYTHING, Selection
 from storage.limits import MAX_PIXELS
-from storage.readers.common.sample_conversion import ConvertingReader, Decoder
+from storage.readers.common.sample_conversion import ConvertingReader, Decoder, MaskDecoder
 from storage.readers.tiff import geotags
 from storage.readers.tiff.describe import open_checked
 from storage.readers.tiff.page_checks import check_jpeg_segment
@@ -26,13 +26,14 @@ from storage.readers.tiff.page_layout import (
     samples_per_segment,
     segment_shape,
     stored_samples,
+    unwritten,
 )
 
 if TYPE_CHECKING:
     import tifffile
 
     from storage.byte_source import ByteSource
-    from storage.image import Pixels
+    from storage.image import Marks, Pixels
     from storage.readers.tiff.describe import OpenTiff
 
 # Of segments that are kept although the next window in reading order does not need them, bytes.
@@ -47,7 +48,47 @@ def open_tiff(
 ) -> ConvertingReader:
     """Open a TIFF file with the decoder that fits its layout."""
     opened = open_checked(path, selection, max_pixels=max_pixels)
-    return ConvertingReader(opened.info, _PagesDecoder(opened), opened.conversion)
+    masks: list[MaskDecoder] = []
+    if opened.mask is not None:
+        masks.append(_MaskPage(opened, opened.mask))
+    if any(map(unwritten, opened.pages)):
+        masks.append(_WrittenSegments(opened))
+    return ConvertingReader(opened.info, _PagesDecoder(opened), opened.conversion, masks)
+
+
+class _MaskPage:
+    """A page of a mask, where anything but 0 is valid (TIFF 6.0, NewSubfileType; GDAL)."""
+
+    def __init__(self, opened: OpenTiff, page: tifffile.TiffPage) -> None:
+        self._decoder = _decoder(opened, page)
+
+    def read(self, box: Box) -> Marks:
+        return np.asarray(self._decoder.read(box, (0,)) != 0)
+
+    def close(self) -> None:
+        self._decoder.close()
+
+
+class _WrittenSegments:
+    """The tiles and strips that have bytes; in the others nothing was measured."""
+
+    def __init__(self, opened: OpenTiff) -> None:
+        self._pages = [PageDecoder(opened, page) for page in opened.pages]
+        self._samples_of_page = stored_samples(opened.pages[0])
+        conversion = opened.conversion
+        several = len(opened.pages) > 1 or is_planar(opened.pages[0])
+        one = conversion.palette is not None or not several
+        self._samples = (0,) if one else conversion.samples
+
+    def read(self, box: Box) -> Marks:
+        parts = []
+        for sample in self._samples:
+            page, sample_of_page = divmod(sample, self._samples_of_page)
+            parts.append(self._pages[page].written(box, sample_of_page))
+        return np.concatenate(parts)
+
+    def close(self) -> None:
+        """Do nothing: nothing is kept."""
 
 
 class _PagesDecoder:
@@ -139,6 +180,15 @@ class PageDecoder:
     def close(self) -> None:
         """Drop the decoded segments."""
         self._recent = {}
+
+    def written(self, box: Box, sample: int) -> Marks:
+        """Return which pixels of a window lie in segments that have bytes, (1, h, w)."""
+        out = np.zeros((1, *box.shape), bool)
+        for number, _, place in self._segments(box, (sample,)):
+            if self._page.databytecounts[number]:
+                rows, columns = place.intersect(box).shift(-box.y0, -box.x0).slices()
+                out[0, rows, columns] = True
+        return out
 
     def _goes_on(self, place: Box, box: Box) -> bool:
         """Tell whether a window cuts a segment, of which the next window then needs the rest."""

@@ -29,9 +29,10 @@ from storage.limits import MAX_PIXELS, MAX_SEGMENT_BYTES
 from storage.readers.common.sample_conversion import DELIVERED, WIDENED
 from storage.readers.common.staging_blocks import cut
 from storage.readers.zarr_arrays.image_array import ImageArray, find_image
+from storage.validity import by_value
 
 if TYPE_CHECKING:
-    from storage.image import Pixels
+    from storage.image import Marks, Pixels
 
 # Chunks above this side, or with more planes than this besides the wanted one, are staged: a window
 # would decode much that it does not need.
@@ -64,6 +65,11 @@ class AnyZarrReader:
             return self._plane(box, None)[np.newaxis]
         planes = [self._plane(box, band) for band in self._bands]
         return np.stack(planes)
+
+    def read_valid(self, box: Box) -> tuple[Pixels, Marks | None]:
+        """Return pixels and which of them are valid; see `Reader.read_valid`."""
+        pixels = self.read(box)
+        return pixels, by_value(pixels, self.info.nodata)
 
     def close(self) -> None:
         """Do nothing: no file stays open."""

@@ -16,11 +16,15 @@ from storage.coding import Coding
 from storage.errors import DamagedError, FormatError, one_line
 from storage.geo import Georeference
 from storage.image import ITEMSIZE, ImageInfo, check_inside
+from storage.image_metadata import VALIDITY
+from storage.validity import both, by_value
 from storage.zarr_format import ome_metadata, zarr_json
 from storage.zarr_format.published_image import PublishedImage
 
 if TYPE_CHECKING:
-    from storage.image import Pixels
+    from numpy.typing import NDArray
+
+    from storage.image import Marks, Pixels
 
 STAGED = "gigarestore_staged"
 """Attribute under which a staged array keeps what its source file said."""
@@ -33,6 +37,8 @@ _KEPT = (
     "limits",
     "names",
     "nodata",
+    "mask",
+    "valid_by",
     "alpha",
     "pixel_size",
     "levels",
@@ -120,6 +126,8 @@ def _locate_level(
         icc=metadata.icc,
         names=metadata.names,
         nodata=metadata.nodata,
+        mask=metadata.mask,
+        valid_by="published validity" if metadata.mask else "",
         pixel_size=(size[0] * coarser, size[1] * coarser) if size else None,
         geo=geo.scaled(1 / coarser) if geo else None,
     )
@@ -136,6 +144,8 @@ def _facts(staged: dict[str, Any]) -> dict[str, Any]:
         "limits": _pair(staged.get("limits")),
         "names": tuple(staged.get("names") or ()),
         "nodata": None if nodata is None else float(nodata),
+        "mask": staged.get("mask") or "",
+        "valid_by": staged.get("valid_by") or "",
         "alpha": staged.get("alpha") or "",
         "pixel_size": _pair(staged.get("pixel_size")),
         "levels": tuple((height, width) for height, width in staged.get("levels") or ()),
@@ -197,31 +207,62 @@ class ZarrReader:
             mode="r",
             zarr_format=3,
         )
+        self._marks = _Marks(path, level, self.info) if self.info.mask else None
+
+    def read_valid(self, box: Box) -> tuple[Pixels, Marks | None]:
+        """Return pixels and which of them are valid; see `Reader.read_valid`."""
+        pixels = self.read(box)
+        valid = by_value(pixels, self.info.nodata)
+        return pixels, both(valid, None if self._marks is None else self._marks.read(box))
 
     def read(self, box: Box) -> Pixels:
         """Return (C, h, w) in the stored dtype; see `Reader.read`."""
         check_inside(self.info, box)
-        self._require_objects(box)
-        rows, columns = box.slices()
-        try:
-            pixels = np.asarray(self._array[:, rows, columns])
-        except Exception as error:  # codecs' own types, which all mean that the data is damaged
-            raise DamagedError(
-                f"{self._folder}: {box} cannot be decoded: {one_line(error)}; write it again"
-            ) from error
-        self._require_objects(box)  # again: one that went away in between was read as zeros
-        return pixels
+        return _window(self._folder, self._array, box)
 
     def close(self) -> None:
         """Do nothing: no file stays open."""
 
-    def _require_objects(self, box: Box) -> None:
-        """Refuse absent objects, which zarr would read as zeros without a word."""
-        depth, height, width = self._array.shards or self._array.chunks
-        planes = range(-(-self.info.channels // depth))
-        rows = range(box.y0 // height, -(-box.y1 // height))
-        columns = range(box.x0 // width, -(-box.x1 // width))
-        for place in itertools.product(planes, rows, columns):
-            file = self._folder / self._array.metadata.encode_chunk_key(place)
-            if not file.is_file():
-                raise DamagedError(f"{file}: missing from the array; write it again")
+
+class _Marks:
+    """What lies beside the pixels and says which of them are valid: samples that are not 0."""
+
+    def __init__(self, path: str, level: int, info: ImageInfo) -> None:
+        beside = Path(path) / VALIDITY
+        self._folder = beside if info.format == "staged" else _locate(str(beside), level)[0]
+        self._array = zarr.open_array(store=str(self._folder), mode="r", zarr_format=3)
+        if self._array.shape != info.shape:
+            raise FormatError(
+                f"{beside}: has the shape {self._array.shape}, its image {info.shape}; "
+                "write it again"
+            )
+
+    def read(self, box: Box) -> Marks:
+        """Return (C, h, w)."""
+        return np.asarray(_window(self._folder, self._array, box) != 0)
+
+
+def _window(folder: Path, array: zarr.Array[Any], box: Box) -> NDArray[Any]:
+    """Return (C, h, w) of an array in which every object must be there."""
+    _require_objects(folder, array, box)
+    rows, columns = box.slices()
+    try:
+        pixels = np.asarray(array[:, rows, columns])
+    except Exception as error:  # codecs' own types, which all mean that the data is damaged
+        raise DamagedError(
+            f"{folder}: {box} cannot be decoded: {one_line(error)}; write it again"
+        ) from error
+    _require_objects(folder, array, box)  # again: one that went away in between was read as zeros
+    return pixels
+
+
+def _require_objects(folder: Path, array: zarr.Array[Any], box: Box) -> None:
+    """Refuse absent objects, which zarr would read as zeros without a word."""
+    depth, height, width = array.shards or array.chunks
+    planes = range(-(-array.shape[0] // depth))
+    rows = range(box.y0 // height, -(-box.y1 // height))
+    columns = range(box.x0 // width, -(-box.x1 // width))
+    for place in itertools.product(planes, rows, columns):
+        file = folder / array.metadata.encode_chunk_key(place)
+        if not file.is_file():
+            raise DamagedError(f"{file}: missing from the array; write it again")
