@@ -193,8 +193,9 @@ OPTIONS = {
     "value_range": _option(
         "input.values",
         str,
-        "Stored values LOW,HIGH of black and white.",
-        "the limits of the dtype",
+        "Stored values LOW,HIGH of black and white; auto: as the file declares or its samples say; "
+        "full: the limits of the dtype.",
+        "full for 8 bit, else auto",
         flag="--range",
         read=parsers.parse_range,
     ),
@@ -371,6 +372,8 @@ def job_spec(base: JobSpec, given: dict[str, Any]) -> JobSpec:
             continue
         option = OPTIONS[name]
         target = values.setdefault(option.section, {}) if option.section else values
+        if name == "value_range":
+            target.pop("values_from", None)
         if name == "sigma":
             target.pop("noise_from", None)
             target["sigma"], target["sigma_unit"] = parsers.parse_sigma(value)

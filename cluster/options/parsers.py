@@ -38,7 +38,12 @@ def parse_counts(text: str) -> list[int]:
     return [int(count) for count in text.split(",")]
 
 
-def parse_range(text: str) -> tuple[float, float]:
+def parse_range(text: str) -> tuple[float, float] | str:
+    """Read LOW,HIGH, `auto` or `full`."""
+    return text if text in ("auto", "full") else parse_limits(text)
+
+
+def parse_limits(text: str) -> tuple[float, float]:
     """Read LOW,HIGH."""
     try:
         low, high = (float(part) for part in text.split(","))

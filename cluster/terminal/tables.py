@@ -34,12 +34,25 @@ def print_plan(plan: Plan, numbers: Estimate, filled: int | None) -> None:
         console.print(str(plan.inputs.survey))
     if plan.inputs.noise is not None:
         console.print(plan.inputs.noise.used())
-    values = plan.values
-    if not values.full:
-        console.print(f"black is {values.low:g}, white is {values.high:g} of {plan.dtype}")
+    for line in range_lines(plan):
+        console.print(line, soft_wrap=True)
     console.print(_levels_table(numbers))
     for name, text in _costs(numbers, filled):
         console.print(f"{name + ':':22} {text}")
+
+
+def range_lines(plan: Plan) -> Iterator[str]:
+    """Yield which stored values are black and white and where that is from; nothing for all of 8
+    bit.
+    """
+    values = plan.values
+    source = plan.spec.input.values_from
+    if not (values.full and plan.dtype == "uint8"):
+        words = f" ({source})" if source else ""
+        yield f"black is {values.low:g}, white is {values.high:g} of {plan.dtype}{words}"
+    survey = plan.inputs.range
+    if survey is not None and survey.warning is not None:
+        yield f"warning: {survey.warning}"
 
 
 def _settings_line(plan: Plan) -> str:

@@ -102,8 +102,10 @@ class JobOptions(TypedDict, total=False):
     """File of a guided-diffusion classifier that guides the network."""
     guidance: float | None
     """Factor of the classifier's gradient."""
-    value_range: tuple[float, float] | None
-    """Stored values of black and white; floats and signed integers need it."""
+    value_range: tuple[float, float] | Literal["auto", "full"] | None
+    """Stored values of black and white; "auto": as the file declares or its samples say, "full":
+    the limits of the dtype. full for 8 bit and auto for everything else where it is left out.
+    """
     grey_as: Literal["replicate", "mean"] | None
     """How one band meets a network of several channels."""
     bands_as: Literal["groups", "single"] | None
@@ -240,7 +242,7 @@ OPTION_WORDS = frozenset(
     word
     for words in (MethodName, Intent, Quality, Form, Order, Kernel, ExecutorName)
     for word in get_args(words)
-) | {*TASKS, "smooth", "replicate", "start", "constraint", "fill", "stop", "ddpm"}
+) | {*TASKS, "smooth", "replicate", "start", "constraint", "fill", "stop", "ddpm", "auto", "full"}
 """What an option can be set to, besides numbers."""
 
 
@@ -271,6 +273,8 @@ def _usual_executor(chosen: Mapping[str, Any]) -> ExecutorName:
 def _put(values: dict[str, Any], name: str, value: object) -> None:
     section, field = _place(name).split(".")
     target = values.setdefault(section, {}) if section else values
+    if name == "value_range":
+        target.pop("values_from", None)
     if name == "sigma":
         target.pop("noise_from", None)
         target["sigma"], target["sigma_unit"] = _noise_level(value)

@@ -29,6 +29,18 @@ class MaskSurvey:
         return f"{self.known:.1%} of the mask is known, holes: {self.holes}"
 
 
+@dataclass(frozen=True, slots=True)
+class RangeSurvey:
+    """What a look at the samples says of black and white."""
+
+    values: tuple[float, float] | None
+    """Black and white to restore with, stored values; None: the limits of the dtype."""
+    source: str
+    """What they were taken from, in words."""
+    warning: str | None = None
+    """Why a range that the user gave is no good one, and which would be."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoiseSurvey:
     """What a look at an image says of its noise, stored values."""
@@ -76,6 +88,8 @@ class InputFacts:
     """What the mask says; None for a run that goes on, which has its reading in the job."""
     noise: NoiseSurvey | None = None
     """What the pixels say of their noise; None where nobody asked."""
+    range: RangeSurvey | None = None
+    """What the samples say of black and white; None where nobody looked."""
 
     @property
     def staging_bytes(self) -> int:

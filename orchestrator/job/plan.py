@@ -16,7 +16,7 @@ from orchestrator.job.geometry import Geometry, output_size, padded_side
 from orchestrator.job.inputs import InputFacts
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.tasks.task import Posed, Task
-from orchestrator.job.value_range import Values
+from orchestrator.job.value_range import Values, stated_values
 from orchestrator.tiling.grid import TileGrid
 from orchestrator.tiling.hierarchy import FACTOR
 from orchestrator.tiling.task_graph import TaskGraph
@@ -116,7 +116,7 @@ class Plan:
         source = spec.input
         assert source.bands and source.dtype, "resolve() fills the input's facts"
         task = spec.resolved_task()
-        values = Values.build(source.dtype, source.values)
+        values = Values.build(source.dtype, stated_values(source.values))
         bands = _bands(spec, source.bands, task, denoiser)
         geometry = Geometry.build(spec.tiling, task, denoiser)
         return cls(

@@ -13,12 +13,18 @@ from typing import Any
 
 from orchestrator.errors import PlanError
 from orchestrator.job.fields.pixel_rules import FIRST
+from orchestrator.job.fields.sections import FULL
 
 SCHEMA = 1
 NEEDS = "0.2.0"
 
 CAME_LATER: Mapping[str, Any] = MappingProxyType(
-    {"sampling.ensemble": "1", "sampling.guide": "constraint", "sampling.pixel_rules": FIRST}
+    {
+        "sampling.ensemble": "1",
+        "sampling.guide": "constraint",
+        "sampling.pixel_rules": FIRST,
+        "input.values": FULL,
+    }
 )
 """SECTION.FIELD -> what a resolved job means that does not say it."""
 RETIRED = ("run.batching",)

@@ -1,7 +1,5 @@
-"""Which stored values are black and white: the full range of the dtype, or what the user states;
-never guessed.
-
-Signed and float samples have no black and white of their own: for them the user must state both.
+"""Which stored values are black and white: the full range of the dtype, or two numbers that the
+user or the file states, or that were fitted to the samples (orchestrator.measurement.range_survey).
 """
 
 from __future__ import annotations
@@ -23,6 +21,11 @@ LIMITS: dict[str, tuple[float, float]] = {
 }
 """Smallest and largest value of every dtype."""
 UNSIGNED = ("uint8", "uint16")
+
+
+def stated_values(values: tuple[float, float] | str | None) -> tuple[float, float] | None:
+    """Return the numbers that a job states as black and white; None: the limits of the dtype."""
+    return None if values is None or isinstance(values, str) else values
 
 
 @dataclass(frozen=True, slots=True)

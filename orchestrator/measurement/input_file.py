@@ -32,9 +32,9 @@ def inspect_file(given: InputSpec) -> ImageInfo:
     return info
 
 
-def open_file(given: InputSpec, staged: Path) -> Reader:
+def open_file(given: InputSpec, staged: Path | None = None) -> Reader:
     """Open the staged copy of the input where there is one, else the file itself."""
-    if staged.exists():
+    if staged is not None and staged.exists():
         return open_image(staged)
     return open_image(given.path or "", selection(given), max_pixels=given.max_pixels)
 

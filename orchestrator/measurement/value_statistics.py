@@ -1,4 +1,4 @@
-"""What values an image uses: percentiles of windows spread over it, in bounded reads.
+"""What values an image uses: windows spread over it, in bounded reads, and the range for them.
 
 Samples that use a small part of their dtype (12-bit cameras, reflectance, fluorescence) would
 reach a network as nearly black. The range is taken from windows on an even lattice, so that two
@@ -8,7 +8,6 @@ looks at one image agree, and is a little wider than what was seen.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,85 +16,73 @@ from numpy.typing import NDArray
 from storage.box import Box
 
 Stored = NDArray[Any]
-ReadSamples = Callable[[Box], Stored]
-Validity = Callable[[Stored], NDArray[np.bool_] | None]
+ReadSamples = Callable[[Box], tuple[Stored, NDArray[np.bool_]]]
 
 # Windows that are looked at and their side, px: 64 x 64 x 128 x 128 samples of a band at most.
 WINDOWS = 8
 SIDE = 128
 # The share of samples that may lie beyond either end, and the room beyond what was seen, as a
-# part of the spread. Trials on real scenes: docs/RESULTS.md.
+# part of the spread. Trials on real scenes: docs/decisions/values.md.
 TAIL = 0.001
 HEADROOM = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class ValueStatistics:
-    """Percentiles of the valid samples of each band, stored values."""
-
-    low: tuple[float, ...]
-    """Per band; NaN where no sample of it is valid."""
-    high: tuple[float, ...]
-    seen: int
-    """Valid samples that were looked at, all bands."""
-
-    def together(self) -> tuple[float, float] | None:
-        """Return the range of all bands; None where no sample is valid."""
-        lows = [low for low in self.low if low == low]
-        highs = [high for high in self.high if high == high]
-        return (min(lows), max(highs)) if lows else None
-
-
-def spread_windows(height: int, width: int) -> list[Box]:
+def spread_windows(height: int, width: int, most: int = WINDOWS) -> list[Box]:
     """Return windows on an even lattice over an image; the whole image where it is small.
 
-    The same image has the same windows, and no two of them share a pixel.
+    most: windows along a side. The same image has the same windows, and no two of them share a
+    pixel.
     """
-    rows = _places(height)
-    cols = _places(width)
+    rows = _places(height, most)
+    cols = _places(width, most)
     return [Box(y0, x0, y1, x1) for y0, y1 in rows for x0, x1 in cols]
 
 
-def _places(length: int) -> list[tuple[int, int]]:
-    """Return up to WINDOWS spans of at most SIDE px, evenly over a length."""
-    if length <= WINDOWS * SIDE:
+def _places(length: int, most: int) -> list[tuple[int, int]]:
+    """Return up to `most` spans of at most SIDE px, evenly over a length."""
+    if length <= most * SIDE:
         return [(lo, min(lo + SIDE, length)) for lo in range(0, length, SIDE)]
-    gap = (length - SIDE) / (WINDOWS - 1)
-    firsts = [round(k * gap) for k in range(WINDOWS)]
+    gap = (length - SIDE) / (most - 1)
+    firsts = [round(k * gap) for k in range(most)]
     return [(first, first + SIDE) for first in firsts]
 
 
-def value_statistics(
-    read: ReadSamples, validity: Validity, height: int, width: int, bands: int
-) -> ValueStatistics:
-    """Look at the spread windows of an image and return percentiles of its valid samples.
+def valid_samples(read: ReadSamples, boxes: list[Box]) -> list[Stored]:
+    """Return the valid samples of each band in windows of an image, (N,) each.
 
-    read: stored samples (C, h, w) of a box. validity: which of them are valid, (C, h, w) bool, or
-    None for all. Memory is that of the windows, whatever the image's size.
+    read: stored samples (C, h, w) of a box, and which of them are valid, (C, h, w) or (1, h, w)
+    bool; what is no finite number never is. Memory is that of the windows, whatever the image's
+    size.
     """
-    samples: list[list[Stored]] = [[] for _ in range(bands)]
-    for box in spread_windows(height, width):
-        stored = read(box)
-        valid = validity(stored)
-        for band in range(bands):
-            values = stored[band] if valid is None else stored[band][valid[band]]
-            if stored.dtype.kind == "f":
-                values = values[np.isfinite(values)]
-            samples[band].append(values.ravel())
-    lows = []
-    highs = []
-    seen = 0
-    for parts in samples:
-        values = np.concatenate(parts)
-        seen += values.size
-        if not values.size:
-            lows.append(float("nan"))
-            highs.append(float("nan"))
-            continue
-        low, high = np.quantile(values, (TAIL, 1 - TAIL), method="nearest")
-        lows.append(float(low))
-        highs.append(float(high))
-    return ValueStatistics(tuple(lows), tuple(highs), seen)
+    parts: list[list[Stored]] = []
+    for box in boxes:
+        stored, valid = read(box)
+        marks = np.broadcast_to(valid, stored.shape)
+        if not parts:
+            parts = [[] for _ in stored]
+        for band, samples, known in zip(parts, stored, marks, strict=True):
+            values = samples[known]
+            band.append(values[np.isfinite(values)])
+    return [np.concatenate(band) for band in parts]
+
+
+def used_range(bands: list[Stored]) -> tuple[float, float] | None:
+    """Return what the samples of all bands lie between, but for TAIL of each band's on either side.
+
+    None where there are none.
+    """
+    ends = [np.quantile(band, (TAIL, 1 - TAIL), method="nearest") for band in bands if band.size]
+    if not ends:
+        return None
+    return float(min(low for low, _ in ends)), float(max(high for _, high in ends))
+
+
+def share_within(bands: list[Stored], values: tuple[float, float]) -> float:
+    """Return the share of samples from black to white; 1 where there are none."""
+    low, high = values
+    inside = sum(int(((band >= low) & (band <= high)).sum()) for band in bands)
+    count = sum(band.size for band in bands)
+    return inside / count if count else 1.0
 
 
 def fitted_range(

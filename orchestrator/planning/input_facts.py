@@ -8,10 +8,11 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from orchestrator.errors import PlanError
-from orchestrator.job.fields.pixel_rules import FIRST
-from orchestrator.job.fields.sections import InputSpec, TaskFields
+from orchestrator.job.fields.pixel_rules import CURRENT, FIRST
+from orchestrator.job.fields.sections import AUTO, FULL, InputSpec, TaskFields
 from orchestrator.job.inputs import InputFacts
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.tasks.registry import TASKS, check_options
@@ -19,6 +20,7 @@ from orchestrator.job.tasks.task import Task
 from orchestrator.job.value_range import LIMITS, UNSIGNED
 from orchestrator.measurement.input_file import inspect_file
 from orchestrator.measurement.mask_reading import survey_mask
+from orchestrator.measurement.range_survey import survey_range
 from orchestrator.planning.noise_facts import resolve_noise
 from orchestrator.run_folder import RunDir
 from storage.byte_source import located
@@ -65,6 +67,7 @@ def resolve_files(
         keeps = _keep_nodata(spec.input, files.image, task, first_rules=first_rules)
         validity = {} if first_rules else _validity(files.image, task)
         source = source.model_copy(update={"keep_nodata": keeps, **validity})
+        source, files = _with_range(source, files, spec, begun=run is not None)
         if run is None and read is None and spec.kind.picture:
             task, files = resolve_noise(task, source, spec.kind, files)
     return spec.model_copy(update={"task": task, "input": source}), files
@@ -96,7 +99,12 @@ def _without_file(given: InputSpec, kind: type[Task], channels: int) -> InputSpe
     if given.size is None:
         alternative = "" if kind.measured else " or --size HEIGHTxWIDTH"
         raise PlanError(f"no input: give an image file{alternative}")
-    usual = {"bands": given.bands or channels, "dtype": given.dtype or "uint8"}
+    dtype = given.dtype or "uint8"
+    values: tuple[float, float] | Literal["auto", "full"] | None = given.values
+    if kind.measured and values in (None, AUTO):
+        # Its pixels are not there yet, and no range changes what is planned.
+        values = "full" if dtype in UNSIGNED else (0.0, 1.0)
+    usual = {"bands": given.bands or channels, "dtype": dtype, "values": values}
     return given.model_copy(update=usual)
 
 
@@ -112,24 +120,26 @@ def _with_facts(given: InputSpec, task: TaskFields, files: InputFacts) -> InputS
         "size": size,
         "bands": info.channels,
         "dtype": info.dtype,
-        "values": _values(given, info),
     }
     mask = _mask(given.mask, files.mask, (info.height, info.width), task)
     return given.model_copy(update={**facts, **mask})
 
 
-def _values(given: InputSpec, info: ImageInfo) -> tuple[float, float] | None:
-    """Return black and white: as given, or as a file of fewer bits than its dtype states them;
-    None: of the dtype.
+def _with_range(
+    source: InputSpec, files: InputFacts, spec: JobSpec, *, begun: bool
+) -> tuple[InputSpec, InputFacts]:
+    """Return the input with black and white in numbers, and what was found of them.
+
+    begun: the job is that of a run, whose numbers stand, also where its input is gone.
     """
-    stated = info.limits if info.dtype in UNSIGNED and info.limits != LIMITS[info.dtype] else None
-    if given.values is None and stated is None and info.dtype not in UNSIGNED:
-        raise PlanError(
-            f"{info.path}: {info.dtype} values have no black and white of their own; say which "
-            "they are: "
-            "--range LOW,HIGH"
-        )
-    return given.values or stated
+    assert files.image is not None, "the input is an image file"
+    stated = source.values not in (None, AUTO)
+    if stated and (begun or source.values_from is not None):
+        return source, files
+    rules = spec.sampling.pixel_rules or CURRENT
+    survey = survey_range(source, files.image, rules)
+    resolved = {"values": survey.values or FULL, "values_from": survey.source}
+    return source.model_copy(update=resolved), replace(files, range=survey)
 
 
 def _check_nodata(nodata: float | str | None, info: ImageInfo) -> None:

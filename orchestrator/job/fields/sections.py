@@ -7,12 +7,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+FULL = "full"
+"""How a job names the range of the dtype."""
 NAN = "nan"
 """How a job names samples that are no number: JSON and comparisons have no place for NaN itself."""
 Side = Annotated[int, Field(ge=0, le=1_000_000)]
 SigmaUnit = Literal["levels", "fraction"]
 AUTO = "auto"
-"""What a user writes for a noise level that is to be estimated from the image."""
+"""What a user writes for a noise level or a range that is to be found from the image's samples."""
 
 
 class Section(BaseModel):
@@ -40,8 +42,12 @@ class InputSpec(Section):
     """Number of bands, read from the file."""
     dtype: str | None = None
     """Stored dtype, read from the file."""
-    values: tuple[float, float] | None = None
-    """Stored values of black and white; None: the limits of the dtype."""
+    values: tuple[float, float] | Literal["auto", "full"] | None = None
+    """Stored values of black and white; auto: fitted to the samples; full: the limits of the dtype.
+
+    None: full for 8 bit, else auto. A resolved job says numbers or full."""
+    values_from: str | None = None
+    """What the values were taken from, in words; resolved."""
     grey_as: Literal["replicate", "mean"] | None = None
     """How one band meets a network of several channels (orchestrator.job.bands)."""
     bands_as: Literal["groups", "single"] | None = None

@@ -37,9 +37,9 @@ REFUSED = {
         {"order": "raster", "order_block": 4},
         "order_block= is for the order bridge; leave it out with order='raster'",
     ),
-    "float without range": (
+    "all of float": (
         GREY.astype(np.float32),
-        {},
+        {"value_range": "full"},
         "say which they are: value_range=(LOW, HIGH)",
     ),
     "float64": (

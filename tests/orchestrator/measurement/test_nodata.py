@@ -81,14 +81,16 @@ def test_a_float_scene_keeps_its_nodata_and_its_values(make_picture, restored, t
 
 
 @pytest.mark.slow
-def test_a_signed_image_needs_its_range_and_keeps_its_dtype(make_picture, job, restored, tmp_path):
+def test_a_signed_image_has_no_full_range_and_keeps_its_dtype(
+    make_picture, job, restored, tmp_path
+):
     pixels = (make_picture(16, 16, 1, "uint16").astype(int) // 8 - 1000).astype(np.int16)
     path = scene(tmp_path / "in.tif", pixels, -32768)
     with pytest.raises(
         PlanError,
         match=r"in\.tif: int16 values have no black and white of their own; .* --range LOW,HIGH",
     ):
-        plan_job(job(path, tmp_path / "out"))
+        plan_job(job(path, tmp_path / "out", input={"values": "full"}))
     found, _, info = restored(path, input={"values": [-1000, 7192]})
     assert found.dtype == np.int16
     means = found.astype(float).reshape(1, 16, 4, 16, 4).mean((2, 4))

@@ -130,7 +130,7 @@ def test_bands_in_different_pictures_get_independent_detail(restored, tmp_path, 
     flat = np.full((6, 24, 24), 2000, "uint16")
     source = write(tmp_path / "bands.tif", flat)
     options = ("--scale", 4, "--denoiser", "analytic:", "--intent", "paper", "--steps", 4)
-    options += ("--bands-as", grouping, "--levels", 1)
+    options += ("--bands-as", grouping, "--levels", 1, "--range", "full")
     found = detail(restored(source, *options, *SMALL))
     size = 1 if grouping == "single" else 3
     correlations = np.corrcoef(found)

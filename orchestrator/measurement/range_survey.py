@@ -1,0 +1,152 @@
+"""Black and white of an input: what the user gives, else what the file declares, else what its
+samples say.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.errors import PlanError
+from orchestrator.job.fields.pixel_rules import CURRENT, FIRST
+from orchestrator.job.fields.sections import FULL, InputSpec
+from orchestrator.job.inputs import RangeSurvey
+from orchestrator.job.value_range import LIMITS, UNSIGNED, Values, stated_values
+from orchestrator.measurement.input_file import equals, open_file
+from orchestrator.measurement.mask_reading import mask_known
+from orchestrator.measurement.value_statistics import (
+    WINDOWS,
+    Stored,
+    fitted_range,
+    share_within,
+    spread_windows,
+    used_range,
+    valid_samples,
+)
+from storage.box import Box
+from storage.image import ITEMSIZE, ImageInfo, Reader
+from storage.readers.cache import CachedReader
+from storage.readers.reader_registry import open_image
+
+# Samples that use less of a declared range than this get one that is fitted to them.
+LEAST_USE = 1 / 4
+# A given range of which the samples use less than this is worth a warning.
+WARN_USE = 1 / 10
+# Decoded bytes of a look at most, where a file has very large tiles or chunks.
+MOST_BYTES = 1 << 30
+FEWEST_WINDOWS = 3
+
+Ends = tuple[float, float]
+
+
+def survey_range(given: InputSpec, info: ImageInfo, rules: int) -> RangeSurvey:
+    """Return black and white of an input, and what they were taken from.
+
+    given: with nodata and mask resolved. Only a range that is to be found or checked costs a look
+    at the samples. Raises PlanError for a range that the dtype cannot have.
+    """
+    if rules == FIRST or given.values == FULL or (given.values is None and info.dtype == "uint8"):
+        return _without_look(given, info)
+    values = stated_values(given.values)
+    if values is not None:
+        Values.build(info.dtype, values)
+    bands = _look(given, info)
+    used = used_range(bands)
+    if values is not None:
+        return RangeSurvey(values, "given", _warning(values, bands, used, info))
+    return _found(used, info)
+
+
+def _without_look(given: InputSpec, info: ImageInfo) -> RangeSurvey:
+    """Return the range as given, or as a file of fewer bits than its dtype states it."""
+    if (values := stated_values(given.values)) is not None:
+        return RangeSurvey(values, "given")
+    if info.dtype not in UNSIGNED:
+        raise PlanError(
+            f"{info.path}: {info.dtype} values have no black and white of their own; say which "
+            "they are: --range LOW,HIGH, or have them fitted: --range auto"
+        )
+    declared = info.limits if given.values is None else None
+    if declared is None or declared == LIMITS[info.dtype]:
+        return RangeSurvey(None, f"all of {info.dtype}")
+    return RangeSurvey(declared, f"{info.bits} bits per sample")
+
+
+def _found(used: Ends | None, info: ImageInfo) -> RangeSurvey:
+    """Return the declared range where the samples use it, else one that is fitted to them."""
+    limits = LIMITS[info.dtype]
+    declared = info.limits or (limits if info.dtype in UNSIGNED else None)
+    name = f"all of {info.dtype}" if declared == limits else f"{info.bits} bits per sample"
+    if used is None:
+        nothing = declared or (0.0, 1.0)
+        return RangeSurvey(None if nothing == limits else nothing, "no sample holds data")
+    if declared is not None and _suits(declared, used):
+        return RangeSurvey(None if declared == limits else declared, name)
+    fitted = fitted_range(used, limits, whole=info.dtype != "float32")
+    seen = f"fitted to the samples, which lie between {used[0]:g} and {used[1]:g}"
+    return RangeSurvey(fitted, seen)
+
+
+def _suits(declared: Ends, used: Ends) -> bool:
+    """Tell whether samples lie within a declared range and use enough of it."""
+    within = declared[0] <= used[0] and used[1] <= declared[1]
+    return within and used[1] - used[0] >= LEAST_USE * (declared[1] - declared[0])
+
+
+def _warning(values: Ends, bands: list[Stored], used: Ends | None, info: ImageInfo) -> str | None:
+    """Say why a range that was given does not suit the samples, and which one does."""
+    if used is None:
+        return None
+    better = fitted_range(used, LIMITS[info.dtype], info.dtype != "float32")
+    hint = f"--range {better[0]:g},{better[1]:g} or --range auto suits them better"
+    shown = f"--range {values[0]:g},{values[1]:g}"
+    outside = 1 - share_within(bands, values)
+    if outside > 1 / 2:
+        return f"{outside:.0%} of the samples lie outside of {shown}: {hint}"
+    share = (min(used[1], values[1]) - max(used[0], values[0])) / (values[1] - values[0])
+    if share < WARN_USE:
+        return f"the samples use {max(share, 0):.1%} of {shown}: {hint}"
+    return None
+
+
+def _look(given: InputSpec, info: ImageInfo) -> list[Stored]:
+    """Return the valid samples of spread windows, band by band."""
+    y0, x0, y1, x1 = given.crop or (0, 0, info.height, info.width)
+    reader = CachedReader(open_file(given))
+    mask = None if given.mask is None else open_image(given.mask)
+
+    def read(box: Box) -> tuple[Stored, NDArray[np.bool_]]:
+        stored, valid = reader.read_valid(box)
+        known = (
+            np.ones(stored.shape, bool) if valid is None else np.broadcast_to(valid, stored.shape)
+        )
+        if given.nodata is not None:
+            known = known & ~equals(stored, given.nodata)
+        return stored, known if mask is None else known & _by_mask(given, mask, box, info)
+
+    boxes = spread_windows(y1 - y0, x1 - x0, _windows_along(info))
+    try:
+        return valid_samples(read, [box.shift(y0, x0) for box in boxes])
+    finally:
+        reader.close()
+        if mask is not None:
+            mask.close()
+
+
+def _by_mask(given: InputSpec, mask: Reader, box: Box, info: ImageInfo) -> NDArray[np.bool_]:
+    """Return which samples of a window a mask calls known, any pixel of a cell, (1, h, w)."""
+    scale = mask.info.height // info.height
+    marks = mask_known(given, CURRENT, mask.read(box.scale(scale)))
+    cells = marks.reshape(1, box.height, scale, box.width, scale)
+    return np.asarray(cells.any(axis=(2, 4)))
+
+
+def _windows_along(info: ImageInfo) -> int:
+    """Return how many windows along a side a look has: fewer where each decodes a large tile."""
+    if info.grain is None:
+        return WINDOWS
+    tile = info.grain[0] * info.grain[1] * info.channels * ITEMSIZE[info.dtype]
+    affordable = math.isqrt(max(MOST_BYTES // tile, 1))
+    return min(WINDOWS, max(affordable, FEWEST_WINDOWS))
