@@ -100,6 +100,12 @@ OPTIONS = {
         str,
         "Noise of the input: grey levels of its dtype (25), percent of its range (10%), or auto.",
     ),
+    "noise": _option(
+        "task.noise",
+        str,
+        "denoise: noise that depends on brightness: poisson:GAIN[,READ[,OFFSET]], poisson:auto or "
+        "speckle:LOOKS[,amplitude].",
+    ),
     "mask": _option(
         "input.mask",
         str,

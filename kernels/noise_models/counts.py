@@ -23,11 +23,13 @@ NODES = 40
 # Means, in counts, up to which the expectation is summed term by term; beyond, the asymptotic
 # series of the inverse is exact to a thousandth of a count.
 LARGEST_MEAN = 120.0
+# Steps by which the asymptotic inverse is undone, from a start that is right to a tenth.
+NEWTON_STEPS = 4
 # Means at which the expectation is tabulated.
 TABLE = 600
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class CountNoise:
     """Stabilise samples of gain `gain` and read noise `read`; raises ValueError for none."""
 
@@ -47,6 +49,16 @@ class CountNoise:
             raise ValueError(f"read noise {self.read:g} is no deviation; give 0 or more")
 
     @property
+    def deviation(self) -> float:
+        """Standard deviation of the noise of stabilised samples."""
+        return 1.0
+
+    @property
+    def positive(self) -> bool:
+        """Whether samples at or below 0 cannot have been measured."""
+        return False
+
+    @property
     def _sigma(self) -> float:
         """The read noise in counts."""
         return self.read / self.gain
@@ -63,6 +75,16 @@ class CountNoise:
         inside = np.interp(wanted, expected, means)
         counts = np.where(wanted <= expected[-1], inside, _asymptotic(wanted, self._sigma))
         return counts * self.gain + self.offset
+
+    def expect(self, samples: NDArray[np.floating]) -> Float64:
+        """Return the means of stabilised samples whose means are `samples`: `invert` undone."""
+        means, expected = self._table
+        wanted = np.maximum((samples.astype(np.float64) - self.offset) / self.gain, 0.0)
+        values = 2.0 * np.sqrt(wanted + 0.375 + self._sigma**2)
+        for _ in range(NEWTON_STEPS):
+            values -= (_asymptotic(values, self._sigma) - wanted) / (0.5 * values)
+        inside = np.interp(wanted, means, expected)
+        return np.where(wanted <= means[-1], inside, values)
 
     @cached_property
     def _table(self) -> tuple[Float64, Float64]:

@@ -63,7 +63,7 @@ def block_levels(band: NDArray[Any], valid: NDArray[np.bool_] | None = None) -> 
     for y in range(0, band.shape[0] - SIDE + 1, SIDE):
         for x in range(0, band.shape[1] - SIDE + 1, SIDE):
             block = samples[y : y + SIDE, x : x + SIDE]
-            if _flat(block):
+            if is_flat(block):
                 continue
             coefficients = diagonal_coefficients(block)
             seen = np.abs(coefficients[np.isfinite(coefficients)])
@@ -72,7 +72,7 @@ def block_levels(band: NDArray[Any], valid: NDArray[np.bool_] | None = None) -> 
     return levels
 
 
-def _flat(block: Float64) -> bool:
+def is_flat(block: Float64) -> bool:
     """Return whether the known samples of a block are one value."""
     known = block[np.isfinite(block)]
     return bool(known.size) and bool(known.min() == known.max())

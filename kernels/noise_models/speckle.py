@@ -14,13 +14,20 @@ from numpy.typing import NDArray
 
 Float64 = NDArray[np.float64]
 
+# What samples at or below 0 count as: something whose logarithm is finite.
+FLOOR = 1e-30
+
 
 @dataclass(frozen=True, slots=True)
 class SpeckleNoise:
-    """Bring intensities of `looks` looks to the logarithm and back; raises ValueError for none."""
+    """Bring samples of `looks` looks to the logarithm of their power and back; raises ValueError
+    for none.
+    """
 
     looks: float
     """Equivalent number of looks; 1 for single-look data."""
+    amplitude: bool = False
+    """Whether samples are amplitudes, the square roots of intensities."""
 
     def __post_init__(self) -> None:
         if not (self.looks > 0 and math.isfinite(self.looks)):
@@ -38,13 +45,24 @@ class SpeckleNoise:
         """Mean of the noise of the logarithm; below 0."""
         return digamma(self.looks) - math.log(self.looks)
 
-    def stabilise(self, intensities: NDArray[np.floating], floor: float) -> Float64:
-        """Return the logarithm without its bias; intensities at or below 0 count as `floor`."""
-        return np.log(np.maximum(intensities.astype(np.float64), floor)) - self.bias
+    @property
+    def positive(self) -> bool:
+        """Whether samples at or below 0 cannot have been measured."""
+        return True
+
+    def stabilise(self, samples: NDArray[np.floating], floor: float = FLOOR) -> Float64:
+        """Return the logarithm without its bias; samples at or below 0 count as `floor`."""
+        return self.expect(samples, floor) - self.bias
+
+    def expect(self, samples: NDArray[np.floating], floor: float = FLOOR) -> Float64:
+        """Return the means of stabilised samples of which `samples` are free of speckle."""
+        logs = np.log(np.maximum(samples.astype(np.float64), floor))
+        return 2.0 * logs if self.amplitude else logs
 
     def invert(self, values: NDArray[np.floating]) -> Float64:
-        """Return the intensities of restored logarithms."""
-        return np.exp(values.astype(np.float64))
+        """Return the samples of restored logarithms."""
+        logs = values.astype(np.float64)
+        return np.exp(0.5 * logs if self.amplitude else logs)
 
 
 def digamma(x: float) -> float:

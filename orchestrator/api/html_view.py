@@ -78,7 +78,7 @@ def comparison_html(run: RunDir) -> str:
 def _compare(run: RunDir, plan: Plan) -> _Comparison:
     box = _centre(plan)
     image = open_image(run.root)
-    restored = _picture(image.read(box), plan.values)
+    restored = _picture(image.read(box), plan.values.linear)
     drawn = plan.spec.input.path is None or not plan.task.picture
     return _Comparison(box, restored, None if drawn else _input_under(run, plan, box))
 
@@ -106,7 +106,7 @@ def _input_under(run: RunDir, plan: Plan, box: Box) -> NDArray[np.uint8]:
     inside = window.clip(reader.info.height, reader.info.width)
     picture = np.full((*window.shape, 3), NOWHERE, np.uint8)
     if not inside.empty:
-        pixels = _picture(reader.read(inside), plan.values)
+        pixels = _picture(reader.read(inside), plan.values.linear)
         picture[inside.shift(-window.y0, -window.x0).slices()] = pixels
     reader.close()
     return picture

@@ -56,6 +56,10 @@ class JobOptions(TypedDict, total=False):
     """Noise of the input: its standard deviation in grey levels (25), "10%" of the range, or
     "auto": estimated from the image.
     """
+    noise: str | None
+    """denoise: noise that depends on brightness: "poisson:GAIN[,READ[,OFFSET]]", "poisson:auto" or
+    "speckle:LOOKS[,amplitude]".
+    """
     mask: str | os.PathLike[str] | NDArray[Any] | None
     """inpaint: array (H, W) or image file, white where the pixel is known; of the input's size or
     the output's.
@@ -180,6 +184,7 @@ PLACES = {
     "task": "task.name",
     "scale": "task.scale",
     "sigma": "task.sigma",
+    "noise": "task.noise",
     "mask": "input.mask",
     "mask_holes": "input.mask_holes",
     "nodata": "input.nodata",

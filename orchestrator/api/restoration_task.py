@@ -55,9 +55,13 @@ class RestorationTask:
         return cls("inpaint", {"mask": mask, "nodata": nodata, "sigma": sigma})
 
     @classmethod
-    def denoise(cls, sigma: float | str) -> RestorationTask:
-        """Remove Gaussian noise of standard deviation `sigma`."""
-        return cls("denoise", {"sigma": sigma})
+    def denoise(
+        cls, sigma: float | str | None = None, *, noise: str | None = None
+    ) -> RestorationTask:
+        """Remove Gaussian noise of standard deviation `sigma`, or the noise that `noise` names:
+        "poisson:GAIN[,READ[,OFFSET]]", "poisson:auto" or "speckle:LOOKS[,amplitude]".
+        """
+        return cls("denoise", {"sigma": sigma, "noise": noise})
 
     @classmethod
     def deblur(

@@ -45,8 +45,10 @@ class RangeSurvey:
 class NoiseSurvey:
     """What a look at an image says of its noise, stored values."""
 
-    levels: tuple[float | None, ...]
+    levels: tuple[float | None, ...] = ()
     """Standard deviation in each band; None where too few samples allow an estimate."""
+    model: str | None = None
+    """What was fitted where it depends on the brightness, as --noise names it."""
 
     @property
     def largest(self) -> float | None:
@@ -61,6 +63,8 @@ class NoiseSurvey:
 
     def used(self) -> str:
         """Say what a job that was to estimate its noise goes by."""
+        if self.model is not None:
+            return f"noise: {self.model}, fitted to how its variance grows with the brightness"
         if not self.uneven:
             return f"noise: {self}, estimated"
         return (

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from kernels.denoiser_info import DenoiserInfo
 from orchestrator.job.bands import BANDS_AS, GREY_AS, Bands
+from orchestrator.job.fields.noise import noise_model
 from orchestrator.job.fields.pixel_rules import FIRST
 from orchestrator.job.geometry import Geometry, output_size, padded_side
 from orchestrator.job.inputs import InputFacts
@@ -116,7 +117,7 @@ class Plan:
         source = spec.input
         assert source.bands and source.dtype, "resolve() fills the input's facts"
         task = spec.resolved_task()
-        values = Values.build(source.dtype, stated_values(source.values))
+        values = Values.build(source.dtype, stated_values(source.values), noise_model(spec.task))
         bands = _bands(spec, source.bands, task, denoiser)
         geometry = Geometry.build(spec.tiling, task, denoiser)
         return cls(
@@ -163,7 +164,7 @@ def _noise(spec: JobSpec, values: Values, bands: Bands) -> float:
     """
     unit = 2.0 if spec.task.sigma_unit == "fraction" else 2.0 / values.levels
     copies = 1 if spec.sampling.pixel_rules == FIRST else bands.copies
-    return spec.task.sigma * unit * math.sqrt(copies)
+    return (spec.task.sigma * unit + values.noise_deviation) * math.sqrt(copies)
 
 
 def _levels(

@@ -4,13 +4,14 @@ user or the file states, or that were fitted to the samples (orchestrator.measur
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import PlanError
+from orchestrator.job.fields.noise import NoiseModel
 from storage import pixels
 
 LIMITS: dict[str, tuple[float, float]] = {
@@ -35,9 +36,18 @@ class Values:
     dtype: str
     low: float
     high: float
+    noise: NoiseModel | None = None
+    """Noise that depends on the brightness: [-1, 1] is then the scale on which it does not, from
+    what is expected of black to what is expected of white.
+    """
 
     @classmethod
-    def build(cls, dtype: str, limits: tuple[float, float] | None = None) -> Values:
+    def build(
+        cls,
+        dtype: str,
+        limits: tuple[float, float] | None = None,
+        noise: NoiseModel | None = None,
+    ) -> Values:
         """Check limits against the dtype; None: its full range. Raises PlanError."""
         if dtype not in LIMITS:
             raise PlanError(
@@ -55,7 +65,14 @@ class Values:
                 f"--range {low:g},{high:g} is no range of {dtype} values; give LOW,HIGH within "
                 f"{least:g} to {most:g}"
             )
-        return cls(dtype, float(low), float(high))
+        if noise is not None and noise.positive and low <= 0:
+            if dtype == "float32":
+                raise PlanError(
+                    f"--noise speckle works on logarithms, and black is {low:g}; "
+                    "give --range LOW,HIGH with LOW above 0"
+                )
+            low = 1.0
+        return cls(dtype, float(low), float(high), noise)
 
     @property
     def levels(self) -> float:
@@ -64,7 +81,9 @@ class Values:
 
     @property
     def full(self) -> bool:
-        return self.dtype in UNSIGNED and (self.low, self.high) == LIMITS[self.dtype]
+        """Whether the range is the dtype's own, and [-1, 1] is linear in stored values."""
+        whole_range = (self.low, self.high) == LIMITS[self.dtype]
+        return self.noise is None and self.dtype in UNSIGNED and whole_range
 
     @property
     def whole(self) -> bool:
@@ -80,13 +99,43 @@ class Values:
         least, most = LIMITS[self.dtype]
         least += least == reserved
         most -= most == reserved
-        low, high = ((limit - self.low) * (2.0 / self.levels) - 1.0 for limit in (least, most))
-        return low, high
+        if self.noise is not None and self.noise.positive:
+            least = max(least, 1.0)
+        return self.place(least), self.place(most)
+
+    def place(self, stored: float) -> float:
+        """Return where a stored value of a result lies in the unit of [-1, 1]."""
+        if self.noise is None:
+            return (stored - self.low) * (2.0 / self.levels) - 1.0
+        bottom, step = self._stabilised
+        return float((self.noise.expect(np.array([stored]))[0] - bottom) / step - 1.0)
+
+    @property
+    def noise_deviation(self) -> float:
+        """Return the deviation of the noise that the model leaves, in the unit of [-1, 1]; 0
+        without a model.
+        """
+        return 0.0 if self.noise is None else self.noise.deviation / self._stabilised[1]
+
+    @property
+    def linear(self) -> Values:
+        """Return the same black and white for samples as they are stored."""
+        return replace(self, noise=None)
+
+    @property
+    def _stabilised(self) -> tuple[float, float]:
+        """What is expected of black, and half of the way from there to white."""
+        assert self.noise is not None, "asked for a model only"
+        black, white = self.noise.expect(np.array([self.low, self.high]))
+        return float(black), float(white - black) / 2.0
 
     def to_unit(self, stored: NDArray[Any]) -> NDArray[np.float32]:
         """Map stored values of any shape to float32."""
         if self.full:
             return pixels.to_unit(stored, self.dtype)
+        if self.noise is not None:
+            bottom, step = self._stabilised
+            return ((self.noise.stabilise(stored) - bottom) / step - 1.0).astype(np.float32)
         return ((stored.astype(np.float64) - self.low) * (2.0 / self.levels) - 1.0).astype(
             np.float32
         )
@@ -103,9 +152,14 @@ class Values:
             raise ValueError(
                 f"NaN cannot become {self.dtype}; the result that is being published is not finite"
             )
-        stored = (values.astype(np.float64) + 1.0) * (self.levels / 2.0) + self.low
-        return (
-            (np.floor(stored + 0.5) if self.whole else stored)
-            .clip(*LIMITS[self.dtype])
-            .astype(self.dtype)
-        )
+        if self.noise is None:
+            stored = (values.astype(np.float64) + 1.0) * (self.levels / 2.0) + self.low
+        else:
+            bottom, step = self._stabilised
+            stored = self.noise.invert((values.astype(np.float64) + 1.0) * step + bottom)
+        least, most = LIMITS[self.dtype]
+        if self.whole:
+            stored = np.floor(stored + 0.5)
+            if self.noise is not None and self.noise.positive:
+                least = max(least, 1.0)
+        return stored.clip(least, most).astype(self.dtype)

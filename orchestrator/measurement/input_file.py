@@ -61,6 +61,9 @@ def read_measured(
         pixels = reader.read(box)
         return pixels, empty_samples(given, pixels)
     pixels, valid = reader.read_valid(box)
+    if given.positive:
+        above = np.asarray(pixels > 0)
+        valid = above if valid is None else valid & above
     if valid is None:
         return pixels, None
     empty = ~valid

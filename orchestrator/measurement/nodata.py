@@ -27,7 +27,7 @@ def keeps_nodata(plan: Plan) -> bool:
     """
     spec = plan.spec.input
     beneath = plan.task.measured and plan.task.picture and spec.path is not None
-    says = spec.keep_nodata is not None or spec.keep_mask is not None
+    says = spec.keep_nodata is not None or spec.keep_mask is not None or spec.positive
     return beneath and (says or spec.dtype == "float32")
 
 

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.noise_models.counts import CountNoise
 from kernels.noise_models.gaussian_level import block_levels, noise_level
+from kernels.noise_models.mean_variance import block_moments, fit_line
 from orchestrator.job.fields.pixel_rules import CURRENT
 from orchestrator.job.fields.sections import InputSpec
 from orchestrator.job.inputs import NoiseSurvey
@@ -48,8 +50,24 @@ def survey_noise(given: InputSpec, *, grey: bool = False) -> NoiseSurvey:
     return NoiseSurvey(levels=tuple(noise_level(found) for found in levels))
 
 
-def noise_windows(given: InputSpec) -> Iterator[Window]:
-    """Yield the spread windows of a file with what of them shows noise as it is."""
+def fit_counts(given: InputSpec) -> CountNoise | None:
+    """Fit gain and read noise of a file's photon counts, one line for all bands; None where the
+    file allows none.
+
+    No light is as good a sample as any: only white is left out. Raises FormatError.
+    """
+    moments: list[tuple[float, float]] = []
+    for samples, valid in noise_windows(given, black=True):
+        for band, marks in zip(samples, valid, strict=True):
+            moments += block_moments(band, marks)
+    return fit_line(moments)
+
+
+def noise_windows(given: InputSpec, *, black: bool = False) -> Iterator[Window]:
+    """Yield the spread windows of a file with what of them shows noise as it is.
+
+    black: samples at the lower limit do.
+    """
     image = open_image(given.path or "", selection(given), max_pixels=given.max_pixels)
     known = _known(given, image.info)
     try:
@@ -57,17 +75,21 @@ def noise_windows(given: InputSpec) -> Iterator[Window]:
         for window in spread_windows(y1 - y0, x1 - x0):
             box = window.shift(y0, x0)
             samples, valid = image.read_valid(box)
-            measured = known(box, samples) & unclipped(samples, image.info)
+            measured = known(box, samples) & unclipped(samples, image.info, black=black)
             yield samples, measured if valid is None else measured & valid
     finally:
         image.close()
 
 
-def unclipped(samples: NDArray[Any], info: ImageInfo) -> Marks:
-    """Return which samples lie within the limits of the dtype and of the file's own range."""
+def unclipped(samples: NDArray[Any], info: ImageInfo, *, black: bool = False) -> Marks:
+    """Return which samples lie within the limits of the dtype and of the file's own range.
+
+    black: the lower limit is within.
+    """
     inside = np.isfinite(samples)
     for least, most in (LIMITS[info.dtype], info.limits or LIMITS[info.dtype]):
-        inside &= (samples > least) & (samples < most)
+        above = np.asarray(samples >= least if black else samples > least)
+        inside &= above & (samples < most)
     return np.asarray(inside)
 
 

@@ -37,6 +37,8 @@ WARN_USE = 1 / 10
 # Decoded bytes of a look at most, where a file has very large tiles or chunks.
 MOST_BYTES = 1 << 30
 FEWEST_WINDOWS = 3
+# Least black of samples whose logarithms are restored.
+ABOVE_ZERO = 1e-30
 
 Ends = tuple[float, float]
 
@@ -56,6 +58,8 @@ def survey_range(given: InputSpec, info: ImageInfo, rules: int) -> RangeSurvey:
     used = used_range(bands)
     if values is not None:
         return RangeSurvey(values, "given", _warning(values, bands, used, info))
+    if given.positive and used is not None:
+        return _found_above_zero(used, info)
     return _found(used, info)
 
 
@@ -87,6 +91,18 @@ def _found(used: Ends | None, info: ImageInfo) -> RangeSurvey:
     fitted = fitted_range(used, limits, whole=info.dtype != "float32")
     seen = f"fitted to the samples, which lie between {used[0]:g} and {used[1]:g}"
     return RangeSurvey(fitted, seen)
+
+
+def _found_above_zero(used: Ends, info: ImageInfo) -> RangeSurvey:
+    """Return the range of samples whose logarithms are restored, with headroom in those."""
+    limits = (math.log(ABOVE_ZERO), math.log(LIMITS[info.dtype][1]))
+    logs = fitted_range((math.log(used[0]), math.log(used[1])), limits, whole=False)
+    low, high = map(math.exp, logs)
+    if info.dtype != "float32":
+        low = max(math.floor(low), 1.0)
+        high = min(math.ceil(high), LIMITS[info.dtype][1])
+    seen = f"fitted to the samples above 0, which lie between {used[0]:g} and {used[1]:g}"
+    return RangeSurvey((low, high), seen)
 
 
 def _suits(declared: Ends, used: Ends) -> bool:
@@ -124,6 +140,8 @@ def _look(given: InputSpec, info: ImageInfo) -> list[Stored]:
         )
         if given.nodata is not None:
             known = known & ~equals(stored, given.nodata)
+        if given.positive:
+            known = known & (stored > 0)
         return stored, known if mask is None else known & _by_mask(given, mask, box, info)
 
     boxes = spread_windows(y1 - y0, x1 - x0, _windows_along(info))

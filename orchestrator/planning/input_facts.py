@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from orchestrator.errors import PlanError
+from orchestrator.job.fields.noise import noise_model
 from orchestrator.job.fields.pixel_rules import CURRENT, FIRST
 from orchestrator.job.fields.sections import AUTO, FULL, InputSpec, TaskFields
 from orchestrator.job.inputs import InputFacts
@@ -34,6 +35,10 @@ def resolve_task(spec: JobSpec, channels: int) -> TaskFields:
     options that do not belong to it. channels: of the network.
     """
     check_options(spec.task)
+    if spec.task.noise is not None or spec.task.noise_from is not None:
+        raise PlanError(
+            "degrade adds Gaussian noise of a stated level; give --sigma LEVELS, without --noise"
+        )
     return spec.kind.resolve(spec.task, None, channels)
 
 
@@ -66,7 +71,9 @@ def resolve_files(
             source = source.model_copy(update={"mask_white": survey.white})
         keeps = _keep_nodata(spec.input, files.image, task, first_rules=first_rules)
         validity = {} if first_rules else _validity(files.image, task)
-        source = source.model_copy(update={"keep_nodata": keeps, **validity})
+        model = noise_model(task)
+        positive = model is not None and model.positive
+        source = source.model_copy(update={"keep_nodata": keeps, "positive": positive, **validity})
         source, files = _with_range(source, files, spec, begun=run is not None)
         if run is None and read is None and spec.kind.picture:
             task, files = resolve_noise(task, source, spec.kind, files)

@@ -7,10 +7,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from orchestrator.errors import PlanError
+from orchestrator.job.fields.noise import TO_BE_FITTED, fitted
 from orchestrator.job.fields.sections import AUTO, InputSpec, TaskFields
-from orchestrator.job.inputs import InputFacts
+from orchestrator.job.inputs import InputFacts, NoiseSurvey
 from orchestrator.job.tasks.task import Task
-from orchestrator.measurement.noise_survey import survey_noise
+from orchestrator.measurement.noise_survey import fit_counts, survey_noise
 
 LEAST = 0.4
 """Noise of whole numbers below this is that of rounding them, which is 0.29 levels."""
@@ -25,7 +26,9 @@ def resolve_noise(
 
     source: the input with its facts. Raises PlanError where there is none to be found.
     """
-    if task.noise_from != AUTO:
+    if task.noise == TO_BE_FITTED:
+        return _with_fitted(task, source, files)
+    if task.noise_from != AUTO or task.noise is not None:
         return task, files
     survey = survey_noise(source, grey=kind.grey)
     level = survey.largest
@@ -41,3 +44,17 @@ def resolve_noise(
         level = 0.0
     found = {"sigma": float(f"{level:.{DIGITS}g}"), "noise_from": "estimated"}
     return task.model_copy(update=found), replace(files, noise=survey)
+
+
+def _with_fitted(
+    task: TaskFields, source: InputSpec, files: InputFacts
+) -> tuple[TaskFields, InputFacts]:
+    counts = fit_counts(source)
+    if counts is None:
+        raise PlanError(
+            f"--noise {TO_BE_FITTED}: {source.path} shows no noise that grows with the brightness; "
+            "give --noise poisson:GAIN,READ or --sigma LEVELS"
+        )
+    model = fitted(counts)
+    found = task.model_copy(update={"noise": model, "noise_from": "estimated"})
+    return found, replace(files, noise=NoiseSurvey(model=model))

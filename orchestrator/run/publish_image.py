@@ -133,8 +133,7 @@ def _apart_from_nodata(plan: Plan, values: Array, pixels: NDArray[Any]) -> NDArr
     if not equal.any():
         return pixels
     least, most = LIMITS[plan.dtype]
-    level = 2.0 / plan.values.levels
-    below = values.astype(np.float64) < (nodata - plan.values.low) * level - 1.0
+    below = values.astype(np.float64) < plan.values.place(nodata)
     down = (below & (nodata > least)) | (nodata >= most)
     moved = np.where(down, nodata - 1, nodata + 1).astype(pixels.dtype)
     return np.where(equal, moved, pixels)

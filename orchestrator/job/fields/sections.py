@@ -66,6 +66,8 @@ class InputSpec(Section):
     """
     valid_file: str | None = None
     """The mask file beside the input (NAME.msk)."""
+    positive: bool = False
+    """Samples at or below 0 are none: resolved for noise that is taken off logarithms."""
 
     @field_validator("nodata", mode="before")
     @classmethod
@@ -102,6 +104,10 @@ class TaskFields(Section):
     """Standard deviation of the measurement's noise, in `sigma_unit`."""
     sigma_unit: SigmaUnit = "levels"
     """levels: stored grey levels; fraction: of the range from black to white."""
+    noise: str | None = None
+    """Noise that depends on the brightness: poisson:GAIN[,READ[,OFFSET]], poisson:auto,
+    speckle:LOOKS[,amplitude] (orchestrator.job.fields.noise); None: of one deviation, `sigma`.
+    """
     noise_from: Literal["auto", "estimated"] | None = None
     """auto: the noise level is to be estimated from the image; estimated: it was. None: given."""
     skip_flat: Annotated[float, Field(ge=0)] | None = None
@@ -139,4 +145,4 @@ class TaskFields(Section):
     @property
     def noisy(self) -> bool:
         """Whether the measurement has noise, of a level that is known or to be estimated."""
-        return self.sigma > 0 or self.noise_from == AUTO
+        return self.sigma > 0 or self.noise is not None or self.noise_from == AUTO

@@ -71,8 +71,9 @@ def test_gain_and_read_noise_are_fitted(gain, read):
     samples = rng.poisson(counts) * gain + rng.normal(0, read, counts.shape)
     found = fit_line(block_moments(samples))
     assert found is not None
-    assert found[0] == pytest.approx(gain, rel=0.1)
-    assert found[1] ** 2 == pytest.approx(read**2, abs=0.12 * gain**2 * counts.mean())
+    assert found.gain == pytest.approx(gain, rel=0.1)
+    base = found.read**2 - found.gain * found.offset
+    assert base == pytest.approx(read**2, abs=0.12 * gain**2 * counts.mean())
 
 
 def test_noise_of_one_brightness_allows_no_line():

@@ -30,7 +30,7 @@ REFUSED = {
     "no noise level": (
         RGB,
         {"sigma": "much"},
-        "sigma='much' is no noise level; give grey levels (25) or a percentage ('10%')",
+        "sigma='much' is no noise level; give grey levels (25), a percentage ('10%') or 'auto'",
     ),
     "order block": (
         RGB,

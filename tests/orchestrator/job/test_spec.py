@@ -173,6 +173,7 @@ PIXEL_CHANGES = {
     "task.kernel": {"task": {"kernel": "bicubic"}},
     "task.skip_flat": {"task": {"skip_flat": 1}},
     "task.scale": {"task": {"scale": 2}},
+    "task.noise": {"task": {"name": "denoise", "scale": 1, "noise": "poisson:2"}},
     "task.sigma": {"task": {"sigma": 1}},
     "task.sigma_unit": {"task": {"sigma": 1, "sigma_unit": "fraction"}},
     "predictor": {"task": {"sigma": 1}},
