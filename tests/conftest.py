@@ -94,7 +94,8 @@ def published_files(root):
     """Return every file of the published pyramid, name -> bytes: the pixels and how they are
     stored.
     """
-    levels = [folder for folder in Path(root).iterdir() if folder.name.isdecimal()]
+    folders = Path(root).iterdir()
+    levels = [path for path in folders if path.name.isdecimal() or path.name == "validity"]
     files = [path for folder in levels for path in folder.rglob("*") if path.is_file()]
     assert files, f"nothing is published at {root}"
     return {str(path.relative_to(root)): path.read_bytes() for path in files}

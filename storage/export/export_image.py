@@ -95,8 +95,9 @@ def _encoded(
     rows = png_jpeg.read_rows(image)
     icc = image.metadata.icc
     if kind == "png":
-        if image.validity is not None:
-            rows = png_jpeg.with_alpha(image, rows)
+        validity = image.open_validity()
+        if validity is not None:
+            rows = png_jpeg.with_alpha(validity, rows)
         return png_jpeg.encode_png(rows, icc)
     return png_jpeg.encode_jpeg(rows, icc, quality)
 

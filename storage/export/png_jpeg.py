@@ -39,10 +39,9 @@ def read_rows(image: PublishedImage) -> NDArray[Any]:
     return rows[..., 0] if channels == 1 else rows
 
 
-def with_alpha(image: PublishedImage, rows: NDArray[Any]) -> NDArray[Any]:
+def with_alpha(validity: PublishedImage, rows: NDArray[Any]) -> NDArray[Any]:
     """Return the rows with a last sample that is 0 where a band is no measurement, else full."""
-    assert image.validity is not None
-    valid = read_rows(image.validity)
+    valid = read_rows(validity)
     opaque = valid != 0 if valid.ndim == 2 else (valid != 0).all(axis=2)
     full = np.iinfo(rows.dtype).max
     alpha = (opaque * full).astype(rows.dtype)[..., None]

@@ -97,7 +97,8 @@ def write_tiff(
             compression=compression,
             quality=quality,
         )
-        masks = None if image.validity is None or ome else MaskEncoder(image.validity)
+        validity = None if ome else image.open_validity()
+        masks = None if validity is None else MaskEncoder(validity)
         counts = [encoder.count(number) for number in range(levels)]
         _write_tables(
             file,
@@ -108,6 +109,7 @@ def write_tiff(
             planar=planar,
             compression=compression,
             tags=tags,
+            validity=validity,
         )
         pages = _pages(file, levels, ome=ome)
         with file.open("r+b") as target:
@@ -156,6 +158,7 @@ def _write_tables(
     planar: bool,
     compression: str,
     tags: Sequence[Tag],
+    validity: PublishedImage | None,
 ) -> None:
     """Write the file without the bytes of its tiles. counts: tiles of every level."""
     bigtiff = _needs_bigtiff(image, sum(counts), planar=planar, compression=compression)
@@ -185,8 +188,8 @@ def _write_tables(
                 **_resolution(image.metadata, number),
                 **options,
             )
-            if image.validity is not None and not ome:
-                _write_mask_tables(tiff, image.validity, number)
+            if validity is not None:
+                _write_mask_tables(tiff, validity, number)
 
 
 def _write_mask_tables(tiff: tifffile.TiffWriter, validity: PublishedImage, number: int) -> None:

@@ -33,10 +33,6 @@ class PublishedImage:
     """Of level 0."""
     provenance: dict[str, Any]
     """How it was made, as it was published; empty when the file does not say."""
-    validity: PublishedImage | None = None
-    """Of the same shape: 0 where a sample is none; None where the image has no such samples, or
-    they are told by their value.
-    """
 
     @classmethod
     def open(cls, path: Path | str) -> PublishedImage:
@@ -50,8 +46,24 @@ class PublishedImage:
         names, metadata = ome_metadata.describe(str(path), document)
         levels = tuple(_level(folder / name) for name in names)
         provenance = document["attributes"].get("gigarestore") or {}
-        validity = cls.open(folder / VALIDITY) if metadata.mask else None
-        return cls(folder, levels, metadata, dict(provenance), validity)
+        return cls(folder, levels, metadata, dict(provenance))
+
+    def open_validity(self) -> PublishedImage | None:
+        """Open the image of the same shape that is 0 where a sample is none.
+
+        None where the image has no such samples, or they are told by their value. Raises
+        FormatError for one that is lost or damaged.
+        """
+        if not self.metadata.mask:
+            return None
+        validity = PublishedImage.open(self.path / VALIDITY)
+        shapes = [level.shape for level in self.levels]
+        if [level.shape for level in validity.levels] != shapes:
+            raise FormatError(
+                f"{validity.path}: has other levels than the image it belongs to; "
+                "restore or publish the image again"
+            )
+        return validity
 
     @property
     def dtype(self) -> str:

@@ -5,8 +5,8 @@ Local, or behind a URL.
 
 from __future__ import annotations
 
+import base64
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +29,7 @@ from storage.limits import MAX_PIXELS, MAX_SEGMENT_BYTES
 from storage.readers.common.sample_conversion import DELIVERED, WIDENED
 from storage.readers.common.staging_blocks import cut
 from storage.readers.zarr_arrays.image_array import ImageArray, find_image
-from storage.validity import by_value
+from storage.validity import both, by_value
 
 if TYPE_CHECKING:
     from storage.image import Marks, Pixels
@@ -55,26 +55,34 @@ class AnyZarrReader:
     ) -> None:
         image = find_image(path, level, selection)
         self._array = image.array
+        self._validity = image.validity
         self._axes = image.axes
         self.info, self._bands, self._frame = _describe(redact(path), image, selection, max_pixels)
 
     def read(self, box: Box) -> Pixels:
         """Return (C, h, w) in the delivered dtype; see `Reader.read`."""
         check_inside(self.info, box)
+        return self._read(self._array, box).astype(self.info.dtype, copy=False)
+
+    def _read(self, array: zarr.Array[Any], box: Box) -> Pixels:
         if "c" not in self._axes:
-            return self._plane(box, None)[np.newaxis]
-        planes = [self._plane(box, band) for band in self._bands]
+            return self._plane(array, box, None)[np.newaxis]
+        planes = [self._plane(array, box, band) for band in self._bands]
         return np.stack(planes)
 
     def read_valid(self, box: Box) -> tuple[Pixels, Marks | None]:
         """Return pixels and which of them are valid; see `Reader.read_valid`."""
         pixels = self.read(box)
-        return pixels, by_value(pixels, self.info.nodata)
+        valid = by_value(pixels, self.info.nodata)
+        if self._validity is None:
+            return pixels, valid
+        marks = self._read(self._validity, box)
+        return pixels, both(valid, np.asarray(marks != 0))
 
     def close(self) -> None:
         """Do nothing: no file stays open."""
 
-    def _plane(self, box: Box, band: int | None) -> Pixels:
+    def _plane(self, array: zarr.Array[Any], box: Box, band: int | None) -> Pixels:
         """Return one band of the frame, (h, w)."""
         rows, columns = box.slices()
         chosen = {
@@ -85,15 +93,16 @@ class AnyZarrReader:
         }
         index = tuple(chosen[axis] for axis in self._axes)
         try:
-            window = np.asarray(self._array[index])
+            window = np.asarray(array[index])
         except Exception as error:  # of codecs and stores, which all mean: it cannot be read
             raise DamagedError(
-                f"{self.info.path}: {box} of {self._array.path or 'the array'} cannot be decoded: "
+                f"{self.info.path}: {box} of {array.path or 'the array'} cannot be decoded: "
                 f"{redact(one_line(error))}; get it again"
             ) from error
         rows_first = self._axes.index("y") < self._axes.index("x")
         upright = window if rows_first else window.T
-        return np.array(upright, self.info.dtype, order="C")
+        native = upright.dtype.newbyteorder("=")
+        return np.array(upright, native, order="C")
 
 
 def inspect_any(
@@ -150,7 +159,9 @@ def _describe(
         limits=_limits(image.array),
         names=_names(image, bands),
         pixel_size=image.multiscale.pixel_size if image.multiscale else None,
-        nodata=_nodata(image.array.attrs),
+        nodata=_nodata(image),
+        mask=image.published.mask,
+        valid_by="published validity" if image.published.mask else "",
         levels=image.levels,
         axes=tuple((axis, lengths[axis]) for axis in frame if lengths[axis] > 1),
         notes=_notes(image.array, stored),
@@ -212,8 +223,36 @@ def _notes(array: zarr.Array[Any], stored: str) -> tuple[str, ...]:
     return absent, f"{stored} is widened to {WIDENED[stored]}, value by value"
 
 
-def _nodata(attributes: Mapping[str, Any]) -> float | None:
-    """Return the value that the CF conventions call missing, where an array names it."""
+def _nodata(image: ImageArray) -> float | None:
+    """Return the value of samples without data, where the image or its array names it.
+
+    CF conventions: `_FillValue`, else `missing_value`. xarray writes the former in base64 (zarr 3),
+    or as the fill value of an array whose dimensions it names (zarr 2), where 0 is anybody's
+    default.
+    """
+    if image.published.nodata is not None:
+        return image.published.nodata
+    array = image.array
+    attributes = array.attrs
     value = attributes.get("_FillValue", attributes.get("missing_value"))
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value is None and "_ARRAY_DIMENSIONS" in attributes:
+        value = array.fill_value or None
+    if isinstance(value, str):
+        value = _decoded(value, array.dtype)
+    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
     return float(value) if is_number else None
+
+
+def _decoded(text: str, dtype: np.dtype[Any]) -> float | None:
+    """Return the number that a text stands for: 'NaN', '1e20', or xarray's bytes in base64."""
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        data = base64.b64decode(text, validate=True)
+    except ValueError:
+        return None
+    # xarray keeps floats as doubles and others in the array's own type.
+    kind = np.dtype("<f8") if dtype.kind == "f" and len(data) == 8 else dtype.newbyteorder("<")
+    return float(np.frombuffer(data, kind)[0]) if len(data) == kind.itemsize else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from zarr.storage import LocalStore, ObjectStore
 from storage.byte_source import is_url, redact, remote_store
 from storage.errors import FormatError, one_line
 from storage.image import Selection
+from storage.image_metadata import VALIDITY, ImageMetadata
 from storage.readers.zarr_arrays import ngff
 
 # Names of axes that people use -> ours.
@@ -37,6 +38,10 @@ class ImageArray:
     axes: tuple[str, ...]
     multiscale: ngff.Multiscale | None
     levels: tuple[tuple[int, int], ...]
+    published: ImageMetadata = field(default_factory=ImageMetadata)
+    """What this program says of an image that it published; else nothing."""
+    validity: zarr.Array[Any] | None = None
+    """Array of the same shape, 0 where a sample is none."""
 
     @property
     def lengths(self) -> dict[str, int]:
@@ -80,13 +85,28 @@ def find_image(
     y = multiscale.axes.index("y")
     x = multiscale.axes.index("x")
     sizes = tuple((array.shape[y], array.shape[x]) for array in arrays)
+    published = ImageMetadata.of(dict(node.attrs), None)
+    validity = None
+    if published.mask:
+        validity = _member(name, node, f"{VALIDITY}/{multiscale.datasets[level]}")
+        _check_same(name, validity, arrays[level])
     return ImageArray(
         array=arrays[level],
         name=name,
         axes=multiscale.axes,
         multiscale=multiscale,
         levels=sizes if len(sizes) > 1 else (),
+        published=published,
+        validity=validity,
     )
+
+
+def _check_same(name: str, validity: zarr.Array[Any], array: zarr.Array[Any]) -> None:
+    if validity.shape != array.shape:
+        raise FormatError(
+            f"{name}: {validity.path} has the shape {validity.shape}, its image {array.shape}; "
+            "the image is damaged, get it again"
+        )
 
 
 def _level(

@@ -1,11 +1,12 @@
 """Which samples are valid is read from wherever a format keeps it, as rasterio reads it."""
 
-import imagecodecs
+import base64
+import struct
+
 import numpy as np
 import pytest
 import rasterio
-import tifffile
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import MaskFlags
 
 from storage.box import Box
 from storage.errors import FormatError
@@ -13,147 +14,21 @@ from storage.image import Selection
 from storage.readers.cache import CachedReader
 from storage.readers.reader_registry import inspect, open_image
 from storage.readers.staging import stage
+from tests.storage.readers.masked_images import (
+    BY_GDAL,
+    SIDE,
+    VALID,
+    page_of_photometric_alone,
+    png,
+    samples,
+    two_pages,
+    with_transparency,
+    write,
+)
 
-SIDE = 80
-RNG = np.random.default_rng(5)
-VALID = np.ones((SIDE, SIDE), bool)
-VALID[20:50, 30:41] = False
-VALID[:, :7] = False
 BOXES = (Box(0, 0, SIDE, SIDE), Box(11, 3, 60, 79), Box(25, 32, 40, 40))
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-
-
-def samples(bands, dtype="uint8"):
-    """Return (bands, H, W) samples in the middle of a dtype's range."""
-    return RNG.integers(40, 200, (bands, SIDE, SIDE)).astype(dtype)
-
-
-def write(path, pixels, *, mask=None, alpha=None, **options):
-    """Write a TIFF by GDAL."""
-    env = options.pop("env", {})
-    count, height, width = pixels.shape
-    with (
-        rasterio.Env(**env),
-        rasterio.open(
-            path, "w", driver="GTiff", height=height, width=width, count=count, dtype=pixels.dtype,
-            **options,
-        ) as dataset,
-    ):  # fmt: skip
-        if alpha is not None:
-            dataset.colorinterp = [*dataset.colorinterp[:-1], ColorInterp.alpha]
-        dataset.write(pixels)
-        if mask is not None:
-            dataset.write_mask(mask)
-    return path
-
-
-def page_of_bits(path):
-    env = {"GDAL_TIFF_INTERNAL_MASK": True}
-    return write(path, samples(3, "uint16"), mask=VALID, env=env, compress="deflate")
-
-
-def two_pages(path, rows, second, **options):
-    """Write an image and a second page, which becomes its mask: tifffile writes masks of bits."""
-    with tifffile.TiffWriter(path) as tiff:
-        photometric = "rgb" if rows.ndim == 3 else "minisblack"
-        tiff.write(rows, photometric=photometric, metadata=None, subfiletype=0, **options)
-        tiff.write(second, photometric="minisblack", metadata=None, subfiletype=1, **options)
-    with tifffile.TiffFile(path, mode="r+") as tiff:
-        tiff.pages[1].tags[254].overwrite(4)
-        tiff.pages[1].tags[262].overwrite(4)
-    return path
-
-
-def page_of_bytes(path):
-    rows = samples(3).transpose(1, 2, 0)
-    return two_pages(path, rows, VALID.astype("uint8") * 255, tile=(32, 32), compression="zlib")
-
-
-def page_with_overviews(path):
-    env = {"GDAL_TIFF_INTERNAL_MASK": True, "GDAL_TIFF_INTERNAL_MASK_TO_8BIT": False}
-    write(path, samples(1), mask=VALID, env=env, tiled=True, blockxsize=16, blockysize=16)
-    with rasterio.Env(**env), rasterio.open(path, "r+") as dataset:
-        dataset.build_overviews([2, 4])
-    return path
-
-
-def page_of_photometric_alone(path):
-    with tifffile.TiffWriter(path) as tiff:
-        tiff.write(samples(1)[0], photometric="minisblack", metadata=None)
-        tiff.write(VALID, photometric="mask", metadata=None)
-    return path
-
-
-def file_beside(path):
-    return write(path, samples(3, "int16"), mask=VALID, env={"GDAL_TIFF_INTERNAL_MASK": False})
-
-
-def alpha_of_16_bits(path):
-    alpha = (VALID * 65535).astype("uint16")[None]
-    pixels = np.concatenate([samples(3, "uint16"), alpha])
-    return write(path, pixels, alpha=True, photometric="RGB")
-
-
-def associated_alpha(path):
-    alpha = (VALID * 255).astype("uint8")
-    rows = np.dstack([*(samples(3) * VALID), alpha])
-    tifffile.imwrite(path, rows, photometric="rgb", extrasamples=["assocalpha"])
-    return path
-
-
-def alpha_in_planes(path):
-    alpha = (VALID * 255).astype("uint8")[None]
-    pixels = np.concatenate([samples(1), alpha])
-    return write(path, pixels, alpha=True, interleave="band", compress="lzw")
-
-
-def whole_nodata(path):
-    pixels = np.where(VALID, samples(2, "int16"), -9999).astype("int16")
-    return write(path, pixels, nodata=-9999)
-
-
-def nodata_that_shifts(path):
-    pixels = samples(2, "uint16")
-    pixels[0][~VALID] = 0
-    pixels[1][~np.roll(VALID, 9, axis=0)] = 0
-    return write(path, pixels, nodata=0)
-
-
-def nodata_of_float64(value):
-    def made(path):
-        pixels = np.where(VALID, samples(1, "float32"), np.float32(value))
-        return write(path, pixels.astype("float32"), nodata=value)
-
-    made.__name__ = f"nodata_{value:g}"
-    return made
-
-
-def sparse_with_nodata(path):
-    pixels = np.full((1, SIDE, SIDE), 9, "uint8")
-    pixels[0, :32, 32:64] = samples(1)[0, :32, 32:64]
-    return write(
-        path, pixels, nodata=9, tiled=True, blockxsize=32, blockysize=32, sparse_ok=True
-    )  # fmt: skip
-
-
-BY_GDAL = (
-    page_of_bits,
-    page_of_bytes,
-    page_with_overviews,
-    page_of_photometric_alone,
-    file_beside,
-    alpha_of_16_bits,
-    associated_alpha,
-    alpha_in_planes,
-    whole_nodata,
-    nodata_that_shifts,
-    nodata_of_float64(1e20),
-    nodata_of_float64(0.1),
-    nodata_of_float64(-3.4028234663852886e38),
-    nodata_of_float64(float("nan")),
-    sparse_with_nodata,
-)
 
 
 def valid_of(reader, box):
@@ -204,11 +79,6 @@ def test_a_mask_file_of_a_band_each_is_read_band_by_band(tmp_path):
     assert np.array_equal(valid_of(second, second.info.box), masks[1:])
 
 
-def png(path, rows):
-    path.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(rows)))
-    return path
-
-
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
 @pytest.mark.parametrize("bands", [1, 3])
 def test_alpha_of_a_png_says_which_pixels_are_valid(tmp_path, bands, dtype):
@@ -220,29 +90,6 @@ def test_alpha_of_a_png_says_which_pixels_are_valid(tmp_path, bands, dtype):
     chosen = open_image(path, Selection(channel=tuple(range(bands + 1))))
     assert valid_of(chosen, chosen.info.box).all()
     assert not chosen.info.mask
-
-
-def with_transparency(path, payload, bits, colour, rows, palette=b""):
-    """Write a PNG of stored rows (H, bytes) with a chunk tRNS."""
-    import struct
-    import zlib
-
-    def chunk(name, body):
-        return (
-            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-        )
-
-    height = len(rows)
-    samples_of = {0: 1, 2: 3, 3: 1}[colour]
-    width = rows.shape[1] * 8 // (bits * samples_of)
-    body = b"".join(b"\0" + row.tobytes() for row in rows)
-    parts = [b"\x89PNG\r\n\x1a\n"]
-    parts.append(chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)))
-    if palette:
-        parts.append(chunk(b"PLTE", palette))
-    parts += [chunk(b"tRNS", payload), chunk(b"IDAT", zlib.compress(body)), chunk(b"IEND", b"")]
-    path.write_bytes(b"".join(parts))
-    return path
 
 
 def test_a_transparent_colour_of_a_png_is_no_measurement(tmp_path):
@@ -294,3 +141,45 @@ def test_a_mask_page_that_cannot_be_read_is_refused(tmp_path):
     path = two_pages(tmp_path / "in.tif", samples(1)[0], samples(1, "uint16")[0])
     with pytest.raises(FormatError, match="its mask page has 1 samples of 16 bits"):
         inspect(path)
+
+
+def zarr_array(path, pixels, attributes, **options):
+    import zarr
+
+    array = zarr.create_array(str(path), shape=pixels.shape, dtype=pixels.dtype, **options)
+    array[:] = pixels
+    array.attrs.update(attributes)
+    return path
+
+
+def in_base64(number):
+    """Return a fill value as xarray writes it into zarr 3."""
+    return base64.standard_b64encode(struct.pack("<d", number)).decode()
+
+
+@pytest.mark.parametrize(
+    ("said", "marker"),
+    [
+        ({"_FillValue": -9999}, -9999),
+        ({"missing_value": 1e20}, 1e20),
+        ({"_FillValue": in_base64(1e20)}, 1e20),
+        ({"_FillValue": in_base64(float("nan"))}, np.nan),
+        ({"_FillValue": "NaN"}, np.nan),
+    ],
+)
+def test_the_fill_value_that_a_zarr_array_names_is_no_measurement(tmp_path, said, marker):
+    pixels = np.where(VALID, samples(1, "float32")[0], np.float32(marker)).astype("float32")
+    path = zarr_array(tmp_path / "in.zarr", pixels, said, dimension_names=("y", "x"))
+    reader = open_image(path)
+    assert np.array_equal(valid_of(reader, reader.info.box)[0], VALID)
+
+
+def test_zarr_of_format_2_names_it_as_the_fill_value_of_named_dimensions(tmp_path):
+    for fill, dims, expected in ((7, ["y", "x"], VALID), (7, None, None), (0, ["y", "x"], None)):
+        pixels = np.where(VALID, samples(1)[0], fill).astype("uint8")
+        path = tmp_path / f"{fill}{dims is None}.zarr"
+        named = {"_ARRAY_DIMENSIONS": dims} if dims else {}
+        zarr_array(path, pixels, named, zarr_format=2, fill_value=fill)
+        reader = open_image(path)
+        valid = valid_of(reader, reader.info.box)[0]
+        assert np.array_equal(valid, np.ones_like(VALID) if expected is None else expected)

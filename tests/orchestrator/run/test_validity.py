@@ -1,0 +1,161 @@
+"""What a format says of validity beside its samples goes through a restoration and out again."""
+
+import json
+
+import imagecodecs
+import numpy as np
+import pytest
+import rasterio
+
+from orchestrator.run.verify import verify_run
+from storage.errors import FormatError
+from storage.export.export_image import export
+from storage.readers.reader_registry import inspect, open_image
+from storage.readers.zarr_arrays.any_zarr import AnyZarrReader
+from tests.storage.readers import masked_images as made
+
+ONE_LEVEL = {"tile": 64, "stride": 48, "levels": 1}
+TWICE = {"name": "sr", "scale": 2}
+
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+
+
+def grey_with_alpha(path):
+    alpha = made.VALID.astype("uint8") * 255
+    return made.png(path.with_suffix(".png"), np.dstack([*made.samples(1), alpha]))
+
+
+def sparse(path):
+    pixels = np.zeros((1, made.SIDE, made.SIDE), "uint8")
+    pixels[:, :32, 32:64] = made.samples(1)[:, :32, 32:64]
+    return made.write(path, pixels, tiled=True, blockxsize=32, blockysize=32, sparse_ok=True)
+
+
+SOURCES = (
+    made.page_of_bits,
+    made.page_with_overviews,
+    made.file_beside,
+    made.alpha_of_16_bits,
+    made.associated_alpha,
+    grey_with_alpha,
+    sparse,
+)
+
+
+@pytest.mark.parametrize("make", SOURCES, ids=lambda make: make.__name__)
+def test_masked_samples_stay_so_and_are_exported_as_a_mask(tmp_path, job, serially, make):
+    path = make(tmp_path / "in.tif")
+    reader = open_image(path)
+    pixels, valid = reader.read_valid(reader.info.box)
+    given = {"values": (0, 255)} if reader.info.dtype == "int16" else {}
+    out = tmp_path / "out.zarr"
+    serially(job(path, out, task=TWICE, tiling=ONE_LEVEL, input=given))
+    found = verify_run(out)
+    assert found.passed, found
+    assert found.validity is not None
+
+    fine = valid.all(axis=0).repeat(2, 0).repeat(2, 1)
+    restored = open_image(out)
+    again, published = restored.read_valid(restored.info.box)
+    assert np.array_equal(published, np.broadcast_to(fine, published.shape))
+    kept = pixels.repeat(2, 1).repeat(2, 2)
+    assert np.array_equal(again[:, ~fine], kept[:, ~fine])
+    elsewhere = AnyZarrReader(str(out))  # as behind a URL
+    assert elsewhere.info.mask == restored.info.mask
+    assert np.array_equal(elsewhere.read_valid(elsewhere.info.box)[1], published)
+    export(out, tmp_path / "e.tif")
+    with rasterio.open(tmp_path / "e.tif") as dataset:
+        assert np.array_equal(dataset.read(), again)
+        assert np.array_equal(dataset.read_masks(1) != 0, fine)
+
+
+def test_invalid_samples_reach_no_pixel_beside_them(tmp_path, job, serially):
+    """What lies under a mask, black or white, changes nothing that is valid."""
+    results = []
+    for name, hidden in (("black", 0), ("white", 65535)):
+        pixels = np.random.default_rng(1).integers(9000, 50000, (2, 32, 32)).astype("uint16")
+        mask = np.ones((32, 32), bool)
+        mask[10:30, 13:21] = False
+        pixels[:, ~mask] = hidden
+        path = tmp_path / f"{name}.tif"
+        made.write(path, pixels, mask=mask, env={"GDAL_TIFF_INTERNAL_MASK": True})
+        out = tmp_path / f"{name}.zarr"
+        serially(job(path, out))
+        results.append(open_image(out).read(inspect(out).box)[:, mask.repeat(4, 0).repeat(4, 1)])
+    assert np.array_equal(*results)
+
+
+def test_a_png_is_exported_with_its_alpha(tmp_path, job, serially):
+    out = tmp_path / "out.zarr"
+    serially(job(grey_with_alpha(tmp_path / "in"), out, task=TWICE, tiling=ONE_LEVEL))
+    export(out, tmp_path / "e.png")
+    rows = imagecodecs.png_decode((tmp_path / "e.png").read_bytes())
+    fine = made.VALID.repeat(2, 0).repeat(2, 1)
+    assert rows.shape == (160, 160, 2)
+    assert np.array_equal(rows[..., 1], fine.astype("uint8") * 255)
+
+
+def test_only_what_the_mask_of_a_task_names_is_filled(tmp_path, job, serially):
+    """The file's own mask keeps its exterior, the task's mask fills its gap."""
+    pixels = made.samples(3)
+    inside = np.ones((80, 80), bool)
+    inside[:, :9] = False
+    inside[30:44, 30:50] = False
+    path = tmp_path / "in.tif"
+    made.write(path, pixels, mask=inside, env={"GDAL_TIFF_INTERNAL_MASK": True})
+    gap = np.full((80, 80), 255, "uint8")
+    gap[30:44, 30:50] = 0
+    made.png(tmp_path / "gap.png", gap)
+    out = tmp_path / "out.zarr"
+    given = {"mask": str(tmp_path / "gap.png")}
+    serially(job(path, out, task={"name": "inpaint"}, tiling=ONE_LEVEL, input=given))
+    found = verify_run(out)
+    assert found.passed
+    assert found.validity.unfilled == 0
+    restored = open_image(out)
+    _, valid = restored.read_valid(restored.info.box)
+    assert np.array_equal(valid[0], inside | (gap == 0))
+
+
+def test_verify_finds_validity_that_was_changed(tmp_path, job, serially):
+    out = tmp_path / "out.zarr"
+    path = made.page_of_bits(tmp_path / "in.tif")
+    serially(job(path, out, task=TWICE, tiling=ONE_LEVEL))
+    import zarr
+
+    marks = zarr.open_array(str(out / "validity" / "0"), mode="r+")
+    stored = marks[:]
+    stored[1, 0, 100] = 0
+    stored[2, 50, 70] = 255
+    assert (marks[1, 0, 100], marks[2, 50, 70]) == (255, 0)
+    marks[:] = stored
+    found = verify_run(out)
+    assert (found.validity.lost, found.validity.invented) == (1, 1)
+    assert not found.passed
+
+
+def test_an_image_whose_validity_lost_a_part_is_incomplete(tmp_path, job, serially):
+    out = tmp_path / "out.zarr"
+    serially(job(made.page_of_bits(tmp_path / "in.tif"), out, task=TWICE, tiling=ONE_LEVEL))
+    document = json.loads((out / "zarr.json").read_text())
+    assert document["attributes"]["raster"]["validity"] == {"path": "validity", "as": "mask"}
+    (out / "validity" / "0" / "zarr.json").unlink()
+    with pytest.raises(FormatError, match=r"validity/0: a folder without zarr\.json"):
+        verify_run(out)
+
+
+def test_a_mask_file_is_part_of_what_a_run_was_begun_with(tmp_path, job, serially):
+    from orchestrator.errors import PlanError
+    from orchestrator.planning.fingerprint import check_same, fingerprint
+    from orchestrator.planning.resolve import plan_job
+
+    path = made.file_beside(tmp_path / "in.tif")
+    given = {"values": (0, 255)}
+    spec = job(path, tmp_path / "out.zarr", task=TWICE, tiling=ONE_LEVEL, input=given)
+    begun = fingerprint(plan_job(spec))
+    made.write(tmp_path / "in.tif.msk", made.VALID.T[None].astype("uint8"))
+    with pytest.raises(PlanError, match="valid_file was"):
+        check_same(begun, fingerprint(plan_job(spec)))
+    (tmp_path / "in.tif.msk").unlink()
+    with pytest.raises(PlanError, match=r"input\.keep_mask was 'mask'"):
+        check_same(begun, fingerprint(plan_job(spec)))
