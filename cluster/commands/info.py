@@ -14,7 +14,11 @@ from cluster.options.parsers import parse_channels
 from cluster.terminal.progress import size
 
 if TYPE_CHECKING:
+    from orchestrator.job.inputs import NoiseSurvey
     from storage.image import ImageInfo
+
+# A file that is decoded whole is not looked into above this, bytes.
+MOST_DECODED = 64_000_000
 
 
 @takes("channel", "z", "t", "max_pixels")
@@ -36,10 +40,25 @@ def info(
     image = inspect(
         file, Selection(channel=channel, z=given["z"], t=given["t"]), max_pixels=given["max_pixels"]
     )
-    print(json.dumps(as_dict(image)) if as_json else "\n".join(_lines(image)))
+    noise = _noise(image, {**given, "path": file, "channel": channel})
+    print(json.dumps(as_dict(image, noise)) if as_json else "\n".join(_lines(image, noise)))
 
 
-def as_dict(image: ImageInfo) -> dict[str, Any]:
+def _noise(image: ImageInfo, given: dict[str, Any]) -> NoiseSurvey | str:
+    """Return what a look at the pixels says of their noise, or why there was none."""
+    from orchestrator.job.fields.sections import InputSpec
+    from orchestrator.measurement.noise_survey import survey_noise
+    from storage.errors import FormatError, one_line
+
+    if not image.lazy and image.staging_bytes > MOST_DECODED:
+        return "not looked at, the whole file would be decoded; --sigma auto does"
+    try:
+        return survey_noise(InputSpec(**given))
+    except FormatError as err:
+        return f"not looked at: {one_line(err)}"
+
+
+def as_dict(image: ImageInfo, noise: NoiseSurvey | str) -> dict[str, Any]:
     """Return a description as JSON values; the colour profile only as its length."""
     nodata = image.nodata
     return {
@@ -68,11 +87,12 @@ def as_dict(image: ImageInfo) -> dict[str, Any]:
         "why_staged": image.why_staged or None,
         "staging_memory_bytes": image.staging_bytes,
         "coding": None if image.coding is None else image.coding.as_dict(),
+        "noise": None if isinstance(noise, str) else list(noise.levels),
         "notes": list(image.notes),
     }
 
 
-def _lines(image: ImageInfo) -> list[str]:
+def _lines(image: ImageInfo, noise: NoiseSurvey | str) -> list[str]:
     megapixels = image.height * image.width / 1e6
     facts = [
         ("file", f"{image.path}: {image.format}, {image.layout}"),
@@ -85,6 +105,7 @@ def _lines(image: ImageInfo) -> list[str]:
         ("samples", f"{image.dtype}, {image.bits} bit in the file"),
         *([("coding", image.coding.in_words())] if image.coding else []),
         ("range", _range(image)),
+        ("noise", str(noise)),
         (
             "nodata",
             "none" if image.nodata is None else f"{image.nodata:g}: kept as it is, not restored",

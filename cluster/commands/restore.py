@@ -96,10 +96,10 @@ def report_outcome(outcome: Outcome) -> None:
         f"{outcome.tiles} tiles{resumed}{filled}, "
         f"{duration(outcome.seconds)}"
     )
-    if plan.inputs.survey is not None:
-        print(str(plan.inputs.survey))
-    if plan.inputs.noise is not None:
-        print(plan.inputs.noise.used())
+    for line in plan.inputs.findings:
+        print(line)
+    for line in plan.inputs.warnings:
+        complain(f"warning: {line}")
     if outcome.substituted:
         complain(
             f"warning: {outcome.substituted} tiles could not be restored, what was measured "

@@ -30,12 +30,10 @@ def print_plan(plan: Plan, numbers: Estimate, filled: int | None) -> None:
         tiles = sum(level.grid.count for level in region.plan.levels)
         name = region.plan.denoiser.name
         console.print(f"region {region.box}: restored first with {name}, {tiles:,} tiles")
-    if plan.inputs.survey is not None:
-        console.print(str(plan.inputs.survey))
-    if plan.inputs.noise is not None:
-        console.print(plan.inputs.noise.used())
-    for line in range_lines(plan):
+    for line in (*plan.inputs.findings, *range_lines(plan)):
         console.print(line, soft_wrap=True)
+    for line in plan.inputs.warnings:
+        console.print(f"warning: {line}", soft_wrap=True)
     console.print(_levels_table(numbers))
     for name, text in _costs(numbers, filled):
         console.print(f"{name + ':':22} {text}")
@@ -50,9 +48,6 @@ def range_lines(plan: Plan) -> Iterator[str]:
     if not (values.full and plan.dtype == "uint8"):
         words = f" ({source})" if source else ""
         yield f"black is {values.low:g}, white is {values.high:g} of {plan.dtype}{words}"
-    survey = plan.inputs.range
-    if survey is not None and survey.warning is not None:
-        yield f"warning: {survey.warning}"
 
 
 def _settings_line(plan: Plan) -> str:

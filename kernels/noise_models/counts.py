@@ -68,6 +68,11 @@ class CountNoise:
         counts = (samples.astype(np.float64) - self.offset) / self.gain
         return _anscombe(counts, self._sigma)
 
+    def unstabilise(self, values: NDArray[np.floating]) -> Float64:
+        """Return the samples that were stabilised: `stabilise` undone, not its mean."""
+        counts = (0.5 * values.astype(np.float64)) ** 2 - 0.375 - self._sigma**2
+        return counts * self.gain + self.offset
+
     def invert(self, values: NDArray[np.floating]) -> Float64:
         """Return the mean samples whose stabilised samples have the means `values`."""
         means, expected = self._table

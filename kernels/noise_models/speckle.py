@@ -59,6 +59,10 @@ class SpeckleNoise:
         logs = np.log(np.maximum(samples.astype(np.float64), floor))
         return 2.0 * logs if self.amplitude else logs
 
+    def unstabilise(self, values: NDArray[np.floating]) -> Float64:
+        """Return the samples that were stabilised: `stabilise` undone, not its mean."""
+        return self.invert(values + self.bias)
+
     def invert(self, values: NDArray[np.floating]) -> Float64:
         """Return the samples of restored logarithms."""
         logs = values.astype(np.float64)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from storage.image import ImageInfo
 
+NEXT_TO_NONE = 1e-9
+"""Levels below this come from the rounding of floats."""
 EVEN = 1.5
 """Bands whose noise differs by no more than this factor have one level."""
 
@@ -49,6 +51,10 @@ class NoiseSurvey:
     """Standard deviation in each band; None where too few samples allow an estimate."""
     model: str | None = None
     """What was fitted where it depends on the brightness, as --noise names it."""
+    asked: bool = True
+    """Whether the job goes by it; else it was looked at to check what the user gave."""
+    warning: str | None = None
+    """Why a level that the user gave is not that of the image."""
 
     @property
     def largest(self) -> float | None:
@@ -75,10 +81,12 @@ class NoiseSurvey:
     def __str__(self) -> str:
         if self.largest is None:
             return "cannot be told: too few samples that are neither unknown nor black nor white"
+        if self.largest < NEXT_TO_NONE:
+            return "none to be seen"
         if not self.uneven:
-            return f"about {self.largest:.3g} grey levels (standard deviation)"
+            return f"about {self.largest:.3g} (standard deviation, stored values)"
         each = ", ".join("unknown" if level is None else f"{level:.3g}" for level in self.levels)
-        return f"differs from band to band: {each} grey levels (standard deviations)"
+        return f"differs from band to band: {each} (standard deviations, stored values)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +100,20 @@ class InputFacts:
     """What the mask says; None for a run that goes on, which has its reading in the job."""
     noise: NoiseSurvey | None = None
     """What the pixels say of their noise; None where nobody asked."""
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """What a look at the pixels found that the job goes by, a line each."""
+        mask = () if self.survey is None else (str(self.survey),)
+        noise = () if self.noise is None or not self.noise.asked else (self.noise.used(),)
+        return (*mask, *noise)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Why what the user gave does not suit the pixels, a line each."""
+        looks = (self.range, self.noise)
+        return tuple(look.warning for look in looks if look is not None and look.warning)
+
     range: RangeSurvey | None = None
     """What the samples say of black and white; None where nobody looked."""
 

@@ -110,6 +110,18 @@ class Values:
         bottom, step = self._stabilised
         return float((self.noise.expect(np.array([stored]))[0] - bottom) / step - 1.0)
 
+    def unrestored(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return what stands for measured samples among results, both in the unit of [-1, 1].
+
+        A result is the mean of a sample on the scale of even noise, which is not where the sample
+        itself lies.
+        """
+        if self.noise is None:
+            return values
+        bottom, step = self._stabilised
+        samples = self.noise.unstabilise((values.astype(np.float64) + 1.0) * step + bottom)
+        return ((self.noise.expect(samples) - bottom) / step - 1.0).astype(np.float32)
+
     @property
     def noise_deviation(self) -> float:
         """Return the deviation of the noise that the model leaves, in the unit of [-1, 1]; 0

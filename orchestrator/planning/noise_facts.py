@@ -11,10 +11,19 @@ from orchestrator.job.fields.noise import TO_BE_FITTED, fitted
 from orchestrator.job.fields.sections import AUTO, InputSpec, TaskFields
 from orchestrator.job.inputs import InputFacts, NoiseSurvey
 from orchestrator.job.tasks.task import Task
+from orchestrator.job.value_range import Values, stated_values
 from orchestrator.measurement.noise_survey import fit_counts, survey_noise
 
 LEAST = 0.4
 """Noise of whole numbers below this is that of rounding them, which is 0.29 levels."""
+MOST = 1 / 3
+"""Share of the range that noise may have as its standard deviation."""
+FAR = 2.0
+"""Factor between a given level and the estimate from which they are not the same noise."""
+MOST_TEXTURE = 0.1
+"""Share of the range that the texture of an image does not reach."""
+MOST_JPEG = 0.03
+"""Share of the range by which a level may be above the noise, for what a codec has left."""
 DIGITS = 4
 """Significant digits of an estimate: more than it is worth, so that a job file can be read."""
 
@@ -24,13 +33,57 @@ def resolve_noise(
 ) -> tuple[TaskFields, InputFacts]:
     """Return the task with the level of its noise, and the facts with what was found.
 
-    source: the input with its facts. Raises PlanError where there is none to be found.
+    source: the input with its facts, black and white too. Raises PlanError where there is no noise
+    to be found, or more than the range has room for.
     """
     if task.noise == TO_BE_FITTED:
         return _with_fitted(task, source, files)
-    if task.noise_from != AUTO or task.noise is not None:
+    if task.noise is not None or not task.noisy:
         return task, files
+    assert source.dtype is not None, "the input's facts are known"
+    values = Values.build(source.dtype, stated_values(source.values))
     survey = survey_noise(source, grey=kind.grey)
+    if task.noise_from == AUTO:
+        task = _with_estimate(task, source, kind, survey)
+        check_level(task.sigma, values)
+        return task, replace(files, noise=survey)
+    level = task.sigma * (values.levels if task.sigma_unit == "fraction" else 1.0)
+    check_level(level, values)
+    survey = replace(survey, asked=False, warning=far_from(level, survey.largest, values))
+    return task, replace(files, noise=survey)
+
+
+def check_level(level: float, values: Values) -> None:
+    """Raise PlanError for noise, grey levels, that leaves nothing of the range to see."""
+    if level > values.levels * MOST:
+        raise PlanError(
+            f"--sigma {level:g} is {level / values.levels:.0%} of the range {values.low:g} to "
+            f"{values.high:g}, at most a third can be restored; --sigma auto estimates the level"
+        )
+
+
+def far_from(level: float, found: float | None, values: Values) -> str | None:
+    """Say that a given level, grey levels, is not that of the image; None where it may be.
+
+    Fine texture passes for noise: of 53 images without, the strongest showed 7 % of their range.
+    So a level is called too small only where more is found than texture gives.
+    """
+    if found is None:
+        return None
+    too_large = level > FAR * found and level - found > MOST_JPEG * values.levels
+    too_small = found > FAR * level and found > MOST_TEXTURE * values.levels
+    if not (too_large or too_small):
+        return None
+    times = f"{level / found:.1f} times" if found > 0 else "above"
+    return (
+        f"--sigma {level:g} is {times} the noise that the image shows, about {found:.3g} grey "
+        "levels; --sigma auto takes what it shows"
+    )
+
+
+def _with_estimate(
+    task: TaskFields, source: InputSpec, kind: type[Task], survey: NoiseSurvey
+) -> TaskFields:
     level = survey.largest
     if level is None:
         raise PlanError(f"--sigma auto: the noise of {source.path} {survey}; give --sigma LEVELS")
@@ -43,7 +96,7 @@ def resolve_noise(
             )
         level = 0.0
     found = {"sigma": float(f"{level:.{DIGITS}g}"), "noise_from": "estimated"}
-    return task.model_copy(update=found), replace(files, noise=survey)
+    return task.model_copy(update=found)
 
 
 def _with_fitted(

@@ -35,7 +35,8 @@ def substitute(sampler: TileSampler, reader: TileReader, key: TileKey) -> Array:
         x = problem.guide.project(x)
     restored = sampler.problems.finish(problem, level, keys, problem.close(x))
     storable = sampler.problems.within_black_and_white(restored.cpu(), level, problem)
-    return sampler.crop(key, storable)
+    pixels = sampler.crop(key, storable)
+    return plan.values.unrestored(pixels) if level.index == 0 else pixels
 
 
 def _plain(tile: TileInput) -> Array:

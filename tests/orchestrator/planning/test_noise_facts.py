@@ -1,7 +1,10 @@
 """What a job says of its input's noise: estimated once where the user asks, checked where given."""
 
+import json
+
 import numpy as np
 import pytest
+import skimage.data
 
 from orchestrator.errors import PlanError
 from orchestrator.job.spec import JobSpec
@@ -99,3 +102,71 @@ def test_a_run_that_goes_on_estimates_nothing(job, write_picture, tmp_path):
     outcome = resume(out, SerialExecutor())
     assert outcome.plan.spec.task == begun.task
     assert begun.task.noise_from == "estimated"
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        {"name": "denoise", "sigma": 90},
+        {"name": "sr", "scale": 2, "sigma": 100},
+        {"name": "denoise", "sigma": 0.4, "sigma_unit": "fraction"},
+    ],
+    ids=["denoise", "sr", "percent"],
+)
+def test_noise_above_a_third_of_the_range_is_refused_on_one_line(planned, task):
+    with pytest.raises(PlanError, match="at most a third") as refused:
+        planned(scene(10), task)
+    assert "\n" not in str(refused.value)
+
+
+def test_the_range_that_counts_is_the_one_of_the_job(planned):
+    pixels = scene(10, dtype="uint16")
+    plan = planned(pixels, {"name": "denoise", "sigma": 90}, values=(0, 1000))
+    assert plan.spec.task.sigma == 90
+    with pytest.raises(PlanError, match="at most a third"):
+        planned(pixels, {"name": "denoise", "sigma": 90})
+
+
+@pytest.mark.parametrize("sigma", [30, 80])
+def test_a_level_far_above_the_noise_is_warned_of(planned, sigma):
+    (line,) = planned(scene(8), {"name": "denoise", "sigma": sigma}).inputs.warnings
+    assert f"--sigma {sigma} is" in line
+    assert "about 7.85 grey levels" in line
+    assert "\n" not in line
+
+
+def test_a_level_far_below_the_noise_is_warned_of(planned):
+    (line,) = planned(scene(30), {"name": "denoise", "sigma": 10}).inputs.warnings
+    assert "--sigma auto" in line
+
+
+@pytest.mark.parametrize("sigma", [3, 5, 8])
+@pytest.mark.parametrize("name", ["grass", "gravel", "brick", "hubble_deep_field", "coffee"])
+def test_texture_and_the_small_levels_that_are_given_for_codecs_raise_no_alarm(
+    planned, name, sigma
+):
+    pixels = np.atleast_3d(getattr(skimage.data, name)()).transpose(2, 0, 1)[:, :256, :256]
+    given = {"name": "sr", "scale": 2, "sigma": sigma}
+    assert planned(pixels.copy(), given).inputs.warnings == ()
+
+
+def test_a_command_warns_and_refuses_on_one_line(cli, write_picture, tmp_path):
+    path = write_picture(tmp_path / "in.png", scene(8))
+    options = ("--task", "denoise", "--steps", 1, "--executor", "serial", "--quiet")
+    warned = cli("restore", path, tmp_path / "out", *options, "--sigma", 40)
+    assert warned.code == 0
+    assert warned.err.count("warning") == warned.err.strip().count("\n") + 1 == 1
+    refused = cli("restore", path, tmp_path / "other", *options, "--sigma", "50%")
+    assert refused.code == 2
+    assert "at most a third" in refused.complaint
+    assert not (tmp_path / "other").exists()
+
+
+def test_info_says_what_noise_there_is(cli, write_picture, tmp_path):
+    even = cli("info", write_picture(tmp_path / "even.png", scene(8)))
+    assert "noise:           about" in even.out
+    uneven = write_picture(tmp_path / "uneven.png", scene([4, 4, 20], bands=3))
+    assert "differs from band to band" in cli("info", uneven).out
+    assert json.loads(cli("info", uneven, "--json").out)["noise"][2] == pytest.approx(20, rel=0.2)
+    black = write_picture(tmp_path / "black.png", scene(8) * 0)
+    assert "cannot be told" in cli("info", black).out

@@ -122,6 +122,14 @@ def test_what_is_free_of_noise_comes_back(model, dtype):
     assert black.min() >= (1 if model.startswith("speckle") else 0)
 
 
+@pytest.mark.parametrize("model", ["poisson:3.5", "poisson:4,30,100", "speckle:1", "speckle:4"])
+def test_what_was_measured_stands_for_a_tile_that_failed_as_it_was(model):
+    values = Values.build("uint16", None, read_noise(model))
+    stored = np.arange(150, 60000, 97).astype(np.uint16)
+    back = values.from_unit(values.unrestored(values.to_unit(stored)))
+    assert np.abs(back.astype(int) - stored.astype(int)).max() <= 1
+
+
 REFUSED = {
     "another task": ({"name": "sr", "noise": "poisson:2"}, "task sr takes no --noise"),
     "no task's": (
