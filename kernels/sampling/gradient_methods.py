@@ -29,8 +29,8 @@ PUBLISHED_VALUES = 3 * 256 * 256
 TINY = 1e-12
 
 
-class GradientMethod(Method, Protocol):
-    """Say what a method draws from the network's derivative."""
+class Push(Protocol):
+    """Say what is drawn from the network's derivative."""
 
     def push(
         self,
@@ -41,6 +41,10 @@ class GradientMethod(Method, Protocol):
     ) -> Tensor:
         """Return `Moment.push` of a few tiles from their clean estimate."""
         ...
+
+
+class GradientMethod(Method, Push, Protocol):
+    """Say what a method draws from the network's derivative."""
 
 
 class Pigdm(GradientMethod):
@@ -193,7 +197,7 @@ def square_residual(problem: Problem, x0: Tensor) -> Tensor:
 
 def evaluate_with_gradient(
     denoiser: Denoiser,
-    method: GradientMethod,
+    method: Push,
     problem: Problem,
     step: Step,
     x: Tensor,

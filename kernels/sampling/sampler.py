@@ -28,6 +28,7 @@ from kernels.sampling.constraints import Problem, RangeSpace, cat, select, to
 from kernels.sampling.gradient_methods import Dps, GradientMethod, Pigdm, evaluate_with_gradient
 from kernels.sampling.method_registry import describe_method
 from kernels.sampling.methods import Ddnm, Ddrm, Method, Moment, Replacement
+from kernels.sampling.pinned_pixels import estimate_with_pins, has_pins
 from kernels.sampling.step_coefficients import SamplerConfig, Step, gather
 
 __all__ = ["SamplerConfig", "SamplerState", "advance", "sample", "start", "strategy"]
@@ -66,6 +67,8 @@ class SamplerState:
     draws: tuple[int, ...]
     """Number of noise draws every tile has consumed."""
     guidance: Guidance | None = None
+    pulled: tuple[bool, ...] = ()
+    """Which tiles are conditioned on their pins through the network; empty: none."""
 
     def finished(self, config: SamplerConfig) -> tuple[bool, ...]:
         """Tell which tiles have arrived at -1; they must be retired before the others advance."""
@@ -127,6 +130,7 @@ def start(
     keys = tuple(keys)
     method = strategy(config)
     _check_start(problem, method, keys, shape, x_init, guidance)
+    pulled = has_pins(problem, len(keys)) if config.pins == "gradient" else (False,) * len(keys)
     problem = problem.to(device)
 
     if x_init is None:
@@ -151,6 +155,7 @@ def start(
         position=(0,) * len(keys),
         draws=(1,) * len(keys),
         guidance=to(guidance, device),
+        pulled=pulled,
     )
 
 
@@ -290,6 +295,11 @@ def _estimate(
             config.clip,
         )
         return Moment(step, problem, x, eps, x0, push)
+    if any(state.pulled):
+        eps, x0 = estimate_with_pins(
+            denoiser, problem, step, x, timesteps, shift, config.clip, state.pulled
+        )
+        return Moment(step, problem, x, eps, x0, None)
     eps = evaluate(denoiser, x, timesteps)
     if shift is not None:
         eps = eps + shift

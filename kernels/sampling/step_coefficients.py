@@ -53,6 +53,9 @@ class SamplerConfig:
     """ddnm with a noisy measurement: weigh noise by range and null space, or by one number as the
     paper does.
     """
+    pins: Literal["replace", "gradient"] = "replace"
+    """How pixels of earlier tiles enter: they replace those of the clean estimate, or besides pull
+    the rest of it through the network's derivative (`kernels.sampling.pinned_pixels`)."""
     clip: bool = True
     """Whether the clean estimate is clamped to [-1, 1] before it is projected; nothing else ever
     is.
@@ -155,6 +158,10 @@ class Step(NamedTuple):
     """Base timestep of t."""
     span: Tensor
     """Base timesteps from t to t-1; those before 0 count as one."""
+
+    def select(self, rows: Sequence[int]) -> Step:
+        """Return the step of chosen tiles of the batch."""
+        return Step(*(column[list(rows)] for column in self))
 
     def rows(self, rows: slice) -> Step:
         """Return the step of some tiles of the batch."""
