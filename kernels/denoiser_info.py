@@ -82,6 +82,8 @@ class DenoiserInfo:
     """Whether a network that predicts where super-resolution starts comes with it
     (kernels.denoisers.predictor).
     """
+    differentiable: bool = True
+    """Whether it is known that torch can differentiate it; one's own function may not be."""
     local: bool = False
     """Whether it knows textures only and no objects, so that sampling heads for the average by
     default.

@@ -236,6 +236,12 @@ OPTIONS = {
     "zeta": _option("sampling.zeta", float, "dps: length of the gradient step.", "1"),
     "eta_b": _option("sampling.eta_b", float, "ddrm: weight of the measurement, 0 to 1.", "1"),
     "ilvr_stop": _option("sampling.ilvr_stop", int, "ilvr: last conditioned timestep.", "0: all"),
+    "pins": _option(
+        "sampling.pins",
+        str,
+        "Pixels of earlier tiles: replace (in the estimate), or gradient: pull the rest too.",
+        "gradient where nothing is measured",
+    ),
     "form": _option("sampling.form", str, "posterior (DDPM step) or eps (Eq. 10)."),
     "steps": _option("sampling.steps", int, "Denoising steps per tile."),
     "eta": _option(

@@ -101,6 +101,7 @@ def describe_user_denoiser(ref: str) -> DenoiserInfo:
             "name a function or class"
         )
     info = DenoiserInfo(
+        differentiable=False,
         name=ref,
         channels=_natural(ref, named, "channels", 3),
         tile=_natural(ref, named, "tile", 256),

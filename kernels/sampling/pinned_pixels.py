@@ -13,6 +13,7 @@ x_t = a x0' + s eps'. Guide, measurement and pins are then projected as ever, by
 
 from __future__ import annotations
 
+# Variance of the prior behind the weight, in the unit of [-1, 1].
 from collections.abc import Sequence
 
 import torch
@@ -23,10 +24,7 @@ from kernels.sampling.constraints import Problem, select
 from kernels.sampling.gradient_methods import Pull, evaluate_with_gradient
 from kernels.sampling.step_coefficients import Step
 
-# Variance of the prior behind the weight, in the unit of [-1, 1].
-import os
-VARIANCE = float(os.environ.get('PV','1.0'))
-PG=float(os.environ.get('PG','1.0'))
+VARIANCE = 1.0
 
 
 class PinPull:
@@ -114,7 +112,7 @@ def _pulled(
     _, x0, push = evaluate_with_gradient(
         denoiser, PinPull(), problem, step, x, timesteps, shift, clip
     )
-    gain = PG*(step.a**2 * VARIANCE + step.s**2) / (step.a * VARIANCE)
+    gain = (step.a**2 * VARIANCE + step.s**2) / (step.a * VARIANCE)
     conditioned = x0 + gain * push
     if clip:
         conditioned = conditioned.clamp(-1.0, 1.0)

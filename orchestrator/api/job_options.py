@@ -128,6 +128,8 @@ class JobOptions(TypedDict, total=False):
     """ddrm: weight of the measurement, 0 to 1."""
     ilvr_stop: int | None
     """ilvr: last conditioned timestep."""
+    pins: Literal["replace", "gradient"] | None
+    """How pixels of earlier tiles enter a tile."""
     form: Form | None
     """Form of a step: posterior (DDPM) or eps (Eq. 10)."""
     steps: int | None
@@ -215,6 +217,7 @@ PLACES = {
     "zeta": "sampling.zeta",
     "eta_b": "sampling.eta_b",
     "ilvr_stop": "sampling.ilvr_stop",
+    "pins": "sampling.pins",
     "form": "sampling.form",
     "steps": "sampling.steps",
     "eta": "sampling.eta",

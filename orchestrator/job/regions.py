@@ -131,12 +131,13 @@ def region_marks(plan: Plan) -> list[dict[str, Any]] | None:
 
 
 def _sampling_marks(sampling: SamplingSpec) -> dict[str, Any]:
-    """Return a region's sampling as the fingerprint has it: before there were several pixel rules,
-    it did not name them.
+    """Return a region's sampling as the fingerprint has it: without what runs under the first rules
+    did not name.
     """
     marks = sampling.model_dump(mode="json")
     if sampling.pixel_rules == FIRST:
         del marks["pixel_rules"]
+        del marks["pins"]
     return marks
 
 

@@ -22,6 +22,7 @@ CAME_LATER: Mapping[str, Any] = MappingProxyType(
     {
         "sampling.ensemble": "1",
         "sampling.guide": "constraint",
+        "sampling.pins": "replace",
         "sampling.pixel_rules": FIRST,
         "input.values": FULL,
     }

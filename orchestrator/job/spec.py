@@ -78,6 +78,8 @@ class SamplingSpec(Section):
     """ddrm: weight of the measurement against the estimate."""
     ilvr_stop: Annotated[int, Field(ge=0)] | None = None
     """ilvr: base timestep from which the state is no longer conditioned."""
+    pins: Literal["replace", "gradient"] | None = None
+    """How pixels of earlier tiles enter a tile (kernels.sampling.pinned_pixels)."""
     form: Literal["posterior", "eps"] | None = None
     eta: Annotated[float, Field(ge=0, le=1)] | Literal["ddpm", "analytic"] | None = None
     steps: Annotated[int, Field(ge=1, le=1000)] | None = None

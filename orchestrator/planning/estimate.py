@@ -139,7 +139,9 @@ def worker_bytes(plan: Plan) -> int:
     """Return a worker's memory: process, weights, and what sampler and network keep alive for a
     batch.
     """
-    factor = GRADIENT_FACTOR if describe_method(plan.spec.sampling.method).needs_gradient else 1
+    sampling = plan.spec.sampling
+    differentiated = describe_method(sampling.method).needs_gradient or sampling.pins == "gradient"
+    factor = GRADIENT_FACTOR if differentiated else 1
     values = (plan.spec.run.batch or 1) * plan.tile**2 * plan.denoiser.values_per_pixel * factor
     return WORKER_BASE_BYTES + plan.denoiser.weight_bytes + values * 4
 

@@ -14,6 +14,7 @@ from kernels.denoiser_info import DenoiserInfo
 from kernels.presets import PAPER, PREDICTED, PREDICTED_SCALES, STARTED_STEPS, Preset
 from kernels.sampling.method_registry import MethodInfo, describe_method
 from orchestrator.errors import PlanError
+from orchestrator.job.fields.pixel_rules import FIRST
 from orchestrator.job.spec import SamplingSpec
 from orchestrator.job.tasks.task import Task
 
@@ -44,6 +45,13 @@ class Case:
     @property
     def guide_only_starts(self) -> bool:
         return self.guide_may_only_start and self.given.guide in (None, "start")
+
+    @property
+    def invents_beside_pins(self) -> bool:
+        """Whether tiles draw what is not measured, beside what their neighbours have drawn."""
+        unmeasured = not self.task.measured or self.task.masked
+        drawn = self.intent == "paper" and unmeasured and self.given.pixel_rules != FIRST
+        return drawn and self.network.differentiable and not self.method.needs_gradient
 
     @property
     def hidden_singular_values(self) -> bool:
@@ -121,6 +129,12 @@ RULES = (
         why="the smooth inverse is no orthogonal projector, which noisy measurements and the other "
         "methods need; the paper's is replication",
     ),
+    Rule(
+        when=lambda case: True,
+        sets=lambda case, so_far: {"pins": "gradient" if case.invents_beside_pins else "replace"},
+        why="where nothing is measured, a tile draws a picture of its own beside pins that only "
+        "replace; where all is, replacing costs half and shows as little",
+    ),
 )
 
 # Options that only one method knows.
@@ -170,6 +184,13 @@ REFUSALS = (
         ),
         says=lambda case, filled: (
             f"--eta {filled.eta} has no effect in form posterior; leave it out, or give --form eps"
+        ),
+    ),
+    Refusal(
+        when=lambda case, filled: filled.pins == "gradient" and case.method.needs_gradient,
+        says=lambda case, filled: (
+            f"--pins gradient has no effect with --method {case.method.name}, which follows the "
+            "gradient everywhere; leave it out"
         ),
     ),
     Refusal(

@@ -214,6 +214,7 @@ class TileSampler:
             eta=sampling.eta,
             eps_power=self._eps_power(level) if sampling.eta == "analytic" else None,
             noise_scale=sampling.noise_scale,
+            pins=sampling.pins or "replace",
         )
 
     def _eps_power(self, level: Level) -> tuple[float, ...]:
