@@ -19,6 +19,8 @@ if TYPE_CHECKING:  # numpy is loaded by whoever reads pixels, not by whoever loo
     Pixels: TypeAlias = NDArray[Any]
     Marks: TypeAlias = NDArray[np.bool_]
 
+UNNAMED = ((), ("Red", "Green", "Blue"))
+"""Names of three bands that are one picture, where the format does not say."""
 Dtype = Literal["uint8", "int16", "uint16", "float32"]
 Format = Literal["PNG", "JPEG", "JPEG 2000", "PNM", "TIFF", "OME-Zarr", "Zarr", "slide", "staged"]
 MaskForm = Literal["", "mask", "alpha"]
@@ -117,6 +119,8 @@ class ImageInfo:
     """
     axes: tuple[tuple[str, int], ...] = ()
     """Further axes of the file with their lengths, ('t', 5), of which one frame was chosen."""
+    colour: bool = False
+    """Whether the three bands are red, green and blue of one picture."""
     coding: Coding | None = None
     """How the file's pixels were coded with loss, or None where they are exact."""
     notes: tuple[str, ...] = ()

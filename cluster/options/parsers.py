@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from orchestrator.errors import PlanError
-from orchestrator.job.fields.sections import AUTO
+from orchestrator.job.fields.sections import AUTO, Range
 
 
 def parse_sigma(text: str) -> tuple[float | str, str]:
@@ -38,9 +38,15 @@ def parse_counts(text: str) -> list[int]:
     return [int(count) for count in text.split(",")]
 
 
-def parse_range(text: str) -> tuple[float, float] | str:
-    """Read LOW,HIGH, `auto` or `full`."""
-    return text if text in ("auto", "full") else parse_limits(text)
+def parse_range(text: str) -> Range | str:
+    """Read LOW,HIGH, or a pair for each band, or `auto` or `full`."""
+    if text in ("auto", "full"):
+        return text
+    numbers = text.split(",")
+    if len(numbers) <= 2 or len(numbers) % 2:
+        return parse_limits(text)
+    pairs = zip(numbers[::2], numbers[1::2], strict=True)
+    return tuple(parse_limits(f"{low},{high}") for low, high in pairs)
 
 
 def parse_limits(text: str) -> tuple[float, float]:

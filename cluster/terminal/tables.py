@@ -47,7 +47,10 @@ def range_lines(plan: Plan) -> Iterator[str]:
     source = plan.spec.input.values_from
     if not (values.full and plan.dtype == "uint8"):
         words = f" ({source})" if source else ""
-        yield f"black is {values.low:g}, white is {values.high:g} of {plan.dtype}{words}"
+        ends = values.bands or ((values.low, values.high),)
+        for number, (low, high) in enumerate(ends, 1):
+            band = f" in band {number}" if values.bands else ""
+            yield f"black is {low:g}, white is {high:g} of {plan.dtype}{band}{words}"
 
 
 def _settings_line(plan: Plan) -> str:

@@ -26,8 +26,8 @@ CLOSE = 3e-7
 def clip_keeping_means(
     x: Tensor,
     scale: int,
-    low: float,
-    high: float,
+    low: float | Tensor,
+    high: float | Tensor,
     *,
     joint: bool = False,
     mask: Tensor | None = None,
@@ -36,8 +36,9 @@ def clip_keeping_means(
 
     x: (B, C, H, W), H and W multiples of `scale`. joint: a cell holds all channels (colorization),
     else each channel has its own. mask: (B, 1 or C, H, W) bool, the pixels that a cell's mean
-    counts; the others are only clipped. A cell whose mean lies outside [low, high] ends at the
-    nearer limit. Cells that touch no limit keep their samples bit for bit.
+    counts; the others are only clipped. low, high: numbers, or (B, C, 1, 1) where channels differ,
+    never with `joint`. A cell whose mean lies outside [low, high] ends at the nearer limit. Cells
+    that touch no limit keep their samples bit for bit.
     """
     outside = (x < low) | (x > high)
     if not bool(outside.any()):
@@ -46,7 +47,8 @@ def clip_keeping_means(
     weight = counted.double()
     number = _cell_sums(weight, scale, joint).clamp(min=1)
     values = x.double()
-    wanted = (_cell_sums(values * weight, scale, joint) / number).clamp(low, high)
+    wanted = _cell_sums(values * weight, scale, joint) / number
+    wanted = _clamp(wanted, low, high)
 
     # Every cell has its own bracket and its own end, so that no batch changes a tile's bytes.
     shift = torch.zeros_like(wanted)
@@ -54,7 +56,7 @@ def clip_keeping_means(
     most = high - _cell_extremes(values, scale, joint, torch.amin)
     for _ in range(MOST_STEPS):
         moved = values + _spread(shift, scale, x)
-        clipped = moved.clamp(low, high)
+        clipped = _clamp(moved, low, high)
         error = wanted - _cell_sums(clipped * weight, scale, joint) / number
         open_cells = error.abs() > CLOSE
         if not bool(open_cells.any()):
@@ -68,8 +70,15 @@ def clip_keeping_means(
         shift = torch.where(open_cells, better, shift)
 
     touched = _spread(_cell_sums(outside.double() * weight, scale, joint) > 0, scale, x)
-    projected = (values + _spread(shift, scale, x)).clamp(low, high).to(x.dtype)
-    return torch.where(touched & (counted > 0), projected, x.clamp(low, high))
+    projected = _clamp(values + _spread(shift, scale, x), low, high).to(x.dtype)
+    return torch.where(touched & (counted > 0), projected, _clamp(x, low, high))
+
+
+def _clamp(x: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
+    """Return x within limits, which are numbers or tensors that fit x, in x's dtype."""
+    if isinstance(low, Tensor) and isinstance(high, Tensor):
+        return torch.minimum(torch.maximum(x, low.to(x.dtype)), high.to(x.dtype))
+    return x.clamp(low, high)  # type: ignore[arg-type]
 
 
 def _cell_sums(x: Tensor, scale: int, joint: bool) -> Tensor:

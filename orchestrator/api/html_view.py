@@ -116,7 +116,7 @@ def _picture(pixels: NDArray[Any], values: Values) -> NDArray[np.uint8]:
     """Return stored pixels (C, h, w) as RGB (h, w, 3): three bands as they are, else the first."""
     bands = pixels[:3] if len(pixels) >= 3 else pixels[:1].repeat(3, axis=0)
     finite = np.where(np.isfinite(bands), bands, np.asarray(values.low, bands.dtype))
-    unit = values.to_unit(finite)
+    unit = values.first(3).to_unit(finite) if len(pixels) >= 3 else values.first(1).to_unit(finite)
     grey = np.rint((unit + 1.0) * 127.5).clip(0, 255).astype(np.uint8)
     return np.ascontiguousarray(grey.transpose(1, 2, 0))
 

@@ -106,9 +106,12 @@ class JobOptions(TypedDict, total=False):
     """File of a guided-diffusion classifier that guides the network."""
     guidance: float | None
     """Factor of the classifier's gradient."""
-    value_range: tuple[float, float] | Literal["auto", "full"] | None
-    """Stored values of black and white; "auto": as the file declares or its samples say, "full":
-    the limits of the dtype. full for 8 bit and auto for everything else where it is left out.
+    value_range: (
+        tuple[float, float] | Sequence[tuple[float, float]] | Literal["auto", "full"] | None
+    )
+    """Stored values of black and white, of all bands or of each; "auto": as the file declares or
+    its samples say, "full": the limits of the dtype. full for 8 bit and auto for everything else
+    where it is left out.
     """
     grey_as: Literal["replicate", "mean"] | None
     """How one band meets a network of several channels."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from orchestrator.job.fields.sections import Range
 from storage.image import ImageInfo
 
 NEXT_TO_NONE = 1e-9
@@ -35,8 +36,8 @@ class MaskSurvey:
 class RangeSurvey:
     """What a look at the samples says of black and white."""
 
-    values: tuple[float, float] | None
-    """Black and white to restore with, stored values; None: the limits of the dtype."""
+    values: Range | None
+    """Black and white to restore with, of all bands or of each; None: the limits of the dtype."""
     source: str
     """What they were taken from, in words."""
     warning: str | None = None

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, field
 
 from kernels.denoiser_info import DenoiserInfo
+from orchestrator.errors import PlanError
 from orchestrator.job.bands import BANDS_AS, GREY_AS, Bands
 from orchestrator.job.fields.noise import noise_model
 from orchestrator.job.fields.pixel_rules import FIRST
@@ -117,7 +118,10 @@ class Plan:
         source = spec.input
         assert source.bands and source.dtype, "resolve() fills the input's facts"
         task = spec.resolved_task()
-        values = Values.build(source.dtype, stated_values(source.values), noise_model(spec.task))
+        model = noise_model(spec.task)
+        values = Values.build(source.dtype, stated_values(source.values), model, source.bands)
+        if values.bands:
+            _check_range_of_bands(spec, task)
         bands = _bands(spec, source.bands, task, denoiser)
         geometry = Geometry.build(spec.tiling, task, denoiser)
         return cls(
@@ -152,6 +156,20 @@ def _bands(spec: JobSpec, count: int, task: Task, denoiser: DenoiserInfo) -> Ban
     )
     task.check_bands(count, denoiser.channels, denoiser.name)
     return bands
+
+
+def _check_range_of_bands(spec: JobSpec, task: Task) -> None:
+    """Raise PlanError where bands with black and white of their own cannot be restored together."""
+    why = None
+    if spec.task.noisy or spec.task.noise is not None:
+        why = "its noise has one level for all bands"
+    elif task.grey or not task.picture:
+        why = "its measurement belongs to all bands together"
+    if why is not None:
+        raise PlanError(
+            f"--range states black and white of each band, and task {task.name} takes one range: "
+            f"{why}; give --range LOW,HIGH"
+        )
 
 
 def _noise(spec: JobSpec, values: Values, bands: Bands) -> float:

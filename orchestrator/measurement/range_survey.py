@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from orchestrator.errors import PlanError
 from orchestrator.job.fields.pixel_rules import CURRENT, FIRST
-from orchestrator.job.fields.sections import FULL, InputSpec
+from orchestrator.job.fields.sections import FULL, Ends, InputSpec, Range
 from orchestrator.job.inputs import RangeSurvey
-from orchestrator.job.value_range import LIMITS, UNSIGNED, Values, stated_values
+from orchestrator.job.value_range import LIMITS, UNSIGNED, Values, of_each_band, stated_values
 from orchestrator.measurement.input_file import equals, open_file
 from orchestrator.measurement.mask_reading import mask_known
 from orchestrator.measurement.value_statistics import (
@@ -40,27 +40,27 @@ FEWEST_WINDOWS = 3
 # Least black of samples whose logarithms are restored.
 ABOVE_ZERO = 1e-30
 
-Ends = tuple[float, float]
 
-
-def survey_range(given: InputSpec, info: ImageInfo, rules: int) -> RangeSurvey:
+def survey_range(
+    given: InputSpec, info: ImageInfo, rules: int, *, apart: bool = False
+) -> RangeSurvey:
     """Return black and white of an input, and what they were taken from.
 
-    given: with nodata and mask resolved. Only a range that is to be found or checked costs a look
-    at the samples. Raises PlanError for a range that the dtype cannot have.
+    given: with nodata and mask resolved. apart: bands that differ much may have a range of their
+    own. Only a range that is to be found or checked costs a look at the samples. Raises PlanError
+    for a range that the dtype cannot have.
     """
     if rules == FIRST or given.values == FULL or (given.values is None and info.dtype == "uint8"):
         return _without_look(given, info)
     values = stated_values(given.values)
     if values is not None:
-        Values.build(info.dtype, values)
+        Values.build(info.dtype, values, count=info.channels)
     bands = _look(given, info)
-    used = used_range(bands)
     if values is not None:
-        return RangeSurvey(values, "given", _warning(values, bands, used, info))
-    if given.positive and used is not None:
-        return _found_above_zero(used, info)
-    return _found(used, info)
+        return RangeSurvey(values, "given", _warning(values, bands, info))
+    if given.positive and (above := used_range(bands)) is not None:
+        return _found_above_zero(above, info)
+    return _found([used_range([band]) for band in bands], info, apart=apart and not info.colour)
 
 
 def _without_look(given: InputSpec, info: ImageInfo) -> RangeSurvey:
@@ -78,19 +78,37 @@ def _without_look(given: InputSpec, info: ImageInfo) -> RangeSurvey:
     return RangeSurvey(declared, f"{info.bits} bits per sample")
 
 
-def _found(used: Ends | None, info: ImageInfo) -> RangeSurvey:
-    """Return the declared range where the samples use it, else one that is fitted to them."""
+def _found(used: list[Ends | None], info: ImageInfo, *, apart: bool) -> RangeSurvey:
+    """Return the declared range where the samples use it, else one that is fitted to them; of each
+    band where some use little of what all of them use.
+    """
+    whole = _of_all(used, info)
+    seen = [ends for ends in used if ends is not None]
+    image = of_each_band(whole.values or LIMITS[info.dtype])[0]
+    if not apart or not seen or all(_uses(ends, image) for ends in seen):
+        return whole
+    each = tuple(
+        image if ends is None or _uses(ends, image) else _fitted(ends, info) for ends in used
+    )
+    return RangeSurvey(
+        each, "fitted to the samples of each band: some use little of the others' range"
+    )
+
+
+def _of_all(used: list[Ends | None], info: ImageInfo) -> RangeSurvey:
+    """Return one range for all bands."""
     limits = LIMITS[info.dtype]
     declared = info.limits or (limits if info.dtype in UNSIGNED else None)
     name = f"all of {info.dtype}" if declared == limits else f"{info.bits} bits per sample"
-    if used is None:
+    seen = [ends for ends in used if ends is not None]
+    if not seen:
         nothing = declared or (0.0, 1.0)
         return RangeSurvey(None if nothing == limits else nothing, "no sample holds data")
-    if declared is not None and _suits(declared, used):
+    joint = (min(low for low, _ in seen), max(high for _, high in seen))
+    if declared is not None and _holds(declared, joint) and _uses(joint, declared):
         return RangeSurvey(None if declared == limits else declared, name)
-    fitted = fitted_range(used, limits, whole=info.dtype != "float32")
-    seen = f"fitted to the samples, which lie between {used[0]:g} and {used[1]:g}"
-    return RangeSurvey(fitted, seen)
+    found = f"fitted to the samples, which lie between {joint[0]:g} and {joint[1]:g}"
+    return RangeSurvey(_fitted(joint, info), found)
 
 
 def _found_above_zero(used: Ends, info: ImageInfo) -> RangeSurvey:
@@ -105,25 +123,44 @@ def _found_above_zero(used: Ends, info: ImageInfo) -> RangeSurvey:
     return RangeSurvey((low, high), seen)
 
 
-def _suits(declared: Ends, used: Ends) -> bool:
-    """Tell whether samples lie within a declared range and use enough of it."""
-    within = declared[0] <= used[0] and used[1] <= declared[1]
-    return within and used[1] - used[0] >= LEAST_USE * (declared[1] - declared[0])
+def _holds(values: Ends, used: Ends) -> bool:
+    return values[0] <= used[0] and used[1] <= values[1]
 
 
-def _warning(values: Ends, bands: list[Stored], used: Ends | None, info: ImageInfo) -> str | None:
+def _uses(used: Ends, values: Ends) -> bool:
+    """Tell whether samples use enough of a range."""
+    return used[1] - used[0] >= LEAST_USE * (values[1] - values[0])
+
+
+def _fitted(used: Ends, info: ImageInfo) -> Ends:
+    return fitted_range(used, LIMITS[info.dtype], whole=info.dtype != "float32")
+
+
+def _warning(values: Range, bands: list[Stored], info: ImageInfo) -> str | None:
     """Say why a range that was given does not suit the samples, and which one does."""
+    each = of_each_band(values)
+    if len(each) == 1:
+        return _misfit(each[0], bands, "", info)
+    found = (
+        _misfit(ends, [band], f" of band {number}", info)
+        for number, (ends, band) in enumerate(zip(each, bands, strict=True), 1)
+    )
+    return next((text for text in found if text is not None), None)
+
+
+def _misfit(values: Ends, bands: list[Stored], name: str, info: ImageInfo) -> str | None:
+    used = used_range(bands)
     if used is None:
         return None
-    better = fitted_range(used, LIMITS[info.dtype], info.dtype != "float32")
+    better = _fitted(used, info)
     hint = f"--range {better[0]:g},{better[1]:g} or --range auto suits them better"
     shown = f"--range {values[0]:g},{values[1]:g}"
     outside = 1 - share_within(bands, values)
     if outside > 1 / 2:
-        return f"{outside:.0%} of the samples lie outside of {shown}: {hint}"
+        return f"{outside:.0%} of the samples{name} lie outside of {shown}: {hint}"
     share = (min(used[1], values[1]) - max(used[0], values[0])) / (values[1] - values[0])
     if share < WARN_USE:
-        return f"the samples use {max(share, 0):.1%} of {shown}: {hint}"
+        return f"the samples{name} use {max(share, 0):.1%} of {shown}: {hint}"
     return None
 
 

@@ -19,7 +19,6 @@ from orchestrator.job.plan import Plan
 from orchestrator.job.regions import region_marks
 from orchestrator.job.schema import meant
 from orchestrator.job.spec import SamplingSpec
-from orchestrator.job.value_range import stated_values
 from storage.byte_source import ByteSource, is_url, redact
 from storage.errors import FormatError
 from storage.readers.reader_registry import ZARR_FILES
@@ -59,7 +58,9 @@ def fingerprint(plan: Plan, staged: Mapping[str, str] | None = None) -> Fingerpr
     """
     known = staged or {}
     spec = plan.spec
-    values = stated_values(spec.input.values)
+    # As plain JSON has it, as the journal keeps it.
+    stated = spec.input.model_dump(mode="json")["values"]
+    values = None if isinstance(stated, str) else stated
     return {
         "pixel_version": PIXEL_VERSION,
         "input": _hash(spec.input.path, known.get("input")),
@@ -72,7 +73,7 @@ def fingerprint(plan: Plan, staged: Mapping[str, str] | None = None) -> Fingerpr
         "predictor": predictor_content(spec.sampling),
         "regions": region_marks(plan),
         **guidance_marks(spec.guidance),
-        "input_values": None if values is None else list(values),
+        "input_values": values,
         "input_grey_as": spec.input.grey_as,
         "input_bands_as": spec.input.bands_as,
         "operator_content": operator_content(spec.task.operator),

@@ -13,7 +13,7 @@ from typing import Literal
 from orchestrator.errors import PlanError
 from orchestrator.job.fields.noise import noise_model
 from orchestrator.job.fields.pixel_rules import CURRENT, FIRST
-from orchestrator.job.fields.sections import AUTO, FULL, InputSpec, TaskFields
+from orchestrator.job.fields.sections import AUTO, FULL, InputSpec, Range, TaskFields
 from orchestrator.job.inputs import InputFacts
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.tasks.registry import TASKS, check_options
@@ -107,7 +107,7 @@ def _without_file(given: InputSpec, kind: type[Task], channels: int) -> InputSpe
         alternative = "" if kind.measured else " or --size HEIGHTxWIDTH"
         raise PlanError(f"no input: give an image file{alternative}")
     dtype = given.dtype or "uint8"
-    values: tuple[float, float] | Literal["auto", "full"] | None = given.values
+    values: Range | Literal["auto", "full"] | None = given.values
     if kind.measured and values in (None, AUTO):
         # Its pixels are not there yet, and no range changes what is planned.
         values = "full" if dtype in UNSIGNED else (0.0, 1.0)
@@ -144,7 +144,10 @@ def _with_range(
     if stated and (begun or source.values_from is not None):
         return source, files
     rules = spec.sampling.pixel_rules or CURRENT
-    survey = survey_range(source, files.image, rules)
+    kind = spec.kind
+    noisy = spec.task.noisy or spec.task.noise is not None
+    apart = kind.picture and not kind.grey and not noisy
+    survey = survey_range(source, files.image, rules, apart=apart)
     resolved = {"values": survey.values or FULL, "values_from": survey.source}
     return source.model_copy(update=resolved), replace(files, range=survey)
 

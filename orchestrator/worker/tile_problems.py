@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -64,10 +65,25 @@ class TileProblems:
         mask = None
         if plan.task.fine_mask and problem.measurement is not None:
             mask = self._fine_mask(problem.measurement.operator)
-        low, high = plan.values.storable(plan.spec.input.keep_nodata)
+        low, high = self._storable(pictures)
         return clip_keeping_means(
             pictures, level.posed.scale, low, high, joint=plan.grey, mask=mask
         )
+
+    def _storable(self, pictures: Tensor) -> tuple[float | Tensor, float | Tensor]:
+        """Return what the dtype can store at least and at most: numbers, or (B, C, 1, 1) where
+        bands have black and white of their own.
+        """
+        plan = self._plan
+        nodata = plan.spec.input.keep_nodata
+        limits = plan.values.storable(nodata)
+        if not plan.values.bands:
+            return cast(tuple[float, float], limits)
+        groups = plan.bands.groups
+        tiles = len(pictures) // len(groups)
+        each = [np.stack([limit[list(group)] for group in groups]) for limit in limits]  # type: ignore[index]
+        low, high = (torch.from_numpy(limit).to(pictures.device) for limit in each)
+        return low.repeat(tiles, 1, 1, 1), high.repeat(tiles, 1, 1, 1)
 
     def _fine_mask(self, operator: Operator) -> Tensor:
         """Return the known pixels of an operator that pools known pixels only."""

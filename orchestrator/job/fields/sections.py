@@ -13,6 +13,10 @@ NAN = "nan"
 """How a job names samples that are no number: JSON and comparisons have no place for NaN itself."""
 Side = Annotated[int, Field(ge=0, le=1_000_000)]
 SigmaUnit = Literal["levels", "fraction"]
+Ends = tuple[float, float]
+"""Black and white, stored values."""
+Range = Ends | tuple[Ends, ...]
+"""Black and white of all bands, or of each."""
 AUTO = "auto"
 """What a user writes for a noise level or a range that is to be found from the image's samples."""
 
@@ -42,8 +46,9 @@ class InputSpec(Section):
     """Number of bands, read from the file."""
     dtype: str | None = None
     """Stored dtype, read from the file."""
-    values: tuple[float, float] | Literal["auto", "full"] | None = None
-    """Stored values of black and white; auto: fitted to the samples; full: the limits of the dtype.
+    values: Ends | tuple[Ends, ...] | Literal["auto", "full"] | None = None
+    """Stored values of black and white, of all bands or of each; auto: as the file declares or its
+    samples say; full: the limits of the dtype.
 
     None: full for 8 bit, else auto. A resolved job says numbers or full."""
     values_from: str | None = None

@@ -158,6 +158,7 @@ def _info(
         height=height,
         width=width,
         channels=channels,
+        colour=channels == 3,
         dtype=dtype,
         bits=stored.bits,
         lazy=stored.lazy,

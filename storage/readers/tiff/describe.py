@@ -153,6 +153,10 @@ class _Samples:
         return 3 if self.from_palette else len(self.conversion.samples)
 
 
+# Photometric interpretations of one picture in colour: RGB and YCbCr.
+COLOURED = (2, 6)
+
+
 @dataclass(frozen=True, slots=True)
 class _Layout:
     """Where the pixels lie, in delivered orientation, and what reading them costs."""
@@ -217,6 +221,7 @@ def _describe(
         orientation=orientation,
         levels=tuple((w, h) if turned else (h, w) for h, w in frames.levels),
         axes=frames.axes,
+        colour=samples.from_palette or (int(page.photometric or 0) in COLOURED and len(bands) == 3),
         coding=page_coding(source, page, orientation),
         notes=(*samples.notes, *alpha_notes, *frames.notes, *geo_notes, *nodata_notes),
     )

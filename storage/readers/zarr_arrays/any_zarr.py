@@ -18,6 +18,7 @@ from storage.errors import DamagedError, FormatError, one_line
 from storage.image import (
     EVERYTHING,
     ITEMSIZE,
+    UNNAMED,
     ImageInfo,
     Selection,
     check_inside,
@@ -158,6 +159,7 @@ def _describe(
         staging_bytes=0 if lazy else staging_bytes,
         limits=_limits(image.array),
         names=_names(image, bands),
+        colour=len(bands) == 3 and _names(image, bands) in UNNAMED,
         pixel_size=image.multiscale.pixel_size if image.multiscale else None,
         nodata=_nodata(image),
         mask=image.published.mask,

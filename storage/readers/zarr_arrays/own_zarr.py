@@ -15,7 +15,7 @@ from storage.box import Box
 from storage.coding import Coding
 from storage.errors import DamagedError, FormatError, one_line
 from storage.geo import Georeference
-from storage.image import ITEMSIZE, ImageInfo, check_inside
+from storage.image import ITEMSIZE, UNNAMED, ImageInfo, check_inside
 from storage.image_metadata import VALIDITY
 from storage.validity import both, by_value
 from storage.zarr_format import ome_metadata, zarr_json
@@ -125,6 +125,7 @@ def _locate_level(
         array,
         icc=metadata.icc,
         names=metadata.names,
+        colour=array.get("shape", [0])[0] == 3 and metadata.names in UNNAMED,
         nodata=metadata.nodata,
         mask=metadata.mask,
         valid_by="published validity" if metadata.mask else "",

@@ -23,9 +23,8 @@ def planned(path, **source):
 
 
 def saved(tmp_path, pixels, name="in.tif", **how):
-    photometric = "rgb" if pixels.ndim == 3 and pixels.shape[2] == 3 else "minisblack"
-    planar = {"planarconfig": "contig"} if pixels.ndim == 3 else {}
-    tifffile.imwrite(tmp_path / name, pixels, photometric=photometric, **planar, **how)
+    planar = {"planarconfig": "contig"} if pixels.ndim == 3 and "photometric" not in how else {}
+    tifffile.imwrite(tmp_path / name, pixels, **{"photometric": "minisblack", **planar, **how})
     return tmp_path / name
 
 
@@ -103,3 +102,56 @@ def test_the_resolved_job_keeps_its_numbers_and_is_not_looked_at_again(tmp_path)
     again = plan_job(JobSpec.from_toml(first.spec.to_toml()))
     assert again.values == first.values
     assert again.inputs.range is None
+
+
+def two_channels(bright):
+    """(H, W, 2): a dim channel and one that is so many times brighter."""
+    dim = picture((40, 56), 200, 1700)
+    return np.stack([picture((40, 56), 200, 1700, seed=1) * bright, dim], -1).astype("uint16")
+
+
+def test_a_band_that_uses_little_of_the_others_range_has_its_own(tmp_path):
+    plan = planned(saved(tmp_path, two_channels(20)))
+    bright, dim = plan.values.bands
+    assert bright[1] > 30_000
+    assert dim[1] < 2_000
+    assert plan.spec.input.values == (bright, dim)
+    assert plan_job(JobSpec.from_toml(plan.spec.to_toml())).values == plan.values
+    assert not planned(saved(tmp_path, two_channels(2), "like.tif")).values.bands
+
+
+def test_the_bands_of_a_colour_picture_share_one_range(tmp_path):
+    colour = picture((40, 56, 3), 300, 1700)
+    colour[:, :, 2] /= 20
+    plan = planned(saved(tmp_path, colour.astype("uint16"), photometric="rgb"))
+    assert not plan.values.bands
+
+
+@pytest.mark.parametrize(
+    "task", [{"name": "denoise", "sigma": 20}, {"name": "colorize"}, {"name": "sr", "sigma": 5}]
+)
+def test_a_task_that_takes_all_bands_together_has_one_range(tmp_path, task):
+    path = saved(tmp_path, np.concatenate([two_channels(20), two_channels(1)[:, :, :1]], -1))
+    assert not plan_job(JobSpec.build({"input": {"path": str(path)}, "task": task})).values.bands
+    pairs = ((0, 40_000), (0, 2_000), (0, 2_000))
+    stated = {"input": {"path": str(path), "values": pairs}, "task": task}
+    with pytest.raises(PlanError, match=r"takes one range.*give --range LOW,HIGH"):
+        plan_job(JobSpec.build(stated))
+
+
+def test_another_number_of_pairs_than_bands_is_refused(tmp_path):
+    path = saved(tmp_path, two_channels(20))
+    with pytest.raises(PlanError, match="of 3 bands, the image has 2"):
+        planned(path, values=((0, 1), (0, 1), (0, 1)))
+
+
+def test_bands_with_ranges_of_their_own_are_restored_to_their_means(cli, tmp_path):
+    pixels = two_channels(20)[:24, :24]
+    pixels[3:9, 4:11, 1] = 0  # what lies outside of a band's range comes back too
+    path = saved(tmp_path, pixels)
+    options = ("--scale", 2, "--steps", 2, "--tile", 32, "--stride", 24, "--executor", "serial")
+    assert cli("restore", path, tmp_path / "o.zarr", *options, "--quiet").code == 0
+    job = (tmp_path / "o.zarr" / ".gigarestore" / "job.toml").read_text()
+    assert "fitted to the samples of each band" in job
+    verified = cli("verify", tmp_path / "o.zarr")
+    assert verified.code == 0, verified.out + verified.err
