@@ -28,6 +28,8 @@ class TileInput:
     start: Array | None
     fine: Array | None = None
     """(1, P, P): known pixels of a mask at output resolution."""
+    empty: bool = False
+    """Nothing was measured here: y, where it is a number, is what is near."""
 
     def split(self, bands: Bands, joint: bool) -> list[TileInput]:
         """Return the tile as the network's pictures; joint: the measurement belongs to all channels
@@ -59,7 +61,7 @@ def determined(plan: Plan, level: Level, tile: TileInput, owned: Box) -> Array |
         return known
     if tile.y is None or not plan.task.pixelwise:
         return None
-    nothing = is_empty(plan, tile.y)
+    nothing = tile.empty or is_empty(plan, tile.y)
     scale = level.posed.scale
     cells = tile.y[:, owned.y0 // scale : owned.y1 // scale, owned.x0 // scale : owned.x1 // scale]
     complete = level.sigma_y == 0 and scale == 1 and not plan.grey and not np.isnan(cells).any()

@@ -37,7 +37,13 @@ def publication(run: RunDir, plan: Plan) -> Publication:
     """Return the writer of a run's image."""
     levels = plan_levels((plan.out_channels, plan.height, plan.width), plan.dtype, shard=SIDE)
     masked = plan.spec.input.keep_mask is not None
-    return Publication(run.root, tuple(levels), image_metadata(plan).nodata, masked=masked)
+    return Publication(
+        run.root,
+        tuple(levels),
+        image_metadata(plan).nodata,
+        only_finite=plan.rules != FIRST,
+        masked=masked,
+    )
 
 
 def super_blocks(plan: Plan) -> SuperBlocks:

@@ -17,6 +17,7 @@ from orchestrator.job.fields.pixel_rules import FIRST
 from orchestrator.job.plan import Level, Plan
 from orchestrator.job.trajectory import trajectory
 from orchestrator.measurement.measurement_reader import fine_known, level_measured
+from orchestrator.measurement.nodata import is_empty, keeps_nodata
 from orchestrator.measurement.tile_input import TileInput
 from orchestrator.measurement.windows import MeasuredWindow, to_channels
 from orchestrator.run_folder import RunDir
@@ -83,10 +84,13 @@ class TileReader:
         y = None
         wide = None
         fine = None
+        empty = False
         measured = self.measured[level.index]
         if measured is not None and with_measured:
+            under = [side // level.posed.scale for side in box]
             wide = self._wide(measured, level, box)
             y = _inside(wide, START_MARGIN)
+            empty = keeps_nodata(self.plan) and is_empty(self.plan, measured.read(*under))
         if self.fine_known is not None and level.index == 0 and with_measured:
             fine = self.fine_known.read(*box)
         coarse = None
@@ -103,6 +107,7 @@ class TileReader:
             guide=coarse,
             start=start,
             fine=fine,
+            empty=empty,
         )
 
     def _wide(self, measured: MeasuredWindow, level: Level, box: Window) -> Array:
@@ -116,12 +121,39 @@ class TileReader:
             y1 + START_MARGIN,
             x1 + START_MARGIN,
         )
-        unknown = np.isnan(wide)
-        if self.plan.task.masked or not unknown.any() or _inside(unknown, START_MARGIN).all():
+        if self.plan.task.masked or not np.isnan(wide).any():
             return wide
         # Samples without data: what is near stands in for them. Their pixels are not published, and
         # those beside them are restored as if the picture went on.
-        return fill_unknown(wide)
+        return self._stand_in(measured, wide, (y0, x0, y1, x1))
+
+    def _stand_in(self, measured: MeasuredWindow, wide: Array, box: Window) -> Array:
+        """Return a window of the measurement whose unknown samples are filled from what is near.
+
+        wide: the window with START_MARGIN pixels around, `box` without. A band of which nothing is
+        known there is filled from the windows of the tiles around, which see it; one without
+        anything known there either is the mean of the others, and unknown where these are.
+        """
+        blank = np.isnan(wide).all(axis=(1, 2))
+        filled = fill_unknown(wide)
+        if not blank.any():
+            return filled
+        y0, x0, y1, x1 = box
+        tall = y1 - y0
+        broad = x1 - x0
+        around = measured.read(y0 - tall, x0 - broad, y1 + tall, x1 + broad)
+        nowhere = np.isnan(around).all(axis=(1, 2))
+        near = fill_unknown(around)[
+            :,
+            tall - START_MARGIN : 2 * tall + START_MARGIN,
+            broad - START_MARGIN : 2 * broad + START_MARGIN,
+        ]
+        filled[blank] = near[blank]
+        if nowhere.all():
+            filled[:] = np.nan
+        elif nowhere.any():
+            filled[nowhere] = filled[~nowhere].mean(axis=0)
+        return filled
 
     def _start(self, level: Level, wide: Array | None, smooth: Array | None) -> Array | None:
         """Return the picture that a warm start begins with: the coarser result enlarged, else the

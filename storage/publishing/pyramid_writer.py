@@ -45,6 +45,8 @@ class Publication:
     """Finest first, as `storage.publishing.publish.plan_levels` makes them."""
     nodata: float | None = None
     """Left out of the means of coarser levels."""
+    only_finite: bool = False
+    """Whether NaN and infinity are left out of the means too."""
     masked: bool = False
     """Whether an image of the same shape beside this one says which samples are valid."""
     is_validity: bool = False
@@ -205,6 +207,9 @@ class Publication:
         if self.is_validity:
             known = any_of_four(pixels != 0)
             return marked(known, known.shape)
+        if self.only_finite and pixels.dtype.kind == "f":
+            finite = np.isfinite(pixels)
+            valid = finite if valid is None else finite & valid
         return halve(pixels, self.nodata, valid)
 
     def climb(

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 _ORIENTATION = 274
+_COLOUR_MAP = 320
 # Above this side a tile is mostly pixels that a 256 px window does not need: staging once is
 # cheaper than decoding the tile for every window (storage.md 1.2).
 _LAZY_TILE = 1024
@@ -179,6 +180,7 @@ def _describe(
     page = pages[0]
     stored = stored_samples(page) * len(pages)
     alpha_band, alpha = _alpha(page)
+    _refuse_classes(path, page)
     bands = choose_bands(path, selection.channel, stored, alpha_band)
     samples = _samples(path, page, bands)
     orientation = _orientation(page)
@@ -226,6 +228,17 @@ def _describe(
         notes=(*samples.notes, *alpha_notes, *frames.notes, *geo_notes, *nodata_notes),
     )
     return info, conversion
+
+
+def _refuse_classes(path: str, page: tifffile.TiffPage) -> None:
+    """Raise FormatError for a map of classes: numbers with colours, which lie on a map."""
+    has_colours = page.tags.valueof(_COLOUR_MAP) is not None
+    if has_colours and geotags.is_georeferenced(page):
+        raise FormatError(
+            f"{path}: class numbers with a colour table, on a map: between two classes lies no "
+            "third one that could be restored; give their colours: "
+            "gdal_translate -expand rgb in.tif out.tif"
+        )
 
 
 def _validity(

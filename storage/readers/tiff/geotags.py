@@ -72,6 +72,11 @@ def read_georeference(path: str, page: tifffile.TiffPage) -> tuple[Georeference 
     return geo, []
 
 
+def is_georeferenced(page: tifffile.TiffPage) -> bool:
+    """Tell whether a page lies on a map, or names a system of maps."""
+    return any(page.tags.valueof(code) is not None for code in (_SCALE, _MATRIX, _KEYS))
+
+
 def read_nodata(page: tifffile.TiffPage, dtype: str) -> tuple[float | None, list[str]]:
     """Return GDAL's nodata value as the dtype holds it, and a note where it cannot occur.
 

@@ -8,6 +8,9 @@ import pytest
 import rasterio
 
 from orchestrator.run.verify import verify_run
+from orchestrator.run_folder import RunDir
+from orchestrator.worker.level_cells import LevelCells
+from storage.box import Box
 from storage.errors import FormatError
 from storage.export.export_image import export
 from storage.readers.reader_registry import inspect, open_image
@@ -159,3 +162,39 @@ def test_a_mask_file_is_part_of_what_a_run_was_begun_with(tmp_path, job, seriall
     (tmp_path / "in.tif.msk").unlink()
     with pytest.raises(PlanError, match=r"input\.keep_mask was 'mask'"):
         check_same(begun, fingerprint(plan_job(spec)))
+
+
+def test_tiles_without_data_are_like_what_is_near_where_neighbours_see_them(
+    tmp_path, job, serially
+):
+    """A dark scene, a gap wider than a tile, and beside it a gap of one band."""
+    pixels = np.random.default_rng(2).integers(2000, 4000, (3, 32, 40)).astype("uint16")
+    pixels[:, :, :17] = 0
+    pixels[0, :, :30] = 0
+    path = made.write(tmp_path / "in.tif", pixels, nodata=0)
+    given = {"input": {"values": (0, 65535)}, "run": {"keep_work": True}}
+    outcome = serially(job(path, tmp_path / "out.zarr", tiling={"levels": 1}, **given))
+    assert outcome.filled > 0
+    cells = LevelCells.open(RunDir(tmp_path / "out.zarr"), outcome.plan.levels[0])
+    seen = cells.read(Box(0, 40, 128, 160))
+    black = -1.0
+    assert np.abs(seen - (black + 2 * 3000 / 65535)).max() < 0.3
+
+
+def test_what_is_no_number_enters_no_coarser_level(tmp_path, job, serially, published_pixels):
+    pixels = made.samples(1, "float32")
+    pixels[0, 10:21, 5:40] = np.nan
+    pixels[0, 3, 3] = np.inf
+    wide = np.pad(pixels, ((0, 0), (0, 0), (0, 240)), mode="wrap")
+    path = made.write(tmp_path / "in.tif", wide)
+    out = tmp_path / "out.zarr"
+    given = {"values": (0, 255)}
+    serially(job(path, out, task=TWICE, tiling=ONE_LEVEL, input=given))
+    finest = published_pixels(out, 0)
+    coarser = published_pixels(out, 1)
+    cells = finest.reshape(1, 80, 2, 320, 2).transpose(0, 1, 3, 2, 4).reshape(1, 80, 320, 4)
+    finite = np.isfinite(cells)
+    expected = np.where(finite, cells, 0).sum(axis=3) / np.maximum(finite.sum(axis=3), 1)
+    some = finite.any(axis=3)
+    np.testing.assert_allclose(coarser[some], expected[some], rtol=1e-5)
+    assert not np.isfinite(coarser[~some]).any()

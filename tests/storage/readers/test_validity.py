@@ -183,3 +183,14 @@ def test_zarr_of_format_2_names_it_as_the_fill_value_of_named_dimensions(tmp_pat
         reader = open_image(path)
         valid = valid_of(reader, reader.info.box)[0]
         assert np.array_equal(valid, np.ones_like(VALID) if expected is None else expected)
+
+
+def test_a_map_of_classes_is_refused_on_one_line(tmp_path):
+    transform = rasterio.Affine(10, 0, 3e5, 0, -10, 5e6)
+    for name, options in (("in.tif", {}), ("p.tif", {"photometric": "PALETTE"})):
+        path = write(tmp_path / name, samples(1), crs="EPSG:32633", transform=transform, **options)
+        with rasterio.open(path, "r+") as dataset:
+            dataset.write_colormap(1, {number: (number, 9, 9, 255) for number in range(256)})
+        with pytest.raises(FormatError, match="class numbers with a colour table") as caught:
+            inspect(path)
+        assert "\n" not in str(caught.value)
