@@ -24,11 +24,14 @@ from orchestrator.worker.level_cells import LevelCells
 from storage.box import Box
 from storage.byte_source import redact
 from storage.image_metadata import ImageMetadata
+from storage.publishing.display_windows import Window, display_windows
 from storage.publishing.publish import plan_levels
 from storage.publishing.pyramid_writer import Publication
 
 # Rows that are taken from float32 to the published dtype at a time.
 STRIP = 512
+# Bands of a picture in colour.
+COLOURS = 3
 # Threads that compress the chunks of a shard.
 THREADS = 2
 
@@ -88,7 +91,18 @@ def finish(run: RunDir, plan: Plan) -> None:
     writer = publication(run, plan)
     with ThreadPoolExecutor(THREADS) as pool:
         writer.complete(pool)
-    writer.finish(_group(run, plan, writer))
+    writer.finish(_group(run, plan, writer, _shown(plan, writer)))
+
+
+def _shown(plan: Plan, writer: Publication) -> tuple[Window, ...] | None:
+    """Return which values of the finished image viewers show as black and white; None for the range
+    of the dtype or the job.
+    """
+    if plan.rules == FIRST or plan.dtype == "uint8":
+        return None
+    original = plan.inputs.image
+    colour = original is None or original.colour
+    return display_windows(writer, together=colour and plan.out_channels == COLOURS)
 
 
 def image_metadata(plan: Plan) -> ImageMetadata:
@@ -145,7 +159,9 @@ def _apart_from_nodata(plan: Plan, values: Array, pixels: NDArray[Any]) -> NDArr
     return np.where(equal, moved, pixels)
 
 
-def _group(run: RunDir, plan: Plan, writer: Publication) -> dict[str, object]:
+def _group(
+    run: RunDir, plan: Plan, writer: Publication, shown: tuple[Window, ...] | None = None
+) -> dict[str, object]:
     check = read_domain(run)
     about = {
         **provenance(plan),
@@ -159,6 +175,7 @@ def _group(run: RunDir, plan: Plan, writer: Publication) -> dict[str, object]:
         metadata=image_metadata(plan),
         attributes={"gigarestore": about},
         window=window,
+        shown=shown,
     )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,6 +72,7 @@ class Publication:
         metadata: ImageMetadata,
         attributes: Mapping[str, Any],
         window: tuple[float, float] | None = None,
+        shown: Sequence[tuple[float, float]] | None = None,
     ) -> dict[str, Any]:
         """Return the metadata of the finished image; see `ome_metadata.group_metadata`."""
         documents = [level.metadata() for level in self.levels]
@@ -81,6 +82,7 @@ class Publication:
             metadata=metadata,
             attributes=attributes,
             window=window,
+            shown=shown,
             reduced="any" if self.is_validity else "mean",
         )
         if self.validity is not None:
@@ -234,6 +236,16 @@ class Publication:
             for row, col in level.places():
                 if not self.has(number, row, col):
                     self.reduce(number, row, col, pool)
+
+    def read_band(self, number: int, band: int) -> NDArray[Any]:
+        """Return all pixels of a band of a level, (h, w), whose shards are all there."""
+        level = self.levels[number]
+        out = np.empty(level.shape[1:], level.dtype)
+        for row, col in level.places():
+            box = level.box(row, col)
+            with Shard.open(level, self._path(number, row, col)) as shard:
+                shard.fill(out[box.slices()], box, band)
+        return out
 
     def finish(self, group: Mapping[str, Any]) -> None:
         """Move the levels into place and, last of all, say that there is an image."""

@@ -61,22 +61,24 @@ def group_metadata(
     metadata: ImageMetadata,
     attributes: Mapping[str, Any],
     window: tuple[float, float] | None = None,
+    shown: Sequence[tuple[float, float]] | None = None,
     reduced: str = "mean",
 ) -> dict[str, Any]:
     """Return the zarr.json of the image group. levels: the array documents, finest first.
 
     reduced: how a coarser level is made, a name in `_REDUCED`.
 
-    window: values shown as black and white; default the range of a whole dtype, 0 to 1 for float32.
-    The arrays' metadata is repeated as consolidated metadata: a reader then needs one request, and
-    does not list the folder, where a run keeps its private state.
+    window: least and largest value; default the range of a whole dtype, 0 to 1 for float32. shown:
+    values of each band that viewers show as black and white; default the window. The arrays'
+    metadata is repeated as consolidated metadata: a reader then needs one request, and does not
+    list the folder, where a run keeps its private state.
     """
     dtype = str(levels[0]["data_type"])
-    shown = window or _RANGES.get(dtype, (0.0, 1.0))
+    ends = window or _RANGES.get(dtype, (0.0, 1.0))
     ome = {
         "version": VERSION,
         "multiscales": [_multiscale(len(levels), name, metadata, reduced)],
-        "omero": _omero(levels[0], metadata.names, shown),
+        "omero": _omero(levels[0], metadata.names, ends, shown),
     }
     members = {str(number): dict(level) for number, level in enumerate(levels)}
     return {
@@ -158,6 +160,7 @@ def _omero(
     array: Mapping[str, Any],
     names: Sequence[str],
     window: tuple[float, float],
+    shown: Sequence[tuple[float, float]] | None,
 ) -> dict[str, Any]:
     """Return display settings. Of many bands the first three are shown, as red, green and blue."""
     count = array["shape"][0]
@@ -165,22 +168,18 @@ def _omero(
     labels = names if len(names) == count else _LABELS.get(count) or numbered
     white = "FFFFFF"
     colours = [white] if count == 1 else [*_RGB, *[white] * count][:count]
-    low, high = window
-    shown = {
-        "min": low,
-        "max": high,
-        "start": low,
-        "end": high,
-    }
+    least = min(window[0], *(low for low, _ in shown or (window,)))
+    most = max(window[1], *(high for _, high in shown or (window,)))
 
     channels = []
-    for number, (label, colour) in enumerate(zip(labels, colours, strict=True)):
+    each = zip(labels, colours, shown or [window] * count, strict=True)
+    for number, (label, colour, (low, high)) in enumerate(each):
         active = number < len(_RGB)
         channels.append(
             {
                 "label": label,
                 "color": colour,
-                "window": shown,
+                "window": {"min": least, "max": most, "start": low, "end": high},
                 "active": active,
             }
         )
