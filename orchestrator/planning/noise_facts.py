@@ -36,12 +36,19 @@ def resolve_noise(
     source: the input with its facts, black and white too. Raises PlanError where there is no noise
     to be found, or more than the range has room for.
     """
-    if task.noise == TO_BE_FITTED:
-        return _with_fitted(task, source, files)
-    if task.noise is not None or not task.noisy:
+    if not task.noisy:
         return task, files
     assert source.dtype is not None, "the input's facts are known"
     values = Values.build(source.dtype, stated_values(source.values))
+    if values.bands:
+        raise PlanError(
+            "noise has one level for all bands, and --range says another scale for each; "
+            "give one LOW,HIGH, or restore bands one by one with --channel"
+        )
+    if task.noise == TO_BE_FITTED:
+        return _with_fitted(task, source, files)
+    if task.noise is not None:
+        return task, files
     survey = survey_noise(source, grey=kind.grey)
     if task.noise_from == AUTO:
         task = _with_estimate(task, source, kind, survey)

@@ -15,6 +15,7 @@ from kernels.operators.compose import Compose, measurement_operator
 from kernels.operators.elementary import MaskedPool
 from kernels.operators.linear_operator import Operator
 from kernels.sampling.constraints import Known, Measurement, Problem, to
+from kernels.sampling.measured_means import with_measured_means
 from orchestrator.arrays import Array
 from orchestrator.job.fields.pixel_rules import FIRST
 from orchestrator.job.plan import Level, Plan
@@ -52,6 +53,16 @@ class TileProblems:
         unreached_rows = torch.tensor(rows, device=result.device)
         unreached_columns = torch.tensor(columns, device=result.device)
         return problem.to(result.device).finish(result, unreached_rows, unreached_columns)
+
+    def with_measured_means(self, pictures: Tensor, level: Level, problem: Problem) -> Tensor:
+        """Return pictures with the local means of their measurement, where those have no bias.
+
+        That is on the scale of --noise, from which a small error of the mean would come back as a
+        large one; below the coarsest level the coarser result has put it right already.
+        """
+        if self._plan.values.noise is None or level.guided or problem.measurement is None:
+            return pictures
+        return with_measured_means(pictures, to(problem.measurement, torch.device("cpu")))
 
     def within_black_and_white(self, pictures: Tensor, level: Level, problem: Problem) -> Tensor:
         """Return the nearest pictures that the stored dtype can hold and that measure the same.

@@ -137,6 +137,7 @@ class TileSampler:
         keys = [TileKey(*key[:3]) for key in state.keys]
         level = self.plan.levels[keys[0].level]
         pictures = self.problems.finish(state.problem, level, keys, state.estimate).cpu()
+        pictures = self.problems.with_measured_means(pictures, level, state.problem)
         pictures = self.problems.within_black_and_white(pictures, level, state.problem)
         groups = len(self.plan.bands.groups)
         firsts = range(0, len(keys), groups)

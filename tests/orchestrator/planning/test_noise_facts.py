@@ -127,6 +127,14 @@ def test_the_range_that_counts_is_the_one_of_the_job(planned):
         planned(pixels, {"name": "denoise", "sigma": 90})
 
 
+@pytest.mark.parametrize("given", [{"sigma": 10}, {"sigma": "auto"}, {"noise": "poisson:2"}])
+def test_bands_on_scales_of_their_own_have_no_one_level(planned, given):
+    ranges = ((0, 255), (0, 200), (50, 255))
+    with pytest.raises(PlanError, match="one level for all bands") as refused:
+        planned(scene(10, bands=3), {"name": "denoise", **given}, values=ranges)
+    assert "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize("sigma", [30, 80])
 def test_a_level_far_above_the_noise_is_warned_of(planned, sigma):
     (line,) = planned(scene(8), {"name": "denoise", "sigma": sigma}).inputs.warnings

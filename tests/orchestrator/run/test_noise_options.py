@@ -11,6 +11,8 @@ from orchestrator.job.fields.noise import read_noise
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.value_range import Values
 from orchestrator.planning.resolve import plan_job
+from orchestrator.run.lifecycle import resume
+from orchestrator.run.serial_executor import SerialExecutor
 from orchestrator.run.verify import verify_run
 
 SIDE = 64
@@ -66,6 +68,32 @@ def test_counts_are_denoised_better_than_as_noise_of_one_level(denoised, tmp_pat
     assert verified.noisy
 
 
+@pytest.mark.parametrize("model", ["poisson:100,20", "speckle:4"])
+def test_an_interrupted_run_goes_on_to_the_same_bytes(
+    job, serially, write_picture, published_files, tmp_path, model
+):
+    source = write_picture(tmp_path / "in.tif", counted(blobs(100, 4000), 100))
+    tiling = {"tile": 32, "stride": 24, "levels": 2}
+    task = {"name": "denoise", "noise": model}
+
+    def named(name):
+        sampling = {"intent": "faithful", "steps": 1, "ensemble": "1"}
+        return job(source, tmp_path / name, task=task, tiling=tiling, sampling=sampling)
+
+    committed = []
+
+    def stop(event):
+        committed.extend(getattr(event, "keys", ()))
+        if len(committed) > 3:
+            raise KeyboardInterrupt
+
+    serially(named("whole"))
+    with pytest.raises(KeyboardInterrupt):
+        serially(named("out"), [stop])
+    assert resume(tmp_path / "out", SerialExecutor()).resumed > 0
+    assert published_files(tmp_path / "out") == published_files(tmp_path / "whole")
+
+
 def test_a_fitted_gain_stands_in_the_job(job, write_picture, tmp_path):
     y, x = np.mgrid[:256, :256]
     clean = (500 + 12 * x + 300 * np.sin(y / 30))[None]
@@ -92,7 +120,8 @@ def test_speckle_keeps_the_power_and_zeros(denoised, amplitude):
     measured[:, :8, :8] = False
     assert (restored[measured] > 0).all()
     found = (restored / 100.0) ** 2 if amplitude else restored.astype(float)
-    assert found[measured].mean() == pytest.approx(power[measured].mean(), rel=0.02)
+    given = samples[measured].mean()
+    assert found[measured].mean() == pytest.approx(given, rel=0.01)
     spread = np.log(found[measured] / power[measured]).std()
     assert spread < 0.5 * np.log(samples[measured] / power[measured]).std()
 
