@@ -42,8 +42,8 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
-    """Write the published image at OUT to one file, with pixel size, nodata, bands and
-    georeference.
+    """Write the published image at OUT to one file, with pixel size, nodata, masks or
+    alpha, bands and georeference.
     """
     from cluster.terminal.progress import size
     from orchestrator.run_folder import RunDir
@@ -53,7 +53,7 @@ def export(
         hint = f"; `gigarestore resume {out}` finishes it" if RunDir(out).job.exists() else ""
         raise PlanError(f"{out} holds no published image{hint}")
     with progress_of(file.name, quiet) as progress:
-        write_file(
+        notes = write_file(
             out,
             file,
             format=format,
@@ -64,6 +64,8 @@ def export(
             progress=progress,
         )
     print(f"{file}: {size(file.stat().st_size)}")
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 @contextmanager

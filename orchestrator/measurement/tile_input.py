@@ -5,6 +5,7 @@ numpy only.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -38,9 +39,8 @@ class TileInput:
         parts = [self] * len(bands.groups)
         for name in ("known", "guide", "start") if joint else ("known", "guide", "start", "y"):
             if (array := getattr(self, name)) is not None:
-                parts = [
-                    replace(p, **{name: a}) for p, a in zip(parts, bands.split(array), strict=True)
-                ]
+                changes: list[dict[str, Any]] = [{name: part} for part in bands.split(array)]
+                parts = [replace(p, **c) for p, c in zip(parts, changes, strict=True)]
         return parts
 
 

@@ -36,6 +36,7 @@ _SUFFIXES = {
     ".tiff": "tiff",
 }
 _TIFF_SUFFIXES = (".tif", ".tiff")
+_WITHOUT_VALIDITY = {"jpeg": "JPEG", "ome-tiff": "OME-TIFF"}
 # Formats that are made in memory, as a whole.
 _IN_MEMORY = ("png", "jpeg")
 
@@ -51,16 +52,17 @@ def export(
     quality: int = QUALITY,
     max_whole_bytes: int = MAX_WHOLE_BYTES,
     progress: Progress | None = None,
-) -> None:
-    """Write the published image `source` to `file`.
+) -> tuple[str, ...]:
+    """Write the published image `source` to `file`; return what the format has no place for.
 
     format: one of FORMATS; by default what the suffix says, where .tif is a tiled TIFF whose levels
     follow as reduced pages (OpenSlide, GDAL and QuPath read it) and which carries the georeference
     where there is one. compression: none, deflate (default), zstd, lzw, jpeg (8 bit, 1 or 3 bands,
     with `quality` 1 to 100). PNG and JPEG are limited to `max_whole_bytes` of pixels. Pixel size,
-    colour profile, band names, nodata and georeference go along as far as the format has a place
-    for them. `file` appears complete or not at all. progress: (done, total) tiles, for TIFF. Raises
-    FormatError for what cannot be written so, and for an existing file without `overwrite`.
+    colour profile, band names, nodata, validity (alpha or masks) and georeference go along as far
+    as the format has a place for them. `file` appears complete or not at all. progress: (done,
+    total) tiles, for TIFF. Raises FormatError for what cannot be written so, and for an existing
+    file without `overwrite`.
     """
     file = Path(file)
     image = PublishedImage.open(source)
@@ -72,7 +74,7 @@ def export(
             encoded = _encoded(image, kind, quality)
             # Not flushed here: atomic_output does that.
             atomic_files.write_new(temporary, encoded, fsync=False)
-            return
+            return _left_out(image, kind)
         tiff_writer.write_tiff(
             temporary,
             image,
@@ -84,6 +86,18 @@ def export(
             tags=_tags(image, kind),
             progress=progress,
         )
+    return _left_out(image, kind)
+
+
+def _left_out(image: PublishedImage, kind: str) -> tuple[str, ...]:
+    """Return what a format has no place for of an image."""
+    if not image.metadata.mask or kind not in _WITHOUT_VALIDITY:
+        return ()
+    name = _WITHOUT_VALIDITY[kind]
+    return (
+        f"{name} has no place for which pixels are valid: where there is no data it shows what the "
+        "input has there; a TIFF or PNG says it",
+    )
 
 
 def _encoded(

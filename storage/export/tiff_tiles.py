@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -58,8 +59,11 @@ class TileEncoder:
         planar: bool,
         compression: str,
         quality: int = 0,
+        alpha: PublishedImage | None = None,
     ) -> None:
         """Set up for an image.
+
+        alpha: the validity of its samples, which becomes a last band of interleaved tiles.
 
         planar: tiles of one band, one band after the other; else of all bands, interleaved.
         compression: a name in `tiff_writer.COMPRESSIONS`; deflate, zstd and lzw store what differs
@@ -69,7 +73,8 @@ class TileEncoder:
         self._image = image
         self._pool = pool
         self._planar = planar
-        depth = 1 if planar else image.channels
+        self._alpha = alpha
+        depth = 1 if planar else image.channels + (alpha is not None)
         whole_numbers = np.dtype(image.dtype).kind in "iu"
         self._encode = _encoder(compression, quality, depth, whole_numbers)
         differences = compression in _ENCODERS and whole_numbers
@@ -144,13 +149,29 @@ class TileEncoder:
         channel: int | None,
     ) -> Pixels:
         bands = self._image.bands(number, box, channel)
+        if self._alpha is not None:
+            bands = itertools.chain(bands, [opaque(self._alpha, number, box, self._image.dtype)])
         return self._tile.fill(box, bands)
+
+
+def all_valid(validity: PublishedImage, number: int, box: Box) -> NDArray[np.bool_]:
+    """Return which pixels of a window of a level are valid in every band, (h, w)."""
+    valid = validity.read(number, box) != 0
+    return np.asarray(valid.all(axis=0))
+
+
+def opaque(validity: PublishedImage, number: int, box: Box, dtype: str) -> Pixels:
+    """Return a window of an alpha channel, (h, w) of 0 and the largest value of a whole dtype."""
+    most = np.iinfo(dtype).max
+    return np.where(all_valid(validity, number, box), np.array(most, dtype), np.array(0, dtype))
 
 
 class MaskEncoder:
     """Make the stored bytes of a mask's tiles: a bit a pixel, 1 where every band is valid."""
 
-    def __init__(self, validity: PublishedImage) -> None:
+    def __init__(self, validity: PublishedImage, levels: int) -> None:
+        """levels: how many, from the finest, get a mask."""
+        self.levels = levels
         self._validity = validity
 
     def count(self, number: int) -> int:
@@ -165,8 +186,7 @@ class MaskEncoder:
             for x0 in range(0, width, TILE):
                 box = Box(y0, x0, y0 + TILE, x0 + TILE).clip(height, width)
                 tile = np.zeros((TILE, TILE), bool)
-                valid = self._validity.read(number, box) != 0
-                tile[: box.height, : box.width] = valid.all(axis=0)
+                tile[: box.height, : box.width] = all_valid(self._validity, number, box)
                 yield bytes(
                     imagecodecs.deflate_encode(np.packbits(tile, axis=1).tobytes(), level=1)
                 )

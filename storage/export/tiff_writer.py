@@ -89,6 +89,11 @@ def write_tiff(
     first page. Memory: some tiles and the tables of the file, 16 bytes for every tile.
     """
     planar = ome and not _rgb(image)
+    validity = None if ome else image.open_validity()
+    alpha = validity if _as_alpha(image, levels, compression) else None
+    masks = None
+    if validity is not None and alpha is None:
+        masks = MaskEncoder(validity, 1 if _for_slide_viewers(image) else levels)
     with ThreadPoolExecutor(2) as pool:
         encoder = TileEncoder(
             image,
@@ -96,9 +101,8 @@ def write_tiff(
             planar=planar,
             compression=compression,
             quality=quality,
+            alpha=alpha,
         )
-        validity = None if ome else image.open_validity()
-        masks = None if validity is None else MaskEncoder(validity)
         counts = [encoder.count(number) for number in range(levels)]
         _write_tables(
             file,
@@ -109,9 +113,10 @@ def write_tiff(
             planar=planar,
             compression=compression,
             tags=tags,
-            validity=validity,
+            alpha=alpha is not None,
+            masks=masks,
         )
-        pages = _pages(file, levels, ome=ome)
+        pages = _pages(file, levels, masks, ome=ome)
         with file.open("r+b") as target:
             _write_tiles(target, encoder, masks, pages, cog=cog, progress=progress)
 
@@ -134,7 +139,8 @@ def _write_tiles(
     target.seek(0, 2)
     for number in reversed(range(len(pages))):
         tiles = encoder.tiles(number)
-        for page in pages[number] if masks is None else pages[number][:-1]:
+        masked = masks is not None and number < masks.levels
+        for page in pages[number][:-1] if masked else pages[number]:
             places = []
             for stored in itertools.islice(tiles, page.tiles):
                 place = _append(target, stored, cog=cog)
@@ -143,7 +149,7 @@ def _write_tiles(
                 if progress:
                     progress(done, total)
             _fill(target, page, places)
-        if masks is not None:
+        if masks is not None and masked:
             mask_tiles = [_append(target, stored, cog=cog) for stored in masks.tiles(number)]
             _fill(target, pages[number][-1], mask_tiles)
 
@@ -158,10 +164,12 @@ def _write_tables(
     planar: bool,
     compression: str,
     tags: Sequence[Tag],
-    validity: PublishedImage | None,
+    alpha: bool,
+    masks: MaskEncoder | None,
 ) -> None:
     """Write the file without the bytes of its tiles. counts: tiles of every level."""
-    bigtiff = _needs_bigtiff(image, sum(counts), planar=planar, compression=compression)
+    bands = 1 if planar else image.channels + alpha
+    bigtiff = _needs_bigtiff(image, sum(counts), bands=bands, compression=compression)
     dtype = np.dtype(image.dtype).newbyteorder("<")
     with tifffile.TiffWriter(file, bigtiff=bigtiff, ome=ome) as tiff:
         if cog:
@@ -174,11 +182,12 @@ def _write_tables(
                 options = {"metadata": _ome_metadata(image), "subifds": len(counts) - 1}
             tiff.write(
                 _empty_tiles(image.levels[number].shape, tiles, compression),
-                shape=_shape(image, number, planar),
+                shape=_shape(image, number, planar, alpha=alpha),
                 dtype=dtype,
                 tile=(TILE, TILE),
                 photometric="rgb" if _rgb(image) else "minisblack",
-                planarconfig="contig" if image.channels > 1 and not planar else None,
+                planarconfig="contig" if image.channels + alpha > 1 and not planar else None,
+                extrasamples=["unassalpha"] if alpha else None,
                 subfiletype=0 if first else 1,
                 iccprofile=image.metadata.icc if first else None,
                 extratags=list(tags) if first else [],
@@ -188,17 +197,17 @@ def _write_tables(
                 **_resolution(image.metadata, number),
                 **options,
             )
-            if validity is not None:
-                _write_mask_tables(tiff, validity, number)
+            if masks is not None and number < masks.levels:
+                _write_mask_tables(tiff, image.levels[number].shape, masks.count(number), number)
 
 
-def _write_mask_tables(tiff: tifffile.TiffWriter, validity: PublishedImage, number: int) -> None:
+def _write_mask_tables(
+    tiff: tifffile.TiffWriter, shape: tuple[int, int, int], tiles: int, number: int
+) -> None:
     """Write the page of a level's mask without the bytes of its tiles: a bit a pixel."""
-    shape = validity.levels[number].shape[1:]
-    tiles = MaskEncoder(validity).count(number)
     tiff.write(
         iter([b""] * tiles),
-        shape=shape,
+        shape=shape[1:],
         dtype=bool,
         tile=(TILE, TILE),
         photometric="mask",
@@ -214,11 +223,10 @@ def _needs_bigtiff(
     image: PublishedImage,
     tiles: int,
     *,
-    planar: bool,
+    bands: int,
     compression: str,
 ) -> bool:
-    """Tell whether the tiles may pass what a classic TIFF can count."""
-    bands = 1 if planar else image.channels
+    """Tell whether the tiles may pass what a classic TIFF can count. bands: of a tile."""
     itemsize = np.dtype(image.dtype).itemsize
     # Tiles are padded to full size; LZW makes noise up to 1.4 times as large.
     uncompressed = tiles * TILE * TILE * bands * itemsize
@@ -243,16 +251,18 @@ def _empty_tiles(
 def _pages(
     file: Path,
     levels: int,
+    masks: MaskEncoder | None,
     *,
     ome: bool,
 ) -> list[list[_Page]]:
     """Return the pages of every level: one, one and its mask, or one for every band."""
     with tifffile.TiffFile(file, is_ome=False) as tiff:
         pages: list[Any] = list(tiff.pages)
-        if not ome:  # one page for every level, or two with its mask
-            each = len(pages) // levels
-            found = [_page(page) for page in pages]
-            return [found[first : first + each] for first in range(0, len(found), each)]
+        if not ome:
+            left = map(_page, pages)
+            masked = 0 if masks is None else masks.levels
+            counts = [2 if number < masked else 1 for number in range(levels)]
+            return [list(itertools.islice(left, count)) for count in counts]
         finest = [_page(page) for page in pages]
         # The coarser levels of a band are SubIFDs of its page.
         below = [list(page.pages) if levels > 1 else [] for page in pages]
@@ -309,11 +319,32 @@ def _shape(
     image: PublishedImage,
     number: int,
     planar: bool,
+    *,
+    alpha: bool,
 ) -> tuple[int, ...]:
     channels, height, width = image.levels[number].shape
+    channels += alpha
     if channels == 1:
         return height, width
     return (channels, height, width) if planar else (height, width, channels)
+
+
+def _as_alpha(image: PublishedImage, levels: int, compression: str) -> bool:
+    """Tell whether validity is written as an alpha channel, else as masks.
+
+    As the source had it; and where viewers of slides are to open a pyramid, which take a coarser
+    mask for a level of their own (OpenSlide 4).
+    """
+    whole_unsigned = image.dtype in ("uint8", "uint16")
+    if not image.metadata.mask or not whole_unsigned or compression == "jpeg":
+        return False
+    return image.metadata.mask == "alpha" or (levels > 1 and _for_slide_viewers(image))
+
+
+def _for_slide_viewers(image: PublishedImage) -> bool:
+    """Tell whether an image is of the kind that viewers of slides open."""
+    eight_bit_colours = image.dtype == "uint8" and image.channels in (1, 3)
+    return eight_bit_colours and image.metadata.geo is None
 
 
 def _resolution(metadata: ImageMetadata, number: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import rasterio
+from rasterio.enums import MaskFlags
 
 from orchestrator.run.verify import verify_run
 from orchestrator.run_folder import RunDir
@@ -68,8 +69,12 @@ def test_masked_samples_stay_so_and_are_exported_as_a_mask(tmp_path, job, serial
     assert np.array_equal(elsewhere.read_valid(elsewhere.info.box)[1], published)
     export(out, tmp_path / "e.tif")
     with rasterio.open(tmp_path / "e.tif") as dataset:
-        assert np.array_equal(dataset.read(), again)
+        bands = list(range(1, len(again) + 1))
+        assert np.array_equal(dataset.read(bands), again)
         assert np.array_equal(dataset.read_masks(1) != 0, fine)
+        by_alpha = MaskFlags.alpha in dataset.mask_flag_enums[0]
+    assert by_alpha == (reader.info.mask == "alpha")
+    assert open_image(tmp_path / "e.tif").info.mask == reader.info.mask
 
 
 def test_invalid_samples_reach_no_pixel_beside_them(tmp_path, job, serially):
