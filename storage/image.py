@@ -92,6 +92,12 @@ class ImageInfo:
     """Peak memory that staging needs for pixels, bytes; 0 when lazy."""
     limits: tuple[float, float] | None = None
     """Black and white where the format states them: the range of unsigned integers of `bits`."""
+    stated: tuple[tuple[float, float], ...] = ()
+    """Black and white of each band where the file's metadata have them, which samples may
+    contradict; empty where they do not.
+    """
+    stated_by: str = ""
+    """What states them, for people."""
     names: tuple[str, ...] = ()
     """Names of the bands; empty when the file gives none."""
     nodata: float | None = None

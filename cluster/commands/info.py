@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -14,7 +14,7 @@ from cluster.options.parsers import parse_channels
 from cluster.terminal.progress import size
 
 if TYPE_CHECKING:
-    from orchestrator.job.inputs import NoiseSurvey
+    from orchestrator.job.inputs import NoiseSurvey, RangeSurvey
     from storage.image import ImageInfo
 
 # A file that is decoded whole is not looked into above this, bytes.
@@ -40,25 +40,37 @@ def info(
     image = inspect(
         file, Selection(channel=channel, z=given["z"], t=given["t"]), max_pixels=given["max_pixels"]
     )
-    noise = _noise(image, {**given, "path": file, "channel": channel})
-    print(json.dumps(as_dict(image, noise)) if as_json else "\n".join(_lines(image, noise)))
+    looks = _look(image, {**given, "path": file, "channel": channel})
+    print(json.dumps(as_dict(image, looks)) if as_json else "\n".join(_lines(image, looks)))
 
 
-def _noise(image: ImageInfo, given: dict[str, Any]) -> NoiseSurvey | str:
-    """Return what a look at the pixels says of their noise, or why there was none."""
+class Looks(NamedTuple):
+    """What a look at the pixels says, or why there was none."""
+
+    range: RangeSurvey | str
+    noise: NoiseSurvey | str
+
+
+def _look(image: ImageInfo, given: dict[str, Any]) -> Looks:
+    """Look at the pixels, where that does not decode too much."""
+    from orchestrator.job.fields.pixel_rules import CURRENT
     from orchestrator.job.fields.sections import InputSpec
     from orchestrator.measurement.noise_survey import survey_noise
+    from orchestrator.measurement.range_survey import survey_range
     from storage.errors import FormatError, one_line
 
     if not image.lazy and image.staging_bytes > MOST_DECODED:
-        return "not looked at, the whole file would be decoded; --sigma auto does"
+        why = "not looked at, the whole file would be decoded"
+        return Looks(f"{why}; plan and restore do", f"{why}; --sigma auto does")
+    spec = InputSpec(**given)
     try:
-        return survey_noise(InputSpec(**given))
+        return Looks(survey_range(spec, image, CURRENT, apart=True), survey_noise(spec))
     except FormatError as err:
-        return f"not looked at: {one_line(err)}"
+        why = f"not looked at: {one_line(err)}"
+        return Looks(why, why)
 
 
-def as_dict(image: ImageInfo, noise: NoiseSurvey | str) -> dict[str, Any]:
+def as_dict(image: ImageInfo, looks: Looks) -> dict[str, Any]:
     """Return a description as JSON values; the colour profile only as its length."""
     nodata = image.nodata
     return {
@@ -87,12 +99,13 @@ def as_dict(image: ImageInfo, noise: NoiseSurvey | str) -> dict[str, Any]:
         "why_staged": image.why_staged or None,
         "staging_memory_bytes": image.staging_bytes,
         "coding": None if image.coding is None else image.coding.as_dict(),
-        "noise": None if isinstance(noise, str) else list(noise.levels),
+        "black_and_white": _numbers(image, looks.range),
+        "noise": None if isinstance(looks.noise, str) else list(looks.noise.levels),
         "notes": list(image.notes),
     }
 
 
-def _lines(image: ImageInfo, noise: NoiseSurvey | str) -> list[str]:
+def _lines(image: ImageInfo, looks: Looks) -> list[str]:
     megapixels = image.height * image.width / 1e6
     facts = [
         ("file", f"{image.path}: {image.format}, {image.layout}"),
@@ -104,8 +117,8 @@ def _lines(image: ImageInfo, noise: NoiseSurvey | str) -> list[str]:
         ("bands", f"{image.channels}{_names(image)}"),
         ("samples", f"{image.dtype}, {image.bits} bit in the file"),
         *([("coding", image.coding.in_words())] if image.coding else []),
-        ("range", _range(image)),
-        ("noise", str(noise)),
+        ("range", _range(image, looks.range)),
+        ("noise", str(looks.noise)),
         (
             "nodata",
             "none" if image.nodata is None else f"{image.nodata:g}: kept as it is, not restored",
@@ -153,10 +166,21 @@ def _names(image: ImageInfo) -> str:
     return f" ({', '.join(image.names)})" if image.names else ""
 
 
-def _range(image: ImageInfo) -> str:
-    if image.limits is None:
-        return f"{image.dtype} has no black and white of its own: give --range LOW,HIGH"
-    return f"{image.limits[0]:g} to {image.limits[1]:g}"
+def _numbers(image: ImageInfo, found: RangeSurvey | str) -> list[list[float]] | None:
+    """Return black and white of all bands, or of each, that a restoration takes by default."""
+    from orchestrator.job.value_range import LIMITS, of_each_band
+
+    if isinstance(found, str):
+        return None
+    return [list(ends) for ends in of_each_band(found.values or LIMITS[image.dtype])]
+
+
+def _range(image: ImageInfo, found: RangeSurvey | str) -> str:
+    """Say which samples are black and white to a restoration, and where that is from."""
+    if isinstance(found, str):
+        return found
+    ends = [f"{low:g} to {high:g}" for low, high in _numbers(image, found) or ()]
+    return f"{'; '.join(ends)} ({found.source})"
 
 
 def _pixel_size(image: ImageInfo) -> str:

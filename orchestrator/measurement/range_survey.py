@@ -5,6 +5,7 @@ samples say.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +19,13 @@ from orchestrator.measurement.input_file import equals, open_file
 from orchestrator.measurement.mask_reading import mask_known
 from orchestrator.measurement.value_statistics import (
     WINDOWS,
+    BandLook,
     Stored,
     fitted_range,
+    look_at,
+    of_all_bands,
     share_within,
     spread_windows,
-    used_range,
     valid_samples,
 )
 from storage.box import Box
@@ -31,7 +34,7 @@ from storage.readers.cache import CachedReader
 from storage.readers.reader_registry import open_image
 
 # Samples that use less of a declared range than this get one that is fitted to them.
-LEAST_USE = 1 / 4
+LEAST_USE = 1 / 3
 # A given range of which the samples use less than this is worth a warning.
 WARN_USE = 1 / 10
 # Decoded bytes of a look at most, where a file has very large tiles or chunks.
@@ -58,9 +61,11 @@ def survey_range(
     bands = _look(given, info)
     if values is not None:
         return RangeSurvey(values, "given", _warning(values, bands, info))
-    if given.positive and (above := used_range(bands)) is not None:
-        return _found_above_zero(above, info)
-    return _found([used_range([band]) for band in bands], info, apart=apart and not info.colour)
+    looks = [look_at(band) for band in bands]
+    seen = [look for look in looks if look is not None]
+    if given.positive and seen:
+        return _found_above_zero(of_all_bands(seen), info)
+    return _found(looks, info, apart=apart and not info.colour)
 
 
 def _without_look(given: InputSpec, info: ImageInfo) -> RangeSurvey:
@@ -78,43 +83,83 @@ def _without_look(given: InputSpec, info: ImageInfo) -> RangeSurvey:
     return RangeSurvey(declared, f"{info.bits} bits per sample")
 
 
-def _found(used: list[Ends | None], info: ImageInfo, *, apart: bool) -> RangeSurvey:
-    """Return the declared range where the samples use it, else one that is fitted to them; of each
+def _found(looks: list[BandLook | None], info: ImageInfo, *, apart: bool) -> RangeSurvey:
+    """Return a declared range where the samples use it, else one that is fitted to them; of each
     band where some use little of what all of them use.
     """
-    whole = _of_all(used, info)
-    seen = [ends for ends in used if ends is not None]
-    image = of_each_band(whole.values or LIMITS[info.dtype])[0]
-    if not apart or not seen or all(_uses(ends, image) for ends in seen):
-        return whole
-    each = tuple(
-        image if ends is None or _uses(ends, image) else _fitted(ends, info) for ends in used
-    )
-    return RangeSurvey(
-        each, "fitted to the samples of each band: some use little of the others' range"
-    )
-
-
-def _of_all(used: list[Ends | None], info: ImageInfo) -> RangeSurvey:
-    """Return one range for all bands."""
-    limits = LIMITS[info.dtype]
-    declared = info.limits or (limits if info.dtype in UNSIGNED else None)
-    name = f"all of {info.dtype}" if declared == limits else f"{info.bits} bits per sample"
-    seen = [ends for ends in used if ends is not None]
+    seen = [look for look in looks if look is not None]
     if not seen:
-        nothing = declared or (0.0, 1.0)
-        return RangeSurvey(None if nothing == limits else nothing, "no sample holds data")
-    joint = (min(low for low, _ in seen), max(high for _, high in seen))
-    if declared is not None and _holds(declared, joint) and _uses(joint, declared):
-        return RangeSurvey(None if declared == limits else declared, name)
-    found = f"fitted to the samples, which lie between {joint[0]:g} and {joint[1]:g}"
+        return _of_nothing(info)
+    whole = _of_all(seen, info)
+    image = of_each_band(whole.values or LIMITS[info.dtype])[0]
+    joint = of_all_bands(seen).used
+    if not apart or all(_uses(look.used, joint) for look in seen):
+        return whole
+    stated = info.stated or (None,) * len(looks)
+    each = zip(looks, stated, strict=True)
+    own = tuple(
+        image if look is None or _uses(look.used, joint) else _of_band(look, ends, info)
+        for look, ends in each
+    )
+    return RangeSurvey(own, "of each band: some use little of the others' range")
+
+
+def _of_nothing(info: ImageInfo) -> RangeSurvey:
+    declared = info.limits or (LIMITS[info.dtype] if info.dtype in UNSIGNED else (0.0, 1.0))
+    return RangeSurvey(_numbers(declared, info), "no sample holds data")
+
+
+def _of_all(looks: list[BandLook], info: ImageInfo) -> RangeSurvey:
+    """Return one range for all bands."""
+    joint = of_all_bands(looks)
+    for declared, name in _declared(info):
+        if _suits(declared, joint.used):
+            return RangeSurvey(_numbers(declared, info), name)
+    low, high = joint.used
+    found = f"fitted to the samples, which lie between {low:g} and {high:g}"
     return RangeSurvey(_fitted(joint, info), found)
 
 
-def _found_above_zero(used: Ends, info: ImageInfo) -> RangeSurvey:
+def _declared(info: ImageInfo) -> Iterator[tuple[Ends, str]]:
+    """Yield the ranges that a file states, the one that says most of its samples first."""
+    if info.stated:
+        low = min(low for low, _ in info.stated)
+        high = max(high for _, high in info.stated)
+        yield _storable((low, high), info), info.stated_by
+    if info.dtype in UNSIGNED:
+        limits = LIMITS[info.dtype]
+        if info.limits is not None and info.limits != limits:
+            yield info.limits, f"{info.bits} bits per sample"
+        yield limits, f"all of {info.dtype}"
+
+
+def _of_band(look: BandLook, stated: Ends | None, info: ImageInfo) -> Ends:
+    """Return the range of a band that has its own."""
+    if stated is not None and _suits(_storable(stated, info), look.used):
+        return _storable(stated, info)
+    return _fitted(look, info)
+
+
+def _storable(stated: Ends, info: ImageInfo) -> Ends:
+    """Return the part of a stated range that the dtype can store."""
+    least, most = LIMITS[info.dtype]
+    return max(stated[0], least), min(stated[1], most)
+
+
+def _numbers(values: Ends, info: ImageInfo) -> Ends | None:
+    """Return a range, or None for all of an unsigned dtype."""
+    return None if info.dtype in UNSIGNED and values == LIMITS[info.dtype] else values
+
+
+def _found_above_zero(look: BandLook, info: ImageInfo) -> RangeSurvey:
     """Return the range of samples whose logarithms are restored, with headroom in those."""
     limits = (math.log(ABOVE_ZERO), math.log(LIMITS[info.dtype][1]))
-    logs = fitted_range((math.log(used[0]), math.log(used[1])), limits, whole=False)
+    used = look.used
+    logarithms = BandLook(
+        used=(math.log(used[0]), math.log(used[1])),
+        ends=(math.log(look.ends[0]), math.log(look.ends[1])),
+    )
+    logs = fitted_range(logarithms, limits, whole=False)
     low, high = map(math.exp, logs)
     if info.dtype != "float32":
         low = max(math.floor(low), 1.0)
@@ -123,8 +168,9 @@ def _found_above_zero(used: Ends, info: ImageInfo) -> RangeSurvey:
     return RangeSurvey((low, high), seen)
 
 
-def _holds(values: Ends, used: Ends) -> bool:
-    return values[0] <= used[0] and used[1] <= values[1]
+def _suits(declared: Ends, used: Ends) -> bool:
+    """Tell whether samples lie within a declared range and use enough of it."""
+    return declared[0] <= used[0] and used[1] <= declared[1] and _uses(used, declared)
 
 
 def _uses(used: Ends, values: Ends) -> bool:
@@ -132,8 +178,8 @@ def _uses(used: Ends, values: Ends) -> bool:
     return used[1] - used[0] >= LEAST_USE * (values[1] - values[0])
 
 
-def _fitted(used: Ends, info: ImageInfo) -> Ends:
-    return fitted_range(used, LIMITS[info.dtype], whole=info.dtype != "float32")
+def _fitted(look: BandLook, info: ImageInfo) -> Ends:
+    return fitted_range(look, LIMITS[info.dtype], whole=info.dtype != "float32")
 
 
 def _warning(values: Range, bands: list[Stored], info: ImageInfo) -> str | None:
@@ -149,10 +195,12 @@ def _warning(values: Range, bands: list[Stored], info: ImageInfo) -> str | None:
 
 
 def _misfit(values: Ends, bands: list[Stored], name: str, info: ImageInfo) -> str | None:
-    used = used_range(bands)
-    if used is None:
+    looks = [look for look in map(look_at, bands) if look is not None]
+    if not looks:
         return None
-    better = _fitted(used, info)
+    look = of_all_bands(looks)
+    used = look.used
+    better = _fitted(look, info)
     hint = f"--range {better[0]:g},{better[1]:g} or --range auto suits them better"
     shown = f"--range {values[0]:g},{values[1]:g}"
     outside = 1 - share_within(bands, values)

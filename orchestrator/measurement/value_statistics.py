@@ -8,6 +8,7 @@ looks at one image agree, and is a little wider than what was seen.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,12 @@ SIDE = 128
 # The share of samples that may lie beyond either end, and the room beyond what was seen, as a
 # part of the spread. Trials on real scenes: docs/decisions/values.md.
 TAIL = 0.001
-HEADROOM = 0.05
+HEADROOM = 0.25
+# How far a range follows single samples beyond what most of them use, as a part of the spread: both
+# ends together.
+REACH = 1.5
+# Levels of the narrowest range of whole numbers: less is their rounding.
+LEAST_LEVELS = 16.0
 
 
 def spread_windows(height: int, width: int, most: int = WINDOWS) -> list[Box]:
@@ -66,15 +72,31 @@ def valid_samples(read: ReadSamples, boxes: list[Box]) -> list[Stored]:
     return [np.concatenate(band) for band in parts]
 
 
-def used_range(bands: list[Stored]) -> tuple[float, float] | None:
-    """Return what the samples of all bands lie between, but for TAIL of each band's on either side.
+@dataclass(frozen=True, slots=True)
+class BandLook:
+    """What the valid samples of a band, or of several, lie between, stored values."""
 
-    None where there are none.
-    """
-    ends = [np.quantile(band, (TAIL, 1 - TAIL), method="nearest") for band in bands if band.size]
-    if not ends:
+    used: tuple[float, float]
+    """But for TAIL of them on either side."""
+    ends: tuple[float, float]
+    """All that were seen."""
+
+
+def look_at(samples: Stored) -> BandLook | None:
+    """Return what samples lie between; None where there are none."""
+    if not samples.size:
         return None
-    return float(min(low for low, _ in ends)), float(max(high for _, high in ends))
+    marks = (0, TAIL, 1 - TAIL, 1)
+    least, low, high, most = (float(v) for v in np.quantile(samples, marks, method="nearest"))
+    return BandLook((low, high), (least, most))
+
+
+def of_all_bands(looks: list[BandLook]) -> BandLook:
+    """Return what the samples of several bands lie between."""
+    return BandLook(
+        used=(min(look.used[0] for look in looks), max(look.used[1] for look in looks)),
+        ends=(min(look.ends[0] for look in looks), max(look.ends[1] for look in looks)),
+    )
 
 
 def share_within(bands: list[Stored], values: tuple[float, float]) -> float:
@@ -85,20 +107,27 @@ def share_within(bands: list[Stored], values: tuple[float, float]) -> float:
     return inside / count if count else 1.0
 
 
-def fitted_range(
-    seen: tuple[float, float], limits: tuple[float, float], whole: bool
-) -> tuple[float, float]:
-    """Return black and white for samples between `seen`, with headroom, within the dtype's limits.
+def fitted_range(look: BandLook, limits: tuple[float, float], whole: bool) -> tuple[float, float]:
+    """Return black and white for samples, with headroom, within the dtype's limits.
 
-    whole: stored values are whole numbers, and so are the ends. An image of one value gets a range
-    of one level, or of one thousandth of the value, around it.
+    Of what lies beyond most samples (bright spots, but hot pixels too) as much is held as leaves
+    most of them a third of the range. whole: stored values are whole numbers, and so are the
+    ends. An image of one value gets a range of some levels, or of one thousandth of the value,
+    around it.
     """
-    low, high = seen
-    least = 1.0 if whole else max(abs(low), abs(high), 1e-6) * 1e-3
-    room = max((high - low) * HEADROOM, least / 2)
-    bottom = max(low - room, limits[0])
-    top = min(high + room, limits[1])
+    low, high = look.used
+    least = LEAST_LEVELS if whole else max(abs(low), abs(high), 1e-6) * 1e-3
+    spread = high - low
+    room = max(spread * HEADROOM, least / 2)
+    below = low - look.ends[0]
+    above = look.ends[1] - high
+    followed = min(1.0, REACH * spread / max(below + above, 1e-300))
+    bottom = max(low - followed * below - room, limits[0])
+    top = min(high + followed * above + room, limits[1])
     if whole:
         bottom = float(np.floor(bottom))
         top = float(np.ceil(top))
-    return bottom, max(top, bottom + least)
+    if top - bottom >= least:
+        return bottom, top
+    # At an end of the dtype: all of the room lies on the other side.
+    return (bottom, bottom + least) if bottom + least <= limits[1] else (top - least, top)

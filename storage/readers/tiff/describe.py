@@ -212,6 +212,8 @@ def _describe(
         layout=layout.layout,
         staging_bytes=layout.staging_bytes,
         limits=_limits(page, samples),
+        stated=_stated(page, samples, frames.significant_bits),
+        stated_by=f"OME-XML: {frames.significant_bits} significant bits",
         names=() if samples.from_palette else _names(page, frames, bands, stored),
         nodata=None if samples.from_palette else nodata,
         mask=mask,
@@ -403,6 +405,15 @@ def _colour_map(path: str, page: tifffile.TiffPage) -> NDArray[np.generic]:
     narrow = bool((repeated | with_zeros).all())
     colours = coarse.astype(np.uint8) if narrow else table.astype(np.uint16)
     return np.ascontiguousarray(colours)
+
+
+def _stated(
+    page: tifffile.TiffPage, samples: _Samples, bits: int
+) -> tuple[tuple[float, float], ...]:
+    """Return black and white of each band by the bits that OME-XML says are used."""
+    if page.dtype.kind != "u" or samples.from_palette or not 0 < bits < int(page.bitspersample):
+        return ()
+    return ((0.0, float((1 << bits) - 1)),) * samples.channels
 
 
 def _limits(page: tifffile.TiffPage, samples: _Samples) -> tuple[float, float] | None:

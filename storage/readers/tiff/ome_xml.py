@@ -33,6 +33,8 @@ class OmePixels:
     names: tuple[str, ...]
     pixel_size: tuple[float, float] | None
     """(y, x) in micrometres."""
+    significant_bits: int
+    """Bits of a sample that are used; 0 where it is not said."""
     others: tuple[tuple[int, int], ...]
     """Sizes (H, W) of further images in the file."""
 
@@ -79,6 +81,7 @@ def read_ome(
         pages=_pages(path, pixels, sizes, own_names),
         names=names if all_named else (),
         pixel_size=_pixel_size(path, pixels),
+        significant_bits=_significant_bits(pixels),
         others=tuple(
             (_count(path, other, "SizeY"), _count(path, other, "SizeX")) for other in others
         ),
@@ -99,6 +102,12 @@ def _count(
             f"{path}: its OME-XML says {name} = {pixels.get(name)!r}; an image needs at least 1"
         )
     return value
+
+
+def _significant_bits(pixels: Element) -> int:
+    """Return how many bits of a sample are used, 0 where that is not said."""
+    text = pixels.get("SignificantBits") or ""
+    return int(text) if text.isdecimal() else 0
 
 
 def _own_names(root: Element, pixels: Element) -> set[str]:

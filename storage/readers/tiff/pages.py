@@ -42,6 +42,8 @@ class Frames:
     pixel_size: tuple[float, float] | None = None
     levels: tuple[tuple[int, int], ...] = ()
     notes: tuple[str, ...] = ()
+    significant_bits: int = 0
+    """Bits of a sample that are used, as OME-XML says; 0 where nothing does."""
     mask: int | None = None
     """The page that says which pixels are valid, or None."""
 
@@ -142,6 +144,7 @@ def _ome(
         axes=axes,
         names=ome.names,
         pixel_size=ome.pixel_size,
+        significant_bits=ome.significant_bits,
         levels=_levels(first),
         notes=(note,) if ome.others else (),
     )

@@ -158,6 +158,8 @@ def _describe(
         grain=grain,
         staging_bytes=0 if lazy else staging_bytes,
         limits=_limits(image.array),
+        stated=_stated(image, bands),
+        stated_by="omero windows",
         names=_names(image, bands),
         colour=len(bands) == 3 and _names(image, bands) in UNNAMED,
         pixel_size=image.multiscale.pixel_size if image.multiscale else None,
@@ -216,6 +218,14 @@ def _names(image: ImageArray, bands: tuple[int, ...]) -> tuple[str, ...]:
     if image.multiscale is None or len(image.multiscale.names) != stored:
         return ()
     return tuple(image.multiscale.names[band] for band in bands)
+
+
+def _stated(image: ImageArray, bands: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
+    """Return the display windows of the chosen bands."""
+    stored = image.lengths.get("c", 1)
+    if image.multiscale is None or len(image.multiscale.windows) != stored:
+        return ()
+    return tuple(image.multiscale.windows[band] for band in bands)
 
 
 def _notes(array: zarr.Array[Any], stored: str) -> tuple[str, ...]:

@@ -32,6 +32,8 @@ class Multiscale:
     """(y, x) in micrometres."""
     names: tuple[str, ...]
     """Channel labels; empty when there are none."""
+    windows: tuple[tuple[float, float], ...] = ()
+    """Values that are shown as black and white, of each channel; empty when one has none."""
 
 
 def parse_group(
@@ -99,6 +101,7 @@ def _multiscale(
         datasets=_datasets(path, multiscale),
         pixel_size=_pixel_size(path, axes, multiscale),
         names=_labels(ome),
+        windows=_windows(ome),
     )
 
 
@@ -121,6 +124,19 @@ def _labels(ome: Mapping[str, Any]) -> tuple[str, ...]:
     channels = (ome.get("omero") or {}).get("channels") or []
     labels = tuple(str(channel.get("label") or "") for channel in channels)
     return labels if all(labels) else ()
+
+
+def _windows(ome: Mapping[str, Any]) -> tuple[tuple[float, float], ...]:
+    """Return the channels' display windows, none where one of them is missing or is no window."""
+    channels = (ome.get("omero") or {}).get("channels") or []
+    windows = []
+    for channel in channels:
+        window = channel.get("window") or {}
+        low, high = (window.get(end) for end in ("start", "end"))
+        if not isinstance(low, int | float) or not isinstance(high, int | float) or low >= high:
+            return ()
+        windows.append((float(low), float(high)))
+    return tuple(windows)
 
 
 def _pixel_size(
