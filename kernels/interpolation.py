@@ -20,10 +20,6 @@ Float64 = NDArray[np.float64]
 TENSION = 0.4
 # Steps of conjugate gradients from the coarse-to-fine average; 30 and 150 differ by 0.05 dB.
 STEPS = 60
-# Where as many known pixels lie within NEAR px, in each direction, a spline through them knows more
-# than a coarser level: 9 x 9 px of which a twentieth is known.
-NEAR = 4
-LEAST_NEAR = 4
 
 
 def spline_fill(picture: Array, steps: int = STEPS) -> Array:
@@ -44,19 +40,6 @@ def spline_fill(picture: Array, steps: int = STEPS) -> Array:
         np.where(known, least, 0)[:, None, None], np.where(known, most, 0)[:, None, None]
     )
     return np.where(unknown, bounded, picture).astype(np.float32)
-
-
-def densely_known(known: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return where a spline is better than a coarser picture: enough known pixels lie around.
-
-    known: (C, h, w). A pixel counts NEAR px around it, and wants LEAST_NEAR known ones.
-    """
-    sums = np.pad(known.astype(np.int32), ((0, 0), (1 + NEAR, NEAR), (1 + NEAR, NEAR)))
-    sums = sums.cumsum(axis=1).cumsum(axis=2)
-    side = 2 * NEAR + 1
-    below = sums[:, side:, side:] - sums[:, side:, :-side]
-    above = sums[:, :-side, side:] - sums[:, :-side, :-side]
-    return np.asarray(below - above >= LEAST_NEAR)
 
 
 def _relaxed(x: Float64, free: NDArray[np.bool_], steps: int) -> Float64:

@@ -61,6 +61,14 @@ FAITHFUL = Preset(
     init="bicubic",
     ensemble="cycle",
 )
+# Where single pixels are missing, a spline through the known ones is close already, and what a step
+# smooths beside known pixels, which it cannot move, is lost: the fewer are known, the later the
+# start. (share of known pixels beside the known ones, start), docs/RESULTS.md.
+SCATTERED_STARTS = ((0.15, 5), (0.25, 12), (0.4, 20), (0.65, 40))
+# The latest start and the steps of levels that have a coarser one: few steps serve a late start
+# only, and more of them would take their time on the full size.
+SCATTERED_GUIDED_START = 10
+SCATTERED_GUIDED_STEPS = 8
 # From a predicted picture little is left to do: of the starts and steps that were tried, three from
 # start 10 gave the best PSNR and SSIM (docs/RESULTS.md).
 PREDICTED = replace(

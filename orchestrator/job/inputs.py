@@ -25,6 +25,10 @@ class MaskSurvey:
     """Share that is neither black nor white."""
     holes: int | None
     """Connected unknown parts; None where only spread windows were looked at."""
+    scatter: float | None = None
+    """Share of known pixels beside the known ones at the edges of the holes
+    (kernels.known_nearby.scattered_share).
+    """
 
     def __str__(self) -> str:
         if self.holes is None:
@@ -99,6 +103,8 @@ class InputFacts:
     mask: ImageInfo | None = None
     survey: MaskSurvey | None = None
     """What the mask says; None for a run that goes on, which has its reading in the job."""
+    scatter: float | None = None
+    """The same of what is to be filled, told by a mask or by a value; None where nobody looked."""
     noise: NoiseSurvey | None = None
     """What the pixels say of their noise; None where nobody asked."""
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.known_nearby import scattered_share
 from orchestrator.errors import PlanError
 from orchestrator.job.fields.pixel_rules import FIRST
 from orchestrator.job.fields.sections import InputSpec
@@ -97,6 +98,7 @@ def survey_mask(path: str, holes: str | None) -> MaskSurvey:
         known=sum(int(part.sum()) for part in known) / seen,
         between=_between(parts, white) / seen,
         holes=_count_holes(~_assembled(boxes, known, height, width)) if whole else None,
+        scatter=scattered_share([part[None] for part in known]),
     )
     _check(path, survey, holes or "black")
     return survey

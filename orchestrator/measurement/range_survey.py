@@ -229,7 +229,7 @@ def _look(given: InputSpec, info: ImageInfo) -> list[Stored]:
             known = known & (stored > 0)
         return stored, known if mask is None else known & _by_mask(given, mask, box, info)
 
-    boxes = spread_windows(y1 - y0, x1 - x0, _windows_along(info))
+    boxes = spread_windows(y1 - y0, x1 - x0, windows_along(info))
     try:
         return valid_samples(read, [box.shift(y0, x0) for box in boxes])
     finally:
@@ -246,7 +246,7 @@ def _by_mask(given: InputSpec, mask: Reader, box: Box, info: ImageInfo) -> NDArr
     return np.asarray(cells.any(axis=(2, 4)))
 
 
-def _windows_along(info: ImageInfo) -> int:
+def windows_along(info: ImageInfo) -> int:
     """Return how many windows along a side a look has: fewer where each decodes a large tile."""
     if info.grain is None:
         return WINDOWS

@@ -20,6 +20,7 @@ from orchestrator.job.tasks.registry import TASKS, check_options
 from orchestrator.job.tasks.task import Task
 from orchestrator.job.value_range import LIMITS, UNSIGNED
 from orchestrator.measurement.input_file import inspect_file
+from orchestrator.measurement.marked_samples import marked_scatter
 from orchestrator.measurement.mask_reading import survey_mask
 from orchestrator.measurement.range_survey import survey_range
 from orchestrator.planning.noise_facts import resolve_noise
@@ -67,8 +68,10 @@ def resolve_files(
         source = _with_facts(spec.input, task, files)
         if source.mask is not None and source.mask_white is None and not first_rules:
             survey = survey_mask(source.mask, source.mask_holes)
-            files = replace(files, survey=survey)
+            files = replace(files, survey=survey, scatter=survey.scatter)
             source = source.model_copy(update={"mask_white": survey.white})
+        if run is None and read is None and source.mask is None and not first_rules:
+            files = replace(files, scatter=_marked_scatter(source, files.image))
         keeps = _keep_nodata(spec.input, files.image, task, first_rules=first_rules)
         validity = {} if first_rules else _validity(files.image, task)
         model = noise_model(task)
@@ -78,6 +81,12 @@ def resolve_files(
         if run is None and read is None and spec.kind.picture:
             task, files = resolve_noise(task, source, spec.kind, files)
     return spec.model_copy(update={"task": task, "input": source}), files
+
+
+def _marked_scatter(given: InputSpec, info: ImageInfo | None) -> float | None:
+    """Return how scattered the samples are that a value marks as unknown; None where none does."""
+    assert info is not None, "the input is an image file"
+    return None if given.nodata is None else marked_scatter(given, info)
 
 
 def _read(given: InputSpec, run: RunDir | None) -> InputFacts:

@@ -131,7 +131,7 @@ def resolve(
     )
     spec = spec.model_copy(update={"input": source})
     task = spec.resolved_task()
-    sampling = resolve_sampling(spec.sampling, info, task, spec.task.noisy)
+    sampling = resolve_sampling(spec.sampling, info, task, spec.task.noisy, inputs.scatter)
     sampling = sampling.model_copy(update={"pixel_rules": sampling.pixel_rules or CURRENT})
     paper = sampling.intent == "paper"
     tiling = resolve_tiling(spec.tiling, task, info, output_size(spec), paper=paper)

@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from kernels.denoiser_info import DenoiserInfo
-from kernels.presets import PAPER, PREDICTED, PREDICTED_SCALES, STARTED_STEPS, Preset
+from kernels.presets import (
+    PAPER,
+    PREDICTED,
+    PREDICTED_SCALES,
+    SCATTERED_GUIDED_START,
+    SCATTERED_GUIDED_STEPS,
+    SCATTERED_STARTS,
+    STARTED_STEPS,
+    Preset,
+)
 from kernels.sampling.method_registry import MethodInfo, describe_method
 from orchestrator.errors import PlanError
 from orchestrator.job.fields.pixel_rules import FIRST
@@ -36,6 +45,17 @@ class Case:
     method: MethodInfo
     predicted: bool
     """Whether a network predicts where the task starts."""
+    scatter: float | None = None
+    """How scattered the known pixels are (orchestrator.job.inputs)."""
+
+    @property
+    def scattered_start(self) -> int | None:
+        """Timestep at which to start where single pixels are missing; None: as ever."""
+        filled = self.task.masked and self.task.scale == 1 and not self.noisy
+        if self.scatter is None or not filled or self.intent != "faithful":
+            return None
+        starts = (start for most, start in SCATTERED_STARTS if self.scatter <= most)
+        return next(starts, None)
 
     @property
     def guide_may_only_start(self) -> bool:
@@ -99,6 +119,15 @@ RULES = (
         when=lambda case: case.intent != "paper",
         sets=lambda case, so_far: case.task.preset_changes,
         why="the task's own figures, measured for it; the paper has one setting for all",
+    ),
+    Rule(
+        when=lambda case: case.scattered_start is not None,
+        sets=lambda case, so_far: {
+            "start": case.scattered_start,
+            "guided_start": min(case.scattered_start or 1, SCATTERED_GUIDED_START),
+            "guided_steps": SCATTERED_GUIDED_STEPS,
+        },
+        why="a spline through scattered pixels is closer than what an early start makes of it",
     ),
     Rule(
         when=lambda case: case.given.quality == "draft",
@@ -244,9 +273,16 @@ REFUSALS = (
 
 
 def resolve_sampling(
-    given: SamplingSpec, network: DenoiserInfo, task: Task, noisy: bool
+    given: SamplingSpec,
+    network: DenoiserInfo,
+    task: Task,
+    noisy: bool,
+    scatter: float | None = None,
 ) -> SamplingSpec:
-    """Return the sampling with every field set; raises PlanError on one line."""
+    """Return the sampling with every field set; raises PlanError on one line.
+
+    scatter: how scattered the known pixels are, where a task fills some.
+    """
     intent = given.intent or _usual_intent(given, network)
     predicted = intent == "faithful" and _predicted(network, task, given, noisy)
     case = Case(
@@ -257,6 +293,7 @@ def resolve_sampling(
         noisy=noisy,
         method=describe_method(given.method),
         predicted=predicted,
+        scatter=scatter,
     )
     defaults = _preset_fields(_preset(case)) | {"intent": intent}
     for rule in RULES:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kernels.known_nearby import densely_known
 from kernels.operators.box_projection import clip_keeping_means
 from kernels.operators.compose import Compose, measurement_operator
 from kernels.operators.elementary import MaskedPool
@@ -118,16 +119,20 @@ class TileProblems:
 
     def _guide(self, level: Level, tiles: list[TileInput]) -> Measurement | None:
         """Return the coarser result as a constraint, except where this level's own measurement has
-        a pixel.
+        enough pixels.
 
-        There the coarse pixel, which was restored from less, could only disagree with it.
+        There the coarse pixel, which was restored from less, could only disagree with it. Under the
+        first rules one pixel in a block of the guide was enough, and none around it counted.
         """
         plan = self._plan
         if tiles[0].guide is None or plan.spec.sampling.guide == "start":
             return None
         unknown = None
         if plan.task.masked and level.posed.scale == 1 and not plan.grey:
-            unknown = self.stack([_unknown_blocks(tile.y) for tile in tiles if tile.y is not None])
+            marks = [np.isnan(tile.y) for tile in tiles if tile.y is not None]
+            if plan.rules != FIRST:
+                marks = [gaps & ~densely_known(~gaps) for gaps in marks]
+            unknown = self.stack([_marked_blocks(gaps) for gaps in marks])
         operator = measurement_operator(
             FACTOR, grey=False, known=unknown, channels=0, smooth=self._smooth
         )
@@ -156,12 +161,11 @@ def _unreached(axis: AxisGrid, i: int) -> list[bool]:
     ]
 
 
-def _unknown_blocks(y: Array) -> NDArray[np.bool_]:
-    """Return which blocks of FACTOR x FACTOR pixels of (C, h, w) hold no known one, (C, h / FACTOR,
-    w / FACTOR).
+def _marked_blocks(marks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which blocks of FACTOR x FACTOR pixels of (C, h, w) are marked in all their pixels,
+    (C, h / FACTOR, w / FACTOR).
     """
-    height = y.shape[1] // FACTOR
-    width = y.shape[2] // FACTOR
-    unknown = np.isnan(y)
-    blocks: NDArray[np.bool_] = unknown.reshape(len(y), height, FACTOR, width, FACTOR)
+    height = marks.shape[1] // FACTOR
+    width = marks.shape[2] // FACTOR
+    blocks = marks.reshape(len(marks), height, FACTOR, width, FACTOR)
     return np.asarray(blocks.all(axis=(2, 4)))

@@ -10,7 +10,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.interpolation import densely_known, spline_fill
+from kernels.interpolation import spline_fill
+from kernels.known_nearby import densely_known
 from kernels.resample import bicubic_upsample, fill_unknown
 from orchestrator.arrays import Array
 from orchestrator.job.fields.pixel_rules import FIRST
