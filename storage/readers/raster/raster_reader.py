@@ -239,14 +239,17 @@ def _png(path: str, data: Data) -> _Stored:
     if bilevel:
         notes.append("1 bit samples become 0 and 255")
 
+    # What is decoded whole comes with its transparent colour as an alpha channel.
+    by_colour = header.interlaced and header.transparency is not None
+    samples = header.samples + (by_colour and _last_of(header.samples) is None)
     sample_bytes = -(-header.bits // 8)
-    raw = header.height * header.width * header.samples * sample_bytes
+    raw = header.height * header.width * samples * sample_bytes
     streamed = min(_STREAM_BYTES + 8 * raw // header.height, 6 * raw)
 
     def decoder(max_bytes: int | None) -> Decoder:
         if not header.interlaced:
             return PngRowDecoder(path, data, header)
-        shape = (header.height, header.width, header.samples)
+        shape = (header.height, header.width, samples)
 
         def check() -> None:
             png.check(path, data)
@@ -256,11 +259,11 @@ def _png(path: str, data: Data) -> _Stored:
     return _Stored(
         height=header.height,
         width=header.width,
-        samples=header.samples,
+        samples=samples,
         bits=header.bits,
         dtype="uint16" if header.bits == 16 else "uint8",
-        alpha=_last_of(header.samples),
-        key=png.transparent(header),
+        alpha=_last_of(samples),
+        key=None if by_colour else png.transparent(header),
         icc=header.icc,
         orientation=header.orientation,
         decoder=decoder,

@@ -15,6 +15,7 @@ from storage.limits import MAX_PIXELS
 from storage.readers.common.sample_conversion import ConvertingReader, Decoder, MaskDecoder
 from storage.readers.tiff import geotags
 from storage.readers.tiff.describe import open_checked
+from storage.readers.tiff.lerc import LERC, decode_lerc
 from storage.readers.tiff.page_checks import check_jpeg_segment
 from storage.readers.tiff.page_layout import (
     is_deflate,
@@ -232,11 +233,17 @@ class PageDecoder:
             raise DamagedError(
                 f"{self._path}: {name} cannot be decoded: {one_line(error)}; get it again"
             ) from error
-        if segment is None or segment.dtype != page.dtype:
+        if segment is None or segment.dtype != page.dtype or not self._fits(segment[0], place):
             raise DamagedError(
                 f"{self._path}: {name} does not decode to {page.dtype} pixels; get it again"
             )
         return np.asarray(segment[0])
+
+    def _fits(self, pixels: Pixels, place: Box) -> bool:
+        """Tell whether a decoded segment holds what belongs to its place."""
+        height, width, samples = pixels.shape
+        large_enough = height >= place.height and width >= place.width
+        return bool(large_enough and samples == samples_per_segment(self._page))
 
     def _decoded(
         self,
@@ -244,6 +251,8 @@ class PageDecoder:
         index: int,
         place: Box,
     ) -> Any:
+        if int(self._page.compression) == LERC:
+            return decode_lerc(data, self._page, samples_per_segment(self._page))[np.newaxis]
         try:
             return self._page.decode(data, index, **self._jpeg_tables)[0]
         except Exception:

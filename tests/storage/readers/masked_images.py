@@ -121,6 +121,19 @@ def nodata_of_float64(value):
     return made
 
 
+def lerc_with_nan_per_band(path):
+    masks = np.stack([VALID, np.roll(VALID, 9, axis=0), VALID])
+    pixels = np.where(masks, samples(3, "float32"), np.nan).astype("float32")
+    return write(
+        path, pixels, nodata=np.nan, compress="LERC", tiled=True, blockxsize=32, blockysize=32
+    )
+
+
+def lerc_with_alpha(path):
+    pixels = np.concatenate([samples(3), (VALID * 255).astype("uint8")[None]])
+    return write(path, pixels, alpha=True, photometric="RGB", compress="LERC_ZSTD")
+
+
 def sparse_with_nodata(path):
     pixels = np.full((1, SIDE, SIDE), 9, "uint8")
     pixels[0, :32, 32:64] = samples(1)[0, :32, 32:64]
@@ -144,6 +157,8 @@ BY_GDAL = (
     nodata_of_float64(0.1),
     nodata_of_float64(-3.4028234663852886e38),
     nodata_of_float64(float("nan")),
+    lerc_with_nan_per_band,
+    lerc_with_alpha,
     sparse_with_nodata,
 )
 
@@ -153,7 +168,14 @@ def png(path, rows):
     return path
 
 
-def with_transparency(path, payload, bits, colour, rows, palette=b""):
+# Adam7: first row and column of each pass, and their steps (W3C PNG, section 8.2).
+ADAM7 = (
+    *((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2)),
+    (1, 0, 2, 1),
+)
+
+
+def with_transparency(path, payload, bits, colour, rows, palette=b"", interlaced=False):
     """Write a PNG of stored rows (H, bytes) with a chunk tRNS."""
 
     def chunk(name, body):
@@ -164,9 +186,15 @@ def with_transparency(path, payload, bits, colour, rows, palette=b""):
     height = len(rows)
     samples_of = {0: 1, 2: 3, 3: 1}[colour]
     width = rows.shape[1] * 8 // (bits * samples_of)
-    body = b"".join(b"\0" + row.tobytes() for row in rows)
+    pixels = rows.reshape(height, width, -1)
+    passes = ADAM7 if interlaced else ((0, 0, 1, 1),)
+    body = b"".join(
+        b"\0" + row.tobytes() for y, x, down, across in passes for row in pixels[y::down, x::across]
+    )
     parts = [b"\x89PNG\r\n\x1a\n"]
-    parts.append(chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)))
+    parts.append(
+        chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, interlaced))
+    )
     if palette:
         parts.append(chunk(b"PLTE", palette))
     parts += [chunk(b"tRNS", payload), chunk(b"IDAT", zlib.compress(body)), chunk(b"IEND", b"")]

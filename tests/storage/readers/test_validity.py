@@ -92,14 +92,17 @@ def test_alpha_of_a_png_says_which_pixels_are_valid(tmp_path, bands, dtype):
     assert not chosen.info.mask
 
 
-def test_a_transparent_colour_of_a_png_is_no_measurement(tmp_path):
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_a_transparent_colour_of_a_png_is_no_measurement(tmp_path, interlaced):
     rows = samples(3).transpose(1, 2, 0)
     rows[~VALID] = (1, 2, 3)
     rows[0, 40] = (1, 2, 4)  # another colour
     payload = bytes([0, 1, 0, 2, 0, 3])
-    path = with_transparency(tmp_path / "in.png", payload, 8, 2, rows.reshape(SIDE, -1))
+    stored = rows.reshape(SIDE, -1)
+    path = with_transparency(tmp_path / "in.png", payload, 8, 2, stored, interlaced=interlaced)
     reader = open_image(path)
-    assert reader.info.valid_by == "transparent colour"
+    assert reader.info.mask == "alpha"
+    assert np.array_equal(reader.read(reader.info.box), rows.transpose(2, 0, 1))
     assert np.array_equal(valid_of(reader, reader.info.box)[0], VALID)
     turned = open_image(path, Selection(channel=(2, 1, 0)))
     assert np.array_equal(valid_of(turned, turned.info.box)[0], VALID)
