@@ -35,6 +35,7 @@ def write_inputs(folder: Path, photo_side: int) -> None:
     write_picture(folder / "slide.tif", picture, tile=(16, 16), resolution=(20000, 20000))
     write_picture(folder / "scan.tif", make_picture(64, 64))
     write_picture(folder / "a.tif", picture)
+    _write_noisy(folder)
     _write_folders(folder, picture, torn, known)
     _write_stack(folder / "cells.ome.tif")
     _write_maps(folder)
@@ -59,6 +60,16 @@ def _known() -> NDArray[np.uint8]:
     known[:, 20:22] = 0
     known[10:16, 30:36] = 0
     return known
+
+
+def _write_noisy(folder: Path) -> None:
+    """Write photon counts on a ramp, and speckle of four looks."""
+    rng = np.random.default_rng(0)
+    ramp = np.linspace(20, 200, 96)[None, None].repeat(96, axis=1)
+    counts = rng.poisson(ramp) * 2.5 + 100
+    write_picture(folder / "counts.tif", np.rint(counts).astype(np.uint16))
+    power = 500 * rng.gamma(4, 1 / 4, (1, HEIGHT, WIDTH)) + 1
+    write_picture(folder / "sar.tif", np.rint(power).astype(np.uint16))
 
 
 def _write_folders(
