@@ -11,7 +11,7 @@ import typer
 
 from cluster.options.arguments import Quiet
 from cluster.options.exit_codes import INTERRUPTED, fail
-from cluster.options.parsers import parse_limits
+from cluster.options.parsers import parse_range
 from cluster.terminal.progress import size
 from cluster.terminal.training_progress import TrainingView
 from cluster.training.training_run import TrainingRequest, train_prior
@@ -54,8 +54,8 @@ ValueRange = Annotated[
     str | None,
     typer.Option(
         "--range",
-        help="Stored values LOW,HIGH of black and white.",
-        show_default="the dtype's limits",
+        help="Stored values LOW,HIGH of black and white; auto or full, as for restore.",
+        show_default="full for 8 bit, else auto",
     ),
 ]
 Licence = Annotated[str, typer.Option(help="What the card says of the images' licence.")]
@@ -106,7 +106,7 @@ def train(
         changes={name: value for name, value in chosen.items() if value is not None},
         every=every,
         patience=patience,
-        limits=parse_limits(value_range) if value_range else None,
+        limits=parse_range(value_range) if value_range else None,
         licence=licence,
         save_every=checkpoint_seconds,
     )

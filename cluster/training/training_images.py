@@ -16,10 +16,13 @@ from numpy.typing import NDArray
 from kernels.training.near_duplicates import SIDE, Hashes, smallest_hashes, window_hashes
 from orchestrator.errors import PlanError
 from orchestrator.job.bands import Bands
+from orchestrator.job.fields.pixel_rules import CURRENT
+from orchestrator.job.fields.sections import InputSpec, Range
 from orchestrator.job.value_range import Values
+from orchestrator.measurement.range_survey import survey_range
 from orchestrator.planning.fingerprint import content_hash
 from storage.box import Box
-from storage.image import Reader
+from storage.image import ImageInfo, Reader
 from storage.readers.reader_registry import inspect, open_image
 from storage.readers.staging import stage
 
@@ -160,13 +163,13 @@ def open_training_images(
     work: Path,
     seed: int,
     channels: int | None,
-    limits: tuple[float, float] | None,
+    limits: Range | str | None,
 ) -> TrainingImages:
     """Open and split images; what cannot be read by windows is staged under `work` once.
 
     channels: of the network, to which each image's bands are matched as `restore` does; None: those
-    of the images, which then must agree. limits: stored values of black and white. Raises PlanError
-    or FormatError on one line.
+    of the images, which then must agree. limits: stored values of black and white, found as
+    `restore` finds them where they are not given. Raises PlanError or FormatError on one line.
     """
     infos = [inspect(path) for path in paths]
     counts = sorted({info.channels for info in infos})
@@ -191,7 +194,7 @@ def open_training_images(
             path=path,
             content=content,
             reader=open_image(path if info.lazy else _staged(path, work / f"{content}.zarr")),
-            values=Values.build(info.dtype, limits),
+            values=_values(path, info, limits),
             bands=Bands.build(info.channels, channels or info.channels),
         )
     train, validation, split = _split(list(pictures.values()), seed)
@@ -201,6 +204,13 @@ def open_training_images(
         validation=Areas(validation),
         split=split,
     )
+
+
+def _values(path: Path, info: ImageInfo, limits: Range | str | None) -> Values:
+    """Return which values of an image are black and white, as `restore` shows it to a network."""
+    given = InputSpec.model_validate({"path": str(path), "values": limits})
+    survey = survey_range(given, info, CURRENT, apart=True)
+    return Values.build(info.dtype, survey.values, count=info.channels)
 
 
 def _staged(path: Path, dest: Path) -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import PlanError
+from orchestrator.job.fields.sections import Range
 
 if TYPE_CHECKING:
     import torch
@@ -42,8 +43,8 @@ class TrainingRequest:
     """Steps between validations."""
     patience: int
     """Validations without gain until it stops; 0: never."""
-    limits: tuple[float, float] | None
-    """Stored values of black and white; None: the limits of the dtype."""
+    limits: Range | str | None
+    """Stored values of black and white, auto or full; None: as `restore` finds them."""
     licence: str
     save_every: float
     """Seconds between checkpoints."""

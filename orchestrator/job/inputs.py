@@ -36,6 +36,10 @@ class MaskSurvey:
         return f"{self.known:.1%} of the mask is known, holes: {self.holes}"
 
 
+GIVEN = "given"
+"""What a range was taken from that the user gave."""
+
+
 @dataclass(frozen=True, slots=True)
 class RangeSurvey:
     """What a look at the samples says of black and white."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from orchestrator.errors import PlanError
 from orchestrator.job.fields.pixel_rules import CURRENT, FIRST
 from orchestrator.job.fields.sections import FULL, Ends, InputSpec, Range
-from orchestrator.job.inputs import RangeSurvey
+from orchestrator.job.inputs import GIVEN, RangeSurvey
 from orchestrator.job.value_range import LIMITS, UNSIGNED, Values, of_each_band, stated_values
 from orchestrator.measurement.input_file import equals, open_file
 from orchestrator.measurement.mask_reading import mask_known
@@ -60,7 +60,7 @@ def survey_range(
         Values.build(info.dtype, values, count=info.channels)
     bands = _look(given, info)
     if values is not None:
-        return RangeSurvey(values, "given", _warning(values, bands, info))
+        return RangeSurvey(values, GIVEN, _warning(values, bands, info))
     looks = [look_at(band) for band in bands]
     seen = [look for look in looks if look is not None]
     if given.positive and seen:
@@ -71,7 +71,7 @@ def survey_range(
 def _without_look(given: InputSpec, info: ImageInfo) -> RangeSurvey:
     """Return the range as given, or as a file of fewer bits than its dtype states it."""
     if (values := stated_values(given.values)) is not None:
-        return RangeSurvey(values, "given")
+        return RangeSurvey(values, GIVEN)
     if info.dtype not in UNSIGNED:
         raise PlanError(
             f"{info.path}: {info.dtype} values have no black and white of their own; say which "

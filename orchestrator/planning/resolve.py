@@ -11,8 +11,9 @@ from orchestrator.errors import PlanError
 from orchestrator.job.bands import BANDS_AS, GREY_AS
 from orchestrator.job.class_guidance import check_tile, describe_network, resolve_guidance
 from orchestrator.job.fields.pixel_rules import CURRENT
+from orchestrator.job.fields.sections import AUTO
 from orchestrator.job.geometry import output_size
-from orchestrator.job.inputs import InputFacts
+from orchestrator.job.inputs import GIVEN, InputFacts
 from orchestrator.job.plan import Plan, Region
 from orchestrator.job.regions import check_apart, check_stored, grown, region_job
 from orchestrator.job.spec import JobSpec
@@ -64,6 +65,18 @@ def load_plan(run: RunDir) -> Plan:
         )
     except ValueError as err:
         raise PlanError(str(err)) from None
+
+
+def keep_range(changes: JobSpec, begun: JobSpec) -> JobSpec:
+    """Return the changed job of a run that was begun; a range that was found stays what it was, and
+    the samples are not looked at again.
+    """
+    found = begun.input.values_from not in (None, GIVEN)
+    if changes.input.values != AUTO or not found:
+        return changes
+    kept = {"values": begun.input.values, "values_from": begun.input.values_from}
+    source = changes.input.model_copy(update=kept)
+    return changes.model_copy(update={"input": source})
 
 
 def keep_regions(changes: JobSpec, run: RunDir) -> JobSpec:

@@ -18,7 +18,7 @@ from orchestrator.job.plan import Plan
 from orchestrator.job.spec import JobSpec
 from orchestrator.planning.estimate import disk_bytes
 from orchestrator.planning.fingerprint import Fingerprint, check_same, fingerprint, task_marks
-from orchestrator.planning.resolve import keep_regions, plan_job
+from orchestrator.planning.resolve import keep_range, keep_regions, plan_job
 from orchestrator.retry import disk_full
 from orchestrator.run.drive import Outcome, drive
 from orchestrator.run.prepare import (
@@ -87,8 +87,9 @@ def resume(
     """
     run = RunDir.existing(root)
     if changes is not None:
-        check_same(_marks(JobSpec.load_resolved(run.job)), _marks(changes))
-        changes = keep_regions(changes, run)
+        begun_as = JobSpec.load_resolved(run.job)
+        check_same(_marks(begun_as), _marks(changes))
+        changes = keep_regions(keep_range(changes, begun_as), run)
     plan = plan_job(JobSpec.load_resolved(run.job) if changes is None else changes, run)
     begun = read_header(run.journal)["fingerprint"] if run.journal.exists() else None
     marks = fingerprint(plan, _of_staged(run, begun or {}))
