@@ -6,7 +6,8 @@ A reference names its scheme:
     builtin                          the prior that ships with the software
     prior:PATH                       another prior of the same family (kernels/denoisers/builtin.py)
     analytic:                        an exact Gaussian prior
-    guided-diffusion:PATH            .pt or .safetensors of Dhariwal and Nichol's networks
+    guided-diffusion:PATH[#NETWORK]  .pt or .safetensors of Dhariwal and Nichol's networks; which of
+                                     several in the file, by its keys joined by dots
     diffusers:FOLDER                 a UNet2DModel with its scheduler
     module:package.module:name       one's own (x_t, t) -> eps
     sigma:package.module:name        one's own D(z; sigma) -> x0, the form of EDM

@@ -168,7 +168,7 @@ OPTIONS = {
     "denoiser": _option(
         ".denoiser",
         str,
-        "builtin, guided-diffusion:PATH, diffusers:FOLDER, prior:PATH, "
+        "builtin, guided-diffusion:PATH[#NETWORK], diffusers:FOLDER, prior:PATH, "
         "module:PACKAGE.MODULE:NAME ((x_t, t) -> eps), sigma:PACKAGE.MODULE:NAME (D(z, sigma) -> "
         "x0) or analytic:.",
         "builtin",

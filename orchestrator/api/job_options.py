@@ -95,8 +95,8 @@ class JobOptions(TypedDict, total=False):
     size: tuple[int, int] | None
     """(height, width) of the input where there is none: generate, and planning, px."""
     denoiser: str | None
-    """builtin, guided-diffusion:PATH, diffusers:FOLDER, prior:PATH, module:PACKAGE.MODULE:NAME,
-    sigma:PACKAGE.MODULE:NAME or analytic:.
+    """builtin, guided-diffusion:PATH[#NETWORK], diffusers:FOLDER, prior:PATH,
+    module:PACKAGE.MODULE:NAME, sigma:PACKAGE.MODULE:NAME or analytic:.
     """
     region: Sequence[RegionOption] | None
     """Regions of the output that another network restores first."""

@@ -168,6 +168,12 @@ def is_denoiser(shapes: Mapping[str, Any]) -> bool:
     return any(key.startswith("output_blocks.") for key in shapes)
 
 
+def output_layer(shapes: Mapping[str, Any]) -> str:
+    """Return the name of the last layer's weights."""
+    last = ("out.2.c_proj.weight", "out.4.weight", "out.3.weight", "out.2.weight")
+    return next(name for name in last if name in shapes)
+
+
 def _count(shapes: Shapes, prefix: str) -> int:
     """Return how many blocks of a list there are."""
     numbers = [_block_number(key) for key in shapes if key.startswith(prefix)]

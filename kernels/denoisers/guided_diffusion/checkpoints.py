@@ -7,7 +7,8 @@ machine share the pages.
 
 What shapes do not tell (`kernels/denoisers/guided_diffusion/architecture.py`) can be said in a JSON
 file beside the checkpoint, `PATH.json`, by the published flag names, and by keyword arguments,
-which win. `label` there chooses the class of a class-conditional network.
+which win. `label` there chooses the class of a class-conditional network. A file that holds several
+networks is named with the place of one of them, `PATH#ema`.
 """
 
 from __future__ import annotations
@@ -27,11 +28,19 @@ from kernels.denoisers.guided_diffusion.architecture import (
     Architecture,
     infer,
     is_denoiser,
+    output_layer,
     settings_text,
 )
 from kernels.denoisers.guided_diffusion.classifier import ClassifierConfig, ClassifierModel
+from kernels.denoisers.guided_diffusion.network_choice import choose_network, split_choice
+from kernels.denoisers.guided_diffusion.trained_weights import (
+    check_finite,
+    check_finite_samples,
+    check_output_layer,
+)
 from kernels.denoisers.guided_diffusion.unet import UNetModel
-from kernels.denoisers.guided_diffusion.weights_file import CheckpointError, read_tensors
+from kernels.denoisers.guided_diffusion.unnamed_parameters import NAMES, name_parameters
+from kernels.denoisers.guided_diffusion.weights_file import CheckpointError
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -46,6 +55,26 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     architecture: Architecture
     label: int | None = None
+    place: str | None = None
+    """Which network of the file it is, where the user chose one."""
+    listed: bool = False
+    """Whether the file lists the parameters without their names."""
+
+    @property
+    def title(self) -> str:
+        """Return the file's name with the network's place in it."""
+        return self.path.name if self.place is None else f"{self.path.name}#{self.place}"
+
+    def content(self, *more: str) -> str:
+        """Hash what decides the answers: a sample of the file, the settings, and whatever else is
+        said to.
+        """
+        decides = [settings_text(self.architecture), *more]
+        if self.place is not None:
+            decides.append(f"network={self.place}")
+        if self.listed:
+            decides.append(f"names={','.join(self.tensors)}")
+        return sampled_hash(self.path, " ".join(decides))
 
 
 class GuidedDiffusion:
@@ -136,14 +165,14 @@ def describe_classifier(path: str | Path) -> ClassifierInfo:
     architecture = checkpoint.architecture
     config = cast(ClassifierConfig, architecture.config)
     return ClassifierInfo(
-        name=f"classifier {architecture.name}, {checkpoint.path.name}",
+        name=f"classifier {architecture.name}, {checkpoint.title}",
         channels=config.in_channels,
         classes=config.out_channels,
         tile=config.image_size,
         multiple=config.multiple,
         fixed_tile=config.pool == "attention",
         n_timesteps=architecture.diffusion_steps,
-        content=sampled_hash(checkpoint.path, settings_text(architecture)),
+        content=checkpoint.content(),
     )
 
 
@@ -194,12 +223,17 @@ def _open_denoiser(path: str | Path, overrides: Mapping[str, Any]) -> Checkpoint
 
 def _open(path: str | Path, overrides: Mapping[str, Any]) -> Checkpoint:
     """Read, infer and check: every key and shape of the file is that of the network to be built."""
-    path = Path(path)
-    tensors = read_tensors(path)
+    path, place = split_choice(path)
+    network = choose_network(path, place)
     settings = _sidecar_settings(path) | dict(overrides)
     label = settings.pop("label", None)
     if label is not None and type(label) is not int:
         raise CheckpointError(f"{path}: label is given as {label!r}, which is not a whole number")
+    if network.named is None:
+        tensors = name_parameters(path, network, settings)
+    else:
+        tensors = dict(network.named)
+    settings.pop(NAMES, None)
     try:
         architecture = infer({key: tuple(v.shape) for key, v in tensors.items()}, settings)
         _check_parameters(tensors, _skeleton(architecture))
@@ -207,6 +241,8 @@ def _open(path: str | Path, overrides: Mapping[str, Any]) -> Checkpoint:
         raise CheckpointError(
             f"{path} cannot be loaded as a guided-diffusion network: {error}"
         ) from error
+    check_output_layer(path, tensors[output_layer(tensors)], output_layer(tensors))
+    check_finite_samples(path, tensors)
     if architecture.assumptions:
         said = ", ".join(architecture.assumptions)
         warnings.warn(
@@ -219,6 +255,8 @@ def _open(path: str | Path, overrides: Mapping[str, Any]) -> Checkpoint:
         tensors=tensors,
         architecture=architecture,
         label=label,
+        place=network.place if place is not None else None,
+        listed=network.named is None,
     )
 
 
@@ -279,8 +317,9 @@ def _check_parameters(tensors: Mapping[str, Tensor], model: nn.Module) -> None:
 
 def _fill(model: M, checkpoint: Checkpoint) -> M:
     """Give the network the file's tensors themselves, not copies; other float types are converted
-    to float32.
+    to float32. CheckpointError where one of them is not finite.
     """
+    check_finite(checkpoint.path, checkpoint.tensors)
     model.load_state_dict({key: v.float() for key, v in checkpoint.tensors.items()}, assign=True)
     return model.eval().requires_grad_(False)
 
@@ -291,7 +330,7 @@ def _info(checkpoint: Checkpoint) -> DenoiserInfo:
     notes = [f"assumed {', '.join(architecture.assumptions)}"] if architecture.assumptions else []
     notes += [f"class {checkpoint.label}"] if checkpoint.label is not None else []
     return DenoiserInfo(
-        name=f"guided-diffusion {architecture.name}, {checkpoint.path.name}"
+        name=f"guided-diffusion {architecture.name}, {checkpoint.title}"
         + "".join(f"; {note}" for note in notes),
         channels=config.in_channels,
         tile=config.image_size,
@@ -301,7 +340,5 @@ def _info(checkpoint: Checkpoint) -> DenoiserInfo:
         n_timesteps=architecture.diffusion_steps,
         weight_bytes=sum(4 * value.numel() for value in checkpoint.tensors.values()),
         values_per_pixel=UNET_VALUES_PER_WIDTH * config.model_channels,
-        content=sampled_hash(
-            checkpoint.path, f"{settings_text(architecture)} label={checkpoint.label}"
-        ),
+        content=checkpoint.content(f"label={checkpoint.label}"),
     )

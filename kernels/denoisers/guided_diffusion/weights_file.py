@@ -21,9 +21,6 @@ class CheckpointError(ValueError):
     """Say in one line why a file cannot be used as a checkpoint."""
 
 
-FIRST_KEY = "input_blocks.0.0.weight"
-"""Present in every guided-diffusion network."""
-
 MAGIC = (
     (b"\x89PNG", "a PNG image"),
     (b"\xff\xd8\xff", "a JPEG image"),
@@ -48,15 +45,6 @@ FOREIGN = (
     ("param_groups", "an optimizer state, not the model"),
 )
 """Key prefixes that give away other families."""
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a guided-diffusion `.pt` or `.safetensors` file.
-
-    Raises CheckpointError in one line as `read_file` does, and where the file is of another family
-    of networks.
-    """
-    return _state_dict(path, read_file(path))
 
 
 def read_named_tensors(path: Path) -> dict[str, Tensor]:
@@ -160,48 +148,6 @@ def _torch_load(path: Path, mmap: bool) -> Any:
         raise CheckpointError(
             f"{path} is a truncated or damaged checkpoint: {_one_line(error)}"
         ) from error
-
-
-def _state_dict(path: Path, holds: Any) -> dict[str, Tensor]:
-    """Find the one mapping of names to tensors in what the file holds; remove the prefix of
-    data-parallel training.
-    """
-    if not isinstance(holds, Mapping):
-        raise CheckpointError(
-            f"{path} is not a checkpoint: it holds a {type(holds).__name__}, not named tensors"
-        )
-    inner = [
-        key
-        for key, value in holds.items()
-        if isinstance(value, Mapping) and FIRST_KEY in _stripped(value)
-    ]
-    if len(inner) > 1:
-        names = ", ".join(map(str, inner))
-        raise CheckpointError(f"{path} holds several networks ({names}): save the wanted one alone")
-    tensors = _stripped(holds[inner[0]] if inner else holds)
-    if FIRST_KEY not in tensors:
-        raise CheckpointError(
-            f"{path} is not a guided-diffusion checkpoint: it is {_foreign_kind(tensors)}"
-        )
-    for key, value in tensors.items():
-        if not isinstance(value, Tensor):
-            raise CheckpointError(
-                f"{path} holds a {type(value).__name__} under {key!r}, expected a tensor"
-            )
-    return tensors
-
-
-def _foreign_kind(tensors: Mapping[str, Any]) -> str:
-    """Say of which other family a file is, by its keys."""
-    for prefix, kind in FOREIGN:
-        if any(key.startswith(prefix) for key in tensors):
-            return kind
-    keys = ", ".join(list(tensors)[:3]) or "nothing"
-    return f"something else, with {keys}"
-
-
-def _stripped(mapping: Mapping[Any, Any]) -> dict[str, Any]:
-    return {str(key).removeprefix("module."): value for key, value in mapping.items()}
 
 
 def _one_line(error: Exception) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,26 +22,18 @@ from kernels.denoisers.guided_diffusion.checkpoints import (
 )
 from kernels.denoisers.guided_diffusion.classifier import ClassifierConfig, ClassifierModel
 from kernels.denoisers.guided_diffusion.unet import UNetConfig, UNetModel
-from kernels.denoisers.guided_diffusion.weights_file import CheckpointError
+from tests.kernels.denoisers.small_networks import (
+    SMALL,
+    SMALL_SETTINGS,
+    filled,
+    reference_eps,
+    refusal,
+    small_weights,
+)
 from tests.places import GOLDEN
 
 PUBLISHED = sorted(p.stem for p in (GOLDEN / "keys").glob("*.json"))
 
-SMALL = UNetConfig(
-    image_size=32,
-    model_channels=32,
-    num_res_blocks=1,
-    attention_ds=(2,),
-    channel_mult=(1, 2),
-    num_heads=2,
-    use_new_attention_order=True,
-)
-SMALL_SETTINGS: dict[str, Any] = {
-    "image_size": 32,
-    "num_heads": 2,
-    "use_new_attention_order": True,
-    "noise_schedule": "cosine",
-}
 CLASSIFIER = ClassifierConfig(
     image_size=32,
     model_channels=32,
@@ -54,41 +45,12 @@ CLASSIFIER = ClassifierConfig(
 )
 
 
-def filled(model: nn.Module) -> dict[str, Tensor]:
-    """Draw every parameter anew, so that no zero hides a mistake."""
-    generator = torch.Generator().manual_seed(7)
-    return {
-        k: torch.randn(v.shape, generator=generator) * 0.1 for k, v in model.state_dict().items()
-    }
-
-
-def small_weights() -> dict[str, Tensor]:
-    with torch.device("meta"):
-        model = UNetModel(SMALL)
-    return filled(model)
-
-
-def reference_eps(config: UNetConfig, weights: dict[str, Tensor], x: Tensor, t: Tensor) -> Tensor:
-    model = UNetModel(config)
-    model.load_state_dict(weights)
-    with torch.no_grad():
-        return model.eval()(x, t)[:, :3]
-
-
 def save(path: Path, weights: dict[str, Tensor]) -> Path:
     if path.suffix == ".safetensors":
         save_file(weights, path)
     else:
         torch.save(weights, path, _use_new_zipfile_serialization="old" not in path.name)
     return path
-
-
-def refusal(call: Callable[[], Any]) -> str:
-    with pytest.raises(CheckpointError) as caught:
-        call()
-    line = str(caught.value)
-    assert "\n" not in line
-    return line
 
 
 def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
