@@ -19,13 +19,17 @@ from numpy.typing import NDArray
 
 from kernels.operators.hadamard_size import kept_count
 from orchestrator.errors import PlanError
+from orchestrator.job.fields.pixel_rules import CURRENT
 from orchestrator.job.spec import JobSpec
+from orchestrator.job.value_range import Values
 from orchestrator.measurement.consistency import means, support, windows
 from orchestrator.measurement.input_file import open_file
+from orchestrator.measurement.range_survey import survey_range
 from orchestrator.measurement.windows import MeasuredWindow
 from storage import atomic_files
 from storage.box import Box
 from storage.export.small_image import check_name, write_image
+from storage.image import ImageInfo
 from storage.pixels import peak
 from storage.readers.reader_registry import open_image
 from storage.readers.zarr_arrays.cs_coefficients import CsInfo, create_coefficients
@@ -66,7 +70,9 @@ def degrade(spec: JobSpec, out: Path, seed: int, overwrite: bool = False) -> tup
     clean = MeasuredWindow(
         info.height, info.width, lambda *box: image.read(Box(*box)).astype(np.float32)
     )
-    sigma = spec.task.sigma * (top if spec.task.sigma_unit == "fraction" else 1.0)
+    sigma = spec.task.sigma
+    if spec.task.sigma_unit == "fraction":
+        sigma *= _levels(spec, info)
     if spec.kind.coefficients:
         return _write_coefficients(spec, clean, info.channels, info.dtype, sigma, seed, out)
     check_name(out)
@@ -85,6 +91,14 @@ def degrade(spec: JobSpec, out: Path, seed: int, overwrite: bool = False) -> tup
         )
     write_image(out, measurement)
     return measurement.shape
+
+
+def _levels(spec: JobSpec, info: ImageInfo) -> float:
+    """Return the grey levels from black to white, as a restoration of the clean image has them."""
+    if not spec.kind.picture:
+        return float(peak(info.dtype))
+    survey = survey_range(spec.input, info, CURRENT)
+    return Values.build(info.dtype, survey.values, count=info.channels).levels
 
 
 def _shape(spec: JobSpec, clean: MeasuredWindow, bands: int, top: int) -> _Shape:

@@ -103,3 +103,16 @@ def test_floats_are_restored_as_an_array_as_from_a_file(make_picture, tmp_path):
     assert from_array.tobytes() == from_file.tobytes()
     means = from_array.reshape(16, 2, 16, 2).mean((1, 3), dtype=np.float64)
     assert np.abs(means - pixels).max() < 1e-6
+
+
+def test_noise_in_percent_is_of_the_range_that_a_restoration_has(make_picture, cli, tmp_path):
+    clean = make_picture(64, 64, 1, "uint16")[0] // 16 + 9_000
+    tifffile.imwrite(tmp_path / "clean.tif", clean)
+    noisy = ("--task", "denoise", "--sigma", "5%")
+    assert cli("degrade", tmp_path / "clean.tif", tmp_path / "noisy.tif", *noisy).code == 0
+    added = tifffile.imread(tmp_path / "noisy.tif").astype(float) - clean
+    levels = plan_job(
+        JobSpec.build({"input": {"path": str(tmp_path / "clean.tif")}, "task": {"scale": 2}})
+    ).values.levels
+    assert 3_500 < levels < 12_300
+    assert added.std() == pytest.approx(0.05 * levels, rel=0.1)
