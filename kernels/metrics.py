@@ -107,7 +107,7 @@ class Consistency:
     """Report |A x - y| in grey levels of the stored dtype."""
 
     max: float
-    """Over the cells that are not clipped; noise-free tasks are within rounding (0.5)."""
+    """Over all cells but the clipped ones; noise-free tasks are within rounding (0.5)."""
     rms: float
     cells: int
     """Measurement values compared, not counting clipped ones."""
@@ -115,6 +115,12 @@ class Consistency:
     """Measurement values left out because a pixel under them sits at a limit of the dtype."""
     clipped_max: float
     """Largest |A x - y| among those."""
+    beside: int = 0
+    """Of `cells`, those that see a pixel at a limit of the dtype and overlap with others."""
+    beside_max: float = 0.0
+    """Largest |A x - y| among those."""
+    elsewhere_max: float = 0.0
+    """Largest |A x - y| among the other ones of `cells`."""
 
 
 @dataclass(slots=True)
@@ -126,6 +132,9 @@ class ConsistencyMeter:
     _cells: int = 0
     _clipped: int = 0
     _clipped_max: float = 0.0
+    _beside: int = 0
+    _beside_max: float = 0.0
+    _elsewhere_max: float = 0.0
 
     def update(
         self,
@@ -133,12 +142,14 @@ class ConsistencyMeter:
         y: Image,
         clipped: NDArray[np.bool_] | None = None,
         valid: NDArray[np.bool_] | None = None,
+        beside: NDArray[np.bool_] | None = None,
     ) -> None:
         """Add a window.
 
         measured: A x of the stored image, (C', h, w) in grey levels. y: the measurement, same shape
         and unit. clipped, valid: broadcast to that shape; which cells have a pixel at a limit
-        (`clipped_cells`), and which count at all (a mask's known ones).
+        (`clipped_cells`), and which count at all (a mask's known ones). beside: same shape, which
+        of those that count see a pixel at a limit.
         """
         error = np.abs(measured.astype(np.float64) - y.astype(np.float64))
         counted = np.ones(error.shape, bool)
@@ -147,6 +158,12 @@ class ConsistencyMeter:
         limited = np.zeros(error.shape, bool)
         if clipped is not None:
             limited = np.broadcast_to(clipped, error.shape) & counted
+
+        near = np.zeros(error.shape, bool) if beside is None else beside & counted
+        self._beside += int(near.sum())
+        self._beside_max = max(self._beside_max, float(error[near].max(initial=0.0)))
+        elsewhere = error[counted & ~limited & ~near]
+        self._elsewhere_max = max(self._elsewhere_max, float(elsewhere.max(initial=0.0)))
 
         free = error[counted & ~limited]
         largest = float(free.max(initial=0.0))
@@ -170,6 +187,9 @@ class ConsistencyMeter:
             cells=self._cells,
             clipped=self._clipped,
             clipped_max=self._clipped_max,
+            beside=self._beside,
+            beside_max=self._beside_max,
+            elsewhere_max=self._elsewhere_max,
         )
 
 

@@ -9,22 +9,42 @@ delta and what the steps leave.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from kernels.operators.bounded_change import Limits, least_change_within
 from kernels.operators.linear_operator import Free, Operator
 from kernels.operators.stencil import Stencil
-from kernels.operators.tolerance_projection import Effort, least_change, ridge_by_gradients
+from kernels.operators.tolerance_projection import (
+    Effort,
+    Ridge,
+    least_change,
+    ridge_by_gradients,
+)
 
 # Conjugate gradient steps of one A+.
 STEPS = 25
+# Weight of the measurement beside black and white.
+BOUNDED_RHO = 10.0
 # Least share of a measurement that counts as seen: far above what a Fourier transform leaves of 0.
 NOTHING = 1e-9
 # Keeps a vanished residual from dividing.
 TINY = 1e-30
+
+
+class _FreePart(NamedTuple):
+    """The operator on the free pixels of a tile."""
+
+    measure: Callable[[Tensor], Tensor]
+    adjoint: Callable[[Tensor], Tensor]
+    ridge: Ridge
+    residual: Tensor
+    effort: Effort
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,23 +108,57 @@ class Convolution(Operator):
         """Return x changed least on the free pixels so that |A x - y| <= tolerance; see
         `kernels.operators.tolerance_projection`.
         """
+        part = self._part(x, y, free, 0.3 / self.threshold**2)
+        allowed = torch.full_like(part.residual, tolerance)
+        change = least_change(part.ridge, part.residual, allowed, part.effort)
+        return x + change.to(x.dtype)
+
+    def finish_within(
+        self,
+        x: Tensor,
+        y: Tensor,
+        free: Free,
+        tolerance: float,
+        limits: Limits,
+    ) -> Tensor:
+        """Return x (a tile that `finish` has left) with its free pixels within black and white."""
+        part = self._part(x, y, free, BOUNDED_RHO)
+        allowed = torch.tensor(tolerance, dtype=torch.float64)
+        low = torch.where(free.pixels, limits.low - x.double(), 0.0)
+        high = torch.where(free.pixels, limits.high - x.double(), 0.0)
+        change = least_change_within(
+            part.ridge,
+            (part.measure, part.adjoint),
+            part.residual,
+            limits.tolerances(y.double(), allowed),
+            (low, high),
+            part.effort,
+        )
+        return x + change.to(x.dtype)
+
+    def _part(self, x: Tensor, y: Tensor, free: Free, rho: float) -> _FreePart:
+        """Return the operator on the free pixels of x, and what it leaves of y."""
         may = free.pixels.double()
         residual = torch.where(self.valid, y.double() - self.A(x.double()), 0.0)
-        effort = Effort(rho=0.3 / self.threshold**2, iterations=100)
+        effort = Effort(rho=rho, iterations=100)
         # Measurements of pinned pixels alone cannot be changed.
         seen = (self.A(may) > NOTHING).double()
+
+        def measure(z: Tensor) -> Tensor:
+            return seen * self.A(may * z)
+
+        def adjoint(w: Tensor) -> Tensor:
+            return may * self.adjoint(seen * w)
 
         power = self._response(may).abs().square()
         damped = 1 / (1 + effort.rho * power)
         ridge = ridge_by_gradients(
-            lambda z: seen * self.A(may * z),
-            lambda w: may * self.adjoint(seen * w),
+            measure,
+            adjoint,
             lambda r: may * _filtered(may * r, damped),
             effort.rho,
         )
-        allowed = torch.full_like(residual, tolerance)
-        change = least_change(ridge, residual * seen, allowed, effort)
-        return x + change.to(x.dtype)
+        return _FreePart(measure, adjoint, ridge, residual * seen, effort)
 
     def _response(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]

@@ -10,9 +10,13 @@ in one pixel are equal.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from kernels.operators.bounded_change import Limits
 
 
 class Weight(Protocol):
@@ -97,3 +101,21 @@ class Operator(Protocol):
         cuts need nothing.
         """
         return x
+
+    def finish_within(
+        self,
+        x: Tensor,
+        y: Tensor,
+        free: Free,
+        tolerance: float,
+        limits: Limits,
+    ) -> Tensor:
+        """Return what `finish` has left with its free pixels within black and white, and
+        |A x - y| <= tolerance again as nearly as that can be; pinned pixels stay.
+        """
+        within = torch.minimum(torch.maximum(x, _tensor(limits.low, x)), _tensor(limits.high, x))
+        return torch.where(free.pixels, within, x)
+
+
+def _tensor(value: float | Tensor, like: Tensor) -> Tensor:
+    return torch.as_tensor(value, dtype=like.dtype, device=like.device)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from kernels.operators.axis_operator import AxisOperator, axis_matrix, sandwich
+from kernels.operators.bounded_change import Limits
 from kernels.operators.linear_operator import Free, Operator
 from kernels.operators.separable_finish import Axes, finish_tile
 from kernels.operators.stencil import Stencil
@@ -31,6 +32,11 @@ MANY = 1000
 # Thresholds from here on are those of 8 bit, where more effort would begin to fit the measurement's
 # noise.
 COARSE = 0.01
+
+# Steps towards black and white, and weights of the measurement (8 bit, more, decimation): the lower
+# one of a blur keeps its small singular values from filling the picture with noise.
+BOUNDED_STEPS = 200
+BOUNDED_WEIGHTS = (1.0, 3e3, 100.0)
 
 # Products of singular values below this count as 0 in any case: float64 cannot tell them from it.
 NOTHING = 1e-12
@@ -141,6 +147,23 @@ class Separable(Operator):
         ]
         return torch.stack(tiles).to(x.dtype)
 
+    def finish_within(
+        self,
+        x: Tensor,
+        y: Tensor,
+        free: Free,
+        tolerance: float,
+        limits: Limits,
+    ) -> Tensor:
+        """Return x (a tile that `finish` has left) with its free pixels within black and white."""
+        axes = Axes(self.rows, self.cols)
+        effort = self._bounded_effort
+        tiles = [
+            finish_tile(axes, b, tile, y[b], free, tolerance, effort, limits)
+            for b, tile in enumerate(x.double())
+        ]
+        return torch.stack(tiles).to(x.dtype)
+
     def _solved(
         self,
         x: Tensor,
@@ -162,6 +185,13 @@ class Separable(Operator):
         residual = torch.where(exact, y.double() - self.A(x.double()), 0.0)
         z = least_squares(measure, adjoint, residual, tolerance, MANY)
         return x + z.to(x.dtype)
+
+    @property
+    def _bounded_effort(self) -> Effort:
+        """Return the effort of `finish_within`."""
+        coarse, deep, decimation = BOUNDED_WEIGHTS
+        blur = coarse if self.threshold >= COARSE else deep
+        return Effort(rho=decimation if self.scale > 1 else blur, iterations=BOUNDED_STEPS)
 
     @property
     def effort(self) -> Effort:

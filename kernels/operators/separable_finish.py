@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kernels.operators.axis_operator import AxisOperator
+from kernels.operators.bounded_change import Limits, least_change_within
 from kernels.operators.linear_operator import Free
 from kernels.operators.tolerance_projection import Effort, Ridge, least_change
 
@@ -24,6 +25,20 @@ class Axes(NamedTuple):
 
     rows: AxisOperator
     cols: AxisOperator
+
+
+class Within(NamedTuple):
+    """Black and white, and which pixels of a tile (H, W) may still change."""
+
+    limits: Limits
+    free: Tensor
+
+    def bounds(self, x: Tensor, rows: Tensor, cols: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the least and the largest change of pixels x at these rows and columns."""
+        free = self.free[rows[:, None], cols]
+        low = torch.where(free, self.limits.low - x, 0.0)
+        high = torch.where(free, self.limits.high - x, 0.0)
+        return low, high
 
 
 class Part(NamedTuple):
@@ -54,13 +69,25 @@ class Part(NamedTuple):
         ridge: Ridge,
         allowed: Tensor,
         effort: Effort,
+        within: Within | None = None,
     ) -> Tensor:
         """Return the least change of a picture x (C, H, W) float64 at these pixels, elsewhere 0."""
         wanted = y.double()[:, self.seen_rows[:, None], self.seen_cols]
         residual = wanted - self.rows @ x @ self.cols.mT
         change = torch.zeros_like(x)
         places = (slice(None), self.pixel_rows[:, None], self.pixel_cols)
-        change[places] = least_change(ridge, residual, allowed, effort)
+        if within is None:
+            change[places] = least_change(ridge, residual, allowed, effort)
+            return change
+        rows, cols = self.restricted
+        change[places] = least_change_within(
+            ridge,
+            (lambda z: rows @ z @ cols.mT, lambda w: rows.mT @ w @ cols),
+            residual,
+            within.limits.tolerances(wanted, allowed),
+            within.bounds(x[places], self.pixel_rows, self.pixel_cols),
+            effort,
+        )
         return change
 
 
@@ -72,10 +99,12 @@ def finish_tile(
     free: Free,
     tolerance: float,
     effort: Effort,
+    limits: Limits | None = None,
 ) -> Tensor:
     """Return tile b, x (C, H, W) float64, changed least so that |A x - y| <= tolerance, as near as
-    pinned pixels and effort allow. y: (C, h, w).
+    pinned pixels and effort allow. y: (C, h, w). limits: what free pixels must keep to.
     """
+    within = None if limits is None else Within(limits, free.pixels[b, 0])
     crossing_rows = _places(free.rows[b])
     crossing_cols = _places(free.cols[b])
     inner = _part(axes, b, crossing_rows, crossing_cols)
@@ -87,14 +116,14 @@ def finish_tile(
     settled = seen_beyond == 0
     ridge = _spectral_ridge(*inner.restricted, effort.rho)
     allowed = torch.where(settled, tolerance, math.inf)
-    x = x + inner.change(x, y, ridge, allowed, effort)
+    x = x + inner.change(x, y, ridge, allowed, effort, within)
     if settled.all():
         return x
 
     corner = _corner(axes, b, beyond)
     free_pixels = free.pixels[b, 0][corner.pixel_rows[:, None], corner.pixel_cols]
     ridge = _pinned_ridge(*corner.restricted, ~free_pixels, effort.rho)
-    return x + corner.change(x, y, ridge, torch.tensor(tolerance), effort)
+    return x + corner.change(x, y, ridge, torch.tensor(tolerance), effort, within)
 
 
 def _corner(axes: Axes, b: int, beyond: Tensor) -> Part:

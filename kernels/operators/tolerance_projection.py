@@ -174,4 +174,4 @@ def least_squares(
 
 
 def _squared(x: Tensor) -> Tensor:
-    return x.square().sum(dim=(1, 2, 3), keepdim=True)
+    return x.square().sum(dim=(-3, -2, -1), keepdim=True)

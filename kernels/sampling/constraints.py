@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import torch
 from torch import Tensor
 
+from kernels.operators.bounded_change import Limits
 from kernels.operators.elementary import AveragePool, Identity
 from kernels.operators.linear_operator import Free, Operator, Weight
 
@@ -124,11 +125,13 @@ class Problem:
         x: Tensor,
         rows: Tensor,
         cols: Tensor,
+        limits: Limits | None = None,
     ) -> Tensor:
         """Return the result x with its measurement holding on the free pixels beside the pinned
         ones (method 8.7b).
 
-        rows (B, H), cols (B, W): bool, those that no earlier tile has reached (`Free`).
+        rows (B, H), cols (B, W): bool, those that no earlier tile has reached (`Free`). limits:
+        what the free pixels can be stored as.
         """
         m = self.measurement
         if m is None or m.sigma_y > 0 or m.tolerance == 0:
@@ -145,7 +148,12 @@ class Problem:
             measurement = select(m, [i])
             y = measurement.y.to(x.device)
             free = Free(~pinned[row].to(x.device), rows[row], cols[row])
-            tiles.append(measurement.operator.finish(x[row], y, free, m.tolerance))
+            tile = measurement.operator.finish(x[row], y, free, m.tolerance)
+            ends = None if limits is None else limits.of_tile(i)
+            if ends is not None and ends.touched(tile, free.pixels):
+                wide = ends.loosened(m.tolerance)
+                tile = measurement.operator.finish_within(tile, y, free, wide, ends)
+            tiles.append(tile)
         return torch.cat(tiles)
 
     def check(self, shape: Sequence[int]) -> None:

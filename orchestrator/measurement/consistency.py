@@ -29,9 +29,12 @@ from storage.image import Reader
 
 Float64 = NDArray[np.float64]
 Pixels = NDArray[np.unsignedinteger]
-Comparison = tuple[Float64, Float64, NDArray[np.bool_] | None, NDArray[np.bool_] | None]
-"""A x, y, which values have a clipped pixel, which count."""
+Marks = NDArray[np.bool_] | None
+Comparison = tuple[Float64, Float64, Marks, Marks, Marks]
+"""A x, y, which values are left out for a clipped pixel, which count, which see a clipped pixel."""
 
+# Levels within which overlapping measurements hold beside black and white.
+BESIDE = {"uint8": 1.0, "uint16": 4.0, "int16": 4.0}
 # Output pixels along a side of the windows that are read at a time.
 WINDOW = 1024
 
@@ -78,7 +81,7 @@ def _averaged(run: RunDir, plan: Plan, image: Reader) -> Iterator[Comparison]:
             valid = ~empty if valid is None else valid & ~empty
             y = np.where(empty, 0, y)
             measured_again = np.where(empty, 0, measured_again)
-        yield measured_again, y, clipped, valid
+        yield measured_again, y, clipped, valid, None
 
 
 def means(pixels: Pixels, scale: int, grey: bool, weights: Float64 | None) -> Float64:
@@ -113,7 +116,9 @@ def _overlapping(run: RunDir, plan: Plan, image: Reader) -> Iterator[Comparison]
             window = support(stencil, box)
             pixels, published = image.read_valid(window)
             stored, empty = read_measured(plan, source, box)
-            clipped = _touches(stencil, (pixels <= least) | (pixels >= most))
+            touches = _touches(stencil, (pixels <= least) | (pixels >= most))
+            # Until the second rules clipping moved what overlaps.
+            clipped, beside = (touches, None) if plan.rules == FIRST else (None, touches)
             valid = None
             if plan.rules != FIRST and empty is not None:
                 # What is no measurement, and what sees it.
@@ -123,7 +128,9 @@ def _overlapping(run: RunDir, plan: Plan, image: Reader) -> Iterator[Comparison]
                 pixels = np.where(blank, 0, pixels)
                 stored = np.where(empty, 0, stored)
             measured_again = stencil.measure(pixels.astype(np.float64))
-            yield measured_again, stored.astype(np.float64), clipped, valid
+            if plan.rules != FIRST:  # y was stored too: it says no more than the dtype can
+                measured_again = measured_again.clip(least, most)
+            yield measured_again, stored.astype(np.float64), clipped, valid, beside
 
 
 def support(stencil: Stencil, box: Box) -> Box:
@@ -136,6 +143,15 @@ def support(stencil: Stencil, box: Box) -> Box:
         (hi - 1) * s + stencil.before(a) + stencil.taps[a] for a, hi in ((0, box.y1), (1, box.x1))
     ]
     return Box(lows[0] // s * s, lows[1] // s * s, highs[0], highs[1])
+
+
+def beside_limit(dtype: str, limit: float) -> float:
+    """Return how far A x may be from y where overlapping measurements see black or white, levels.
+
+    There pixels have no room on one side, and measurements that are rounded can contradict each
+    other: in pictures of which a seventh is black or white, .57 to .94 levels were left.
+    """
+    return max(limit, BESIDE.get(dtype, 0.0))
 
 
 def _touches(stencil: Stencil, pixels: NDArray[np.bool_]) -> NDArray[np.bool_]:

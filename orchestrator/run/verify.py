@@ -21,7 +21,7 @@ from orchestrator.measurement.block_lattice import (
     measured_distances,
     output_kind,
 )
-from orchestrator.measurement.consistency import WINDOW, consistency
+from orchestrator.measurement.consistency import WINDOW, beside_limit, consistency
 from orchestrator.measurement.measurement_reader import open_input
 from orchestrator.measurement.validity_check import ValidityCounts, validity
 from orchestrator.planning.resolve import load_plan
@@ -57,6 +57,8 @@ class Verification:
     """Largest |A x - y| that the rounding of both images explains, grey levels
     (orchestrator.job.fields.tolerance).
     """
+    beside_limit: float
+    """The same for overlapping measurements that see black or white."""
     noisy: bool
     """True when the measurement has noise: the residual is then expected, not an error."""
     seams: SeamReport
@@ -76,8 +78,12 @@ class Verification:
         """
         if self.consistency is None or self.noisy:
             return True
-        most = self.consistency.clipped_max if self.all_clipped else self.consistency.max
-        return most <= self.limit + EXACT
+        found = self.consistency
+        if self.all_clipped:
+            return found.clipped_max <= self.limit + EXACT
+        beside = found.beside_max <= self.beside_limit + EXACT
+        elsewhere = found.elsewhere_max if found.beside else found.max
+        return beside and elsewhere <= self.limit + EXACT
 
     @property
     def all_clipped(self) -> bool:
@@ -125,6 +131,7 @@ def verify_run(root: Path) -> Verification:
         complete=_complete(run, plan_levels(shape, plan.dtype), masked=_masked(plan)),
         consistency=measured,
         limit=limit,
+        beside_limit=beside_limit(plan.dtype, limit),
         noisy=plan.spec.task.noisy,
         seams=seam_report(plan, image.read, _measured_picture(run, plan)),
         validity=validity(run, plan, image),

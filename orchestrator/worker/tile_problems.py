@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kernels.known_nearby import densely_known
+from kernels.operators.bounded_change import Limits
 from kernels.operators.box_projection import clip_keeping_means
 from kernels.operators.compose import Compose, measurement_operator
 from kernels.operators.elementary import MaskedPool
@@ -46,14 +47,27 @@ class TileProblems:
         )
 
     def finish(self, problem: Problem, level: Level, keys: list[TileKey], result: Tensor) -> Tensor:
-        """Restore A x = y beside the pinned pixels, where measurements overlap."""
+        """Restore A x = y beside the pinned pixels and within black and white, where measurements
+        overlap.
+        """
         if level.index > 0 or self._plan.task.stencil is None:
             return result
         rows = [_unreached(level.grid.rows, key.row) for key in keys]
         columns = [_unreached(level.grid.cols, key.col) for key in keys]
         unreached_rows = torch.tensor(rows, device=result.device)
         unreached_columns = torch.tensor(columns, device=result.device)
-        return problem.to(result.device).finish(result, unreached_rows, unreached_columns)
+        return problem.to(result.device).finish(
+            result, unreached_rows, unreached_columns, self._limits(result)
+        )
+
+    def _limits(self, pictures: Tensor) -> Limits | None:
+        """Return what the stored dtype can hold; None where pixels are clipped by publishing."""
+        plan = self._plan
+        if plan.rules == FIRST or not plan.values.whole:
+            return None
+        low, high = self._storable(pictures, plan.spec.input.keep_nodata)
+        y_low, y_high = self._storable(pictures, None)
+        return Limits(low, high, y_low, y_high, level=2.0 / plan.values.levels)
 
     def with_measured_means(self, pictures: Tensor, level: Level, problem: Problem) -> Tensor:
         """Return pictures with the local means of their measurement, where those have no bias.
@@ -68,7 +82,7 @@ class TileProblems:
     def within_black_and_white(self, pictures: Tensor, level: Level, problem: Problem) -> Tensor:
         """Return the nearest pictures that the stored dtype can hold and that measure the same.
 
-        Only at full size and for cells that share no pixel; others are clipped by publishing.
+        Only at full size and for cells that share no pixel; `finish` is for the others.
         """
         plan = self._plan
         cells = plan.task.pixelwise or not plan.task.measured
@@ -77,17 +91,18 @@ class TileProblems:
         mask = None
         if plan.task.fine_mask and problem.measurement is not None:
             mask = self._fine_mask(problem.measurement.operator)
-        low, high = self._storable(pictures)
+        low, high = self._storable(pictures, plan.spec.input.keep_nodata)
         return clip_keeping_means(
             pictures, level.posed.scale, low, high, joint=plan.grey, mask=mask
         )
 
-    def _storable(self, pictures: Tensor) -> tuple[float | Tensor, float | Tensor]:
+    def _storable(
+        self, pictures: Tensor, nodata: float | None
+    ) -> tuple[float | Tensor, float | Tensor]:
         """Return what the dtype can store at least and at most: numbers, or (B, C, 1, 1) where
         bands have black and white of their own.
         """
         plan = self._plan
-        nodata = plan.spec.input.keep_nodata
         limits = plan.values.storable(nodata)
         if not plan.values.bands:
             return cast(tuple[float, float], limits)

@@ -68,6 +68,28 @@ def test_measurements_that_overlap_hold_across_all_tiles(clean, tmp_path, dtype,
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "task",
+    [["deblur", "--blur", "gaussian:1"], ["sr", "--scale", "2", "--kernel", "bicubic"]],
+    ids=" ".join,
+)
+def test_overlapping_measurements_hold_beside_black_and_white_too(
+    task, tmp_path, make_picture, write_picture
+):
+    """No value is set apart, and cutting pixels off would have moved many by more."""
+    pixels = make_picture(64, 72).astype(float)
+    pixels = np.clip((pixels - pixels.mean()) * 3 + 128, 0, 255).astype(np.uint8)
+    assert ((pixels == 0) | (pixels == 255)).mean() > 0.1
+    path = write_picture(tmp_path / "clean.png", pixels)
+    quick = [*QUICK[:-1], "48"]
+    _, found = there_and_back(path, tmp_path / "measured.png", "--task", *task, quick=quick)
+    assert found.consistency.clipped == 0
+    assert found.consistency.beside > 100
+    assert found.consistency.max < 0.8
+    assert found.passed
+
+
+@pytest.mark.slow
 def test_a_kernel_file_that_is_no_product_deblurs(clean, tmp_path, published_pixels):
     weights = np.array([[0, 1, 2], [1, 20, 1], [2, 1, 0]]) / 28
     np.save(tmp_path / "kernel.npy", weights)
