@@ -277,9 +277,14 @@ class SeamMeter:
     _row_sums: Float64 = field(init=False)
     """Sum of |x[y] - x[y-1]| over columns and channels, for every y."""
     _column_sums: Float64 = field(init=False)
+    _row_steps: NDArray[np.int64] = field(init=False)
+    """Number of the steps in such a sum."""
+    _column_steps: NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:
         self._row_sums = np.zeros(self.height)
+        self._row_steps = np.zeros(self.height, np.int64)
+        self._column_steps = np.zeros(self.width, np.int64)
         self._column_sums = np.zeros(self.width)
 
     def windows(self, side: int) -> Iterator[tuple[int, int, int, int]]:
@@ -301,7 +306,7 @@ class SeamMeter:
         window: Image,
     ) -> None:
         """Add the window (C, h, w) whose upper left pixel is (y0, x0); any integer or floating
-        dtype.
+        dtype. A step from or to NaN does not count.
         """
         x = window.astype(np.float64)
         _, h, w = x.shape
@@ -311,8 +316,10 @@ class SeamMeter:
         columns = x[:, min(y0, 1) :, :]
         across_rows = np.abs(np.diff(rows, axis=1))
         across_columns = np.abs(np.diff(columns, axis=2))
-        self._row_sums[y0 + 1 : y0 + h] += across_rows.sum(axis=(0, 2))
-        self._column_sums[x0 + 1 : x0 + w] += across_columns.sum(axis=(0, 1))
+        self._row_sums[y0 + 1 : y0 + h] += np.nansum(across_rows, axis=(0, 2))
+        self._column_sums[x0 + 1 : x0 + w] += np.nansum(across_columns, axis=(0, 1))
+        self._row_steps[y0 + 1 : y0 + h] += np.isfinite(across_rows).sum(axis=(0, 2))
+        self._column_steps[x0 + 1 : x0 + w] += np.isfinite(across_columns).sum(axis=(0, 1))
 
     def result(self) -> SeamReport:
         """Return the ratios of what has been fed; 1 with no lines for an image without internal
@@ -320,16 +327,26 @@ class SeamMeter:
         """
         of_rows, of_columns = self.kinds or (_one_kind, _one_kind)
         last = max(self.stride // 4, self.reach)
-        rows = _pairs(self._row_sums, self.row_edges, last, self.period, of_rows)
-        columns = _pairs(self._column_sums, self.column_edges, last, self.period, of_columns)
-        unphased = _pairs(self._row_sums, self.row_edges, self.stride // 4, 1)
-        unphased += _pairs(self._column_sums, self.column_edges, self.stride // 4, 1)
+        row_sums = _of_all_steps(self._row_sums, self._row_steps)
+        column_sums = _of_all_steps(self._column_sums, self._column_steps)
+        rows = _pairs(row_sums, self.row_edges, last, self.period, of_rows)
+        columns = _pairs(column_sums, self.column_edges, last, self.period, of_columns)
+        unphased = _pairs(row_sums, self.row_edges, self.stride // 4, 1)
+        unphased += _pairs(column_sums, self.column_edges, self.stride // 4, 1)
         return SeamReport(
             rows=_ratio(rows),
             columns=_ratio(columns),
             overall=_ratio(rows + columns),
             unphased=_ratio(unphased),
         )
+
+
+def _of_all_steps(sums: Float64, steps: NDArray[np.int64]) -> Float64:
+    """Return sums as if every line had as many steps that count as the one with the most."""
+    most = steps.max(initial=0)
+    if (steps[1:] == most).all():
+        return sums
+    return np.asarray(sums * (most / np.maximum(steps, 1)))
 
 
 def _pairs(

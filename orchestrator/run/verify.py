@@ -6,9 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from kernels.metrics import Consistency, SeamMeter, SeamReport
@@ -133,7 +135,7 @@ def verify_run(root: Path) -> Verification:
         limit=limit,
         beside_limit=beside_limit(plan.dtype, limit),
         noisy=plan.spec.task.noisy,
-        seams=seam_report(plan, image.read, _measured_picture(run, plan)),
+        seams=seam_report(plan, partial(_only_valid, image), _measured_picture(run, plan)),
         validity=validity(run, plan, image),
         substituted=substituted_tiles(run, plan),
     )
@@ -159,6 +161,14 @@ def _complete(run: RunDir, levels: list[StoredLevel], *, masked: bool) -> bool:
     return all((folder / ZARR_JSON).is_file() for folder in folders) and all(
         path.is_file() for path in objects
     )
+
+
+def _only_valid(image: Reader, box: Box) -> NDArray[Any]:
+    """Return a window of an image, NaN where it holds no data: no step there is a seam."""
+    pixels, valid = image.read_valid(box)
+    if valid is None or valid.all():
+        return pixels
+    return np.where(valid, pixels, np.nan)
 
 
 def _measured_picture(run: RunDir, plan: Plan) -> Reader | None:

@@ -195,6 +195,7 @@ def test_what_is_no_number_enters_no_coarser_level(tmp_path, job, serially, publ
     out = tmp_path / "out.zarr"
     given = {"values": (0, 255)}
     serially(job(path, out, task=TWICE, tiling=ONE_LEVEL, input=given))
+    assert np.isfinite(verify_run(out).seams.overall.ratio)
     finest = published_pixels(out, 0)
     coarser = published_pixels(out, 1)
     cells = finest.reshape(1, 80, 2, 320, 2).transpose(0, 1, 3, 2, 4).reshape(1, 80, 320, 4)
