@@ -16,6 +16,7 @@ from cluster.submission.handles import Handle, submitted_as
 from cluster.submitted_runs.resubmit import resubmit
 from orchestrator.api.job_runs import resume_job
 from orchestrator.errors import PlanError
+from orchestrator.job.fields.sections import AUTO
 from orchestrator.job.spec import JobSpec
 
 # Options that would change pixels: taken only to be refused where they differ from the run's.
@@ -45,7 +46,10 @@ def resume(
 
     from orchestrator.run_folder import RunDir
 
-    spec = opt.job_spec(JobSpec.load_resolved(RunDir.existing(out).job), {**given, "output": out})
+    begun = JobSpec.load_resolved(RunDir.existing(out).job)
+    if given["sigma"] == AUTO and begun.task.noise_from == "estimated":
+        given = {**given, "sigma": None}  # it was estimated when the run began, and stays
+    spec = opt.job_spec(begun, {**given, "output": out})
     outcome = drive(
         spec,
         quiet,

@@ -93,7 +93,9 @@ class NoiseSurvey:
         if self.largest < NEXT_TO_NONE:
             return "none to be seen"
         if not self.uneven:
-            return f"about {self.largest:.3g} (standard deviation, stored values)"
+            return (
+                f"about {self.largest:.3g} (standard deviation, stored values; fine texture counts)"
+            )
         each = ", ".join("unknown" if level is None else f"{level:.3g}" for level in self.levels)
         return f"differs from band to band: {each} (standard deviations, stored values)"
 

@@ -93,7 +93,13 @@ class Values:
                     "give --range LOW,HIGH with LOW above 0"
                 )
             low = 1.0
-        return cls(dtype, float(low), float(high), noise, each if len(each) > 1 else ())
+        values = cls(dtype, float(low), float(high), noise, each if len(each) > 1 else ())
+        if noise is not None and not values._stabilised[1] > 0:
+            raise PlanError(
+                f"--noise: white, {high:g}, is no brighter than no light; "
+                "give a smaller offset, or a larger --range LOW,HIGH"
+            )
+        return values
 
     @property
     def levels(self) -> float:

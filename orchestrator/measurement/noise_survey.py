@@ -6,7 +6,7 @@ of the dtype or of the file's range, where clipping has cut the noise off, and a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,11 +19,13 @@ from orchestrator.job.fields.pixel_rules import CURRENT
 from orchestrator.job.fields.sections import InputSpec
 from orchestrator.job.inputs import NoiseSurvey
 from orchestrator.job.value_range import LIMITS
-from orchestrator.measurement.input_file import equals, selection
+from orchestrator.measurement.input_file import equals, open_file
 from orchestrator.measurement.mask_reading import mask_known
+from orchestrator.measurement.range_survey import windows_along
 from orchestrator.measurement.value_statistics import spread_windows
 from storage.box import Box
 from storage.image import ImageInfo, Reader
+from storage.readers.cache import CachedReader
 from storage.readers.reader_registry import open_image
 
 Marks = NDArray[np.bool_]
@@ -68,17 +70,26 @@ def noise_windows(given: InputSpec, *, black: bool = False) -> Iterator[Window]:
 
     black: samples at the lower limit do.
     """
-    image = open_image(given.path or "", selection(given), max_pixels=given.max_pixels)
-    known = _known(given, image.info)
+    image = CachedReader(open_file(given))
+    mask = None if given.mask is None else open_image(given.mask)
+    info = image.info
+    y0, x0, y1, x1 = given.crop or (0, 0, info.height, info.width)
     try:
-        y0, x0, y1, x1 = given.crop or (0, 0, image.info.height, image.info.width)
-        for window in spread_windows(y1 - y0, x1 - x0):
+        for window in spread_windows(y1 - y0, x1 - x0, windows_along(info)):
             box = window.shift(y0, x0)
             samples, valid = image.read_valid(box)
-            measured = known(box, samples) & unclipped(samples, image.info, black=black)
-            yield samples, measured if valid is None else measured & valid
+            measured = unclipped(samples, info, black=black)
+            if valid is not None:
+                measured &= valid
+            if given.nodata is not None:
+                measured &= ~equals(samples, given.nodata)
+            if mask is not None:
+                measured &= _by_mask(given, mask, box, info)
+            yield samples, measured
     finally:
         image.close()
+        if mask is not None:
+            mask.close()
 
 
 def unclipped(samples: NDArray[Any], info: ImageInfo, *, black: bool = False) -> Marks:
@@ -91,21 +102,6 @@ def unclipped(samples: NDArray[Any], info: ImageInfo, *, black: bool = False) ->
         above = np.asarray(samples >= least if black else samples > least)
         inside &= above & (samples < most)
     return np.asarray(inside)
-
-
-def _known(given: InputSpec, info: ImageInfo) -> Callable[[Box, NDArray[Any]], Marks]:
-    """Return what tells the samples of a window that are not to be filled."""
-    mask = None if given.mask is None else open_image(given.mask)
-
-    def known(box: Box, samples: NDArray[Any]) -> Marks:
-        is_known = np.ones(samples.shape, bool)
-        if given.nodata is not None:
-            is_known &= ~equals(samples, given.nodata)
-        if mask is not None:
-            is_known &= _by_mask(given, mask, box, info)
-        return is_known
-
-    return known
 
 
 def _by_mask(given: InputSpec, mask: Reader, box: Box, info: ImageInfo) -> Marks:

@@ -8,7 +8,7 @@ import skimage.data
 import tifffile
 
 from orchestrator.job.fields.sections import InputSpec
-from orchestrator.measurement.noise_survey import survey_noise
+from orchestrator.measurement.noise_survey import fit_counts, survey_noise
 
 SIDE = 256
 
@@ -102,6 +102,24 @@ def test_the_level_is_found_in_every_kind_of_file(tmp_path, kind):
     assert list(survey.levels) == pytest.approx(sigmas, rel=0.15)
     assert survey.uneven == (kind == "bands that differ")
     assert survey.largest == max(survey.levels)
+
+
+COUNTS = [(1, 0, 0), (2, 0, 0), (3, 15, 0), (3, 9, 100), (20, 0, 0)]
+
+
+@pytest.mark.parametrize(("gain", "read", "offset"), COUNTS)
+@pytest.mark.parametrize("name", ["camera", "immunohistochemistry", "moon"])
+def test_the_noise_of_counts_is_fitted_at_the_brightness_of_every_tenth(
+    tmp_path, name, gain, read, offset
+):
+    rng = np.random.default_rng(2)
+    clean = 10 + picture(name) / 255 * 90
+    samples = rng.poisson(clean) * gain + rng.normal(0, read, clean.shape) + offset
+    found = fit_counts(InputSpec(path=write(tmp_path / "in.tif", stored(samples, "uint16"))))
+    brightness = np.quantile(clean, np.linspace(0.1, 0.9, 9)) * gain + offset
+    fitted = found.gain * (brightness - found.offset) + found.read**2
+    true = gain * (brightness - offset) + read**2
+    assert np.sqrt(fitted) == pytest.approx(np.sqrt(true), rel=0.15)
 
 
 @pytest.mark.parametrize("scale", [1, 2])

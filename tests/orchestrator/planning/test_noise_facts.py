@@ -8,6 +8,7 @@ import skimage.data
 
 from orchestrator.errors import PlanError
 from orchestrator.job.spec import JobSpec
+from orchestrator.job.tasks.registry import TASKS
 from orchestrator.planning.fingerprint import fingerprint
 from orchestrator.planning.resolve import load_plan, plan_job
 from orchestrator.run.lifecycle import resume, start
@@ -165,9 +166,36 @@ def test_a_command_warns_and_refuses_on_one_line(cli, write_picture, tmp_path):
     assert warned.code == 0
     assert warned.err.count("warning") == warned.err.strip().count("\n") + 1 == 1
     refused = cli("restore", path, tmp_path / "other", *options, "--sigma", "50%")
+    again = cli("resume", tmp_path / "out", "--sigma", 41)
+    assert again.code == 2
+    assert "task.sigma was 40.0" in again.complaint
     assert refused.code == 2
     assert "at most a third" in refused.complaint
     assert not (tmp_path / "other").exists()
+
+
+def test_a_run_whose_level_was_estimated_takes_auto_again(cli, write_picture, tmp_path):
+    path = write_picture(tmp_path / "in.png", scene(8))
+    options = ("--task", "denoise", "--steps", 1, "--executor", "serial", "--quiet")
+    begun = cli("restore", path, tmp_path / "out", *options, "--sigma", "auto")
+    assert "estimated" in begun.out
+    assert cli("resume", tmp_path / "out", "--sigma", "auto").code == 0
+
+
+def test_every_task_that_measures_a_picture_takes_auto(planned):
+    own = {
+        "inpaint": {"nodata": 7},
+        "inpaint+colorize+sr": {"nodata": 7},
+        "outpaint": {"pad": (0, 8, 0, 8)},
+    }
+    for name, kind in TASKS.items():
+        if not (kind.measured and kind.picture):
+            continue
+        bands = 1 if kind.grey else 3
+        task = {"name": name, "sigma": "auto", "scale": kind.least_scale}
+        task |= {"blur": "gaussian:1"} if name == "deblur" else {}
+        plan = planned(scene(10, bands=bands), task, **own.get(name, {}))
+        assert plan.spec.task.sigma == pytest.approx(10, rel=0.2), name
 
 
 def test_info_says_what_noise_there_is(cli, write_picture, tmp_path):

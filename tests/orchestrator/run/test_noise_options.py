@@ -174,6 +174,7 @@ REFUSED = {
     "negative read noise": ({"noise": "poisson:1,-2"}, "give 0 or more"),
     "too many numbers": ({"noise": "poisson:1,2,3,4"}, "give poisson:GAIN"),
     "no looks": ({"noise": "speckle:0"}, "equivalent number of looks"),
+    "offset above white": ({"noise": "poisson:1,0,70000"}, "no brighter than no light"),
     "empty": ({"noise": "speckle:"}, "give poisson:GAIN"),
     "another word": ({"noise": "speckle:4,power"}, "give poisson:GAIN"),
     "not finite": ({"noise": "poisson:nan"}, "above 0"),
