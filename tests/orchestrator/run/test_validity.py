@@ -8,6 +8,9 @@ import pytest
 import rasterio
 from rasterio.enums import MaskFlags
 
+from orchestrator.events import BatchCommitted
+from orchestrator.run.lifecycle import resume
+from orchestrator.run.serial_executor import SerialExecutor
 from orchestrator.run.verify import verify_run
 from orchestrator.run_folder import RunDir
 from orchestrator.worker.level_cells import LevelCells
@@ -204,3 +207,45 @@ def test_what_is_no_number_enters_no_coarser_level(tmp_path, job, serially, publ
     some = finite.any(axis=3)
     np.testing.assert_allclose(coarser[some], expected[some], rtol=1e-5)
     assert not np.isfinite(coarser[~some]).any()
+
+
+class StopAt:
+    """A listener that ends the run at its n-th commit."""
+
+    def __init__(self, commits):
+        self.left = commits
+
+    def __call__(self, event):
+        if isinstance(event, BatchCommitted):
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+
+
+def test_an_interrupted_run_of_a_staged_masked_image_ends_with_the_same_bytes(
+    tmp_path, job, serially, published_files
+):
+    path = grey_with_alpha(tmp_path / "in")
+    serially(job(path, tmp_path / "whole.zarr", task=TWICE, tiling=ONE_LEVEL))
+    out = tmp_path / "out.zarr"
+    with pytest.raises(KeyboardInterrupt):
+        serially(job(path, out, task=TWICE, tiling=ONE_LEVEL), [StopAt(5)])
+    path.unlink()  # its staged copy holds its validity
+    resume(out, SerialExecutor())
+    assert published_files(out) == published_files(tmp_path / "whole.zarr")
+
+
+@pytest.mark.ray
+def test_ray_workers_give_the_bytes_of_the_serial_executor(
+    tmp_path, job, serially, published_files
+):
+    from orchestrator.ray_backend.executor import RayExecutor
+    from orchestrator.run.lifecycle import start
+
+    path = made.file_beside(tmp_path / "in.tif")
+    given = {"task": TWICE, "tiling": ONE_LEVEL, "input": {"values": (0, 255)}}
+    serially(job(path, tmp_path / "serial.zarr", **given))
+    start(job(path, tmp_path / "ray.zarr", **given), RayExecutor(workers=2))
+    found = published_files(tmp_path / "ray.zarr")
+    assert any(name.startswith("validity") for name in found)
+    assert found == published_files(tmp_path / "serial.zarr")

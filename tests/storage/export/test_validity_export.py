@@ -37,7 +37,7 @@ def published(tmp_path, pixels, valid):
     """Return what publishes the image with a form of its validity."""
     from concurrent.futures import ThreadPoolExecutor
 
-    def publish(form, place=(10.0, 0.0, 3e5, 0.0, -10.0, 5e6)):
+    def publish(form, place=(10.0, 0.0, 3e5, 0.0, -10.0, 5e6), finish=True):
         out = tmp_path / f"{form}.zarr"
         geo = None if place is None else Georeference(crs="", transform=place)
         metadata = ImageMetadata(mask=form, geo=geo)
@@ -48,6 +48,8 @@ def published(tmp_path, pixels, valid):
         hidden = np.where(valid, pixels, np.uint8(HIDDEN))
         with ThreadPoolExecutor(2) as pool:
             for row, col in levels[0].places():
+                if writer.has(0, row, col):
+                    continue
                 rows, columns = levels[0].box(row, col).slices()
                 marks = np.broadcast_to(valid[rows, columns], pixels[:, rows, columns].shape)
                 writer.write(row, col, hidden[:, rows, columns], pool, valid=marks)
