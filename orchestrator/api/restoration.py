@@ -7,13 +7,14 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack
 
 from orchestrator.api.array_input import ImageInput
 from orchestrator.api.background_run import BackgroundRun
-from orchestrator.api.errors import python_words
+from orchestrator.api.errors import as_argument_names, python_words
 from orchestrator.api.job_options import JobOptions, TaskName, build_spec
 from orchestrator.api.job_runs import resume_job, run_job
 from orchestrator.api.planned_restoration import PlannedRestoration, plan_restoration
@@ -22,6 +23,8 @@ from orchestrator.api.restoration_task import RestorationTask
 from orchestrator.api.result import RestorationResult
 from orchestrator.api.text_bar import TextBar
 from orchestrator.events import Listener
+from orchestrator.job.fields.sections import AUTO
+from orchestrator.job.inputs import InputFacts
 from orchestrator.job.spec import JobSpec
 from orchestrator.run_folder import RunDir
 from orchestrator.shutdown import Stop
@@ -58,7 +61,8 @@ def restore(
     end.
 
     Raises PlanError (a ValueError) on one line for bad input, before anything is written; RunError
-    for what failed and `resume` can go on with.
+    for what failed and `resume` can go on with. Warns (UserWarning) where a level of noise or a
+    range that was given does not suit the pixels.
 
     >>> import gigarestore as gr, numpy as np
     >>> small = np.zeros((20, 24, 3), np.uint8)
@@ -117,7 +121,9 @@ def plan(
     """
     with python_words():
         job = prepare_job(image, task, axes, options)
-        return plan_restoration(job.spec, options.get("workers") or 1)
+        planned = plan_restoration(job.spec, options.get("workers") or 1)
+    _warn(planned.plan.inputs, stacklevel=3)
+    return planned
 
 
 def resume(
@@ -135,6 +141,8 @@ def resume(
     root = Path(path)
     with python_words():
         begun = JobSpec.load_resolved(RunDir.existing(root).job)
+        if options.get("sigma") == AUTO and begun.task.noise_from == "estimated":
+            del options["sigma"]  # it was estimated when the run began, and stays
         changes = build_spec({**options}, begun).model_copy(update={"output": str(root)})
         with _telling(progress) as listeners, _own_threads():
             resume_job(root, listeners, changes=changes, take_over=take_over)
@@ -143,7 +151,15 @@ def resume(
 
 def _run(job: PreparedJob, listeners: list[Listener], *, overwrite: bool, stop: Stop) -> Outcome:
     with job.staged(overwrite=overwrite) as spec:
-        return run_job(spec, listeners, overwrite=overwrite, stop=stop)
+        outcome = run_job(spec, listeners, overwrite=overwrite, stop=stop)
+    _warn(outcome.plan.inputs, stacklevel=4)
+    return outcome
+
+
+def _warn(inputs: InputFacts, stacklevel: int) -> None:
+    """Warn of what the caller gave and the pixels do not show."""
+    for line in inputs.warnings:
+        warnings.warn(as_argument_names(line), UserWarning, stacklevel=stacklevel)
 
 
 @contextlib.contextmanager

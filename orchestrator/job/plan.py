@@ -118,7 +118,8 @@ class Plan:
         source = spec.input
         assert source.bands and source.dtype, "resolve() fills the input's facts"
         task = spec.resolved_task()
-        model = noise_model(spec.task)
+        # Without a file black and white are not known yet, and no model changes what is planned.
+        model = None if source.path is None else noise_model(spec.task)
         values = Values.build(source.dtype, stated_values(source.values), model, source.bands)
         if values.bands:
             _check_range_of_bands(spec, task)

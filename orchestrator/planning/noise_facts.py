@@ -40,11 +40,6 @@ def resolve_noise(
         return task, files
     assert source.dtype is not None, "the input's facts are known"
     values = Values.build(source.dtype, stated_values(source.values))
-    if values.bands:
-        raise PlanError(
-            "noise has one level for all bands, and --range says another scale for each; "
-            "give one LOW,HIGH, or restore bands one by one with --channel"
-        )
     if task.noise == TO_BE_FITTED:
         return _with_fitted(task, source, files)
     if task.noise is not None:

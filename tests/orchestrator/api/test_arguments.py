@@ -32,6 +32,8 @@ def test_every_option_of_the_command_is_an_argument_in_the_same_place():
 SAID = {
     "grey levels": ({"sigma": 25}, {"sigma": "25"}),
     "percent": ({"sigma": "10%"}, {"sigma": "10%"}),
+    "a level to estimate": ({"sigma": "auto"}, {"sigma": "auto"}),
+    "counts": ({"noise": "poisson:2,8"}, {"noise": "poisson:2,8"}),
     "a band": ({"channel": 1}, {"channel": "1"}),
     "bands": ({"channel": [0, 2]}, {"channel": "0,2"}),
     "padding": ({"task": "outpaint", "pad": (0, 8, 0, 4)}, {"task": "outpaint", "pad": "0,8,0,4"}),
