@@ -30,13 +30,24 @@ def print_plan(plan: Plan, numbers: Estimate, filled: int | None) -> None:
         tiles = sum(level.grid.count for level in region.plan.levels)
         name = region.plan.denoiser.name
         console.print(f"region {region.box}: restored first with {name}, {tiles:,} tiles")
-    for line in (*plan.inputs.findings, *range_lines(plan)):
+    for line in (*validity_lines(plan), *plan.inputs.findings, *range_lines(plan)):
         console.print(line, soft_wrap=True)
     for line in plan.inputs.warnings:
         console.print(f"warning: {line}", soft_wrap=True)
     console.print(_levels_table(numbers))
     for name, text in _costs(numbers, filled):
         console.print(f"{name + ':':22} {text}")
+
+
+def validity_lines(plan: Plan) -> Iterator[str]:
+    """Yield what says that samples are no measurement and stay so; nothing where nothing does."""
+    spec = plan.spec.input
+    image = plan.inputs.image
+    said = [] if spec.keep_nodata is None else [f"nodata {spec.keep_nodata:g}"]
+    if spec.keep_mask is not None and image is not None:
+        said.append(image.valid_by)
+    if said:
+        yield f"samples without data stay so: {', '.join(said)}"
 
 
 def range_lines(plan: Plan) -> Iterator[str]:

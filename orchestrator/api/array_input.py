@@ -160,6 +160,7 @@ def array_image(image: Any, axes: str | None, argument: str = "the image") -> Ar
     """
     pixels = image if _sliceable(image) else np.asarray(image)
     _check_dtype(pixels, argument)
+    _refuse_masked(image, argument)
     dims = tuple(str(dim) for dim in getattr(image, "dims", ()) or ())
     named = dims or tuple(_zarr_dimensions(image))
     axes = _checked(axes, pixels, argument) if axes else _axes(pixels, named, argument)
@@ -175,6 +176,16 @@ def array_image(image: Any, axes: str | None, argument: str = "the image") -> Ar
         attributes=_json_only(image.attrs),
     )
     return ArrayImage(pixels, given, _nodata(image.attrs))
+
+
+def _refuse_masked(image: Any, argument: str) -> None:
+    """Raise PlanError for numpy's masked samples, which would be taken for measured ones."""
+    masked = int(np.ma.getmaskarray(image).sum()) if isinstance(image, np.ma.MaskedArray) else 0
+    if masked:
+        raise PlanError(
+            f"{argument} is a masked array, {masked} of its samples are masked; say it by a value: "
+            "give an xarray.DataArray of filled(VALUE) with the attribute _FillValue, or NaN"
+        )
 
 
 def mask_image(mask: Any) -> ArrayImage:

@@ -38,14 +38,12 @@ class ValidityCounts:
 
 
 def validity(run: RunDir, plan: Plan, image: Reader) -> ValidityCounts | None:
-    """Count over the whole image, by windows; None where the output has no samples without data,
-    and where the output's bands are not the input's.
-    """
+    """Count over the whole image, by windows; None where the output has no samples without data."""
     spec = plan.spec.input
     has_value = image.info.nodata is not None or plan.dtype == "float32"
     marked = has_value or spec.keep_mask is not None
     beneath = plan.task.measured and plan.task.picture and spec.path is not None
-    if not (marked and beneath) or plan.out_channels != spec.bands or plan.rules == FIRST:
+    if not (marked and beneath) or plan.rules == FIRST:
         return None
     source = open_input(run, plan)
     known = input_known(run, plan)
@@ -62,6 +60,11 @@ def validity(run: RunDir, plan: Plan, image: Reader) -> ValidityCounts | None:
         unknown = nothing if known is None else np.broadcast_to(~known(box, stored), stored.shape)
         asked = unknown & ~keeps
         valid = ~asked & ~(nothing if empty is None else empty)
+        if plan.out_channels != spec.bands:
+            # Other bands than the input's have no data where none of the input's has.
+            keeps = np.asarray(keeps.all(axis=0, keepdims=True))
+            valid = np.asarray(valid.any(axis=0, keepdims=True))
+            asked = ~keeps & ~valid
 
         pixels, published = image.read_valid(box.scale(scale).shift(top, left))
         blank = np.zeros(pixels.shape, bool) if published is None else ~published

@@ -249,3 +249,33 @@ def test_ray_workers_give_the_bytes_of_the_serial_executor(
     found = published_files(tmp_path / "ray.zarr")
     assert any(name.startswith("validity") for name in found)
     assert found == published_files(tmp_path / "serial.zarr")
+
+
+def test_colours_are_invented_only_where_the_grey_was_measured(tmp_path, job, serially):
+    out = tmp_path / "out.zarr"
+    path = grey_with_alpha(tmp_path / "in")
+    serially(job(path, out, task={"name": "colorize"}, tiling=ONE_LEVEL))
+    found = verify_run(out)
+    assert found.passed, found
+    assert found.validity is not None
+    reader = open_image(out)
+    assert reader.info.channels == 3
+    _, valid = reader.read_valid(reader.info.box)
+    assert np.array_equal(valid, np.broadcast_to(made.VALID, valid.shape))
+
+
+def test_plan_says_what_stays_without_data(tmp_path, cli):
+    path = made.file_beside(tmp_path / "in.tif")
+    said = cli("plan", path, "--scale", 2).out
+    assert "samples without data stay so: mask file in.tif.msk" in said
+    assert "mask file in.tif.msk" in cli("info", path).out
+
+
+def test_a_masked_array_is_refused_rather_than_taken_for_measured():
+    from orchestrator.api.array_input import array_image
+    from orchestrator.errors import PlanError
+
+    pixels = np.ma.masked_less(made.samples(1)[0], 60)
+    with pytest.raises(PlanError, match=r"the image is a masked array, .* samples are masked"):
+        array_image(pixels, None)
+    array_image(np.ma.masked_less(made.samples(1)[0], 0), None)
