@@ -2,8 +2,9 @@
 
 Only the network is built by that library (the extra `diffusers`); the configurations are plain
 JSON, and the weights are read as every other checkpoint here: safetensors first, a pickled `.bin`
-only if it needs no code to be run. The noise schedule and the meaning of the network's answer
-(noise, image, or v) come from the scheduler's configuration.
+only if it needs no code to be run (kernels/denoisers/diffusers_weights.py). The noise schedule and
+the meaning of the network's answer (noise, image, or v) come from the scheduler's configuration
+(kernels/denoisers/diffusers_scheduler.py).
 
 Source of v prediction: Salimans and Ho, "Progressive Distillation for Fast Sampling of Diffusion
 Models" (ICLR 2022), appendix D: v = a eps - s x_0.
@@ -22,13 +23,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kernels.denoiser_info import UNET_VALUES_PER_WIDTH, DenoiserInfo, sampled_hash
-from kernels.denoisers.guided_diffusion.weights_file import CheckpointError, read_named_tensors
-from kernels.schedule import Float64, base_alpha_bar, cosine_alpha_bar
+from kernels.denoiser_info import UNET_VALUES_PER_WIDTH, DenoiserInfo
+from kernels.denoisers.diffusers_scheduler import NoiseProcess, read_json, read_process
+from kernels.denoisers.diffusers_weights import FolderWeights, find_weights
+from kernels.denoisers.guided_diffusion.trained_weights import check_finite
+from kernels.denoisers.guided_diffusion.weights_file import CheckpointError
 
-WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-PREDICTIONS = ("epsilon", "sample", "v_prediction")
-SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 # Names of attention weights before version 0.14 of the library, and since.
 RENAMED = (
     (".query.", ".to_q."),
@@ -43,10 +43,9 @@ class Folder:
     """Hold what a folder says: where its weights are, both configurations checked."""
 
     path: Path
-    weights: Path
+    weights: FolderWeights
     config: dict[str, Any]
-    prediction: str
-    alpha_bar: Float64
+    process: NoiseProcess
     label: int | None
 
     @property
@@ -62,16 +61,16 @@ class DiffusersDenoiser:
         self,
         model: nn.Module,
         info: DenoiserInfo,
-        prediction: str,
+        process: NoiseProcess,
         label: int | None,
     ) -> None:
         self.model = model
         self.info = info
-        self.prediction = prediction
+        self.process = process
         self.label = label
-        alpha_bar = base_alpha_bar(info.alpha_bar, info.n_timesteps)
-        self._a = torch.from_numpy(np.sqrt(alpha_bar)).float()
-        self._s = torch.from_numpy(np.sqrt(1 - alpha_bar)).float()
+        tables = [np.sqrt(process.alpha_bar), np.sqrt(1 - process.alpha_bar)]
+        tables += process.boundary() or ()
+        self._tables = torch.from_numpy(np.stack(tables)).float()
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Estimate eps (B, C, H, W) float32 at x_t (B, C, H, W) and base timesteps t (B,); drop a
@@ -89,19 +88,30 @@ class DiffusersDenoiser:
         y = None if self.label is None else torch.full_like(t, self.label)
         (output,) = self.model(x_t, t, class_labels=y, return_dict=False)
         answer = output[:, : self.info.channels]
-        if self.prediction == "epsilon":
+        if self.process.timestep_scaling is None and self.process.prediction == "epsilon":
             return answer
-        a = self._a[t][:, None, None, None]
-        s = self._s[t][:, None, None, None]
-        if self.prediction == "sample":
+        a, s, *boundary = self._tables[:, t][..., None, None, None]
+        if boundary:
+            keep, take = boundary
+            estimate = self._clean(answer, x_t, a, s)
+            return (x_t - a * (keep * x_t + take * estimate)) / s
+        if self.process.prediction == "sample":
             return (x_t - a * answer) / s
         return a * answer + s * x_t
+
+    def _clean(self, answer: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        """Return a consistency model's answer as a picture."""
+        picture = answer
+        if self.process.prediction == "epsilon":
+            picture = (x_t - s * answer) / a
+        if self.process.prediction == "v_prediction":
+            picture = a * x_t - s * answer
+        return picture.clamp(-1.0, 1.0) if self.process.clips else picture
 
     def to(self, device: torch.device | str) -> Self:
         """Move the weights and tables to a device, in place."""
         self.model.to(device)
-        self._a = self._a.to(device)
-        self._s = self._s.to(device)
+        self._tables = self._tables.to(device)
         return self
 
 
@@ -110,10 +120,13 @@ def describe_diffusers(path: str | Path, label: int | None = None) -> DenoiserIn
     bytes for their hash.
 
     Raises CheckpointError (a ValueError) in one line where the folder lacks a part, is of another
-    kind of model, or has a setting that is not supported, and where the extra is not installed.
+    kind of model, or has a setting that is not supported, where its weights are untrained or
+    damaged, and where the extra is not installed.
     """
     _require_library()
-    return _info(_open(Path(path), label))
+    folder = _open(Path(path), label)
+    folder.weights.read()  # refuses what cannot be used; mapped, so that little is read
+    return _info(folder)
 
 
 def load_diffusers(
@@ -136,7 +149,7 @@ def load_diffusers(
         ) from error
     _fill(model, folder)
     return DiffusersDenoiser(
-        model.eval().requires_grad_(False), _info(folder), folder.prediction, label
+        model.eval().requires_grad_(False), _info(folder), folder.process, label
     ).to(device)
 
 
@@ -158,27 +171,15 @@ def _open(path: Path, label: int | None) -> Folder:
     _check_pixel_space(path)
     network = path / "unet" if (path / "unet").is_dir() else path
     scheduler = _scheduler_file(path, network)
-    weights = next((network / name for name in WEIGHTS if (network / name).exists()), None)
-    if weights is None:
-        raise CheckpointError(
-            f"{network} holds neither {WEIGHTS[0]} nor {WEIGHTS[1]}; save the whole model there"
-        )
-    config = _json(network / "config.json")
-    process = _json(scheduler)
+    weights = find_weights(network)
+    config = read_json(network / "config.json")
+    process = read_process(scheduler)
     _check_network(network, config, label)
-    alpha_bar = _alpha_bar(scheduler, process)
-    prediction = process.get("prediction_type", "epsilon")
-    if prediction not in PREDICTIONS:
-        known = ", ".join(PREDICTIONS)
-        raise CheckpointError(
-            f"{scheduler}: prediction_type {prediction!r} is unknown; known: {known}"
-        )
     return Folder(
         path=path,
         weights=weights,
         config=config,
-        prediction=prediction,
-        alpha_bar=alpha_bar,
+        process=process,
         label=label,
     )
 
@@ -188,7 +189,7 @@ def _check_pixel_space(path: Path) -> None:
     index = path / "model_index.json"
     if not index.exists():
         return
-    latent = sorted(_json(index).keys() & {"vae", "vqvae", "text_encoder"})
+    latent = sorted(read_json(index).keys() & {"vae", "vqvae", "text_encoder"})
     if latent:
         raise CheckpointError(
             f"{path} is a latent or text-driven model (it has {latent[0]}); "
@@ -205,19 +206,6 @@ def _scheduler_file(path: Path, network: Path) -> Path:
     raise CheckpointError(
         f"{path} has no scheduler/scheduler_config.json, which says the noise schedule; add it"
     )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read as JSON: {' '.join(str(error).split())}"
-        ) from error
-    if not isinstance(settings, dict):
-        kind = type(settings).__name__
-        raise CheckpointError(f"{path} holds a {kind}, not an object of settings")
-    return settings
 
 
 def _check_network(path: Path, config: Mapping[str, Any], label: int | None) -> None:
@@ -256,46 +244,11 @@ def _check_network(path: Path, config: Mapping[str, Any], label: int | None) -> 
         )
 
 
-def _alpha_bar(path: Path, process: Mapping[str, Any]) -> Float64:
-    """Return the base table that the scheduler's configuration describes, in float64."""
-    n = process.get("num_train_timesteps", 1000)
-    name = process.get("beta_schedule", "linear")
-    start = process.get("beta_start", 1e-4)
-    end = process.get("beta_end", 0.02)
-    kind = process.get("_class_name", "")
-    supported = ", ".join(SCHEDULES)
-    if not any(key in process for key in ("beta_schedule", "trained_betas")):
-        raise CheckpointError(
-            f"{path} is a {kind or 'scheduler'} without a beta_schedule; supported: {supported}"
-        )
-    if process.get("trained_betas") is not None:
-        alpha_bar = np.cumprod(1 - np.asarray(process["trained_betas"], dtype=np.float64))
-    elif name == "linear":
-        alpha_bar = np.cumprod(1 - np.linspace(start, end, n, dtype=np.float64))
-    elif name == "scaled_linear":
-        alpha_bar = np.cumprod(1 - np.linspace(start**0.5, end**0.5, n, dtype=np.float64) ** 2)
-    elif name == "squaredcos_cap_v2":
-        alpha_bar = cosine_alpha_bar(n)
-    else:
-        raise CheckpointError(
-            f"{path}: beta_schedule {name!r} is not supported; supported: {supported}"
-        )
-    if process.get("rescale_betas_zero_snr"):
-        # Lin et al. 2024, Algorithm 1: the last timestep is pure noise. No clean estimate exists
-        # there: it is left out.
-        root = np.sqrt(alpha_bar)
-        stretched = (root - root[-1]) * root[0] / (root[0] - root[-1])
-        alpha_bar = (stretched**2)[:-1]
-    return base_alpha_bar(tuple(alpha_bar.tolist()), len(alpha_bar))
-
-
 def _fill(model: nn.Module, folder: Folder) -> None:
     """Give the network the file's tensors; raise CheckpointError naming the first that is missing
     or does not fit.
     """
-    tensors = {
-        _renamed(key): value.float() for key, value in read_named_tensors(folder.weights).items()
-    }
+    tensors = {_renamed(key): value.float() for key, value in folder.weights.read().items()}
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     wrong = [f"{key} is missing" for key in expected if key not in tensors]
     wrong += [f"{key} does not belong to the network" for key in tensors if key not in expected]
@@ -306,8 +259,10 @@ def _fill(model: nn.Module, folder: Folder) -> None:
     ]
     if wrong:
         raise CheckpointError(
-            f"{folder.weights} does not fit config.json: {wrong[0]} ({len(wrong)} differ in all)"
+            f"{folder.weights.folder} does not fit config.json: {wrong[0]} "
+            f"({len(wrong)} differ in all)"
         )
+    check_finite(folder.weights.folder, tensors)
     model.load_state_dict(tensors, assign=True)
 
 
@@ -320,18 +275,17 @@ def _renamed(key: str) -> str:
 def _info(folder: Folder) -> DenoiserInfo:
     size = folder.config.get("sample_size") or 256
     side = size if isinstance(size, int) else min(size)
-    settings = json.dumps(
-        [folder.config, folder.prediction, folder.alpha_bar.tolist(), folder.label], sort_keys=True
-    )
+    table = tuple(folder.process.alpha_bar.tolist())
+    settings = json.dumps([folder.config, *folder.process.settings(), folder.label], sort_keys=True)
     return DenoiserInfo(
         name=f"diffusers {folder.path.name}"
         + ("" if folder.label is None else f"; class {folder.label}"),
         channels=folder.config.get("in_channels", 3),
         tile=max(side // folder.multiple, 1) * folder.multiple,
         multiple=folder.multiple,
-        alpha_bar=tuple(folder.alpha_bar.tolist()),
-        n_timesteps=len(folder.alpha_bar),
-        weight_bytes=folder.weights.stat().st_size,
+        alpha_bar=table,
+        n_timesteps=len(table),
+        weight_bytes=folder.weights.float32_bytes,
         values_per_pixel=UNET_VALUES_PER_WIDTH * folder.config["block_out_channels"][0],
-        content=sampled_hash(folder.weights, settings),
+        content=folder.weights.content(settings),
     )

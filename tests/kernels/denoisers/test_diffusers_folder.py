@@ -5,7 +5,6 @@ schedulers.
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import pickle
 import shutil
@@ -20,12 +19,8 @@ from torch import Tensor
 
 from kernels.denoisers.denoiser import load_denoiser
 from kernels.denoisers.denoiser_registry import describe
-from kernels.denoisers.guided_diffusion.weights_file import CheckpointError
 from kernels.schedule import base_alpha_bar
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    diffusers = pytest.importorskip("diffusers")
+from tests.kernels.denoisers.diffusers_folders import alter, diffusers, network, refusal
 
 SCHEDULERS: dict[str, dict[str, Any]] = {
     "linear": {"beta_schedule": "linear"},
@@ -33,21 +28,6 @@ SCHEDULERS: dict[str, dict[str, Any]] = {
     "cosine": {"beta_schedule": "squaredcos_cap_v2"},
     "trained": {"trained_betas": np.linspace(1e-3, 3e-2, 50).tolist(), "num_train_timesteps": 50},
 }
-
-
-def network(channels: int = 3, out: int | None = None, **more: Any) -> Any:
-    torch.manual_seed(0)
-    return diffusers.UNet2DModel(
-        sample_size=16,
-        in_channels=channels,
-        out_channels=out or channels,
-        layers_per_block=1,
-        block_out_channels=(16, 32),
-        norm_num_groups=8,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        **more,
-    ).eval()
 
 
 def write(path: Path, model: Any, scheduler: Any, *, safe: bool = True) -> Path:
@@ -66,22 +46,11 @@ def folder(tmp_path: Path) -> Path:
     return write(tmp_path / "model", network(), diffusers.DDPMScheduler())
 
 
-def alter(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
 def same(ours: Tensor, theirs: Tensor) -> None:
     """Compare to the last bits only: weights mapped from a file lie at another alignment than drawn
     ones.
     """
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-
-
-def refusal(path: Path, label: int | None = None) -> str:
-    with pytest.raises(CheckpointError) as caught:
-        load_denoiser(f"diffusers:{path}", label=label)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
