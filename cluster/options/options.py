@@ -242,6 +242,19 @@ OPTIONS = {
         "Pixels of earlier tiles: replace (in the estimate), or gradient: pull the rest too.",
         "gradient where nothing is measured",
     ),
+    "ddnm_plus": _option(
+        "sampling.ddnm_plus",
+        str,
+        "ddnm with noise: projector (by range and null space) or scalar (the paper's).",
+        "projector",
+    ),
+    "clip": _option(
+        "sampling.clip",
+        bool,
+        "Clamp the clean estimate to black and white at every step.",
+        "clip",
+        flag="--clip/--no-clip",
+    ),
     "form": _option("sampling.form", str, "posterior (DDPM step) or eps (Eq. 10)."),
     "steps": _option("sampling.steps", int, "Denoising steps per tile."),
     "eta": _option(

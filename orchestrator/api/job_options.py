@@ -133,6 +133,10 @@ class JobOptions(TypedDict, total=False):
     """ilvr: last conditioned timestep."""
     pins: Literal["replace", "gradient"] | None
     """How pixels of earlier tiles enter a tile."""
+    ddnm_plus: Literal["projector", "scalar"] | None
+    """ddnm with noise: by range and null space, or the paper's one number."""
+    clip: bool | None
+    """Whether the clean estimate is clamped to black and white at every step."""
     form: Form | None
     """Form of a step: posterior (DDPM) or eps (Eq. 10)."""
     steps: int | None
@@ -221,6 +225,8 @@ PLACES = {
     "eta_b": "sampling.eta_b",
     "ilvr_stop": "sampling.ilvr_stop",
     "pins": "sampling.pins",
+    "ddnm_plus": "sampling.ddnm_plus",
+    "clip": "sampling.clip",
     "form": "sampling.form",
     "steps": "sampling.steps",
     "eta": "sampling.eta",

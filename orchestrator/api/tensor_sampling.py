@@ -53,6 +53,8 @@ def sample(
     x_init: Tensor | None = None,
     spacing: Literal["uniform", "log_sigma"] = "uniform",
     noise_scale: float = 1.0,
+    clip: bool = True,
+    ddnm_plus: Literal["projector", "scalar"] = "projector",
     zeta: float = 1.0,
     eta_b: float = 1.0,
     ilvr_stop: int = 0,
@@ -81,10 +83,11 @@ def sample(
       dps      follows the gradient of |y - A x| by steps of length `zeta` (Chung et al. 2023).
 
     steps: base timesteps kept, spaced by `spacing`. form, eta, noise_scale: of a step, see
-    `SamplerConfig`; eta "analytic" needs eps_power. sigma: standard deviation of y's noise, in the
-    unit of [-1, 1]. travel: (length, repeat) of time travel. start: base timestep of a warm start
-    from `x_init` (B, C, H, W), by default A+ y; None starts from noise. label: class of a
-    conditional network.
+    `SamplerConfig`; eta "analytic" needs eps_power. clip: clamp the clean estimate to [-1, 1]
+    before it is projected; DDRM was published without. ddnm_plus: noise by range and null space, or
+    by one number as DDNM's Eq. 17. sigma: standard deviation of y's noise, in the unit of [-1, 1].
+    travel: (length, repeat) of time travel. start: base timestep of a warm start from `x_init`
+    (B, C, H, W), by default A+ y; None starts from noise. label: class of a conditional network.
 
     All randomness comes from `seed` and an image's place in the batch: neither torch's generators
     nor the other images of the batch matter. Raises ValueError on one line for what does not fit.
@@ -106,6 +109,8 @@ def sample(
         eta=eta,
         eps_power=None if eps_power is None else tuple(eps_power),
         noise_scale=noise_scale,
+        clip=clip,
+        ddnm_plus=ddnm_plus,
     )
     operator = _for_batch(operator, len(measured))
     if start is not None and x_init is None:

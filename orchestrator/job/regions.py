@@ -136,8 +136,8 @@ def _sampling_marks(sampling: SamplingSpec) -> dict[str, Any]:
     """
     marks = sampling.model_dump(mode="json")
     if sampling.pixel_rules == FIRST:
-        del marks["pixel_rules"]
-        del marks["pins"]
+        for name in ("pixel_rules", "pins", "clip", "ddnm_plus"):
+            del marks[name]
     return marks
 
 

@@ -22,6 +22,8 @@ CAME_LATER: Mapping[str, Any] = MappingProxyType(
     {
         "sampling.ensemble": "1",
         "sampling.guide": "constraint",
+        "sampling.clip": True,
+        "sampling.ddnm_plus": "projector",
         "sampling.pins": "replace",
         "sampling.pixel_rules": FIRST,
         "input.values": FULL,

@@ -80,6 +80,10 @@ class SamplingSpec(Section):
     """ilvr: base timestep from which the state is no longer conditioned."""
     pins: Literal["replace", "gradient"] | None = None
     """How pixels of earlier tiles enter a tile (kernels.sampling.pinned_pixels)."""
+    ddnm_plus: Literal["projector", "scalar"] | None = None
+    """ddnm with noise: weights by range and null space, or the paper's one number."""
+    clip: bool | None = None
+    """Whether the clean estimate is clamped to black and white before it is projected."""
     form: Literal["posterior", "eps"] | None = None
     eta: Annotated[float, Field(ge=0, le=1)] | Literal["ddpm", "analytic"] | None = None
     steps: Annotated[int, Field(ge=1, le=1000)] | None = None

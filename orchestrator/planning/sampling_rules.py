@@ -160,6 +160,11 @@ RULES = (
     ),
     Rule(
         when=lambda case: True,
+        sets=lambda case, so_far: {"clip": True, "ddnm_plus": "projector"},
+        why="a clean estimate beyond black and white is none; noise is weighed where it is",
+    ),
+    Rule(
+        when=lambda case: True,
         sets=lambda case, so_far: {"pins": "gradient" if case.invents_beside_pins else "replace"},
         why="where nothing is measured, a tile draws a picture of its own beside pins that only "
         "replace; where all is, replacing costs half and shows as little",
@@ -213,6 +218,15 @@ REFUSALS = (
         ),
         says=lambda case, filled: (
             f"--eta {filled.eta} has no effect in form posterior; leave it out, or give --form eps"
+        ),
+    ),
+    Refusal(
+        when=lambda case, filled: (
+            case.given.ddnm_plus == "scalar" and not (case.noisy and case.method.name == "ddnm")
+        ),
+        says=lambda case, filled: (
+            f"--ddnm-plus scalar has no effect with --method {case.method.name}"
+            f"{'' if case.noisy else ' without --sigma'}, only with ddnm and noise; leave it out"
         ),
     ),
     Refusal(

@@ -216,6 +216,8 @@ class TileSampler:
             eps_power=self._eps_power(level) if sampling.eta == "analytic" else None,
             noise_scale=sampling.noise_scale,
             pins=sampling.pins or "replace",
+            ddnm_plus=sampling.ddnm_plus or "projector",
+            clip=sampling.clip is not False,
         )
 
     def _eps_power(self, level: Level) -> tuple[float, ...]:
