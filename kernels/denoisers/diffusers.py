@@ -5,9 +5,6 @@ JSON, and the weights are read as every other checkpoint here: safetensors first
 only if it needs no code to be run (kernels/denoisers/diffusers_weights.py). The noise schedule and
 the meaning of the network's answer (noise, image, or v) come from the scheduler's configuration
 (kernels/denoisers/diffusers_scheduler.py).
-
-Source of v prediction: Salimans and Ho, "Progressive Distillation for Fast Sampling of Diffusion
-Models" (ICLR 2022), appendix D: v = a eps - s x_0.
 """
 
 from __future__ import annotations
@@ -26,6 +23,7 @@ from torch import Tensor, nn
 from kernels.denoiser_info import UNET_VALUES_PER_WIDTH, DenoiserInfo
 from kernels.denoisers.diffusers_scheduler import NoiseProcess, read_json, read_process
 from kernels.denoisers.diffusers_weights import FolderWeights, find_weights
+from kernels.denoisers.guided_diffusion.answer_meaning import eps_of, picture_of
 from kernels.denoisers.guided_diffusion.trained_weights import check_finite
 from kernels.denoisers.guided_diffusion.weights_file import CheckpointError
 
@@ -95,17 +93,11 @@ class DiffusersDenoiser:
             keep, take = boundary
             estimate = self._clean(answer, x_t, a, s)
             return (x_t - a * (keep * x_t + take * estimate)) / s
-        if self.process.prediction == "sample":
-            return (x_t - a * answer) / s
-        return a * answer + s * x_t
+        return eps_of(self.process.prediction, answer, x_t, a, s)
 
     def _clean(self, answer: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
         """Return a consistency model's answer as a picture."""
-        picture = answer
-        if self.process.prediction == "epsilon":
-            picture = (x_t - s * answer) / a
-        if self.process.prediction == "v_prediction":
-            picture = a * x_t - s * answer
+        picture = picture_of(self.process.prediction, answer, x_t, a, s)
         return picture.clamp(-1.0, 1.0) if self.process.clips else picture
 
     def to(self, device: torch.device | str) -> Self:

@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
+from kernels.denoisers.guided_diffusion.answer_meaning import PREDICTIONS
 from kernels.denoisers.guided_diffusion.weights_file import CheckpointError
 from kernels.schedule import Float64, base_alpha_bar, cosine_alpha_bar
 
-PREDICTIONS = ("epsilon", "sample", "v_prediction")
 SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
 
 USUAL = ("linear", 1e-4, 0.02)

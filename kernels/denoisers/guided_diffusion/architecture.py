@@ -15,12 +15,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from kernels.denoisers.guided_diffusion.answer_meaning import PREDICTIONS
 from kernels.denoisers.guided_diffusion.classifier import ClassifierConfig
 from kernels.denoisers.guided_diffusion.published_models import HEAD_CHANNELS, PUBLISHED
 from kernels.denoisers.guided_diffusion.unet import UNetConfig
 from kernels.denoisers.guided_diffusion.weights_file import CheckpointError
 from kernels.schedule import BASE_SCHEDULES
 
+EPSILON = PREDICTIONS[0]
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -35,6 +37,8 @@ class Architecture:
     diffusion_steps: int = 1000
     rescale_timesteps: bool = False
     """Whether the network was trained on timesteps scaled to 0..1000."""
+    prediction_type: str = EPSILON
+    """What its answer means, one of PREDICTIONS."""
     assumptions: tuple[str, ...] = ()
     """What was neither in the file, nor in the table of published models, nor said by the user."""
 
@@ -48,10 +52,11 @@ NOT_IN_SHAPES = {
     "noise_schedule": str,
     "diffusion_steps": int,
     "rescale_timesteps": bool,
+    "prediction_type": str,
 }
 """Settings that a user may give, by their published flag names, and their types."""
 
-PROCESS = ("noise_schedule", "diffusion_steps", "rescale_timesteps")
+PROCESS = ("noise_schedule", "diffusion_steps", "rescale_timesteps", "prediction_type")
 """Those of them that belong to the diffusion, not to the network."""
 
 IRRELEVANT = {
@@ -64,7 +69,7 @@ IRRELEVANT = {
     "rescale_learned_sigmas",
     "attention_resolutions",  # the attention blocks are seen
     "classifier_attention_resolutions",
-    "predict_xstart",  # refused above where true
+    "predict_xstart",  # said by prediction_type from here on
 }
 """Published flags that change nothing about a loaded network in evaluation."""
 
@@ -76,6 +81,7 @@ def infer(shapes: Shapes, settings: Mapping[str, Any]) -> Architecture:
     Raises CheckpointError where the shapes are not of this family, or a setting is unknown or
     contradicts them.
     """
+    settings = _with_prediction(settings)
     seen = _visible(shapes, settings)
     match = _published_name(seen)
     _check_settings(seen, settings)
@@ -99,6 +105,22 @@ def infer(shapes: Shapes, settings: Mapping[str, Any]) -> Architecture:
         assumptions=assumptions,
         **process,
     )
+
+
+def _with_prediction(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the settings with the published flag for networks that predict the picture under its
+    one name; CheckpointError where both contradict, or the name is unknown.
+    """
+    said = settings.get("prediction_type", EPSILON)
+    if said not in PREDICTIONS:
+        raise CheckpointError(f"prediction_type {said!r} is unknown: use {', '.join(PREDICTIONS)}")
+    if not settings.get("predict_xstart"):
+        return settings
+    if "prediction_type" in settings and said != "sample":
+        raise CheckpointError(
+            f"predict_xstart is true and prediction_type {said!r}: say one, true means 'sample'"
+        )
+    return {**settings, "prediction_type": "sample"}
 
 
 def _published_name(seen: Mapping[str, Any]) -> str | None:
@@ -309,11 +331,6 @@ def _assumptions(
 
 def _check_settings(seen: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """Raise CheckpointError where a setting is unknown, unsupported, or contradicts the shapes."""
-    if settings.get("predict_xstart"):
-        raise CheckpointError(
-            "predict_xstart is true: it predicts the image, "
-            "and only noise-predicting networks are supported"
-        )
     if seen["in_channels"] == seen["out_channels"] == 6 and "learn_sigma" not in settings:
         raise CheckpointError(
             "it takes 6 channels and gives 6, as an upsampler does, which is not a denoiser: "
@@ -368,5 +385,7 @@ def settings_text(architecture: Architecture) -> str:
     config = architecture.config
     names = [field.name for field in fields(config) if field.name != "dropout"]
     parts = [f"{name}={getattr(config, name)}" for name in names]
-    parts += [f"{name}={getattr(architecture, name)}" for name in PROCESS]
+    usual = {"prediction_type": EPSILON}  # as it was before one could say it
+    process = {name: getattr(architecture, name) for name in PROCESS}
+    parts += [f"{name}={value}" for name, value in process.items() if usual.get(name) != value]
     return " ".join(parts)

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from kernels.denoiser_info import UNET_VALUES_PER_WIDTH, DenoiserInfo, sampled_hash
+from kernels.denoisers.guided_diffusion.answer_meaning import eps_of, mixing_weights
 from kernels.denoisers.guided_diffusion.architecture import (
     Architecture,
     infer,
@@ -41,6 +42,7 @@ from kernels.denoisers.guided_diffusion.trained_weights import (
 from kernels.denoisers.guided_diffusion.unet import UNetModel
 from kernels.denoisers.guided_diffusion.unnamed_parameters import NAMES, name_parameters
 from kernels.denoisers.guided_diffusion.weights_file import CheckpointError
+from kernels.schedule import base_alpha_bar
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -87,11 +89,14 @@ class GuidedDiffusion:
         *,
         label: int | None,
         timestep_scale: float,
+        prediction: str = "epsilon",
     ) -> None:
         self.model = model
         self.info = info
         self.label = label
         self.timestep_scale = timestep_scale
+        self.prediction = prediction
+        self._weights = mixing_weights(base_alpha_bar(info.alpha_bar, info.n_timesteps))
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Estimate eps (B, C, H, W) float32 at x_t (B, C, H, W) and base timesteps t (B,); drop a
@@ -99,11 +104,16 @@ class GuidedDiffusion:
         """
         y = None if self.label is None else torch.full_like(t, self.label)
         out: Tensor = self.model(x_t, t * self.timestep_scale, y)
-        return out[:, : self.info.channels]
+        answer = out[:, : self.info.channels]
+        if self.prediction == "epsilon":
+            return answer
+        a, s = self._weights[:, t][..., None, None, None]
+        return eps_of(self.prediction, answer, x_t, a, s)
 
     def to(self, device: torch.device | str) -> Self:
         """Move the weights to a device, in place."""
         self.model.to(device)
+        self._weights = self._weights.to(device)
         return self
 
 
@@ -132,11 +142,12 @@ def load_guided_diffusion(
     with torch.device("meta"):
         model = UNetModel(architecture.config)
     return GuidedDiffusion(
-        _fill(model, checkpoint).to(device),
+        _fill(model, checkpoint),
         _info(checkpoint),
         label=checkpoint.label,
         timestep_scale=scale,
-    )
+        prediction=architecture.prediction_type,
+    ).to(device)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

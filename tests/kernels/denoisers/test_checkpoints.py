@@ -22,6 +22,7 @@ from kernels.denoisers.guided_diffusion.checkpoints import (
 )
 from kernels.denoisers.guided_diffusion.classifier import ClassifierConfig, ClassifierModel
 from kernels.denoisers.guided_diffusion.unet import UNetConfig, UNetModel
+from kernels.schedule import cosine_alpha_bar
 from tests.kernels.denoisers.small_networks import (
     SMALL,
     SMALL_SETTINGS,
@@ -191,7 +192,11 @@ def test_timesteps_are_rescaled_where_the_model_was_trained_so(tmp_path: Path) -
         ({"class_cond": True}, "class_cond"),
         ({"channel_mult": "1,3"}, "channel_mult"),
         ({"channel_mult": 3}, "channel_mult"),
-        ({"predict_xstart": True}, "predicts the image"),
+        ({"prediction_type": "score"}, "prediction_type 'score' is unknown"),
+        (
+            {"predict_xstart": True, "prediction_type": "v_prediction"},
+            "predict_xstart is true and prediction_type 'v_prediction'",
+        ),
         ({"noise_schedule": "quadratic"}, "noise_schedule 'quadratic' is unknown"),
         ({"colour": 1}, "setting 'colour' is unknown"),
         ({"num_heads": "4"}, "num_heads is given as '4', which is not of type int"),
@@ -373,3 +378,34 @@ def test_variance_is_dropped_only_where_it_was_learned(tmp_path: Path) -> None:
     weights = filled(UNetModel(replace(SMALL, out_channels=3)))
     denoiser = load_guided_diffusion(save(tmp_path / "m.safetensors", weights), **SMALL_SETTINGS)
     assert denoiser(torch.ones(1, 3, 32, 32), torch.tensor([5])).shape == (1, 3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        ({"predict_xstart": True}, "sample"),
+        ({"prediction_type": "sample"}, "sample"),
+        ({"prediction_type": "v_prediction"}, "v"),
+        ({"predict_xstart": False}, "eps"),
+    ],
+)
+def test_the_answer_means_what_the_settings_say(
+    tmp_path: Path, settings: dict[str, Any], kind: str
+) -> None:
+    weights = small_weights()
+    path = save(tmp_path / "m.pt", weights)
+    denoiser = load_guided_diffusion(path, **SMALL_SETTINGS, **settings)
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    t = torch.tensor([20, 700])
+    alpha_bar = torch.from_numpy(cosine_alpha_bar(1000)[t.numpy()]).float()[:, None, None, None]
+    answer = reference_eps(SMALL, weights, x, t)
+    eps = denoiser(x, t)
+    clean = (x - (1 - alpha_bar).sqrt() * eps) / alpha_bar.sqrt()
+    means = {
+        "eps": eps,
+        "sample": clean,
+        "v": alpha_bar.sqrt() * eps - (1 - alpha_bar).sqrt() * clean,
+    }
+    torch.testing.assert_close(means[kind], answer, rtol=1e-3, atol=1e-3)
+    plain = describe_guided_diffusion(path, **SMALL_SETTINGS)
+    assert (denoiser.info.content == plain.content) == (kind == "eps")
