@@ -18,12 +18,16 @@ if TYPE_CHECKING:  # numpy is loaded by whoever reads pixels, not by whoever loo
 
     Pixels: TypeAlias = NDArray[Any]
     Marks: TypeAlias = NDArray[np.bool_]
+    Opacity: TypeAlias = NDArray[np.uint8]
 
 UNNAMED = ((), ("Red", "Green", "Blue"))
 """Names of three bands that are one picture, where the format does not say."""
 Dtype = Literal["uint8", "int16", "uint16", "float32"]
 Format = Literal["PNG", "JPEG", "JPEG 2000", "PNM", "TIFF", "OME-Zarr", "Zarr", "slide", "staged"]
-MaskForm = Literal["", "mask", "alpha"]
+MaskForm = Literal["", "mask", "alpha", "associated"]
+"""How an image says beside its samples which are none: masks, or alpha, with which colours may be
+multiplied (associated).
+"""
 ITEMSIZE: dict[str, int] = {
     "uint8": 1,
     "int16": 2,
@@ -167,6 +171,13 @@ class Reader(Protocol):
 
         None where all are. A sample is none where the file says so, by whatever means it has:
         nodata, NaN, a mask, alpha, or no bytes at all.
+        """
+        ...
+
+    def opacity(self, box: Box) -> Opacity | None:
+        """Return how opaque the pixels of a window are, (C, h, w) or (1, h, w), 255 wholly.
+
+        None where all valid ones are. What is not valid by another rule need not be 0 here.
         """
         ...
 

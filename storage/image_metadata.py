@@ -119,7 +119,8 @@ class ImageMetadata:
 def _mask(validity: Mapping[str, Any] | None) -> MaskForm:
     if validity is None:
         return ""
-    return "alpha" if validity["as"] == "alpha" else "mask"
+    said = validity["as"]
+    return said if said in ("alpha", "associated") else "mask"
 
 
 def _decode_icc(text: object) -> bytes | None:

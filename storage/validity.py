@@ -44,9 +44,22 @@ def both(one: Marks | None, other: Marks | None) -> Marks | None:
     return np.asarray(one & other)
 
 
-def marked(valid: NDArray[np.bool_] | None, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Return what is stored of samples (C, h, w). valid: (C, h, w) or (1, h, w); None: all."""
+def opacity_of(alpha: Pixels, peak: float) -> NDArray[np.uint8]:
+    """Return stored alpha, of the same shape, in 8 bits; nothing but 0 becomes 0."""
+    eight_bits = np.rint(alpha.astype(np.float64) * (VALID / peak)).clip(0, VALID)
+    return np.where(alpha > 0, np.maximum(eight_bits, 1), 0).astype(np.uint8)
+
+
+def marked(
+    valid: NDArray[np.bool_] | NDArray[np.uint8] | None, shape: tuple[int, ...]
+) -> NDArray[np.uint8]:
+    """Return what is stored of samples (C, h, w).
+
+    valid: (C, h, w) or (1, h, w), true or as opaque as it is; None: all, wholly.
+    """
     if valid is None:
         return np.full(shape, VALID, np.uint8)
-    stored = valid.astype(np.uint8) * np.uint8(VALID)
+    stored = valid.astype(np.uint8)
+    if valid.dtype == bool:
+        stored *= np.uint8(VALID)
     return np.ascontiguousarray(np.broadcast_to(stored, shape))

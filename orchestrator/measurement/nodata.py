@@ -17,8 +17,11 @@ from orchestrator.measurement.input_file import open_file, read_measured, stand_
 from orchestrator.measurement.mask_reading import known_by_mask, open_mask
 from orchestrator.run_folder import RunDir
 from storage.box import Box
+from storage.validity import VALID, marked
 
 Marks = NDArray[np.bool_]
+WITH_OPACITY = ("alpha", "associated")
+"""Forms of validity in which a pixel may be partly opaque."""
 
 
 def keeps_nodata(plan: Plan) -> bool:
@@ -33,9 +36,9 @@ def keeps_nodata(plan: Plan) -> bool:
 
 def carry_nodata(
     run: RunDir, plan: Plan, box: Box, pixels: NDArray[Any]
-) -> tuple[NDArray[Any], Marks | None]:
+) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
     """Return the stored pixels (C, h, w) of the output's `box` with the input's own samples where
-    those are none, and which these are; None: nowhere.
+    those are none, and how opaque the pixels are, 0 where these lie; None: 255 everywhere.
 
     An output of other bands than the input has no data where every band of the input has none.
     """
@@ -50,13 +53,18 @@ def carry_nodata(
     if under.empty:
         return pixels, None
     reader = open_file(spec, run.staged_input)
+    place = under.shift(*(spec.crop or (0, 0))[:2])
     try:
-        stored, empty = read_measured(plan, reader, under.shift(*(spec.crop or (0, 0))[:2]))
+        stored, empty = read_measured(plan, reader, place)
+        opacity = reader.opacity(place) if spec.keep_mask in WITH_OPACITY else None
     finally:
         reader.close()
     empty = kept_empty(run, plan, under, empty)
-    if empty is None or not empty.any():
+    soft = opacity is not None and bool((opacity < VALID).any())
+    if not soft and (empty is None or not empty.any()):
         return pixels, None
+    if empty is None:
+        empty = np.zeros((1, *under.shape), bool)
     source = stored.astype(pixels.dtype)
     if len(stored) != len(pixels):
         source = np.full_like(stored[:1], _no_value(plan), pixels.dtype)
@@ -64,16 +72,26 @@ def carry_nodata(
         empty = np.asarray(empty.all(axis=0, keepdims=True))
     part = under.scale(scale).intersect(inner)
     inside = part.shift(-under.y0 * scale, -under.x0 * scale).slices()
-    fine, values = (
+    fine, values, opaque = (
         array.repeat(scale, axis=1).repeat(scale, axis=2)[(slice(None), *inside)]
-        for array in (empty, source)
+        for array in (empty, source, _opaque(empty, opacity))
     )
     target = (slice(None), *part.shift(-inner.y0, -inner.x0).slices())
     out = pixels.copy()
     np.copyto(out[target], values, where=fine)
-    marks = np.zeros(pixels.shape, bool)
-    marks[target] = fine
+    marks = np.full(pixels.shape, VALID, np.uint8)
+    marks[target] = opaque
     return out, marks
+
+
+def _opaque(empty: Marks, opacity: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    """Return how opaque samples are: 0 where they stay empty, wholly where they were filled."""
+    if opacity is None:
+        return marked(~empty, empty.shape)
+    if len(opacity) != len(empty):
+        opacity = opacity[:1]
+    filled = np.where(opacity == 0, np.uint8(VALID), opacity)
+    return np.where(empty, np.uint8(0), filled)
 
 
 def _no_value(plan: Plan) -> float:

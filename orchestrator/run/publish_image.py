@@ -27,6 +27,7 @@ from storage.image_metadata import ImageMetadata
 from storage.publishing.display_windows import Window, display_windows
 from storage.publishing.publish import plan_levels
 from storage.publishing.pyramid_writer import Publication
+from storage.validity import marked
 
 # Rows that are taken from float32 to the published dtype at a time.
 STRIP = 512
@@ -67,13 +68,13 @@ def publish_block(run: RunDir, plan: Plan, row: int, col: int) -> None:
     cells = LevelCells.open(run, plan.levels[0])
     box = writer.levels[0].box(row, col)
     pixels = np.empty((plan.out_channels, *box.shape), plan.dtype)
-    valid = np.ones(pixels.shape, bool) if writer.masked else None
+    valid = marked(None, pixels.shape) if writer.masked else None
     for y0 in range(box.y0, box.y1, STRIP):
         strip = Box(y0, box.x0, min(y0 + STRIP, box.y1), box.x1)
         rows = slice(strip.y0 - box.y0, strip.y1 - box.y0)
-        pixels[:, rows], none = _finished(run, plan, cells, strip)
-        if valid is not None and none is not None:
-            valid[:, rows] = ~none
+        pixels[:, rows], opacity = _finished(run, plan, cells, strip)
+        if valid is not None and opacity is not None:
+            valid[:, rows] = opacity
     with ThreadPoolExecutor(THREADS) as pool:
         writer.write(row, col, pixels, pool, valid=valid)
         writer.climb(row, col, pool)
@@ -134,8 +135,8 @@ def _says_nodata(plan: Plan) -> bool:
 
 def _finished(
     run: RunDir, plan: Plan, cells: LevelCells, box: Box
-) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-    """Return the published samples of a box, (C, h, w), and which of them are none."""
+) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
+    """Return the published samples of a box, (C, h, w), and how opaque they are; None: wholly."""
     values = plan.bands.published(cells.read(box))
     pixels = _apart_from_nodata(plan, values, plan.values.from_unit(values))
     return carry_nodata(run, plan, box, pixels)

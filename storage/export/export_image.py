@@ -111,7 +111,8 @@ def _encoded(
     if kind == "png":
         validity = image.open_validity()
         if validity is not None:
-            rows = png_jpeg.with_alpha(validity, rows)
+            multiplied = image.metadata.mask == "associated"
+            rows = png_jpeg.with_alpha(validity, rows, multiplied=multiplied)
         return png_jpeg.encode_png(rows, icc)
     return png_jpeg.encode_jpeg(rows, icc, quality)
 

@@ -10,6 +10,7 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
+from storage.export.tiff_tiles import alpha_samples
 from storage.zarr_format.published_image import PublishedImage
 
 _START_OF_IMAGE = b"\xff\xd8"
@@ -39,14 +40,23 @@ def read_rows(image: PublishedImage) -> NDArray[Any]:
     return rows[..., 0] if channels == 1 else rows
 
 
-def with_alpha(validity: PublishedImage, rows: NDArray[Any]) -> NDArray[Any]:
-    """Return the rows with a last sample that is 0 where a band is no measurement, else full."""
-    valid = read_rows(validity)
-    opaque = valid != 0 if valid.ndim == 2 else (valid != 0).all(axis=2)
-    full = np.iinfo(rows.dtype).max
-    alpha = (opaque * full).astype(rows.dtype)[..., None]
+def with_alpha(validity: PublishedImage, rows: NDArray[Any], *, multiplied: bool) -> NDArray[Any]:
+    """Return the rows with their alpha as a last sample, 0 where a band is no measurement."""
+    opacity = read_rows(validity)
+    opacity = opacity.reshape(*opacity.shape[:2], -1).transpose(2, 0, 1)
+    alpha = alpha_samples(opacity, str(rows.dtype))[..., None]
     colours = rows.reshape(*rows.shape[:2], -1)
+    if multiplied:
+        colours = _divided(colours, alpha)
     return np.ascontiguousarray(np.concatenate([colours, alpha], axis=2))
+
+
+def _divided(colours: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
+    """Return colours that were multiplied by alpha (associated) as PNG has them."""
+    most = np.iinfo(colours.dtype).max
+    share = np.maximum(alpha, 1) / most
+    plain = np.rint(colours / share).clip(0, most).astype(colours.dtype)
+    return np.where(alpha == 0, colours, plain)
 
 
 def encode_png(rows: NDArray[Any], icc: bytes | None) -> list[memoryview | bytes]:

@@ -161,9 +161,15 @@ def all_valid(validity: PublishedImage, number: int, box: Box) -> NDArray[np.boo
 
 
 def opaque(validity: PublishedImage, number: int, box: Box, dtype: str) -> Pixels:
-    """Return a window of an alpha channel, (h, w) of 0 and the largest value of a whole dtype."""
-    most = np.iinfo(dtype).max
-    return np.where(all_valid(validity, number, box), np.array(most, dtype), np.array(0, dtype))
+    """Return a window of an alpha channel, (h, w) of 0 to the largest value of a whole dtype."""
+    return alpha_samples(validity.read(number, box), dtype)
+
+
+def alpha_samples(opacity: NDArray[np.uint8], dtype: str) -> Pixels:
+    """Return the alpha of pixels, (h, w) in a whole dtype, of the opacity (C, h, w) of samples."""
+    least = opacity.min(axis=0)
+    factor = np.iinfo(dtype).max // np.iinfo(np.uint8).max
+    return np.asarray(least.astype(dtype) * np.dtype(dtype).type(factor))
 
 
 class MaskEncoder:

@@ -187,7 +187,7 @@ def _write_tables(
                 tile=(TILE, TILE),
                 photometric="rgb" if _rgb(image) else "minisblack",
                 planarconfig="contig" if image.channels + alpha > 1 and not planar else None,
-                extrasamples=["unassalpha"] if alpha else None,
+                extrasamples=[_alpha_kind(image)] if alpha else None,
                 subfiletype=0 if first else 1,
                 iccprofile=image.metadata.icc if first else None,
                 extratags=list(tags) if first else [],
@@ -338,7 +338,13 @@ def _as_alpha(image: PublishedImage, levels: int, compression: str) -> bool:
     whole_unsigned = image.dtype in ("uint8", "uint16")
     if not image.metadata.mask or not whole_unsigned or compression == "jpeg":
         return False
-    return image.metadata.mask == "alpha" or (levels > 1 and _for_slide_viewers(image))
+    as_before = image.metadata.mask in ("alpha", "associated")
+    return as_before or (levels > 1 and _for_slide_viewers(image))
+
+
+def _alpha_kind(image: PublishedImage) -> str:
+    """Return the name of the extra sample: whether colours are multiplied by it."""
+    return "assocalpha" if image.metadata.mask == "associated" else "unassalpha"
 
 
 def _for_slide_viewers(image: PublishedImage) -> bool:

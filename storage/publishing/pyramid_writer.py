@@ -26,7 +26,7 @@ from storage import atomic_files
 from storage.image_metadata import VALIDITY, ImageMetadata
 from storage.validity import marked
 from storage.zarr_format import ome_metadata, zarr_json
-from storage.zarr_format.downsample import any_of_four, halve
+from storage.zarr_format.downsample import halve, most_of_four
 from storage.zarr_format.shard import PyramidLevel, Shard, encode_shard
 
 UNFINISHED = f".publish{atomic_files.PARTIAL}"
@@ -50,11 +50,11 @@ class Publication:
     masked: bool = False
     """Whether an image of the same shape beside this one says which samples are valid."""
     is_validity: bool = False
-    """Whether this is such an image: a coarser sample is then valid where one of four is."""
+    """Whether this is such an image: a coarser sample is then the most of four."""
 
     @property
     def validity(self) -> Publication | None:
-        """Return the writer of that image: 255 where a sample is valid, 0 where it is none."""
+        """Return the writer of that image: how opaque a sample is, 0 where it is none."""
         if not self.masked:
             return None
         levels = tuple(replace(level, dtype="uint8") for level in self.levels)
@@ -83,7 +83,7 @@ class Publication:
             attributes=attributes,
             window=window,
             shown=shown,
-            reduced="any" if self.is_validity else "mean",
+            reduced="most" if self.is_validity else "mean",
         )
         if self.validity is not None:
             ome_metadata.add_member(group, VALIDITY, self.validity._group_of(metadata))
@@ -139,13 +139,13 @@ class Publication:
         pixels: NDArray[Any],
         pool: Executor,
         number: int = 0,
-        valid: NDArray[np.bool_] | None = None,
+        valid: NDArray[np.bool_] | NDArray[np.uint8] | None = None,
     ) -> None:
         """Write a shard of a level; when this returns, bytes and name survive a power cut.
 
-        pixels: (C, h, w), the shard's box clipped to the image. valid: which of them are, where the
-        image says it beside them; their shard is there before that of the pixels. The same pixels
-        give the same bytes.
+        pixels: (C, h, w), the shard's box clipped to the image. valid: which of them are, or how
+        opaque (0 to 255), where the image says it beside them; their shard is there before that of
+        the pixels. The same pixels give the same bytes.
         """
         if self.validity is not None:
             self.validity.write(row, col, marked(valid, pixels.shape), pool, number)
@@ -167,14 +167,14 @@ class Publication:
             valid = None if validity is None else validity._stored(number - 1, row, col) != 0
             return self.halved(pixels, valid)
 
-        def any_valid(row: int, col: int) -> NDArray[Any]:
+        def most_valid(row: int, col: int) -> NDArray[Any]:
             assert validity is not None
             return validity.halved(validity._stored(number - 1, row, col))
 
         pixels = self.gathered(number, row, col, halved)
         valid = None
         if validity is not None:
-            valid = validity.gathered(number, row, col, any_valid) != 0
+            valid = validity.gathered(number, row, col, most_valid)
         self.write(row, col, pixels, pool, number, valid)
 
     def _stored(self, number: int, row: int, col: int) -> NDArray[Any]:
@@ -207,8 +207,7 @@ class Publication:
     def halved(self, pixels: NDArray[Any], valid: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """Return the 2 x 2 means of a shard's valid samples: its part of the next level."""
         if self.is_validity:
-            known = any_of_four(pixels != 0)
-            return marked(known, known.shape)
+            return most_of_four(pixels)
         if self.only_finite and pixels.dtype.kind == "f":
             finite = np.isfinite(pixels)
             valid = finite if valid is None else finite & valid

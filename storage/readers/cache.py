@@ -12,7 +12,7 @@ from storage.box import Box
 from storage.image import Reader, check_inside
 
 if TYPE_CHECKING:
-    from storage.image import Marks, Pixels
+    from storage.image import Marks, Opacity, Pixels
 
     _Block = tuple[Pixels, Marks | None]
 
@@ -79,6 +79,10 @@ class CachedReader:
                     valid = np.ones(out.shape, bool)
                 valid[(slice(None), *in_window)] = marks[(slice(None), *in_block)]
         return out, valid
+
+    def opacity(self, box: Box) -> Opacity | None:
+        """Return how opaque the pixels are, read anew; see `Reader.opacity`."""
+        return self._reader.opacity(box)
 
     def close(self) -> None:
         """Release the blocks and the file."""

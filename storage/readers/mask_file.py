@@ -18,7 +18,7 @@ from storage.validity import both
 
 if TYPE_CHECKING:
     from storage.box import Box
-    from storage.image import ImageInfo, Marks, Pixels, Reader
+    from storage.image import ImageInfo, Marks, Opacity, Pixels, Reader
 
 _SUFFIX = ".msk"
 # TIFF and BigTIFF, little and big endian.
@@ -86,6 +86,10 @@ class MaskedReader:
         pixels, valid = self._reader.read_valid(box)
         marks = self._mask.read(box)[list(self._bands)]
         return pixels, both(valid, np.asarray(marks != 0))
+
+    def opacity(self, box: Box) -> Opacity | None:
+        """Return how opaque the pixels of the image itself are; see `Reader.opacity`."""
+        return self._reader.opacity(box)
 
     def close(self) -> None:
         """Release both files."""

@@ -23,7 +23,7 @@ from storage.units import micrometres
 
 if TYPE_CHECKING:
     from storage.box import Box
-    from storage.image import Marks, Pixels
+    from storage.image import Marks, Opacity, Pixels
 
 # Of these tifffile makes the image itself, faster and without the detour over RGBA.
 _BY_TIFFFILE = {"aperio", "hamamatsu", "generic-tiff", "trestle"}
@@ -127,6 +127,10 @@ class SlideReader:
         bands = on_white.astype(np.uint8).transpose(2, 0, 1)[list(self._bands)]
         taken = np.asarray(region[..., 3][None] != 0)
         return np.ascontiguousarray(bands), taken
+
+    def opacity(self, box: Box) -> Opacity | None:
+        """Return None: what a scanner took is opaque."""
+        return None
 
     def close(self) -> None:
         """Close the slide."""

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from storage import atomic_files
 from storage.box import Box
 from storage.byte_source import ByteSource, is_url
@@ -96,7 +98,10 @@ def _copy(
             pixels, valid = reader.read_valid(box)
             _write(folder, box, pixels, blocks.chunk)
             if reader.info.mask:
+                opacity = reader.opacity(box)
                 marks = marked(valid, pixels.shape)
+                if opacity is not None:
+                    marks = np.minimum(marks, opacity)
                 _write(folder / VALIDITY, box, marks, blocks.chunk)
             done += 1
             if progress:

@@ -51,9 +51,11 @@ def halve(pixels: Array, nodata: float | None = None, valid: Marks | None = None
     return np.where(count > 0, means, pixels[:, ::2, ::2] if empty is None else empty)
 
 
-def any_of_four(valid: Marks) -> Marks:
-    """Return which of the 2 x 2 means of (C, H, W) samples are made of a valid one at least."""
-    return _sums(_evened(valid), np.uint8) > 0
+def most_of_four(values: Array) -> Array:
+    """Return the largest of 2 x 2 samples, (C, H, W) -> (C, ceil(H/2), ceil(W/2))."""
+    even = _evened(values)
+    rows = np.maximum(even[:, 0::2], even[:, 1::2])
+    return np.maximum(rows[:, :, 0::2], rows[:, :, 1::2])
 
 
 def _known(pixels: Array, empty: Array | None, valid: Marks | None) -> Marks | None:

@@ -28,7 +28,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 
 _REDUCED = {
     "mean": "2 x 2 means, halves rounded up; the last odd row or column is repeated",
-    "any": "255 where one of 2 x 2 samples is valid, else 0",
+    "most": "the largest of 2 x 2 samples: 0 where none is valid, 255 wholly opaque",
 }
 
 

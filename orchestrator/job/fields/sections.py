@@ -65,7 +65,7 @@ class InputSpec(Section):
     the file.
     """
 
-    keep_mask: Literal["mask", "alpha"] | None = None
+    keep_mask: Literal["mask", "alpha", "associated"] | None = None
     """The file says beside its samples which of them are none, and the output says it so again.
     Read from the file.
     """

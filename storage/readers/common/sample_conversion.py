@@ -11,12 +11,12 @@ import numpy as np
 from storage.box import Box
 from storage.image import Dtype, ImageInfo, check_inside
 from storage.readers.common import exif
-from storage.validity import both, by_value
+from storage.validity import both, by_value, opacity_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from storage.image import Marks, Pixels
+    from storage.image import Marks, Opacity, Pixels
 
 # Sample types that fit another one exactly, and become it; others are delivered as is or refused.
 WIDENED: dict[str, Dtype] = {"int8": "int16", "float16": "float32"}
@@ -57,6 +57,8 @@ class SampleConversion:
 
     alpha: int | None = None
     """The stored sample that is 0 where a pixel has no data."""
+    alpha_peak: float | None = None
+    """What is wholly opaque; None: the largest value of the stored type, 1 of floats."""
     key: tuple[int, ...] | None = None
     """The stored samples of pixels without data (a colour key, or transparent palette numbers)."""
 
@@ -125,6 +127,7 @@ class ConvertingReader:
         self._decoder = decoder
         self._conversion = conversion
         self._masks = tuple(masks)
+        self._latest: tuple[Box, Pixels] | None = None
 
     def read(self, box: Box) -> Pixels:
         """Return (C, h, w) in the delivered dtype; see `Reader.read`."""
@@ -142,12 +145,23 @@ class ConvertingReader:
         count = len(conversion.samples)
         pixels = self._upright(conversion.apply(stored[:count], self.info.dtype))
 
+        self._latest = (box, stored[-1:])
         valid = by_value(pixels, self.info.nodata)
         marks = [conversion.opaque(stored)] if conversion.has_transparency else []
         marks += [mask.read(place) for mask in self._masks]
         for mark in marks:
             valid = both(valid, self._upright(mark))
         return pixels, valid
+
+    def opacity(self, box: Box) -> Opacity | None:
+        """Return how opaque the pixels are, (1, h, w); see `Reader.opacity`."""
+        sample = self._conversion.alpha
+        if sample is None:
+            return None
+        latest, alpha = self._latest or (None, None)
+        if latest != box or alpha is None:  # else the stored samples were read a moment ago
+            alpha = self._decoder.read(_stored_box(box, self.info), (sample,))
+        return self._upright(opacity_of(alpha, self._conversion.alpha_peak or _peak(alpha)))
 
     def _upright(self, stored: NDArray[Any]) -> NDArray[Any]:
         """Turn (C, h, w) as the image is turned."""
@@ -162,6 +176,10 @@ class ConvertingReader:
         self._decoder.close()
         for mask in self._masks:
             mask.close()
+
+
+def _peak(alpha: Pixels) -> float:
+    return float(np.iinfo(alpha.dtype).max) if alpha.dtype.kind in "iu" else 1.0
 
 
 def _stored_box(box: Box, info: ImageInfo) -> Box:

@@ -196,8 +196,12 @@ def _describe(
     transparent = alpha_band is not None and alpha_band not in bands
     conversion = samples.conversion
     if transparent:
-        conversion = replace(conversion, alpha=alpha_band)
-    mask, valid_by = _validity(pages, frames, alpha=transparent, nodata=nodata is not None)
+        bits = int(page.bitspersample)
+        peak = (1 << bits) - 1.0 if page.dtype.kind == "u" else None
+        conversion = replace(conversion, alpha=alpha_band, alpha_peak=peak)
+    mask, valid_by = _validity(
+        pages, frames, alpha=alpha if transparent else "", nodata=nodata is not None
+    )
     info = ImageInfo(
         path=path,
         format="TIFF",
@@ -244,7 +248,7 @@ def _refuse_classes(path: str, page: tifffile.TiffPage) -> None:
 
 
 def _validity(
-    pages: tuple[tifffile.TiffPage, ...], frames: Frames, *, alpha: bool, nodata: bool
+    pages: tuple[tifffile.TiffPage, ...], frames: Frames, *, alpha: Alpha, nodata: bool
 ) -> tuple[MaskForm, str]:
     """Return how the file says which pixels are valid, beside a nodata value, and that in words."""
     words = []
@@ -254,7 +258,9 @@ def _validity(
         words.append("mask page")
     if not nodata and any(map(unwritten, pages)):
         words.append("tiles without bytes")
-    form: MaskForm = "alpha" if words == ["alpha channel"] else "mask" if words else ""
+    form: MaskForm = "mask" if words else ""
+    if words == ["alpha channel"]:
+        form = "associated" if alpha == "associated" else "alpha"
     return form, " and ".join(words)
 
 

@@ -33,7 +33,7 @@ from storage.readers.zarr_arrays.image_array import ImageArray, find_image
 from storage.validity import both, by_value
 
 if TYPE_CHECKING:
-    from storage.image import Marks, Pixels
+    from storage.image import Marks, Opacity, Pixels
 
 # Chunks above this side, or with more planes than this besides the wanted one, are staged: a window
 # would decode much that it does not need.
@@ -79,6 +79,10 @@ class AnyZarrReader:
             return pixels, valid
         marks = self._read(self._validity, box)
         return pixels, both(valid, np.asarray(marks != 0))
+
+    def opacity(self, box: Box) -> Opacity | None:
+        """Return what lies beside the pixels, (C, h, w); see `Reader.opacity`."""
+        return None if self._validity is None else self._read(self._validity, box)
 
     def close(self) -> None:
         """Do nothing: no file stays open."""

@@ -24,7 +24,7 @@ from storage.zarr_format.published_image import PublishedImage
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from storage.image import Marks, Pixels
+    from storage.image import Marks, Opacity, Pixels
 
 STAGED = "gigarestore_staged"
 """Attribute under which a staged array keeps what its source file said."""
@@ -216,7 +216,11 @@ class ZarrReader:
         """Return pixels and which of them are valid; see `Reader.read_valid`."""
         pixels = self.read(box)
         valid = by_value(pixels, self.info.nodata)
-        return pixels, both(valid, None if self._marks is None else self._marks.read(box))
+        return pixels, both(valid, None if self._marks is None else self._marks.read(box) != 0)
+
+    def opacity(self, box: Box) -> Opacity | None:
+        """Return what lies beside the pixels, (C, h, w); see `Reader.opacity`."""
+        return None if self._marks is None else self._marks.read(box)
 
     def read(self, box: Box) -> Pixels:
         """Return (C, h, w) in the stored dtype; see `Reader.read`."""
@@ -240,9 +244,9 @@ class _Marks:
                 "write it again"
             )
 
-    def read(self, box: Box) -> Marks:
+    def read(self, box: Box) -> Opacity:
         """Return (C, h, w)."""
-        return np.asarray(_window(self._folder, self._array, box) != 0)
+        return _window(self._folder, self._array, box)
 
 
 def _window(folder: Path, array: zarr.Array[Any], box: Box) -> NDArray[Any]:

@@ -6,6 +6,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import rasterio
+import tifffile
 from rasterio.enums import MaskFlags
 
 from orchestrator.events import BatchCommitted
@@ -76,7 +77,7 @@ def test_masked_samples_stay_so_and_are_exported_as_a_mask(tmp_path, job, serial
         assert np.array_equal(dataset.read(bands), again)
         assert np.array_equal(dataset.read_masks(1) != 0, fine)
         by_alpha = MaskFlags.alpha in dataset.mask_flag_enums[0]
-    assert by_alpha == (reader.info.mask == "alpha")
+    assert by_alpha == (reader.info.mask != "mask")
     assert open_image(tmp_path / "e.tif").info.mask == reader.info.mask
 
 
@@ -279,3 +280,36 @@ def test_a_masked_array_is_refused_rather_than_taken_for_measured():
     with pytest.raises(PlanError, match=r"the image is a masked array, .* samples are masked"):
         array_image(pixels, None)
     array_image(np.ma.masked_less(made.samples(1)[0], 0), None)
+
+
+@pytest.mark.parametrize("associated", [False, True])
+def test_soft_alpha_comes_out_as_soft_as_it_was(tmp_path, job, serially, associated):
+    """Staged (PNG) or read by windows (TIFF), through the folder, a TIFF and a PNG."""
+    colours = made.samples(3)
+    alpha = np.linspace(0, 255, 80).astype("uint8")[None].repeat(80, axis=0)
+    if associated:
+        colours = (colours * (alpha / 255.0)).astype("uint8")
+        path = tmp_path / "in.tif"
+        rows = np.dstack([*colours, alpha])
+        tifffile.imwrite(path, rows, photometric="rgb", extrasamples=["assocalpha"])
+    else:
+        path = made.png(tmp_path / "in.png", np.dstack([*colours, alpha]))
+    out = tmp_path / "out.zarr"
+    serially(job(path, out, task=TWICE, tiling=ONE_LEVEL))
+    assert verify_run(out).passed
+    fine = alpha.repeat(2, 0).repeat(2, 1)
+    reader = open_image(out)
+    assert np.array_equal(reader.opacity(reader.info.box)[1], fine)
+    assert np.array_equal(reader.read_valid(reader.info.box)[1][2], fine > 0)
+
+    export(out, tmp_path / "e.tif")
+    with tifffile.TiffFile(tmp_path / "e.tif") as tiff:
+        assert int(tiff.pages[0].extrasamples[0]) == (1 if associated else 2)
+        assert np.array_equal(tiff.pages[0].asarray()[..., 3], fine)
+    export(out, tmp_path / "e.png")
+    rows = imagecodecs.png_decode((tmp_path / "e.png").read_bytes())
+    assert np.array_equal(rows[..., 3], fine)
+    stored = reader.read(reader.info.box).transpose(1, 2, 0)
+    shown = rows[..., :3] * (rows[..., 3:] / 255.0) if associated else rows[..., :3]
+    seen = (stored <= fine[..., None]).all(axis=2) if associated else fine > 0
+    assert np.abs(shown[seen] - stored[seen].astype(float)).max() <= 0.6

@@ -34,6 +34,9 @@ class CountingReader:
         self.pixels += box.area
         return self._reader.read_valid(box)
 
+    def opacity(self, box):
+        return self._reader.opacity(box)
+
     def close(self):
         self._reader.close()
 
