@@ -117,7 +117,18 @@ def _of_all(looks: list[BandLook], info: ImageInfo) -> RangeSurvey:
             return RangeSurvey(_numbers(declared, info), name)
     low, high = joint.used
     found = f"fitted to the samples, which lie between {low:g} and {high:g}"
-    return RangeSurvey(_fitted(joint, info), found)
+    return RangeSurvey(_fitted(joint, info), found, _unlike(joint))
+
+
+def _unlike(look: BandLook) -> str | None:
+    """Say which values have had no say, and what may be meant by them."""
+    if not look.apart:
+        return None
+    named = " and ".join(f"{value:g}" for value in look.apart)
+    return (
+        f"many samples are {named}, far from all others, and had no say in the range; "
+        "if that stands for no data, state it in the file (gdal_edit.py -a_nodata)"
+    )
 
 
 def _declared(info: ImageInfo) -> Iterator[tuple[Ends, str]]:

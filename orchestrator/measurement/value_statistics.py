@@ -29,6 +29,10 @@ HEADROOM = 0.25
 # How far a range follows single samples beyond what most of them use, as a part of the spread: both
 # ends together.
 REACH = 1.5
+# A value stands apart that lies farther from all others than this many times what they spread.
+APART = 2.0
+# Samples that there must be besides it.
+FEWEST = 64
 # Levels of the narrowest range of whole numbers: less is their rounding.
 LEAST_LEVELS = 16.0
 
@@ -80,15 +84,37 @@ class BandLook:
     """But for TAIL of them on either side."""
     ends: tuple[float, float]
     """All that were seen."""
+    apart: tuple[float, ...] = ()
+    """Values far away from all others that many samples have, as one that stands for no data: they
+    are left out.
+    """
 
 
 def look_at(samples: Stored) -> BandLook | None:
     """Return what samples lie between; None where there are none."""
     if not samples.size:
         return None
-    marks = (0, TAIL, 1 - TAIL, 1)
-    least, low, high, most = (float(v) for v in np.quantile(samples, marks, method="nearest"))
-    return BandLook((low, high), (least, most))
+    apart = []
+    for extreme in (samples.min(), samples.max()):
+        rest = samples[samples != extreme]
+        if _stands_apart(float(extreme), samples, rest):
+            apart.append(float(extreme))
+            samples = rest
+    least, low, high, most = _quantiles(samples, (0, TAIL, 1 - TAIL, 1))
+    return BandLook((low, high), (least, most), tuple(apart))
+
+
+def _stands_apart(value: float, samples: Stored, rest: Stored) -> bool:
+    """Tell whether a value that many samples have lies farther from all others than they spread."""
+    if samples.size - rest.size <= TAIL * samples.size or rest.size < FEWEST:
+        return False
+    low, high = _quantiles(rest, (TAIL, 1 - TAIL))
+    gap = max(float(rest.min()) - value, value - float(rest.max()))
+    return high > low and gap > APART * (high - low)
+
+
+def _quantiles(samples: Stored, marks: tuple[float, ...]) -> list[float]:
+    return [float(value) for value in np.quantile(samples, marks, method="nearest")]
 
 
 def of_all_bands(looks: list[BandLook]) -> BandLook:
@@ -96,6 +122,7 @@ def of_all_bands(looks: list[BandLook]) -> BandLook:
     return BandLook(
         used=(min(look.used[0] for look in looks), max(look.used[1] for look in looks)),
         ends=(min(look.ends[0] for look in looks), max(look.ends[1] for look in looks)),
+        apart=tuple(sorted({value for look in looks for value in look.apart})),
     )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from kernels.denoisers.prior_metadata import domain_statistics
 from orchestrator.arrays import Array
 from orchestrator.events import DomainChecked
+from orchestrator.job.fields.pixel_rules import FIRST
 from orchestrator.job.plan import Plan
 from orchestrator.measurement.measurement_reader import level_measured
 from orchestrator.measurement.windows import MeasuredWindow, to_channels
@@ -105,6 +106,9 @@ def probe(run: RunDir, plan: Plan) -> Iterator[Array]:
         picture = _pooled(
             measured, round(y * measured.height), round(x * measured.width), SIDE, pool
         )
+        if plan.rules != FIRST:
+            # Single samples far outside of black and white say nothing of the picture's kind.
+            picture = picture.clip(-1.0, 1.0)
         yield from plan.bands.split(to_channels(picture, plan.bands.stored))[:GROUPS]
 
 

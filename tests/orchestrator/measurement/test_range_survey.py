@@ -193,7 +193,7 @@ def test_a_task_that_takes_all_bands_together_has_one_range(tmp_path, task):
     assert not plan_job(JobSpec.build({"input": {"path": str(path)}, "task": task})).values.bands
     pairs = ((0, 40_000), (0, 2_000), (0, 2_000))
     stated = {"input": {"path": str(path), "values": pairs}, "task": task}
-    with pytest.raises(PlanError, match=r"takes one range.*give --range LOW,HIGH"):
+    with pytest.raises(PlanError, match=r"takes one range|one level for all bands"):
         plan_job(JobSpec.build(stated))
 
 
@@ -213,3 +213,24 @@ def test_bands_with_ranges_of_their_own_are_restored_to_their_means(cli, tmp_pat
     assert "of each band: some use little of the others' range" in job
     verified = cli("verify", tmp_path / "o.zarr")
     assert verified.code == 0, verified.out + verified.err
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "high", "fill"),
+    [("float32", 0.05, 0.45, -9999), ("int16", -30, 900, -32768), ("uint16", 300, 900, 65535)],
+)
+def test_a_value_far_from_all_others_has_no_say_and_is_named(tmp_path, dtype, low, high, fill):
+    pixels = picture((48, 56), low, high).astype(dtype)
+    pixels[10:20, 5:30] = fill
+    plan = planned(saved(tmp_path, pixels))
+    assert plan.values.levels < 2 * (high - low)
+    assert f"many samples are {fill}" in plan.inputs.warnings[0]
+
+
+def test_saturated_and_sparse_bright_samples_do_not_stand_apart(tmp_path):
+    pixels = picture((96, 96), 100, 1500)
+    pixels[10:40, 5:30] = 4095
+    pixels[pixels > 1300] += np.random.default_rng(2).normal(1200, 500, (pixels > 1300).sum())
+    plan = planned(saved(tmp_path, pixels.clip(0, 4095).astype("uint16")))
+    assert plan.values.high >= 4095
+    assert not plan.inputs.warnings
