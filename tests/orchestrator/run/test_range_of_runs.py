@@ -14,6 +14,7 @@ from orchestrator.measurement import value_statistics
 from orchestrator.planning.resolve import load_plan, plan_job
 from orchestrator.run.lifecycle import resume
 from orchestrator.run.serial_executor import SerialExecutor
+from orchestrator.run.verify import verify_run
 from orchestrator.run_folder import RunDir
 
 
@@ -116,3 +117,18 @@ def test_noise_in_percent_is_of_the_range_that_a_restoration_has(make_picture, c
     ).values.levels
     assert 3_500 < levels < 12_300
     assert added.std() == pytest.approx(0.05 * levels, rel=0.1)
+
+
+@pytest.mark.parametrize("outlier", [4.0, 1e30])
+def test_single_floats_far_outside_of_the_range_are_no_other_kind_of_picture(
+    make_picture, job, serially, tmp_path, outlier
+):
+    pixels = make_picture(24, 20, 1, "uint16")[0] / np.float32(200_000)
+    pixels[5, 6] = outlier
+    tifffile.imwrite(tmp_path / "in.tif", pixels)
+    serially(job(tmp_path / "in.tif", tmp_path / "out"))
+    assert load_plan(RunDir(tmp_path / "out")).values.high < 1
+    if outlier == 4.0:  # beside 1e30 no float is exact to a level
+        assert verify_run(tmp_path / "out").consistent
+    group = json.loads((tmp_path / "out" / "zarr.json").read_text())
+    assert group["attributes"]["gigarestore"]["domain"]["residual"] < 1
