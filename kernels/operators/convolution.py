@@ -53,7 +53,9 @@ class Convolution(Operator):
 
     stencil: Stencil
     valid: Tensor
-    """(B, 1, H, W) bool, true where a measurement's support lies inside both tile and picture."""
+    """(B, 1, H, W) bool, true where a measurement's support lies inside both tile and picture; (B,
+    C, H, W) where each channel lacks measurements of its own.
+    """
     threshold: float = field()
     steps: int = STEPS
     scale: int = 1

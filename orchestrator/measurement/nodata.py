@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.sampling.method_registry import describe_method
 from orchestrator.arrays import Array
 from orchestrator.job.fields.pixel_rules import FIRST
 from orchestrator.job.plan import Plan
@@ -32,6 +33,21 @@ def keeps_nodata(plan: Plan) -> bool:
     beneath = plan.task.measured and plan.task.picture and spec.path is not None
     says = spec.keep_nodata is not None or spec.keep_mask is not None or spec.positive
     return beneath and (says or spec.dtype == "float32")
+
+
+def gaps_stay_open(plan: Plan) -> bool:
+    """Tell whether samples without data are left out of the measurement of level 0, instead of what
+    is near standing in for them.
+
+    A blur is undone by amplifying, so that no smooth stand-in agrees with the true samples beside
+    it: the picture between would ring to black and white. Noise bounds the amplification, and is
+    told apart by singular values, which there are none of where samples are left out.
+    """
+    stencil = plan.task.stencil
+    blurred = stencil is not None and stencil.scale == 1
+    possible = describe_method(plan.spec.sampling.method).takes != "spectral"
+    exact = possible and not plan.spec.task.noisy
+    return plan.rules != FIRST and blurred and exact and keeps_nodata(plan)
 
 
 def carry_nodata(

@@ -21,6 +21,7 @@ from kernels.sampling.constraints import Measurement
 from orchestrator.job.fields.pixel_rules import FIRST
 from orchestrator.job.fields.tolerance import threshold, tolerance
 from orchestrator.job.plan import Level, Plan
+from orchestrator.measurement.nodata import gaps_stay_open
 
 Corners = tuple[int, int, int, int]
 
@@ -31,14 +32,18 @@ def tile_measurement(
     """Return the measurement of tiles at a level.
 
     y: (B, C', h, w), NaN where unknown. boxes: the tiles' windows y0, x0, y1, x1 in px of the
-    level. fine: (B, 1, P, P) known pixels of a mask at output resolution.
+    level. fine: (B, 1, P, P) known pixels of a mask at output resolution. Where gaps stay open all
+    tiles have some or none has (TileSampler.restore).
     """
     task = plan.task
     known = ~torch.isnan(y)
     y = torch.nan_to_num(y)
     channels = plan.denoiser.channels
     if task.stencil is not None and level.index == 0:
-        operator = _stencilled(task.stencil, plan, level, boxes)
+        given = None
+        if gaps_stay_open(plan) and not bool(known.all()):
+            given = _replicated(known, channels)
+        operator = _stencilled(task.stencil, plan, level, boxes, given)
         level_unit = 2.0 / plan.values.levels
         return Measurement(
             operator,
@@ -90,15 +95,19 @@ def rounding_gain(operator: Operator, shape: tuple[int, int, int]) -> float:
     return float(operator.A(errors).std())
 
 
-def _stencilled(stencil: Stencil, plan: Plan, level: Level, boxes: Sequence[Corners]) -> Operator:
+def _stencilled(
+    stencil: Stencil, plan: Plan, level: Level, boxes: Sequence[Corners], given: Tensor | None
+) -> Operator:
+    """Return the operator of overlapping measurements; given: which of them there are, (B, C, P, P)
+    bool; None: all whose support lies inside.
+    """
     side = plan.tile
     least = threshold(stencil, plan.dtype)
     inside = [(-y0, -x0, level.height - y0, level.width - x0) for y0, x0, _, _ in boxes]
-    if stencil.separable:
+    if stencil.separable and given is None:
         return Separable.build(stencil, side, inside, least)
-    return Convolution(
-        stencil, torch.stack([valid_mask(stencil, side, box) for box in inside]), least
-    )
+    valid = torch.stack([valid_mask(stencil, side, box) for box in inside])
+    return Convolution(stencil, valid if given is None else valid & given.cpu(), least)
 
 
 def _replicated(y: Tensor, channels: int) -> Tensor:

@@ -18,7 +18,7 @@ from orchestrator.job.fields.pixel_rules import FIRST
 from orchestrator.job.plan import Level, Plan
 from orchestrator.job.trajectory import trajectory
 from orchestrator.measurement.measurement_reader import fine_known, level_measured
-from orchestrator.measurement.nodata import is_empty, keeps_nodata
+from orchestrator.measurement.nodata import gaps_stay_open, is_empty, keeps_nodata
 from orchestrator.measurement.tile_input import TileInput
 from orchestrator.measurement.windows import MeasuredWindow, to_channels
 from orchestrator.run_folder import RunDir
@@ -91,6 +91,8 @@ class TileReader:
             under = [side // level.posed.scale for side in box]
             wide = self._wide(measured, level, box)
             y = _inside(wide, START_MARGIN)
+            if level.index == 0 and gaps_stay_open(self.plan):
+                y = measured.read(*under)
             empty = keeps_nodata(self.plan) and is_empty(self.plan, measured.read(*under))
         if self.fine_known is not None and level.index == 0 and with_measured:
             fine = self.fine_known.read(*box)

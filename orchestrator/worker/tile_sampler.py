@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from orchestrator.job.class_guidance import ClassGuide, network_label
 from orchestrator.job.fields.pixel_rules import FIRST
 from orchestrator.job.plan import Level, Plan
 from orchestrator.job.trajectory import Trajectory, trajectory
+from orchestrator.measurement.nodata import gaps_stay_open
 from orchestrator.measurement.tile_input import TileInput
 from orchestrator.tiling.grid import TileKey
 from orchestrator.worker.eps_power import eps_power, probe_boxes
@@ -87,7 +89,19 @@ class TileSampler:
         same, because a tile's result does not depend on its batch. Raises what the device raises
         where one tile does not fit, TileError where the network gives no pixels.
         """
-        left = list(tiles)
+        for alike in self._alike(tiles):
+            yield from self._restore(alike, tiles)
+
+    def _alike(self, tiles: dict[TileKey, TileInput]) -> list[list[TileKey]]:
+        """Return the tiles in lists whose measurements have one form (gaps_stay_open)."""
+        if not gaps_stay_open(self.plan):
+            return [list(tiles)]
+        gaps = [key for key, tile in tiles.items() if tile.y is not None and np.isnan(tile.y).any()]
+        return [gaps, [key for key in tiles if key not in gaps]]
+
+    def _restore(
+        self, left: list[TileKey], tiles: dict[TileKey, TileInput]
+    ) -> Iterator[tuple[TileKey, Array]]:
         while left:
             first = left[: self.fitting or len(left)]
             results = self._sample({key: tiles[key] for key in first})
