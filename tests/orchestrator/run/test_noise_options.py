@@ -69,10 +69,11 @@ def test_counts_are_denoised_better_than_as_noise_of_one_level(denoised, tmp_pat
 
 
 @pytest.mark.parametrize("model", ["poisson:100,20", "speckle:4"])
-def test_an_interrupted_run_goes_on_to_the_same_bytes(
-    job, serially, write_picture, published_files, tmp_path, model
+def test_an_interrupted_run_of_two_levels_goes_on_to_the_same_bytes_and_keeps_the_mean(
+    job, serially, write_picture, published_files, published_pixels, tmp_path, model
 ):
-    source = write_picture(tmp_path / "in.tif", counted(blobs(100, 4000), 100))
+    pixels = counted(blobs(400, 4000), 100)
+    source = write_picture(tmp_path / "in.tif", pixels)
     tiling = {"tile": 32, "stride": 24, "levels": 2}
     task = {"name": "denoise", "noise": model}
 
@@ -92,6 +93,8 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
         serially(named("out"), [stop])
     assert resume(tmp_path / "out", SerialExecutor()).resumed > 0
     assert published_files(tmp_path / "out") == published_files(tmp_path / "whole")
+    if model.startswith("poisson"):
+        assert published_pixels(tmp_path / "out").mean() == pytest.approx(pixels.mean(), rel=0.01)
 
 
 def test_a_fitted_gain_stands_in_the_job(job, write_picture, tmp_path):
