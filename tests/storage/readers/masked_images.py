@@ -6,6 +6,7 @@ import zlib
 import imagecodecs
 import numpy as np
 import rasterio
+import rasterio.shutil
 import tifffile
 from rasterio.enums import ColorInterp
 
@@ -68,6 +69,20 @@ def page_with_overviews(path):
     with rasterio.Env(**env), rasterio.open(path, "r+") as dataset:
         dataset.build_overviews([2, 4])
     return path
+
+
+def mask_of_a_cog(path):
+    plain = page_of_bits(path.with_name("plain.tif"))
+    options = {"blocksize": 128, "overview_count": 2, "compress": "lzw"}
+    rasterio.shutil.copy(plain, path, driver="COG", **options)
+    return path
+
+
+def mask_beside_jpeg(path):
+    env = {"GDAL_TIFF_INTERNAL_MASK": True}
+    options = {"compress": "jpeg", "photometric": "YCBCR", "tiled": True}
+    sides = {"blockxsize": 32, "blockysize": 32}
+    return write(path, samples(3), mask=VALID, env=env, **options, **sides)
 
 
 def page_of_photometric_alone(path):
@@ -146,6 +161,8 @@ BY_GDAL = (
     page_of_bits,
     page_of_bytes,
     page_with_overviews,
+    mask_of_a_cog,
+    mask_beside_jpeg,
     page_of_photometric_alone,
     file_beside,
     alpha_of_16_bits,
