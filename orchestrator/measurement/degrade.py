@@ -29,7 +29,7 @@ from orchestrator.measurement.windows import MeasuredWindow
 from storage import atomic_files
 from storage.box import Box
 from storage.export.small_image import check_name, write_image
-from storage.image import ImageInfo
+from storage.image import ImageInfo, Reader
 from storage.pixels import peak
 from storage.readers.reader_registry import open_image
 from storage.readers.zarr_arrays.cs_coefficients import CsInfo, create_coefficients
@@ -68,7 +68,7 @@ def degrade(spec: JobSpec, out: Path, seed: int, overwrite: bool = False) -> tup
     info = image.info
     top = peak(image.info.dtype)
     clean = MeasuredWindow(
-        info.height, info.width, lambda *box: image.read(Box(*box)).astype(np.float32)
+        info.height, info.width, lambda *box: _measured(image, Box(*box)).astype(np.float32)
     )
     sigma = spec.task.sigma
     if spec.task.sigma_unit == "fraction":
@@ -91,6 +91,19 @@ def degrade(spec: JobSpec, out: Path, seed: int, overwrite: bool = False) -> tup
         )
     write_image(out, measurement)
     return measurement.shape
+
+
+def _measured(image: Reader, box: Box) -> Pixels:
+    """Return a window of a clean image; raises PlanError where it holds samples without data, which
+    have no measurement.
+    """
+    pixels, valid = image.read_valid(box)
+    if valid is not None and not valid.all():
+        raise PlanError(
+            f"{image.info.path}: {int((~valid).sum())} samples without data in the window {box}; a "
+            "clean image has none: crop it, or fill them by `restore --task inpaint`"
+        )
+    return pixels
 
 
 def _levels(spec: JobSpec, info: ImageInfo) -> float:

@@ -313,3 +313,11 @@ def test_soft_alpha_comes_out_as_soft_as_it_was(tmp_path, job, serially, associa
     shown = rows[..., :3] * (rows[..., 3:] / 255.0) if associated else rows[..., :3]
     seen = (stored <= fine[..., None]).all(axis=2) if associated else fine > 0
     assert np.abs(shown[seen] - stored[seen].astype(float)).max() <= 0.6
+
+
+def test_samples_without_data_are_not_degraded_as_if_they_were_measured(tmp_path, cli):
+    path = made.page_of_bits(tmp_path / "in.tif")
+    ended = cli("degrade", path, tmp_path / "small.tif", "--scale", 4)
+    assert ended.code == 2
+    assert "samples without data in the window" in ended.err
+    assert not (tmp_path / "small.tif").exists()
