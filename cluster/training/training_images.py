@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.resample import fill_unknown
 from kernels.training.near_duplicates import SIDE, Hashes, smallest_hashes, window_hashes
 from orchestrator.errors import PlanError
 from orchestrator.job.bands import Bands
@@ -54,9 +55,13 @@ class Picture:
 
     def read(self, box: Box, group: int) -> Unit:
         """Return a window (C, h, w) in [-1, 1] as the network sees it: one group of the image's
-        bands.
+        bands. Samples without data are filled from what is near.
         """
-        return self.bands.split(self.values.to_unit(self.reader.read(box)))[group]
+        pixels, valid = self.reader.read_valid(box)
+        picture = self.values.to_unit(pixels)
+        if valid is not None and not valid.all():
+            picture = fill_unknown(np.where(valid, picture, np.float32(np.nan)))
+        return self.bands.split(picture)[group]
 
     def describe(self) -> dict[str, Any]:
         """Return what a model card says of the image."""

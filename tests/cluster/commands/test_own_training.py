@@ -7,6 +7,7 @@ import signal
 import time
 from dataclasses import replace
 
+import imagecodecs
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -203,9 +204,9 @@ def test_crops_are_read_by_windows_whatever_the_size(tmp_path, write_picture):
             self.info = reader.info
             self.largest = 0
 
-        def read(self, box):
+        def read_valid(self, box):
             self.largest = max(self.largest, box.area)
-            return self.reader.read(box)
+            return self.reader.read_valid(box)
 
     path = write_picture(
         tmp_path / "large.tif", np.tile(scene(4, 256, 256), (1, 4, 4)), tile=(64, 64)
@@ -216,6 +217,21 @@ def test_crops_are_read_by_windows_whatever_the_size(tmp_path, write_picture):
     crops = [source.crop(np.random.default_rng(i), 1, 16) for i in range(60)]
     assert {crop.shape for crop in crops} == {(3, 16, 16)}
     assert 0 < reader.largest <= 32 * 32
+
+
+def test_samples_without_data_teach_nothing(tmp_path):
+    """What lies under an alpha of 0 is white; crops hold what is near instead."""
+    pixels = scene(6, 96, 96)
+    pixels = (pixels * 0.6).astype(pixels.dtype)
+    valid = np.ones((96, 96), bool)
+    valid[20:70, 30:60] = False
+    pixels[:, ~valid] = 255
+    alpha = (valid * 255).astype("uint8")
+    path = tmp_path / "in.png"
+    path.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(np.dstack([*pixels, alpha]))))
+    images = open_training_images([path], tmp_path, 0, 3, None)
+    crops = [images.train.crop(np.random.default_rng(i), 1, 32) for i in range(30)]
+    assert max(float(crop.max()) for crop in crops) < 0.6
 
 
 def test_an_area_smaller_than_a_crop_is_continued(tmp_path, write_picture):
