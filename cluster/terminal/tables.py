@@ -158,52 +158,11 @@ def _useful_table(plan: Plan, outlook: Forecast) -> Table:
 
 def print_verification(verification: Verification) -> None:
     """Print what a verification found, one line each."""
-    print(f"complete: {'yes' if verification.complete else 'NO'}")
+    for check in verification.checks:
+        verdict = "pass" if check.passed else "FAIL"
+        print(f"{verdict}  {check.name + ':':14s} {check.says}")
     for tile in verification.substituted:
         print(f"NOT RESTORED: {tile_name(tile)}: what was measured stands in for it")
-
-    consistency = verification.consistency
-    if consistency is None:
-        print("consistency: no measurement (generation)")
-    else:
-        print(
-            f"consistency |A x - y|: max {consistency.max:.3f}, RMS {consistency.rms:.3f} grey "
-            f"levels over {consistency.cells:,} values "
-            f"(limit {verification.limit:.2f}: {_verdict(verification)}); "
-            f"{consistency.clipped:,} more with clipped pixels, max {consistency.clipped_max:.3f}"
-        )
-
-    validity = verification.validity
-    if validity is not None:
-        verdict = "holds" if validity.sound else "VIOLATED"
-        print(
-            f"samples without data: {validity.lost:,} valid ones lost, {validity.unfilled:,} "
-            f"unknown ones not filled, {validity.invented:,} others made up ({verdict})"
-        )
-
-    seams = verification.seams
-    along = {"rows": seams.rows, "columns": seams.columns, "overall": seams.overall}
-    for name, ratio in along.items():
-        error = "" if ratio.lines < 2 else f" +- {ratio.stderr:.3f}"
-        print(f"seam ratio, {name}: {ratio.ratio:.3f}{error} over {ratio.lines} edges")
-    print(
-        "seam ratio against lines of every phase of the operator's lattice: "
-        f"{seams.unphased.ratio:.3f}"
-    )
-
-
-def _verdict(verification: Verification) -> str:
-    """Say whether the result agrees with what was measured."""
-    if verification.noisy:
-        return "noisy measurement, residual expected"
-    if verification.consistent:
-        return "holds"
-    if verification.all_clipped:
-        return (
-            "NOT SHOWN: every value has a pixel at black or white, where rounding is not all that "
-            "errs"
-        )
-    return "VIOLATED"
 
 
 def tile_name(tile: Mapping[str, Any]) -> str:

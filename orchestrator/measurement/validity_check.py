@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.job.fields.pixel_rules import FIRST
+from orchestrator.job.fields.sections import NAN
 from orchestrator.job.plan import Plan
 from orchestrator.measurement.consistency import WINDOW, windows
-from orchestrator.measurement.input_file import read_measured
+from orchestrator.measurement.input_file import equals, read_measured
 from orchestrator.measurement.measurement_reader import input_known, open_input
 from orchestrator.measurement.nodata import keeps_nodata, kept_empty
 from orchestrator.run_folder import RunDir
@@ -41,7 +42,8 @@ def validity(run: RunDir, plan: Plan, image: Reader) -> ValidityCounts | None:
     """Count over the whole image, by windows; None where the output has no samples without data."""
     spec = plan.spec.input
     has_value = image.info.nodata is not None or plan.dtype == "float32"
-    marked = has_value or spec.keep_mask is not None
+    named = spec.nodata is not None and spec.nodata != NAN
+    marked = has_value or named or spec.keep_mask is not None
     beneath = plan.task.measured and plan.task.picture and spec.path is not None
     if not (marked and beneath) or plan.rules == FIRST:
         return None
@@ -52,6 +54,8 @@ def validity(run: RunDir, plan: Plan, image: Reader) -> ValidityCounts | None:
     lost = 0
     unfilled = 0
     invented = 0
+    asked_samples = 0
+    as_before = 0
     for box in windows(*(spec.size or (0, 0)), side=max(WINDOW // scale, 1)):
         stored, empty = read_measured(plan, source, box)
         nothing = np.zeros(stored.shape, bool)
@@ -70,7 +74,13 @@ def validity(run: RunDir, plan: Plan, image: Reader) -> ValidityCounts | None:
         blank = np.zeros(pixels.shape, bool) if published is None else ~published
         lost += _count(blank, valid, scale)
         unfilled += _count(blank, asked, scale)
+        if named and spec.nodata is not None:
+            asked_samples += int(asked.sum()) * scale**2
+            as_before += _count(equals(pixels, spec.nodata) & ~blank, asked, scale)
         invented += _count(~blank, keeps, scale)
+    # What was filled can have the value that marked it, by chance: most of it cannot.
+    if 2 * as_before > asked_samples:
+        unfilled += as_before
     return ValidityCounts(lost=lost, unfilled=unfilled, invented=invented)
 
 

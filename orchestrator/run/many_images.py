@@ -233,7 +233,8 @@ def _verified(image: Image) -> dict[str, Any]:
             "noisy": verification.noisy,
         }
     if not verification.passed:
-        error = f"A x = y does not hold; see `gigarestore verify {image.root}`"
+        failing = ", ".join(check.name for check in verification.checks if not check.passed)
+        error = f"{failing}: not as it should be; see `gigarestore verify {image.root}`"
         facts |= {"state": "inconsistent", "error": error}
     return facts
 

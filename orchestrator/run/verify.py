@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.metrics import Consistency, SeamMeter, SeamReport
+from kernels.metrics import Consistency, Edge, SeamMeter, SeamReport, Standing
 from orchestrator.errors import PlanError
 from orchestrator.job.geometry import alignment
 from orchestrator.job.plan import Plan
@@ -24,27 +24,37 @@ from orchestrator.measurement.block_lattice import (
     output_kind,
 )
 from orchestrator.measurement.consistency import WINDOW, beside_limit, consistency
+from orchestrator.measurement.input_file import read_measured
 from orchestrator.measurement.measurement_reader import open_input
 from orchestrator.measurement.validity_check import ValidityCounts, validity
+from orchestrator.measurement.value_use import ValuesOfBoth, values_of_both
 from orchestrator.planning.resolve import load_plan
 from orchestrator.run.publish_image import substituted_tiles
+from orchestrator.run.pyramid_check import PyramidCounts, check_pyramid
+from orchestrator.run.verdicts import (
+    Check,
+    Limit,
+    consistency_check,
+    pyramid_checks,
+    seam_check,
+    validity_checks,
+    value_checks,
+)
 from orchestrator.run_folder import RunDir
 from orchestrator.tiling.axis import AxisGrid
 from storage.box import Box
 from storage.errors import DamagedError
 from storage.image import Reader
-from storage.image_metadata import VALIDITY
 from storage.publishing.publish import plan_levels
 from storage.readers.reader_registry import open_image
-from storage.zarr_format.shard import PyramidLevel as StoredLevel
-from storage.zarr_format.zarr_json import ZARR_JSON, object_key
 
-# float64 averages of integers are exact to far below this.
-EXACT = 1e-9
 # Lines to compare with are looked for so many coded blocks away.
 _BLOCKS_AWAY = 2
-# Version of what `verify --json` prints: 2 has `validity` and this number.
-VERSION = 2
+# A step across an edge of less than this share of the range is not seen.
+LEAST_STEP = 1 / 256
+# Version of what `verify --json` prints: 2 has `validity` and this number; 3 has `checks`,
+# `pyramid` and `values`, and leaves no value out of `consistency` but under the first pixel rules.
+VERSION = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +62,7 @@ class Verification:
     """What `gigarestore verify` says; errors in grey levels of the stored dtype."""
 
     path: str
-    complete: bool
+    pyramid: PyramidCounts
     consistency: Consistency | None
     """None for generation: there is no measurement."""
     limit: float
@@ -64,47 +74,56 @@ class Verification:
     noisy: bool
     """True when the measurement has noise: the residual is then expected, not an error."""
     seams: SeamReport
+    least_step: float
+    """Mean step across an edge that is too small to be a seam, stored levels."""
     validity: ValidityCounts | None
     """What became of samples without data; None where the image has no such samples."""
+    values: ValuesOfBoth
     substituted: list[dict[str, Any]]
     """Tiles that could not be restored, as the image's metadata says: level, row, col and box in
     px.
     """
 
     @property
-    def consistent(self) -> bool:
-        """Whether A x = y holds to the rounding of the stored dtype.
-
-        Values with a clipped pixel are counted apart, unless all are such: they must hold then, or
-        nothing is shown.
-        """
-        if self.consistency is None or self.noisy:
-            return True
-        found = self.consistency
-        if self.all_clipped:
-            return found.clipped_max <= self.limit + EXACT
-        beside = found.beside_max <= self.beside_limit + EXACT
-        elsewhere = found.elsewhere_max if found.beside else found.max
-        return beside and elsewhere <= self.limit + EXACT
+    def complete(self) -> bool:
+        """Whether every object of every level is there."""
+        return self.pyramid.missing == 0
 
     @property
-    def all_clipped(self) -> bool:
-        """Whether every measurement value has a pixel at a limit of the dtype under it."""
+    def checks(self) -> tuple[Check, ...]:
+        """Return what has been checked, in the order in which it is printed."""
         return (
-            self.consistency is not None
-            and self.consistency.cells == 0
-            and self.consistency.clipped > 0
+            *pyramid_checks(self.pyramid),
+            *self._consistency_checks(),
+            *validity_checks(self.validity),
+            seam_check(self.seams, self.least_step),
+            *value_checks(self.values, noisy=self.noisy),
         )
 
     @property
+    def consistent(self) -> bool:
+        """Whether A x = y holds to the rounding of the stored dtype."""
+        return all(check.passed for check in self._consistency_checks())
+
+    @property
     def passed(self) -> bool:
-        valid = self.validity is None or self.validity.sound
-        return self.complete and self.consistent and valid
+        return all(check.passed for check in self.checks)
+
+    def _consistency_checks(self) -> tuple[Check, ...]:
+        if self.consistency is None:
+            return ()
+        limits = Limit(self.limit, self.beside_limit)
+        return (consistency_check(self.consistency, limits, noisy=self.noisy),)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, with the version of this form."""
-        verdicts = {"consistent": self.consistent, "passed": self.passed}
-        return {"version": VERSION, **asdict(self), **verdicts}
+        checks = [asdict(check) for check in self.checks]
+        verdicts = {
+            "complete": self.complete,
+            "consistent": self.consistent,
+            "passed": self.passed,
+        }
+        return {"version": VERSION, **asdict(self), **verdicts, "checks": checks}
 
 
 def verify_run(root: Path) -> Verification:
@@ -128,38 +147,19 @@ def verify_run(root: Path) -> Verification:
     limit = 0.0
     if plan.task.measured:
         measured, limit = consistency(run, plan, image)
+    picture = _measured_picture(run, plan)
     return Verification(
         path=str(root),
-        complete=_complete(run, plan_levels(shape, plan.dtype), masked=_masked(plan)),
+        pyramid=check_pyramid(run, plan, plan_levels(shape, plan.dtype)),
         consistency=measured,
         limit=limit,
         beside_limit=beside_limit(plan.dtype, limit),
         noisy=plan.spec.task.noisy,
-        seams=seam_report(plan, partial(_only_valid, image), _measured_picture(run, plan)),
+        seams=seam_report(plan, partial(_only_valid, image), picture),
+        least_step=LEAST_STEP * plan.values.levels,
         validity=validity(run, plan, image),
+        values=values_of_both(plan, image, picture),
         substituted=substituted_tiles(run, plan),
-    )
-
-
-def _masked(plan: Plan) -> bool:
-    return plan.spec.input.keep_mask is not None
-
-
-def _complete(run: RunDir, levels: list[StoredLevel], *, masked: bool) -> bool:
-    """Tell whether every object of every level of the pyramid is there; what is in them is read at
-    level 0 only.
-
-    masked: an image of the same levels says which samples are valid.
-    """
-    images = [run.root, run.root / VALIDITY] if masked else [run.root]
-    numbers = range(len(levels))
-    folders = [image / str(number) for image in images for number in numbers]
-    levels = levels * len(images)
-    objects = (
-        f / object_key(*p) for f, level in zip(folders, levels, strict=True) for p in level.places()
-    )
-    return all((folder / ZARR_JSON).is_file() for folder in folders) and all(
-        path.is_file() for path in objects
     )
 
 
@@ -182,15 +182,18 @@ def seam_report(
     """Measure the seams of a picture of a plan's output, read by windows, along the edges of its
     tiles.
 
-    measured: the measurement; blocks in which it was coded are no seams.
+    measured: the measurement; blocks in which it was coded are no seams, nor is what steps there
+    already.
     """
     distances = None if measured is None else measured_distances(measured)
     grid = plan.levels[0].grid
+    row_edges = list(_edges(grid.rows, plan.height))
+    column_edges = list(_edges(grid.cols, plan.width))
     meter = SeamMeter(
         height=plan.height,
         width=plan.width,
-        row_edges=list(_edges(grid.rows, plan.height)),
-        column_edges=list(_edges(grid.cols, plan.width)),
+        row_edges=row_edges,
+        column_edges=column_edges,
         stride=grid.rows.stride,
         period=alignment(plan.task, 0, len(plan.levels) - 1),
         kinds=None if distances is None else _kinds(plan, *distances),
@@ -198,7 +201,41 @@ def seam_report(
     )
     for y0, x0, y1, x1 in meter.windows(WINDOW):
         meter.update(y0, x0, read(Box(y0, x0, y1, x1)))
-    return meter.result()
+    if measured is None:
+        return meter.result()
+    return meter.result(_edges_of_measurement(plan, measured, (row_edges, column_edges)))
+
+
+def _edges_of_measurement(
+    plan: Plan, measured: Reader, edges: tuple[list[int], list[int]]
+) -> dict[Edge, Standing]:
+    """Return how far the measurement's own lines under the tiles' edges stand out of the others."""
+    top, _, _, left = plan.spec.input.pad or (0, 0, 0, 0)
+    scale = plan.task.scale
+    info = measured.info
+    sides = (info.height, info.width)
+    under: list[dict[int, int]] = []
+    for places, begin, side in zip(edges, (top, left), sides, strict=True):
+        whole = [place for place in places if (place - begin) % scale == 0]
+        lines = {(place - begin) // scale: place for place in whole}
+        under.append({line: place for line, place in lines.items() if 0 < line < side})
+    meter = SeamMeter(
+        height=info.height,
+        width=info.width,
+        row_edges=sorted(under[0]),
+        column_edges=sorted(under[1]),
+        stride=max(plan.levels[0].grid.rows.stride // scale, 1),
+    )
+    for y0, x0, y1, x1 in meter.windows(WINDOW):
+        box = Box(y0, x0, y1, x1)
+        meter.update(y0, x0, _or_none(*read_measured(plan, measured, box)))
+    standing = meter.standing_out()
+    return {(axis, under[axis][line]): found for (axis, line), found in standing.items()}
+
+
+def _or_none(pixels: NDArray[Any], empty: NDArray[np.bool_] | None) -> NDArray[Any]:
+    """Return pixels as floats, NaN where they hold nothing."""
+    return pixels if empty is None else np.where(empty, np.nan, pixels.astype(np.float64))
 
 
 def _kinds(plan: Plan, rows: Distance, columns: Distance) -> tuple[Distance, Distance]:

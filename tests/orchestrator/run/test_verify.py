@@ -151,7 +151,7 @@ def test_a_lost_level_of_the_pyramid_is_found(
     stored_objects(out, level=1)[0].unlink()
     ended = cli("verify", out)
     assert ended.code == 1
-    assert "complete: NO" in ended.out
+    assert "FAIL  complete" in ended.out
 
 
 def test_an_image_of_another_shape_is_found(copy, cli):

@@ -1,0 +1,174 @@
+"""The verdicts of `verify`: a line for each thing that can be wrong with an output, its limit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kernels.metrics import Consistency, SeamReport
+from orchestrator.measurement.validity_check import ValidityCounts
+from orchestrator.measurement.value_use import ValuesOfBoth
+from orchestrator.run.pyramid_check import PyramidCounts
+
+# float64 averages of integers are exact to far below this.
+EXACT = 1e-9
+# Share of the samples that may be at black or white more than in the input: restoring contrast
+# takes some there.
+MOST_CUT = 0.10
+# How much of the range an output may use, in proportion to its input. Averages take little from the
+# spread of a picture, and noise adds to that of the input.
+LEAST_USED = 0.25
+MOST_USED = 4.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One thing that was checked."""
+
+    name: str
+    passed: bool
+    value: float
+    limit: float | None
+    """What the value may reach, at most; None: it is only told."""
+    says: str
+    """In words, with value and limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """How far A x may be from y, grey levels."""
+
+    everywhere: float
+    beside: float
+    """Where overlapping measurements see black or white."""
+
+
+def pyramid_checks(found: PyramidCounts) -> tuple[Check, ...]:
+    """Return whether everything is there, and whether coarser levels belong to it."""
+    there = Check(
+        name="complete",
+        passed=found.missing == 0,
+        value=found.missing,
+        limit=0,
+        says=f"{found.missing:,} objects of {found.levels} levels are missing",
+    )
+    if found.levels == 1:
+        return (there,)
+    pooled = Check(
+        name="pyramid",
+        passed=found.wrong == 0,
+        value=found.wrong,
+        limit=0,
+        says=f"{found.wrong:,} of {found.compared:,} samples of coarser levels are not the means "
+        "of the finer ones",
+    )
+    return there, pooled
+
+
+def consistency_check(found: Consistency, limit: Limit, *, noisy: bool) -> Check:
+    """Return whether A x = y holds to the rounding of the stored dtype.
+
+    Under the first pixel rules values with a clipped pixel are apart, unless all are such: they
+    must hold then, or nothing is shown.
+    """
+    if found.cells == 0 and found.clipped > 0:
+        return _all_clipped(found, limit, noisy=noisy)
+    elsewhere = found.elsewhere_max if found.beside else found.max
+    holds = elsewhere <= limit.everywhere + EXACT and found.beside_max <= limit.beside + EXACT
+    size = f"max {found.max:.3f}, RMS {found.rms:.3f} grey levels"
+    says = f"|A x - y| {size} over {found.cells:,} values"
+    if found.beside and found.beside_max > elsewhere:
+        says += f"; {elsewhere:.3f} away from black and white"
+    if found.clipped:
+        says += f"; {found.clipped:,} more with clipped pixels, max {found.clipped_max:.3f}"
+    if noisy:
+        says += " (noisy measurement, residual expected)"
+        return Check(name="consistency", passed=True, value=found.max, limit=None, says=says)
+    bound = limit.beside if found.beside else limit.everywhere
+    says += f" (limit {limit.everywhere:.2f}"
+    if found.beside:
+        says += f", beside black and white {limit.beside:.2f}"
+    says += f": {'holds' if holds else 'VIOLATED'})"
+    return Check(name="consistency", passed=holds, value=found.max, limit=bound, says=says)
+
+
+def _all_clipped(found: Consistency, limit: Limit, *, noisy: bool) -> Check:
+    holds = noisy or found.clipped_max <= limit.everywhere + EXACT
+    verdict = "holds" if holds else "NOT SHOWN"
+    says = (
+        f"|A x - y| max {found.clipped_max:.3f} grey levels over {found.clipped:,} values, all "
+        "with a pixel at black or white, where rounding is not all that errs "
+        f"(limit {limit.everywhere:.2f}: {verdict})"
+    )
+    return Check(
+        name="consistency",
+        passed=holds,
+        value=found.clipped_max,
+        limit=limit.everywhere,
+        says=says,
+    )
+
+
+def validity_checks(found: ValidityCounts | None) -> tuple[Check, ...]:
+    """Return what became of samples without data; nothing where the image has none."""
+    if found is None:
+        return ()
+    counts = {
+        "valid kept": (found.lost, "measured samples have lost their data"),
+        "filled": (found.unfilled, "unknown samples were not filled"),
+        "none made up": (found.invented, "samples without data were given some"),
+    }
+    return tuple(
+        Check(name=name, passed=count == 0, value=count, limit=0, says=f"{count:,} {what}")
+        for name, (count, what) in counts.items()
+    )
+
+
+def seam_check(found: SeamReport, least_step: float) -> Check:
+    """Return whether an edge between tiles stands out of the lines beside it.
+
+    least_step: a smaller step is none, stored levels.
+    """
+    ratio = found.overall
+    worst = found.worst
+    error = "" if ratio.lines < 2 else f" +- {ratio.stderr:.3f}"
+    says = f"seam ratio {ratio.ratio:.3f}{error} over {ratio.lines} edges"
+    if not ratio.lines:
+        return Check(name="seams", passed=True, value=1.0, limit=None, says="one tile, no edges")
+    excess = worst.excess(least_step)
+    if worst.limit is None:
+        says += "; too few lines beside them to tell more"
+        return Check(name="seams", passed=True, value=excess, limit=None, says=says)
+    says += (
+        f"; the worst edge stands out {excess:.2f} times as much as any of {worst.lines:,} lines "
+        f"beside the edges (limit {worst.limit:.2f})"
+    )
+    return Check(
+        name="seams", passed=excess <= worst.limit, value=excess, limit=worst.limit, says=says
+    )
+
+
+def value_checks(found: ValuesOfBoth, *, noisy: bool) -> tuple[Check, ...]:
+    """Return whether the output has about the range of its input."""
+    more = found.output_cut - found.input_cut
+    cut = Check(
+        name="not cut off",
+        passed=more <= MOST_CUT,
+        value=more,
+        limit=MOST_CUT,
+        says=f"{found.output_cut:.1%} of the samples are at black or white, {found.input_cut:.1%} "
+        f"of the input's (limit {MOST_CUT:.0%} more)",
+    )
+    if found.input_used is None:
+        return (cut,)
+    before = found.input_used
+    expected = found.input_used_without_noise if noisy else before
+    passed = LEAST_USED * (expected or 0.0) <= found.output_used <= MOST_USED * before
+    used = Check(
+        name="range used",
+        passed=passed,
+        value=found.output_used / before if before else 1.0,
+        limit=MOST_USED,
+        says=f"98 % of the samples use {found.output_used:.1%} of the range, the input's "
+        f"{before:.1%} (limits {LEAST_USED:g} to {MOST_USED:g} times)",
+    )
+    return cut, used
