@@ -286,7 +286,8 @@ class WorstEdge:
             ratio = self.ratio / max(self.usual_ratio, 1.0)
         step = 1.0
         if self.step > least_step:
-            step = self.step / max(self.usual_step, least_step)
+            usual = max(self.usual_step, least_step)
+            step = self.step / usual if usual > 0 else math.inf
         return max(ratio, step, 1.0)
 
 
@@ -460,7 +461,8 @@ class SeamMeter:
                 lines=len(others),
             )
             found.append(worst)
-        return max(found, key=lambda worst: worst.excess(0.0) / (worst.limit or math.inf))
+        # Without a limit nothing is told of an edge.
+        return max(found, key=lambda worst: worst.excess(0.0) / worst.limit if worst.limit else 0)
 
 
 def _nearly_largest(values: list[float], nothing: float) -> float:

@@ -22,6 +22,9 @@ Int64 = NDArray[np.int64]
 
 # Bins from one range below black to one above white.
 BINS = 3 << 14
+# Samples within this share of the range are near an end: of a cell whose mean is there some pixels
+# can be at the end.
+NEAR = 1 / 16
 # Percentiles between which samples count as in use.
 BETWEEN = (0.01, 0.99)
 # Between which normal noise spreads over so many standard deviations.
@@ -40,6 +43,7 @@ class ValueUse:
     high: float
     _counts: Int64
     _cut: int = 0
+    _near: int = 0
 
     @classmethod
     def of(cls, dtype: str, low: float, high: float) -> ValueUse:
@@ -52,9 +56,20 @@ class ValueUse:
         ends = (samples <= least) | (samples >= most)
         ends |= (samples == self.low) | (samples == self.high)
         self._cut += int(ends.sum())
-        place = (samples.astype(np.float64) - self.low) / (self.high - self.low) + 1.0
+        low, high = self.low + NEAR * self._levels, self.high - NEAR * self._levels
+        self._near += int((ends | (samples <= low) | (samples >= high)).sum())
+        place = (samples.astype(np.float64) - self.low) / self._levels + 1.0
         bins = (place * (BINS / 3)).clip(0, BINS - 1).astype(np.int64)
         self._counts += np.bincount(bins.ravel(), minlength=BINS)
+
+    @property
+    def _levels(self) -> float:
+        return self.high - self.low
+
+    @property
+    def near(self) -> float:
+        """Return the share of samples within NEAR of the range of an end, or beyond."""
+        return self._near / max(self.samples, 1)
 
     @property
     def samples(self) -> int:
@@ -82,7 +97,8 @@ class ValuesOfBoth:
 
     output_cut: float
     """Share of the samples at an end of the dtype or of the range."""
-    input_cut: float
+    input_near: float
+    """Share of the samples that are near an end, within NEAR of the range."""
     output_used: float
     """Distance between two percentiles, as a share of the range."""
     input_used: float | None
@@ -106,7 +122,7 @@ def values_of_both(plan: Plan, image: Reader, measured: Reader | None) -> Values
     seen = measured is not None and before.samples > 0
     return ValuesOfBoth(
         output_cut=output.cut,
-        input_cut=before.cut,
+        input_near=before.near,
         output_used=output.used,
         input_used=before.used if seen else None,
         input_used_without_noise=_without_noise(plan, before.used) if seen else None,

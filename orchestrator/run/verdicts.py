@@ -11,8 +11,8 @@ from orchestrator.run.pyramid_check import PyramidCounts
 
 # float64 averages of integers are exact to far below this.
 EXACT = 1e-9
-# Share of the samples that may be at black or white more than in the input: restoring contrast
-# takes some there.
+# Share of the samples that may be at black or white beyond those that are near them in the input:
+# restoring contrast takes some there.
 MOST_CUT = 0.10
 # How much of the range an output may use, in proportion to its input. Averages take little from the
 # spread of a picture, and noise adds to that of the input.
@@ -149,14 +149,14 @@ def seam_check(found: SeamReport, least_step: float) -> Check:
 
 def value_checks(found: ValuesOfBoth, *, noisy: bool) -> tuple[Check, ...]:
     """Return whether the output has about the range of its input."""
-    more = found.output_cut - found.input_cut
+    more = max(found.output_cut - found.input_near, 0.0)
     cut = Check(
         name="not cut off",
         passed=more <= MOST_CUT,
         value=more,
         limit=MOST_CUT,
-        says=f"{found.output_cut:.1%} of the samples are at black or white, {found.input_cut:.1%} "
-        f"of the input's (limit {MOST_CUT:.0%} more)",
+        says=f"{found.output_cut:.1%} of the samples are at black or white, {found.input_near:.1%} "
+        f"of the input's near them (limit {MOST_CUT:.0%} more)",
     )
     if found.input_used is None:
         return (cut,)
