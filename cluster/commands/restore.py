@@ -96,7 +96,9 @@ def report_outcome(outcome: Outcome) -> None:
         f"{outcome.tiles} tiles{resumed}{filled}, "
         f"{duration(outcome.seconds)}"
     )
-    for line in plan.inputs.findings:
+    from cluster.terminal.tables import range_lines
+
+    for line in (*plan.inputs.findings, *range_lines(plan)):
         print(line)
     for line in plan.inputs.warnings:
         complain(f"warning: {line}")

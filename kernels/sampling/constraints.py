@@ -79,12 +79,42 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Reach:
+    """Let clean estimates go as far outside of [-1, 1] as what was measured exactly does.
+
+    A picture is drawn between black and white. Where measured values lie beyond, an estimate that
+    ends there has no detail left but what the projection brings: the cells of the measurement.
+    """
+
+    least: Tensor
+    """(B, 1, 1, 1), at most -1."""
+    most: Tensor
+
+    @classmethod
+    def of(cls, y: Tensor) -> Reach:
+        """Return that of measurements (B, C, h, w), NaN where unknown."""
+        known = torch.nan_to_num(y)
+        least = known.amin(dim=(1, 2, 3), keepdim=True).clamp(max=-1.0)
+        return cls(least, known.amax(dim=(1, 2, 3), keepdim=True).clamp(min=1.0))
+
+    def clamp(self, x0: Tensor) -> Tensor:
+        """Return x0 (B, C, H, W) between the ends of its tile."""
+        return torch.minimum(torch.maximum(x0, self.least), self.most)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Problem:
     """Hold the constraints of a batch of tiles; None for those that the whole batch lacks."""
 
     guide: Measurement | None = None
     measurement: Measurement | None = None
     known: Known | None = None
+    reach: Reach | None = None
+    """How far the clean estimate may go; None: from -1 to 1."""
+
+    def within(self, x0: Tensor) -> Tensor:
+        """Return a clean estimate (B, C, H, W) within its reach."""
+        return x0.clamp(-1.0, 1.0) if self.reach is None else self.reach.clamp(x0)
 
     @property
     def constraints(self) -> tuple[Measurement | Known, ...]:

@@ -97,7 +97,7 @@ class Pigdm(GradientMethod):
             gain = step.s**2 / (step.a * self._doubt(step))
             x_hat = x_hat + gain * m.push
             if self.clip:
-                x_hat = x_hat.clamp(-1.0, 1.0)
+                x_hat = m.problem.within(x_hat)
         return _pinned(m.problem, x_hat)
 
     def post(
@@ -226,7 +226,7 @@ def evaluate_with_gradient(
                 eps = eps + shift[rows]
             x0 = coefficients.x0_x * x_t - coefficients.x0_eps * eps
             if clip:
-                x0 = x0.clamp(-1.0, 1.0)
+                x0 = constraints.within(x0)
 
         pull = _pull(x0, x_t)
         push = method.push(x0.detach(), pull, constraints, coefficients)

@@ -63,7 +63,13 @@ def estimate_with_pins(
     free = [i for i, is_pulled in enumerate(pulled) if not is_pulled]
     if free:
         eps[free], x0[free] = _estimate(
-            denoiser, step.select(free), x[free], timesteps[free], _rows(shift, free), clip
+            denoiser,
+            select(problem, free),
+            step.select(free),
+            x[free],
+            timesteps[free],
+            _rows(shift, free),
+            clip,
         )
     held = [i for i, is_pulled in enumerate(pulled) if is_pulled]
     if held:
@@ -85,6 +91,7 @@ def _rows(shift: Tensor | None, rows: Sequence[int]) -> Tensor | None:
 
 def _estimate(
     denoiser: Denoiser,
+    problem: Problem,
     step: Step,
     x: Tensor,
     timesteps: Tensor,
@@ -96,7 +103,7 @@ def _estimate(
     if shift is not None:
         eps = eps + shift
     x0 = step.x0_x * x - step.x0_eps * eps
-    return eps, x0.clamp(-1.0, 1.0) if clip else x0
+    return eps, problem.within(x0) if clip else x0
 
 
 def _pulled(
@@ -115,6 +122,6 @@ def _pulled(
     gain = (step.a**2 * VARIANCE + step.s**2) / (step.a * VARIANCE)
     conditioned = x0 + gain * push
     if clip:
-        conditioned = conditioned.clamp(-1.0, 1.0)
+        conditioned = problem.within(conditioned)
     eps = (x - step.a * conditioned) / step.s
     return eps, conditioned

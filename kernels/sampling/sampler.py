@@ -305,7 +305,7 @@ def _estimate(
         eps = eps + shift
     x0 = step.x0_x * x - step.x0_eps * eps
     if config.clip:
-        x0 = x0.clamp_(-1.0, 1.0)
+        x0 = problem.within(x0)
     return Moment(step, problem, x, eps, x0, None)
 
 

@@ -116,6 +116,9 @@ def _of_all(looks: list[BandLook], info: ImageInfo) -> RangeSurvey:
         if _suits(declared, joint.used):
             return RangeSurvey(_numbers(declared, info), name)
     low, high = joint.used
+    if low == high and info.dtype in UNSIGNED:
+        # Nothing was seen of what the image may hold elsewhere.
+        return RangeSurvey(_of_nothing(info).values, f"all samples that were seen are {low:g}")
     found = f"fitted to the samples, which lie between {low:g} and {high:g}"
     return RangeSurvey(_fitted(joint, info), found, _unlike(joint))
 

@@ -16,7 +16,7 @@ from kernels.operators.box_projection import clip_keeping_means
 from kernels.operators.compose import Compose, measurement_operator
 from kernels.operators.elementary import MaskedPool
 from kernels.operators.linear_operator import Operator
-from kernels.sampling.constraints import Known, Measurement, Problem, to
+from kernels.sampling.constraints import Known, Measurement, Problem, Reach, to
 from kernels.sampling.measured_means import with_measured_means
 from orchestrator.arrays import Array
 from orchestrator.job.fields.pixel_rules import FIRST
@@ -44,6 +44,7 @@ class TileProblems:
             guide=self._guide(level, tiles),
             measurement=self._measurement(level, keys, tiles),
             known=Known(known_masks, known),
+            reach=self._reach(level, tiles),
         )
 
     def finish(self, problem: Problem, level: Level, keys: list[TileKey], result: Tensor) -> Tensor:
@@ -152,6 +153,16 @@ class TileProblems:
             FACTOR, grey=False, known=unknown, channels=0, smooth=self._smooth
         )
         return Measurement(operator, self.stack([tile.guide for tile in tiles]))
+
+    def _reach(self, level: Level, tiles: list[TileInput]) -> Reach | None:
+        """Return how far estimates may go outside of black and white: as far as exact measurements
+        of a range that is not the dtype's do.
+        """
+        plan = self._plan
+        exact = plan.task.picture and level.sigma_y == 0
+        if plan.rules == FIRST or plan.values.full or not exact or tiles[0].y is None:
+            return None
+        return Reach.of(self.stack([tile.y for tile in tiles]))
 
     def _measurement(
         self, level: Level, keys: list[TileKey], tiles: list[TileInput]

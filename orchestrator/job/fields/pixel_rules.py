@@ -4,7 +4,8 @@
    a band that fills several channels is denoised at its own level, clipping may move a mean
 2  samples without data constrain nothing; each group of bands draws noise of its own; noise that
    is the same in all channels is told as that; black and white keep the means of cells;
-   inpainting begins with a spline; a mask is known from seven eighths of white
+   estimates go as far beyond black and white as exact measurements; inpainting begins with a
+   spline; a mask is known from seven eighths of white
 """
 
 from __future__ import annotations

@@ -81,7 +81,9 @@ def test_hot_pixels_and_holes_have_no_say(tmp_path):
 
 def test_an_image_of_one_value_and_one_without_data_have_a_range(tmp_path):
     constant = planned(saved(tmp_path, np.full((40, 40), 712, "uint16"))).values
-    assert constant.low <= 712 <= constant.high
+    assert constant.full
+    signed = planned(saved(tmp_path, np.full((40, 40), -71, "int16"), "s.tif")).values
+    assert signed.low <= -71 <= signed.high
     nothing = planned(saved(tmp_path, np.full((40, 40), np.nan, "float32"), "n.tif")).values
     assert nothing.low < nothing.high
 
@@ -234,3 +236,29 @@ def test_saturated_and_sparse_bright_samples_do_not_stand_apart(tmp_path):
     plan = planned(saved(tmp_path, pixels.clip(0, 4095).astype("uint16")))
     assert plan.values.high >= 4095
     assert not plan.inputs.warnings
+
+
+def test_a_look_at_a_huge_image_decodes_a_bounded_part_of_it(tmp_path):
+    import zarr
+
+    from orchestrator.measurement.range_survey import MOST_BYTES, windows_along
+    from storage.readers.reader_registry import inspect
+
+    for chunk, most in ((512, 8), (8192, 3)):
+        path = tmp_path / f"{chunk}.zarr"
+        shape = (4, 300_000, 300_000)
+        zarr.create_array(
+            str(path),
+            shape=shape,
+            chunks=(1, chunk, chunk),
+            dtype="uint16",
+            fill_value=700,
+            dimension_names=("c", "y", "x"),
+        )
+        info = inspect(path)
+        windows = windows_along(info)
+        assert windows == most
+        decoded = windows**2 * chunk**2 * 4 * 2
+        assert decoded <= max(MOST_BYTES, 9 * chunk**2 * 4 * 2)
+    small = planned(tmp_path / "512.zarr")
+    assert small.values.low <= 700 <= small.values.high
