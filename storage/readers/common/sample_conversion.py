@@ -60,12 +60,15 @@ class SampleConversion:
     alpha_peak: float | None = None
     """What is wholly opaque; None: the largest value of the stored type, 1 of floats."""
     key: tuple[int, ...] | None = None
-    """The stored samples of pixels without data (a colour key, or transparent palette numbers)."""
+    """The stored samples of pixels without data: a transparent colour."""
+    entry_opacity: NDArray[np.uint8] | None = None
+    """How opaque the colours of a palette are, (entries,); None: wholly."""
 
     @property
     def has_transparency(self) -> bool:
         """Whether the stored samples say which pixels are valid."""
-        return self.alpha is not None or self.key is not None
+        means = (self.alpha, self.key, self.entry_opacity)
+        return any(way is not None for way in means)
 
     @property
     def further(self) -> tuple[int, ...]:
@@ -79,9 +82,9 @@ class SampleConversion:
         """
         if self.alpha is not None:
             return np.asarray(stored[-1:] != 0)
+        if self.entry_opacity is not None:
+            return np.asarray(self.entry_opacity[stored[:1]] != 0)
         assert self.key is not None, "has_transparency was asked for"
-        if self.palette is not None:
-            return ~np.isin(stored[:1], self.key)
         wanted = np.array(self.key, stored.dtype).reshape(-1, 1, 1)
         return ~np.asarray((stored == wanted).all(axis=0, keepdims=True))
 
@@ -155,13 +158,16 @@ class ConvertingReader:
 
     def opacity(self, box: Box) -> Opacity | None:
         """Return how opaque the pixels are, (1, h, w); see `Reader.opacity`."""
-        sample = self._conversion.alpha
-        if sample is None:
+        conversion = self._conversion
+        entries = conversion.entry_opacity
+        if conversion.alpha is None and entries is None:
             return None
-        latest, alpha = self._latest or (None, None)
-        if latest != box or alpha is None:  # else the stored samples were read a moment ago
-            alpha = self._decoder.read(_stored_box(box, self.info), (sample,))
-        return self._upright(opacity_of(alpha, self._conversion.alpha_peak or _peak(alpha)))
+        latest, stored = self._latest or (None, None)
+        if latest != box or stored is None:  # else the stored samples were read a moment ago
+            stored = self._decoder.read(_stored_box(box, self.info), (conversion.alpha or 0,))
+        if entries is not None:
+            return self._upright(entries[stored])
+        return self._upright(opacity_of(stored, conversion.alpha_peak or _peak(stored)))
 
     def _upright(self, stored: NDArray[Any]) -> NDArray[Any]:
         """Turn (C, h, w) as the image is turned."""

@@ -10,10 +10,14 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from storage.byte_source import Data
 from storage.errors import FormatError
 from storage.readers.common import exif
+
+if TYPE_CHECKING:
+    from storage.image import Opacity
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PALETTE = 3
@@ -104,21 +108,31 @@ def read_header(path: str, data: Data) -> PngHeader:
 
 
 def transparent(header: PngHeader) -> tuple[int, ...] | None:
-    """Return the transparent colour, or the palette numbers without any opacity; None: no such.
+    """Return the transparent colour, None where there is none.
 
     Source: W3C PNG (third edition), section 11.3.1.1: samples of two bytes in grey and RGB, of
-    which the lowest bits count; one byte of alpha for each palette entry, others are opaque.
+    which the lowest bits count.
     """
     chunk = header.transparency
-    if chunk is None or header.samples in (2, 4):
-        return None
-    if header.palette is not None:
-        numbers = tuple(number for number, alpha in enumerate(chunk) if alpha == 0)
-        return numbers or None
-    if len(chunk) != 2 * header.samples:
+    if chunk is None or header.palette is not None or len(chunk) != 2 * header.samples:
         return None
     mask = (1 << header.bits) - 1
     return tuple(value & mask for value in struct.unpack(f">{header.samples}H", chunk))
+
+
+def entry_opacity(header: PngHeader) -> Opacity | None:
+    """Return how opaque the colours of the palette are, (entries,); None: all wholly.
+
+    Source: as for `transparent`: one byte of alpha for each of the first entries.
+    """
+    if header.transparency is None or header.palette is None:
+        return None
+    import numpy as np  # not for every header that is looked at
+
+    opacity = np.full(1 << header.bits, 255, np.uint8)
+    stated = np.frombuffer(header.transparency, np.uint8)[: len(opacity)]
+    opacity[: len(stated)] = stated
+    return opacity if bool((opacity < 255).any()) else None
 
 
 def _check_fields(

@@ -66,7 +66,8 @@ class _Stored:
     """Largest value, where it is not that of `bits`."""
     alpha: int | None = None
     key: tuple[int, ...] | None = None
-    """Stored samples of pixels without data."""
+    """Stored samples of a transparent colour."""
+    entry_opacity: NDArray[np.uint8] | None = None
     icc: bytes | None = None
     orientation: int = 1
     decoder: Callable[[int | None], Decoder]
@@ -134,7 +135,9 @@ def _described(
     bands = choose_bands(name, selection.channel, stored.samples, stored.alpha)
     transparent = None if stored.alpha in bands else stored.alpha
     key = _colour_key(stored, bands)
-    conversion = stored.conversion(samples=bands, alpha=transparent, key=key)
+    conversion = stored.conversion(
+        samples=bands, alpha=transparent, key=key, entry_opacity=stored.entry_opacity
+    )
     info = _info(name, kind, stored, conversion)
     return info, stored, conversion
 
@@ -183,7 +186,7 @@ def _turned(coding: Coding, orientation: int) -> Coding:
 
 
 def _colour_key(stored: _Stored, bands: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Return the transparent colour in the order of the chosen bands, or palette numbers.
+    """Return the transparent colour in the order of the chosen bands.
 
     None where too few bands are chosen to recognise it.
     """
@@ -198,9 +201,9 @@ def _valid_by(conversion: SampleConversion) -> str:
     """Return in words what says which pixels are valid."""
     if conversion.alpha is not None:
         return "alpha channel"
-    if conversion.key is None:
-        return ""
-    return "transparent colour" if conversion.palette is None else "transparent palette entries"
+    if conversion.entry_opacity is not None:
+        return "transparent palette entries"
+    return "" if conversion.key is None else "transparent colour"
 
 
 def _notes(stored: _Stored, bands: tuple[int, ...]) -> tuple[str, ...]:
@@ -264,6 +267,7 @@ def _png(path: str, data: Data) -> _Stored:
         dtype="uint16" if header.bits == 16 else "uint8",
         alpha=_last_of(samples),
         key=None if by_colour else png.transparent(header),
+        entry_opacity=png.entry_opacity(header),
         icc=header.icc,
         orientation=header.orientation,
         decoder=decoder,

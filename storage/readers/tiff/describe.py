@@ -31,6 +31,7 @@ from storage.readers.tiff.page_layout import (
     unwritten,
 )
 from storage.readers.tiff.pages import Frames, find_frames
+from storage.validity import VALID
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -199,8 +200,14 @@ def _describe(
         bits = int(page.bitspersample)
         peak = (1 << bits) - 1.0 if page.dtype.kind == "u" else None
         conversion = replace(conversion, alpha=alpha_band, alpha_peak=peak)
+    if samples.from_palette and nodata is not None:
+        conversion = replace(conversion, entry_opacity=_all_but(int(nodata), page))
     mask, valid_by = _validity(
-        pages, frames, alpha=alpha if transparent else "", nodata=nodata is not None
+        pages,
+        frames,
+        alpha=alpha if transparent else "",
+        entry=conversion.entry_opacity is not None,
+        nodata=nodata is not None,
     )
     info = ImageInfo(
         path=path,
@@ -248,12 +255,14 @@ def _refuse_classes(path: str, page: tifffile.TiffPage) -> None:
 
 
 def _validity(
-    pages: tuple[tifffile.TiffPage, ...], frames: Frames, *, alpha: Alpha, nodata: bool
+    pages: tuple[tifffile.TiffPage, ...], frames: Frames, *, alpha: Alpha, entry: bool, nodata: bool
 ) -> tuple[MaskForm, str]:
     """Return how the file says which pixels are valid, beside a nodata value, and that in words."""
     words = []
     if alpha:
         words.append("alpha channel")
+    if entry:
+        words.append("palette entry")
     if frames.mask is not None:
         words.append("mask page")
     if not nodata and any(map(unwritten, pages)):
@@ -262,6 +271,13 @@ def _validity(
     if words == ["alpha channel"]:
         form = "associated" if alpha == "associated" else "alpha"
     return form, " and ".join(words)
+
+
+def _all_but(entry: int, page: tifffile.TiffPage) -> NDArray[np.uint8]:
+    """Return the opacity of palette entries of which one means that there is no data."""
+    opacity = np.full(1 << int(page.bitspersample), VALID, np.uint8)
+    opacity[entry : entry + 1] = 0
+    return opacity
 
 
 def _layout(

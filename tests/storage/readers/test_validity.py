@@ -6,6 +6,7 @@ import struct
 import numpy as np
 import pytest
 import rasterio
+import tifffile
 from rasterio.enums import MaskFlags
 
 from storage.box import Box
@@ -124,6 +125,22 @@ def test_transparent_palette_entries_of_a_png_are_no_measurement(tmp_path):
     reader = open_image(path)
     assert reader.info.valid_by == "transparent palette entries"
     assert np.array_equal(valid_of(reader, reader.info.box)[0], VALID)
+    stage(path, tmp_path / "staged.zarr")
+    for opened in (reader, open_image(tmp_path / "staged.zarr")):
+        opacity = np.broadcast_to(opened.opacity(reader.info.box), reader.info.shape)
+        assert np.array_equal(opacity[0], np.array([128, 0, 255])[numbers])
+
+
+def test_a_palette_entry_of_a_tiff_that_means_no_data_is_no_measurement(tmp_path):
+    numbers = np.where(VALID, samples(1)[0], 7).astype("uint8")
+    colours = np.arange(768, dtype="uint16").reshape(3, 256) * 60
+    tag = (42113, 2, 0, "7", True)
+    path = tmp_path / "in.tif"
+    tifffile.imwrite(path, numbers, photometric="palette", colormap=colours, extratags=[tag])
+    reader = open_image(path)
+    assert (reader.info.mask, reader.info.valid_by) == ("mask", "palette entry")
+    assert reader.info.nodata is None
+    assert np.array_equal(valid_of(reader, reader.info.box)[1], VALID)
 
 
 def test_a_mask_file_of_another_size_is_refused_on_one_line(tmp_path):
