@@ -6,6 +6,7 @@ of the dtype or of the file's range, where clipping has cut the noise off, and a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from kernels.noise_models.counts import CountNoise
 from kernels.noise_models.gaussian_level import block_levels, noise_level
 from kernels.noise_models.mean_variance import block_moments, fit_line
+from orchestrator.job.fields.noise import NoiseModel
 from orchestrator.job.fields.pixel_rules import CURRENT
 from orchestrator.job.fields.sections import InputSpec
 from orchestrator.job.inputs import NoiseSurvey
@@ -58,11 +60,42 @@ def fit_counts(given: InputSpec) -> CountNoise | None:
 
     No light is as good a sample as any: only white is left out. Raises FormatError.
     """
+    return fit_line(_moments(given))
+
+
+def excess_of_model(given: InputSpec, model: NoiseModel) -> float | None:
+    """Return how many times the noise of a file a model makes; None where it cannot be told.
+
+    Counts: at the median brightness, against the line that is fitted to the file. Speckle: on the
+    scale of the logarithm.
+    """
+    if isinstance(model, CountNoise):
+        moments = _moments(given)
+        line = fit_line(moments)
+        if line is None:
+            return None
+        brightness = float(np.median([mean for mean, _ in moments]))
+        found = _variance(line, brightness)
+        return math.sqrt(_variance(model, brightness) / found) if found > 0 else None
+    levels: list[float] = []
+    for samples, valid in noise_windows(given):
+        for band, marks in zip(model.stabilise(samples), valid, strict=True):
+            levels += block_levels(band, marks)
+    level = noise_level(levels)
+    return model.deviation / level if level else None
+
+
+def _variance(counts: CountNoise, brightness: float) -> float:
+    """Return the variance of samples of a mean brightness."""
+    return max(counts.gain * (brightness - counts.offset), 0.0) + counts.read**2
+
+
+def _moments(given: InputSpec) -> list[tuple[float, float]]:
     moments: list[tuple[float, float]] = []
     for samples, valid in noise_windows(given, black=True):
         for band, marks in zip(samples, valid, strict=True):
             moments += block_moments(band, marks)
-    return fit_line(moments)
+    return moments
 
 
 def noise_windows(given: InputSpec, *, black: bool = False) -> Iterator[Window]:
@@ -81,6 +114,8 @@ def noise_windows(given: InputSpec, *, black: bool = False) -> Iterator[Window]:
             measured = unclipped(samples, info, black=black)
             if valid is not None:
                 measured &= valid
+            if given.positive:
+                measured &= samples > 0
             if given.nodata is not None:
                 measured &= ~equals(samples, given.nodata)
             if mask is not None:

@@ -7,12 +7,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from orchestrator.errors import PlanError
-from orchestrator.job.fields.noise import TO_BE_FITTED, fitted
+from orchestrator.job.fields.noise import TO_BE_FITTED, fitted, noise_model, read_noise
 from orchestrator.job.fields.sections import AUTO, InputSpec, TaskFields
 from orchestrator.job.inputs import InputFacts, NoiseSurvey
 from orchestrator.job.tasks.task import Task
 from orchestrator.job.value_range import Values, stated_values
-from orchestrator.measurement.noise_survey import fit_counts, survey_noise
+from orchestrator.measurement.noise_survey import excess_of_model, fit_counts, survey_noise
 
 LEAST = 0.4
 """Noise of whole numbers below this is that of rounding them, which is 0.29 levels."""
@@ -20,6 +20,9 @@ MOST = 1 / 3
 """Share of the range that noise may have as its standard deviation."""
 FAR = 2.0
 """Factor between a given level and the estimate from which they are not the same noise."""
+FAR_MODEL = 1.6
+"""Factor by which a model's noise may be above that of the image. A gain that was turned upside
+down is found from 2.6, and looks that are wrong by as much."""
 MOST_TEXTURE = 0.1
 """Share of the range that the texture of an image does not reach."""
 MOST_JPEG = 0.03
@@ -39,10 +42,14 @@ def resolve_noise(
     if not task.noisy:
         return task, files
     assert source.dtype is not None, "the input's facts are known"
-    values = Values.build(source.dtype, stated_values(source.values))
     if task.noise == TO_BE_FITTED:
-        return _with_fitted(task, source, files)
+        task, files = _with_fitted(task, source, files)
+    elif task.noise is not None:
+        survey = NoiseSurvey(asked=False, warning=unlike(task.noise, source))
+        files = replace(files, noise=survey)
+    values = Values.build(source.dtype, stated_values(source.values), noise_model(task))
     if task.noise is not None:
+        check_model(task.noise, values)
         return task, files
     survey = survey_noise(source, grey=kind.grey)
     if task.noise_from == AUTO:
@@ -62,6 +69,31 @@ def check_level(level: float, values: Values) -> None:
             f"--sigma {level:g} is {level / values.levels:.0%} of the range {values.low:g} to "
             f"{values.high:g}, at most a third can be restored; --sigma auto estimates the level"
         )
+
+
+def check_model(noise: str, values: Values) -> None:
+    """Raise PlanError for a model whose noise leaves nothing of the range to see."""
+    share = values.noise_deviation / 2
+    if share > MOST:
+        raise PlanError(
+            f"--noise {noise} is {share:.0%} of the range {values.low:g} to {values.high:g} on its "
+            "own scale, at most a third can be restored; give a wider --range LOW,HIGH, or another "
+            "model"
+        )
+
+
+def unlike(noise: str, source: InputSpec) -> str | None:
+    """Say that a model makes more noise than the image shows; None where it may be right.
+
+    Texture passes for noise, so that more noise than that of the model says nothing.
+    """
+    model = read_noise(noise)
+    assert model is not None, "a model that is to be fitted cannot be wrong"
+    ratio = excess_of_model(source, model)
+    if ratio is None or ratio <= FAR_MODEL:
+        return None
+    hint = "GAIN is in stored values per photon" if noise.startswith("poisson") else "check LOOKS"
+    return f"--noise {noise} makes {ratio:.1f} times the noise that the image shows; {hint}"
 
 
 def far_from(level: float, found: float | None, values: Values) -> str | None:

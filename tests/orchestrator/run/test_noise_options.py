@@ -194,6 +194,52 @@ def test_what_cannot_be_is_refused_on_one_line(case, job, write_picture, tmp_pat
     assert "\n" not in str(refused.value)
 
 
+def textured(side=256):
+    """Return a scene of many brightnesses with fine texture, (1, side, side)."""
+    y, x = np.mgrid[:side, :side]
+    grain = np.random.default_rng(3).normal(0, 1, (side, side)) * (x > side / 2)
+    return (600 + 8 * x + 200 * np.sin(y / 11) + 60 * grain)[None]
+
+
+@pytest.mark.parametrize(
+    ("model", "warned"),
+    [
+        ("poisson:30", False),
+        ("poisson:20,100", False),
+        ("poisson:5", False),
+        ("poisson:120", True),
+        ("poisson:30,900", True),
+    ],
+)
+def test_a_gain_that_makes_more_noise_than_there_is_is_warned_of(
+    job, write_picture, tmp_path, model, warned
+):
+    source = write_picture(tmp_path / "in.tif", counted(textured(), gain=30))
+    task = {"name": "denoise", "noise": model}
+    warnings = plan_job(job(source, tmp_path / "out", task=task)).inputs.warnings
+    assert len(warnings) == warned
+    assert not warned or "stored values per photon" in warnings[0]
+
+
+@pytest.mark.parametrize(("looks", "warned"), [(4, False), (8, False), (1, True)])
+def test_fewer_looks_than_there_are_are_warned_of(job, write_picture, tmp_path, looks, warned):
+    pixels = np.rint(speckled(textured(), looks=4)).astype(np.uint16)
+    source = write_picture(tmp_path / "in.tif", pixels)
+    task = {"name": "denoise", "noise": f"speckle:{looks}"}
+    warnings = plan_job(job(source, tmp_path / "out", task=task)).inputs.warnings
+    assert len(warnings) == warned
+
+
+@pytest.mark.parametrize("model", ["poisson:4000", "poisson:1,3000", "speckle:0.2"])
+def test_a_model_whose_noise_fills_the_range_is_refused(job, write_picture, tmp_path, model):
+    source = write_picture(tmp_path / "in.tif", counted(blobs(100, 4000), 100))
+    task = {"name": "denoise", "noise": model}
+    given = {"values": (20, 4000)}
+    with pytest.raises(PlanError, match="at most a third") as refused:
+        plan_job(job(source, tmp_path / "out", task=task, input=given))
+    assert "\n" not in str(refused.value)
+
+
 def test_black_of_speckle_in_floats_is_above_zero(job, write_picture, tmp_path):
     source = write_picture(tmp_path / "in.tif", np.ones((1, SIDE, SIDE), np.float32))
     task = {"name": "denoise", "noise": "speckle:1"}
