@@ -33,6 +33,8 @@ from storage.errors import DamagedError
 # Measurement pixels read around a tile so that the bicubic start (support 2) has no edge of its
 # own.
 START_MARGIN = 4
+# Tiles around one inside of a hole that are looked at for something known, in turn.
+AFAR = (1, 2, 4)
 
 Window = tuple[int, int, int, int]
 """y0, x0, y1, x1 in px of a level."""
@@ -77,7 +79,7 @@ class TileReader:
         if measured is None:
             return None
         with self._lock:
-            return self._start(level, self._wide(measured, level, box), None)
+            return self._start(level, self._wide(measured, level, box), None, box)
 
     def _read(self, level: Level, key: TileKey, with_measured: bool) -> TileInput:
         box = level.grid.box(key)
@@ -102,7 +104,7 @@ class TileReader:
             coarse, smooth = self._read_guide(level, key)
         start = None
         if self.routes[level.index].warm:
-            start = self._start(level, wide, smooth)
+            start = self._start(level, wide, smooth, box)
         return TileInput(
             y=y,
             known_mask=known_mask,
@@ -158,20 +160,50 @@ class TileReader:
             filled[nowhere] = filled[~nowhere].mean(axis=0)
         return filled
 
-    def _start(self, level: Level, wide: Array | None, smooth: Array | None) -> Array | None:
+    def _seen_from_afar(self, level: Level, wide: Array, box: Window) -> Array:
+        """Return a measurement whose bands without any known sample are filled from farther away.
+
+        wide: with START_MARGIN pixels around the window `box` of the level. Inside of a large hole
+        nothing is known: windows up to 9 tiles wide are looked at, beyond is mid-grey.
+        """
+        measured = self.measured[level.index]
+        blank = np.isnan(wide).all(axis=(1, 2))
+        if measured is None or not blank.any():
+            return wide
+        y0, x0, y1, x1 = (side // level.posed.scale for side in box)
+        filled = wide.copy()
+        for reach in AFAR:
+            tall = reach * (y1 - y0)
+            broad = reach * (x1 - x0)
+            around = measured.read(y0 - tall, x0 - broad, y1 + tall, x1 + broad)
+            seen = blank & ~np.isnan(around).all(axis=(1, 2))
+            if seen.any():
+                rows = slice(tall - START_MARGIN, tall + y1 - y0 + START_MARGIN)
+                cols = slice(broad - START_MARGIN, broad + x1 - x0 + START_MARGIN)
+                filled[seen] = fill_unknown(around[seen])[:, rows, cols]
+            blank &= ~seen
+            if not blank.any():
+                break
+        return filled
+
+    def _start(
+        self, level: Level, wide: Array | None, smooth: Array | None, box: Window
+    ) -> Array | None:
         """Return the picture that a warm start begins with: the coarser result enlarged, else the
         measurement enlarged.
 
         The latter also where a network makes more of it, to which the coarser result is added
         (TileSampler). wide: the measurement with START_MARGIN pixels around; smooth: the coarser
-        level's result at this size. Where the level measures every pixel itself, its own (noisy)
-        pixels are the start, and unknown ones are filled.
+        level's result at this size; box: the window, px of the level. Where the level measures
+        every pixel itself, its own (noisy) pixels are the start, and unknown ones are filled.
         """
         if wide is None or not self._measurement_starts(level, coarser=smooth is not None):
             return smooth
         scale = level.posed.scale
         picture = to_channels(wide, self.plan.bands.stored)
         first_rules = self.plan.rules == FIRST
+        if smooth is None and not first_rules:
+            picture = to_channels(self._seen_from_afar(level, wide, box), self.plan.bands.stored)
         filled = fill_unknown(picture) if first_rules else spline_fill(picture)
         if scale > 1:
             return _inside(bicubic_upsample(filled, scale), START_MARGIN * scale)

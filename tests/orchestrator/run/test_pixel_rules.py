@@ -140,6 +140,26 @@ def test_bands_in_different_pictures_get_independent_detail(restored, tmp_path, 
     assert max(abs(correlations[i, j]) for i, j in apart) < 4 / math.sqrt(independent)
 
 
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("levels", [1, 2, 3])
+@pytest.mark.parametrize(("grouping", "bands"), [("single", 2), ("single", 4), ("groups", 4)])
+def test_independent_bands_get_independent_detail_on_every_level(
+    restored, tmp_path, grouping, bands, levels, seed
+):
+    """Two channels of a microscope: false colocalisation is what must not be invented."""
+    rng = np.random.default_rng(seed)
+    given = rng.integers(1000, 3000, (bands, 8, 8)).astype("uint16")
+    options = ("--scale", 8, "--denoiser", "analytic:", "--intent", "paper", "--steps", 3)
+    options += ("--bands-as", grouping, "--levels", levels, "--range", "full", "--seed", seed)
+    found = restored(write(tmp_path / "bands.tif", given), *options, *SMALL)
+    apart = [(0, bands - 1)] if grouping == "groups" else [(0, 1), (bands - 2, bands - 1)]
+    for cell in (2, 4, 8):
+        correlations = np.corrcoef(detail(found, cell))
+        # What is alike within a cell is no sample of its own.
+        error = 1 / math.sqrt(found[0].size / cell**2)
+        assert max(abs(correlations[i, j]) for i, j in apart) < 4 * error
+
+
 def test_under_the_first_rules_their_detail_was_the_same(restored, tmp_path):
     flat = np.full((2, 24, 24), 2000, "uint16")
     options = ("--scale", 4, "--denoiser", "analytic:", "--intent", "paper", "--steps", 4)

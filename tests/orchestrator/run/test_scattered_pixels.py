@@ -2,6 +2,8 @@
 from, nor below linear interpolation over triangles, with a hierarchy of levels and without.
 """
 
+import tomllib
+
 import numpy as np
 import pytest
 import tifffile
@@ -80,3 +82,41 @@ def test_a_restoration_is_never_below_its_own_start(inpainted, name, share, leve
     found = inpainted(image, known, "--levels", levels)
     assert np.array_equal(found[known], image[known])
     assert error(found, image) < SLACK * error(spline(image, known), image) + ROUNDING
+
+
+@pytest.mark.parametrize("options", [("--levels", 1), ()], ids=["one-level", "levels"])
+def test_a_hole_that_whole_tiles_lie_in_is_filled_from_what_is_around(inpainted, options):
+    side = 144
+    y, x = np.mgrid[:side, :side]
+    image = np.rint(215 + 20 * np.sin(x / 30) * np.cos(y / 25)).astype("uint8")
+    known = np.ones((side, side), bool)
+    known[12:132, 12:132] = False
+    found = inpainted(image, known, *options, "--tile", 32, "--stride", 24, "--steps", 2)
+    assert found.min() > image.min() - 10
+    assert found.max() < image.max() + 10
+
+
+@pytest.mark.parametrize("shape", [(63, 64), (64, 65), (65, 65)])
+def test_a_mask_that_differs_by_a_pixel_is_refused_with_the_next_step(cli, tmp_path, shape):
+    tifffile.imwrite(tmp_path / "in.tif", drawn("smooth"))
+    tifffile.imwrite(tmp_path / "mask.tif", np.tri(*shape, dtype="uint8") * 255)
+    given = ("--task", "inpaint", "--mask", tmp_path / "mask.tif", *SERIAL)
+    ended = cli("restore", tmp_path / "in.tif", tmp_path / "o.zarr", *given)
+    assert ended.code == 2
+    assert f"is {shape[0]}x{shape[1]} px and the input 64x64" in ended.complaint
+    assert "give a mask of the input's size" in ended.complaint
+
+
+def test_a_run_goes_on_with_the_start_that_it_was_begun_with(
+    cli, inpainted, published_pixels, tmp_path
+):
+    image = drawn("edges")
+    first = inpainted(image, known_pixels(0.1))
+    written = tomllib.loads((tmp_path / "o.zarr" / ".gigarestore" / "job.toml").read_text())
+    assert written["sampling"]["start"] == 5
+    job = tmp_path / "again.toml"
+    job.write_text((tmp_path / "o.zarr" / ".gigarestore" / "job.toml").read_text())
+    ended = cli("restore", tmp_path / "in.tif", tmp_path / "b.zarr", "--job", job)
+    assert ended.code == 0, ended.err
+    second = published_pixels(tmp_path / "b.zarr")[0]
+    assert np.array_equal(first, second)
