@@ -25,6 +25,8 @@ _OTHER_COLOURS = {
 # How a colour box names its colours.
 _BY_NUMBER = 1
 _BY_PROFILE = 2
+# Types of a channel: opacity, and opacity by which the colours are multiplied.
+_OPACITY = (1, 2)
 # From the start of the code stream to the table of components.
 _SIZE_MARKER_BYTES = 42
 
@@ -39,6 +41,8 @@ class Jpeg2000Header:
     bits: int
     signed: bool
     icc: bytes | None
+    alpha: int | None
+    """The component that is the opacity of the others, where the boxes say so."""
     tile_bytes: int
     """Compressed bytes of the largest tile, which a decoder reads as a whole; often of all."""
 
@@ -49,7 +53,7 @@ def read_header(path: str, data: Data) -> Jpeg2000Header:
     Raises FormatError for truncated files and for kinds that are not supported.
     """
     bare = data[:4] == CODE_STREAM
-    start, icc = (0, None) if bare else _code_stream(path, data)
+    start, icc, alpha = (0, None, None) if bare else _code_stream(path, data)
     components = start + _SIZE_MARKER_BYTES
     if data[start : start + 4] != CODE_STREAM or components > len(data):
         raise FormatError(
@@ -76,6 +80,7 @@ def read_header(path: str, data: Data) -> Jpeg2000Header:
         bits=(depth & 0x7F) + 1,
         signed=bool(depth & 0x80),
         icc=icc,
+        alpha=alpha if alpha is not None and alpha < samples else None,
         tile_bytes=_largest_tile(data, start),
     )
 
@@ -130,10 +135,11 @@ def _largest_tile(data: Data, start: int) -> int:
     return max(sizes.values(), default=len(data) - start)
 
 
-def _code_stream(path: str, data: Data) -> tuple[int, bytes | None]:
-    """Return (start of the code stream, ICC profile) by walking the boxes."""
+def _code_stream(path: str, data: Data) -> tuple[int, bytes | None, int | None]:
+    """Return (start of the code stream, ICC profile, component of opacity) by walking the boxes."""
     position = 0
     icc = None
+    alpha = None
     headed = False
     while position + 8 <= len(data):
         size, name = struct.unpack_from(">I4s", data, position)
@@ -153,23 +159,26 @@ def _code_stream(path: str, data: Data) -> tuple[int, bytes | None]:
                 raise FormatError(
                     f"{path}: the JP2 file has no header box before its pixels; get it again"
                 )
-            return position + head, icc
+            return position + head, icc, alpha
         if name == b"jp2h":
             headed = True
-            icc = _profile(path, data[position + head : end])
+            icc, alpha = _colours(path, data[position + head : end])
         position = end
     raise FormatError(
         f"{path}: the JP2 file has no code stream among its boxes; get it again from its source"
     )
 
 
-def _profile(path: str, header: bytes) -> bytes | None:
-    """Return the ICC profile of the header's colour box, if there is one.
+def _colours(path: str, header: bytes) -> tuple[bytes | None, int | None]:
+    """Return the ICC profile of the header's colour box and the component that is opacity.
+
+    None where there is no such.
 
     Raises FormatError for palettes and for colours that are neither grey nor RGB.
     """
     position = 0
     icc = None
+    alpha = None
     while position + 8 <= len(header):
         size, name = struct.unpack_from(">I4s", header, position)
         end = position + size
@@ -189,8 +198,19 @@ def _profile(path: str, header: bytes) -> bytes | None:
                 icc = body[3:]
             elif method == _BY_NUMBER and len(body) >= 7:
                 _refuse_colours(path, body)
+        if name == b"cdef":
+            alpha = _opacity(body)
         position = end
-    return icc
+    return icc, alpha
+
+
+def _opacity(body: bytes) -> int | None:
+    """Return the component that the channel definitions (annex I.5.3.6) call opacity."""
+    for place in range(2, len(body) - 5, 6):
+        component, kind = struct.unpack_from(">HH", body, place)
+        if kind in _OPACITY:
+            return int(component)
+    return None
 
 
 def _refuse_colours(path: str, body: bytes) -> None:

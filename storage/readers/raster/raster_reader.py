@@ -348,7 +348,7 @@ def _jpeg_2000(path: str, data: Data) -> _Stored:
         samples=header.samples,
         bits=header.bits,
         dtype=dtype,
-        alpha=_last_of(header.samples),
+        alpha=header.alpha,
         icc=header.icc,
         decoder=decoder,
         memory=by_areas if by_gdal else whole,

@@ -6,6 +6,7 @@ import struct
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 import tifffile
 from rasterio.enums import MaskFlags
 
@@ -141,6 +142,23 @@ def test_a_palette_entry_of_a_tiff_that_means_no_data_is_no_measurement(tmp_path
     assert (reader.info.mask, reader.info.valid_by) == ("mask", "palette entry")
     assert reader.info.nodata is None
     assert np.array_equal(valid_of(reader, reader.info.box)[1], VALID)
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+def test_the_last_of_four_bands_of_a_jp2_is_alpha_only_where_it_says_so(tmp_path, alpha):
+    pixels = np.concatenate([samples(3), (VALID * 255).astype("uint8")[None]])
+    plain = {} if alpha else {"photometric": "MINISBLACK", "ALPHA": "UNSPECIFIED"}
+    options = {"photometric": "RGB", **plain}
+    write(tmp_path / "in.tif", pixels, alpha=alpha or None, **options)
+    path = tmp_path / "in.jp2"
+    driver = {"driver": "JP2OpenJPEG", "QUALITY": "100", "REVERSIBLE": "YES"}
+    rasterio.shutil.copy(tmp_path / "in.tif", path, **driver)
+    reader = open_image(path)
+    assert reader.info.channels == (3 if alpha else 4)
+    with rasterio.open(path) as dataset:
+        expected = dataset.dataset_mask() != 0
+        assert np.array_equal(reader.read(reader.info.box), dataset.read()[: reader.info.channels])
+    assert np.array_equal(valid_of(reader, reader.info.box)[0], expected)
 
 
 def test_a_mask_file_of_another_size_is_refused_on_one_line(tmp_path):
