@@ -321,3 +321,17 @@ def test_samples_without_data_are_not_degraded_as_if_they_were_measured(tmp_path
     assert ended.code == 2
     assert "samples without data in the window" in ended.err
     assert not (tmp_path / "small.tif").exists()
+
+
+def test_a_region_of_a_masked_image_keeps_what_is_not_valid(tmp_path, job, serially):
+    path = made.page_of_bits(tmp_path / "in.tif")
+    out = tmp_path / "out.zarr"
+    regions = [{"box": (32, 32, 96, 96), "denoiser": "builtin"}]
+    serially(
+        job(path, out, task=TWICE, tiling={**ONE_LEVEL, "tile": 32, "stride": 24}, regions=regions)
+    )
+    found = verify_run(out)
+    assert found.passed, found
+    reader = open_image(out)
+    _, valid = reader.read_valid(reader.info.box)
+    assert np.array_equal(valid[0], made.VALID.repeat(2, 0).repeat(2, 1))
