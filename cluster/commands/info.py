@@ -14,6 +14,7 @@ from cluster.options.parsers import parse_channels
 from cluster.terminal.progress import size
 
 if TYPE_CHECKING:
+    from orchestrator.job.fields.sections import InputSpec
     from orchestrator.job.inputs import NoiseSurvey, RangeSurvey
     from storage.image import ImageInfo
 
@@ -49,6 +50,8 @@ class Looks(NamedTuple):
 
     range: RangeSurvey | str
     noise: NoiseSurvey | str
+    blocks: str = ""
+    """The blocks of an earlier lossy coding that the pixels show, in words."""
 
 
 def _look(image: ImageInfo, given: dict[str, Any]) -> Looks:
@@ -64,10 +67,36 @@ def _look(image: ImageInfo, given: dict[str, Any]) -> Looks:
         return Looks(f"{why}; plan and restore do", f"{why}; --sigma auto does")
     spec = InputSpec(**given)
     try:
-        return Looks(survey_range(spec, image, CURRENT, apart=True), survey_noise(spec))
+        return Looks(
+            survey_range(spec, image, CURRENT, apart=True),
+            survey_noise(spec),
+            _earlier(image, spec),
+        )
     except FormatError as err:
         why = f"not looked at: {one_line(err)}"
         return Looks(why, why)
+
+
+def _earlier(image: ImageInfo, spec: InputSpec) -> str:
+    """Say where the pixels show blocks that the file's own coding has not left."""
+    from orchestrator.measurement.block_lattice import find_lattices
+    from orchestrator.measurement.input_file import open_file
+
+    reader = open_file(spec)
+    try:
+        rows, columns = find_lattices(reader)
+    finally:
+        reader.close()
+    found = [
+        f"{name} {lattice.offset}"
+        for name, lattice in (("row", rows), ("column", columns))
+        if lattice.side > 1
+    ]
+    own = image.coding is not None and image.coding.blocks is not None
+    if not found or (own and rows.offset == columns.offset == 0):
+        return ""
+    side = max(rows.side, columns.side)
+    return f"blocks of {side} px from {' and '.join(found)} on, of an earlier lossy coding"
 
 
 def as_dict(image: ImageInfo, looks: Looks) -> dict[str, Any]:
@@ -116,13 +145,10 @@ def _lines(image: ImageInfo, looks: Looks) -> list[str]:
         ),
         ("bands", f"{image.channels}{_names(image)}"),
         ("samples", f"{image.dtype}, {image.bits} bit in the file"),
-        *([("coding", image.coding.in_words())] if image.coding else []),
+        *_coding(image, looks),
         ("range", _range(image, looks.range)),
         ("noise", str(looks.noise)),
-        (
-            "nodata",
-            "none" if image.nodata is None else f"{image.nodata:g}: kept as it is, not restored",
-        ),
+        ("nodata", _nodata(image)),
         *([("valid by", f"{image.valid_by}: kept as it is")] if image.valid_by else []),
         *([("alpha", image.alpha)] if image.alpha else []),
         *([("colour profile", size(len(image.icc)))] if image.icc else []),
@@ -139,6 +165,20 @@ def _lines(image: ImageInfo, looks: Looks) -> list[str]:
         *[("note", note) for note in image.notes],
     ]
     return [f"{name + ':':16} {text}" for name, text in facts]
+
+
+def _coding(image: ImageInfo, looks: Looks) -> list[tuple[str, str]]:
+    """Say what loss the pixels have been through, in the file and before."""
+    said = [image.coding.in_words()] if image.coding else []
+    said += [looks.blocks] if looks.blocks else []
+    return [("coding", "; ".join(said))] if said else []
+
+
+def _nodata(image: ImageInfo) -> str:
+    if image.nodata is None:
+        return "none"
+    where = "no number (nan)" if math.isnan(image.nodata) else f"{image.nodata:g}"
+    return f"where samples are {where}: kept as it is, not restored"
 
 
 def _how_read(image: ImageInfo) -> str:

@@ -103,6 +103,17 @@ def test_a_staged_copy_keeps_the_coding(tmp_path):
     assert stage(path, tmp_path / "staged").coding == inspect(path).coding
 
 
+def test_info_says_where_an_earlier_coding_has_left_its_blocks(tmp_path, cli):
+    grain = np.fft.rfft2(np.random.default_rng(0).standard_normal((256, 256)))
+    steep = np.hypot(np.fft.fftfreq(256)[:, None], np.fft.rfftfreq(256)).clip(1 / 256)
+    picture = np.fft.irfft2(grain / steep)
+    picture = (128 + 45 * picture / picture.std()).clip(0, 255).astype(np.uint8)
+    coded = Image.open(jpeg(tmp_path / "first.jpg", 20, picture))
+    Image.fromarray(np.asarray(coded)[3:, 5:]).save(tmp_path / "cut.png")
+    ended = cli("info", tmp_path / "cut.png")
+    assert "blocks of 8 px from row 5 and column 3 on, of an earlier lossy coding" in ended.out
+
+
 def test_info_names_coding_and_quality(tmp_path, cli):
     ended = cli("info", jpeg(tmp_path / "in.jpg", 30))
     assert "JPEG, quality 30: 8 px blocks" in ended.out
