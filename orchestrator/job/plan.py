@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from kernels.denoiser_info import DenoiserInfo
 from orchestrator.errors import PlanError
 from orchestrator.job.bands import BANDS_AS, GREY_AS, Bands
-from orchestrator.job.fields.noise import noise_model
+from orchestrator.job.fields.noise_option import noise_model
 from orchestrator.job.fields.pixel_rules import FIRST
 from orchestrator.job.geometry import Geometry, output_size, padded_side
 from orchestrator.job.inputs import InputFacts

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import PlanError
-from orchestrator.job.fields.noise import NoiseModel
+from orchestrator.job.fields.noise_option import NoiseModel
 from orchestrator.job.fields.sections import Ends, Range
 from storage import pixels
 

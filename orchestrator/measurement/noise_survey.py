@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from kernels.noise_models.counts import CountNoise
 from kernels.noise_models.gaussian_level import block_levels, noise_level
 from kernels.noise_models.mean_variance import block_moments, fit_line
-from orchestrator.job.fields.noise import NoiseModel
+from orchestrator.job.fields.noise_option import NoiseModel
 from orchestrator.job.fields.pixel_rules import CURRENT
 from orchestrator.job.fields.sections import InputSpec
 from orchestrator.job.inputs import NoiseSurvey

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from orchestrator.errors import PlanError
-from orchestrator.job.fields.noise import noise_model
+from orchestrator.job.fields.noise_option import noise_model
 from orchestrator.job.fields.pixel_rules import CURRENT, FIRST
 from orchestrator.job.fields.sections import AUTO, FULL, InputSpec, Range, TaskFields
 from orchestrator.job.inputs import InputFacts

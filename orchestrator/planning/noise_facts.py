@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from orchestrator.errors import PlanError
-from orchestrator.job.fields.noise import TO_BE_FITTED, fitted, noise_model, read_noise
+from orchestrator.job.fields.noise_option import TO_BE_FITTED, fitted, noise_model, read_noise
 from orchestrator.job.fields.sections import AUTO, InputSpec, TaskFields
 from orchestrator.job.inputs import InputFacts, NoiseSurvey
 from orchestrator.job.tasks.task import Task

@@ -111,7 +111,7 @@ class TaskFields(Section):
     """levels: stored grey levels; fraction: of the range from black to white."""
     noise: str | None = None
     """Noise that depends on the brightness: poisson:GAIN[,READ[,OFFSET]], poisson:auto,
-    speckle:LOOKS[,amplitude] (orchestrator.job.fields.noise); None: of one deviation, `sigma`.
+    speckle:LOOKS[,amplitude] (orchestrator.job.fields.noise_option); None: one deviation, `sigma`.
     """
     noise_from: Literal["auto", "estimated"] | None = None
     """auto: the noise level is to be estimated from the image; estimated: it was. None: given."""

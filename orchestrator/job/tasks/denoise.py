@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kernels.presets import DENOISING
 from orchestrator.errors import PlanError
-from orchestrator.job.fields.noise import check_noise
+from orchestrator.job.fields.noise_option import check_noise
 from orchestrator.job.fields.sections import TaskFields
 from orchestrator.job.tasks.task import OwnOption, Task, Trial
 

@@ -190,6 +190,8 @@ PIXEL_CHANGES = {
     "sampling.ensemble": {"sampling": {"ensemble": "2"}},
     "sampling.init": {"sampling": {"init": "none"}},
     "sampling.pins": {"sampling": {"pins": "gradient"}},
+    "sampling.clip": {"sampling": {"clip": False}},
+    "sampling.ddnm_plus": {"task": {"sigma": 1}, "sampling": {"ddnm_plus": "scalar"}},
     "sampling.noise_scale": {"sampling": {"noise_scale": 0.5}},
     "sampling.travel": {"sampling": {"travel": (2, 2)}},
     "sampling.seed": {"sampling": {"seed": 1}},

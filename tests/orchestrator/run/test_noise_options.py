@@ -7,7 +7,7 @@ import pytest
 
 from kernels.metrics import psnr
 from orchestrator.errors import PlanError
-from orchestrator.job.fields.noise import read_noise
+from orchestrator.job.fields.noise_option import read_noise
 from orchestrator.job.spec import JobSpec
 from orchestrator.job.value_range import Values
 from orchestrator.planning.resolve import plan_job
