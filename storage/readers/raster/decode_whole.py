@@ -91,3 +91,20 @@ class WholeDecoder:
                 "the file is damaged, get it again"
             )
         return pixels
+
+
+class ArrayDecoder:
+    """Windows of an array (H, W, S) that is mapped into memory."""
+
+    def __init__(self, pixels: Pixels) -> None:
+        self._pixels = pixels
+
+    def read(self, box: Box, samples: tuple[int, ...]) -> Pixels:
+        """Return (samples, h, w); see `Decoder.read`."""
+        window = self._pixels[box.slices()]
+        chosen = window[..., list(samples)].transpose(2, 0, 1)
+        return chosen.astype(chosen.dtype.newbyteorder("="))
+
+    def close(self) -> None:
+        """Release the mapping."""
+        self._pixels = self._pixels[:0]

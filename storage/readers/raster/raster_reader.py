@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from storage.box import Box
 from storage.byte_source import ByteSource, Data
 from storage.coding import Coding
 from storage.errors import FormatError
@@ -33,13 +32,13 @@ from storage.readers.common.sample_conversion import ConvertingReader, Decoder, 
 from storage.readers.common.staging_blocks import BLOCK_BYTES, cut
 from storage.readers.raster import decode_by_gdal, jpeg, jpeg2000, png
 from storage.readers.raster.decode_by_gdal import GdalDecoder
-from storage.readers.raster.decode_whole import WholeDecoder
+from storage.readers.raster.decode_whole import ArrayDecoder, WholeDecoder
 from storage.readers.raster.png_rows import PngRowDecoder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from storage.image import Dtype, Pixels
+    from storage.image import Dtype
 
 Kind = Literal["PNG", "JPEG", "JPEG 2000", "PNM"]
 # What streaming a PNG holds besides the window: bands of it.
@@ -391,25 +390,8 @@ def _pnm(path: str, data: Data) -> _Stored:
         bits=peak.bit_length(),
         peak=peak,
         dtype="uint16" if two_bytes else "uint8",
-        decoder=lambda _: _ArrayDecoder(pixels),
+        decoder=lambda _: ArrayDecoder(pixels),
         memory=0,
         conversion=SampleConversion,
         lazy=True,
     )
-
-
-class _ArrayDecoder:
-    """Windows of an array (H, W, S) that is mapped into memory."""
-
-    def __init__(self, pixels: Pixels) -> None:
-        self._pixels = pixels
-
-    def read(self, box: Box, samples: tuple[int, ...]) -> Pixels:
-        """Return (samples, h, w); see `Decoder.read`."""
-        window = self._pixels[box.slices()]
-        chosen = window[..., list(samples)].transpose(2, 0, 1)
-        return chosen.astype(chosen.dtype.newbyteorder("="))
-
-    def close(self) -> None:
-        """Release the mapping."""
-        self._pixels = self._pixels[:0]

@@ -28,15 +28,20 @@ from storage.readers.tiff.page_layout import (
     samples_per_segment,
     segment_shape,
     stored_samples,
-    unwritten,
+)
+from storage.readers.tiff.page_validity import (
+    all_but,
+    alpha_notes,
+    alpha_of,
+    page_validity,
+    refuse_classes,
 )
 from storage.readers.tiff.pages import Frames, find_frames
-from storage.validity import VALID
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from storage.image import Dtype, MaskForm
+    from storage.image import Dtype
 
     Alpha = Literal["", "associated", "unassociated"]
 
@@ -45,7 +50,6 @@ if TYPE_CHECKING:
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 _ORIENTATION = 274
-_COLOUR_MAP = 320
 # Above this side a tile is mostly pixels that a 256 px window does not need: staging once is
 # cheaper than decoding the tile for every window (storage.md 1.2).
 _LAZY_TILE = 1024
@@ -180,8 +184,8 @@ def _describe(
     path = source.name
     page = pages[0]
     stored = stored_samples(page) * len(pages)
-    alpha_band, alpha = _alpha(page)
-    _refuse_classes(path, page)
+    alpha_band, alpha = alpha_of(page)
+    refuse_classes(path, page)
     bands = choose_bands(path, selection.channel, stored, alpha_band)
     samples = _samples(path, page, bands)
     orientation = _orientation(page)
@@ -193,7 +197,7 @@ def _describe(
             f"{path}: a georeference and orientation {orientation}: turn the pixels first: gdalwarp"
         )
     nodata, nodata_notes = geotags.read_nodata(page, samples.dtype)
-    alpha_notes = _alpha_notes(alpha, alpha_band, bands, stored)
+    notes_of_alpha = alpha_notes(alpha, alpha_band, bands, stored)
     transparent = alpha_band is not None and alpha_band not in bands
     conversion = samples.conversion
     if transparent:
@@ -201,8 +205,8 @@ def _describe(
         peak = (1 << bits) - 1.0 if page.dtype.kind == "u" else None
         conversion = replace(conversion, alpha=alpha_band, alpha_peak=peak)
     if samples.from_palette and nodata is not None:
-        conversion = replace(conversion, entry_opacity=_all_but(int(nodata), page))
-    mask, valid_by = _validity(
+        conversion = replace(conversion, entry_opacity=all_but(int(nodata), page))
+    mask, valid_by = page_validity(
         pages,
         frames,
         alpha=alpha if transparent else "",
@@ -238,46 +242,9 @@ def _describe(
         axes=frames.axes,
         colour=samples.from_palette or (int(page.photometric or 0) in COLOURED and len(bands) == 3),
         coding=page_coding(source, page, orientation),
-        notes=(*samples.notes, *alpha_notes, *frames.notes, *geo_notes, *nodata_notes),
+        notes=(*samples.notes, *notes_of_alpha, *frames.notes, *geo_notes, *nodata_notes),
     )
     return info, conversion
-
-
-def _refuse_classes(path: str, page: tifffile.TiffPage) -> None:
-    """Raise FormatError for a map of classes: numbers with colours, which lie on a map."""
-    has_colours = page.tags.valueof(_COLOUR_MAP) is not None
-    if has_colours and geotags.is_georeferenced(page):
-        raise FormatError(
-            f"{path}: class numbers with a colour table, on a map: between two classes lies no "
-            "third one that could be restored; give their colours: "
-            "gdal_translate -expand rgb in.tif out.tif"
-        )
-
-
-def _validity(
-    pages: tuple[tifffile.TiffPage, ...], frames: Frames, *, alpha: Alpha, entry: bool, nodata: bool
-) -> tuple[MaskForm, str]:
-    """Return how the file says which pixels are valid, beside a nodata value, and that in words."""
-    words = []
-    if alpha:
-        words.append("alpha channel")
-    if entry:
-        words.append("palette entry")
-    if frames.mask is not None:
-        words.append("mask page")
-    if not nodata and any(map(unwritten, pages)):
-        words.append("tiles without bytes")
-    form: MaskForm = "mask" if words else ""
-    if words == ["alpha channel"]:
-        form = "associated" if alpha == "associated" else "alpha"
-    return form, " and ".join(words)
-
-
-def _all_but(entry: int, page: tifffile.TiffPage) -> NDArray[np.uint8]:
-    """Return the opacity of palette entries of which one means that there is no data."""
-    opacity = np.full(1 << int(page.bitspersample), VALID, np.uint8)
-    opacity[entry : entry + 1] = 0
-    return opacity
 
 
 def _layout(
@@ -339,33 +306,6 @@ def _names(
     if len(names) != stored:
         names = geotags.read_names(page, stored)
     return tuple(names[band] for band in bands) if names else ()
-
-
-def _alpha(page: tifffile.TiffPage) -> tuple[int | None, Alpha]:
-    """Return (sample, kind) of the alpha channel; further samples follow the colours."""
-    extra = [int(kind) for kind in page.extrasamples]
-    first_extra = stored_samples(page) - len(extra)
-    for place, kind in enumerate(extra):
-        if kind == 1:
-            return first_extra + place, "associated"
-        if kind == 2:
-            return first_extra + place, "unassociated"
-    return None, ""
-
-
-def _alpha_notes(
-    alpha: Alpha,
-    band: int | None,
-    chosen: tuple[int, ...],
-    stored: int,
-) -> tuple[str, ...]:
-    if band is None or band in chosen:
-        return ()
-    everything = ",".join(map(str, range(stored)))
-    return (
-        f"the {alpha} alpha channel is left out of the bands: where it is 0 there is no data; "
-        f"--channel {everything} makes it a band",
-    )
 
 
 def _samples(
