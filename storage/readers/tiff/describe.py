@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tifffile
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from storage.image import Dtype
-
-    Alpha = Literal["", "associated", "unassociated"]
 
 # tifffile reports every oddity of a file to its logger, and Python prints such lines where nobody
 # configured logging; what matters becomes a FormatError here.
