@@ -23,7 +23,7 @@ FLAT = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
+class Verdict:
     """One thing that was checked."""
 
     name: str
@@ -44,9 +44,9 @@ class Limit:
     """Where overlapping measurements see black or white."""
 
 
-def pyramid_checks(found: PyramidCounts) -> tuple[Check, ...]:
+def pyramid_checks(found: PyramidCounts) -> tuple[Verdict, ...]:
     """Return whether everything is there, and whether coarser levels belong to it."""
-    there = Check(
+    there = Verdict(
         name="complete",
         passed=found.missing == 0,
         value=found.missing,
@@ -55,7 +55,7 @@ def pyramid_checks(found: PyramidCounts) -> tuple[Check, ...]:
     )
     if found.levels == 1:
         return (there,)
-    pooled = Check(
+    pooled = Verdict(
         name="pyramid",
         passed=found.wrong == 0,
         value=found.wrong,
@@ -66,7 +66,7 @@ def pyramid_checks(found: PyramidCounts) -> tuple[Check, ...]:
     return there, pooled
 
 
-def consistency_check(found: Consistency, limit: Limit, *, noisy: bool) -> Check:
+def consistency_check(found: Consistency, limit: Limit, *, noisy: bool) -> Verdict:
     """Return whether A x = y holds to the rounding of the stored dtype.
 
     Under the first pixel rules values with a clipped pixel are apart, unless all are such: they
@@ -84,16 +84,16 @@ def consistency_check(found: Consistency, limit: Limit, *, noisy: bool) -> Check
         says += f"; {found.clipped:,} more with clipped pixels, max {found.clipped_max:.3f}"
     if noisy:
         says += " (noisy measurement, residual expected)"
-        return Check(name="consistency", passed=True, value=found.max, limit=None, says=says)
+        return Verdict(name="consistency", passed=True, value=found.max, limit=None, says=says)
     bound = limit.beside if found.beside else limit.everywhere
     says += f" (limit {limit.everywhere:.2f}"
     if found.beside:
         says += f", beside black and white {limit.beside:.2f}"
     says += f": {'holds' if holds else 'VIOLATED'})"
-    return Check(name="consistency", passed=holds, value=found.max, limit=bound, says=says)
+    return Verdict(name="consistency", passed=holds, value=found.max, limit=bound, says=says)
 
 
-def _all_clipped(found: Consistency, limit: Limit, *, noisy: bool) -> Check:
+def _all_clipped(found: Consistency, limit: Limit, *, noisy: bool) -> Verdict:
     holds = noisy or found.clipped_max <= limit.everywhere + EXACT
     verdict = "holds" if holds else "NOT SHOWN"
     says = (
@@ -101,7 +101,7 @@ def _all_clipped(found: Consistency, limit: Limit, *, noisy: bool) -> Check:
         "with a pixel at black or white, where rounding is not all that errs "
         f"(limit {limit.everywhere:.2f}: {verdict})"
     )
-    return Check(
+    return Verdict(
         name="consistency",
         passed=holds,
         value=found.clipped_max,
@@ -110,7 +110,7 @@ def _all_clipped(found: Consistency, limit: Limit, *, noisy: bool) -> Check:
     )
 
 
-def validity_checks(found: ValidityCounts | None) -> tuple[Check, ...]:
+def validity_checks(found: ValidityCounts | None) -> tuple[Verdict, ...]:
     """Return what became of samples without data; nothing where the image has none."""
     if found is None:
         return ()
@@ -120,12 +120,12 @@ def validity_checks(found: ValidityCounts | None) -> tuple[Check, ...]:
         "none made up": (found.invented, "samples without data were given some"),
     }
     return tuple(
-        Check(name=name, passed=count == 0, value=count, limit=0, says=f"{count:,} {what}")
+        Verdict(name=name, passed=count == 0, value=count, limit=0, says=f"{count:,} {what}")
         for name, (count, what) in counts.items()
     )
 
 
-def seam_check(found: SeamReport, least_step: float) -> Check:
+def seam_check(found: SeamReport, least_step: float) -> Verdict:
     """Return whether an edge between tiles stands out of the lines beside it.
 
     least_step: a smaller step is none, stored levels.
@@ -135,24 +135,24 @@ def seam_check(found: SeamReport, least_step: float) -> Check:
     error = "" if ratio.lines < 2 else f" +- {ratio.stderr:.3f}"
     says = f"seam ratio {ratio.ratio:.3f}{error} over {ratio.lines} edges"
     if not ratio.lines:
-        return Check(name="seams", passed=True, value=1.0, limit=None, says="one tile, no edges")
+        return Verdict(name="seams", passed=True, value=1.0, limit=None, says="one tile, no edges")
     excess = worst.excess(least_step)
     if worst.limit is None:
         says += "; too few lines beside them to tell more"
-        return Check(name="seams", passed=True, value=excess, limit=None, says=says)
+        return Verdict(name="seams", passed=True, value=excess, limit=None, says=says)
     says += (
         f"; the worst edge stands out {excess:.2f} times as much as any of {worst.lines:,} lines "
         f"beside the edges (limit {worst.limit:.2f})"
     )
-    return Check(
+    return Verdict(
         name="seams", passed=excess <= worst.limit, value=excess, limit=worst.limit, says=says
     )
 
 
-def value_checks(found: ValuesOfBoth, *, noisy: bool) -> tuple[Check, ...]:
+def value_checks(found: ValuesOfBoth, *, noisy: bool) -> tuple[Verdict, ...]:
     """Return whether the output has about the range of its input."""
     more = max(found.output_cut - found.input_near, 0.0)
-    cut = Check(
+    cut = Verdict(
         name="not cut off",
         passed=more <= MOST_CUT,
         value=more,
@@ -167,7 +167,7 @@ def value_checks(found: ValuesOfBoth, *, noisy: bool) -> tuple[Check, ...]:
     # A few samples, or flat ones, say nothing of a spread.
     most = MOST_USED * before + FLAT
     passed = LEAST_USED * (expected or 0.0) - FLAT <= found.output_used <= most
-    used = Check(
+    used = Verdict(
         name="range used",
         passed=passed,
         value=found.output_used / before if before else 1.0,

@@ -32,7 +32,7 @@ from orchestrator.planning.resolve import load_plan
 from orchestrator.run.publish_image import substituted_tiles
 from orchestrator.run.pyramid_check import PyramidCounts, check_pyramid
 from orchestrator.run.verdicts import (
-    Check,
+    Verdict,
     Limit,
     consistency_check,
     pyramid_checks,
@@ -90,7 +90,7 @@ class Verification:
         return self.pyramid.missing == 0
 
     @property
-    def checks(self) -> tuple[Check, ...]:
+    def checks(self) -> tuple[Verdict, ...]:
         """Return what has been checked, in the order in which it is printed."""
         return (
             *pyramid_checks(self.pyramid),
@@ -109,7 +109,7 @@ class Verification:
     def passed(self) -> bool:
         return all(check.passed for check in self.checks)
 
-    def _consistency_checks(self) -> tuple[Check, ...]:
+    def _consistency_checks(self) -> tuple[Verdict, ...]:
         if self.consistency is None:
             return ()
         limits = Limit(self.limit, self.beside_limit)

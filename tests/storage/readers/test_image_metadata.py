@@ -300,7 +300,7 @@ def test_info_prints_what_was_understood_for_people_and_as_json(cli, tmp_path):
         "48 x 64 px",
         "uint16, 16 bit",
         "EPSG:32633",
-        "nodata:          0",
+        "nodata:          where samples are 0: kept as it is, not restored",
         "by windows, nothing is staged",
     ):
         assert line in text.out
