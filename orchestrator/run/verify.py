@@ -32,8 +32,8 @@ from orchestrator.planning.resolve import load_plan
 from orchestrator.run.publish_image import substituted_tiles
 from orchestrator.run.pyramid_check import PyramidCounts, check_pyramid
 from orchestrator.run.verdicts import (
-    Verdict,
     Limit,
+    Verdict,
     consistency_check,
     pyramid_checks,
     seam_check,
