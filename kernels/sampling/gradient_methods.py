@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from kernels.denoisers.denoiser import Denoiser
-from kernels.sampling.constraints import Problem, RangeSpace, select
+from kernels.sampling.clean_estimate import Query
+from kernels.sampling.constraints import Problem, RangeSpace
 from kernels.sampling.method_registry import describe_method
 from kernels.sampling.methods import Method, Moment, Shape, check_singular_values
 from kernels.sampling.step_coefficients import SamplerConfig, Step
@@ -196,42 +197,27 @@ def square_residual(problem: Problem, x0: Tensor) -> Tensor:
 
 
 def evaluate_with_gradient(
-    denoiser: Denoiser,
-    method: Push,
-    problem: Problem,
-    step: Step,
-    x: Tensor,
-    timesteps: Tensor,
-    shift: Tensor | None,
-    clip: bool,
+    denoiser: Denoiser, method: Push, query: Query
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return eps, the clean estimate and `Moment.push`, each (B, C, H, W); on the CPU tile by tile.
 
-    shift: added to eps before anything else (classifier guidance), without a derivative of its own.
+    A shift of the query has no derivative of its own.
     """
-    if x.device.type == "cpu" and len(x) > 1:
-        batches: list[tuple[slice, Problem]] = [
-            (slice(i, i + 1), select(problem, [i])) for i in range(len(x))
-        ]
-    else:
-        batches = [(slice(None), problem)]
+    batches = [query]
+    if query.x.device.type == "cpu" and len(query.x) > 1:
+        batches = [query.select([tile]) for tile in range(len(query.x))]
 
     parts = []
-    for rows, constraints in batches:
-        x_t = x[rows].clone().requires_grad_(True)
-        coefficients = step.rows(rows)
+    for tiles in batches:
+        x_t = tiles.x.clone().requires_grad_(True)
         with torch.enable_grad():
-            eps = denoiser(x_t, timesteps[rows]).contiguous()
-            if shift is not None:
-                eps = eps + shift[rows]
-            x0 = coefficients.x0_x * x_t - coefficients.x0_eps * eps
-            if clip:
-                x0 = constraints.within(x0)
+            answer = denoiser(x_t, tiles.timesteps).contiguous()
+            eps, x0 = tiles.answered(answer, x_t)
 
         pull = _pull(x0, x_t)
-        push = method.push(x0.detach(), pull, constraints, coefficients)
+        push = method.push(x0.detach(), pull, tiles.problem, tiles.step)
         parts.append((eps.detach(), x0.detach(), push))
-        del eps, x0, pull  # the graph: free before the next tile builds its own
+        del answer, eps, x0, pull  # the graph: free before the next tile builds its own
     eps, x0, push = (torch.cat(column) for column in zip(*parts, strict=True))
     return eps, x0, push
 

@@ -19,8 +19,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kernels.denoisers.denoiser import Denoiser, evaluate
-from kernels.sampling.constraints import Problem, select
+from kernels.denoisers.denoiser import Denoiser
+from kernels.sampling.clean_estimate import Query, clean_estimate
+from kernels.sampling.constraints import Problem
 from kernels.sampling.gradient_methods import Pull, evaluate_with_gradient
 from kernels.sampling.step_coefficients import Step
 
@@ -44,84 +45,28 @@ def has_pins(problem: Problem, tiles: int) -> tuple[bool, ...]:
 
 
 def estimate_with_pins(
-    denoiser: Denoiser,
-    problem: Problem,
-    step: Step,
-    x: Tensor,
-    timesteps: Tensor,
-    shift: Tensor | None,
-    clip: bool,
-    pulled: Sequence[bool],
+    denoiser: Denoiser, query: Query, pulled: Sequence[bool]
 ) -> tuple[Tensor, Tensor]:
-    """Return eps and the clean estimate (B, C, H, W) of a batch; pulled: which tiles are
-    conditioned on their pins.
+    """Return eps and the clean estimate (B, C, H, W) of a batch.
 
-    shift: added to eps before anything else (classifier guidance).
+    pulled: which tiles are conditioned on their pins.
     """
-    eps = torch.empty_like(x)
-    x0 = torch.empty_like(x)
-    free = [i for i, is_pulled in enumerate(pulled) if not is_pulled]
-    if free:
-        eps[free], x0[free] = _estimate(
-            denoiser,
-            select(problem, free),
-            step.select(free),
-            x[free],
-            timesteps[free],
-            _rows(shift, free),
-            clip,
-        )
-    held = [i for i, is_pulled in enumerate(pulled) if is_pulled]
-    if held:
-        eps[held], x0[held] = _pulled(
-            denoiser,
-            select(problem, held),
-            step.select(held),
-            x[held],
-            timesteps[held],
-            _rows(shift, held),
-            clip,
-        )
+    eps = torch.empty_like(query.x)
+    x0 = torch.empty_like(query.x)
+    for is_pulled, estimate in ((False, clean_estimate), (True, _conditioned)):
+        rows = [tile for tile, one in enumerate(pulled) if one == is_pulled]
+        if rows:
+            eps[rows], x0[rows] = estimate(denoiser, query.select(rows))
     return eps, x0
 
 
-def _rows(shift: Tensor | None, rows: Sequence[int]) -> Tensor | None:
-    return None if shift is None else shift[list(rows)]
-
-
-def _estimate(
-    denoiser: Denoiser,
-    problem: Problem,
-    step: Step,
-    x: Tensor,
-    timesteps: Tensor,
-    shift: Tensor | None,
-    clip: bool,
-) -> tuple[Tensor, Tensor]:
-    """Return eps and the clean estimate without a derivative."""
-    eps = evaluate(denoiser, x, timesteps)
-    if shift is not None:
-        eps = eps + shift
-    x0 = step.x0_x * x - step.x0_eps * eps
-    return eps, problem.within(x0) if clip else x0
-
-
-def _pulled(
-    denoiser: Denoiser,
-    problem: Problem,
-    step: Step,
-    x: Tensor,
-    timesteps: Tensor,
-    shift: Tensor | None,
-    clip: bool,
-) -> tuple[Tensor, Tensor]:
+def _conditioned(denoiser: Denoiser, query: Query) -> tuple[Tensor, Tensor]:
     """Return eps' and x0' of tiles with pins."""
-    _, x0, push = evaluate_with_gradient(
-        denoiser, PinPull(), problem, step, x, timesteps, shift, clip
-    )
+    _, x0, push = evaluate_with_gradient(denoiser, PinPull(), query)
+    step = query.step
     gain = (step.a**2 * VARIANCE + step.s**2) / (step.a * VARIANCE)
     conditioned = x0 + gain * push
-    if clip:
-        conditioned = problem.within(conditioned)
-    eps = (x - step.a * conditioned) / step.s
+    if query.clip:
+        conditioned = query.problem.within(conditioned)
+    eps = (query.x - step.a * conditioned) / step.s
     return eps, conditioned

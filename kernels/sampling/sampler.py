@@ -21,9 +21,10 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from kernels.denoisers.denoiser import Denoiser, evaluate
+from kernels.denoisers.denoiser import Denoiser
 from kernels.noise import NoiseKey, NoiseSource
 from kernels.sampling.classifier_guidance import Guidance
+from kernels.sampling.clean_estimate import Query, clean_estimate
 from kernels.sampling.constraints import Problem, RangeSpace, cat, select, to
 from kernels.sampling.gradient_methods import Dps, GradientMethod, Pigdm, evaluate_with_gradient
 from kernels.sampling.method_registry import describe_method
@@ -278,35 +279,19 @@ def _estimate(
     """Call the network and form the clean estimate; pull: scaled classifier gradient, which form
     eps takes here.
     """
-    x = state.x
-    problem = state.problem
     shift = None
     if pull is not None and config.step_form == "eps":
         shift = -step.s * pull
-    if method.info.needs_gradient and problem.constraints:
-        eps, x0, push = evaluate_with_gradient(
-            denoiser,
-            cast(GradientMethod, method),
-            problem,
-            step,
-            x,
-            timesteps,
-            shift,
-            config.clip,
-        )
-        return Moment(step, problem, x, eps, x0, push)
-    if any(state.pulled):
-        eps, x0 = estimate_with_pins(
-            denoiser, problem, step, x, timesteps, shift, config.clip, state.pulled
-        )
-        return Moment(step, problem, x, eps, x0, None)
-    eps = evaluate(denoiser, x, timesteps)
-    if shift is not None:
-        eps = eps + shift
-    x0 = step.x0_x * x - step.x0_eps * eps
-    if config.clip:
-        x0 = problem.within(x0)
-    return Moment(step, problem, x, eps, x0, None)
+    query = Query(state.problem, step, state.x, timesteps, shift, config.clip)
+    push = None
+    if method.info.needs_gradient and state.problem.constraints:
+        follows = cast(GradientMethod, method)
+        eps, x0, push = evaluate_with_gradient(denoiser, follows, query)
+    elif any(state.pulled):
+        eps, x0 = estimate_with_pins(denoiser, query, state.pulled)
+    else:
+        eps, x0 = clean_estimate(denoiser, query)
+    return Moment(step, state.problem, state.x, eps, x0, push)
 
 
 def _step(

@@ -163,10 +163,6 @@ class Step(NamedTuple):
         """Return the step of chosen tiles of the batch."""
         return Step(*(column[list(rows)] for column in self))
 
-    def rows(self, rows: slice) -> Step:
-        """Return the step of some tiles of the batch."""
-        return Step(*(column[rows] for column in self))
-
 
 def gather(config: SamplerConfig, indices: Sequence[int], device: torch.device) -> Step:
     """Return the coefficients at each tile's own index, without waiting for the device."""
