@@ -145,10 +145,8 @@ def _visible(shapes: Shapes, settings: Mapping[str, Any]) -> dict[str, Any]:
         seen = _visible_trunk(shapes, settings)
         if is_denoiser(shapes):
             return seen | {"out_channels": shapes["out.2.weight"][0]}
-        if "out.2.c_proj.weight" in shapes:
-            classes = shapes["out.2.c_proj.weight"][0]
-            return seen | {"out_channels": classes, "pool": "attention"}
-        return seen | {"out_channels": shapes["out.2.weight"][0], "pool": "spatial"}
+        classes = shapes[output_layer(shapes)][0]
+        return seen | {"out_channels": classes, "pool": _pool(shapes)}
     except KeyError as error:
         raise CheckpointError(
             f"it lacks the parameter {error.args[0]!r} of every guided-diffusion network"
@@ -192,8 +190,17 @@ def is_denoiser(shapes: Mapping[str, Any]) -> bool:
 
 def output_layer(shapes: Mapping[str, Any]) -> str:
     """Return the name of the last layer's weights."""
-    last = ("out.2.c_proj.weight", "out.4.weight", "out.3.weight", "out.2.weight")
-    return next(name for name in last if name in shapes)
+    heads = ("out.2.c_proj.weight", "out.3.weight")
+    return next((name for name in heads if name in shapes), "out.2.weight")
+
+
+def _pool(shapes: Shapes) -> str:
+    """Tell a classifier's head by its last layers."""
+    if "out.2.c_proj.weight" in shapes:
+        return "attention"
+    if "out.3.weight" not in shapes:
+        return "spatial"
+    return "adaptive" if len(shapes["out.3.weight"]) == 4 else "spatial_v2"
 
 
 def _count(shapes: Shapes, prefix: str) -> int:

@@ -27,14 +27,19 @@ from kernels.denoisers.guided_diffusion.unet import (
 )
 
 SPATIAL_HIDDEN = 2048
-"""Width of the hidden layer of the spatial head."""
+"""Width of the hidden layer of the spatial heads."""
+
+POOLS = ("attention", "spatial", "adaptive", "spatial_v2")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassifierConfig(UNetConfig):
     """Describe a classifier: an encoder whose `out_channels` counts the classes."""
 
-    pool: Literal["attention", "spatial"] = "attention"
+    pool: Literal["attention", "spatial", "adaptive", "spatial_v2"] = "attention"
+    """Head: attends from the mean of the coarsest features, or averages those (adaptive); or reads
+    the means of all blocks' features with two layers (spatial; spatial_v2 with a normalization).
+    """
 
     @property
     def feature_size(self) -> int:
@@ -94,6 +99,31 @@ class AttentionPool(nn.Module):
         return scores[:, :, 0]
 
 
+def _head(config: ClassifierConfig, features: int) -> nn.Sequential:
+    """Return the layers that turn features into scores; features: number of all blocks' together.
+
+    The names of its parameters are those of the published checkpoints.
+    """
+    width = config.widths[-1]
+    classes = config.out_channels
+    if config.pool == "attention":
+        heads = width // config.num_head_channels
+        pool = AttentionPool(config.feature_size, width, heads, classes)
+        return nn.Sequential(GroupNorm32(width), nn.SiLU(), pool)
+    if config.pool == "adaptive":
+        scores = nn.Conv2d(width, classes, 1)
+        return nn.Sequential(
+            GroupNorm32(width), nn.SiLU(), nn.AdaptiveAvgPool2d(1), scores, nn.Flatten()
+        )
+    hidden = nn.Linear(features, SPATIAL_HIDDEN)
+    last = nn.Linear(SPATIAL_HIDDEN, classes)
+    if config.pool == "spatial":
+        return nn.Sequential(hidden, nn.ReLU(), last)
+    if config.pool == "spatial_v2":
+        return nn.Sequential(hidden, GroupNorm32(SPATIAL_HIDDEN), nn.SiLU(), last)
+    raise ValueError(f"classifier pool {config.pool!r} is unknown: use {', '.join(POOLS)}")
+
+
 class ClassifierModel(nn.Module):
     """Classify a noisy image at a timestep."""
 
@@ -103,23 +133,7 @@ class ClassifierModel(nn.Module):
         self.time_embed = time_embedding(config)
         self.input_blocks, channels = build_encoder(config)
         self.middle_block = build_middle(config)
-        width = config.widths[-1]
-        classes = config.out_channels
-        if config.pool == "attention":
-            heads = width // config.num_head_channels
-            pool = AttentionPool(config.feature_size, width, heads, classes)
-            self.out = nn.Sequential(GroupNorm32(width), nn.SiLU(), pool)
-        elif config.pool == "spatial":
-            features = sum(channels) + width
-            self.out = nn.Sequential(
-                nn.Linear(features, SPATIAL_HIDDEN),
-                nn.ReLU(),
-                nn.Linear(SPATIAL_HIDDEN, classes),
-            )
-        else:
-            raise ValueError(
-                f"classifier pool {config.pool!r} is unknown: use 'attention' or 'spatial'"
-            )
+        self.out = _head(config, features=sum(channels) + config.widths[-1])
 
     def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
         """Score x (B, C, H, W) in [-1, 1] plus noise at timesteps (B,): logits (B, classes)
@@ -142,7 +156,7 @@ class ClassifierModel(nn.Module):
         for block in (*self.input_blocks, self.middle_block):
             h = block(h, emb)
             means.append(h.to(x.dtype).mean(dim=(2, 3)))
-        if self.config.pool == "spatial":
+        if self.config.pool.startswith("spatial"):
             pooled = torch.cat(means, dim=-1)
         else:
             pooled = h.to(x.dtype)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -21,7 +22,7 @@ from kernels.denoisers.guided_diffusion.checkpoints import (
     load_guided_diffusion,
 )
 from kernels.denoisers.guided_diffusion.classifier import ClassifierConfig, ClassifierModel
-from kernels.denoisers.guided_diffusion.unet import UNetConfig, UNetModel
+from kernels.denoisers.guided_diffusion.unet import UNetConfig, UNetModel, timestep_embedding
 from kernels.schedule import cosine_alpha_bar
 from tests.kernels.denoisers.small_networks import (
     SMALL,
@@ -409,3 +410,70 @@ def test_the_answer_means_what_the_settings_say(
     torch.testing.assert_close(means[kind], answer, rtol=1e-3, atol=1e-3)
     plain = describe_guided_diffusion(path, **SMALL_SETTINGS)
     assert (denoiser.info.content == plain.content) == (kind == "eps")
+
+
+POOLS = {
+    "attention": {"out.2.positional_embedding": (32, 257), "out.2.c_proj.weight": (5, 32, 1)},
+    "adaptive": {"out.0.weight": (32,), "out.3.weight": (5, 32, 1, 1), "out.3.bias": (5,)},
+    "spatial": {"out.0.weight": (2048, 160), "out.2.weight": (5, 2048), "out.2.bias": (5,)},
+    "spatial_v2": {"out.0.weight": (2048, 160), "out.1.weight": (2048,), "out.3.weight": (5, 2048)},
+}
+"""Parameters of the published heads of CLASSIFIER: four blocks of 32 features and the middle."""
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_every_pool_of_classifiers_is_told_by_its_parameters(tmp_path: Path, pool: Any) -> None:
+    config = replace(CLASSIFIER, pool=pool)
+    model = ClassifierModel(config).eval()
+    weights = filled(model)
+    assert POOLS[pool].items() <= {k: tuple(v.shape) for k, v in weights.items()}.items()
+    model.load_state_dict(weights)
+    path = save(tmp_path / "c.pt", weights)
+    settings = {"num_head_channels": 32, "use_new_attention_order": False, "image_size": 32}
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    t = torch.tensor([3, 700])
+    loaded = load_classifier(path, **settings)
+    assert loaded.config == config
+    with torch.no_grad():
+        assert torch.equal(loaded(x, t), model(x, t))
+        assert loaded(x, t).shape == (2, 5)
+    flags = {**settings, "pool": pool}
+    assert load_classifier(path, **flags).config == config
+    said = {**settings, "classifier_pool": "attention" if pool != "attention" else "spatial"}
+    assert "classifier_pool is given as" in refusal(lambda: load_classifier(path, **said))
+
+
+def features_of(model: ClassifierModel, x: Tensor, t: Tensor) -> list[Tensor]:
+    """Return what every block of a classifier's trunk gives."""
+    emb = model.time_embed(timestep_embedding(t, CLASSIFIER.model_channels))
+    found = []
+    for block in (*model.input_blocks, model.middle_block):
+        x = block(x, emb)
+        found.append(x)
+    return found
+
+
+@pytest.mark.parametrize("pool", ["adaptive", "spatial", "spatial_v2"])
+def test_a_pool_scores_by_its_description(pool: Any) -> None:
+    model = ClassifierModel(replace(CLASSIFIER, pool=pool)).eval()
+    weights = filled(model)
+    model.load_state_dict(weights)
+    x = torch.randn(1, 3, 32, 48, generator=torch.Generator().manual_seed(1))
+    t = torch.tensor([300])
+    with torch.no_grad():
+        blocks = features_of(model, x, t)
+        means = torch.cat([block.mean(dim=(2, 3)) for block in blocks], dim=1)
+        out = {k.removeprefix("out."): v for k, v in weights.items() if k.startswith("out.")}
+        if pool == "adaptive":
+            normed = F.group_norm(blocks[-1], 32, out["0.weight"], out["0.bias"])
+            pooled = F.silu(normed).mean(dim=(2, 3))
+            scores = pooled @ out["3.weight"][:, :, 0, 0].T + out["3.bias"]
+        else:
+            hidden = means @ out["0.weight"].T + out["0.bias"]
+            last = "2" if pool == "spatial" else "3"
+            if pool == "spatial":
+                hidden = hidden.relu()
+            else:
+                hidden = F.silu(F.group_norm(hidden, 32, out["1.weight"], out["1.bias"]))
+            scores = hidden @ out[f"{last}.weight"].T + out[f"{last}.bias"]
+        torch.testing.assert_close(model(x, t), scores, rtol=1e-4, atol=1e-4)
