@@ -7,8 +7,9 @@
     restored.verify().passed                   # A x = y holds
 
 `restore` waits, `start` does not, `plan` says what it would take, `open` and `resume` take up an
-earlier run, and `sample` runs the sampler on a tensor without tiles or files. Importing this module
-loads neither torch, ray, zarr nor tifffile: each name is loaded when it is used.
+earlier run, `check` tries a network on an image, and `sample` runs the sampler on a tensor without
+tiles or files. Importing this module loads neither torch, ray, zarr nor tifffile: each name is
+loaded when it is used.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from orchestrator.api.background_run import BackgroundRun as Run
     from orchestrator.api.errors import RunCancelled
     from orchestrator.api.job_options import JobOptions
+    from orchestrator.api.network_check import check
     from orchestrator.api.planned_restoration import PlannedRestoration as Plan
     from orchestrator.api.restoration import plan, restore, resume, start
     from orchestrator.api.restoration_task import RestorationTask as Task
@@ -37,6 +39,7 @@ __all__ = [
     "RunCancelled",
     "RunError",
     "Task",
+    "check",
     "open",
     "operators",
     "plan",
@@ -55,6 +58,7 @@ _PLACES = {
     "RunCancelled": ("orchestrator.api.errors", "RunCancelled"),
     "RunError": ("orchestrator.errors", "RunError"),
     "Task": ("orchestrator.api.restoration_task", "RestorationTask"),
+    "check": ("orchestrator.api.network_check", "check"),
     "open": ("orchestrator.api.result", "open_result"),
     "operators": ("orchestrator.api.operator_helpers", ""),
     "plan": ("orchestrator.api.restoration", "plan"),

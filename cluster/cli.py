@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from cluster.commands import bench, config, submissions, submit
 from cluster.commands.batch import batch
+from cluster.commands.check import check
 from cluster.commands.degrade import degrade
 from cluster.commands.demo import demo
 from cluster.commands.doctor import doctor
@@ -35,7 +36,7 @@ from orchestrator.errors import PlanError, RunError
 ORDER = (
     *("restore", "resume", "plan", "info", "verify", "export"),
     *("batch", "submit", "status", "report", "logs", "wait", "cancel", "list", "config"),
-    *("train", "evaluate", "degrade"),
+    *("check", "train", "evaluate", "degrade"),
     *("doctor", "bench", "demo"),
 )
 
@@ -61,7 +62,7 @@ app = typer.Typer(
 for command in (
     *(restore, resume, plan, info, verify, export),
     *(batch, status, report, submissions.logs, submissions.wait, submissions.cancel),
-    *(train, evaluate, degrade, doctor, demo),
+    *(check, train, evaluate, degrade, doctor, demo),
 ):
     app.command()(command)
 app.command(context_settings=submit.CONTEXT)(submit.submit)

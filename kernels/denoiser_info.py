@@ -16,8 +16,11 @@ A reference names its scheme:
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 SCHEMES = (
     "builtin:",
@@ -85,6 +88,10 @@ class DenoiserInfo:
     """
     differentiable: bool = True
     """Whether it is known that torch can differentiate it; one's own function may not be."""
+    assumed: tuple[str, ...] = ()
+    """Settings, by name, that nobody said and its weights do not show
+    (orchestrator.planning.network_trial tries them).
+    """
     local: bool = False
     """Whether it knows textures only and no objects, so that sampling heads for the average by
     default.
@@ -116,6 +123,34 @@ def absolute_ref(ref: str) -> str:
     if scheme in ("prior", "guided-diffusion", "diffusers"):
         return f"{scheme}:{Path(path).absolute()}"
     return ref
+
+
+def split_settings(ref: str) -> tuple[str, dict[str, Any]]:
+    """Split REF?NAME=VALUE&NAME=VALUE into the reference and settings of its checkpoint, which win
+    over those in its JSON file; values are JSON. ValueError where they are malformed.
+    """
+    scheme, _, path = ref.partition(":")
+    if scheme != "guided-diffusion" or "?" not in path or Path(path).exists():
+        return ref, {}
+    bare, _, query = ref.rpartition("?")
+    settings = {}
+    for part in query.split("&"):
+        name, _, value = part.partition("=")
+        try:
+            settings[name] = json.loads(value)
+        except ValueError:
+            raise ValueError(
+                f"denoiser {ref!r}: {part!r} is no setting; write NAME=VALUE, texts in quotes"
+            ) from None
+    return bare, settings
+
+
+def with_settings(ref: str, settings: Mapping[str, Any]) -> str:
+    """Return a reference with settings of its checkpoint, those that it has already replaced."""
+    bare, given = split_settings(ref)
+    said = {**given, **settings}
+    query = "&".join(f"{name}={json.dumps(value)}" for name, value in sorted(said.items()))
+    return f"{bare}?{query}" if query else bare
 
 
 def file_hash(path: Path) -> str:

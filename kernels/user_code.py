@@ -6,6 +6,7 @@ import importlib
 import inspect
 import os
 import sys
+import traceback
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -37,15 +38,38 @@ def load_object(name: str, what: str) -> Any:
             "install it, or run in the folder that holds it"
         ) from error
     except Exception as error:  # a user's module may raise anything while it is imported
-        line = " ".join(str(error).split())
         raise ValueError(
-            f"{what} {name!r}: importing {module_name} failed: {type(error).__name__}: {line}"
+            f"{what} {name!r}: importing {module_name} failed: {in_one_line(error)}"
         ) from error
     for part in attribute.split("."):
         if not hasattr(named, part):
             raise ValueError(f"{what} {name!r}: {module_name} has no {attribute}; check the name")
         named = getattr(named, part)
     return named
+
+
+def in_one_line(error: Exception) -> str:
+    """Say what an error of one's own code is, and where: file and line of the last frame that is
+    neither ours nor of an installed package.
+    """
+    words = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{words} ({error.filename}:{error.lineno})"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if _is_own(frame.filename)]
+    if not own:
+        return words
+    return f"{words} ({own[-1].filename}:{own[-1].lineno})"
+
+
+def _is_own(filename: str) -> bool:
+    """Tell whether a file is the user's."""
+    ours = Path(__file__).parents[1]
+    packages = {ours / name for name in ("kernels", "storage", "orchestrator", "cluster")}
+    path = Path(filename)
+    installed = "site-packages" in path.parts or filename.startswith("<frozen")
+    standard = Path(os.__file__).parent in path.parents
+    return not installed and not standard and not packages & set(path.parents)
 
 
 def source_hash(named: Any) -> str:

@@ -68,9 +68,9 @@ def plan(
     from orchestrator.planning.estimate import estimate
     from orchestrator.planning.flat_tiles import count_filled
     from orchestrator.planning.forecast import CHEAP_TILES, forecast, known_device
-    from orchestrator.planning.resolve import plan_job
+    from orchestrator.planning.network_trial import plan_tried
 
-    planned = plan_job(spec)
+    planned = plan_tried(spec)
     device = known_device(planned, call_seconds, step_seconds)
     if measure:
         from orchestrator.planning.device_timing import measure_device

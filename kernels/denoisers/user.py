@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from kernels.denoiser_info import DenoiserInfo, split_ref
 from kernels.schedule import BASE_SCHEDULES, Float64, base_alpha_bar, checked_alpha_bar
-from kernels.user_code import load_object, source_hash
+from kernels.user_code import in_one_line, load_object, source_hash
 
 SIGMA_STEPS = 1000
 # Noise levels are spaced evenly in sigma^(1/rho): Karras et al. 2022, Eq. 5.
@@ -128,8 +128,39 @@ def load_user_denoiser(ref: str, device: torch.device | str = "cpu") -> UserDeno
     info = describe_user_denoiser(ref)
     scheme, name = split_ref(ref)
     named = load_object(name, "denoiser")
-    function: Any = named() if inspect.isclass(named) else named
+    try:
+        function: Any = named() if inspect.isclass(named) else named
+    except Exception as error:  # a user's constructor may raise anything
+        raise ValueError(
+            f"denoiser {ref!r}: making a {name.partition(':')[2]} failed: {in_one_line(error)}"
+        ) from error
+    if not callable(function):
+        raise ValueError(
+            f"denoiser {ref!r}: a {type(function).__name__} cannot be called; give it a __call__"
+        )
     return UserDenoiser(function, info, takes_sigma=scheme == "sigma").to(device)
+
+
+def try_user_denoiser(ref: str, side: int) -> None:
+    """Load a denoiser and call it once, on noise of side x side px, so that it fails before a run
+    does.
+
+    Raises ValueError on one line with file and line of the user's code where it cannot be made,
+    raises whatever, or answers with another shape or with what is no finite number.
+    """
+    denoiser = load_user_denoiser(ref)
+    info = denoiser.info
+    noise = torch.randn(1, info.channels, side, side, generator=torch.Generator().manual_seed(0))
+    middle = torch.full((1,), info.n_timesteps // 2)
+    try:
+        with torch.no_grad():
+            eps = denoiser(noise, middle)
+    except Exception as error:  # a user's network may raise anything
+        raise ValueError(
+            f"denoiser {ref!r} failed on a tile of {side} px: {in_one_line(error)}"
+        ) from error
+    if not bool(torch.isfinite(eps).all()):
+        raise ValueError(f"denoiser {ref!r} answered noise with NaN or infinity; check its weights")
 
 
 def _natural(

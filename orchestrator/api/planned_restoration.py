@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from orchestrator.job.plan import Plan
 from orchestrator.job.spec import JobSpec
 from orchestrator.planning.estimate import Estimate, estimate
-from orchestrator.planning.resolve import plan_job
+from orchestrator.planning.network_trial import plan_tried
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,5 +42,5 @@ def plan_restoration(
 
     step_seconds: of one network evaluation of one tile; None: as it is known of the network.
     """
-    planned = plan_job(spec)
+    planned = plan_tried(spec)
     return PlannedRestoration(plan=planned, numbers=estimate(planned, workers, step_seconds))

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kernels.denoiser_info import DenoiserInfo, absolute_ref
+from kernels.denoiser_info import DenoiserInfo, absolute_ref, split_settings
 from orchestrator.errors import PlanError
 from orchestrator.job.bands import BANDS_AS, GREY_AS
 from orchestrator.job.class_guidance import check_tile, describe_network, resolve_guidance
@@ -77,6 +77,14 @@ def keep_range(changes: JobSpec, begun: JobSpec) -> JobSpec:
     kept = {"values": begun.input.values, "values_from": begun.input.values_from}
     source = changes.input.model_copy(update=kept)
     return changes.model_copy(update={"input": source})
+
+
+def keep_reading(changes: JobSpec, begun: JobSpec) -> JobSpec:
+    """Return the changed job of a run that was begun; its network is read as it was found then."""
+    wanted = absolute_ref(changes.denoiser)
+    if split_settings(wanted)[1] or split_settings(begun.denoiser)[0] != wanted:
+        return changes
+    return changes.model_copy(update={"denoiser": begun.denoiser})
 
 
 def keep_regions(changes: JobSpec, run: RunDir) -> JobSpec:

@@ -18,7 +18,8 @@ from orchestrator.job.plan import Plan
 from orchestrator.job.spec import JobSpec
 from orchestrator.planning.estimate import disk_bytes
 from orchestrator.planning.fingerprint import Fingerprint, check_same, fingerprint, task_marks
-from orchestrator.planning.resolve import keep_range, keep_regions, plan_job
+from orchestrator.planning.network_trial import plan_tried
+from orchestrator.planning.resolve import keep_range, keep_reading, keep_regions, plan_job
 from orchestrator.retry import disk_full
 from orchestrator.run.drive import Outcome, drive
 from orchestrator.run.prepare import (
@@ -42,7 +43,7 @@ def start(
     """Restore spec.input into spec.output; raises PlanError before anything is written, RunError
     when resumable.
     """
-    plan = plan_job(spec)
+    plan = plan_tried(spec)
     if spec.output is None:
         raise PlanError("no output named; give OUT, a folder for the OME-Zarr image")
     run = RunDir(Path(spec.output))
@@ -88,6 +89,7 @@ def resume(
     run = RunDir.existing(root)
     if changes is not None:
         begun_as = JobSpec.load_resolved(run.job)
+        changes = keep_reading(changes, begun_as)
         check_same(_marks(begun_as), _marks(changes))
         changes = keep_regions(keep_range(changes, begun_as), run)
     plan = plan_job(JobSpec.load_resolved(run.job) if changes is None else changes, run)

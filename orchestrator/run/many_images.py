@@ -58,10 +58,10 @@ def is_done(image: Image, records: ImageRecords) -> bool:
     if record is None or record.state not in PUBLISHED or not run.published:
         return False
     begun = JobSpec.load_resolved(run.job)
-    wanted = image.spec(begun)
-    if wanted.regions:
-        from orchestrator.planning.resolve import keep_regions
+    from orchestrator.planning.resolve import keep_reading, keep_regions
 
+    wanted = keep_reading(image.spec(begun), begun)
+    if wanted.regions:
         try:
             wanted = keep_regions(wanted, run)
         except PlanError:

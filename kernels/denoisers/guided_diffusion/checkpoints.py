@@ -16,14 +16,19 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from kernels.denoiser_info import UNET_VALUES_PER_WIDTH, DenoiserInfo, sampled_hash
+from kernels.denoiser_info import (
+    UNET_VALUES_PER_WIDTH,
+    DenoiserInfo,
+    sampled_hash,
+    split_settings,
+)
 from kernels.denoisers.guided_diffusion.answer_meaning import eps_of, mixing_weights
 from kernels.denoisers.guided_diffusion.architecture import (
     Architecture,
@@ -61,6 +66,8 @@ class Checkpoint:
     """Which network of the file it is, where the user chose one."""
     listed: bool = False
     """Whether the file lists the parameters without their names."""
+    read_with: Mapping[str, Any] = field(default_factory=dict)
+    """Settings that the reference itself says."""
 
     @property
     def title(self) -> str:
@@ -124,7 +131,7 @@ def describe_guided_diffusion(path: str | Path, **overrides: Any) -> DenoiserInf
     Raises CheckpointError (a ValueError) in one line for whatever `load_guided_diffusion` would
     refuse.
     """
-    return _info(_open_denoiser(path, overrides))
+    return _info(open_denoiser(path, overrides))
 
 
 def load_guided_diffusion(
@@ -136,7 +143,7 @@ def load_guided_diffusion(
     fit its network in any key or shape, and where a class-conditional network is given no label.
     Warns where the architecture is not a published one and something had to be assumed.
     """
-    checkpoint = _open_denoiser(path, overrides)
+    checkpoint = open_denoiser(path, overrides)
     architecture = checkpoint.architecture
     scale = 1000 / architecture.diffusion_steps if architecture.rescale_timesteps else 1
     with torch.device("meta"):
@@ -206,7 +213,7 @@ def _open_classifier(path: str | Path, overrides: Mapping[str, Any]) -> Checkpoi
     return checkpoint
 
 
-def _open_denoiser(path: str | Path, overrides: Mapping[str, Any]) -> Checkpoint:
+def open_denoiser(path: str | Path, overrides: Mapping[str, Any]) -> Checkpoint:
     checkpoint = _open(path, overrides)
     config = checkpoint.architecture.config
     label = checkpoint.label
@@ -234,9 +241,10 @@ def _open_denoiser(path: str | Path, overrides: Mapping[str, Any]) -> Checkpoint
 
 def _open(path: str | Path, overrides: Mapping[str, Any]) -> Checkpoint:
     """Read, infer and check: every key and shape of the file is that of the network to be built."""
-    path, place = split_choice(path)
+    bare, read_with = split_settings(f"guided-diffusion:{path}")
+    path, place = split_choice(bare.partition(":")[2])
     network = choose_network(path, place)
-    settings = _sidecar_settings(path) | dict(overrides)
+    settings = _sidecar_settings(path) | read_with | dict(overrides)
     label = settings.pop("label", None)
     if label is not None and type(label) is not int:
         raise CheckpointError(f"{path}: label is given as {label!r}, which is not a whole number")
@@ -268,6 +276,7 @@ def _open(path: str | Path, overrides: Mapping[str, Any]) -> Checkpoint:
         label=label,
         place=network.place if place is not None else None,
         listed=network.named is None,
+        read_with=read_with,
     )
 
 
@@ -339,6 +348,7 @@ def _info(checkpoint: Checkpoint) -> DenoiserInfo:
     architecture = checkpoint.architecture
     config = checkpoint.architecture.config
     notes = [f"assumed {', '.join(architecture.assumptions)}"] if architecture.assumptions else []
+    notes += [f"{name} {value}" for name, value in checkpoint.read_with.items()]
     notes += [f"class {checkpoint.label}"] if checkpoint.label is not None else []
     return DenoiserInfo(
         name=f"guided-diffusion {architecture.name}, {checkpoint.title}"
@@ -348,6 +358,7 @@ def _info(checkpoint: Checkpoint) -> DenoiserInfo:
         multiple=config.multiple,
         fixed_tile=False,
         alpha_bar=architecture.noise_schedule,
+        assumed=tuple(phrase.partition(" ")[0] for phrase in architecture.assumptions),
         n_timesteps=architecture.diffusion_steps,
         weight_bytes=sum(4 * value.numel() for value in checkpoint.tensors.values()),
         values_per_pixel=UNET_VALUES_PER_WIDTH * config.model_channels,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,3 +62,11 @@ def refusal(call: Callable[[], Any]) -> str:
     line = str(caught.value)
     assert "\n" not in line
     return line
+
+
+def forget_modules(monkeypatch: pytest.MonkeyPatch, folder: Path, *names: str) -> None:
+    """Work in a folder whose modules are imported anew."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
