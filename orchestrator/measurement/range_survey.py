@@ -93,15 +93,23 @@ def _found(looks: list[BandLook | None], info: ImageInfo, *, apart: bool) -> Ran
     whole = _of_all(seen, info)
     image = of_each_band(whole.values or LIMITS[info.dtype])[0]
     joint = of_all_bands(seen).used
-    if not apart or all(_uses(look.used, joint) for look in seen):
+    if not apart or all(_suits_all(look, joint) for look in seen):
         return whole
     stated = info.stated or (None,) * len(looks)
     each = zip(looks, stated, strict=True)
     own = tuple(
-        image if look is None or _uses(look.used, joint) else _of_band(look, ends, info)
+        image if look is None or _suits_all(look, joint) else _of_band(look, ends, info)
         for look, ends in each
     )
-    return RangeSurvey(own, "of each band: some use little of the others' range")
+    source = "of each band: some use little of the others' range"
+    return RangeSurvey(own, source, _unlike(of_all_bands(seen)))
+
+
+def _suits_all(look: BandLook, joint: Ends) -> bool:
+    """Tell whether the range of all bands is that of one of them: it uses enough of it, or is of
+    one value, which says nothing of what it may hold elsewhere.
+    """
+    return _uses(look.used, joint) or look.used[0] == look.used[1]
 
 
 def _of_nothing(info: ImageInfo) -> RangeSurvey:
@@ -179,7 +187,7 @@ def _found_above_zero(look: BandLook, info: ImageInfo) -> RangeSurvey:
         low = max(math.floor(low), 1.0)
         high = min(math.ceil(high), LIMITS[info.dtype][1])
     seen = f"fitted to the samples above 0, which lie between {used[0]:g} and {used[1]:g}"
-    return RangeSurvey((low, high), seen)
+    return RangeSurvey((low, high), seen, _unlike(look))
 
 
 def _suits(declared: Ends, used: Ends) -> bool:

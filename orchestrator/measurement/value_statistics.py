@@ -81,7 +81,7 @@ class BandLook:
     """What the valid samples of a band, or of several, lie between, stored values."""
 
     used: tuple[float, float]
-    """But for TAIL of them on either side."""
+    """But for TAIL of them on either side; all, where the others are of one value."""
     ends: tuple[float, float]
     """All that were seen."""
     apart: tuple[float, ...] = ()
@@ -101,6 +101,8 @@ def look_at(samples: Stored) -> BandLook | None:
             apart.append(float(extreme))
             samples = rest
     least, low, high, most = _quantiles(samples, (0, TAIL, 1 - TAIL, 1))
+    if low == high:  # a few bright spots on black: they are the picture
+        low, high = least, most
     return BandLook((low, high), (least, most), tuple(apart))
 
 

@@ -180,6 +180,34 @@ def test_a_band_that_uses_little_of_the_others_range_has_its_own(tmp_path):
     assert not planned(saved(tmp_path, two_channels(2), "like.tif")).values.bands
 
 
+@pytest.mark.parametrize("value", [0, 40])
+def test_a_band_of_one_value_has_the_range_of_the_others(tmp_path, value):
+    bands = two_channels(2)
+    bands[:, :, 1] = value
+    values = planned(saved(tmp_path, bands)).values
+    assert not values.bands
+    assert values.high > 3_000
+
+
+@pytest.mark.parametrize("dark", [0, 100])
+def test_the_range_of_a_few_spots_on_black_holds_the_spots(tmp_path, dark):
+    spots = np.full((64, 64), dark, "uint16")
+    spots[30, 20:22] = 2_600
+    alone = planned(saved(tmp_path, spots)).values
+    assert 2_600 <= alone.high < 4_000
+    bright = picture((64, 64), 200, 60_000)
+    both = planned(saved(tmp_path, np.stack([bright, spots], -1).astype("uint16"))).values
+    assert both.bands[1] == (alone.low, alone.high)
+
+
+def test_a_value_far_from_all_others_is_named_where_bands_have_ranges_of_their_own(tmp_path):
+    pixels = (two_channels(20) / 10_000).astype("float32")
+    pixels[10:20, 5:30, 1] = -9999
+    plan = planned(saved(tmp_path, pixels))
+    assert plan.values.bands
+    assert "many samples are -9999" in plan.inputs.warnings[0]
+
+
 def test_the_bands_of_a_colour_picture_share_one_range(tmp_path):
     colour = picture((40, 56, 3), 300, 1700)
     colour[:, :, 2] /= 20
