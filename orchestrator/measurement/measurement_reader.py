@@ -111,6 +111,21 @@ def input_known(run: RunDir, plan: Plan) -> Known | None:
     return known
 
 
+def read_known(
+    plan: Plan, image: Reader, known: Known | None, box: Box
+) -> tuple[Pixels, NDArray[np.bool_]]:
+    """Return a window of the input, (C, h, w), and which of its samples were measured, the same
+    shape: neither without data nor unknown.
+    """
+    pixels, empty = read_measured(plan, image, box)
+    measured = np.ones(pixels.shape, bool)
+    if empty is not None:
+        measured &= ~empty
+    if known is not None:
+        measured &= known(box, pixels)
+    return pixels, measured
+
+
 def fine_known(run: RunDir, plan: Plan) -> MeasuredWindow | None:
     """Return a mask of the output's pixels as an endless image, 1 where known; None where there is
     none.

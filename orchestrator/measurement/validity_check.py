@@ -72,6 +72,8 @@ def validity(run: RunDir, plan: Plan, image: Reader) -> ValidityCounts | None:
 
         pixels, published = image.read_valid(box.scale(scale).shift(top, left))
         blank = np.zeros(pixels.shape, bool) if published is None else ~published
+        if spec.positive:  # samples without a logarithm are none, and stay as they were
+            blank |= pixels <= 0
         lost += _count(blank, valid, scale)
         unfilled += _count(blank, asked, scale)
         if named and spec.nodata is not None:

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from orchestrator.job.plan import Plan
 from orchestrator.job.value_range import LIMITS
 from orchestrator.measurement.consistency import windows
-from orchestrator.measurement.input_file import read_measured
+from orchestrator.measurement.measurement_reader import Known, read_known
 from storage.image import Reader
+from storage.validity import both
 
 Int64 = NDArray[np.int64]
 
@@ -107,18 +108,24 @@ class ValuesOfBoth:
     """At least, where the noise is known; 0 where it can be all that there is."""
 
 
-def values_of_both(plan: Plan, image: Reader, measured: Reader | None) -> ValuesOfBoth:
-    """Measure both images, by windows; samples without data do not count."""
+def values_of_both(
+    plan: Plan, image: Reader, measured: Reader | None, known: Known | None = None
+) -> ValuesOfBoth:
+    """Measure both images, by windows; samples without data and unknown ones do not count.
+
+    known: tells the known samples of a window of the input (`input_known`); None: all are.
+    """
     low, high = plan.values.low, plan.values.high
     output = ValueUse.of(plan.dtype, low, high)
     for box in windows(plan.height, plan.width, WINDOW):
         pixels, valid = image.read_valid(box)
+        if plan.spec.input.positive:  # samples without a logarithm are none, and stay as they were
+            valid = both(valid, pixels > 0)
         output.update(pixels if valid is None else _those(pixels, valid))
     before = ValueUse.of(plan.dtype, low, high)
     if measured is not None:
         for box in windows(measured.info.height, measured.info.width, WINDOW):
-            pixels, empty = read_measured(plan, measured, box)
-            before.update(pixels if empty is None else _those(pixels, ~empty))
+            before.update(_those(*read_known(plan, measured, known, box)))
     seen = measured is not None and before.samples > 0
     return ValuesOfBoth(
         output_cut=output.cut,

@@ -24,8 +24,7 @@ from orchestrator.measurement.block_lattice import (
     output_kind,
 )
 from orchestrator.measurement.consistency import WINDOW, beside_limit, consistency
-from orchestrator.measurement.input_file import read_measured
-from orchestrator.measurement.measurement_reader import open_input
+from orchestrator.measurement.measurement_reader import Known, input_known, open_input, read_known
 from orchestrator.measurement.validity_check import ValidityCounts, validity
 from orchestrator.measurement.value_use import ValuesOfBoth, values_of_both
 from orchestrator.planning.resolve import load_plan
@@ -148,6 +147,7 @@ def verify_run(root: Path) -> Verification:
     if plan.task.measured:
         measured, limit = consistency(run, plan, image)
     picture = _measured_picture(run, plan)
+    known = None if picture is None else input_known(run, plan)
     return Verification(
         path=str(root),
         pyramid=check_pyramid(run, plan, plan_levels(shape, plan.dtype)),
@@ -155,10 +155,10 @@ def verify_run(root: Path) -> Verification:
         limit=limit,
         beside_limit=beside_limit(plan.dtype, limit),
         noisy=plan.spec.task.noisy,
-        seams=seam_report(plan, partial(_only_valid, image), picture),
+        seams=seam_report(plan, partial(_only_valid, image), picture, known),
         least_step=LEAST_STEP * plan.values.levels,
         validity=validity(run, plan, image),
-        values=values_of_both(plan, image, picture),
+        values=values_of_both(plan, image, picture, known),
         substituted=substituted_tiles(run, plan),
     )
 
@@ -177,13 +177,17 @@ def _measured_picture(run: RunDir, plan: Plan) -> Reader | None:
 
 
 def seam_report(
-    plan: Plan, read: Callable[[Box], NDArray[Any]], measured: Reader | None = None
+    plan: Plan,
+    read: Callable[[Box], NDArray[Any]],
+    measured: Reader | None = None,
+    known: Known | None = None,
 ) -> SeamReport:
     """Measure the seams of a picture of a plan's output, read by windows, along the edges of its
     tiles.
 
     measured: the measurement; blocks in which it was coded are no seams, nor is what steps there
-    already.
+    already, but for steps from or to samples that are unknown. known: tells which are known; None:
+    all.
     """
     distances = None if measured is None else measured_distances(measured)
     grid = plan.levels[0].grid
@@ -203,11 +207,11 @@ def seam_report(
         meter.update(y0, x0, read(Box(y0, x0, y1, x1)))
     if measured is None:
         return meter.result()
-    return meter.result(_edges_of_measurement(plan, measured, (row_edges, column_edges)))
+    return meter.result(_edges_of_measurement(plan, measured, known, (row_edges, column_edges)))
 
 
 def _edges_of_measurement(
-    plan: Plan, measured: Reader, edges: tuple[list[int], list[int]]
+    plan: Plan, measured: Reader, known: Known | None, edges: tuple[list[int], list[int]]
 ) -> dict[Edge, Standing]:
     """Return how far the measurement's own lines under the tiles' edges stand out of the others."""
     top, _, _, left = plan.spec.input.pad or (0, 0, 0, 0)
@@ -228,14 +232,10 @@ def _edges_of_measurement(
     )
     for y0, x0, y1, x1 in meter.windows(WINDOW):
         box = Box(y0, x0, y1, x1)
-        meter.update(y0, x0, _or_none(*read_measured(plan, measured, box)))
+        pixels, there = read_known(plan, measured, known, box)
+        meter.update(y0, x0, pixels if there.all() else np.where(there, pixels, np.nan))
     standing = meter.standing_out()
     return {(axis, under[axis][line]): found for (axis, line), found in standing.items()}
-
-
-def _or_none(pixels: NDArray[Any], empty: NDArray[np.bool_] | None) -> NDArray[Any]:
-    """Return pixels as floats, NaN where they hold nothing."""
-    return pixels if empty is None else np.where(empty, np.nan, pixels.astype(np.float64))
 
 
 def _kinds(plan: Plan, rows: Distance, columns: Distance) -> tuple[Distance, Distance]:

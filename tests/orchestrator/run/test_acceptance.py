@@ -92,6 +92,41 @@ def test_outputs_pass_as_they_are(name, outputs, cli):
     assert set(verdicts.values()) == {"pass"}
 
 
+@pytest.mark.parametrize(
+    ("dtype", "scale", "mark"), [("float32", 1e-4, np.nan), ("int16", 0.003, -32768)]
+)
+def test_what_marks_unknown_samples_is_no_part_of_the_input(
+    dtype, scale, mark, tmp_path, make_picture, job, serially, cli
+):
+    pixels = (make_picture(64, 72, 1, "uint16") * scale).astype(dtype)
+    pixels[:, 8:24, 6:40] = mark
+    tifffile.imwrite(tmp_path / "in.tif", pixels, photometric="minisblack")
+    unknown = {"nodata": "nan" if np.isnan(mark) else mark}
+    task = {"name": "inpaint"}
+    out = tmp_path / "out"
+    serially(job(tmp_path / "in.tif", out, sampling=QUICK, tiling=TILES, task=task, input=unknown))
+    code, verdicts = told(out, cli)
+    assert (code, set(verdicts.values())) == (0, {"pass"})
+    found = verify_run(out).values
+    assert found.input_used == pytest.approx(found.output_used, abs=0.1)
+    assert found.input_near < 0.01
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint16"])
+def test_samples_without_a_logarithm_are_no_samples_of_the_output(
+    dtype, tmp_path, make_picture, job, serially, cli
+):
+    pixels = make_picture(64, 72, 1, "uint16").astype(dtype)
+    pixels[:, :, :30] = 0
+    tifffile.imwrite(tmp_path / "in.tif", pixels, photometric="minisblack")
+    task = {"name": "denoise", "noise": "speckle:50"}
+    out = tmp_path / "out"
+    serially(job(tmp_path / "in.tif", out, sampling=QUICK, tiling=TILES, task=task))
+    code, verdicts = told(out, cli)
+    assert (code, set(verdicts.values())) == (0, {"pass"})
+    assert verify_run(out).values.output_cut == 0
+
+
 def test_the_pyramid_that_the_tests_make_is_the_published_one(damaged):
     assert failing(damaged("enlarged", lambda pixels: None)) == set()
 
@@ -175,6 +210,24 @@ def test_a_step_along_one_edge_between_tiles(which, step, outputs, damaged):
             pixels[:, before : before + 4] = np.where(empty, NODATA, rows.clip(8, 65535))
 
     assert failing(damaged("enlarged", change)) == {"seams"}
+
+
+def test_a_step_at_an_edge_of_a_hole_is_a_seam(tmp_path, make_picture, job, serially):
+    """What stands in the hole of the input is no step that the picture has itself."""
+    pixels = make_picture(300, 24, 1, "uint16")
+    pixels[:, 112:140] = NODATA
+    tifffile.imwrite(tmp_path / "in.tif", pixels, photometric="minisblack")
+    options = {"task": {"name": "inpaint"}, "input": {"nodata": NODATA}}
+    out = tmp_path / "out"
+    serially(job(tmp_path / "in.tif", out, sampling=QUICK, tiling=TILES, **options))
+    assert failing(out) == set()
+    edge = edges(out, 0)[2]
+    assert edge == 112
+    array = zarr.open_array(str(out / "0"), mode="r+")
+    array[:, edge:140] = np.clip(array[:, edge:140].astype(int) + 12_000, 0, 65535)
+    for level in sorted(path.name for path in out.iterdir() if path.name.isdigit())[1:]:
+        zarr.open_array(str(out / level), mode="r+")[:] = halve(array[:])
+    assert failing(out) == {"seams"}
 
 
 def test_a_brighter_part_of_what_was_drawn(outputs, damaged):
