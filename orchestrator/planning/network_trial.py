@@ -111,7 +111,8 @@ def plan_tried(spec: JobSpec) -> Plan:
     """
     plan = plan_job(spec)
     for part in (plan, *(region.plan for region in plan.regions)):
-        _call_once(part.spec.denoiser, part.tile, part.denoiser.content)
+        if _call_once(part.spec.denoiser, part.tile, part.denoiser.content):
+            _check_own(part)
     taken = _read_rightly(plan)
     if taken != plan.spec.denoiser:
         plan = plan_job(spec.model_copy(update={"denoiser": taken}))
@@ -125,13 +126,13 @@ def plan_tried(spec: JobSpec) -> Plan:
 
 
 @lru_cache(maxsize=64)
-def _call_once(ref: str, tile: int, content: str) -> None:
-    """Raise PlanError where one's own network fails on a tile.
+def _call_once(ref: str, tile: int, content: str) -> bool:
+    """Raise PlanError where one's own network fails on a tile; tell whether it was called.
 
     A network that needs a GPU is not tried where there is none: its workers may have one.
     """
     if split_ref(ref)[0] not in ("module", "sigma"):
-        return
+        return False
     import torch
 
     from kernels.denoisers.user import try_user_denoiser
@@ -140,8 +141,44 @@ def _call_once(ref: str, tile: int, content: str) -> None:
         try_user_denoiser(ref, tile)
     except ValueError as err:
         if "cuda" in str(err).lower() and not torch.cuda.is_available():
-            return
+            return False
         raise PlanError(str(err)) from None
+    return True
+
+
+def _check_own(plan: Plan) -> None:
+    """Raise PlanError where one's own network does not denoise the input, and clearly would when
+    read otherwise: its answer is the picture, it is made for 0 to 255.
+
+    One that denoises in no reading may still be meant so, and goes on.
+    """
+    if (windows := _windows_of(plan, plan.tile)) is None:
+        return
+    key = (plan.spec.denoiser, plan.denoiser.content)
+    if key in _FOUND:
+        return
+    from kernels.denoisers.denoising_trial import LIMIT, Verdict, try_readings
+    from kernels.denoisers.trial_candidates import candidates_of
+
+    ref = plan.spec.denoiser
+    everything = candidates_of(ref, None, "cpu")
+    tensors = on_device(windows, "cpu")
+    stated = try_readings(everything.only(frozenset()), tensors, FEW_SIGMAS)
+    if stated[0].residual >= LIMIT:
+        verdict = Verdict.of(try_readings(everything, tensors, FEW_SIGMAS))
+        if verdict.better:
+            raise PlanError(_line(ref, plan.denoiser, verdict))
+    _FOUND[key] = ref
+
+
+def _windows_of(plan: Plan, side: int) -> list[Array] | None:
+    """Return the windows of a plan's input for a small trial; None where it shows nothing."""
+    if plan.spec.input.path is None or not plan.task.picture:
+        return None
+    try:
+        return read_windows(plan.spec.input, plan.denoiser, side)[:FEW_WINDOWS]
+    except PlanError:
+        return None  # flat
 
 
 def _read_rightly(plan: Plan) -> str:
@@ -151,15 +188,14 @@ def _read_rightly(plan: Plan) -> str:
     """
     ref = plan.spec.denoiser
     unsure = frozenset(UNSURE & set(plan.denoiser.assumed))
-    if not unsure or plan.spec.input.path is None or not plan.task.picture:
+    if not unsure:
         return ref
     key = (ref, plan.denoiser.content)
     if key not in _FOUND:
-        try:
-            windows = read_windows(plan.spec.input, plan.denoiser, SMALL_SIDE)
-        except PlanError:
+        windows = _windows_of(plan, SMALL_SIDE)
+        if windows is None:
             return ref  # nothing to see: what is assumed has been said
-        _FOUND[key] = _best_reading(plan, windows[:FEW_WINDOWS], unsure)
+        _FOUND[key] = _best_reading(plan, windows, unsure)
     return _FOUND[key]
 
 

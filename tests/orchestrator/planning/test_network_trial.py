@@ -49,12 +49,44 @@ FAILING = """
         return torch.zeros_like(x_t)
 """
 
+OWN_NETS = """
+    import torch
+    from kernels.denoisers.builtin import load_builtin
+    from kernels.schedule import linear_alpha_bar
+
+    PRIOR = load_builtin()
+    LINEAR = torch.from_numpy(linear_alpha_bar(1000)).float()
+
+    def weights(t):
+        return [w[t][:, None, None, None] for w in (LINEAR.sqrt(), (1 - LINEAR).sqrt())]
+
+    def right(x_t, t):
+        return PRIOR(x_t, t)
+
+    def negated(x_t, t):
+        return -PRIOR(x_t, t)
+
+    def picture(x_t, t):
+        a, s = weights(t)
+        return (x_t - s * PRIOR(x_t, t)) / a
+
+    def bytes_of(x_t, t):
+        a, s = weights(t)
+        levels = ((1 - LINEAR) / LINEAR).sqrt()
+        nearest = (levels.log() - (s / a / 127.5).flatten()[0].log()).abs().argmin()[None]
+        return PRIOR(weights(nearest)[0] * (x_t / a / 127.5 - 1), nearest)
+
+    for net in (right, negated, picture, bytes_of):
+        net.tile = 32
+"""
+
 
 @pytest.fixture(autouse=True)
 def modules(tmp_path, monkeypatch):
     (tmp_path / "failing.py").write_text(dedent(FAILING))
+    (tmp_path / "own_nets.py").write_text(dedent(OWN_NETS))
     (tmp_path / "unread.py").write_text("def net(x_t, t)\n    return x_t\n")
-    forget_modules(monkeypatch, tmp_path, "failing", "unread")
+    forget_modules(monkeypatch, tmp_path, "failing", "unread", "own_nets")
     monkeypatch.setattr(network_trial, "_FOUND", {})
     network_trial._call_once.cache_clear()
 
@@ -152,6 +184,24 @@ def test_an_error_of_ones_own_network_is_one_line_with_its_place(image, name, sa
 
 def test_a_network_that_needs_a_gpu_is_planned_where_there_is_none(image):
     assert plan_tried(asked(image, "module:failing:needs_gpu")).tile == 256
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("negated", "answers with minus the noise"),
+        ("picture", "answers with the picture"),
+        ("bytes_of", "pictures from 0 to 255"),
+    ],
+)
+def test_a_module_that_clearly_means_something_else_is_refused(image, name, says):
+    with pytest.raises(PlanError, match=rf"leaves \d+\.\d\d of the noise .*{says}"):
+        plan_tried(asked(image, f"module:own_nets:{name}"))
+
+
+@pytest.mark.parametrize("name", ["own_nets:right", "failing:zero"])
+def test_a_module_that_denoises_or_nobody_can_read_goes_on(image, name):
+    assert plan_tried(asked(image, f"module:{name}")).spec.denoiser == f"module:{name}"
 
 
 def test_the_api_tries_a_network_on_an_array(image):
