@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from kernels.operators.linear_operator import Operator
+from kernels.user_code import in_one_line
 from orchestrator.errors import PlanError
 from orchestrator.job.fields.sections import TaskFields
 
@@ -81,10 +82,8 @@ def _load(ref: str, arguments: tuple[tuple[str, str], ...]) -> UserOperator:
             raise ValueError(f"alignment {own.alignment} is no multiple of its scale {own.scale}")
         if not (callable(made.A) and callable(made.pinv)):
             raise TypeError("A and pinv must be methods")
-    except (
-        Exception
-    ) as err:  # the user's code may raise anything; all of it means that there is no operator
-        raise PlanError(f"--operator {ref} cannot be used: {type(err).__name__}: {err}") from err
+    except Exception as err:  # the user's code may raise anything; there is then no operator
+        raise PlanError(f"--operator {ref} cannot be used: {in_one_line(err)}") from err
     return own
 
 

@@ -33,8 +33,14 @@ class OwnOperator(Task):
             raise PlanError("task operator needs --operator package.module:Class")
         operator = load_operator(given)
         from kernels.operators.operator_checks import check_operator
+        from kernels.user_code import in_one_line
 
-        check_operator(operator, given.operator, channels, noisy=given.noisy)
+        try:
+            check_operator(operator, given.operator, channels, noisy=given.noisy)
+        except ValueError:
+            raise
+        except Exception as err:  # the user's methods may raise anything
+            raise PlanError(f"--operator {given.operator} failed: {in_one_line(err)}") from err
         asked = {"scale": operator.scale, "alignment": operator.alignment}
         return given.model_copy(update=asked)
 
