@@ -36,6 +36,8 @@ SMALLEST_SIDE = 32
 
 UNSURE = {"num_heads", "num_head_channels", "use_new_attention_order", "noise_schedule"}
 """Settings that a plan tries where they were assumed."""
+WEIGHTS = ("guided-diffusion", "diffusers", "prior")
+"""Schemes whose files may hold what only loading finds: NaN in the middle, shapes that differ."""
 KEPT = {"prediction_type"}
 """What a plan does not change."""
 SMALL_SIDE = 64
@@ -104,13 +106,15 @@ def check_network(denoiser: str, given: InputSpec, label: int | None, device: st
 def plan_tried(spec: JobSpec) -> Plan:
     """Plan a job whose network is tried first, where its reading is not certain.
 
-    One's own module is called once. Of a guided-diffusion network whose heads, order or schedule
-    had to be assumed, the reading that denoises the input best is taken, and kept in the job's
-    reference. Raises PlanError on one line as `plan_job` does, where the module fails, and where
-    the network denoises in no reading.
+    Its weights are read, one's own module is called once. Of a guided-diffusion network whose
+    heads, order or schedule had to be assumed, the reading that denoises the input best is taken,
+    and kept in the job's reference. Raises PlanError on one line as `plan_job` does, where weights
+    or module are of no use, and where the network denoises in no reading.
     """
     plan = plan_job(spec)
     for part in (plan, *(region.plan for region in plan.regions)):
+        label = network_label(part.spec.denoiser, part.spec.guidance)
+        _load_once(part.spec.denoiser, label, part.denoiser.content)
         if _call_once(part.spec.denoiser, part.tile, part.denoiser.content):
             _check_own(part)
     taken = _read_rightly(plan)
@@ -123,6 +127,22 @@ def plan_tried(spec: JobSpec) -> Plan:
                 f"see gigarestore check {region.plan.spec.denoiser} IMAGE"
             )
     return plan
+
+
+@lru_cache(maxsize=64)
+def _load_once(ref: str, label: int | None, content: str) -> None:
+    """Raise PlanError for weights that a description does not read and loading would refuse.
+
+    They are mapped, and read once.
+    """
+    if split_ref(ref)[0] not in WEIGHTS:
+        return
+    from kernels.denoisers.denoiser import load_denoiser
+
+    try:
+        load_denoiser(ref, "cpu", label)
+    except ValueError as err:
+        raise PlanError(str(err)) from None
 
 
 @lru_cache(maxsize=64)

@@ -89,6 +89,7 @@ def modules(tmp_path, monkeypatch):
     forget_modules(monkeypatch, tmp_path, "failing", "unread", "own_nets")
     monkeypatch.setattr(network_trial, "_FOUND", {})
     network_trial._call_once.cache_clear()
+    network_trial._load_once.cache_clear()
 
 
 @pytest.fixture
@@ -136,6 +137,25 @@ def test_a_run_goes_on_with_the_reading_that_it_has_found(image, checkpoint, job
     again = begun.model_copy(update={"denoiser": ref})
     assert keep_reading(again, begun) == begun
     resume(out, SerialExecutor(), changes=again)
+
+
+def test_nan_in_the_middle_of_a_large_parameter_is_found_before_a_run(image, checkpoint):
+    weights = small_guided.weights()
+    weights["middle_block.0.in_layers.2.weight"].view(-1)[9_000] = float("nan")
+    save_file(weights, checkpoint)
+    settings = {"num_heads": 2, "use_new_attention_order": True, "noise_schedule": "linear"}
+    Path(f"{checkpoint}.json").write_text(json.dumps({"image_size": 16, **settings}))
+    with pytest.raises(PlanError, match=r"middle_block\.0\.in_layers\.2\.weight holds NaN"):
+        plan_tried(asked(image, f"guided-diffusion:{checkpoint}"))
+
+
+def test_a_folder_whose_weights_do_not_fit_is_refused_before_a_run(image, tmp_path):
+    from tests.kernels.denoisers.diffusers_folders import alter, diffusers, network, write_parts
+
+    path = write_parts(tmp_path / "folder", network(), diffusers.DDPMScheduler())
+    alter(path / "unet/config.json", block_out_channels=[16, 48])
+    with pytest.raises(PlanError, match=r"does not fit config\.json"):
+        plan_tried(asked(image, f"diffusers:{path}"))
 
 
 def test_what_the_user_says_is_not_tried(image, checkpoint):
