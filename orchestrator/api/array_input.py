@@ -113,7 +113,9 @@ class ArrayImage:
         """Return a window as (C, h, w) in the dtype of the run."""
         chosen = {"y": rows, "x": columns, "c": slice(None)}
         axes = self.given.axes
-        window = np.asarray(self.pixels[tuple(chosen[axis] for axis in axes)])
+        window = _computed(self.pixels[tuple(chosen[axis] for axis in axes)])
+        _refuse_masked(window, "the image")
+        window = np.asarray(window)
         if "c" not in axes:
             window = window[..., np.newaxis]
             axes += "c"
@@ -178,8 +180,19 @@ def array_image(image: Any, axes: str | None, argument: str = "the image") -> Ar
     return ArrayImage(pixels, given, _nodata(image.attrs))
 
 
+def _computed(window: Any) -> Any:
+    """Return a window of a lazy array as it is computed, with what is masked of it: dask's own way
+    to an array would drop that.
+    """
+    compute = getattr(window, "compute", None)
+    computed = compute() if callable(compute) else window
+    return getattr(computed, "data", computed) if hasattr(computed, "dims") else computed
+
+
 def _refuse_masked(image: Any, argument: str) -> None:
-    """Raise PlanError for numpy's masked samples, which would be taken for measured ones."""
+    """Raise PlanError for numpy's masked samples, which would be taken for measured ones; windows
+    of lazy arrays (netCDF variables, dask) hold such too.
+    """
     masked = int(np.ma.getmaskarray(image).sum()) if isinstance(image, np.ma.MaskedArray) else 0
     if masked:
         raise PlanError(
@@ -189,13 +202,26 @@ def _refuse_masked(image: Any, argument: str) -> None:
 
 
 def mask_image(mask: Any) -> ArrayImage:
-    """Return a mask (H, W) as an image of 0 and 1; raises PlanError for other shapes."""
+    """Return a mask (H, W) as an image, whose values mean what those of a file do.
+
+    Raises PlanError for other shapes, and for values that no file has.
+    """
+    _refuse_masked(mask, "mask=")
     values = np.asarray(mask)
     if values.ndim == 3 and 1 in (values.shape[0], values.shape[-1]):
         values = values.squeeze(0 if values.shape[0] == 1 else -1)
     if values.ndim != 2:
         raise PlanError(f"mask= has shape {_plain(values.shape)}; give one of (height, width)")
-    return ArrayImage((values != 0).astype(np.uint8), GivenAxes(axes="yx"))
+    return ArrayImage(_storable_mask(values), GivenAxes(axes="yx"))
+
+
+def _storable_mask(values: NDArray[Any]) -> NDArray[Any]:
+    """Return a mask in a dtype that images have: yes and no as 1 and 0, whole numbers unsigned."""
+    if values.dtype.kind == "f":
+        return values.astype(np.float32)
+    if values.dtype.kind not in "bui" or values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+        raise PlanError(f"mask= has dtype {values.dtype}; give bool, 0 and 1, or 0 to 255")
+    return values.astype(np.uint8 if values.max(initial=0) <= 255 else np.uint16)
 
 
 def read_given(folder: str | None) -> GivenAxes | None:

@@ -61,8 +61,8 @@ class JobOptions(TypedDict, total=False):
     "speckle:LOOKS[,amplitude]".
     """
     mask: str | os.PathLike[str] | NDArray[Any] | None
-    """inpaint: array (H, W) or image file, white where the pixel is known; of the input's size or
-    the output's.
+    """inpaint: array (H, W) or image file, white where the pixel is known (from 7/8 of white; 0
+    and 1 have 1 as white); of the input's size or the output's.
     """
     mask_holes: Literal["black", "white"] | None
     """Which end of the mask is unknown; black where it is left out."""

@@ -51,7 +51,9 @@ class RestorationTask:
         nodata: float | None = None,
         sigma: float | str | None = None,
     ) -> RestorationTask:
-        """Fill unknown pixels: where `mask` (H, W) is 0, or where every band is `nodata`."""
+        """Fill unknown pixels: where `mask` (H, W) is less than 7/8 of white (0 and 1 have 1 as
+        white), and samples that are `nodata`.
+        """
         return cls("inpaint", {"mask": mask, "nodata": nodata, "sigma": sigma})
 
     @classmethod

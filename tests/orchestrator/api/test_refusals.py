@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import gigarestore as gr
+from orchestrator.api.array_input import mask_image
 
 RGB = np.zeros((20, 24, 3), np.uint8)
 GREY = np.zeros((20, 24), np.uint8)
@@ -137,3 +138,44 @@ def test_an_option_that_would_change_pixels_is_refused_on_resuming(quick, make_p
 
     with pytest.raises(gr.PlanError, match=r"cannot resume: sampling\.seed was 0"):
         gr.resume(tmp_path / "out.zarr", seed=1)
+
+
+class Windows:
+    """What is lazy, and gives masked arrays when it is sliced, as a netCDF variable does."""
+
+    def __init__(self, pixels):
+        self.pixels = pixels
+        self.shape = pixels.shape
+        self.dtype = pixels.dtype
+
+    def __getitem__(self, place):
+        return self.pixels[place]
+
+
+def test_masked_windows_of_lazy_arrays_are_refused():
+    pixels = np.arange(480, dtype="uint16").reshape(20, 24)
+    masked = np.ma.masked_less(pixels, 40)
+    with pytest.raises(gr.PlanError, match="is a masked array"):
+        gr.restore(Windows(masked), scale=2, steps=1)
+    dask = pytest.importorskip("dask.array")
+    with pytest.raises(gr.PlanError, match="is a masked array"):
+        gr.restore(dask.from_array(masked, chunks=8, asarray=False), scale=2, steps=1)
+
+
+@pytest.mark.parametrize("white", [True, 1, 255, 1.0])
+def test_the_values_of_a_mask_mean_what_those_of_a_file_do(white):
+    """Black that a codec has made a little grey is a hole, and so is a soft edge."""
+    mask = np.full((20, 24), white)
+    mask[5:12, 6:14] = False
+    photo = (np.arange(480) % 251).astype("uint8").reshape(20, 24)
+    exact = mask_image(mask)
+    assert exact.dtype == ("float32" if isinstance(white, float) else "uint8")
+    filled = np.asarray(gr.restore(photo, "inpaint", mask=mask, steps=1))
+    if white == 255:
+        mask[5:12, 6:14] = np.random.default_rng(0).integers(0, 90, (7, 8))
+        assert np.array_equal(np.asarray(gr.restore(photo, "inpaint", mask=mask, steps=1)), filled)
+
+
+def test_a_mask_of_values_that_no_file_has_is_refused():
+    with pytest.raises(gr.PlanError, match="mask= has dtype int64"):
+        gr.restore(GREY, "inpaint", mask=np.full((20, 24), -1), steps=1)
