@@ -229,7 +229,7 @@ def test_the_api_tries_a_network_on_an_array(image):
         "module:failing:zero",
         small_guided.draw(1, 3, side=48)[0].numpy(),
         axes="cyx",
-        values=(-1.0, 1.0),
+        value_range=(-1.0, 1.0),
     )
     assert not checked.denoises
     assert checked.readings[0].reading == "as stated"
