@@ -28,11 +28,11 @@ from orchestrator.planning.resolve import plan_job
 if TYPE_CHECKING:
     from kernels.denoisers.denoising_trial import Trial, Verdict
 
-WINDOWS = 3
+WINDOWS = 4
 """Windows of the image that are tried."""
 LARGEST_SIDE = 128
 """Side of a window at most, px: what a network knows shows in a part of its tile."""
-SMALLEST_SIDE = 32
+SMALLEST_SIDE = 16
 
 UNSURE = {"num_heads", "num_head_channels", "use_new_attention_order", "noise_schedule"}
 """Settings that a plan tries where they were assumed."""
@@ -41,7 +41,7 @@ WEIGHTS = ("guided-diffusion", "diffusers", "prior")
 KEPT = {"prediction_type"}
 """What a plan does not change."""
 SMALL_SIDE = 64
-FEW_WINDOWS = 2
+FEW_WINDOWS = 4
 FEW_SIGMAS = (0.25, 0.5, 1.0)
 """A plan's trial tells readings apart, it does not measure the network: smaller than a check."""
 
