@@ -154,6 +154,10 @@ class Task:
         if marked and not cls.takes_mask:
             option = "--mask" if given.mask is not None else "--nodata"
             raise PlanError(f"task {cls.name} takes no {option}; use --task inpaint")
+        if given.mask_holes is not None and given.mask is None:
+            raise PlanError(
+                f"--mask-holes {given.mask_holes} has no effect without --mask; leave it out"
+            )
         if (given.pad is not None) != cls.takes_pad:
             raise PlanError(NEEDS_PAD)
         if given.pad is not None and not any(given.pad):

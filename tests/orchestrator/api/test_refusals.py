@@ -179,3 +179,8 @@ def test_the_values_of_a_mask_mean_what_those_of_a_file_do(white):
 def test_a_mask_of_values_that_no_file_has_is_refused():
     with pytest.raises(gr.PlanError, match="mask= has dtype int64"):
         gr.restore(GREY, "inpaint", mask=np.full((20, 24), -1), steps=1)
+
+
+def test_the_polarity_of_a_mask_that_is_not_there_is_refused():
+    with pytest.raises(gr.PlanError, match="has no effect without mask="):
+        gr.restore(GREY, scale=2, mask_holes="white")
