@@ -211,7 +211,7 @@ class Publication:
         if self.only_finite and pixels.dtype.kind == "f":
             finite = np.isfinite(pixels)
             valid = finite if valid is None else finite & valid
-        return halve(pixels, self.nodata, valid)
+        return halve(pixels, self.nodata, valid, apart=self.only_finite)
 
     def climb(
         self,

@@ -25,13 +25,20 @@ _WIDE = {
 _CACHED_BYTES = 1 << 18
 
 
-def halve(pixels: Array, nodata: float | None = None, valid: Marks | None = None) -> Array:
+def halve(
+    pixels: Array,
+    nodata: float | None = None,
+    valid: Marks | None = None,
+    *,
+    apart: bool = False,
+) -> Array:
     """Return the 2 x 2 means of (C, H, W) samples in their own dtype: (C, ceil(H/2), ceil(W/2)).
 
     Whole numbers: halves rounded up (towards +infinity). A last odd row or column is averaged with
     itself. Samples that equal `nodata` (or are NaN, where it is NaN) do not count; four of them
     give nodata. Where `valid` (C, H, W) says which samples count, four of the others give the first
-    of them. dtype: uint8, uint16, int16 or float32.
+    of them. apart: a mean that is nodata by chance becomes the value beside it. dtype: uint8,
+    uint16, int16 or float32.
     """
     pixels = _evened(pixels)
     empty: Array | None = None
@@ -39,7 +46,8 @@ def halve(pixels: Array, nodata: float | None = None, valid: Marks | None = None
         empty = np.array(nodata, pixels.dtype)
     known = _known(pixels, empty, None if valid is None else _evened(valid))
     if known is None or known.all():
-        return _means(pixels)
+        means = _means(pixels)
+        return means if empty is None or not apart else _beside(means, empty)
 
     zero = pixels.dtype.type(0)
     wide = _WIDE[pixels.dtype.name]
@@ -47,6 +55,8 @@ def halve(pixels: Array, nodata: float | None = None, valid: Marks | None = None
     count = _sums(known, np.uint8)
     at_least_one = np.maximum(count, 1)
     means = _divided(total, at_least_one, pixels.dtype)
+    if empty is not None and apart:
+        means = _beside(means, empty)
     # The values of samples that are none are kept as they are: the file's own, or nodata.
     return np.where(count > 0, means, pixels[:, ::2, ::2] if empty is None else empty)
 
@@ -56,6 +66,16 @@ def most_of_four(values: Array) -> Array:
     even = _evened(values)
     rows = np.maximum(even[:, 0::2], even[:, 1::2])
     return np.maximum(rows[:, :, 0::2], rows[:, :, 1::2])
+
+
+def _beside(means: Array, empty: Array) -> Array:
+    """Return means of samples with data, those that are nodata by chance moved by one value."""
+    if means.dtype.kind == "f":
+        other = np.nextafter(empty, means.dtype.type(1 if empty == 0 else 0))
+    else:
+        step = -1 if empty == np.iinfo(means.dtype).max else 1
+        other = means.dtype.type(int(empty) + step)
+    return np.where(means == empty, other, means)
 
 
 def _known(pixels: Array, empty: Array | None, valid: Marks | None) -> Marks | None:

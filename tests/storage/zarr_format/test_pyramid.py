@@ -71,3 +71,25 @@ def test_a_nodata_value_that_the_dtype_cannot_hold_is_no_pixel():
     pixels = np.array([[[1, 2], [3, 4]]], np.uint8)
     for nodata in (-9999.0, 256.0, 0.5, math.nan, math.inf):
         assert halve(pixels, nodata).item() == 3
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nodata", "four", "other"),
+    [
+        ("int16", 0, [[-1, 1], [1, -1]], 1),
+        ("uint8", 255, [[254, 254], [255, 254]], 254),
+        ("uint16", 0, [[1, 0], [0, 0]], 1),
+        ("uint16", 65535, [[65534, 65535], [65534, 65534]], 65534),
+        (
+            "float32",
+            -9999,
+            [[-10_000, -9_998], [-9_998, -10_000]],
+            np.nextafter(-9999, 0, dtype="f4"),
+        ),
+        ("float32", 0, [[-1, 1], [1, -1]], np.nextafter(0, 1, dtype="f4")),
+    ],
+)
+def test_a_mean_of_valid_samples_is_never_nodata(dtype, nodata, four, other):
+    assert halve(np.array([four], dtype), nodata, apart=True) == other
+    nothing = np.full((1, 2, 2), nodata, dtype)
+    assert halve(nothing, nodata, apart=True) == nodata
