@@ -314,7 +314,14 @@ def _json_only(values: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _nodata(attributes: Mapping[str, Any]) -> float | None:
+    """Return the value of samples without data, as netCDF, zarr and xarray say it.
+
+    What xarray keeps as the `encoding` counts no more: those samples have become NaN, and another
+    that has the value now is a measured one.
+    """
     value = attributes.get("_FillValue", attributes.get("missing_value"))
+    if isinstance(value, np.ndarray | list | tuple) and len(value) == 1:
+        value = value[0]
     return float(value) if isinstance(value, int | float | np.number) else None
 
 

@@ -20,7 +20,7 @@ from orchestrator.job.tasks.registry import TASKS, check_options
 from orchestrator.job.tasks.task import Task
 from orchestrator.job.value_range import LIMITS, UNSIGNED
 from orchestrator.measurement.input_file import inspect_file
-from orchestrator.measurement.marked_samples import marked_scatter
+from orchestrator.measurement.marked_samples import look_at_marked
 from orchestrator.measurement.mask_reading import survey_mask
 from orchestrator.measurement.range_survey import survey_range
 from orchestrator.planning.noise_facts import resolve_noise
@@ -84,9 +84,21 @@ def resolve_files(
 
 
 def _marked_scatter(given: InputSpec, info: ImageInfo | None) -> float | None:
-    """Return how scattered the samples are that a value marks as unknown; None where none does."""
+    """Return how scattered the samples are that a value marks as unknown; None where none does.
+
+    Raises PlanError where it is certain that no sample has that value.
+    """
     assert info is not None, "the input is an image file"
-    return None if given.nodata is None else marked_scatter(given, info)
+    if given.nodata is None:
+        return None
+    look = look_at_marked(given, info)
+    if look.everywhere and not look.marked:
+        value = given.nodata if isinstance(given.nodata, str) else f"{given.nodata:g}"
+        raise PlanError(
+            f"--nodata {value}: no sample of {info.path} is {value}, so that nothing is left to "
+            "fill; give the value that its unknown samples have, or --mask"
+        )
+    return look.scatter
 
 
 def _read(given: InputSpec, run: RunDir | None) -> InputFacts:

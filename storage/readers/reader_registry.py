@@ -101,6 +101,7 @@ def _reading(
     The one place that knows every format; a format's modules are imported when it is met.
     """
     kind = _kind(path)
+    _check_complete(path, kind)
     limit = max_pixels or MAX_PIXELS
     described: Callable[[], ImageInfo]
     opened: Callable[[], Reader]
@@ -133,6 +134,16 @@ def _reading(
         described = partial(inspect_whole, path, kind, selection, max_pixels=header_limit)
         opened = partial(open_whole, path, kind, selection, max_pixels=max_pixels)
     return described, opened
+
+
+def _check_complete(path: str, kind: Kind) -> None:
+    """Raise FormatError for a container whose own TIFF structure holds an overview only."""
+    if kind == "TIFF" and path.lower().endswith(".vsi"):
+        folder = f"_{Path(path).stem}_"
+        raise FormatError(
+            f"{path} holds an overview only, its pixels lie in {folder}/stack*/frame_t.ets; "
+            "convert it, for example bioformats2raw FILE.vsi FILE.zarr, and give that"
+        )
 
 
 def _by_openslide(path: str, kind: Kind) -> bool:

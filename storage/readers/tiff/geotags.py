@@ -55,7 +55,8 @@ def read_georeference(path: str, page: tifffile.TiffPage) -> tuple[Georeference 
     pixel_is_point = keys.get(_RASTER_TYPE) == _PIXEL_IS_POINT
     transform = _transform(page, point=pixel_is_point)
     if transform is None:
-        several_points = len(page.tags.valueof(_TIEPOINTS) or ()) > 6
+        points = page.tags.valueof(_TIEPOINTS)
+        several_points = points is not None and len(points) > 6
         rational_polynomials = page.tags.valueof(_RPC) is not None
         left_out = several_points or rational_polynomials
         return None, [_CONTROL_NOTE] if left_out else []
@@ -118,7 +119,8 @@ def _geo_keys(page: tifffile.TiffPage) -> dict[int, int]:
     After a header of four numbers an entry is (key, place of its value, count, value); place 0: the
     value itself.
     """
-    table = [int(value) for value in page.tags.valueof(_KEYS) or ()]
+    keys = page.tags.valueof(_KEYS)
+    table = [] if keys is None else [int(value) for value in keys]
     keys = {}
     for start in range(4, len(table) - 3, 4):
         key, place, _, value = table[start : start + 4]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import gigarestore as gr
+from orchestrator.api.array_input import array_image
 from orchestrator.api.array_view import ArrayView
 
 
@@ -124,3 +125,17 @@ def test_without_dask_an_array_is_a_view_with_the_same_windows(photo, quick):
         view[0, 0, 0, 0]
     with pytest.raises(ValueError, match="without a copy"):
         np.asarray(view, copy=False)
+
+
+@pytest.mark.parametrize("said", [{"_FillValue": np.array([7], "uint8")}, {"missing_value": 7}])
+def test_a_fill_value_is_nodata_however_it_is_written(said):
+    xarray = pytest.importorskip("xarray")
+    given = xarray.DataArray(np.zeros((32, 32), "uint8"), dims=("y", "x"), attrs=said)
+    assert array_image(given, None).nodata == 7
+
+
+def test_a_fill_value_that_xarray_has_decoded_marks_no_sample_any_more():
+    xarray = pytest.importorskip("xarray")
+    given = xarray.DataArray(np.zeros((32, 32), "float32"), dims=("y", "x"))
+    given.encoding.update({"_FillValue": 0, "scale_factor": 0.1, "dtype": "uint16"})
+    assert array_image(given, None).nodata is None

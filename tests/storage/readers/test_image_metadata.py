@@ -321,3 +321,17 @@ def test_info_of_a_stack_names_all_options_and_ends_with_2(cli, tmp_path):
     options = "holds 4 frames along z and 3 frames along t; "
     options += "choose one with --z 0 to --z 3 and --t 0 to --t 2"
     assert ended.complaint == f"{tmp_path / 'in.tif'}: {options}"
+
+
+def test_many_tie_points_leave_an_image_without_its_place_and_say_so(tmp_path):
+    points = np.arange(6 * 210, dtype=float).tolist()
+    path = geotiff(tmp_path / "swath.tif", [(33922, 12, len(points), points, True), keys(*UTM)])
+    info = inspect(path)
+    assert info.geo is None
+    assert any("ground control points" in note for note in info.notes)
+
+
+def test_a_container_of_overviews_is_refused_by_the_place_of_its_pixels(tmp_path):
+    tifffile.imwrite(tmp_path / "slide.VSI", np.zeros((8, 8, 3), np.uint8), photometric="rgb")
+    with pytest.raises(FormatError, match=r"_slide_/stack\*/frame_t.ets; convert it"):
+        inspect(tmp_path / "slide.VSI")
