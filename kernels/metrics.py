@@ -139,12 +139,16 @@ class Consistency:
     """Largest |A x - y| among those."""
     elsewhere_max: float = 0.0
     """Largest |A x - y| among the other ones of `cells`."""
+    far: int = 0
+    """Of `cells`, those that miss by more than noise explains; 0 where nobody says what does."""
 
 
 @dataclass(slots=True)
 class ConsistencyMeter:
     """Accumulate |A x - y| over windows."""
 
+    explained: float = math.inf
+    """The most that noise explains of |A x - y|, grey levels."""
     _max: float = 0.0
     _squares: float = 0.0
     _cells: int = 0
@@ -153,6 +157,7 @@ class ConsistencyMeter:
     _beside: int = 0
     _beside_max: float = 0.0
     _elsewhere_max: float = 0.0
+    _far: int = 0
 
     def update(
         self,
@@ -188,6 +193,7 @@ class ConsistencyMeter:
         self._max = max(self._max, largest)
         self._squares += float((free**2).sum())
         self._cells += free.size
+        self._far += int((free > self.explained).sum())
 
         limited_error = error[limited]
         largest = float(limited_error.max(initial=0.0))
@@ -208,6 +214,7 @@ class ConsistencyMeter:
             beside=self._beside,
             beside_max=self._beside_max,
             elsewhere_max=self._elsewhere_max,
+            far=self._far,
         )
 
 

@@ -4,6 +4,7 @@ float64.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -33,6 +34,8 @@ Marks = NDArray[np.bool_] | None
 Comparison = tuple[Float64, Float64, Marks, Marks, Marks]
 """A x, y, which values are left out for a clipped pixel, which count, which see a clipped pixel."""
 
+# Standard deviations of the stated noise beyond which a residual is counted as far.
+FAR_DEVIATIONS = 3.0
 # Levels within which overlapping measurements hold beside black and white.
 BESIDE = {"uint8": 1.0, "uint16": 4.0, "int16": 4.0}
 # Output pixels along a side of the windows that are read at a time.
@@ -41,13 +44,25 @@ WINDOW = 1024
 
 def consistency(run: RunDir, plan: Plan, image: Reader) -> tuple[Consistency, float]:
     """Return what |A x - y| is, and the most that rounding explains, grey levels."""
-    meter = ConsistencyMeter()
+    meter = ConsistencyMeter(_explained_by_noise(plan))
     if not plan.task.picture:
         return _by_operator(run, plan, image, meter)
     compare = _averaged if plan.task.stencil is None else _overlapping
     for comparison in compare(run, plan, image):
         meter.update(*comparison)
     return meter.result(), limit(plan.task.stencil, plan.dtype, plan.values.levels)
+
+
+def _explained_by_noise(plan: Plan) -> float:
+    """Return how far A x may be from y by noise of the stated deviation, grey levels.
+
+    Without a deviation, or with noise that depends on brightness, nothing is counted.
+    """
+    task = plan.spec.task
+    if task.noise is not None:
+        return math.inf
+    sigma = task.sigma * (plan.values.levels if task.sigma_unit == "fraction" else 1.0)
+    return FAR_DEVIATIONS * sigma + HALF if sigma else math.inf
 
 
 def _averaged(run: RunDir, plan: Plan, image: Reader) -> Iterator[Comparison]:

@@ -252,7 +252,21 @@ def test_an_output_that_has_lost_its_contrast(share, damaged):
         flat = 128 + share * (pixels.astype(float) - 128)
         pixels[:] = flat.round()
 
-    assert failing(damaged("denoised", change)) == {"range used"}
+    assert failing(damaged("denoised", change)) == {"range used", "consistency"}
+
+
+def test_a_denoised_picture_of_another_brightness(damaged):
+    def change(pixels):
+        pixels[:] = np.clip(pixels.astype(int) + 25, 1, 254)
+
+    assert failing(damaged("denoised", change)) == {"consistency"}
+
+
+def test_a_few_hot_pixels_are_no_other_brightness(damaged):
+    def change(pixels):
+        pixels[:, ::8, ::8] = 250
+
+    assert "consistency" not in failing(damaged("denoised", change))
 
 
 def test_the_json_holds_the_same_checks_under_a_version(outputs, cli):
