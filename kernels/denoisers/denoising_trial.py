@@ -69,7 +69,7 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
+class ReadingTrial:
     """Hold what one reading leaves of the noise."""
 
     reading: Reading
@@ -121,13 +121,13 @@ class Candidates:
 @torch.no_grad()
 def try_readings(
     network: Candidates, windows: Sequence[Tensor], sigmas: Sequence[float] = SIGMAS
-) -> list[Trial]:
+) -> list[ReadingTrial]:
     """Try the stated reading and its neighbours, then those of the best where none denoises.
 
     windows: (C, S, S) float32 in [-1, 1], not flat. The stated reading comes first, the others by
     their residual.
     """
-    trials: dict[Reading, Trial] = {}
+    trials: dict[Reading, ReadingTrial] = {}
     centre = network.stated
     for _ in range(ROUNDS):
         for reading in dict.fromkeys(network.neighbours(centre)):
@@ -144,7 +144,7 @@ def try_readings(
 
 def _tried(
     network: Candidates, reading: Reading, windows: Sequence[Tensor], sigmas: Sequence[float]
-) -> list[Trial]:
+) -> list[ReadingTrial]:
     """Return the trials of a reading; none where the network fails on another than its own."""
     try:
         return list(try_reading(network, reading, windows, sigmas))
@@ -156,7 +156,7 @@ def _tried(
 
 def try_reading(
     network: Candidates, reading: Reading, windows: Sequence[Tensor], sigmas: Sequence[float]
-) -> Iterator[Trial]:
+) -> Iterator[ReadingTrial]:
     """Yield the trial of a reading under every prediction: one evaluation serves all of them."""
     raw = network.build(reading.settings)
     table = network.tables[reading.schedule]
@@ -175,7 +175,7 @@ def try_reading(
     for name, sums in squares.items():
         relative = np.sqrt(sums / nothing)
         residual = float(np.exp(np.log(np.maximum(relative, LEAST)).mean()))
-        yield Trial(
+        yield ReadingTrial(
             reading=replace(reading, prediction=name),
             levels=tuple(float(value) for value in np.sqrt(sums / len(windows))),
             residual=residual if math.isfinite(residual) else math.inf,
@@ -214,14 +214,14 @@ def _squared_errors(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class BestReading:
     """Say what trials show: whether the stated reading denoises, and which would."""
 
-    stated: Trial
-    best: Trial
+    stated: ReadingTrial
+    best: ReadingTrial
 
     @classmethod
-    def of(cls, trials: Sequence[Trial]) -> Verdict:
+    def of(cls, trials: Sequence[ReadingTrial]) -> BestReading:
         """Judge trials as `try_readings` gives them."""
         return cls(stated=trials[0], best=min(trials, key=lambda trial: trial.residual))
 

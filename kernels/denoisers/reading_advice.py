@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from kernels.denoisers.denoising_trial import NEGATED, Reading, Verdict
+from kernels.denoisers.denoising_trial import NEGATED, BestReading, Reading
 
 ANSWERS = {
     "epsilon": "the noise",
@@ -53,7 +53,7 @@ def settings_of(reading: Reading, stated: Reading) -> dict[str, Any] | None:
     return said
 
 
-def advice(verdict: Verdict, scheme: str, path: str) -> str:
+def advice(verdict: BestReading, scheme: str, path: str) -> str:
     """Say on one line why a network cannot be used as it is stated, and what to do."""
     stated = f"{verdict.stated.residual:.2f}"
     figure = f"it leaves {stated} of the noise that a guess leaves"
@@ -67,7 +67,7 @@ def advice(verdict: Verdict, scheme: str, path: str) -> str:
     return f"{figure}, {other}: {_what_to_do(verdict, scheme, path)}"
 
 
-def _what_to_do(verdict: Verdict, scheme: str, path: str) -> str:
+def _what_to_do(verdict: BestReading, scheme: str, path: str) -> str:
     best = verdict.best.reading
     stated = verdict.stated.reading
     if scheme == "guided-diffusion":

@@ -26,7 +26,7 @@ from orchestrator.measurement.trial_windows import trial_windows
 from orchestrator.planning.resolve import plan_job
 
 if TYPE_CHECKING:
-    from kernels.denoisers.denoising_trial import Trial, Verdict
+    from kernels.denoisers.denoising_trial import BestReading, ReadingTrial
 
 WINDOWS = 4
 """Windows of the image that are tried."""
@@ -83,7 +83,7 @@ def check_network(denoiser: str, given: InputSpec, label: int | None, device: st
     """Try every reading of a network on an image; raises PlanError where either cannot be used or
     the image shows nothing.
     """
-    from kernels.denoisers.denoising_trial import SIGMAS, Verdict, try_readings
+    from kernels.denoisers.denoising_trial import SIGMAS, BestReading, try_readings
     from kernels.denoisers.trial_candidates import candidates_of
 
     try:
@@ -93,7 +93,7 @@ def check_network(denoiser: str, given: InputSpec, label: int | None, device: st
         trials = try_readings(candidates, on_device(windows, device))
     except ValueError as err:
         raise PlanError(str(err)) from None
-    verdict = Verdict.of(trials)
+    verdict = BestReading.of(trials)
     return NetworkCheck(
         denoiser=denoiser,
         sigmas=SIGMAS,
@@ -177,7 +177,7 @@ def _check_own(plan: Plan) -> None:
     key = (plan.spec.denoiser, plan.denoiser.content)
     if key in _FOUND:
         return
-    from kernels.denoisers.denoising_trial import LIMIT, Verdict, try_readings
+    from kernels.denoisers.denoising_trial import LIMIT, BestReading, try_readings
     from kernels.denoisers.trial_candidates import candidates_of
 
     ref = plan.spec.denoiser
@@ -185,7 +185,7 @@ def _check_own(plan: Plan) -> None:
     tensors = on_device(windows, "cpu")
     stated = try_readings(everything.only(frozenset()), tensors, FEW_SIGMAS)
     if stated[0].residual >= LIMIT:
-        verdict = Verdict.of(try_readings(everything, tensors, FEW_SIGMAS))
+        verdict = BestReading.of(try_readings(everything, tensors, FEW_SIGMAS))
         if verdict.better:
             raise PlanError(_line(ref, plan.denoiser, verdict))
     _FOUND[key] = ref
@@ -227,7 +227,7 @@ def _best_reading(plan: Plan, windows: list[Array], unsure: Set[str]) -> str:
     """Return the reference with the unsure settings as windows say they are; PlanError where the
     network denoises them in no such reading.
     """
-    from kernels.denoisers.denoising_trial import CLEARLY, LIMIT, Verdict, try_readings
+    from kernels.denoisers.denoising_trial import CLEARLY, LIMIT, BestReading, try_readings
     from kernels.denoisers.reading_advice import settings_of
     from kernels.denoisers.trial_candidates import candidates_of
 
@@ -243,7 +243,7 @@ def _best_reading(plan: Plan, windows: list[Array], unsure: Set[str]) -> str:
     if best.residual < LIMIT and least > CLEARLY * best.residual:
         said = settings_of(best.reading, stated) or {}
         return with_settings(ref, {name: said[name] for name in said if name not in KEPT})
-    every = Verdict.of(try_readings(everything, tensors, FEW_SIGMAS))
+    every = BestReading.of(try_readings(everything, tensors, FEW_SIGMAS))
     line = _line(ref, plan.denoiser, every)
     raise PlanError(f"{line}; what PATH.json says is not tried again")
 
@@ -284,7 +284,7 @@ def on_device(windows: list[Array], device: str) -> list[Any]:
     return [torch.from_numpy(np.ascontiguousarray(window)).to(device) for window in windows]
 
 
-def _tried(trial: Trial, stated: Trial) -> TriedReading:
+def _tried(trial: ReadingTrial, stated: ReadingTrial) -> TriedReading:
     from kernels.denoisers.reading_advice import in_words
 
     return TriedReading(
@@ -294,7 +294,7 @@ def _tried(trial: Trial, stated: Trial) -> TriedReading:
     )
 
 
-def _line(denoiser: str, info: DenoiserInfo, verdict: Verdict) -> str:
+def _line(denoiser: str, info: DenoiserInfo, verdict: BestReading) -> str:
     from kernels.denoisers.reading_advice import advice
 
     if verdict.denoises:

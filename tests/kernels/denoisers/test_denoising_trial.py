@@ -13,7 +13,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from kernels.denoisers.denoising_trial import CLEARLY, LIMIT, Trial, Verdict, try_readings
+from kernels.denoisers.denoising_trial import (
+    CLEARLY,
+    LIMIT,
+    BestReading,
+    ReadingTrial,
+    try_readings,
+)
 from kernels.denoisers.reading_advice import advice, settings_of
 from kernels.denoisers.trial_candidates import candidates_of
 from tests.kernels.denoisers.small_networks import forget_modules
@@ -86,13 +92,13 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forget_modules(monkeypatch, tmp_path, "wrong_ways")
 
 
-def tried(ref: str) -> list[Trial]:
+def tried(ref: str) -> list[ReadingTrial]:
     return try_readings(candidates_of(ref, None), WINDOWS, SIGMAS)
 
 
 @pytest.mark.parametrize("ref", ["builtin", "module:wrong_ways:right", "sigma:wrong_ways:denoised"])
 def test_a_network_that_is_read_rightly_denoises(ref: str) -> None:
-    verdict = Verdict.of(tried(ref))
+    verdict = BestReading.of(tried(ref))
     assert verdict.denoises
     assert verdict.stated.residual < 0.6
 
@@ -110,7 +116,7 @@ def test_a_network_that_is_read_rightly_denoises(ref: str) -> None:
     ],
 )
 def test_another_reading_is_found_and_named(ref: str, field: str, value: Any, says: str) -> None:
-    verdict = Verdict.of(tried(ref))
+    verdict = BestReading.of(tried(ref))
     assert verdict.better
     assert not verdict.denoises
     assert getattr(verdict.best.reading, field) == value
@@ -121,7 +127,7 @@ def test_another_reading_is_found_and_named(ref: str, field: str, value: Any, sa
 
 @pytest.mark.parametrize("name", ["zeros", "noise", "nan"])
 def test_what_denoises_in_no_reading_is_said_to(name: str) -> None:
-    verdict = Verdict.of(tried(f"module:wrong_ways:{name}"))
+    verdict = BestReading.of(tried(f"module:wrong_ways:{name}"))
     assert not verdict.denoises
     assert verdict.best.residual > LIMIT
     assert "untrained" in advice(verdict, "module", f"wrong_ways:{name}")
@@ -133,7 +139,7 @@ def test_heads_and_order_that_weights_do_not_show_are_found(tmp_path: Path) -> N
     Path(f"{path}.json").write_text(json.dumps({"image_size": 16, "num_heads": 1}))
     windows = list(small_guided.draw(4, seed=5))
     trials = try_readings(candidates_of(f"guided-diffusion:{path}", None), windows)
-    best = Verdict.of(trials).best.reading
+    best = BestReading.of(trials).best.reading
     assert dict(best.settings)["num_heads"] == 2
     assert dict(best.settings)["use_new_attention_order"] is True
     assert best.schedule == "linear"
@@ -141,8 +147,8 @@ def test_heads_and_order_that_weights_do_not_show_are_found(tmp_path: Path) -> N
     assert said == {"num_heads": 2, "use_new_attention_order": True, "noise_schedule": "linear"}
     Path(f"{path}.json").write_text(json.dumps({"image_size": 16, **said}))
     again = try_readings(candidates_of(f"guided-diffusion:{path}", None), windows)
-    assert Verdict.of(again).denoises
-    assert again[0].residual == pytest.approx(Verdict.of(trials).best.residual)
+    assert BestReading.of(again).denoises
+    assert again[0].residual == pytest.approx(BestReading.of(trials).best.residual)
 
 
 def test_an_untrained_checkpoint_denoises_in_no_reading(tmp_path: Path) -> None:
@@ -158,4 +164,4 @@ def test_an_untrained_checkpoint_denoises_in_no_reading(tmp_path: Path) -> None:
         list(small_guided.draw(2, seed=5)),
         SIGMAS,
     )
-    assert not Verdict.of(trials).denoises
+    assert not BestReading.of(trials).denoises
