@@ -219,7 +219,7 @@ def _storable_mask(values: NDArray[Any]) -> NDArray[Any]:
     """Return a mask in a dtype that images have: yes and no as 1 and 0, whole numbers unsigned."""
     if values.dtype.kind == "f":
         return values.astype(np.float32)
-    if values.dtype.kind not in "bui" or values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+    if values.dtype.kind not in "biu" or values.min(initial=0) < 0 or values.max(initial=0) > 65535:
         raise PlanError(f"mask= has dtype {values.dtype}; give bool, 0 and 1, or 0 to 255")
     return values.astype(np.uint8 if values.max(initial=0) <= 255 else np.uint16)
 
