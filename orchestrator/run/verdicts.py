@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kernels.metrics import Consistency, SeamReport
+from kernels.metrics import Consistency
+from kernels.seams import SeamReport
 from orchestrator.measurement.validity_check import ValidityCounts
 from orchestrator.measurement.value_use import ValuesOfBoth
 from orchestrator.run.pyramid_check import PyramidCounts

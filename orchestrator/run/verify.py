@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.metrics import Consistency, Edge, SeamMeter, SeamReport, Standing
+from kernels.metrics import Consistency
+from kernels.seams import Edge, SeamMeter, SeamReport, Standing
 from orchestrator.errors import PlanError
 from orchestrator.job.geometry import alignment
 from orchestrator.job.plan import Plan

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.metrics import ConsistencyMeter, SeamMeter, clipped_cells, psnr, ssim
+from kernels.metrics import ConsistencyMeter, clipped_cells, psnr, ssim
+from kernels.seams import SeamMeter
 
 RNG = np.random.RandomState(0)
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from kernels.denoisers.denoiser import load_denoiser
-from kernels.metrics import SeamMeter
 from kernels.noise import KeyedNoise
 from kernels.sampling.constraints import Known, Problem
 from kernels.sampling.sampler import SamplerConfig, sample
 from kernels.schedule import Schedule, linear_alpha_bar, respaced_timesteps, time_travel
+from kernels.seams import SeamMeter
 from tests.places import ROOT
 
 pytestmark = pytest.mark.slow

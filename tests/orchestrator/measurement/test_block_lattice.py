@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kernels.metrics import SeamMeter
+from kernels.seams import SeamMeter
 from orchestrator.measurement.block_lattice import (
     NO_BLOCKS,
     find_lattices,
